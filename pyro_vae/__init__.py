@@ -1,0 +1,60 @@
+"""Variational autoencoders in Pyro: any prior, likelihood, guide and objective; a log-likelihood with its errors."""
+
+from pyro_vae._abstract import AbstractProgram, variants
+from pyro_vae._errors import InputError
+from pyro_vae.build import Spec, build
+from pyro_vae.checkpoint import load
+from pyro_vae.data import Bridge, DataSet, Split, load_data
+from pyro_vae.inference.diagnostics import pareto_k
+from pyro_vae.inference.estimators import LogMarginal, elbo, log_marginal
+from pyro_vae.inference.fit import History, fit
+from pyro_vae.inference.guides import FullRank, Guide, MeanField
+from pyro_vae.inference.importance import Terms, terms
+from pyro_vae.inference.objectives import ELBO, IWAE, Objective
+from pyro_vae.inference.svi import SVI
+from pyro_vae.models.likelihoods import Bernoulli, Gaussian, Likelihood
+from pyro_vae.models.priors import Prior, StandardNormal
+from pyro_vae.models.representation import Representation
+from pyro_vae.models.vae import VAE, Model
+from pyro_vae.networks import MLP, ConvNet, Network
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "MLP",
+    "SVI",
+    "VAE",
+    "AbstractProgram",
+    "Bernoulli",
+    "Bridge",
+    "ConvNet",
+    "DataSet",
+    "FullRank",
+    "Gaussian",
+    "Guide",
+    "History",
+    "InputError",
+    "Likelihood",
+    "LogMarginal",
+    "MeanField",
+    "Model",
+    "Network",
+    "Objective",
+    "Prior",
+    "Representation",
+    "Spec",
+    "Split",
+    "StandardNormal",
+    "Terms",
+    "build",
+    "elbo",
+    "fit",
+    "load",
+    "load_data",
+    "log_marginal",
+    "pareto_k",
+    "terms",
+    "variants",
+]

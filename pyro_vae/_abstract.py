@@ -1,0 +1,82 @@
+"""Families of classes: what a Pyro program of this package is, and who belongs to a family."""
+
+import inspect
+import weakref
+from abc import ABCMeta
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import constraints
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import am_i_wrapped, effectful
+
+_announce = True
+
+
+def localise(*programs: Any) -> None:
+    """Prepare Pyro modules for `local_parameters`: one that was made outside that mode lacks a store of its own."""
+    for program in programs:
+        for module in program.modules() if isinstance(program, torch.nn.Module) else ():
+            if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+                module._pyro_context.param_state = {"params": {}, "constraints": {}}
+
+
+@contextmanager
+def local_parameters() -> Iterator[None]:
+    """Run Pyro modules without the global parameter store: their parameters are the module's own, as in PyTorch."""
+    global _announce
+    before, _announce = _announce, False
+    try:
+        with pyro.settings.context(module_local_params=True):
+            yield
+    finally:
+        _announce = before
+
+
+class _ProgramMeta(type(PyroModule), ABCMeta):  # type: ignore[misc]
+    """Pyro's metaclass and Python's abstract one, so that a program can have abstract methods."""
+
+
+class AbstractProgram(PyroModule, metaclass=_ProgramMeta):  # type: ignore[misc,metaclass]
+    """A Pyro program (model or guide) whose parameters live in the module and nowhere else.
+
+    A plain `PyroModule` copies its parameters to and *from* Pyro's global store under their names, so that a second
+    program with the same names is silently overwritten by the first. Here the parameters are only *announced* to the
+    handlers around the call: `pyro.infer.SVI`, `Trace_ELBO` and the other tools of Pyro work, two programs never meet.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if _announce and am_i_wrapped():
+            prefix = f"{self._pyro_name}." if self._pyro_name else ""
+            for name, parameter in self.named_parameters():
+                _announce_parameter(prefix + name, parameter)
+        return torch.nn.Module.__call__(self, *args, **kwargs)
+
+
+def _announce_parameter(name: str, parameter: torch.nn.Parameter) -> None:
+    parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # what pyro.infer.SVI asks for
+    statement = effectful(lambda *_, **__: parameter, type="param")
+    statement(name, parameter, constraint=constraints.real, name=name)
+
+
+def variants(family: type) -> dict[str, type]:
+    """The final classes of a family by name: every subclass in this package that is neither abstract nor subclassed.
+
+    >>> from pyro_vae import Guide, variants
+    >>> sorted(variants(Guide))
+    ['FullRank', 'MeanField']
+    """
+    package = family.__module__.partition(".")[0]
+    found: dict[str, type] = {}
+    queue: list[type] = [family]
+    while queue:
+        cls = queue.pop()
+        subclasses: list[type] = type.__subclasses__(cls)
+        children = [c for c in subclasses if c.__module__.partition(".")[0] == package]
+        queue += children
+        if not children and not inspect.isabstract(cls) and cls is not family:
+            found[cls.__name__] = cls
+    return dict(sorted(found.items()))

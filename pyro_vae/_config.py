@@ -1,0 +1,144 @@
+"""The options of a training run: one table for the command line, TOML files and the run folder."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_vae._errors import InputError
+from pyro_vae._program import Parser, read_toml
+from pyro_vae.build import AXES, OPTIMIZERS, summaries
+from pyro_vae.data import NAMED
+from pyro_vae.inference.fit import SCHEDULES
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+BINARIZE = ("dynamic", "static", "threshold")
+
+
+def _option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of a run, in the order of `--help`; each can stand in a TOML file under the same name."""
+
+    dataset: str = _option("digits", f"{', '.join(NAMED)}; or your own FILE.npy, .npz, .csv, or a FOLDER of images")
+    data_dir: str | None = _option(None, "folder with the files of named data sets (default: $PYRO_VAE_DATA)")
+    labels: str | None = _option(None, "labels of your own data: a file, a column of the .csv, or a name in the .npz")
+    validation_fraction: float | None = _option(None, "share of the data held out to choose the best epoch")
+    test_fraction: float | None = _option(None, "share of the data held out for evaluation")
+    binarize: str | None = _option(
+        None, "make bits of grey values: fresh at each visit, drawn once, or 1 above half", BINARIZE
+    )
+    dequantize: bool = _option(False, "add uniform noise to whole numbers and scale them to [0, 1]")
+    scale: bool = _option(False, "divide by the largest value")
+    prior: str = _option("StandardNormal()", "p(z), see below")
+    network: str = _option("MLP()", "body of encoder and decoder, see below")
+    likelihood: str = _option("Bernoulli()", "p(x|z), see below")
+    guide: str = _option("MeanField()", "q(z|x), see below")
+    objective: str = _option("ELBO()", "what is maximised, see below; also any pyro.infer:Trace_ELBO(...)")
+    latent_dim: int = _option(10, "length of z")
+    epochs: int | None = _option(None, "passes over the data (default: 300 for digits, else 100)")
+    batch_size: int = _option(100, "data in a step")
+    learning_rate: float = _option(1e-3, "rate before the schedule")
+    schedule: str = _option("constant", f"{', '.join(SCHEDULES)}; or with arguments, as in cosine(floor=0.01)")
+    optimizer: str = _option("adam", f"{', '.join(OPTIMIZERS).lower()}; or with arguments, as in sgd(momentum=0.9)")
+    seed: int = _option(0, "seed of weights, data order and latents")
+    device: str = _option("auto", "auto, cpu, cuda or mps")
+    precision: str = _option("float32", "of the networks", tuple(PRECISIONS))
+    output: str | None = _option(None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)")
+    overwrite: bool = _option(False, "replace the run in --output")
+    log: str | None = _option(None, "also write event files", ("tensorboard",))
+
+
+OPTIONS = {f.name: f for f in fields(Config)}
+RESUMABLE = {"epochs", "device", "data_dir", "log"}
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of an option."""
+    return f"--{name.replace('_', '-')}"
+
+
+def make_parser() -> Parser:
+    """The parser of the training program, made from the table."""
+    parser = Parser(
+        prog="python -m pyro_vae.train",
+        description="Train a variational autoencoder and leave a run folder that evaluation and sampling read.",
+        epilog=_members(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, option in OPTIONS.items():
+        text = option.metadata["help"]
+        if option.type is bool:
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+            continue
+        kind = {int: int, "int | None": int, int | None: int, float: float, float | None: float}.get(option.type, str)
+        shown = "" if option.default is None else f" (default: {option.default})"
+        choices = option.metadata["choices"] or None
+        metavar = "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "NAME")
+        parser.add_argument(flag(name), type=kind, choices=choices, metavar=metavar, help=text + shown)
+    parser.add_argument("--config", metavar="FILE.toml", help="read options from a file; the command line wins")
+    parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, to --epochs if that is given")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration, shapes and sizes; train nothing"
+    )
+    return parser
+
+
+def _members() -> str:
+    lines = []
+    for axis in AXES:
+        lines.append(f"members for {flag(axis)}, with their arguments and defaults:")
+        lines += [f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()]
+        lines.append("")
+    return "\n".join([*lines, "a class of your own: my_package.module:MyClass(argument=value)"])
+
+
+def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
+    """The configuration, the run to resume (if any), and whether this is a dry run."""
+    given = vars(make_parser().parse_args(arguments))
+    dry, file, resume = (given.pop(k, None) for k in ("dry_run", "config", "resume"))
+    if resume is not None:
+        folder = Path(resume)
+        if fixed := sorted(set(given) - RESUMABLE) + (["config"] if file else []):
+            raise InputError(f"--resume goes on with the options of {folder}; {flag(fixed[0])} cannot change")
+        stored = read_toml(folder / "config.toml")
+        stored.pop("resolved", None)
+        return replace(_from_table(stored, folder / "config.toml"), **given, output=str(folder)), folder, bool(dry)
+    values = {}
+    if file is not None:
+        values = read_toml(Path(file))
+        values.pop("resolved", None)
+    return replace(_from_table(values, Path(file or "")), **given), None, bool(dry)
+
+
+def _from_table(values: dict[str, Any], source: Path) -> Config:
+    """A configuration from a TOML table."""
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{source} has an unknown option {key}{hint}")
+        if name in checked:
+            raise InputError(f"{source} gives {flag(name)} twice")
+        option = OPTIONS[name]
+        kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+        wanted = next(k for k in (bool, int, float, str) if k is option.type or (k | None) == option.type)
+        if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted is not bool):
+            words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+            raise InputError(f"{key} = {value!r} in {source} must be {words[wanted]}")
+        choices = option.metadata["choices"]
+        if choices and value not in choices:
+            raise InputError(f"{key} = {value!r} in {source} must be one of {', '.join(choices)}")
+        checked[name] = value
+    return Config(**checked)

@@ -1,0 +1,71 @@
+"""What a person sees while training, and how Ctrl-C is heard."""
+
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from pyro_vae.inference.fit import Epoch
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Ctrl-C and a polite kill only ask: the list gets the signal and the step under way ends; a second is final."""
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Display:
+    """Progress: a bar on a terminal, a plain line for each epoch elsewhere."""
+
+    def __init__(self, epochs: int, first: int) -> None:
+        self.epochs, self.first, self.started = epochs, first, time.perf_counter()
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            form = "{desc} {percentage:3.0f}%|{bar:16}| {elapsed}<{remaining}{postfix}"
+            self.bar = tqdm(
+                total=epochs, initial=first, bar_format=form, ncols=shutil.get_terminal_size((100, 24)).columns
+            )
+            self.bar.set_description(f"epoch {first + 1}/{epochs}")
+        self.validation = ""
+
+    def within(self, done: int, size: int, elbo: float) -> None:
+        """In the middle of an epoch: `done` of `size` data."""
+        if self.bar is not None:
+            self.bar.n = int(self.bar.n) + min(done / size, 0.999)
+            self.bar.set_postfix_str(f"ELBO {elbo:.2f}{self.validation}")
+
+    def epoch(self, e: Epoch) -> None:
+        """At the end of an epoch."""
+        self.validation = "" if math.isnan(e.validation_elbo) else f", validation {e.validation_elbo:.2f}"
+        speed = f"{e.images_per_second:,.0f} images/s"
+        parts = f"ELBO {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
+        if self.bar is not None:
+            self.bar.n = e.epoch
+            self.bar.set_description(f"epoch {min(e.epoch + 1, self.epochs)}/{self.epochs}")
+            self.bar.set_postfix_str(parts)
+            return
+        left = (time.perf_counter() - self.started) / (e.epoch - self.first) * (self.epochs - e.epoch)
+        print(f"epoch {e.epoch}/{self.epochs}: {parts}, {left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

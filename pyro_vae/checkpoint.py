@@ -1,0 +1,174 @@
+"""Runs on disk: weights and training state in safetensors with a JSON header, without pickle."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae._errors import InputError
+from pyro_vae.build import Spec, build
+from pyro_vae.inference.fit import Progress
+from pyro_vae.models.vae import VAE
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file beside `path`, then rename it: a reader sees the old file or the new one, never half."""
+    beside = path.with_name(f".{path.name}.tmp")
+    write(beside)
+    os.replace(beside, path)
+
+
+def save_checkpoint(
+    path: Path,
+    vae: VAE,
+    spec: Spec,
+    *,
+    epoch: int,
+    score: float,
+    optimizer: Optimizer | None = None,
+    progress: Progress | None = None,
+    **more: Any,
+) -> None:
+    """Write weights, and with `optimizer` and `progress` all that is needed to go on as if nothing had happened.
+
+    Args:
+        path: the file, replaced in one move.
+        vae: the weights.
+        spec: the description that rebuilds them.
+        epoch: whole epochs done.
+        score: the value that the run's best checkpoint is judged by.
+        optimizer: its state, together with
+        progress: the state of the training.
+        more: further plain values for the header.
+    """
+    tensors = {f"model.{k}": v for k, v in vae.state_dict().items()}
+    header: dict[str, Any] = {"format": FORMAT, "spec": spec.to_dict(), "epoch": epoch, "score": score, **more}
+    if optimizer is not None and progress is not None:
+        state = optimizer.state_dict()
+        header["param_groups"] = state["param_groups"]
+        header["optimizer"] = {}
+        for index, values in state["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+            header["optimizer"][str(index)] = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        header["progress"] = {k: v for k, v in asdict(progress).items() if k != "order"}
+        if progress.order is not None:
+            tensors["progress.order"] = progress.order
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={"pyro_vae": json.dumps(header)}))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a checkpoint.
+
+    Raises:
+        InputError: when the file is missing, damaged, or not a checkpoint of this package.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "pyro_vae" not in metadata:
+                raise InputError(f"{path} is not a checkpoint of pyro_vae")
+            header = json.loads(metadata["pyro_vae"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, only its method
+    except (SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the checkpoint {path} is damaged: {error}") from error
+    if not isinstance(header, dict) or "spec" not in header:
+        raise InputError(f"the checkpoint {path} is damaged: its header does not describe a VAE")
+    if header.get("format") != FORMAT:
+        raise InputError(f"the checkpoint {path} has format {header.get('format')}, which this version cannot read")
+    return tensors, header
+
+
+def load_weights(path: Path) -> tuple[VAE, Spec, dict[str, Any]]:
+    """The VAE in a checkpoint, its description and the file's header."""
+    tensors, header = read_checkpoint(path)
+    spec = Spec.from_dict(header["spec"])
+    vae = build(spec)
+    if any(v.dtype is torch.float64 for k, v in tensors.items() if k.startswith("model.")):
+        vae.double()
+    _put_weights(vae, tensors, path)
+    return vae, spec, header
+
+
+def _put_weights(vae: VAE, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        vae.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights in {path} do not fit the VAE it describes: {str(error).splitlines()[-1].strip()}"
+        ) from error
+
+
+def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progress, dict[str, Any]]:
+    """Put weights, optimizer and random state back as they were when `path` was saved; the progress and the header."""
+    tensors, header = read_checkpoint(path)
+    if "progress" not in header:
+        raise InputError(f"{path} holds weights only and cannot be resumed")
+    _put_weights(vae, tensors, path)
+    try:
+        _put_state(optimizer, tensors, header)
+        values = {**header["progress"], "totals": tuple(header["progress"]["totals"])}
+        progress = Progress(**values, order=tensors.get("progress.order"))
+        return progress, {"best": None, **header}
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"the training state in {path} is damaged: {type(error).__name__} {error}") from error
+
+
+def _put_state(optimizer: Optimizer, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Optimizer and random streams as the checkpoint has them."""
+    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in header["optimizer"].items()}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state[int(index)][name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+def checkpoint_path(run: str | Path, which: str = "best") -> Path:
+    """The file of a run's `'best'` or `'last'` checkpoint; a run that has no best one yet gives its last."""
+    folder = Path(run)
+    if not folder.is_dir():
+        raise InputError(f"the run {folder} does not exist; make one with python -m pyro_vae.train --output {folder}")
+    if which not in ("best", "last"):
+        raise InputError(f"checkpoint={which!r} must be 'best' or 'last'")
+    path = folder / f"{which}.safetensors"
+    if which == "best" and not path.is_file() and (folder / "last.safetensors").is_file():
+        return folder / "last.safetensors"
+    if not path.is_file() and not (folder / "config.toml").is_file():
+        raise InputError(f"{folder} holds no run: it has no config.toml and no {which}.safetensors")
+    return path
+
+
+def load(run: str | Path, *, checkpoint: str = "best", device: str | torch.device = "cpu") -> VAE:
+    """The trained VAE of a run folder, ready to evaluate.
+
+    Args:
+        run: the folder that `python -m pyro_vae.train` made.
+        checkpoint: `'best'` by validation ELBO, or `'last'`.
+        device: where to put it.
+
+    Raises:
+        InputError: when there is no such run, or its checkpoint is damaged.
+    """
+    vae, _, _ = load_weights(checkpoint_path(run, checkpoint))
+    return vae.to(device).eval()

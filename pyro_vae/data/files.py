@@ -1,0 +1,51 @@
+"""What is asked for, and reading arrays from files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae._errors import InputError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to load and where to look: the options of the programs that concern data."""
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    labels: str | None = None
+    validation_fraction: float | None = None
+    test_fraction: float | None = None
+
+
+Parts = dict[str, np.ndarray]
+Loaded = tuple[Parts, Parts | None, str]
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an exception's text, for use inside a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array in a .npy file, never unpickled."""
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header can fail in any part of NumPy's reader
+        raise InputError(f"{path} is not a .npy file of numbers: {one_line(error)}") from error
+    return array
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a .npz file by name, never unpickled."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except PermissionError:
+        raise
+    except Exception as error:  # of a damaged archive NumPy, zipfile and zlib each complain in their own way
+        raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error

@@ -1,0 +1,161 @@
+"""Data sets that the field knows by name."""
+
+import gzip
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_vae._errors import InputError
+from pyro_vae.data.files import Loaded, Request, one_line, read_npz
+
+
+def _folders(request: Request) -> list[Path]:
+    """Where files are looked for, in order; the last is where downloads go."""
+    given = [d for d in (request.data_dir, os.environ.get("PYRO_VAE_DATA")) if d]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pyro_vae"
+    return [*(Path(d).expanduser() for d in given), cache]
+
+
+def _find(request: Request, *names: str) -> Path | None:
+    return next((f / n for f in _folders(request) for n in names if (f / n).is_file()), None)
+
+
+def _missing(request: Request, what: str, reason: str = "") -> InputError:
+    looked = ", ".join(str(folder) for folder in _folders(request))
+    return InputError(
+        f"{request.dataset} needs the file {what}, which was not found in {looked}{reason}; name its folder with "
+        "--data-dir, or use --dataset digits, which needs no file"
+    )
+
+
+def _digits(request: Request) -> Loaded:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return {"train": digits.images.astype(np.uint8)}, {"train": digits.target}, "scikit-learn"
+
+
+def _idx(path: Path) -> np.ndarray:
+    """An array in the idx format of MNIST's authors: two zero bytes, the type, the number of sizes, the sizes."""
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        dims = content[3]
+        shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise InputError(f"{path} is not an idx file: {error}") from error
+
+
+def _mnist_like(folder: str) -> Callable[[Request], Loaded]:
+    def load(request: Request) -> Loaded:
+        found: dict[str, Path] = {}
+        for part in ("train", "t10k"):
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+                name = f"{folder}/raw/{part}-{kind}"
+                path = _find(request, f"{name}.gz", name)
+                if path is None:
+                    _download(request, folder, f"{name}.gz")
+                    path = _find(request, f"{name}.gz", name)
+                if path is None:
+                    raise _missing(request, f"{name}.gz")
+                found[f"{part}-{kind[:6]}"] = path
+        images = {"train": _idx(found["train-images"]), "test": _idx(found["t10k-images"])}
+        labels = {"train": _idx(found["train-labels"]), "test": _idx(found["t10k-labels"])}
+        return images, labels, str(found["train-images"].parent)
+
+    return load
+
+
+def _torchvision() -> Any:
+    """Torchvision's data sets; its wheel imports on a torch without CUDA once two operators are declared."""
+    try:
+        from torchvision import datasets
+    except RuntimeError:
+        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        from torchvision import datasets
+    return datasets
+
+
+def _download(request: Request, name: str, what: str) -> None:
+    """Let torchvision fetch (and check) a data set into the cache folder."""
+    root = _folders(request)[-1]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(_torchvision(), name)(str(root), train=True, download=True)
+    except (OSError, RuntimeError) as error:
+        raise _missing(request, what, f", and could not be downloaded ({one_line(error)})") from error
+
+
+def _binarized_mnist(request: Request) -> Loaded:
+    name = "binarized_mnist/binarized_mnist.npz"
+    path = _find(request, name)
+    if path is None:
+        raise _missing(request, name)
+    archive = read_npz(path)
+    parts = {"train": archive["train"], "validation": archive["valid"], "test": archive["test"]}
+    return {k: v.reshape(-1, 28, 28) for k, v in parts.items()}, None, str(path)
+
+
+def _freyfaces(request: Request) -> Loaded:
+    name = "freyfaces/freyfaces.npz"
+    path = _find(request, name)
+    if path is None:
+        raise _missing(request, name)
+    return {"train": read_npz(path)["images"]}, None, str(path)
+
+
+def _omniglot(request: Request) -> Loaded:
+    path = _find(request, "omniglot/omniglot_28x28.npz")
+    if path is not None:
+        archive = read_npz(path)
+        images = {"train": archive["train"], "test": archive["test"]}
+        return images, {"train": archive["train_char"], "test": archive["test_char"]}, str(path)
+    images, labels = {}, {}
+    for part, background in (("train", True), ("test", False)):
+        try:
+            root = _folders(request)[-1]
+            root.mkdir(parents=True, exist_ok=True)
+            drawings = _torchvision().Omniglot(str(root), background=background, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = f", and torchvision's copy could not be downloaded ({one_line(error)})"
+            raise _missing(request, "omniglot/omniglot_28x28.npz", reason) from error
+        small = [(255 - np.asarray(image.convert("L").resize((28, 28))), label) for image, label in drawings]
+        images[part] = np.stack([image for image, _ in small])
+        labels[part] = np.array([label for _, label in small])
+    return (
+        images,
+        labels,
+        "torchvision (background alphabets to train on, evaluation alphabets to test, resized to 28x28)",
+    )
+
+
+NAMED: dict[str, Callable[[Request], Loaded]] = {
+    "digits": _digits,
+    "mnist": _mnist_like("MNIST"),
+    "fashion-mnist": _mnist_like("FashionMNIST"),
+    "kmnist": _mnist_like("KMNIST"),
+    "omniglot": _omniglot,
+    "binarized-mnist": _binarized_mnist,
+    "freyfaces": _freyfaces,
+}
+
+# What the field holds out where the files do not say.
+FIXED_SIZES = {
+    ("freyfaces", "test"): 200,
+    ("freyfaces", "validation"): 200,
+    ("mnist", "validation"): 1000,
+    ("fashion-mnist", "validation"): 1000,
+    ("kmnist", "validation"): 1000,
+    ("omniglot", "validation"): 1000,
+}
+
+MAXIMA = {"digits": 16.0}  # the largest value of data stored as bytes, where it is not 255

@@ -1,0 +1,134 @@
+"""The user's own data: .npy, .npz, .csv, or a folder of images."""
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae._errors import InputError
+from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_npy, read_npz
+from pyro_vae.data.named import NAMED
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+
+
+def own(request: Request) -> Loaded:
+    """Read the file or folder that `request.dataset` names."""
+    path = Path(request.dataset).expanduser()
+    if path.is_dir():
+        return _image_folder(path, request)
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz", ".csv"):
+        near = difflib.get_close_matches(request.dataset, NAMED, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(
+            f"--dataset {request.dataset} is neither a folder of images, nor a .npy, .npz or .csv file, nor one of "
+            f"{', '.join(NAMED)}{hint}"
+        )
+    if not path.is_file():
+        raise InputError(f"the file {path} does not exist")
+    if path.stat().st_size == 0:
+        raise InputError(f"the file {path} is empty")
+    read = {".npy": _own_npy, ".npz": _own_npz, ".csv": _own_csv}[suffix]
+    return read(path, request)
+
+
+def _separate_labels(path: Path, request: Request) -> Parts | None:
+    """Labels from a file of their own, named by --labels."""
+    if request.labels is None:
+        return None
+    file = Path(request.labels).expanduser()
+    if not file.is_file():
+        raise InputError(f"--labels {request.labels} is no file; {path.name} has no labels of that name inside")
+    if file.suffix.lower() == ".npy":
+        return {"train": read_npy(file).reshape(-1)}
+    return {"train": np.array(file.read_text().split())}
+
+
+def _own_npy(path: Path, request: Request) -> Loaded:
+    return {"train": read_npy(path)}, _separate_labels(path, request), str(path)
+
+
+def _own_npz(path: Path, request: Request) -> Loaded:
+    archive = read_npz(path)
+    keys = ", ".join(archive) or "no arrays"
+    if "train" in archive:
+        names = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
+        parts = {split: archive[key] for key, split in names.items() if key in archive}
+        suffix = request.labels or "labels"
+        found = {s: archive[f"{k}_{suffix}"] for k, s in names.items() if k in archive and f"{k}_{suffix}" in archive}
+        if request.labels and len(found) < len(parts):
+            raise InputError(f"{path} has no arrays train_{suffix}, ... for --labels {suffix}; it has {keys}")
+        return parts, found if len(found) == len(parts) else None, str(path)
+    key: str | None = next((k for k in ("x", "images", "data") if k in archive), None)
+    rest = [k for k in archive if k != request.labels]
+    if key is None and len(rest) == 1:
+        key = rest[0]
+    if key is None:
+        raise InputError(f"{path} must hold its data under the name x, images, data or train; it has {keys}")
+    label_key = request.labels or next((k for k in ("y", "labels") if k in archive), None)
+    if label_key is None or label_key in archive:
+        return {"train": archive[key]}, None if label_key is None else {"train": archive[label_key]}, str(path)
+    return {"train": archive[key]}, _separate_labels(path, request), str(path)
+
+
+def _own_csv(path: Path, request: Request) -> Loaded:
+    import pandas
+
+    try:
+        with path.open() as file:
+            first = file.readline().strip().split(",")
+        header = None if all(_is_number(cell) for cell in first) else 0
+        table = pandas.read_csv(path, header=header)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a table: {one_line(error)}") from error
+    if len(table) == 0:
+        raise InputError(f"the file {path} has no rows of data")
+    table.columns = [str(column) for column in table.columns]
+    labels = None
+    if request.labels is not None and request.labels in table:
+        labels = {"train": table.pop(request.labels).to_numpy()}
+    elif request.labels is not None:
+        labels = _separate_labels(path, request)
+    for column in table:
+        if not pandas.api.types.is_numeric_dtype(table[column]):
+            raise InputError(f"column {column!r} of {path} does not hold numbers; name it with --labels or remove it")
+        if table[column].isna().any():
+            row = int(table[column].isna().to_numpy().argmax())
+            raise InputError(f"column {column!r} of {path} has a missing value in data row {row} (counted from 0)")
+    return {"train": table.to_numpy()}, labels, str(path)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _image_folder(path: Path, request: Request) -> Loaded:
+    from PIL import Image
+
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    arrays: list[np.ndarray] = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                grey = image.mode in ("1", "L", "I", "I;16", "LA")
+                array = np.asarray(image.convert("L" if grey else "RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow says a damaged file in all three ways
+            raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
+        array = array if grey else array.transpose(2, 0, 1)
+        if arrays and array.shape != arrays[0].shape:
+            raise InputError(
+                f"{file} has shape {array.shape} but {files[0]} has {arrays[0].shape}; all must have one shape"
+            )
+        arrays.append(array)
+    labels = _separate_labels(path, request)
+    folders = np.array([str(f.parent.relative_to(path)) for f in files])
+    if labels is None and len(set(folders.tolist())) > 1:
+        labels = {"train": folders}
+    return {"train": np.stack(arrays)}, labels, str(path)

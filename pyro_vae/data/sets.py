@@ -1,0 +1,226 @@
+"""A data set in memory: splits, labels, representation, and the bridge to a likelihood."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import InputError
+from pyro_vae.data.bridges import Bridge, Split
+from pyro_vae.data.files import Parts, Request
+from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
+from pyro_vae.data.own import own
+from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.representation import Representation
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class DataSet:
+    """A data set in memory: stored values and labels by split, and what the values are.
+
+    Attributes:
+        name: what the user called it.
+        values: tensors `(N, *shape)` by split; a split may be empty.
+        labels: arrays `(N,)` by split, or `None`.
+        representation: what the stored values are.
+        maximum: the largest value they can take (255 for bytes).
+        named: whether the field has a default bridge for it; a user's own data have none.
+        source: where it was found.
+    """
+
+    name: str
+    values: dict[str, Tensor]
+    labels: dict[str, np.ndarray] | None
+    representation: Representation
+    maximum: float
+    named: bool
+    source: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values["train"].shape[1:])
+
+    def split(self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32) -> Split:
+        """One split under a bridge: for training with fresh bits or noise at each visit, for the others drawn once."""
+        split = Split(self.values[name], bridge, dtype)
+        if name == "train" and bridge.kind != "static":
+            return split
+        return split.fixed(seed=SPLITS.index(name))
+
+    def bridge(
+        self, likelihood: Likelihood, *, binarize: str | None = None, dequantize: bool = False, scale: bool = False
+    ) -> Bridge:
+        """The bridge from these data to a likelihood: the one asked for, else the field's default for a named data set.
+
+        Args:
+            likelihood: what the data are for.
+            binarize: `'dynamic'`, `'static'` or `'threshold'`.
+            dequantize: add uniform noise to whole numbers.
+            scale: divide by the maximum.
+
+        Raises:
+            InputError: when the likelihood does not accept the data, naming the ways out.
+        """
+        support = likelihood.support
+        asked = [k for k in (binarize, "dequantize" if dequantize else None, "scale" if scale else None) if k]
+        if len(asked) > 1:
+            raise InputError("choose one of --binarize, --dequantize and --scale")
+        holds = self.representation
+        if not asked:
+            kind = "none" if support.admits(holds) or not self.named else self._default(support)
+        elif holds is Representation.REAL or (asked == ["dequantize"] and holds is Representation.UNIT):
+            raise InputError(
+                f"{self.name} holds {holds.value}, which --{'binarize' if binarize else asked[0]} cannot take"
+            )
+        else:
+            kind = asked[0]
+        bridge = Bridge(kind, self.maximum)
+        if not support.admits(bridge.result(holds)):
+            raise InputError(self._refusal(support, type(likelihood).__name__, bridge))
+        return bridge
+
+    def _default(self, support: Representation) -> str:
+        grey = self.representation is Representation.LEVELS
+        if grey and support is Representation.BINARY:
+            return "dynamic"
+        return "dequantize" if grey and support in (Representation.REAL, Representation.UNIT) else "none"
+
+    def _refusal(self, support: Representation, likelihood: str, bridge: Bridge) -> str:
+        after = bridge.result(self.representation)
+        how = (
+            ""
+            if bridge.kind == "none"
+            else f" after {bridge.kind} {'binarization' if bridge.binarizes else ''}".rstrip()
+        )
+        text = f"{self.name} holds {after.value}{how} and the {likelihood} likelihood accepts {support.value}"
+        if bridge.kind != "none":
+            return f"{text}; leave that option out or choose another likelihood"
+        if support is Representation.BINARY and self.representation is not Representation.REAL:
+            return (
+                f"{text}: add --binarize dynamic (fresh bits at each visit), --binarize static (bits drawn once) or "
+                "--binarize threshold (1 above half), or choose a likelihood for such data"
+            )
+        if support in (Representation.REAL, Representation.UNIT) and self.representation is not Representation.REAL:
+            return (
+                f"{text}: add --dequantize (uniform noise) or --scale (divide by the maximum), or choose a likelihood"
+            )
+        return f"{text}; choose a likelihood for such data"
+
+
+def load_data(
+    dataset: str = "digits",
+    *,
+    data_dir: str | None = None,
+    labels: str | None = None,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
+) -> DataSet:
+    """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
+
+    Args:
+        dataset: one of `NAMED`, or the path of a .npy, .npz or .csv file or of a folder of images.
+        data_dir: where the files of named data sets lie (else `PYRO_VAE_DATA`, else the cache folder).
+        labels: where the labels of one's own data are: a file, a column of the .csv, an array of the .npz.
+        validation_fraction: share of the data held out to choose the best epoch.
+        test_fraction: share of the data held out for evaluation.
+
+    Raises:
+        InputError: when the data cannot be found, read or split.
+
+    >>> {split: len(values) for split, values in load_data("digits").values.items()}
+    {'train': 1294, 'test': 359, 'validation': 144}
+    """
+    request = Request(dataset, data_dir, labels, validation_fraction, test_fraction)
+    for option in ("validation_fraction", "test_fraction"):
+        value = getattr(request, option)
+        if value is not None and not 0 <= value < 1:
+            raise InputError(f"--{option.replace('_', '-')} {value} must lie in [0, 1)")
+    if request.dataset in NAMED:
+        if request.labels is not None:
+            raise InputError(f"--labels is for your own data; {request.dataset} brings its own")
+        parts, found, source = NAMED[request.dataset](request)
+        named = True
+    else:
+        parts, found, source = own(request)
+        named = False
+    values = {name: _stored(request.dataset, array) for name, array in parts.items()}
+    _check_parts(request.dataset, values, found)
+    whole = torch.cat([v.flatten() for v in values.values()])
+    representation = Representation.of(whole)
+    maximum = MAXIMA.get(request.dataset, 255.0) if whole.dtype is torch.uint8 else float(whole.max())
+    if representation in (Representation.BINARY, Representation.UNIT):
+        maximum = 1.0
+    values, found = _divide(request, values, found)
+    return DataSet(request.dataset, values, found, representation, maximum, named, source)
+
+
+def _stored(name: str, array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {array.dtype} and not numbers")
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
+        if not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise InputError(f"{name} holds a value that is missing or infinite in datum {row} (counted from 0)")
+    elif array.dtype == bool:
+        array = array.astype(np.uint8)
+    elif array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{name} holds uint64 values above {np.iinfo(np.int64).max}, which are too large")
+    elif array.dtype != np.uint8:
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _check_parts(name: str, values: dict[str, Tensor], labels: Parts | None) -> None:
+    for split, v in values.items():
+        if v.dim() > 0 and len(v) == 0:
+            raise InputError(f"{name} holds no data" + (f" for {split}" if len(values) > 1 else ""))
+    shapes = {split: tuple(v.shape[1:]) for split, v in values.items()}
+    if any(v.dim() < 2 for v in values.values()):
+        raise InputError(
+            f"{name} must hold one datum in each row, of any shape, but has shape {tuple(values['train'].shape)}"
+        )
+    if len(set(shapes.values())) > 1 or 0 in shapes["train"]:
+        raise InputError(
+            f"the data of {name} do not have one shape: {', '.join(f'{s} {v}' for s, v in shapes.items())}"
+        )
+    for split in labels or {}:
+        if labels is not None and labels[split].ndim != 1:
+            raise InputError(f"the labels of {name} must be one for each datum, but have shape {labels[split].shape}")
+        if labels is not None and len(labels[split]) != len(values[split]):
+            raise InputError(f"{name} has {len(values[split])} {split} data but {len(labels[split])} labels")
+
+
+DEFAULT_FRACTIONS = {"validation": 0.1, "test": 0.2}
+
+
+def _divide(
+    request: Request, values: dict[str, Tensor], labels: Parts | None
+) -> tuple[dict[str, Tensor], Parts | None]:
+    """Split off what the data set does not split itself, by one fixed shuffle."""
+    total = len(values["train"])
+    for split in ("test", "validation"):
+        given = getattr(request, f"{split}_fraction")
+        if split in values:
+            if given is not None:
+                raise InputError(f"{request.dataset} has its own {split} data, so --{split}-fraction cannot be used")
+            continue
+        n = len(values["train"])
+        held_out = FIXED_SIZES.get((request.dataset, split)) if given is None else None
+        if held_out is None:
+            fraction = DEFAULT_FRACTIONS[split] if given is None else given
+            held_out = 0 if fraction == 0 else max(1, round(fraction * n))
+        if n - held_out < 2:
+            raise InputError(
+                f"{request.dataset} has {total} data, too few to divide: at least two must remain to train on"
+            )
+        order = torch.from_numpy(np.random.RandomState(0).permutation(n))
+        rest, held = order[held_out:].sort().values, order[:held_out].sort().values
+        values = {**values, split: values["train"][held], "train": values["train"][rest]}
+        if labels is not None:
+            train = labels["train"]
+            labels = {**labels, split: train[held.numpy()], "train": train[rest.numpy()]}
+    return values, labels

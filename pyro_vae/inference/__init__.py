@@ -1,0 +1,1 @@
+"""How it is inferred: guides, objectives, training, estimators."""

@@ -1,0 +1,326 @@
+"""Estimators of log p(x) and of the ELBO, as results that carry their errors."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae._abstract import local_parameters, localise
+from pyro_vae._errors import InputError
+from pyro_vae.inference.diagnostics import pareto_k, tail_length
+from pyro_vae.inference.importance import Program, Terms, terms
+
+if TYPE_CHECKING:
+    import arviz
+
+MEMORY = 256 * 2**20
+PARETO_LIMIT = 0.7
+
+
+class Bound(NamedTuple):
+    """Means over a data set, in nats per datum: `elbo = reconstruction - kl`."""
+
+    elbo: float
+    reconstruction: float
+    kl: float
+
+
+def double(t: Tensor) -> Tensor:
+    """The same numbers in float64, on the host where the device has no such numbers (MPS)."""
+    return (t.cpu() if t.device.type == "mps" else t).double()
+
+
+@contextmanager
+def forked_random() -> Iterator[None]:
+    """Leave the random streams as they were, whatever is drawn inside."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        yield
+
+
+def check_data(model: Program, x: Any) -> None:
+    """Raise `InputError` when there are no data, or when the model's likelihood does not accept the first thousand."""
+    if len(x) == 0:
+        raise InputError("there are no data")
+    check = getattr(getattr(model, "likelihood", None), "check", None)
+    if check is not None:
+        check(x[:1000])
+
+
+@torch.no_grad()
+def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1) -> Bound:
+    """The ELBO of a data set by Monte Carlo, `E_q[log p(x|z)] - E_q[log q(z|x) - log p(z)]`, averaged over the data.
+
+    Args:
+        model, guide: any Pyro pair with a data plate at dim -1.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        batch_size: data in memory at a time.
+        num_particles: draws for each datum.
+
+    Raises:
+        InputError: for an empty `x`, or values that the model's likelihood does not accept.
+    """
+    check_data(model, x)
+    total = torch.zeros(2, dtype=torch.float64)
+    localise(model, guide)
+    with local_parameters():
+        for start in range(0, len(x), batch_size):
+            t = terms(model, guide, x[start : start + batch_size], num_particles=num_particles)
+            sums = torch.stack([double(t.log_px.mean(0)).sum(), double((t.log_qz - t.log_pz).mean(0)).sum()])
+            total += sums.cpu()
+    reconstruction, kl = (total / len(x)).tolist()
+    return Bound(reconstruction - kl, reconstruction, kl)
+
+
+@dataclass(frozen=True)
+class LogMarginal:
+    """Importance-weighted estimates of `log p(x)` for N data, each with its own errors; nats per datum.
+
+    Attributes:
+        values: `log 1/K sum_k w_k`, a lower bound on `log p(x)` in expectation, shape `(N,)`.
+        standard_errors: Monte-Carlo standard error of each value, by the delta method.
+        ess: effective number of particles, `(sum w)^2 / sum w^2`, between 1 and K.
+        pareto_k: tail index of the weights; above 0.7 the value and its standard error are doubtful.
+        elbo, reconstruction, kl: the ELBO and its two parts from the same particles.
+        num_particles: K.
+
+    Results over shards of data add up: `a + b` holds the data of both.
+    """
+
+    values: Tensor
+    standard_errors: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    elbo: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    num_particles: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __add__(self, other: "LogMarginal") -> "LogMarginal":
+        if self.num_particles != other.num_particles:
+            counts = f"{self.num_particles} and {other.num_particles}"
+            raise InputError(f"results with different numbers of particles, {counts}, cannot be joined")
+        return LogMarginal(**{k: torch.cat([v, getattr(other, k)]) for k, v in self.per_datum.items()},
+                           num_particles=self.num_particles)  # fmt: skip
+
+    @property
+    def per_datum(self) -> dict[str, Tensor]:
+        """The seven columns by name, each `(N,)`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_particles"}
+
+    @property
+    def mean(self) -> float:
+        """The average log-likelihood, nats per datum."""
+        return self.values.mean().item()
+
+    @property
+    def data_standard_error(self) -> float:
+        """How far another sample of N data would move the mean: `std(values) / sqrt(N)`; nan for a single datum."""
+        return (self.values.std() / math.sqrt(len(self))).item() if len(self) > 1 else math.nan
+
+    @property
+    def monte_carlo_standard_error(self) -> float:
+        """How far other particles would move the mean: `sqrt(sum se^2) / N`."""
+        return (self.standard_errors.square().sum().sqrt() / len(self)).item()
+
+    @property
+    def bias(self) -> float:
+        """The delta-method estimate of how far the mean lies below the truth: `-mean(se^2) / 2`, never above 0.
+
+        Source: Nowozin 2018, Debiasing Evidence Approximations.
+        """
+        return -self.standard_errors.square().mean().item() / 2
+
+    @property
+    def doubtful(self) -> Tensor:
+        """Which data have a Pareto k above 0.7 or too few particles to tell, `(N,)` booleans."""
+        return ~(self.pareto_k <= PARETO_LIMIT)
+
+    def bits_per_dimension(self, dimensions: int, levels: int = 1) -> float:
+        """`(-mean / log 2) / dimensions + log2(levels)`; `levels` is the number of grey levels in one unit of x."""
+        return -self.mean / math.log(2) / dimensions + math.log2(levels)
+
+    def verdict(self) -> str:
+        """One sentence in words: whether the number can be believed."""
+        n, bad = len(self), int(self.doubtful.sum())
+        if bad == 0:
+            return f"All {n} data have Pareto k of at most {PARETO_LIMIT}: the importance weights are well behaved."
+        return (
+            f"{bad} of {n} data ({100 * bad / n:.1f} %) have Pareto k above {PARETO_LIMIT}: a few particles carry the "
+            "weight, so the mean is probably too low and its Monte-Carlo error too small; draw more particles or use a "
+            "guide closer to the posterior."
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"log p(x) = {self.mean:.3f} nats per datum, ± {self.data_standard_error:.3f} (data) ± "
+            f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {self.num_particles} particles on {len(self)} data, "
+            f"median ESS {self.ess.median().item():.0f}. {self.verdict()}"
+        )
+
+    def to_arviz(self) -> "arviz.InferenceData":
+        """An ArviZ `InferenceData`: `log_likelihood.x` holds the values, `sample_stats` the other columns by datum."""
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at every import
+            import arviz
+        import xarray
+
+        columns = {k: v.cpu().numpy() for k, v in self.per_datum.items()}
+        values = columns.pop("values")
+        stats = xarray.Dataset({k: ("datum", v) for k, v in columns.items()}, attrs={"num_particles": self.num_particles})
+        likelihood = xarray.Dataset({"x": (("chain", "draw", "datum"), values[None, None])})
+        return arviz.InferenceData(log_likelihood=likelihood, sample_stats=stats)
+
+
+class _Accumulator:
+    """Running sums over the particles of B data, so that any number of particles fits in memory; float64 throughout."""
+
+    def __init__(self, num_particles: int) -> None:
+        self.num_particles = num_particles
+        self.tail = tail_length(num_particles) + 1
+        self.sums: Tensor
+        self.largest: Tensor
+        self.log_sum_sq: Tensor
+        self.log_sum: Tensor | None = None
+
+    def add(self, log_weight: Tensor, log_px: Tensor, kl: Tensor) -> None:
+        """Take in `(k, B)` more particles."""
+        log_w = double(log_weight)
+        sums = torch.stack([double(log_px).sum(0), double(kl).sum(0)])  # (2, B)
+        log_sum, log_sum_sq = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+        if self.log_sum is None:
+            self.sums, self.log_sum, self.log_sum_sq, largest = sums, log_sum, log_sum_sq, log_w
+        else:
+            self.sums = self.sums + sums
+            self.log_sum = torch.logaddexp(self.log_sum, log_sum)
+            self.log_sum_sq = torch.logaddexp(self.log_sum_sq, log_sum_sq)
+            largest = torch.cat([self.largest, log_w])
+        self.largest = largest.topk(min(self.tail, len(largest)), dim=0).values  # (M + 1, B)
+
+    def result(self) -> LogMarginal:
+        k = self.num_particles
+        assert self.log_sum is not None
+        inverse_ess = (self.log_sum_sq - 2 * self.log_sum).exp()
+        variance = (inverse_ess - 1 / k).clamp_min(0) * k / max(k - 1, 1)  # of the mean weight, over its square
+        reconstruction, kl = self.sums / k
+        columns = {
+            "values": self.log_sum - math.log(k),
+            "standard_errors": variance.sqrt() if k > 1 else torch.full_like(variance, math.nan),
+            "ess": 1 / inverse_ess,
+            "pareto_k": pareto_k(self.largest.T),
+            "elbo": reconstruction - kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+        }
+        return LogMarginal(**{name: column.cpu() for name, column in columns.items()}, num_particles=k)
+
+
+class _Allocations(TorchDispatchMode):
+    """Adds up the bytes of everything that is computed inside: an upper bound on what it needs at a time."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor) and tensor._base is None:
+                self.bytes += tensor.numel() * tensor.element_size()
+        return out
+
+
+def _bytes_per_draw(model: Program, guide: Program, x: Any) -> int:
+    """Memory for one particle of one datum, measured on the first datum: the difference between 3 particles and 1."""
+    needed = []
+    for count in (1, 3):
+        with forked_random(), _Allocations() as allocations:
+            terms(model, guide, x[:1], num_particles=count)
+        needed.append(allocations.bytes)
+    return max((needed[1] - needed[0]) // 2, 64)
+
+
+@torch.no_grad()
+def log_marginal(
+    model: Program,
+    guide: Program,
+    x: Tensor | Sequence[Tensor] | Any,
+    *,
+    num_particles: int = 5000,
+    memory: int = MEMORY,
+    progress: Callable[[int], None] | None = None,
+) -> LogMarginal:
+    """Importance-weighted estimate of the marginal log-likelihood of each datum.
+
+    `log p(x) >= E[log 1/K sum_k p(x, z_k) / q(z_k|x)]`, `z_k ~ q(z|x)`, with equality as K grows. Exactly `num_particles`
+    are drawn for each datum, in chunks that keep within `memory`.
+
+    Args:
+        model, guide: any Pyro pair with a data plate at dim -1, called with a batch of data.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        num_particles: K.
+        memory: bytes to keep within (beside the data and the networks).
+        progress: called with the number of draws done since its last call.
+
+    Returns:
+        A `LogMarginal` with N values and their errors.
+
+    Raises:
+        InputError: for empty data or data that the likelihood does not accept, fewer than one particle, or a memory bound too small for a single draw.
+
+    Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, equation 8.
+
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> _ = torch.manual_seed(0)
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> log_marginal(vae.model, vae.guide, torch.ones(8, 4), num_particles=100).values.shape
+    torch.Size([8])
+    """
+    check_data(model, x)
+    if not isinstance(num_particles, int) or num_particles < 1:
+        raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
+    localise(model, guide)
+    with local_parameters():
+        draw = _bytes_per_draw(model, guide, x)
+        with pyro.validation_enabled(False):  # the two measuring calls above were validated
+            data, particles = _chunks(num_particles, len(x), draw, memory)
+            result: LogMarginal | None = None
+            for start in range(0, len(x), data):
+                batch = x[start : start + data]
+                accumulator = _Accumulator(num_particles)
+                for done in range(0, num_particles, particles):
+                    count = min(particles, num_particles - done)
+                    t: Terms = terms(model, guide, batch, num_particles=count)
+                    accumulator.add(t.log_weight, t.log_px, t.log_qz - t.log_pz)
+                    if progress is not None:
+                        progress(count * len(batch))
+                part = accumulator.result()
+                result = part if result is None else result + part
+    assert result is not None
+    return result
+
+
+def _chunks(num_particles: int, size: int, draw: int, memory: int) -> tuple[int, int]:
+    """How many data and how many particles of each to hold at a time, for `draw` bytes a particle."""
+    tail = 4 * 8 * (tail_length(num_particles) + 1)  # the largest weights of one datum, twice over while they are merged
+    if tail + draw > memory:
+        raise InputError(
+            f"{num_particles} particles need {_mib(tail + draw)} MiB for a single datum and the memory bound is "
+            f"{_mib(memory)} MiB; draw fewer particles or allow more memory"
+        )
+    draws = min(memory // 2 // draw or 1, 100_000)
+    particles = max(1, min(num_particles, draws))
+    data = max(1, min(draws // particles, size, memory // 2 // tail or 1))
+    return data, particles
+
+
+def _mib(size: int) -> int:
+    return -(-size // 2**20)

@@ -1,0 +1,291 @@
+"""The training loop: epochs over data, rates that change, and what is reported."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro.infer
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_vae._errors import InputError
+from pyro_vae.inference.estimators import Bound, check_data, elbo, forked_random
+from pyro_vae.inference.importance import Terms
+from pyro_vae.inference.objectives import ELBO
+from pyro_vae.inference.svi import SVI
+
+Schedule = Callable[[float], float]
+
+
+def constant(t: float) -> float:
+    """The same rate throughout."""
+    return 1.0
+
+
+def cosine(t: float, *, floor: float = 0.0) -> float:
+    """`floor + (1 - floor) (1 + cos(pi t)) / 2`: from the full rate down to `floor` times it at the end of the run."""
+    return floor + (1 - floor) * (1 + math.cos(math.pi * t)) / 2
+
+
+def step(t: float, *, at: tuple[float, ...] = (0.7, 0.9), factors: tuple[float, ...] = (0.3, 0.1)) -> float:
+    """`factors[i]` times the rate from the fraction `at[i]` of the run on; by default 0.3 from 70 %, 0.1 from 90 %."""
+    return ([1.0] + [f for start, f in zip(at, factors, strict=True) if t >= start])[-1]
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "step": step}
+
+
+class Epoch(NamedTuple):
+    """What one epoch did; log-probabilities in nats per datum, un-annealed whatever was optimised.
+
+    ELBO, reconstruction and KL are means over the steps of the epoch (for an ELBO of Pyro's, which keeps its terms to
+    itself: over the first thousand data after it). `loss` is the mean of the objective's loss per datum; the `validation_*` are nan without validation data.
+    """
+
+    epoch: int
+    elbo: float
+    reconstruction: float
+    kl: float
+    loss: float
+    validation_elbo: float
+    validation_reconstruction: float
+    validation_kl: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+class History(list[Epoch]):
+    """The epochs of a run in order; `history.best` has the highest validation ELBO (training ELBO without validation)."""
+
+    @property
+    def best(self) -> Epoch:
+        return max(self, key=score)
+
+
+def score(epoch: Epoch) -> float:
+    """What a checkpoint is judged by: the validation ELBO, or the training ELBO where there are no validation data."""
+    return epoch.elbo if math.isnan(epoch.validation_elbo) else epoch.validation_elbo
+
+
+ADVICE = "lower the learning rate or check the scale of the data"
+
+
+class NonFiniteLoss(InputError):
+    """The loss became infinite or not a number; the message names the step and the site."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that training changes beside the parameters, the optimizer and the random state."""
+
+    epoch: int = 0  # whole epochs done
+    order: Tensor | None = None  # the data order of the epoch under way, on the host
+    position: int = 0  # how many of its data are done
+    totals: tuple[float, float, float] = (0.0, 0.0, 0.0)  # summed over them: loss, reconstruction, KL
+    seconds: float = 0.0  # spent on them
+
+
+class Rows:
+    """The numbers of each step, left on the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+        self.rows: list[Tensor] = []
+
+    def add(self, loss: Tensor, t: Terms | None) -> None:
+        """Keep one step: the loss, reconstruction and KL summed over the batch, then every site's log-probability."""
+        labels, sites = [], []
+        reconstruction = kl = torch.full_like(loss, math.nan)
+        if t is not None:
+            reconstruction, kl = t.log_px.detach().mean(0).sum(), (t.log_qz - t.log_pz).detach().mean(0).sum()
+            for name, site in t.sites.items():
+                for log_prob, program in ((site.log_q, "guide"), (site.log_p, "model")):
+                    if log_prob is not None:
+                        labels.append(f"log-probability of site {name!r} under the {program}")
+                        sites.append(log_prob.detach().mean(0).sum())
+        self.labels = [*labels, "loss"]
+        self.rows.append(torch.stack([loss, reconstruction, kl, *sites, loss]))
+
+    def drain(self, first_step: int, totals: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Read the rows kept since the last call and add their loss, reconstruction and KL to `totals`.
+
+        Raises `NonFiniteLoss` for the first row whose loss is not finite; `first_step` is the number of the first row.
+        """
+        if not self.rows:
+            return totals
+        table = torch.stack(self.rows).cpu().double()
+        self.rows = []
+        bad = (~table[:, 0].isfinite()).nonzero()
+        if len(bad):
+            row = table[bad[0, 0]]
+            column = int((~row[3:].isfinite()).nonzero()[0, 0])
+            raise NonFiniteLoss(
+                f"the loss stopped being finite at step {first_step + int(bad[0, 0])}: the {self.labels[column]} is "
+                f"{row[3 + column].item()}; {ADVICE}"
+            )
+        columns = zip(table[:, :3].T.tolist(), totals, strict=True)  # one by one: the sum does not depend on who reads when
+        loss, reconstruction, kl = (sum(column, start) for column, start in columns)
+        return loss, reconstruction, kl
+
+
+def run_epochs(
+    svi: SVI,
+    data: Any,
+    *,
+    epochs: int,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: Schedule = constant,
+    validation: Any = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[int, int, float], None] = lambda done, size, elbo: None,
+) -> Iterator[Epoch]:
+    """The training loop, one `Epoch` at a time; `fit` for those who do not need what lies between the epochs.
+
+    Args:
+        svi: the step, with `reduction='mean'`.
+        data: training data: anything with a length that an index tensor takes batches from, such as a tensor.
+        epochs: where to stop, counted from the beginning of the run.
+        batch_size: data in a step; the last batch of an epoch holds what remains.
+        learning_rate: multiplied by `schedule(t)`, `t` the fraction of the run that is done.
+        schedule: `constant`, `cosine`, `step` or any function of `t`.
+        validation: data for the validation ELBO, taken after each epoch with the same random numbers every time.
+        progress: where to go on; it is updated in place, so that it can be saved at any time between two steps.
+        stop: asked after each step whether to break off; `progress` then holds the unfinished epoch.
+        report: called from time to time with the number of data done, the size of the epoch, and its ELBO so far.
+
+    Raises:
+        NonFiniteLoss: naming the step and the site.
+    """
+    progress = Progress() if progress is None else progress
+    size = len(data)
+    steps = -(-size // batch_size)
+    while progress.epoch < epochs:
+        if progress.order is None:
+            progress.order = torch.randperm(size)
+        _mode(svi, train=True)
+        order = progress.order.to(getattr(data, "device", "cpu"))
+        rows, started, read = Rows(), time.perf_counter(), time.perf_counter()
+        before, rate = progress.seconds, learning_rate
+        first = progress.epoch * steps + progress.position // batch_size + 1
+        while progress.position < size:
+            index = order[progress.position : progress.position + batch_size]
+            rate = learning_rate * schedule((progress.epoch * steps + progress.position // batch_size) / (epochs * steps))
+            for group in svi.optimizer.param_groups if svi.has_optimizer else ():
+                group["lr"] = rate
+            loss, t = svi.step_and_terms(data[index])
+            rows.add(loss * len(index), t)
+            progress.position += len(index)
+            now = time.perf_counter()
+            halt = stop()
+            if halt or now - read > 0.5 or progress.position == size:
+                read, kept = now, len(rows.rows)
+                progress.totals = rows.drain(first, progress.totals)
+                first += kept
+                progress.seconds = before + now - started
+                report(progress.position, size, (progress.totals[1] - progress.totals[2]) / progress.position)
+            if halt and progress.position < size:
+                return
+        epoch = _close(svi, data, validation, progress, rate, steps)
+        progress.epoch, progress.order, progress.position = progress.epoch + 1, None, 0
+        progress.totals, progress.seconds = (0.0, 0.0, 0.0), 0.0
+        yield epoch
+        if stop():
+            return
+
+
+def _mode(svi: SVI, *, train: bool) -> None:
+    for program in (svi.model, svi.guide):
+        if isinstance(program, nn.Module):
+            program.train(train)
+
+
+def _close(svi: SVI, data: Any, validation: Any, progress: Progress, rate: float, steps: int) -> Epoch:
+    """The record of an epoch whose steps are done."""
+    size = len(data)
+    loss, reconstruction, kl = (total / size for total in progress.totals)
+    if not all(bool(p.isfinite().all()) for group in svi.optimizer.param_groups for p in group["params"]):
+        last = (progress.epoch + 1) * steps
+        raise NonFiniteLoss(f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}")
+    _mode(svi, train=False)
+    with forked_random():
+        torch.manual_seed(0)  # the same latents and bits after every epoch: differences are the model's
+        valid = Bound(*[math.nan] * 3) if validation is None else elbo(svi.model, svi.guide, validation)
+        if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
+            _, reconstruction, kl = elbo(svi.model, svi.guide, data[torch.arange(min(size, 1000))])
+    if validation is not None and not math.isfinite(valid.elbo):
+        raise NonFiniteLoss(f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}")
+    return Epoch(
+        epoch=progress.epoch + 1,
+        elbo=reconstruction - kl,
+        reconstruction=reconstruction,
+        kl=kl,
+        loss=loss,
+        validation_elbo=valid.elbo,
+        validation_reconstruction=valid.reconstruction,
+        validation_kl=valid.kl,
+        learning_rate=rate,
+        seconds=progress.seconds,
+        images_per_second=size / progress.seconds,
+    )
+
+
+def fit(
+    vae: Any,
+    data: Any,
+    objective: pyro.infer.ELBO | None = None,
+    *,
+    epochs: int,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: Schedule = constant,
+    optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+    validation: Any = None,
+) -> History:
+    """Train a pair by stochastic gradient ascent on an objective.
+
+    Args:
+        vae: anything with a `.model` and a `.guide`, such as a `VAE`.
+        data: training data, `(N, *shape)`: a tensor, or anything with a length that an index tensor takes batches from.
+        objective: an `Objective` or a `pyro.infer.ELBO`; `ELBO()` by default.
+        epochs: passes over the data.
+        batch_size: data in a step.
+        learning_rate: times `schedule(t)`, `t` from 0 to 1 over the run; the loss is in nats per datum.
+        schedule: `constant`, `cosine`, `step`, or any function of `t`.
+        optimizer: a class or function called with parameters and `lr`.
+        validation: data for the validation ELBO after each epoch.
+
+    Returns:
+        The `History`: one `Epoch` for each pass.
+
+    Raises:
+        InputError: for empty data, or values that the model's likelihood does not accept.
+        NonFiniteLoss: when the loss stops being finite, naming the step and the site.
+
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> _ = torch.manual_seed(0)
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> history = fit(vae, torch.ones(80, 4), epochs=20, learning_rate=0.01)
+    >>> history[-1].elbo > history[0].elbo
+    True
+    """
+    check_data(vae.model, data)
+    svi = SVI(
+        vae.model, vae.guide, lambda p: optimizer(p, lr=learning_rate), objective or ELBO(), reduction="mean"
+    )
+    return History(
+        run_epochs(
+            svi,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation=validation,
+        )
+    )

@@ -1,0 +1,153 @@
+"""The one place where model and guide meet and log-probabilities are added up."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae._errors import InputError
+
+PARTICLES = "particles"
+
+
+class Site(NamedTuple):
+    """One `pyro.sample` site: its value, its distribution under the model and (if latent) under the guide.
+
+    `log_p` and `log_q` have shape `(num_particles, batch)`; `p`, `q` and their log-probabilities are `None` where the
+    model or the guide has no such site.
+    """
+
+    value: Tensor
+    p: Any
+    q: Any
+    log_p: Tensor | None
+    log_q: Tensor | None
+
+
+class Terms(NamedTuple):
+    """Everything a bound is made of, for `z_k ~ q(z|x)`; log-probabilities in nats, each `(num_particles, batch)`.
+
+    Attributes:
+        log_px: `log p(x|z)`, summed over the observed sites.
+        log_pz: `log p(z)`, summed over the latent sites.
+        log_qz: `log q(z|x)`, summed over the guide's sites.
+        sites: every site by name, for objectives that need more than the three sums.
+        scale: size of the `data` plate over the size of the batch; 1 unless the pair subsamples inside.
+    """
+
+    log_px: Tensor
+    log_pz: Tensor
+    log_qz: Tensor
+    sites: dict[str, Site]
+    scale: float = 1.0
+
+    @property
+    def log_weight(self) -> Tensor:
+        """`log w = log p(x|z) + log p(z) - log q(z|x)`, shape `(num_particles, batch)`."""
+        return self.log_px + self.log_pz - self.log_qz
+
+    @property
+    def log_score(self) -> Tensor | None:
+        """`log q` summed over the sites that cannot be reparameterised, or `None` where all can."""
+        discrete = [s.log_q for s in self.sites.values() if s.log_q is not None and not s.q.has_rsample]
+        return torch.stack(discrete).sum(0) if discrete else None
+
+
+Program = Callable[..., Any]
+
+
+def traces(model: Program, guide: Program, *args: Any, num_particles: int, **kwargs: Any) -> tuple[Trace, Trace]:
+    """Trace the guide, replay the model against it, both inside a plate of particles at dim -2: (model, guide)."""
+    with pyro.plate(PARTICLES, num_particles, dim=-2):
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **kwargs: Any) -> Terms:
+    """Draw `num_particles` latents from the guide for each datum and score them under model and guide.
+
+    Works for any Pyro pair whose sites all lie in one plate at dim -1, whether or not it comes from this package.
+
+    Args:
+        model: Pyro model, called with `*args, **kwargs`.
+        guide: Pyro guide, called with the same.
+        num_particles: K, the number of draws for each datum.
+
+    Returns:
+        The `Terms`, per particle and datum; nothing is summed over the batch.
+
+    Raises:
+        InputError: when a site lies outside the data plate or inside a further one, when model and guide have different
+            latent sites, or when sites are scaled differently.
+
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> terms(vae.model, vae.guide, torch.ones(8, 4), num_particles=5).log_weight.shape
+    torch.Size([5, 8])
+    """
+    p, q = traces(model, guide, *args, num_particles=num_particles, **kwargs)
+    p_sites: dict[str, Any] = {name: s for name, s in p.nodes.items() if s["type"] == "sample"}
+    q_sites: dict[str, Any] = {name: s for name, s in q.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
+    shape, scale = _frame({**q_sites, **p_sites})
+    if extra := sorted(n for n, s in p_sites.items() if not s["is_observed"] and n not in q_sites):
+        raise InputError(f"latent site {extra[0]!r} of the model does not stand in the guide")
+    if extra := sorted(n for n, s in q_sites.items() if n not in p_sites and not s["infer"].get("is_auxiliary")):
+        raise InputError(f"site {extra[0]!r} of the guide does not stand in the model")
+
+    zero = next(iter(p_sites.values()))["value"].new_zeros(())
+    log_px, log_pz, log_qz, sites = zero, zero, zero, {}
+    for name in {**q_sites, **p_sites}:
+        p_site, q_site = p_sites.get(name), q_sites.get(name)
+        log_p = None if p_site is None else _log_prob(name, p_site, shape)
+        log_q = None if q_site is None else _log_prob(name, q_site, shape)
+        if log_q is not None:
+            log_qz = log_qz + log_q
+        if log_p is not None and q_site is None:
+            log_px = log_px + log_p
+        elif log_p is not None:
+            log_pz = log_pz + log_p
+        either: Any = p_site or q_site
+        sites[name] = Site(
+            either["value"], p_site and p_site["fn"], q_site and q_site["fn"], log_p=log_p, log_q=log_q
+        )
+    return Terms(log_px.expand(shape), log_pz.expand(shape), log_qz.expand(shape), sites, scale)
+
+
+def _frame(sites: dict[str, Any]) -> tuple[tuple[int, int], float]:
+    """The shape (num_particles, batch) and the scale that all sites share."""
+    if not sites:
+        raise InputError("model and guide have no sample sites, so there is nothing to infer")
+    shapes, scales = {}, {}
+    for name, site in sites.items():
+        plates = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
+        if -1 not in plates:
+            raise InputError(f"site {name!r} lies outside the data plate; put it in a pyro.plate at dim=-1")
+        if len(plates) > 2:
+            inner = next(f.name for f in plates.values() if f.dim != -1 and f.name != PARTICLES)
+            raise InputError(f"site {name!r} lies in the plate {inner!r} too; declare its dimensions with .to_event()")
+        shapes[name], scales[name] = (plates[-2].size, plates[-1].size), float(site["scale"])
+    first = next(iter(shapes))
+    for name in shapes:
+        if shapes[name] != shapes[first]:
+            sizes = f"{shapes[first][1]} and {shapes[name][1]}"
+            raise InputError(f"sites {first!r} and {name!r} lie in data plates of different sizes, {sizes}")
+        if scales[name] != scales[first]:
+            raise InputError(f"sites {first!r} and {name!r} are scaled differently; weigh the KL by ELBO(beta=...)")
+    return shapes[first], scales[first]
+
+
+def _log_prob(name: str, site: Any, shape: tuple[int, int]) -> Tensor:
+    log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    if log_prob.dim() > 2:
+        raise InputError(
+            f"site {name!r} has log-probabilities of shape {tuple(log_prob.shape)}, not (particles, data) = {shape}; "
+            "declare the event dimensions with .to_event()"
+        )
+    return torch.broadcast_to(log_prob, shape)

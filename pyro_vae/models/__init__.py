@@ -1,0 +1,1 @@
+"""What is modelled: priors, likelihoods, and the model that joins them."""

@@ -1,0 +1,100 @@
+"""The generative model and the pair: plain Pyro."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from pyro_vae._abstract import AbstractProgram
+from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.priors import Prior
+from pyro_vae.networks import Network, Standardised
+
+
+class Model(AbstractProgram):
+    """The Pyro model `p(z) p(x|z)`: sites `z` and `x` in the plate `data`.
+
+    Args:
+        prior: `p(z)`.
+        decoder: any module, `(..., latent_dim) -> (..., channels, *shape)`.
+        likelihood: `p(x|z)` from the decoder's output.
+    """
+
+    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
+        with pyro.plate("data", size if x is None else len(x), dim=-1):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+
+
+class VAE(AbstractProgram):
+    """A variational autoencoder: a model `p(z) p(x|z)` and a guide `q(z|x)`, one module with one `state_dict`.
+
+    Args:
+        prior: `p(z)`, for example `StandardNormal(16)`.
+        decoder: any module, `(..., latent_dim) -> (..., channels, *shape)`.
+        likelihood: `p(x|z)`, for example `Bernoulli((28, 28))`.
+        guide: `q(z|x)`, for example `MeanField(encoder, 16)`.
+
+    Swapping a part is one word; everything else stays:
+
+    >>> from pyro_vae import MLP, Bernoulli, FullRank, StandardNormal
+    >>> encoder, decoder = MLP((28, 28)), MLP((16,), (1, 28, 28))
+    >>> vae = VAE(StandardNormal(16), decoder, Bernoulli((28, 28)), FullRank(encoder, 16))
+    >>> vae.sample(3).shape
+    torch.Size([3, 28, 28])
+    """
+
+    guide: Any  # a Guide, or any module with `encoder`, `posterior` and a Pyro program as its call
+
+    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, guide: nn.Module) -> None:
+        super().__init__()
+        self.model = Model(prior, decoder, likelihood)
+        self.guide = guide
+
+    def forward(self, x: Tensor) -> Distribution:
+        """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
+        return self.decode(self.guide(x))
+
+    def encode(self, x: Tensor) -> Distribution:
+        """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
+        return self.guide.posterior(self.guide.encoder(x))
+
+    def decode(self, z: Tensor) -> Distribution:
+        """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`."""
+        return self.model.likelihood(self.model.decoder(z))
+
+    @torch.no_grad()
+    def sample(self, n: int, *, mean: bool = False) -> Tensor:
+        """`n` draws from `p(x)`, shape `(n, *shape)`; with `mean=True` the mean of `p(x|z)` at `n` draws of `z`."""
+        p = self.decode(self.model.prior().sample((n,)))
+        return p.mean if mean else p.sample()
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of `p(x'|z)` at one draw `z ~ q(z|x)`: `(batch, *shape) -> (batch, *shape)`."""
+        return self(x).mean
+
+    @torch.no_grad()
+    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool = False) -> None:
+        """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
+
+        Sets the decoder's last bias (where it is a `Network` that has one) and the likelihood's scale.
+        With `standardise`, for elements on scales of their own, encoder and decoder work in standard deviations from the
+        mean; p(x|z) stays a density over x as it is.
+        """
+        likelihood, decoder = self.model.likelihood, self.model.decoder
+        likelihood.initialise(mean, std, standardise=standardise)
+        if standardise and isinstance(self.guide.encoder, Standardised):
+            self.guide.encoder.shift.copy_(mean)
+            self.guide.encoder.spread.copy_(std.where(std > 0, 1.0))
+        h = likelihood.starting_output(mean, std)
+        if h is not None and isinstance(decoder, Network):
+            decoder.set_output_bias(h)

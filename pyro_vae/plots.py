@@ -1,0 +1,196 @@
+"""Figures: each function returns a matplotlib `Figure` and touches neither a screen nor a file."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.models.vae import VAE
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether data of this shape can be shown as pictures: `(H, W)`, `(1, H, W)` or `(3, H, W)`."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+
+
+def grid(x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] = ()) -> Figure:
+    """Data side by side, row by row: pictures, or for any other shape each datum as a line over its elements.
+
+    Args:
+        x: `(n, *shape)`; pictures are shown from 0 (black) to 1 (white), or over their own range if they exceed it.
+        columns: pictures in a row.
+        title: above the figure.
+        row_labels: at the left of each row.
+    """
+    x = x.detach().cpu().float()
+    rows = math.ceil(len(x) / columns)
+    if not is_image(x.shape[1:]):
+        return _lines(x.flatten(1).numpy(), rows, columns, title, row_labels)
+    x = x.reshape(len(x), -1, *x.shape[-2:])  # (n, 1 or 3, h, w)
+    low, high = min(0.0, x.min().item()), max(1.0, x.max().item())
+    c, h, w = x.shape[1:]
+    gap = max(1, round(0.06 * min(h, w)))
+    canvas = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, c), dtype=np.float32)
+    for i, image in enumerate(((x - low) / (high - low)).permute(0, 2, 3, 1).numpy()):
+        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
+        canvas[top : top + h, left : left + w] = image
+    scale = min(0.75, 11 / columns) / w
+    figure = _figure(max(canvas.shape[1] * scale + (1.4 if row_labels else 0.2), 3.2), canvas.shape[0] * scale + 0.6)
+    axes = figure.add_subplot()
+    axes.imshow(canvas.squeeze(-1) if c == 1 else canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(row_labels))], row_labels)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def _lines(x: np.ndarray, rows: int, columns: int, title: str, row_labels: Sequence[str]) -> Figure:
+    """Each datum as a line in a cell of its own; all cells have one vertical scale."""
+    low, high = x.min(), x.max()
+    height = (x - low) / ((high - low) or 1.0)
+    across = np.linspace(0.05, 0.95, x.shape[1]) if x.shape[1] > 1 else np.array([0.5])
+    cells = np.arange(len(x))
+    points = np.empty((*x.shape, 2))
+    points[..., 0] = across + (cells % columns)[:, None]
+    points[..., 1] = 0.1 + 0.8 * height + (rows - 1 - cells // columns)[:, None]
+    figure = _figure(min(1.1 * columns, 12) + 0.6, min(0.8 * rows, 14) + 0.6)
+    axes = figure.add_subplot()
+    axes.add_collection(LineCollection(list(points), colors="C0", linewidths=1))
+    if x.shape[1] == 1:
+        axes.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color="C0")
+    axes.set_xlim(0, columns)
+    axes.set_ylim(0, rows)
+    axes.set_xticks(range(columns + 1), [])
+    axes.set_yticks(range(rows + 1), [])
+    axes.grid(color="0.85")
+    axes.tick_params(length=0)
+    axes.spines[:].set_color("0.85")
+    for row, label in enumerate(row_labels):
+        axes.text(-0.05, rows - 0.5 - row, label, ha="right", va="center", fontsize=8)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """ELBO, reconstruction and KL by epoch, in nats per datum; `history` holds rows like those of `metrics.csv`."""
+    figure = _figure(10, 3.6)
+    epochs = [row["epoch"] for row in history]
+    marker = "o" if len(epochs) == 1 else None
+    for axes, names in zip(figure.subplots(1, 2), (("elbo",), ("reconstruction", "kl")), strict=True):
+        for i, name in enumerate(names):
+            for prefix, style, label in (("", "-", "train"), ("validation_", "--", "validation")):
+                values = [row[prefix + name] for row in history]
+                if any(math.isfinite(v) for v in values):
+                    text = f"{name.upper() if name in ('elbo', 'kl') else name}, {label}"
+                    axes.plot(
+                        epochs, values, style, color=f"C{i}", label=text, marker=marker, alpha=0.6 if prefix else 1
+                    )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("nats per datum")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+        values = sorted(v for line in axes.get_lines() for v in np.asarray(line.get_ydata(), float) if math.isfinite(v))
+        if len(names) == 1 and len(epochs) > 10:  # the first epochs would flatten all that follows
+            low, high = values[len(values) // 20], values[-1]
+            axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    return figure
+
+
+def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10) -> Figure:
+    """Data in the odd rows, beneath each its reconstruction; `x` and `reconstructed` are `(n, *shape)`."""
+    n = min(len(x), len(reconstructed)) // columns * columns or len(x)
+    columns = min(columns, n)
+    pairs = torch.stack([x[:n], reconstructed[:n]])  # (2, n, *shape)
+    rows = pairs.unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)
+    labels = ["data", "model"] * (n // columns)
+    return grid(
+        rows, columns=columns, title="data, and the mean of p(x | z) at one draw of q(z | x)", row_labels=labels
+    )
+
+
+def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
+    """Posterior means `(n, 2)` in the plane, coloured by label (at most 20 kinds) where there are labels."""
+    points = means.detach().cpu().numpy()
+    figure = _figure(6.4, 5.6)
+    axes = figure.add_subplot()
+    kinds = [] if labels is None else sorted(set(labels.tolist()))
+    if labels is None or not 1 < len(kinds) <= 20:
+        axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6)
+    else:
+        for i, kind in enumerate(kinds):
+            colour = f"C{i}" if len(kinds) <= 10 else _wheel(i, len(kinds))
+            x, y = points[labels == kind].T
+            axes.scatter(x, y, s=8, alpha=0.7, color=colour, label=str(kind), linewidths=0)
+        axes.legend(frameon=False, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_xlabel("z[0]")
+    axes.set_ylabel("z[1]")
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.3)
+    axes.set_title("posterior means E[z | x]", fontsize=10)
+    return figure
+
+
+def _wheel(i: int, n: int) -> tuple[float, float, float]:
+    from matplotlib.colors import hsv_to_rgb
+
+    return tuple(hsv_to_rgb((i / n, 0.75, 0.85 if i % 2 else 0.6)))
+
+
+@torch.no_grad()
+def manifold(vae: VAE, *, side: int = 20) -> tuple[Figure, Tensor]:
+    """Means of p(x | z) over the plane of a 2-d latent, z at the normal quantiles of an even grid; (figure, values).
+
+    Source: Kingma & Welling 2013, figure 4.
+    """
+    parameter = next(vae.parameters())
+    u = (torch.arange(side, dtype=parameter.dtype, device=parameter.device) + 0.5) / side
+    z = torch.special.ndtri(u)
+    plane = torch.stack(torch.meshgrid(z, z.flip(0), indexing="xy"), -1)  # (side, side, 2), z[1] upwards
+    x = vae.decode(plane).mean
+    figure = grid(x.flatten(0, 1), columns=side, title="mean of p(x | z), z[0] to the right, z[1] upwards")
+    return figure, x
+
+
+@torch.no_grad()
+def interpolation(vae: VAE, pairs: Tensor, *, steps: int = 11) -> tuple[Figure, Tensor]:
+    """From one datum to another along the straight line between draws of their posteriors; `pairs` is `(n, 2, *shape)`.
+
+    Returns the figure and the means of p(x | z), `(n, steps, *shape)`; the data themselves stand at both ends of a row.
+    """
+    z = vae.encode(pairs.flatten(0, 1)).sample().unflatten(0, (-1, 2))  # (n, 2, latent)
+    t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)[:, None]
+    x = vae.decode(z[:, :1] * (1 - t) + z[:, 1:] * t).mean  # (n, steps, *shape)
+    row = torch.cat([pairs[:, :1], x, pairs[:, 1:]], 1)
+    title = "data at both ends, between them the mean of p(x | z) along a line"
+    return grid(row.flatten(0, 1), columns=steps + 2, title=title), x
+
+
+@torch.no_grad()
+def traversal(vae: VAE, x: Tensor, *, steps: int = 11, width: float = 3.0) -> tuple[Figure, Tensor]:
+    """Each latent in turn from `-width` to `width`, the others held at one draw of q(z | x).
+
+    `x` is one datum `(1, *shape)`. Returns the figure and the means of p(x | z), `(latent_dim, steps, *shape)`.
+    """
+    z = vae.encode(x).sample()  # (1, latent)
+    latent = z.shape[-1]
+    values = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
+    moved = z.expand(latent, steps, latent).clone()
+    index = torch.arange(latent)
+    moved[index, :, index] = values
+    means = vae.decode(moved).mean
+    labels = [f"z[{i}]" for i in range(latent)]
+    title = f"mean of p(x | z), one latent at a time from {-width:g} to {width:g}"
+    return grid(means.flatten(0, 1), columns=steps, title=title, row_labels=labels), means

@@ -1,0 +1,77 @@
+"""`python -m pyro_vae.sample RUN`: pictures and arrays from a trained run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyro
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae import plots
+from pyro_vae._errors import InputError
+from pyro_vae._program import Run, open_run, run, run_parser, whole
+from pyro_vae.data import SPLITS
+
+KINDS = ("prior", "reconstructions", "interpolation", "traversal", "manifold")
+
+
+def draw(opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = True) -> tuple[Figure, Tensor]:
+    """One kind of picture of a run: the figure and the values it shows.
+
+    Args:
+        opened: the run, from `open_run`.
+        kind: one of `KINDS`.
+        count: how many draws from the prior; reconstructions and interpolations take a fifth and a tenth as many.
+        split: where data come from.
+        mean: for the prior, show the mean of p(x|z) (True) or a draw from it.
+    """
+    vae = opened.vae
+    if kind == "prior":
+        x = vae.sample(count, mean=mean)
+        title = "mean of p(x | z), z from the prior" if mean else "draws from p(x)"
+        return plots.grid(x, columns=min(10, count), title=title), x
+    if kind == "manifold":
+        return plots.manifold(vae)
+    data = opened.split(split)
+    if kind == "reconstructions":
+        x = data.first(max(count // 5, 1))[:]
+        reconstructed = vae.reconstruct(x)
+        return plots.reconstructions(x, reconstructed), reconstructed
+    if kind == "interpolation":
+        if len(data) < 2:
+            raise InputError(f"an interpolation needs two data and the {split} split has {len(data)}")
+        x = data.first(2 * max(count // 10, 1))[:]
+        return plots.interpolation(vae, x[: len(x) // 2 * 2].unflatten(0, (2, -1)).transpose(0, 1))
+    return plots.traversal(vae, data.first(1)[:])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the program with these command-line arguments."""
+    parser = run_parser("sample", "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold.")
+    parser.add_argument(
+        "--kind", choices=KINDS, action="append", help="what to draw, again for more (default: all there is)"
+    )
+    parser.add_argument("--count", type=whole, default=100, metavar="N", help="draws from the prior (default: 100)")
+    parser.add_argument("--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="where data come from (default: test)")
+    parser.add_argument("--output", metavar="DIR", help="where to write (default: RUN/samples)")
+    options = parser.parse_args(arguments)
+    opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
+    if "manifold" in (options.kind or ()) and opened.spec.latent_dim != 2:
+        raise InputError(f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}")
+    folder = Path(options.output) if options.output else opened.folder / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = options.kind or [k for k in KINDS if k != "manifold" or opened.spec.latent_dim == 2]
+    for kind in dict.fromkeys(kinds):
+        pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
+        with torch.no_grad():
+            figure, values = draw(opened, kind, count=options.count, split=options.split, mean=not options.draws)
+        figure.savefig(folder / f"{kind}.png")
+        np.save(folder / f"{kind}.npy", values.cpu().numpy())
+        print(f"{folder / kind}.png, .npy  {list(values.shape)}")
+
+
+if __name__ == "__main__":
+    run("pyro_vae.sample", main)

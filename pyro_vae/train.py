@@ -1,0 +1,344 @@
+"""`python -m pyro_vae.train`: from options to a run folder with a trained VAE."""
+
+import csv
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyro
+import tomli_w
+import torch
+from torch import nn
+
+from pyro_vae import __version__
+from pyro_vae._config import PRECISIONS, Config, flag, resolve
+from pyro_vae._display import Display, signals
+from pyro_vae._errors import InputError
+from pyro_vae._program import pick_device, run
+from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
+from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint, write_atomically
+from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.inference.fit import Epoch, NonFiniteLoss, Progress, run_epochs, score
+from pyro_vae.inference.svi import SVI
+from pyro_vae.models.representation import Representation
+from pyro_vae.models.vae import VAE
+
+
+@dataclass
+class Job:
+    """Everything that a configuration resolves to before the first step."""
+
+    config: Config
+    spec: Spec
+    data: DataSet
+    bridge: Bridge
+    vae: VAE
+    svi: SVI
+    optimizer: Member
+    schedule: Any
+    device: torch.device
+    train: Split
+    validation: Split | None
+
+
+def prepare(config: Config) -> Job:
+    """Load the data and build the pair; every mistake in the options is found here."""
+    for name, low in (("batch_size", 1), ("epochs", 1), ("learning_rate", 0)):
+        value = getattr(config, name)
+        if value is not None and (not math.isfinite(value) or value < low or (low == 0 and value == 0)):
+            raise InputError(f"{flag(name)} {value} must be {'positive and finite' if low == 0 else f'at least {low}'}")
+    if config.epochs is None:
+        config = replace(config, epochs=300 if config.dataset == "digits" else 100)
+    device = pick_device(config.device)
+    members: dict[str, Any] = {axis: str(parse(axis, getattr(config, axis))) for axis in AXES}
+    config = replace(config, **members)
+    optimizer, schedule = parse_optimizer(config.optimizer, device.type), parse_schedule(config.schedule)
+    data = load_data(
+        config.dataset,
+        data_dir=config.data_dir,
+        labels=config.labels,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+    )
+    if config.dataset not in NAMED:
+        config = replace(config, dataset=str(Path(config.dataset).expanduser().resolve()))
+    spec = Spec(data.shape, config.latent_dim, config.prior, config.network, config.likelihood, config.guide)
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
+    pyro.set_rng_seed(config.seed)
+    vae = build(spec)
+    bridge = data.bridge(
+        vae.model.likelihood,
+        binarize=config.binarize,
+        dequantize=config.dequantize,
+        scale=config.scale,
+    )
+    if config.precision not in PRECISIONS:
+        raise InputError(f"--precision {config.precision} must be one of {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS[config.precision]
+    train = data.split("train", bridge, dtype=dtype)
+    validation = data.split("validation", bridge, dtype=dtype)
+    vae.to(device=device, dtype=dtype)
+    mean, std = train.moments()
+    real = bridge.result(data.representation) is Representation.REAL
+    vae.initialise(mean.to(device), std.to(device), standardise=real)
+    autocast = torch.bfloat16 if config.precision == "bf16" else None
+
+    def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return optimizer(parameters, lr=config.learning_rate)
+
+    objective = parse("objective", config.objective)()
+    if not isinstance(objective.num_particles, int) or objective.num_particles < 1:
+        raise InputError(f"--objective {config.objective}: num_particles must be a whole number of at least 1")
+    svi = SVI(vae.model, vae.guide, make, objective, reduction="mean", autocast=autocast)
+    return Job(
+        config, spec, data, bridge, vae, svi, optimizer, schedule, device, train.to(device),
+        validation.to(device) if len(validation) else None,
+    )  # fmt: skip
+
+
+def describe(job: Job) -> str:
+    """What is about to be trained, for a person."""
+    sizes = ", ".join(f"{len(v)} {split}" for split, v in job.data.values.items())
+    config, model = job.config, job.vae.model
+    count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("model", model), ("guide", job.vae.guide))}
+    return "\n".join(
+        [
+            f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
+            f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
+            f"model      {config.prior}, {config.network}, {config.likelihood}: {count['model']:,} parameters",
+            f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
+            f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
+        ]
+    )
+
+
+def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
+    """Every layer that computes, with the shape of what it returns for one datum."""
+    lines: list[str] = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            if isinstance(out, torch.Tensor):
+                count = sum(p.numel() for p in module.parameters())
+                lines.append(f"  {name:32}{type(module).__name__:18}{list(out.shape)!s:24}{count:>12,}")
+
+        return hook
+
+    leaves = [(n, m) for n, m in vae.named_modules() if n and not list(m.children())]
+    handles = [m.register_forward_hook(note(n)) for n, m in leaves]
+    parameter = next(vae.parameters())
+    training = vae.training
+    vae.eval()(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
+    vae.train(training)
+    for handle in handles:
+        handle.remove()
+    return "\n".join(["layers     name, kind, shape for one datum, parameters", *lines])
+
+
+def _toml(job: Job) -> str:
+    """The run's configuration, with what it resolved to in a table of its own."""
+    given = {f.name: getattr(job.config, f.name) for f in fields(Config)}
+    for name in ("data_dir", "output"):
+        given[name] = None if given[name] is None else str(Path(given[name]).resolve())
+    if given["labels"] is not None and Path(given["labels"]).is_file():
+        given["labels"] = str(Path(given["labels"]).resolve())
+    options = {k: v for k, v in given.items() if v is not None and k != "overwrite"}
+    resolved = {
+        "version": __version__,
+        "source": job.data.source,
+        "shape": list(job.data.shape),
+        "sizes": {split: len(v) for split, v in job.data.values.items()},
+        "stored": job.data.representation.name,
+        "representation": job.bridge.result(job.data.representation).name,
+        "bridge": job.bridge.kind,
+        "maximum": job.bridge.maximum,
+    }
+    return tomli_w.dumps({**options, "resolved": resolved})
+
+
+def _folder(config: Config) -> Path:
+    """The run folder, made and found writable."""
+    if config.output is not None:
+        folder = Path(config.output)
+        is_run = (folder / "config.toml").is_file()
+        if is_run and not config.overwrite:
+            raise InputError(
+                f"{folder} holds a run already: go on with --resume {folder}, name another --output, or add --overwrite"
+            )
+        if folder.is_dir() and not is_run and any(folder.iterdir()):
+            raise InputError(f"{folder} holds other files and no run; name an empty or new folder as --output")
+    else:
+        stem = Path(config.dataset).stem + "-" + config.likelihood.partition("(")[0].rpartition(":")[2].lower()
+        taken = (Path("runs") / (stem + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
+        folder = next(f for f in taken if not f.exists())
+    for name in ("figures", "samples", "tensorboard"):  # of the run that --overwrite replaces
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("metrics.csv", "best.safetensors", "last.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("evaluation*"):
+        path.unlink()
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _read_metrics(path: Path, epochs: int) -> list[dict[str, float]]:
+    """The rows of the first `epochs` epochs; anything later, or cut off by a kill, is dropped."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if None not in r.values() and (r["epoch"] or "").isdigit()]
+    return [{k: float(v) for k, v in row.items()} for row in rows if int(row["epoch"]) <= epochs]
+
+
+def _write_metrics(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    def write(beside: Path) -> None:
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, Epoch._fields)
+            writer.writeheader()
+            writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
+
+    write_atomically(path, write)
+
+
+def _tensorboard(config: Config, folder: Path) -> Any:
+    if config.log != "tensorboard":
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "--log tensorboard needs the package tensorboard: pip install 'pyro-vae[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
+    """Train `job` and keep `folder` up to date after each epoch; whether all epochs were done.
+
+    Each file is replaced in one move, so that a kill loses the epoch under way and nothing else.
+    """
+    config, epochs = job.config, job.config.epochs
+    assert epochs is not None
+    progress, best = Progress(), -math.inf
+    last, metrics = folder / "last.safetensors", folder / "metrics.csv"
+    if resume:
+        if not last.is_file():
+            raise InputError(
+                f"{folder} has no checkpoint to go on from; start again with --output {folder} --overwrite"
+            )
+        progress, header = restore_training(last, job.vae, job.svi.optimizer)
+        best = -math.inf if header["best"] is None else header["best"]
+        if epochs < progress.epoch or (epochs == progress.epoch and progress.order is None):
+            raise InputError(f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs")
+    rows = _read_metrics(metrics, progress.epoch)
+    writer = _tensorboard(config, folder)
+    write_atomically(folder / "config.toml", lambda path: path.write_text(_toml(job)))
+    _write_metrics(metrics, rows)
+
+    def save(value: float) -> None:
+        state: dict[str, Any] = {
+            "optimizer": job.svi.optimizer,
+            "progress": progress,
+            "best": best if math.isfinite(best) else None,
+        }
+        save_checkpoint(last, job.vae, job.spec, epoch=progress.epoch, score=value, **state)
+
+    display = Display(epochs, progress.epoch)
+    with signals() as asked:
+        steps = run_epochs(
+            job.svi,
+            job.train,
+            epochs=epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            schedule=job.schedule,
+            validation=job.validation,
+            progress=progress,
+            stop=lambda: bool(asked),
+            report=display.within,
+        )
+        try:
+            for e in steps:
+                rows.append(e._asdict())
+                with metrics.open("a", newline="") as file:
+                    csv.DictWriter(file, Epoch._fields).writerow(e._asdict())
+                if score(e) > best:
+                    best = score(e)
+                    save_checkpoint(folder / "best.safetensors", job.vae, job.spec, epoch=e.epoch, score=best)
+                save(score(e))
+                display.epoch(e)
+                for name in Epoch._fields[1:] if writer else ():
+                    writer.add_scalar(name, getattr(e, name), e.epoch)
+        except NonFiniteLoss as error:
+            kept = f"; the checkpoint after epoch {progress.epoch} is kept in {folder}" if last.is_file() else ""
+            raise InputError(f"{error}{kept}") from error
+        finally:
+            display.close()
+            if writer:
+                writer.close()
+        if progress.order is not None:  # broken off inside an epoch: keep that too
+            save(math.nan)
+    return progress.epoch >= epochs
+
+
+def draw_figures(job: Job, folder: Path) -> list[str]:
+    """The run's pictures, from its best checkpoint; the names of the files."""
+    from pyro_vae import plots
+
+    vae, _, _ = load_weights(folder / "best.safetensors")
+    vae.to(job.device).eval()
+    pyro.set_rng_seed(job.config.seed)
+    held_out = job.validation if job.validation is not None else job.train.fixed()
+    x = held_out.first(20)[:]
+    figures = {
+        "learning_curves": plots.learning_curves(_read_metrics(folder / "metrics.csv", 10**9)),
+        "reconstructions": plots.reconstructions(x, vae.reconstruct(x)),
+        "prior_samples": plots.grid(vae.sample(100, mean=True), columns=10, title="mean of p(x | z), z from the prior"),
+    }
+    if job.config.latent_dim == 2:
+        index = spread(2000, len(job.train))
+        labels = None if job.data.labels is None else job.data.labels["train"][index.numpy()]
+        with torch.no_grad():
+            means = vae.encode(job.train[index]).mean
+        figures["manifold"], _ = plots.manifold(vae)
+        figures["posterior_means"] = plots.scatter(means, labels)
+    for name, figure in figures.items():
+        figure.savefig(folder / "figures" / f"{name}.png")
+    return [f"{name}.png" for name in figures]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the program with these command-line arguments."""
+    config, resumed, dry = resolve(arguments)
+    job = prepare(config)
+    print(describe(job))
+    if dry:
+        print(_shapes(job.vae, job.spec.shape))
+        print(f"\n{_toml(job)}", end="")
+        return
+    folder = resumed or _folder(job.config)
+    print(f"run        {folder}, on {job.device}", flush=True)
+    started = time.perf_counter()
+    finished = train(job, folder, resume=resumed is not None)
+    command = f"python -m pyro_vae.train --resume {folder}"
+    if not finished:
+        print(f"stopped and saved; go on with: {command}", flush=True)
+        raise KeyboardInterrupt
+    names = draw_figures(job, folder)
+    _, _, header = load_weights(folder / "best.safetensors")
+    kind = "training" if job.validation is None else "validation"
+    print(
+        f"\ndone in {time.perf_counter() - started:.0f} s: best {kind} ELBO {header['score']:.2f} nats per datum, "
+        f"after epoch {header['epoch']}\n"
+        f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors, figures/ ({', '.join(names)})\n"
+        f"next: python -m pyro_vae.evaluate {folder}"
+    )
+
+
+if __name__ == "__main__":
+    run("pyro_vae.train", main)
