@@ -12,8 +12,18 @@ from pyro_vae.inference.guides import FullRank, Guide, MeanField
 from pyro_vae.inference.importance import Terms, terms
 from pyro_vae.inference.objectives import ELBO, IWAE, Objective
 from pyro_vae.inference.svi import SVI
-from pyro_vae.models.likelihoods import Bernoulli, Gaussian, Likelihood
-from pyro_vae.models.priors import Prior, StandardNormal
+from pyro_vae.models.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+)
+from pyro_vae.models.priors import GaussianMixture, Prior, StandardNormal
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE, Model
 from pyro_vae.networks import MLP, ConvNet, Network
@@ -29,10 +39,14 @@ __all__ = [
     "AbstractProgram",
     "Bernoulli",
     "Bridge",
+    "Categorical",
+    "ContinuousBernoulli",
     "ConvNet",
     "DataSet",
+    "DiscretizedLogistic",
     "FullRank",
     "Gaussian",
+    "GaussianMixture",
     "Guide",
     "History",
     "InputError",
@@ -40,13 +54,16 @@ __all__ = [
     "LogMarginal",
     "MeanField",
     "Model",
+    "NegativeBinomial",
     "Network",
     "Objective",
+    "Poisson",
     "Prior",
     "Representation",
     "Spec",
     "Split",
     "StandardNormal",
+    "StudentT",
     "Terms",
     "build",
     "elbo",

@@ -233,7 +233,7 @@ def build(spec: Spec) -> VAE:
     network = parse("network", spec.network)
     likelihood = parse("likelihood", spec.likelihood)(spec.shape)
     encoder = Member(network.name, network.make.encoder, network.arguments)(spec.shape)  # type: ignore[attr-defined]
-    if likelihood.support is Representation.REAL:
+    if likelihood.support in (Representation.REAL, Representation.COUNTS, Representation.LEVELS):
         encoder = Standardised(encoder)
     decoder = Member(network.name, network.make.decoder, network.arguments)(  # type: ignore[attr-defined]
         spec.latent_dim, (likelihood.channels, *spec.shape)

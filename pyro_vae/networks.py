@@ -49,16 +49,23 @@ class Network(nn.Module, ABC):
         return cls((latent_dim,), shape, **arguments)  # type: ignore[call-arg]
 
     @property
-    def output_bias(self) -> nn.Parameter | None:
-        """The bias added to every output, or `None` where the body has no such thing."""
+    def output_layer(self) -> nn.Linear | nn.ConvTranspose2d | None:
+        """The last, linear layer of a decoder; `None` where the body has no such thing."""
         return None
 
     @torch.no_grad()
     def set_output_bias(self, h: Tensor) -> None:
         """Let the network return `h`, of shape `out_shape`, on average: averaged where one bias serves many outputs."""
-        bias = self.output_bias
-        if bias is not None:
+        if self.output_layer is not None and self.output_layer.bias is not None:
+            bias = self.output_layer.bias
             bias.copy_(h.reshape(bias.numel(), -1).mean(1))
+
+    @torch.no_grad()
+    def set_output_spread(self, target: float, x: Tensor) -> None:
+        """Scale the last layer's weights so that the outputs for `x`, `(n, *in_shape)`, vary by `target` on average."""
+        if self.output_layer is not None:
+            spread = self(x).std(0).mean()
+            self.output_layer.weight.mul_(target / spread.clamp_min(1e-12))
 
 
 def _activation(name: str) -> nn.Module:
@@ -144,9 +151,9 @@ class MLP(Network):
         return h.unflatten(-1, self.out_shape)
 
     @property
-    def output_bias(self) -> nn.Parameter | None:
+    def output_layer(self) -> nn.Linear | None:
         last = self.layers[-1] if len(self.layers) else None
-        return last.bias if isinstance(last, nn.Linear) else None
+        return last if isinstance(last, nn.Linear) else None
 
 
 class ConvNet(Network):
@@ -212,9 +219,9 @@ class ConvNet(Network):
         return h.reshape(*batch, *self.out_shape)
 
     @property
-    def output_bias(self) -> nn.Parameter | None:
+    def output_layer(self) -> nn.ConvTranspose2d | None:
         last = self.layers[-1]
-        return last.bias if isinstance(last, nn.ConvTranspose2d) else None  # type: ignore[return-value]
+        return last if isinstance(last, nn.ConvTranspose2d) else None
 
 
 class Standardised(nn.Module):

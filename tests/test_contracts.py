@@ -41,6 +41,8 @@ def example(support, *size):
             return u
         case Representation.REAL:
             return 2 * u - 0.5
+        case Representation.LEVELS:
+            return (100 + 40 * u).floor()
     return (5 * u).floor()
 
 
@@ -89,7 +91,35 @@ def test_likelihood(cls):
     assert h.grad.isfinite().all()
     assert (h.grad != 0).any()
     assert p.mean.shape == (4, 2, *SHAPE)
-    assert likelihood.support.admits(Representation.of(p.sample())) or likelihood.support is not Representation.BINARY
+    likelihood.check(p.sample())
+
+
+@members(Likelihood)
+def test_likelihood_adds_up_to_one_and_has_the_moments_it_claims(cls):
+    """Summed over all values, or integrated by the trapezoidal rule."""
+    likelihood = cls((1,)).double()
+    p = likelihood(torch.randn(likelihood.channels, 1).double() / 2).base_dist  # one element
+    match likelihood.support:
+        case Representation.BINARY:
+            x = torch.tensor([0.0, 1.0]).double()
+        case Representation.LEVELS:
+            x = torch.arange(likelihood.levels).double()
+        case Representation.COUNTS:
+            x = torch.arange(2000.0).double()
+        case Representation.UNIT:
+            x = torch.linspace(0, 1, 100_001).double()
+        case _:
+            x = torch.sinh(torch.linspace(-16, 16, 400_001).double())
+    mass = p.log_prob(x).exp().flatten()
+
+    def total(y):
+        return torch.trapezoid(y, x) if likelihood.support in (Representation.UNIT, Representation.REAL) else y.sum()
+
+    torch.testing.assert_close(total(mass), torch.ones(()).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(total(mass * x), p.mean.squeeze(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(total(mass * (x - p.mean) ** 2), p.variance.squeeze(), rtol=1e-4, atol=1e-6)
+    drawn = p.expand((50_000,)).sample()
+    assert abs(drawn.mean() - p.mean) < 4.5 * (p.variance / len(drawn)).sqrt()
 
 
 @members(Likelihood)
@@ -162,10 +192,13 @@ def test_network(cls):
 @members(Network)
 def test_network_output_bias_sets_the_mean_output(cls):
     up = cls.decoder(D, (1, 6, 5)).double()
-    if up.output_bias is not None:
+    if up.output_layer is not None:
+        z = torch.randn(500, D).double()
+        up.set_output_spread(0.25, z)
+        assert up(z).std(0).mean().item() == pytest.approx(0.25)
         target = torch.full((1, 6, 5), 0.7).double()
         up.set_output_bias(target)
-        before = up.output_bias.detach().clone()
+        before = up.output_layer.bias.detach().clone()
         with torch.no_grad():
             up.layers[-1].weight.zero_()
         torch.testing.assert_close(up(torch.randn(4, D).double()), target.expand(4, 1, 6, 5))

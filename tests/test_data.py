@@ -43,7 +43,8 @@ def test_a_density_admits_no_whole_numbers():
     assert R.REAL.admits(R.UNIT)
     assert not any(R.REAL.admits(r) for r in (R.BINARY, R.COUNTS, R.LEVELS))
     assert not R.BINARY.admits(R.UNIT)
-    assert R.COUNTS.admits(R.LEVELS)
+    assert all(mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.BINARY, R.COUNTS, R.LEVELS))
+    assert not any(mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.UNIT, R.REAL))
 
 
 def test_bridges_do_what_they_say():

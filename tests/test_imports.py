@@ -14,7 +14,16 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     ["inference.importance"],
     ["inference.diagnostics", "inference.objectives", "inference.estimators"],
     ["inference.svi", "inference.fit"],
-    ["models.representation", "models.priors", "models.likelihoods", "models.vae", "inference.guides"],
+    [
+        "models.representation",
+        "models.priors",
+        "models.likelihoods.base",
+        "models.likelihoods.continuous",
+        "models.likelihoods.discrete",
+        "models.likelihoods",
+        "models.vae",
+        "inference.guides",
+    ],
     ["data.files", "data.bridges", "data.named", "data.own", "data.sets", "data", "build", "checkpoint", "plots"],
     ["_program", "_config", "_display", "train", "evaluate", "sample"],
 ]

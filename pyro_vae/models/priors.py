@@ -7,6 +7,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import nn
 
+from pyro_vae._errors import InputError
+
 
 class Prior(nn.Module, ABC):
     """A prior `p(z)` over latent vectors, as a module that returns a distribution.
@@ -44,3 +46,33 @@ class StandardNormal(Prior):
 
     def forward(self) -> Distribution:
         return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class GaussianMixture(Prior):
+    """`p(z) = sum_c pi_c N(z; loc_c, diag(scale_c^2))`: a learned mixture, for data that come in clusters.
+
+    Args:
+        latent_dim: length of z.
+        components: number of Gaussians; they start at random places of the standard normal, all equally likely.
+
+    Raises:
+        InputError: for fewer than one component.
+
+    Source: Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders.
+
+    >>> GaussianMixture(2, components=3)().sample((5,)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, latent_dim: int, *, components: int = 10) -> None:
+        super().__init__(latent_dim)
+        if not isinstance(components, int) or components < 1:
+            raise InputError(f"components={components!r} of the GaussianMixture prior must be a whole number of at least 1")
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(components, latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def forward(self) -> Distribution:
+        weights = dist.Categorical(logits=self.logits, validate_args=False)
+        parts = dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
+        return dist.MixtureSameFamily(weights, parts, validate_args=False)

@@ -52,9 +52,11 @@ class Representation(Enum):
 
         Continuous densities do not accept whole numbers: a density can grow without bound on them.
         """
+        whole = {Representation.COUNTS, Representation.LEVELS, Representation.BINARY}
         wider = {
             Representation.UNIT: {Representation.UNIT},
             Representation.REAL: {Representation.REAL, Representation.UNIT},
-            Representation.COUNTS: {Representation.COUNTS, Representation.LEVELS, Representation.BINARY},
+            Representation.COUNTS: whole,
+            Representation.LEVELS: whole,
         }
         return other in wider.get(self, {self})

@@ -8,7 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram
-from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.priors import Prior
 from pyro_vae.networks import Network, Standardised
 
@@ -86,15 +86,18 @@ class VAE(AbstractProgram):
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool = False) -> None:
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
 
-        Sets the decoder's last bias (where it is a `Network` that has one) and the likelihood's scale.
-        With `standardise`, for elements on scales of their own, encoder and decoder work in standard deviations from the
-        mean; p(x|z) stays a density over x as it is.
+        Sets the decoder's last layer (where it is a `Network` that has one), the likelihood's scale, and the units of a
+        `Standardised` encoder: one for all elements, or with `standardise`, for elements on scales of their own, one for
+        each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is.
         """
         likelihood, decoder = self.model.likelihood, self.model.decoder
         likelihood.initialise(mean, std, standardise=standardise)
-        if standardise and isinstance(self.guide.encoder, Standardised):
-            self.guide.encoder.shift.copy_(mean)
-            self.guide.encoder.spread.copy_(std.where(std > 0, 1.0))
+        if isinstance(self.guide.encoder, Standardised):
+            shift, spread = units(mean, std, standardise=standardise)
+            self.guide.encoder.shift.copy_(shift)
+            self.guide.encoder.spread.copy_(spread)
         h = likelihood.starting_output(mean, std)
-        if h is not None and isinstance(decoder, Network):
+        if isinstance(decoder, Network) and likelihood.output_spread is not None:
+            decoder.set_output_spread(likelihood.output_spread, self.model.prior().sample((256,)))
+        if isinstance(decoder, Network) and h is not None:
             decoder.set_output_bias(h)

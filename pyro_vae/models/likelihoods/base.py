@@ -1,0 +1,61 @@
+"""What a likelihood is."""
+
+from abc import ABC, abstractmethod
+
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from pyro_vae._errors import InputError
+from pyro_vae.models.representation import Representation
+from pyro_vae.networks import Shape
+
+
+class Likelihood(nn.Module, ABC):
+    """A likelihood `p(x|z)`: a normalised density or mass over data of `shape`, from the decoder's output.
+
+    To write one: take `shape`, set `support` (the representation of data it accepts) and `channels` (decoder outputs per
+    element of x), and return from `forward` a distribution of batch shape `(...)` and event shape `shape`. `Bernoulli` is
+    the simplest example. Log-densities are in nats per datum, never averaged over elements.
+    """
+
+    support: Representation
+    channels: int = 1
+    # How much the decoder's outputs vary over the prior when training starts, `None`: as the network has it. Where the
+    # output is a location, a start that guesses wildly teaches the decoder to ignore z for good.
+    output_spread: float | None = None
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> Distribution:
+        """`(..., channels, *shape)` -> a distribution of batch shape `(...)`, event shape `shape`."""
+
+    def check(self, x: Tensor) -> None:
+        """Raise `InputError` unless every value of `x` is one that this likelihood accepts."""
+        if not self.support.holds(x):
+            name = type(self).__name__
+            raise InputError(f"x holds values that the {name} likelihood does not accept: it takes {self.support.value}")
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
+        """The decoder output `(channels, *shape)` at which `p(x|z)` has the data's mean and standard deviation.
+
+        Training starts from there; `None` where that has no meaning.
+        """
+        return None
+
+    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:  # noqa: B027  # most have nothing to set
+        """Set the likelihood's own parameters and units from the mean and standard deviation of each element of x.
+
+        With `standardise` the elements are on scales of their own, so that the decoder's output should count in
+        standard deviations; the density stays one over x as it is.
+        """
+
+
+def units(mean: Tensor, std: Tensor, *, standardise: bool) -> tuple[Tensor, Tensor]:
+    """A shift and a spread to count in: those of each element, or with `standardise=False` one for all elements."""
+    if not standardise:
+        center = mean.mean()
+        mean, std = center, (std.square() + (mean - center).square()).mean().sqrt()
+    return mean, std.where(std > 0, 1.0)

@@ -1,0 +1,157 @@
+"""Likelihoods with a density: reals, and reals in the unit interval."""
+
+from abc import abstractmethod
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from pyro_vae._errors import InputError
+from pyro_vae.models.likelihoods.base import Likelihood, units
+from pyro_vae.models.representation import Representation
+from pyro_vae.networks import Shape
+
+
+class LocationScale(Likelihood):
+    """Densities of `(x - loc(z)) / scale`: what the members for real data share.
+
+    `loc = shift + spread * decoder(z)`, with `shift = 0` and `spread = 1` until `initialise` sets them to the mean and the
+    standard deviation of the data, over all elements or for each. Learned scales count in units of `spread`.
+
+    Args:
+        shape: shape of one datum.
+        scale: where the scale comes from: a positive number (fixed at it), `'learned'` (one learned number), `'element'`
+            (one learned number for each element of x) or `'network'` (a second decoder channel).
+        min_scale: the smallest scale that can be learned, in units of `spread`; the density of an element that never
+            varies would otherwise grow without bound. It has no effect on a fixed scale.
+
+    Raises:
+        InputError: for another `scale`, or a `min_scale` that is not positive.
+    """
+
+    support = Representation.REAL
+    output_spread = 0.1
+    log_scale: Tensor
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: Shape, *, scale: float | str = "learned", min_scale: float = 1e-3) -> None:
+        super().__init__(shape)
+        name = type(self).__name__
+        if scale not in ("learned", "element", "network") and not _positive(scale):
+            choices = "a positive number, 'learned', 'element' or 'network'"
+            raise InputError(f"scale={scale!r} of the {name} likelihood must be {choices}")
+        if not _positive(min_scale):
+            raise InputError(f"min_scale={min_scale!r} of the {name} likelihood must be positive")
+        self.scale: Any = scale
+        self.min_scale = min_scale
+        self.channels = 2 if scale == "network" else 1
+        self.register_buffer("shift", torch.zeros(self.shape))
+        self.register_buffer("spread", torch.ones(self.shape))
+        if scale in ("learned", "element"):
+            self.log_scale = nn.Parameter(torch.zeros(self.shape if scale == "element" else ()))
+
+    @abstractmethod
+    def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:
+        """The distribution of each element, `(..., *shape)`."""
+
+    def forward(self, h: Tensor) -> Distribution:
+        loc, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
+        fixed = not isinstance(self.scale, str)
+        scale = self.scale if fixed else self.spread * (self.min_scale + (rest[0] if rest else self.log_scale).exp())
+        return self.density(torch.addcmul(self.shift, self.spread, loc), scale).to_event(len(self.shape))
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
+        loc = (mean - self.shift) / self.spread
+        return torch.stack([loc, self._log_scale_of(std)][: self.channels])
+
+    @torch.no_grad()
+    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
+        shift, spread = units(mean, std, standardise=standardise)
+        self.shift.copy_(shift)
+        self.spread.copy_(spread)
+        if self.scale in ("learned", "element"):
+            typical = self._log_scale_of(std)
+            self.log_scale.copy_(typical if self.scale == "element" else (2 * typical).exp().mean().log() / 2)
+
+    def _log_scale_of(self, std: Tensor) -> Tensor:
+        """The `log_scale` of each element at which it has the scale `std`, or the least one."""
+        return (std / self.spread).clamp_min(self.min_scale).log()
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+class Gaussian(LocationScale):
+    """`p(x|z) = prod_i N(x_i; loc_i(z), scale_i)`: real data.
+
+    See `LocationScale` for `scale` (fixed, `'learned'`, `'element'` or `'network'`) and `min_scale`. Source: Kingma &
+    Welling 2013, Auto-Encoding Variational Bayes, appendix C.2; Rybkin, Daniilidis & Levine 2021, Simple and Effective VAE
+    Training with Calibrated Decoders (learned scale).
+
+    >>> Gaussian((2,), scale=1.0)(torch.zeros(1, 2)).log_prob(torch.zeros(2))  # -log(2 pi)
+    tensor(-1.8379)
+    """
+
+    def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:
+        return dist.Normal(loc, scale, validate_args=False)
+
+
+class StudentT(LocationScale):
+    """`p(x|z) = prod_i t(x_i; df, loc_i(z), scale_i)`: real data with outliers.
+
+    Args:
+        shape: shape of one datum.
+        df: degrees of freedom, above 1 so that the mean exists; the smaller, the heavier the tails.
+        scale: as in `LocationScale`.
+        min_scale: as in `LocationScale`.
+
+    Raises:
+        InputError: for `df` of 1 or less, or a wrong `scale` or `min_scale`.
+
+    Source: Lange, Little & Taylor 1989, Robust Statistical Modeling Using the t Distribution.
+
+    >>> StudentT((1,), df=3, scale=1.0)(torch.zeros(1, 1)).log_prob(torch.zeros(1))  # log(2 / (pi sqrt(3)))
+    tensor(-1.0009)
+    """
+
+    def __init__(
+        self, shape: Shape, *, df: float = 4.0, scale: float | str = "learned", min_scale: float = 1e-3
+    ) -> None:
+        super().__init__(shape, scale=scale, min_scale=min_scale)
+        if not _positive(df) or df <= 1:
+            raise InputError(f"df={df!r} of the StudentT likelihood must be a number above 1")
+        self.df = float(df)
+
+    def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:
+        return dist.StudentT(self.df, loc, scale, validate_args=False)
+
+
+class ContinuousBernoulli(Likelihood):
+    """`p(x|z) = prod_i C(p_i) p_i^x_i (1 - p_i)^(1 - x_i)`, with `p = sigmoid(decoder(z))`: reals in [0, 1].
+
+    The normaliser `C(p) = 2 artanh(1 - 2 p) / (1 - 2 p)` is what the cross-entropy on grey pixels lacks; near `p = 1/2` it
+    is taken by its Taylor series. Source: Loaiza-Ganem & Cunningham 2019, The Continuous Bernoulli.
+
+    >>> ContinuousBernoulli((2,))(torch.zeros(1, 2)).log_prob(torch.tensor([0.2, 0.9]))  # uniform at p = 1/2
+    tensor(0.)
+    """
+
+    support = Representation.UNIT
+
+    def forward(self, h: Tensor) -> Distribution:
+        logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
+        return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(len(self.shape))
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
+        """The logit whose mean, `1 / (1 - exp(-logit)) - 1 / logit`, is the data's: by bisection, it has no closed form."""
+        target = mean.double().clamp(1e-3, 1 - 1e-3)
+        low, high = torch.full_like(target, -1e3), torch.full_like(target, 1e3 + 1)  # never meets 0, where 0 / 0 stands
+        for _ in range(80):
+            middle = (low + high) / 2
+            above = 1 / -torch.expm1(-middle) - 1 / middle > target
+            low, high = low.where(above, middle), middle.where(above, high)
+        return low.to(mean.dtype).unsqueeze(0)

@@ -1,0 +1,270 @@
+"""Likelihoods with a mass: bits, grey levels and counts."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from pyro_vae._errors import InputError
+from pyro_vae.models.likelihoods.base import Likelihood, units
+from pyro_vae.models.representation import Representation
+from pyro_vae.networks import Shape
+
+
+class Bernoulli(Likelihood):
+    """`p(x|z) = prod_i p_i^x_i (1 - p_i)^(1 - x_i)`, with `p = sigmoid(decoder(z))`: binary data.
+
+    For grey images choose a binarization; the sum over pixels of grey values is not the density of anything. Source:
+    Kingma & Welling 2013, Auto-Encoding Variational Bayes, appendix C.1.
+
+    >>> Bernoulli((2,))(torch.zeros(1, 2)).log_prob(torch.ones(2))  # 2 log(1/2)
+    tensor(-1.3863)
+    """
+
+    support = Representation.BINARY
+
+    def forward(self, h: Tensor) -> Distribution:
+        logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
+        return dist.Bernoulli(logits=logits, validate_args=False).to_event(len(self.shape))
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
+        # A pixel that is never lit would start at -inf: start as if it were lit once in a thousand data.
+        return torch.logit(mean.clamp(1e-3, 1 - 1e-3)).unsqueeze(0)
+
+
+class Poisson(Likelihood):
+    """`p(x|z) = prod_i rate_i^x_i exp(-rate_i) / x_i!`, with `rate = exp(decoder(z))`: counts.
+
+    >>> Poisson((1,))(torch.zeros(1, 1)).log_prob(torch.zeros(1))  # a rate of 1
+    tensor(-1.)
+    """
+
+    support = Representation.COUNTS
+
+    def forward(self, h: Tensor) -> Distribution:
+        rate = h.squeeze(-len(self.shape) - 1).exp()  # (..., *shape)
+        return dist.Poisson(rate, validate_args=False).to_event(len(self.shape))
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
+        return mean.clamp_min(1e-3).log().unsqueeze(0)  # an element that is always 0 as if it counted 1 in a thousand
+
+
+class NegativeBinomial(Likelihood):
+    """`p(x|z) = prod_i NB(x_i; mean_i(z), r_i)`, variance `mean + mean^2 / r`: counts that vary more than Poisson's.
+
+    Args:
+        shape: shape of one datum.
+        dispersion: where `r` comes from: `'element'` (one learned number for each element) or `'network'` (a second
+            decoder channel). The larger `r`, the closer to Poisson.
+
+    Raises:
+        InputError: for another `dispersion`.
+
+    Source: Lopez, Regier, Cole, Jordan & Yosef 2018, Deep Generative Modeling for Single-Cell Transcriptomics.
+
+    >>> round(NegativeBinomial((1,))(torch.zeros(1, 1)).log_prob(torch.zeros(1)).item(), 4)  # mean 1, r = 1: log(1/2)
+    -0.6931
+    """
+
+    support = Representation.COUNTS
+
+    def __init__(self, shape: Shape, *, dispersion: str = "element") -> None:
+        super().__init__(shape)
+        if dispersion not in ("element", "network"):
+            raise InputError(f"dispersion={dispersion!r} of the NegativeBinomial likelihood must be 'element' or 'network'")
+        self.channels = 2 if dispersion == "network" else 1
+        self.log_r = nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
+
+    def forward(self, h: Tensor) -> Distribution:
+        log_mean, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
+        log_r = rest[0] if self.log_r is None else self.log_r
+        counts = dist.NegativeBinomial(log_r.exp(), logits=log_mean - log_r, validate_args=False)
+        return counts.to_event(len(self.shape))
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
+        log_mean = mean.clamp_min(1e-3).log()
+        return torch.stack([log_mean, self._log_r_of(mean, std)][: self.channels])
+
+    @torch.no_grad()
+    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
+        if self.log_r is not None:
+            self.log_r.copy_(self._log_r_of(mean, std))
+
+    def _log_r_of(self, mean: Tensor, std: Tensor) -> Tensor:
+        """By moments, within what a count can tell: `r = mean^2 / (variance - mean)`."""
+        excess = (std.square() - mean).clamp_min(1e-6)
+        return (mean.clamp_min(1e-3).square() / excess).clamp(1e-2, 1e3).log()
+
+
+def _whole_levels(name: str, levels: int) -> int:
+    if not isinstance(levels, int) or isinstance(levels, bool) or levels < 2:
+        raise InputError(f"levels={levels!r} of the {name} likelihood must be a whole number of at least 2")
+    return levels
+
+
+class Levels(Likelihood):
+    """Masses on the whole numbers `0, ..., levels - 1`: what the members for grey levels share."""
+
+    support = Representation.LEVELS
+
+    def __init__(self, shape: Shape, *, levels: int = 256) -> None:
+        super().__init__(shape)
+        self.levels = _whole_levels(type(self).__name__, levels)
+
+    def check(self, x: Tensor) -> None:
+        super().check(x)
+        if x.max() >= self.levels:
+            name = type(self).__name__
+            raise InputError(
+                f"x holds the level {x.max().item():g}, but {name}(levels={self.levels}) ends at {self.levels - 1}; "
+                f"give it levels={int(x.max()) + 1} or more"
+            )
+
+
+class Categorical(Levels):
+    """`p(x|z) = prod_i pi_i[x_i]`, with `pi = softmax(decoder(z))`: grey levels, a free probability for each.
+
+    Args:
+        shape: shape of one datum.
+        levels: L; the decoder has L outputs for each element.
+
+    Raises:
+        InputError: for fewer than two levels.
+
+    Source: van den Oord, Kalchbrenner & Kavukcuoglu 2016, Pixel Recurrent Neural Networks (section 3.3).
+
+    >>> Categorical((2,), levels=4)(torch.zeros(4, 2)).log_prob(torch.tensor([0.0, 3.0]))  # 2 log(1/4)
+    tensor(-2.7726)
+    """
+
+    def __init__(self, shape: Shape, *, levels: int = 256) -> None:
+        super().__init__(shape, levels=levels)
+        self.channels = levels
+
+    def forward(self, h: Tensor) -> Distribution:
+        logits = h.movedim(-len(self.shape) - 1, -1)  # (..., *shape, levels)
+        return _Categorical(logits=logits, validate_args=False).to_event(len(self.shape))
+
+
+class _Categorical(dist.Categorical):
+    """A categorical distribution over numbers, so that it has a mean and a variance, and draws of the decoder's type."""
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        return super().sample(sample_shape).to(self.logits.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.probs * torch.arange(self.probs.shape[-1], device=self.probs.device)).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        squares = torch.arange(self.probs.shape[-1], device=self.probs.device).square()
+        return (self.probs * squares).sum(-1) - self.mean.square()
+
+
+class DiscretizedLogistic(Levels):
+    """`p(x|z) = prod_i F((x_i + 1/2 - loc_i) / s_i) - F((x_i - 1/2 - loc_i) / s_i)`, F the logistic function: grey levels.
+
+    The lowest and the highest level take all that lies beyond them, so the mass adds up to 1.
+
+    Args:
+        shape: shape of one datum.
+        levels: L; `loc = shift + spread * decoder(z)` and `s` count in levels, with the data's mean and standard deviation
+            as `shift` and `spread` once `initialise` has seen them.
+        scale: where `s` comes from: `'element'` (one learned number for each element) or `'network'` (a second decoder
+            channel).
+
+    Raises:
+        InputError: for fewer than two levels or another `scale`.
+
+    Source: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix; Salimans et al.
+    2017, PixelCNN++.
+
+    >>> round(DiscretizedLogistic((1,), levels=2)(torch.full((1, 1), -1.0)).log_prob(torch.zeros(1)).item(), 4)  # log(1/2)
+    -0.6931
+    """
+
+    output_spread = 0.1
+    log_scale: Tensor
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: Shape, *, levels: int = 256, scale: str = "element") -> None:
+        super().__init__(shape, levels=levels)
+        self.register_buffer("shift", torch.tensor(levels / 2))
+        self.register_buffer("spread", torch.tensor(levels / 4))
+        if scale not in ("element", "network"):
+            raise InputError(f"scale={scale!r} of the DiscretizedLogistic likelihood must be 'element' or 'network'")
+        self.channels = 2 if scale == "network" else 1
+        if scale == "element":
+            self.log_scale = nn.Parameter(torch.full(self.shape, -1.0))
+
+    def forward(self, h: Tensor) -> Distribution:
+        loc, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
+        scale = self.spread * (rest[0] if rest else self.log_scale).exp()
+        return _DiscretizedLogistic(self.shift + self.spread * loc, scale, self.levels).to_event(len(self.shape))
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
+        return torch.stack([(mean - self.shift) / self.spread, self._log_scale_of(std)][: self.channels])
+
+    @torch.no_grad()
+    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
+        shift, spread = units(mean, std, standardise=False)  # grey levels all have one scale
+        self.shift.copy_(shift)
+        self.spread.copy_(spread)
+        if self.channels == 1:
+            self.log_scale.copy_(self._log_scale_of(std))
+
+    def _log_scale_of(self, std: Tensor) -> Tensor:
+        """A logistic distribution has the standard deviation `pi / sqrt(3)` times its scale; at least a tenth of a level."""
+        return ((std * 3**0.5 / torch.pi).clamp_min(0.1) / self.spread).log()
+
+
+class _DiscretizedLogistic(TorchDistribution):
+    """A logistic distribution rounded to the levels `0, ..., levels - 1`."""
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # torch's way
+    has_rsample = False
+
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int) -> None:
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        self.levels = levels
+        super().__init__(self.loc.shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def expand(self, batch_shape: Any, _instance: object = None) -> "_DiscretizedLogistic":
+        return _DiscretizedLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        with torch.no_grad():
+            u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+            return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.levels - 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        # log(F(a) - F(b)) = log F(a) + log F(-b) + log(1 - exp(b - a)), and a - b = 1 / scale: nothing cancels.
+        a, b = (x + 0.5 - self.loc) / self.scale, (x - 0.5 - self.loc) / self.scale
+        below = logsigmoid(a).where(x < self.levels - 1, 0.0)
+        above = logsigmoid(-b).where(x > 0, 0.0)
+        width = (-torch.expm1(-1 / self.scale)).log().where((x > 0) & (x < self.levels - 1), 0.0)
+        return below + above + width
+
+    @property
+    def mean(self) -> Tensor:
+        """`sum_k P(x > k)`."""
+        edges = torch.arange(self.levels - 1, dtype=self.loc.dtype, device=self.loc.device) + 0.5
+        return torch.sigmoid((self.loc[..., None] - edges) / self.scale[..., None]).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """`sum_k (2 k + 1) P(x > k) - mean^2`."""
+        edges = torch.arange(self.levels - 1, dtype=self.loc.dtype, device=self.loc.device) + 0.5
+        above = torch.sigmoid((self.loc[..., None] - edges) / self.scale[..., None])
+        return (2 * edges * above).sum(-1) - self.mean.square()
