@@ -10,7 +10,7 @@ from pyro_vae.inference.estimators import LogMarginal, elbo, log_marginal
 from pyro_vae.inference.fit import History, fit
 from pyro_vae.inference.guides import FullRank, Guide, MeanField
 from pyro_vae.inference.importance import Terms, terms
-from pyro_vae.inference.objectives import ELBO, IWAE, Objective
+from pyro_vae.inference.objectives import CIWAE, ELBO, IWAE, MIWAE, Objective, Renyi
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.likelihoods import (
     Bernoulli,
@@ -31,8 +31,10 @@ from pyro_vae.networks import MLP, ConvNet, Network
 __version__ = "0.1.0"
 
 __all__ = [
+    "CIWAE",
     "ELBO",
     "IWAE",
+    "MIWAE",
     "MLP",
     "SVI",
     "VAE",
@@ -59,6 +61,7 @@ __all__ = [
     "Objective",
     "Poisson",
     "Prior",
+    "Renyi",
     "Representation",
     "Spec",
     "Split",

@@ -99,3 +99,78 @@ class IWAE(Objective):
 
     def bound(self, t: Terms) -> Tensor:
         return t.log_weight.logsumexp(0) - math.log(len(t.log_weight))
+
+
+class Renyi(Objective):
+    """`L_alpha = 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha)`, between IWAE (alpha = 0) and the ELBO (alpha = 1).
+
+    Args:
+        alpha: order of the divergence; a lower bound on log p(x) in expectation for alpha of 0 or more. Negative values
+            overshoot it in the limit of many particles.
+        num_particles: K.
+
+    Raises:
+        InputError: for an alpha that is not a finite number.
+
+    Source: Li & Turner 2016, Renyi Divergence Variational Inference.
+    """
+
+    def __init__(self, *, alpha: float = 0.5, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+        if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+            raise InputError(f"alpha={alpha!r} must be a finite number")
+        self.alpha = alpha
+
+    def bound(self, t: Terms) -> Tensor:
+        power = 1 - self.alpha
+        if abs(power) < 1e-6:  # the limit; closer to it the quotient below loses its digits
+            return t.log_weight.mean(0)
+        return ((power * t.log_weight).logsumexp(0) - math.log(len(t.log_weight))) / power
+
+
+class CIWAE(Objective):
+    """`beta ELBO + (1 - beta) L_K`: between the importance-weighted bound (beta = 0) and the ELBO (beta = 1).
+
+    Args:
+        beta: weight of the ELBO, in [0, 1].
+        num_particles: K, used by both parts.
+
+    Raises:
+        InputError: for a beta outside [0, 1].
+
+    Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
+    """
+
+    def __init__(self, *, beta: float = 0.5, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+        if not isinstance(beta, (int, float)) or not 0 <= beta <= 1:
+            raise InputError(f"beta={beta!r} must lie in [0, 1]")
+        self.beta = beta
+
+    def bound(self, t: Terms) -> Tensor:
+        tight = t.log_weight.logsumexp(0) - math.log(len(t.log_weight))
+        return self.beta * t.log_weight.mean(0) + (1 - self.beta) * tight
+
+
+class MIWAE(Objective):
+    """`1/M sum_m log 1/K sum_k w_mk`: the mean of M importance-weighted bounds of K particles each.
+
+    Args:
+        groups: M.
+        num_particles: M K, the draws for each datum; a multiple of `groups`.
+
+    Raises:
+        InputError: when the particles cannot be dealt out to the groups.
+
+    Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
+    """
+
+    def __init__(self, *, groups: int = 8, num_particles: int = 64) -> None:
+        super().__init__(num_particles=num_particles)
+        if not isinstance(groups, int) or groups < 1 or num_particles % groups:
+            raise InputError(f"groups={groups!r} must divide num_particles={num_particles}")
+        self.groups = groups
+
+    def bound(self, t: Terms) -> Tensor:
+        log_w = t.log_weight.unflatten(0, (self.groups, -1))  # (M, K, B)
+        return (log_w.logsumexp(1) - math.log(log_w.shape[1])).mean(0)
