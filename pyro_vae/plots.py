@@ -8,6 +8,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.models.vae import VAE
@@ -58,9 +59,13 @@ def grid(x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] 
 
 
 def _lines(x: np.ndarray, rows: int, columns: int, title: str, row_labels: Sequence[str]) -> Figure:
-    """Each datum as a line in a cell of its own; all cells have one vertical scale."""
-    low, high = x.min(), x.max()
-    height = (x - low) / ((high - low) or 1.0)
+    """Each datum as a line in a cell of its own, on one scale; columns of very different ranges each on its own."""
+    low, high = x.min(0), x.max(0)
+    if np.ptp(x) > 20 * np.median(high - low):
+        title += " (each element on a scale of its own)"
+    else:
+        low, high = x.min(), x.max()
+    height = (x - low) / np.where(high > low, high - low, 1.0)
     across = np.linspace(0.05, 0.95, x.shape[1]) if x.shape[1] > 1 else np.array([0.5])
     cells = np.arange(len(x))
     points = np.empty((*x.shape, 2))
@@ -99,6 +104,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
                         epochs, values, style, color=f"C{i}", label=text, marker=marker, alpha=0.6 if prefix else 1
                     )
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("nats per datum")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
