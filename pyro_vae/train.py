@@ -306,10 +306,8 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
     if job.config.latent_dim == 2:
         index = spread(2000, len(job.train))
         labels = None if job.data.labels is None else job.data.labels["train"][index.numpy()]
-        with torch.no_grad():
-            means = vae.encode(job.train[index]).mean
         figures["manifold"], _ = plots.manifold(vae)
-        figures["posterior_means"] = plots.scatter(means, labels)
+        figures["posterior_means"] = plots.scatter(vae.posterior_mean(job.train[index]), labels)
     for name, figure in figures.items():
         figure.savefig(folder / "figures" / f"{name}.png")
     return [f"{name}.png" for name in figures]

@@ -288,6 +288,18 @@ def test_variants_are_final_classes():
             assert not [c for c in type.__subclasses__(cls) if c.__module__.startswith("pyro_vae.")]
 
 
+def test_posterior_mean_with_and_without_a_closed_form():
+    vae = build(Spec(SHAPE, D))
+    x = torch.rand(4, *SHAPE).round()
+    assert torch.equal(vae.posterior_mean(x), vae.encode(x).mean)
+    normal = vae.encode(x)
+    log_normal = torch.distributions.TransformedDistribution(normal, [torch.distributions.ExpTransform()])
+    vae.guide.posterior = lambda h: log_normal  # has no mean in torch
+    known = torch.distributions.LogNormal(normal.base_dist.loc, normal.base_dist.scale)
+    error = known.stddev / 10_000**0.5
+    assert ((vae.posterior_mean(x, draws=10_000) - known.mean).abs() < 4.5 * error).all()
+
+
 def test_vae_accepts_any_torch_modules():
     from pyro_vae import Bernoulli, MeanField, StandardNormal
 

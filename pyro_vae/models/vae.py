@@ -83,6 +83,15 @@ class VAE(AbstractProgram):
         return self(x).mean
 
     @torch.no_grad()
+    def posterior_mean(self, x: Tensor, *, draws: int = 100) -> Tensor:
+        """`E[z|x]` under the guide, `(batch, latent_dim)`: in closed form, or by `draws` draws where there is none."""
+        q = self.encode(x)
+        try:
+            return q.mean
+        except NotImplementedError:
+            return q.sample((draws,)).mean(0)
+
+    @torch.no_grad()
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool = False) -> None:
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
 
