@@ -45,10 +45,8 @@ def run(name: str, main: Callable[[Sequence[str]], None], arguments: Sequence[st
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_say(name, f"{where}{error.strerror or error}"))
-    except (MemoryError, torch.OutOfMemoryError):
-        sys.exit(_say(name, "not enough memory; use a smaller --batch-size, --num-particles or network"))
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "allocate memory" not in str(error):
             raise
         sys.exit(_say(name, "not enough memory; use a smaller --batch-size, --num-particles or network"))
     sys.exit(0)
@@ -139,7 +137,7 @@ def open_run(folder: str, *, checkpoint: str, device: str, data_dir: str | None)
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"the file {Path(folder) / 'config.toml'} does not describe a run: {error} is missing"
+            f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"
         ) from error
     data = load_data(**{**request, "data_dir": data_dir or request["data_dir"]})
     if data.shape != spec.shape:

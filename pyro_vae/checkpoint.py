@@ -37,7 +37,7 @@ def save_checkpoint(
     score: float,
     optimizer: Optimizer | None = None,
     progress: Progress | None = None,
-    **more: Any,
+    best: float | None = None,
 ) -> None:
     """Write weights, and with `optimizer` and `progress` all that is needed to go on as if nothing had happened.
 
@@ -49,10 +49,10 @@ def save_checkpoint(
         score: the value that the run's best checkpoint is judged by.
         optimizer: its state, together with
         progress: the state of the training.
-        more: further plain values for the header.
+        best: the best score so far.
     """
     tensors = {f"model.{k}": v for k, v in vae.state_dict().items()}
-    header: dict[str, Any] = {"format": FORMAT, "spec": spec.to_dict(), "epoch": epoch, "score": score, **more}
+    header: dict[str, Any] = {"format": FORMAT, "spec": spec.to_dict(), "epoch": epoch, "score": score, "best": best}
     if optimizer is not None and progress is not None:
         state = optimizer.state_dict()
         header["param_groups"] = state["param_groups"]
@@ -126,7 +126,7 @@ def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progre
         _put_state(optimizer, tensors, header)
         values = {**header["progress"], "totals": tuple(header["progress"]["totals"])}
         progress = Progress(**values, order=tensors.get("progress.order"))
-        return progress, {"best": None, **header}
+        return progress, header
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"the training state in {path} is damaged: {type(error).__name__} {error}") from error
 

@@ -21,8 +21,8 @@ from pyro_vae._errors import InputError
 from pyro_vae._program import pick_device, run
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint, write_atomically
-from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
-from pyro_vae.inference.fit import Epoch, NonFiniteLoss, Progress, run_epochs, score
+from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.inference.fit import Epoch, NonFiniteLossError, Progress, run_epochs, score
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
@@ -52,7 +52,7 @@ def prepare(config: Config) -> Job:
         if value is not None and (not math.isfinite(value) or value < low or (low == 0 and value == 0)):
             raise InputError(f"{flag(name)} {value} must be {'positive and finite' if low == 0 else f'at least {low}'}")
     if config.epochs is None:
-        config = replace(config, epochs=300 if config.dataset == "digits" else 100)
+        config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
     members: dict[str, Any] = {axis: str(parse(axis, getattr(config, axis))) for axis in AXES}
     config = replace(config, **members)
@@ -77,8 +77,6 @@ def prepare(config: Config) -> Job:
         dequantize=config.dequantize,
         scale=config.scale,
     )
-    if config.precision not in PRECISIONS:
-        raise InputError(f"--precision {config.precision} must be one of {', '.join(PRECISIONS)}")
     dtype = PRECISIONS[config.precision]
     train = data.split("train", bridge, dtype=dtype)
     validation = data.split("validation", bridge, dtype=dtype)
@@ -277,7 +275,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
                 display.epoch(e)
                 for name in Epoch._fields[1:] if writer else ():
                     writer.add_scalar(name, getattr(e, name), e.epoch)
-        except NonFiniteLoss as error:
+        except NonFiniteLossError as error:
             kept = f"; the checkpoint after epoch {progress.epoch} is kept in {folder}" if last.is_file() else ""
             raise InputError(f"{error}{kept}") from error
         finally:

@@ -8,7 +8,7 @@ import torch
 
 from ppca import PPCA
 from pyro_vae import ELBO, IWAE, SVI, InputError, Spec, build, elbo, fit, terms
-from pyro_vae.inference.fit import NonFiniteLoss, Progress, cosine, run_epochs
+from pyro_vae.inference.fit import NonFiniteLossError, Progress, cosine, run_epochs
 
 
 def still(vae, loss, **options):
@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_names_step_and_site():
                 vae.model.decoder.layers[-1].weight.fill_(math.nan)
         return False
 
-    with pytest.raises(NonFiniteLoss, match=r"step 5: the log-probability of site 'x' under the model is nan"):
+    with pytest.raises(NonFiniteLossError, match=r"step 5: the log-probability of site 'x' under the model is nan"):
         list(run_epochs(svi, x, epochs=3, batch_size=10, stop=stop))
 
 
@@ -177,7 +177,7 @@ def test_parameters_that_break_at_the_end_of_an_epoch_are_not_called_an_epoch(va
     svi.optimizer.step = step
     epochs = run_epochs(svi, bits(30), epochs=3, batch_size=10, validation=validation)
     assert next(epochs).epoch == 1
-    with pytest.raises(NonFiniteLoss, match="parameter stopped being finite at step 6"):
+    with pytest.raises(NonFiniteLossError, match="parameter stopped being finite at step 6"):
         next(epochs)
 
 

@@ -87,11 +87,6 @@ class Split:
         return self.bridge(self.values[index], dtype=self.dtype)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one datum."""
-        return tuple(self.values.shape[1:])
-
-    @property
     def device(self) -> torch.device:
         return self.values.device
 

@@ -158,4 +158,5 @@ FIXED_SIZES = {
     ("omniglot", "validation"): 1000,
 }
 
+EPOCHS = {"digits": 300}  # passes that a small data set needs, where it is not 100
 MAXIMA = {"digits": 16.0}  # the largest value of data stored as bytes, where it is not 255

@@ -17,16 +17,16 @@ def tail_length(num_particles: int) -> int:
 def pareto_k(largest: Tensor) -> Tensor:
     """The shape k of a generalised Pareto distribution fitted to the largest importance weights.
 
-    Below 0.7 the estimate converges at a practical rate; above it, the mean is dominated by a few draws and neither it nor
-    its standard error can be trusted. Values equal ArviZ's `psislw`.
+    Below 0.7 the estimate converges at a practical rate; above it, the mean is dominated by a few draws and neither it
+    nor its standard error can be trusted. Values equal ArviZ's `psislw`.
 
     Args:
-        largest: the `tail_length(K) + 1` largest log-weights of each datum, `(..., M + 1)`, in any order; the smallest of
-            them is the threshold of the tail.
+        largest: the `tail_length(K) + 1` largest log-weights of each datum, `(..., M + 1)`, in any order; the smallest
+            of them is the threshold of the tail.
 
     Returns:
-        k, shape `(...)`: `inf` where fewer than five weights exceed the threshold, as ArviZ has it, and `-inf` where all
-        weights are equal up to rounding (the guide is the exact posterior: nothing to fear).
+        k, shape `(...)`: `inf` where fewer than five weights exceed the threshold, as ArviZ has it, and `-inf` where
+        all weights are equal up to rounding (the guide is the exact posterior: nothing to fear).
 
     Source: Zhang & Stephens 2009, A New and Efficient Estimation Method for the Generalized Pareto Distribution.
     """

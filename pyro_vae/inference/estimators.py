@@ -1,6 +1,7 @@
 """Estimators of log p(x) and of the ELBO, as results that carry their errors."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -57,7 +58,8 @@ def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_
     """The ELBO of a data set by Monte Carlo, `E_q[log p(x|z)] - E_q[log q(z|x) - log p(z)]`, averaged over the data.
 
     Args:
-        model, guide: any Pyro pair with a data plate at dim -1.
+        model: any Pyro model with a data plate at dim -1, called with a batch of data.
+        guide: its guide, called with the same.
         x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
         batch_size: data in memory at a time.
         num_particles: draws for each datum.
@@ -168,8 +170,6 @@ class LogMarginal:
 
     def to_arviz(self) -> "arviz.InferenceData":
         """An ArviZ `InferenceData`: `log_likelihood.x` holds the values, `sample_stats` the other columns by datum."""
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at every import
             import arviz
@@ -177,7 +177,9 @@ class LogMarginal:
 
         columns = {k: v.cpu().numpy() for k, v in self.per_datum.items()}
         values = columns.pop("values")
-        stats = xarray.Dataset({k: ("datum", v) for k, v in columns.items()}, attrs={"num_particles": self.num_particles})
+        stats = xarray.Dataset(
+            {k: ("datum", v) for k, v in columns.items()}, attrs={"num_particles": self.num_particles}
+        )
         likelihood = xarray.Dataset({"x": (("chain", "draw", "datum"), values[None, None])})
         return arviz.InferenceData(log_likelihood=likelihood, sample_stats=stats)
 
@@ -260,11 +262,12 @@ def log_marginal(
 ) -> LogMarginal:
     """Importance-weighted estimate of the marginal log-likelihood of each datum.
 
-    `log p(x) >= E[log 1/K sum_k p(x, z_k) / q(z_k|x)]`, `z_k ~ q(z|x)`, with equality as K grows. Exactly `num_particles`
-    are drawn for each datum, in chunks that keep within `memory`.
+    `log p(x) >= E[log 1/K sum_k p(x, z_k) / q(z_k|x)]`, `z_k ~ q(z|x)`, with equality as K grows. Exactly
+    `num_particles` are drawn for each datum, in chunks that keep within `memory`.
 
     Args:
-        model, guide: any Pyro pair with a data plate at dim -1, called with a batch of data.
+        model: any Pyro model with a data plate at dim -1, called with a batch of data.
+        guide: its guide, called with the same.
         x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
         num_particles: K.
         memory: bytes to keep within (beside the data and the networks).
@@ -274,7 +277,8 @@ def log_marginal(
         A `LogMarginal` with N values and their errors.
 
     Raises:
-        InputError: for empty data or data that the likelihood does not accept, fewer than one particle, or a memory bound too small for a single draw.
+        InputError: for empty data or data that the likelihood does not accept, for fewer than one particle, or for a
+            memory bound too small for a single draw.
 
     Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, equation 8.
 
@@ -310,7 +314,7 @@ def log_marginal(
 
 def _chunks(num_particles: int, size: int, draw: int, memory: int) -> tuple[int, int]:
     """How many data and how many particles of each to hold at a time, for `draw` bytes a particle."""
-    tail = 4 * 8 * (tail_length(num_particles) + 1)  # the largest weights of one datum, twice over while they are merged
+    tail = 4 * 8 * (tail_length(num_particles) + 1)  # one datum's largest weights, and copies while they are merged
     if tail + draw > memory:
         raise InputError(
             f"{num_particles} particles need {_mib(tail + draw)} MiB for a single datum and the memory bound is "

@@ -42,7 +42,8 @@ class Epoch(NamedTuple):
     """What one epoch did; log-probabilities in nats per datum, un-annealed whatever was optimised.
 
     ELBO, reconstruction and KL are means over the steps of the epoch (for an ELBO of Pyro's, which keeps its terms to
-    itself: over the first thousand data after it). `loss` is the mean of the objective's loss per datum; the `validation_*` are nan without validation data.
+    itself: over the first thousand data after it). `loss` is the mean of the objective's loss per datum; the
+    `validation_*` are nan without validation data.
     """
 
     epoch: int
@@ -59,7 +60,7 @@ class Epoch(NamedTuple):
 
 
 class History(list[Epoch]):
-    """The epochs of a run in order; `history.best` has the highest validation ELBO (training ELBO without validation)."""
+    """The epochs of a run in order; `history.best` has the highest validation ELBO, or training ELBO without one."""
 
     @property
     def best(self) -> Epoch:
@@ -74,7 +75,7 @@ def score(epoch: Epoch) -> float:
 ADVICE = "lower the learning rate or check the scale of the data"
 
 
-class NonFiniteLoss(InputError):
+class NonFiniteLossError(InputError):
     """The loss became infinite or not a number; the message names the step and the site."""
 
 
@@ -113,7 +114,8 @@ class Rows:
     def drain(self, first_step: int, totals: tuple[float, float, float]) -> tuple[float, float, float]:
         """Read the rows kept since the last call and add their loss, reconstruction and KL to `totals`.
 
-        Raises `NonFiniteLoss` for the first row whose loss is not finite; `first_step` is the number of the first row.
+        Raises `NonFiniteLossError` for the first row whose loss is not finite; `first_step` is the number of the first
+        row.
         """
         if not self.rows:
             return totals
@@ -123,11 +125,12 @@ class Rows:
         if len(bad):
             row = table[bad[0, 0]]
             column = int((~row[3:].isfinite()).nonzero()[0, 0])
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"the loss stopped being finite at step {first_step + int(bad[0, 0])}: the {self.labels[column]} is "
                 f"{row[3 + column].item()}; {ADVICE}"
             )
-        columns = zip(table[:, :3].T.tolist(), totals, strict=True)  # one by one: the sum does not depend on who reads when
+        # Added one by one, so that the sum does not depend on when somebody reads.
+        columns = zip(table[:, :3].T.tolist(), totals, strict=True)
         loss, reconstruction, kl = (sum(column, start) for column, start in columns)
         return loss, reconstruction, kl
 
@@ -160,7 +163,7 @@ def run_epochs(
         report: called from time to time with the number of data done, the size of the epoch, and its ELBO so far.
 
     Raises:
-        NonFiniteLoss: naming the step and the site.
+        NonFiniteLossError: naming the step and the site.
     """
     progress = Progress() if progress is None else progress
     size = len(data)
@@ -175,7 +178,8 @@ def run_epochs(
         first = progress.epoch * steps + progress.position // batch_size + 1
         while progress.position < size:
             index = order[progress.position : progress.position + batch_size]
-            rate = learning_rate * schedule((progress.epoch * steps + progress.position // batch_size) / (epochs * steps))
+            done = progress.epoch * steps + progress.position // batch_size
+            rate = learning_rate * schedule(done / (epochs * steps))
             for group in svi.optimizer.param_groups if svi.has_optimizer else ():
                 group["lr"] = rate
             loss, t = svi.step_and_terms(data[index])
@@ -191,7 +195,7 @@ def run_epochs(
                 report(progress.position, size, (progress.totals[1] - progress.totals[2]) / progress.position)
             if halt and progress.position < size:
                 return
-        epoch = _close(svi, data, validation, progress, rate, steps)
+        epoch = _close(svi, data, validation, progress=progress, rate=rate, steps=steps)
         progress.epoch, progress.order, progress.position = progress.epoch + 1, None, 0
         progress.totals, progress.seconds = (0.0, 0.0, 0.0), 0.0
         yield epoch
@@ -205,13 +209,13 @@ def _mode(svi: SVI, *, train: bool) -> None:
             program.train(train)
 
 
-def _close(svi: SVI, data: Any, validation: Any, progress: Progress, rate: float, steps: int) -> Epoch:
+def _close(svi: SVI, data: Any, validation: Any, *, progress: Progress, rate: float, steps: int) -> Epoch:
     """The record of an epoch whose steps are done."""
     size = len(data)
     loss, reconstruction, kl = (total / size for total in progress.totals)
     if not all(bool(p.isfinite().all()) for group in svi.optimizer.param_groups for p in group["params"]):
         last = (progress.epoch + 1) * steps
-        raise NonFiniteLoss(f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}")
+        raise NonFiniteLossError(f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}")
     _mode(svi, train=False)
     with forked_random():
         torch.manual_seed(0)  # the same latents and bits after every epoch: differences are the model's
@@ -219,7 +223,7 @@ def _close(svi: SVI, data: Any, validation: Any, progress: Progress, rate: float
         if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
             _, reconstruction, kl = elbo(svi.model, svi.guide, data[torch.arange(min(size, 1000))])
     if validation is not None and not math.isfinite(valid.elbo):
-        raise NonFiniteLoss(f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}")
+        raise NonFiniteLossError(f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}")
     return Epoch(
         epoch=progress.epoch + 1,
         elbo=reconstruction - kl,
@@ -265,7 +269,7 @@ def fit(
 
     Raises:
         InputError: for empty data, or values that the model's likelihood does not accept.
-        NonFiniteLoss: when the loss stops being finite, naming the step and the site.
+        NonFiniteLossError: when the loss stops being finite, naming the step and the site.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> _ = torch.manual_seed(0)
@@ -275,9 +279,7 @@ def fit(
     True
     """
     check_data(vae.model, data)
-    svi = SVI(
-        vae.model, vae.guide, lambda p: optimizer(p, lr=learning_rate), objective or ELBO(), reduction="mean"
-    )
+    svi = SVI(vae.model, vae.guide, lambda p: optimizer(p, lr=learning_rate), objective or ELBO(), reduction="mean")
     return History(
         run_epochs(
             svi,

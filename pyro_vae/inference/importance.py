@@ -76,8 +76,10 @@ def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **
     Works for any Pyro pair whose sites all lie in one plate at dim -1, whether or not it comes from this package.
 
     Args:
-        model: Pyro model, called with `*args, **kwargs`.
-        guide: Pyro guide, called with the same.
+        model: Pyro model.
+        guide: Pyro guide.
+        *args: what both are called with.
+        **kwargs: the same.
         num_particles: K, the number of draws for each datum.
 
     Returns:
@@ -114,9 +116,7 @@ def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **
         elif log_p is not None:
             log_pz = log_pz + log_p
         either: Any = p_site or q_site
-        sites[name] = Site(
-            either["value"], p_site and p_site["fn"], q_site and q_site["fn"], log_p=log_p, log_q=log_q
-        )
+        sites[name] = Site(either["value"], p_site and p_site["fn"], q_site and q_site["fn"], log_p=log_p, log_q=log_q)
     return Terms(log_px.expand(shape), log_pz.expand(shape), log_qz.expand(shape), sites, scale)
 
 
@@ -134,9 +134,9 @@ def _frame(sites: dict[str, Any]) -> tuple[tuple[int, int], float]:
             raise InputError(f"site {name!r} lies in the plate {inner!r} too; declare its dimensions with .to_event()")
         shapes[name], scales[name] = (plates[-2].size, plates[-1].size), float(site["scale"])
     first = next(iter(shapes))
-    for name in shapes:
-        if shapes[name] != shapes[first]:
-            sizes = f"{shapes[first][1]} and {shapes[name][1]}"
+    for name, shape in shapes.items():
+        if shape != shapes[first]:
+            sizes = f"{shapes[first][1]} and {shape[1]}"
             raise InputError(f"sites {first!r} and {name!r} lie in data plates of different sizes, {sizes}")
         if scales[name] != scales[first]:
             raise InputError(f"sites {first!r} and {name!r} are scaled differently; weigh the KL by ELBO(beta=...)")

@@ -16,9 +16,9 @@ from pyro_vae.inference.importance import Program, Terms, terms, traces
 class Objective(pyro.infer.ELBO, ABC):
     """A bound to be maximised; an instance of `pyro.infer.ELBO`, so that it works wherever Pyro takes one.
 
-    To write one: implement `bound`, from the `Terms` of `num_particles` draws to one number for each datum. `ELBO` is the
-    simplest example. `objective(model, guide)` is a torch module whose call returns the loss, minus the bound summed over
-    the batch; `SVI` and `pyro.infer.SVI` take the objective as their `loss`.
+    To write one: implement `bound`, from the `Terms` of `num_particles` draws to one number for each datum. `ELBO` is
+    the simplest example. `objective(model, guide)` is a torch module whose call returns the loss, minus the bound
+    summed over the batch; `SVI` and `pyro.infer.SVI` take the objective as their `loss`.
 
     Latent sites that cannot be reparameterised get the score-function estimator: the gradient is
     `grad bound + bound * grad sum_k log q(z_k|x)`, unbiased for every bound.

@@ -13,9 +13,9 @@ from pyro_vae._errors import InputError
 class Prior(nn.Module, ABC):
     """A prior `p(z)` over latent vectors, as a module that returns a distribution.
 
-    To write one: take `latent_dim`, put whatever is learned into parameters, and return from `forward` a distribution of
-    batch shape `()` and event shape `(latent_dim,)`. `StandardNormal` is the simplest example. Its docstring's first line
-    is what `--help` prints.
+    To write one: take `latent_dim`, put whatever is learned into parameters, and return from `forward` a distribution
+    of batch shape `()` and event shape `(latent_dim,)`. `StandardNormal` is the simplest example. Its docstring's first
+    line is what `--help` prints.
     """
 
     def __init__(self, latent_dim: int) -> None:
@@ -67,7 +67,7 @@ class GaussianMixture(Prior):
     def __init__(self, latent_dim: int, *, components: int = 10) -> None:
         super().__init__(latent_dim)
         if not isinstance(components, int) or components < 1:
-            raise InputError(f"components={components!r} of the GaussianMixture prior must be a whole number of at least 1")
+            raise InputError(f"components={components!r} of GaussianMixture must be a whole number of at least 1")
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))

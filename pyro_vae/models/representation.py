@@ -9,8 +9,8 @@ from torch import Tensor
 class Representation(Enum):
     """The kind of number in `x`: a data set has one, a likelihood asks for one.
 
-    A Bernoulli number and a Gaussian number are measured against different base measures and can't be compared, which is
-    why the representation is stored with a run and printed with its result.
+    A Bernoulli number and a Gaussian number are measured against different base measures and can't be compared, which
+    is why the representation is stored with a run and printed with its result.
     """
 
     BINARY = "bits (0 or 1)"

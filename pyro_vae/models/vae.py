@@ -96,8 +96,8 @@ class VAE(AbstractProgram):
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
 
         Sets the decoder's last layer (where it is a `Network` that has one), the likelihood's scale, and the units of a
-        `Standardised` encoder: one for all elements, or with `standardise`, for elements on scales of their own, one for
-        each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is.
+        `Standardised` encoder: one for all elements, or with `standardise`, for elements on scales of their own, one
+        for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is.
         """
         likelihood, decoder = self.model.likelihood, self.model.decoder
         likelihood.initialise(mean, std, standardise=standardise)

@@ -13,9 +13,9 @@ from pyro_vae.networks import Shape
 class Likelihood(nn.Module, ABC):
     """A likelihood `p(x|z)`: a normalised density or mass over data of `shape`, from the decoder's output.
 
-    To write one: take `shape`, set `support` (the representation of data it accepts) and `channels` (decoder outputs per
-    element of x), and return from `forward` a distribution of batch shape `(...)` and event shape `shape`. `Bernoulli` is
-    the simplest example. Log-densities are in nats per datum, never averaged over elements.
+    To write one: take `shape`, set `support` (the representation of data it accepts) and `channels` (decoder outputs
+    per element of x), and return from `forward` a distribution of batch shape `(...)` and event shape `shape`.
+    `Bernoulli` is the simplest example. Log-densities are in nats per datum, never averaged over elements.
     """
 
     support: Representation
@@ -36,7 +36,7 @@ class Likelihood(nn.Module, ABC):
         """Raise `InputError` unless every value of `x` is one that this likelihood accepts."""
         if not self.support.holds(x):
             name = type(self).__name__
-            raise InputError(f"x holds values that the {name} likelihood does not accept: it takes {self.support.value}")
+            raise InputError(f"x holds values that {name} does not accept: it takes {self.support.value}")
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
         """The decoder output `(channels, *shape)` at which `p(x|z)` has the data's mean and standard deviation.
@@ -45,7 +45,7 @@ class Likelihood(nn.Module, ABC):
         """
         return None
 
-    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:  # noqa: B027  # most have nothing to set
+    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
         """Set the likelihood's own parameters and units from the mean and standard deviation of each element of x.
 
         With `standardise` the elements are on scales of their own, so that the decoder's output should count in

@@ -17,13 +17,13 @@ from pyro_vae.networks import Shape
 class LocationScale(Likelihood):
     """Densities of `(x - loc(z)) / scale`: what the members for real data share.
 
-    `loc = shift + spread * decoder(z)`, with `shift = 0` and `spread = 1` until `initialise` sets them to the mean and the
-    standard deviation of the data, over all elements or for each. Learned scales count in units of `spread`.
+    `loc = shift + spread * decoder(z)`, with `shift = 0` and `spread = 1` until `initialise` sets them to the mean and
+    the standard deviation of the data, over all elements or for each. Learned scales count in units of `spread`.
 
     Args:
         shape: shape of one datum.
-        scale: where the scale comes from: a positive number (fixed at it), `'learned'` (one learned number), `'element'`
-            (one learned number for each element of x) or `'network'` (a second decoder channel).
+        scale: where the scale comes from: a positive number (fixed at it), `'learned'` (one learned number),
+            `'element'` (one learned number for each element of x) or `'network'` (a second decoder channel).
         min_scale: the smallest scale that can be learned, in units of `spread`; the density of an element that never
             varies would otherwise grow without bound. It has no effect on a fixed scale.
 
@@ -89,8 +89,8 @@ class Gaussian(LocationScale):
     """`p(x|z) = prod_i N(x_i; loc_i(z), scale_i)`: real data.
 
     See `LocationScale` for `scale` (fixed, `'learned'`, `'element'` or `'network'`) and `min_scale`. Source: Kingma &
-    Welling 2013, Auto-Encoding Variational Bayes, appendix C.2; Rybkin, Daniilidis & Levine 2021, Simple and Effective VAE
-    Training with Calibrated Decoders (learned scale).
+    Welling 2013, Auto-Encoding Variational Bayes, appendix C.2; Rybkin, Daniilidis & Levine 2021, Simple and Effective
+    VAE Training with Calibrated Decoders (learned scale).
 
     >>> Gaussian((2,), scale=1.0)(torch.zeros(1, 2)).log_prob(torch.zeros(2))  # -log(2 pi)
     tensor(-1.8379)
@@ -133,8 +133,8 @@ class StudentT(LocationScale):
 class ContinuousBernoulli(Likelihood):
     """`p(x|z) = prod_i C(p_i) p_i^x_i (1 - p_i)^(1 - x_i)`, with `p = sigmoid(decoder(z))`: reals in [0, 1].
 
-    The normaliser `C(p) = 2 artanh(1 - 2 p) / (1 - 2 p)` is what the cross-entropy on grey pixels lacks; near `p = 1/2` it
-    is taken by its Taylor series. Source: Loaiza-Ganem & Cunningham 2019, The Continuous Bernoulli.
+    The normaliser `C(p) = 2 artanh(1 - 2 p) / (1 - 2 p)` is what the cross-entropy on grey pixels lacks; near `p = 1/2`
+    it is taken by its Taylor series. Source: Loaiza-Ganem & Cunningham 2019, The Continuous Bernoulli.
 
     >>> ContinuousBernoulli((2,))(torch.zeros(1, 2)).log_prob(torch.tensor([0.2, 0.9]))  # uniform at p = 1/2
     tensor(0.)
@@ -147,7 +147,7 @@ class ContinuousBernoulli(Likelihood):
         return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(len(self.shape))
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
-        """The logit whose mean, `1 / (1 - exp(-logit)) - 1 / logit`, is the data's: by bisection, it has no closed form."""
+        """The logit whose mean, `1 / (1 - exp(-logit)) - 1 / logit`, is the data's: by bisection."""
         target = mean.double().clamp(1e-3, 1 - 1e-3)
         low, high = torch.full_like(target, -1e3), torch.full_like(target, 1e3 + 1)  # never meets 0, where 0 / 0 stands
         for _ in range(80):

@@ -76,7 +76,7 @@ class NegativeBinomial(Likelihood):
     def __init__(self, shape: Shape, *, dispersion: str = "element") -> None:
         super().__init__(shape)
         if dispersion not in ("element", "network"):
-            raise InputError(f"dispersion={dispersion!r} of the NegativeBinomial likelihood must be 'element' or 'network'")
+            raise InputError(f"dispersion={dispersion!r} of NegativeBinomial must be 'element' or 'network'")
         self.channels = 2 if dispersion == "network" else 1
         self.log_r = nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
 
@@ -152,7 +152,7 @@ class Categorical(Levels):
 
 
 class _Categorical(dist.Categorical):
-    """A categorical distribution over numbers, so that it has a mean and a variance, and draws of the decoder's type."""
+    """A categorical distribution over numbers: with a mean and a variance, and draws of the decoder's type."""
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         return super().sample(sample_shape).to(self.logits.dtype)
@@ -168,24 +168,25 @@ class _Categorical(dist.Categorical):
 
 
 class DiscretizedLogistic(Levels):
-    """`p(x|z) = prod_i F((x_i + 1/2 - loc_i) / s_i) - F((x_i - 1/2 - loc_i) / s_i)`, F the logistic function: grey levels.
+    """`p(x|z) = prod_i F((x_i + 1/2 - loc_i) / s_i) - F((x_i - 1/2 - loc_i) / s_i)`, F logistic: grey levels.
 
     The lowest and the highest level take all that lies beyond them, so the mass adds up to 1.
 
     Args:
         shape: shape of one datum.
-        levels: L; `loc = shift + spread * decoder(z)` and `s` count in levels, with the data's mean and standard deviation
-            as `shift` and `spread` once `initialise` has seen them.
+        levels: L; `loc = shift + spread * decoder(z)` and `s` count in levels, with the data's mean and standard
+            deviation as `shift` and `spread` once `initialise` has seen them.
         scale: where `s` comes from: `'element'` (one learned number for each element) or `'network'` (a second decoder
             channel).
 
     Raises:
         InputError: for fewer than two levels or another `scale`.
 
-    Source: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix; Salimans et al.
-    2017, PixelCNN++.
+    Source: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix; Salimans
+    et al. 2017, PixelCNN++.
 
-    >>> round(DiscretizedLogistic((1,), levels=2)(torch.full((1, 1), -1.0)).log_prob(torch.zeros(1)).item(), 4)  # log(1/2)
+    >>> likelihood = DiscretizedLogistic((1,), levels=2)
+    >>> round(likelihood(torch.full((1, 1), -1.0)).log_prob(torch.zeros(1)).item(), 4)  # log(1/2)
     -0.6931
     """
 
@@ -221,7 +222,7 @@ class DiscretizedLogistic(Levels):
             self.log_scale.copy_(self._log_scale_of(std))
 
     def _log_scale_of(self, std: Tensor) -> Tensor:
-        """A logistic distribution has the standard deviation `pi / sqrt(3)` times its scale; at least a tenth of a level."""
+        """From the standard deviation, `pi / sqrt(3)` times the scale; at least a tenth of a level."""
         return ((std * 3**0.5 / torch.pi).clamp_min(0.1) / self.spread).log()
 
 
