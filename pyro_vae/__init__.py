@@ -26,7 +26,7 @@ from pyro_vae.models.likelihoods import (
 from pyro_vae.models.priors import GaussianMixture, Prior, StandardNormal
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE, Model
-from pyro_vae.networks import MLP, ConvNet, Network
+from pyro_vae.networks import MLP, ConvNet, GatedConv, GatedMLP, Linear, Network, ResNet
 
 __version__ = "0.1.0"
 
@@ -47,12 +47,15 @@ __all__ = [
     "DataSet",
     "DiscretizedLogistic",
     "FullRank",
+    "GatedConv",
+    "GatedMLP",
     "Gaussian",
     "GaussianMixture",
     "Guide",
     "History",
     "InputError",
     "Likelihood",
+    "Linear",
     "LogMarginal",
     "MeanField",
     "Model",
@@ -63,6 +66,7 @@ __all__ = [
     "Prior",
     "Renyi",
     "Representation",
+    "ResNet",
     "Spec",
     "Split",
     "StandardNormal",

@@ -1,0 +1,160 @@
+"""What a network is, and what the members share."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._errors import InputError
+
+Shape = tuple[int, ...]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class Network(nn.Module, ABC):
+    """The body of an encoder or decoder, `(..., *in_shape) -> (..., *out_shape)` for any leading dimensions.
+
+    To write one: take `in_shape` and `out_shape` (`None`: end with the last hidden features, as an encoder does), set
+    `self.in_shape` and `self.out_shape`, and implement `forward`. `MLP` is the simplest example.
+    """
+
+    in_shape: Shape
+    out_shape: Shape
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., *in_shape) -> (..., *out_shape)`."""
+
+    @classmethod
+    def encoder(cls, shape: Shape, **arguments: Any) -> Self:
+        """The body that reads data of `shape` and returns features `(..., features)`."""
+        return cls(shape, None, **arguments)  # type: ignore[call-arg]
+
+    @classmethod
+    def decoder(cls, latent_dim: int, shape: Shape, **arguments: Any) -> Self:
+        """The body that reads a latent `(..., latent_dim)` and returns `(..., *shape)`; mirrors `encoder`."""
+        return cls((latent_dim,), shape, **arguments)  # type: ignore[call-arg]
+
+    @property
+    def output_layer(self) -> nn.Linear | nn.ConvTranspose2d | None:
+        """The last, linear layer of a decoder; `None` where the body has no such thing."""
+        return None
+
+    @torch.no_grad()
+    def set_output_bias(self, h: Tensor) -> None:
+        """Let the network return `h`, of shape `out_shape`, on average: averaged where one bias serves many outputs."""
+        if self.output_layer is not None and self.output_layer.bias is not None:
+            bias = self.output_layer.bias
+            bias.copy_(h.reshape(bias.numel(), -1).mean(1))
+
+    @torch.no_grad()
+    def set_output_spread(self, target: float, x: Tensor) -> None:
+        """Scale the last layer's weights so that the outputs for `x`, `(n, *in_shape)`, vary by `target` on average."""
+        if self.output_layer is not None:
+            spread = self(x).std(0).mean()
+            self.output_layer.weight.mul_(target / spread.clamp_min(1e-12))
+
+
+def activation_layer(name: str) -> nn.Module:
+    """The module of one of `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise InputError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def spread(layer: nn.Module, activation: str) -> None:
+    """Draw a layer's weights so that activations keep their variance: He for the rectifiers, Glorot for the others.
+
+    PyTorch's own default shrinks signals by a factor of sqrt(3) or more a layer; with ReLU the decoder of a small data
+    set then never learns to listen to z. Source: Glorot & Bengio 2010; He et al. 2015.
+    """
+    if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if activation in ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus"):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        else:
+            nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def gain(nonlinearity: Callable[[Tensor], Tensor]) -> float:
+    """`1 / sqrt(E[f(g)^2])` with `g ~ N(0, 1)`: the factor that makes up for what a nonlinearity f takes away.
+
+    >>> round(gain(torch.relu) ** 2, 3), round(gain(torch.sigmoid), 3)
+    (2.0, 1.846)
+    """
+    g = torch.linspace(-10, 10, 2001, dtype=torch.float64)
+    density = torch.distributions.Normal(0.0, 1.0).log_prob(g).exp()
+    return torch.trapezoid(nonlinearity(g).square() * density, g).item() ** -0.5
+
+
+@torch.no_grad()
+def keep_variance(layer: nn.Module, *gains: float) -> None:
+    """Draw a layer's weights with variance `gain^2 / n_in`, one gain for each equal part of its outputs.
+
+    `n_in` is the number of inputs that reach one output; a transposed convolution of stride s spreads its kernel over
+    s^2 outputs. Inputs of mean square 1 then make outputs of variance `gain^2`, whatever the widths and the channels.
+    Biases start at zero. Source: Glorot & Bengio 2010 (the condition for the forward signal).
+    """
+    if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        outputs, reach = (1, math.prod(layer.stride)) if isinstance(layer, nn.ConvTranspose2d) else (0, 1)
+        n_in = layer.weight.numel() / layer.weight.shape[outputs] / reach
+        for part, gain in zip(layer.weight.chunk(len(gains), outputs), gains, strict=True):
+            bound = gain * math.sqrt(3 / n_in)
+            part.uniform_(-bound, bound)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    """`values` as a tuple, once all are whole numbers of at least 1; `name` is the argument they were given as."""
+    values = (values,) if not isinstance(values, tuple | list) else tuple(values)
+    if any(not isinstance(v, int) or v < 1 for v in values):
+        raise InputError(f"{name}={values} must hold whole numbers of at least 1, such as {name}=(200, 200)")
+    return values
+
+
+class Standardised(nn.Module):
+    """An encoder body that sees `(x - shift) / spread`: real data of any scale look alike to it.
+
+    `shift` and `spread` are buffers of the shape of one datum, 0 and 1 until `VAE.initialise` sets them from the data.
+    """
+
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, body: Network) -> None:
+        super().__init__()
+        self.body = body
+        self.in_shape, self.out_shape = body.in_shape, body.out_shape
+        self.register_buffer("shift", torch.zeros(body.in_shape))
+        self.register_buffer("spread", torch.ones(body.in_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., *in_shape) -> (..., *out_shape)`."""
+        return self.body(self.standardise(x))
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """`(x - shift) / spread`."""
+        return (x - self.shift) / self.spread
+
+
+def features(encoder: nn.Module, given: int | None) -> int:
+    """The number of features that an encoder returns: its `out_shape`, or the number `given` for any other module."""
+    shape = getattr(encoder, "out_shape", None) if given is None else (given,)
+    if shape is None:
+        name = type(encoder).__name__
+        raise InputError(f"the encoder {name} does not say its out_shape; give the guide features=<its output width>")
+    return math.prod(shape)

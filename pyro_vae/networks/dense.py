@@ -1,0 +1,155 @@
+"""Networks on flattened data."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._errors import InputError
+from pyro_vae.networks.base import Network, Shape, activation_layer, gain, keep_variance, spread, whole_numbers
+
+
+class _Dense(Network):
+    """Hidden layers one after the other on the flattened input, and a linear last layer if there is an `out_shape`.
+
+    Args:
+        in_shape, out_shape, hidden, dropout: as in `MLP`.
+        nonlinearity: makes the module that follows a hidden layer.
+        widen: how many times wider than its output that module wants its input.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape | None,
+        *,
+        hidden: tuple[int, ...] = (),
+        dropout: float = 0.0,
+        nonlinearity: Callable[[], nn.Module] = nn.Identity,
+        widen: int = 1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout={dropout} must lie in [0, 1)")
+        widths = [math.prod(in_shape), *whole_numbers("hidden", hidden)]
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(widths):
+            layers += [nn.Linear(n_in, widen * n_out), nonlinearity()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        if out_shape is not None:
+            layers.append(nn.Linear(widths[-1], math.prod(out_shape)))
+        self.layers = nn.Sequential(*layers)
+        self.in_shape = tuple(in_shape)
+        self.out_shape = (widths[-1],) if out_shape is None else tuple(out_shape)
+
+    @classmethod
+    def decoder(cls, latent_dim: int, shape: Shape, **arguments: Any) -> Self:
+        if "hidden" in arguments:
+            arguments["hidden"] = whole_numbers("hidden", arguments["hidden"])[::-1]
+        return super().decoder(latent_dim, shape, **arguments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layers(x.flatten(x.dim() - len(self.in_shape)))  # (..., prod(out_shape))
+        return h.unflatten(-1, self.out_shape)
+
+    @property
+    def output_layer(self) -> nn.Linear | None:
+        last = self.layers[-1] if len(self.layers) else None
+        return last if isinstance(last, nn.Linear) else None
+
+
+class Linear(_Dense):
+    """No hidden layers: the encoder is the flattened datum itself, the decoder one affine map `W z + b`.
+
+    With `Gaussian` this is probabilistic PCA, or factor analysis where each element has a scale of its own; the best
+    encoder is then linear too. It shows what the hidden layers of another network add.
+
+    Args:
+        in_shape: shape of one input; it is flattened.
+        out_shape: shape of one output, or `None` for the flattened input itself.
+
+    Source: Tipping & Bishop 1999, Probabilistic Principal Component Analysis.
+
+    >>> Linear((28, 28)).out_shape, Linear((10,), (1, 28, 28)).out_shape
+    ((784,), (1, 28, 28))
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape | None = None) -> None:
+        super().__init__(in_shape, out_shape)
+        for layer in self.layers:
+            keep_variance(layer, 1.0)
+
+
+class MLP(_Dense):
+    """Fully connected layers, any shapes: `h_{l+1} = activation(W_l h_l + b_l)`, with a linear last layer.
+
+    Args:
+        in_shape: shape of one input; it is flattened.
+        out_shape: shape of one output, or `None` to end with the last hidden layer.
+        hidden: widths of the hidden layers from the data to the latent (a decoder uses them in reverse); `()` makes a
+            linear map.
+        activation: one of `networks.ACTIVATIONS`.
+        dropout: probability of dropping a hidden unit while training.
+
+    Raises:
+        InputError: for an unknown activation, a width below 1, or a dropout outside [0, 1).
+
+    >>> MLP((28, 28), None, hidden=(200, 100)).out_shape
+    (100,)
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape | None = None,
+        *,
+        hidden: tuple[int, ...] = (200, 200),
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            in_shape, out_shape, hidden=hidden, dropout=dropout, nonlinearity=lambda: activation_layer(activation)
+        )
+        for layer in self.layers:
+            spread(layer, activation)
+
+
+class GatedMLP(_Dense):
+    """Fully connected layers with gates: `h_{l+1} = (W_l h_l + b_l) * sigmoid(V_l h_l + c_l)`, a linear last layer.
+
+    The gate decides for each datum which units speak, and the other factor passes gradients on unsquashed. A layer is
+    one matrix of twice the width, `W_l` above `V_l`. `V` starts with unit gain, `W` with the gain that makes up for
+    what the gate takes away.
+
+    Args:
+        in_shape: shape of one input; it is flattened.
+        out_shape: shape of one output, or `None` to end with the last hidden layer.
+        hidden: widths of the hidden layers from the data to the latent (a decoder uses them in reverse).
+        dropout: probability of dropping a hidden unit while training.
+
+    Raises:
+        InputError: for a width below 1 or a dropout outside [0, 1).
+
+    Source: Dauphin et al. 2017, Language Modeling with Gated Convolutional Networks; Tomczak & Welling 2018, VAE with a
+    VampPrior.
+
+    >>> GatedMLP((28, 28)).out_shape, GatedMLP((10,), (1, 28, 28))(torch.zeros(3, 5, 10)).shape
+    ((300,), torch.Size([3, 5, 1, 28, 28]))
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape | None = None,
+        *,
+        hidden: tuple[int, ...] = (300, 300),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(in_shape, out_shape, hidden=hidden, dropout=dropout, nonlinearity=nn.GLU, widen=2)
+        for layer in self.layers:
+            gains = (1.0,) if layer is self.output_layer else (gain(torch.sigmoid), 1.0)
+            keep_variance(layer, *gains)
