@@ -14,14 +14,17 @@ from pyro_vae.inference.objectives import CIWAE, ELBO, IWAE, MIWAE, Objective, R
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.likelihoods import (
     Bernoulli,
+    Beta,
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
+    DiscretizedLogisticMixture,
     Gaussian,
     Likelihood,
     NegativeBinomial,
     Poisson,
     StudentT,
+    ZeroInflated,
 )
 from pyro_vae.models.priors import GaussianMixture, Prior, StandardNormal
 from pyro_vae.models.representation import Representation
@@ -40,12 +43,14 @@ __all__ = [
     "VAE",
     "AbstractProgram",
     "Bernoulli",
+    "Beta",
     "Bridge",
     "Categorical",
     "ContinuousBernoulli",
     "ConvNet",
     "DataSet",
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "FullRank",
     "GatedConv",
     "GatedMLP",
@@ -72,6 +77,7 @@ __all__ = [
     "StandardNormal",
     "StudentT",
     "Terms",
+    "ZeroInflated",
     "build",
     "elbo",
     "fit",

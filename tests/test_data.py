@@ -62,6 +62,18 @@ def test_bridges_do_what_they_say():
     assert Bridge("scale", 255.0).levels == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dequantized_values_are_never_rounded_to_an_end(dtype, monkeypatch):
+    step = torch.finfo(dtype).eps / 2
+    for noise in (0.0, 1 - step):  # the least and the greatest that torch.rand returns
+        monkeypatch.setattr(torch, "rand", lambda *_, dtype, noise=noise, **__: torch.full((2,), noise, dtype=dtype))
+        for maximum in (16, 255):
+            x = Bridge("dequantize", float(maximum))(torch.tensor([0, maximum], dtype=torch.uint8), dtype=dtype)
+            assert x.dtype is dtype
+            assert (x > 0).all()
+            assert (x < 1).all()
+
+
 def test_dynamic_is_fresh_and_fixed_is_not():
     split = Split(torch.full((50, 4), 8, dtype=torch.uint8), Bridge("dynamic", 16.0))
     assert not torch.equal(split[:], split[:])

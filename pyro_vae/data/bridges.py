@@ -33,7 +33,8 @@ class Bridge:
                 return v / self.maximum
             case "dequantize":
                 noise = torch.rand(v.shape, dtype=dtype, device=v.device, generator=generator)
-                return (v + noise) / (self.maximum + 1)
+                step = torch.finfo(dtype).eps / 2  # between the values of torch.rand; x is never rounded to 0 or 1
+                return ((v + noise.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
         return v
 
     @property

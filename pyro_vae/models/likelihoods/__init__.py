@@ -1,23 +1,23 @@
 """Likelihoods p(x|z), and the representation of data that each accepts."""
 
 from pyro_vae.models.likelihoods.base import Likelihood
-from pyro_vae.models.likelihoods.continuous import ContinuousBernoulli, Gaussian, StudentT
-from pyro_vae.models.likelihoods.discrete import (
-    Bernoulli,
-    Categorical,
-    DiscretizedLogistic,
-    NegativeBinomial,
-    Poisson,
-)
+from pyro_vae.models.likelihoods.continuous import Beta, ContinuousBernoulli, Gaussian, Laplace, StudentT
+from pyro_vae.models.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflated
+from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, DiscretizedLogistic
+from pyro_vae.models.likelihoods.mixture import DiscretizedLogisticMixture
 
 __all__ = [
     "Bernoulli",
+    "Beta",
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "Gaussian",
+    "Laplace",
     "Likelihood",
     "NegativeBinomial",
     "Poisson",
     "StudentT",
+    "ZeroInflated",
 ]
