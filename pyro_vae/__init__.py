@@ -6,12 +6,44 @@ from pyro_vae.build import Spec, build
 from pyro_vae.checkpoint import load
 from pyro_vae.data import Bridge, DataSet, Split, load_data
 from pyro_vae.inference.diagnostics import pareto_k
-from pyro_vae.inference.estimators import LogMarginal, elbo, log_marginal
+from pyro_vae.inference.estimators import LogMarginal, activity, elbo, log_marginal
 from pyro_vae.inference.fit import History, fit
-from pyro_vae.inference.guides import FullRank, Guide, MeanField
+from pyro_vae.inference.guides import (
+    IAF,
+    NSF,
+    Delta,
+    FullRank,
+    Guide,
+    Householder,
+    Local,
+    LowRank,
+    MeanField,
+    Mixture,
+    Planar,
+    SemiAmortized,
+    Sylvester,
+)
 from pyro_vae.inference.importance import Terms, terms
-from pyro_vae.inference.objectives import CIWAE, ELBO, IWAE, MIWAE, Objective, Renyi
+from pyro_vae.inference.objectives import (
+    CIWAE,
+    ELBO,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    STL,
+    Annealed,
+    BetaTC,
+    Capacity,
+    DReG,
+    FreeBits,
+    InfoVAE,
+    MeanFieldELBO,
+    Objective,
+    Renyi,
+    ReweightedWakeSleep,
+)
 from pyro_vae.inference.svi import SVI
+from pyro_vae.models import likelihoods, priors
 from pyro_vae.models.likelihoods import (
     Bernoulli,
     Beta,
@@ -26,7 +58,7 @@ from pyro_vae.models.likelihoods import (
     StudentT,
     ZeroInflated,
 )
-from pyro_vae.models.priors import GaussianMixture, Prior, StandardNormal
+from pyro_vae.models.priors import Flow, GaussianMixture, Prior, StandardNormal, VampPrior
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE, Model
 from pyro_vae.networks import MLP, ConvNet, GatedConv, GatedMLP, Linear, Network, ResNet
@@ -36,21 +68,32 @@ __version__ = "0.1.0"
 __all__ = [
     "CIWAE",
     "ELBO",
+    "IAF",
     "IWAE",
     "MIWAE",
     "MLP",
+    "NSF",
+    "PIWAE",
+    "STL",
     "SVI",
     "VAE",
     "AbstractProgram",
+    "Annealed",
     "Bernoulli",
     "Beta",
+    "BetaTC",
     "Bridge",
+    "Capacity",
     "Categorical",
     "ContinuousBernoulli",
     "ConvNet",
+    "DReG",
     "DataSet",
+    "Delta",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Flow",
+    "FreeBits",
     "FullRank",
     "GatedConv",
     "GatedMLP",
@@ -58,33 +101,47 @@ __all__ = [
     "GaussianMixture",
     "Guide",
     "History",
+    "Householder",
+    "InfoVAE",
     "InputError",
     "Likelihood",
     "Linear",
+    "Local",
     "LogMarginal",
+    "LowRank",
     "MeanField",
+    "MeanFieldELBO",
+    "Mixture",
     "Model",
     "NegativeBinomial",
     "Network",
     "Objective",
+    "Planar",
     "Poisson",
     "Prior",
     "Renyi",
     "Representation",
     "ResNet",
+    "ReweightedWakeSleep",
+    "SemiAmortized",
     "Spec",
     "Split",
     "StandardNormal",
     "StudentT",
+    "Sylvester",
     "Terms",
+    "VampPrior",
     "ZeroInflated",
+    "activity",
     "build",
     "elbo",
     "fit",
+    "likelihoods",
     "load",
     "load_data",
     "log_marginal",
     "pareto_k",
+    "priors",
     "terms",
     "variants",
 ]

@@ -36,6 +36,13 @@ def local_parameters() -> Iterator[None]:
         _announce = before
 
 
+@contextmanager
+def forked_random() -> Iterator[None]:
+    """Leave the random streams as they were, whatever is drawn inside."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        yield
+
+
 class _ProgramMeta(type(PyroModule), ABCMeta):  # type: ignore[misc]
     """Pyro's metaclass and Python's abstract one, so that a program can have abstract methods."""
 

@@ -32,10 +32,10 @@ def signals() -> Iterator[list[int]]:
 
 
 class Display:
-    """Progress: a bar on a terminal, a plain line for each epoch elsewhere."""
+    """Progress: a bar on a terminal, a plain line for each epoch elsewhere; `bound` is what its number is called."""
 
-    def __init__(self, epochs: int, first: int) -> None:
-        self.epochs, self.first, self.started = epochs, first, time.perf_counter()
+    def __init__(self, epochs: int, first: int, bound: str = "ELBO") -> None:
+        self.epochs, self.first, self.started, self.bound = epochs, first, time.perf_counter(), bound
         self.bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -51,13 +51,13 @@ class Display:
         """In the middle of an epoch: `done` of `size` data."""
         if self.bar is not None:
             self.bar.n = int(self.bar.n) + min(done / size, 0.999)
-            self.bar.set_postfix_str(f"ELBO {elbo:.2f}{self.validation}")
+            self.bar.set_postfix_str(f"{self.bound} {elbo:.2f}{self.validation}")
 
     def epoch(self, e: Epoch) -> None:
         """At the end of an epoch."""
         self.validation = "" if math.isnan(e.validation_elbo) else f", validation {e.validation_elbo:.2f}"
         speed = f"{e.images_per_second:,.0f} images/s"
-        parts = f"ELBO {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
+        parts = f"{self.bound} {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
         if self.bar is not None:
             self.bar.n = e.epoch
             self.bar.set_description(f"epoch {min(e.epoch + 1, self.epochs)}/{self.epochs}")

@@ -18,6 +18,7 @@ from pyro_vae._errors import InputError
 from pyro_vae.inference import fit
 from pyro_vae.inference.guides import Guide
 from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.svi import SVI
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.representation import Representation
@@ -43,11 +44,12 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Member:
     """A member of an axis with its arguments, as written: `FullRank()`, `Gaussian(scale='learned')`.
 
-    `str(member)` is the canonical spelling, which `parse` reads back; calling it makes the object.
+    `str(member)` is the canonical spelling, which `parse` reads back; calling it makes the object. An argument can be a
+    member itself, as in `SemiAmortized(guide=FullRank())`.
     """
 
     name: str
@@ -65,6 +67,9 @@ class Member:
     def __str__(self) -> str:
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())})"
 
+    def __repr__(self) -> str:
+        return repr(str(self)) if ":" in self.name else str(self)
+
 
 def parse(axis: str, text: str) -> Member:
     """Read one member of an axis in the grammar of the command line: a name, or a call with literal keyword arguments.
@@ -72,7 +77,8 @@ def parse(axis: str, text: str) -> Member:
     Args:
         axis: `'prior'`, `'network'`, `'likelihood'`, `'guide'` or `'objective'`.
         text: `bernoulli`, `gaussian(scale='learned')`, or `my_package.guides:MyGuide(width=3)` for a class of one's
-            own; the names of this package's members do not mind case, hyphens and underscores.
+            own; the names of this package's members do not mind case, hyphens and underscores. An argument named after
+            an axis is a member of it: `annealed(objective=iwae(num_particles=5))`.
 
     Raises:
         InputError: for an unknown name or argument, naming the choices and the nearest one.
@@ -115,9 +121,13 @@ def summaries(axis: str) -> dict[str, str]:
     """The members of an axis, as calls with their defaults, with the first line of each docstring."""
     found = {}
     for name, cls in variants(AXES[axis][0]).items():
-        arguments = [f"{p.name}={p.default!r}" for p in _arguments(cls, AXES[axis][2])]
+        arguments = [f"{p.name}={_spelling(p.default)}" for p in _arguments(cls, AXES[axis][2])]
         found[f"{name.lower()}({', '.join(arguments)})"] = (inspect.getdoc(cls) or "").partition("\n")[0]
     return found
+
+
+def _spelling(default: Any) -> str:
+    return default.__name__.lower() if isinstance(default, type) else repr(default)
 
 
 def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
@@ -133,7 +143,7 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
             raise ValueError("no name")
         if call and (call.args or any(k.arg is None for k in call.keywords)):
             raise InputError(f"--{axis} {text}: give every argument by name, as in {function.id}(key=value)")
-        arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if call else {}
+        arguments = {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords} if call else {}
     except InputError:
         raise
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
@@ -141,6 +151,14 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
             f"--{axis} {text!r} is not of the form name or name(key=value, ...) with plain values"
         ) from error
     return module, function.id, arguments
+
+
+def _value(name: str, node: ast.expr) -> Any:
+    """A literal; or a member, where the argument has the name of an axis (a text holds one's own import path)."""
+    if name not in AXES:
+        return ast.literal_eval(node)
+    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+    return parse(name, text)
 
 
 def _lookup(axis: str, name: str, choices: dict[str, Any]) -> tuple[str, Any]:
@@ -240,3 +258,17 @@ def build(spec: Spec) -> VAE:
     )
     guide = parse("guide", spec.guide)(encoder, spec.latent_dim)
     return VAE(parse("prior", spec.prior)(spec.latent_dim), decoder, likelihood, guide)
+
+
+def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
+    """Why the parts of a spec and an objective do not fit together, in one sentence; `None` where they do.
+
+    >>> print(problem(Spec((4,), 2, guide="delta"), "iwae"))
+    IWAE weighs draws by the guide's density, and at site 'z' it is a point
+    """
+    try:
+        vae = build(spec)
+        SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()).check(torch.zeros(2, *spec.shape))
+    except InputError as error:
+        return str(error)
+    return None

@@ -16,7 +16,7 @@ from pyro_vae._program import Run, open_run, run, run_parser, whole
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data import SPLITS
 from pyro_vae.inference.diagnostics import pareto_k
-from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
+from pyro_vae.inference.estimators import ACTIVE, MEMORY, PARETO_LIMIT, LogMarginal, activity, elbo, log_marginal
 from pyro_vae.models.representation import Representation
 
 __all__ = ["LogMarginal", "elbo", "evaluate", "log_marginal", "main", "pareto_k", "table"]
@@ -55,6 +55,7 @@ def evaluate(
 
 def summary(opened: Run, result: LogMarginal, split: str) -> dict[str, Any]:
     """The numbers of the table under plain names: the content of `evaluation.json`."""
+    variances = activity(opened.vae.guide, opened.split(split).first(1000))["z"] if len(result) > 1 else None
     dimensions, bridge = math.prod(opened.spec.shape), opened.bridge
     levels = bridge.levels
 
@@ -93,6 +94,7 @@ def summary(opened: Run, result: LogMarginal, split: str) -> dict[str, Any]:
             "above_limit": int(result.doubtful.sum()),
         },
         "verdict": result.verdict(),
+        "active_units": None if variances is None else int((variances > ACTIVE).sum()),
         "spec": opened.spec.to_dict(),
     }
 
@@ -120,6 +122,11 @@ def table(s: dict[str, Any]) -> str:
         f"estimated bias of the bound: {marginal['estimated_bias']:.4f} nats",
         s["verdict"],
     ]
+    if s["active_units"] is not None:
+        lines.append(
+            f"active latents: {s['active_units']} of {s['spec']['latent_dim']} (posterior means vary over the data by "
+            f"more than {ACTIVE})"
+        )
     return "\n".join(lines)
 
 

@@ -89,17 +89,21 @@ def _lines(x: np.ndarray, rows: int, columns: int, title: str, row_labels: Seque
     return figure
 
 
-def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """ELBO, reconstruction and KL by epoch, in nats per datum; `history` holds rows like those of `metrics.csv`."""
+def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELBO") -> Figure:
+    """ELBO, reconstruction and KL by epoch, in nats per datum; `history` holds rows like those of `metrics.csv`.
+
+    Under a guide that is a point the ELBO is called by another name, `bound`.
+    """
     figure = _figure(10, 3.6)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) == 1 else None
+    names_in_words = {"elbo": bound, "kl": "KL"}
     for axes, names in zip(figure.subplots(1, 2), (("elbo",), ("reconstruction", "kl")), strict=True):
         for i, name in enumerate(names):
             for prefix, style, label in (("", "-", "train"), ("validation_", "--", "validation")):
                 values = [row[prefix + name] for row in history]
                 if any(math.isfinite(v) for v in values):
-                    text = f"{name.upper() if name in ('elbo', 'kl') else name}, {label}"
+                    text = f"{names_in_words.get(name, name)}, {label}"
                     axes.plot(
                         epochs, values, style, color=f"C{i}", label=text, marker=marker, alpha=0.6 if prefix else 1
                     )

@@ -23,6 +23,7 @@ from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, pa
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint, write_atomically
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.inference.fit import Epoch, NonFiniteLossError, Progress, run_epochs, score
+from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
@@ -86,7 +87,9 @@ def prepare(config: Config) -> Job:
     vae.to(device=device, dtype=dtype)
     mean, std = train.moments()
     real = bridge.result(data.representation) is Representation.REAL
-    vae.initialise(mean.to(device), std.to(device), standardise=real)
+    wanted = vae.model.prior.examples
+    examples = train[spread(wanted, len(train))] if wanted else None
+    vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples)
     autocast = torch.bfloat16 if config.precision == "bf16" else None
 
     def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -96,6 +99,9 @@ def prepare(config: Config) -> Job:
     if not isinstance(objective.num_particles, int) or objective.num_particles < 1:
         raise InputError(f"--objective {config.objective}: num_particles must be a whole number of at least 1")
     svi = SVI(vae.model, vae.guide, make, objective, reduction="mean", autocast=autocast)
+    svi.check(train[torch.arange(min(2, len(train)))].to(device))
+    if isinstance(objective, Objective):
+        objective.prepare(len(train), config.epochs or 0)
     return Job(
         config, spec, data, bridge, vae, svi, optimizer, schedule, device, train.to(device),
         validation.to(device) if len(validation) else None,
@@ -116,6 +122,11 @@ def describe(job: Job) -> str:
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
         ]
     )
+
+
+def _bound(vae: VAE) -> str:
+    """What `E_q[log p(x, z) - log q(z|x)]` is called: under a guide that is a point it is no bound."""
+    return "ELBO" if vae.guide.has_density else "log p(x, z)"
 
 
 def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
@@ -249,7 +260,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
         }
         save_checkpoint(last, job.vae, job.spec, epoch=progress.epoch, score=value, **state)
 
-    display = Display(epochs, progress.epoch)
+    display = Display(epochs, progress.epoch, _bound(job.vae))
     with signals() as asked:
         steps = run_epochs(
             job.svi,
@@ -297,7 +308,7 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
     held_out = job.validation if job.validation is not None else job.train.fixed()
     x = held_out.first(20)[:]
     figures = {
-        "learning_curves": plots.learning_curves(_read_metrics(folder / "metrics.csv", 10**9)),
+        "learning_curves": plots.learning_curves(_read_metrics(folder / "metrics.csv", 10**9), bound=_bound(vae)),
         "reconstructions": plots.reconstructions(x, vae.reconstruct(x)),
         "prior_samples": plots.grid(vae.sample(100, mean=True), columns=10, title="mean of p(x | z), z from the prior"),
     }
@@ -332,8 +343,8 @@ def main(arguments: Sequence[str]) -> None:
     _, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
     print(
-        f"\ndone in {time.perf_counter() - started:.0f} s: best {kind} ELBO {header['score']:.2f} nats per datum, "
-        f"after epoch {header['epoch']}\n"
+        f"\ndone in {time.perf_counter() - started:.0f} s: best {kind} {_bound(job.vae)} {header['score']:.2f} nats "
+        f"per datum, after epoch {header['epoch']}\n"
         f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors, figures/ ({', '.join(names)})\n"
         f"next: python -m pyro_vae.evaluate {folder}"
     )

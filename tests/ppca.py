@@ -37,7 +37,7 @@ class PPCA:
             decoder.layers[0].bias.copy_(b)
             guide.head.weight.zero_()
             guide.head.weight[:latent_dim] = self.gain
-            below = scale_tril[guide.rows, guide.columns]
+            below = scale_tril[guide.rows, guide.columns] / scale_tril.diagonal()[guide.rows] * latent_dim**0.5
             guide.head.bias.copy_(torch.cat([shift - self.gain @ b, scale_tril.diagonal().log(), below]))
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:

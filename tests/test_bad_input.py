@@ -297,6 +297,27 @@ def test_data_of_any_scale_end_in_a_run_or_a_sentence(call, scale):
         mentions(said.err, "step 1", "site", "scale of the data")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--guide", "delta", "--objective", "iwae"), ("IWAE", "a point")),
+        (("--prior", "flow", "--objective", "meanfieldelbo"), ("MeanFieldELBO", "closed form", "Pushforward")),
+        (("--prior", "vampprior", "--guide", "iaf"), ("VampPrior", "IAF")),
+        (
+            (
+                "--prior",
+                "vampprior(pseudo_inputs=10000)",
+            ),
+            ("pseudo_inputs=", "or fewer"),
+        ),
+        (("--objective", "annealed(epochs=3)", "--epochs", 2), ("warm-up", "3 epochs", "the run has 2")),
+        (("--likelihood", "zeroinflated(likelihood=bernoulli)"), ("likelihood=", "counts")),
+    ],
+)
+def test_members_that_do_not_fit_together(refused, tmp_path, options, words):
+    mentions(refused("train", *options, "--output", tmp_path / "run"), *words)
+
+
 def test_loss_that_stops_being_finite(refused, call):
     jump = ("--optimizer", "sgd", "--schedule", "step(at=(0.5,),factors=(1e15,))")
     run = Path("run")

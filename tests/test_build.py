@@ -25,6 +25,14 @@ from pyro_vae.inference.svi import SVI
         ("network", "mlp(hidden=(200,200), activation='tanh')", "MLP(hidden=(200, 200), activation='tanh')"),
         ("objective", "iwae(num_particles=50)", "IWAE(num_particles=50)"),
         ("objective", "pyro.infer:Trace_ELBO(num_particles=2)", "pyro.infer:Trace_ELBO(num_particles=2)"),
+        ("objective", "annealed(objective=elbo(beta=4.0), epochs=3)", "Annealed(objective=ELBO(beta=4.0), epochs=3)"),
+        ("guide", "semiamortized(guide='low_rank(rank=3)')", "SemiAmortized(guide=LowRank(rank=3))"),
+        ("likelihood", "zero-inflated(likelihood=negativebinomial)", "ZeroInflated(likelihood=NegativeBinomial())"),
+        (
+            "likelihood",
+            "zeroinflated(likelihood='pyro_vae.models.likelihoods:Poisson()')",
+            "ZeroInflated(likelihood='pyro_vae.models.likelihoods:Poisson()')",
+        ),
     ],
 )
 def test_the_canonical_spelling_reads_back(axis, text, canonical):
@@ -58,6 +66,9 @@ def test_arguments_arrive():
         ("likelihood", "pyro_vae:MeanField", "not a finished subclass of Likelihood"),
         ("likelihood", "pyro_vae:Likelihood", "not a finished subclass"),
         ("guide", "meanfield(features=3)", "it takes none"),
+        ("guide", "semiamortized(guide=fulrank())", "--guide fulrank is unknown: .*did you mean fullrank"),
+        ("objective", "annealed(objective=iwae(k=5))", "iwae has no argument k"),
+        ("objective", "annealed(objective=3)", "is not of the form"),
     ],
 )
 def test_what_cannot_be_read_is_said(axis, text, words):

@@ -16,7 +16,7 @@ from pyro_vae import variants
 from pyro_vae._config import OPTIONS
 from pyro_vae.build import AXES
 from pyro_vae.inference.fit import Epoch
-from reading import TINY, rows, same, toml, weights
+from reading import TINY, mentions, rows, same, toml, weights
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -300,6 +300,24 @@ def test_objective_of_pyro_schedule_and_optimizer(train):
         assert float(row["learning_rate"]) == pytest.approx(0.001 * (0.75 + 0.25 * math.cos(math.pi * t)))
         assert float(row["elbo"]) == float(row["reconstruction"]) - float(row["kl"])
     assert float(metrics[-1]["elbo"]) > float(metrics[0]["elbo"])
+
+
+def test_a_guide_that_is_a_point_is_reported_as_such(call, refused):
+    said = call("train", "--guide", "delta", "--epochs", 1, *TINY, "--output", "run")
+    assert said.code == 0
+    assert "ELBO" not in said.out.split("objective")[1].split("\n", 1)[1]
+    assert said.out.count("log p(x, z) -") == 2  # of the epoch, and of the run
+    mentions(call("evaluate", "run").err, "without a density", "MeanField")
+    assert call("sample", "run").code == 0
+
+
+def test_members_inside_members(train):
+    objective = "annealed(objective=iwae(num_particles=2), epochs=2)"
+    run = train("run", "--guide", "semiamortized(guide=fullrank, steps=1)", "--objective", objective,
+                "--prior", "vampprior(pseudo_inputs=20)", "--epochs", 2, *TINY)  # fmt: skip
+    assert toml(run)["guide"] == "SemiAmortized(guide=FullRank(), steps=1)"
+    assert toml(run)["objective"] == "Annealed(objective=IWAE(num_particles=2), epochs=2)"
+    assert len(rows(run)) == 2
 
 
 def test_a_reader_that_has_gone(start, tmp_path):

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from pyro_vae import (
     terms,
     variants,
 )
-from pyro_vae.build import AXES, parse, summaries
+from pyro_vae.build import AXES, parse, problem, summaries
 
 D, SHAPE = 3, (6, 5)
 
@@ -67,15 +68,23 @@ def _seeded():
 
 @members(Prior)
 def test_prior(cls):
-    p = cls(D).double()()
-    assert (p.batch_shape, p.event_shape) == ((), (D,))
-    z = p.expand([20_000]).sample()
-    log_p = p.log_prob(z)
-    assert log_p.shape == (20_000,)
-    assert log_p.isfinite().all()
-    mean, error = z.mean(0), z.std(0) / len(z) ** 0.5
-    assert ((mean - p.mean).abs() < 4.5 * error).all()
-    assert ((z.var(0) / p.variance - 1).abs() < 0.1).all()
+    """Integrates to 1, and its draws have the moments of its density: by importance weighting with a wide Student-t."""
+    vae = build(Spec(SHAPE, 2, prior=cls.__name__)).double()
+    p = vae.model.prior()
+    assert (p.batch_shape, p.event_shape) == ((), (2,))
+    z = p.expand([40_000]).sample()
+    assert z.shape == (40_000, 2)
+    assert p.log_prob(z).shape == (40_000,)
+    reference = torch.distributions.StudentT(torch.tensor(3.0).double(), z.mean(0), 1.5 * z.std(0))
+    far = reference.sample((100_000,))
+    ratio = (p.log_prob(far) - reference.log_prob(far).sum(-1)).exp()
+    for truth, weighted, drawn in (
+        (1.0, ratio[:, None], z.new_ones(len(z), 1)),
+        (None, ratio[:, None] * far, z),
+        (None, ratio[:, None] * far.square(), z.square()),
+    ):
+        error = (weighted.var(0) / len(far) + drawn.var(0) / len(z)).sqrt()
+        assert ((weighted.mean(0) - (drawn.mean(0) if truth is None else truth)).abs() < 4.5 * error).all()
 
 
 @members(Likelihood)
@@ -107,13 +116,19 @@ def test_likelihood_adds_up_to_one_and_has_the_moments_it_claims(cls):
         case Representation.COUNTS:
             x = torch.arange(2000.0).double()
         case Representation.UNIT:
-            x = torch.linspace(0, 1, 100_001).double()
+            x = torch.linspace(-20, 20, 401).double().sigmoid()  # a density may be infinite at the ends
         case _:
             x = torch.sinh(torch.linspace(-16, 16, 400_001).double())
     mass = p.log_prob(x).exp().flatten()
 
     def total(y):
-        return torch.trapezoid(y, x) if likelihood.support in (Representation.UNIT, Representation.REAL) else y.sum()
+        if likelihood.support is Representation.REAL:
+            return torch.trapezoid(y, x)
+        if likelihood.support is Representation.UNIT:
+            y = 0.1 * y * x * (1 - x)  # dx = x (1 - x) dt at t = logit(x)
+            tails = y[[0, -1]] / (y[[1, -2]] / y[[0, -1]] - 1)  # beyond the grid, powers of x: a geometric series
+            return y.sum() + tails.nan_to_num().sum()
+        return y.sum()
 
     torch.testing.assert_close(total(mass), torch.ones(()).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(total(mass * x), p.mean.squeeze(), rtol=1e-5, atol=1e-6)
@@ -134,40 +149,60 @@ def test_likelihood_starts_from_the_moments_of_the_data(cls):
         torch.testing.assert_close(likelihood(h).mean, mean, rtol=1e-6, atol=1e-6)
 
 
+def posterior(cls, *batch, latent_dim=D):
+    """A guide, and its posterior at random features; those of `Local` are its variational parameters."""
+    guide = cls(encoder(), latent_dim).double()
+    return guide, guide.posterior(torch.randn(*batch, guide.features).double())
+
+
+SCATTERED = [cls for cls in variants(Guide).values() if cls.has_density]
+scattered = pytest.mark.parametrize("cls", SCATTERED, ids=lambda c: c.__name__)
+
+
 @members(Guide)
 def test_guide(cls):
-    guide = cls(encoder(), D).double()
-    h = torch.randn(5, 4, 7).double()
-    q = guide.posterior(h)
+    guide, q = posterior(cls, 5, 4)
     assert (q.batch_shape, q.event_shape) == ((5, 4), (D,))
-    z = q.rsample((3,))
-    log_q = q.log_prob(z)
+    wide = q.expand((3, 5, 4))  # as under a plate of particles
+    z = wide.rsample()
+    log_q = wide.log_prob(z)
     assert log_q.shape == (3, 5, 4)
-    (z.sum() + log_q.sum()).backward()
+    if guide.amortised:
+        (z.sum() + log_q.sum()).backward()
     for name, p in guide.named_parameters():
-        if not name.startswith("encoder"):
+        if "encoder" not in name and name not in ("log_rate", "start"):  # those two act through the model
             assert p.grad.isfinite().all(), name
             assert (p.grad != 0).any(), name
 
 
-@members(Guide)
+@scattered
+def test_guide_scores_any_latent_as_it_scores_its_draws(cls):
+    _, q = posterior(cls, 4)
+    z = q.rsample()
+    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=1e-9, atol=1e-9)
+
+
+@scattered
 def test_guide_reads_each_datum_alone(cls):
     guide = cls(encoder(), D).double()
-    h = torch.randn(4, 7).double()
+    h = torch.randn(4, guide.features).double()
     z = torch.randn(4, D).double()
     together = guide.posterior(h).log_prob(z)
     alone = torch.cat([guide.posterior(h[i : i + 1]).log_prob(z[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(together, alone)
 
 
-@members(Guide)
+@scattered
+@torch.no_grad()
 def test_guide_density_integrates_to_one(cls):
     """By importance weighting with a wide Student-t as the reference."""
-    q = cls(encoder(), 2).double().posterior(torch.randn(7).double())
+    _, q = posterior(cls, 1, latent_dim=2)
+    q = q.expand((100_000,))
+    drawn = q.sample()
     reference = torch.distributions.Independent(
-        torch.distributions.StudentT(torch.tensor(3.0).double(), q.mean, 2.0), 1
+        torch.distributions.StudentT(torch.tensor(3.0).double(), drawn.mean(0), 2 * drawn.std(0)), 1
     )
-    z = reference.sample((400_000,))
+    z = reference.sample((len(drawn),))
     ratio = (q.log_prob(z) - reference.log_prob(z)).exp()
     assert abs(ratio.mean() - 1) < 4 * ratio.std() / len(ratio) ** 0.5
 
@@ -181,7 +216,7 @@ def test_network(cls):
         for leading in ((), (4,), (3, 4)):
             x = torch.randn(*leading, *shape).double()
             assert net(x).shape == (*leading, *net.out_shape)
-        x = torch.randn(3, 4, *shape).double()
+        x = torch.randn(3, 4, *shape).double().requires_grad_()
         torch.testing.assert_close(net(x)[1, 2], net(x[1, 2]))  # leading dimensions do not mix
         net(x).square().sum().backward()
         for name, p in net.named_parameters():
@@ -200,7 +235,7 @@ def test_network_output_bias_sets_the_mean_output(cls):
         up.set_output_bias(target)
         before = up.output_layer.bias.detach().clone()
         with torch.no_grad():
-            up.layers[-1].weight.zero_()
+            up.output_layer.weight.zero_()
         torch.testing.assert_close(up(torch.randn(4, D).double()), target.expand(4, 1, 6, 5))
         torch.testing.assert_close(before, torch.full_like(before, 0.7))
 
@@ -208,19 +243,97 @@ def test_network_output_bias_sets_the_mean_output(cls):
 @members(Objective)
 def test_objective(cls):
     objective = cls()
-    vae = build(Spec(shape=SHAPE, latent_dim=D)).double()
+    objective.advance(2.5)
+    vae = build(Spec(SHAPE, D)).double()
     x = example(Representation.BINARY, 5, *SHAPE)
     t = terms(vae.model, vae.guide, x, num_particles=objective.num_particles)
+    objective.check(t)
+    torch.manual_seed(1)
     bound = objective.bound(t)
     assert bound.shape == (5,)
     assert bound.isfinite().all()
+    torch.manual_seed(1)
     torch.testing.assert_close(objective.loss_of(t), -bound.sum())
-    order = torch.tensor([3, 1, 4, 0, 2])  # each datum's bound is its own
-    swapped = t._replace(log_px=t.log_px[:, order], log_pz=t.log_pz[:, order], log_qz=t.log_qz[:, order])
-    torch.testing.assert_close(objective.bound(swapped), bound[order])
+    if cls.__name__ not in (
+        "BetaTC",
+        "Capacity",
+        "FreeBits",
+        "InfoVAE",
+        "MeanFieldELBO",
+    ):  # those look at whole batches
+        order = torch.tensor([3, 1, 4, 0, 2])  # each datum's bound is its own
+        swapped = t._replace(log_px=t.log_px[:, order], log_pz=t.log_pz[:, order], log_qz=t.log_qz[:, order])
+        torch.testing.assert_close(objective.bound(swapped), bound[order])
 
 
-COMBINATIONS = list(itertools.product(*(variants(AXES[axis][0]) for axis in AXES)))
+GAUSSIAN = {"MeanField", "FullRank", "LowRank", "Local", "SemiAmortized"}
+NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
+
+
+def makes_sense(prior, guide, objective):
+    """What can be combined, written down by hand."""
+    if prior == "VampPrior" and guide in ("Delta", "IAF", "Local"):
+        return False
+    if "density" in NEEDS[objective] and guide == "Delta":
+        return False
+    if objective == "MeanFieldELBO":
+        by_prior = {"StandardNormal": GAUSSIAN, "Laplace": {"MeanField", "Local", "SemiAmortized"}}
+        return guide == "Delta" or guide in by_prior.get(prior, ())
+    if objective in ("FreeBits", "BetaTC"):
+        return prior in ("StandardNormal", "Laplace") and guide in ("MeanField", "Local", "SemiAmortized")
+    return True
+
+
+@pytest.mark.parametrize("prior", variants(Prior))
+def test_what_makes_no_sense_is_refused_before_training(prior):
+    kinds = {NEEDS[name]: name for name in NEEDS}.values()  # one objective for each set of needs
+    for guide, objective in itertools.product(variants(Guide), kinds):
+        small = "vampprior(pseudo_inputs=2)" if prior == "VampPrior" else prior
+        why = problem(Spec((3,), 2, small, "mlp(hidden=(4,))", guide=guide), objective)
+        assert (why is None) == makes_sense(prior, guide, objective), (prior, guide, objective, why)
+        if why:
+            assert len(why) < 200
+            assert "\n" not in why
+            assert prior in why or guide in why or objective in why
+
+
+def pairwise():
+    """Combinations in which every two members of different axes that can meet do meet."""
+    axes = [list(variants(AXES[axis][0])) for axis in AXES]
+    axes_of = list(AXES)
+    order = random.Random(0)
+    missing = {
+        ((i, a), (j, b)) for (i, left), (j, right) in itertools.combinations(enumerate(axes), 2)
+        for a in left for b in right
+    }  # fmt: skip
+    rows = []
+    while missing:
+        (i, a), (j, b) = min(missing)
+        best, covered = None, set()
+        for _ in range(30):
+            row = [order.choice(members) for members in axes]
+            row[i], row[j] = a, b
+            named = dict(zip(axes_of, row, strict=True))
+            if makes_sense(named["prior"], named["guide"], named["objective"]):
+                new = missing & set(itertools.combinations(enumerate(row), 2))
+                if len(new) > len(covered):
+                    best, covered = row, new
+        missing -= covered or {((i, a), (j, b))}
+        rows += [best] if best else []
+    return rows
+
+
+COMBINATIONS = pairwise()
+
+
+def test_every_pair_of_members_that_can_meet_does_meet():
+    met = {pair for row in COMBINATIONS for pair in itertools.combinations(enumerate(row), 2)}
+    axes = list(AXES)
+    for (i, left), (j, right) in itertools.combinations(enumerate(axes), 2):
+        for a, b in itertools.product(variants(AXES[left][0]), variants(AXES[right][0])):
+            named = {"prior": "StandardNormal", "guide": "MeanField", "objective": "ELBO", left: a, right: b}
+            if makes_sense(named["prior"], named["guide"], named["objective"]):
+                assert ((i, a), (j, b)) in met, (a, b)
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="-".join)
@@ -228,12 +341,19 @@ def test_every_combination_trains_every_parameter(names):
     prior, network, likelihood, guide, objective = names
     vae = build(Spec(SHAPE, D, prior, network, likelihood, guide)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
-    svi = SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)(), reduction="mean")
-    loss, _ = svi.loss_and_grads(x)
-    assert loss.isfinite()
-    for name, p in vae.named_parameters():
-        assert p.grad.isfinite().all(), name
-        assert (p.grad != 0).any(), name
+    vae.initialise(x.mean(0), x.std(0), examples=x.repeat(100, 1, 1) if prior == "VampPrior" else None)
+    loss = parse("objective", objective)()
+    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-6), loss, reduction="mean")
+    loss.prepare(8, 20)
+    for epoch in (5, 6):
+        loss.advance(epoch)
+        value, _ = svi.loss_and_grads(x)
+        assert value.isfinite()
+        for name, p in vae.named_parameters():
+            assert p.grad.isfinite().all(), name
+            assert (p.grad != 0).any(), name
+        svi.optimizer.step()
+        svi.optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("names", COMBINATIONS[:: max(1, len(COMBINATIONS) // 8)], ids="-".join)
@@ -274,7 +394,7 @@ def test_every_member_has_a_summary_and_only_keyword_arguments(axis):
 
 def test_a_guide_on_an_encoder_that_does_not_say_its_width():
     body = torch.nn.Linear(4, 7)
-    for cls in variants(Guide).values():
+    for cls in (c for c in variants(Guide).values() if c.amortised):
         with pytest.raises(InputError, match="features="):
             cls(body, D)
         assert cls(body, D, features=7).posterior(torch.zeros(7)).event_shape == (D,)
@@ -294,7 +414,7 @@ def test_posterior_mean_with_and_without_a_closed_form():
     assert torch.equal(vae.posterior_mean(x), vae.encode(x).mean)
     normal = vae.encode(x)
     log_normal = torch.distributions.TransformedDistribution(normal, [torch.distributions.ExpTransform()])
-    vae.guide.posterior = lambda h: log_normal  # has no mean in torch
+    vae.guide.given = lambda x: log_normal  # has no mean in torch
     known = torch.distributions.LogNormal(normal.base_dist.loc, normal.base_dist.scale)
     error = known.stddev / 10_000**0.5
     assert ((vae.posterior_mean(x, draws=10_000) - known.mean).abs() < 4.5 * error).all()

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import Bound, check_data, elbo, forked_random
+from pyro_vae.inference.estimators import Bound, check_data, elbo
 from pyro_vae.inference.importance import Terms
-from pyro_vae.inference.objectives import ELBO
+from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI
 
 Schedule = Callable[[float], float]
@@ -163,11 +164,15 @@ def run_epochs(
         report: called from time to time with the number of data done, the size of the epoch, and its ELBO so far.
 
     Raises:
+        InputError: when the objective does not fit the pair or the length of the run.
         NonFiniteLossError: naming the step and the site.
     """
     progress = Progress() if progress is None else progress
     size = len(data)
     steps = -(-size // batch_size)
+    objective = svi.loss if isinstance(svi.loss, Objective) else None
+    if objective is not None:
+        objective.prepare(size, epochs)
     while progress.epoch < epochs:
         if progress.order is None:
             progress.order = torch.randperm(size)
@@ -182,6 +187,8 @@ def run_epochs(
             rate = learning_rate * schedule(done / (epochs * steps))
             for group in svi.optimizer.param_groups if svi.has_optimizer else ():
                 group["lr"] = rate
+            if objective is not None:
+                objective.advance(done / steps)
             loss, t = svi.step_and_terms(data[index])
             rows.add(loss * len(index), t)
             progress.position += len(index)
@@ -268,7 +275,8 @@ def fit(
         The `History`: one `Epoch` for each pass.
 
     Raises:
-        InputError: for empty data, or values that the model's likelihood does not accept.
+        InputError: for empty data, values that the model's likelihood does not accept, or an objective that does not
+            fit the pair or the length of the run.
         NonFiniteLossError: when the loss stops being finite, naming the step and the site.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -16,11 +17,22 @@ from pyro_vae._errors import InputError
 PARTICLES = "particles"
 
 
+def has_density(q: Any) -> bool:
+    """Whether a distribution has a density or mass to weigh draws by: not one that is a single point."""
+    return not isinstance(getattr(q, "base_dist", q), dist.Delta)
+
+
+def kind(d: Any) -> str:
+    """The name of a distribution for a message, whatever it is wrapped in."""
+    return type(d.base_dist if type(d).__name__ == "Independent" else d).__name__
+
+
 class Site(NamedTuple):
     """One `pyro.sample` site: its value, its distribution under the model and (if latent) under the guide.
 
     `log_p` and `log_q` have shape `(num_particles, batch)`; `p`, `q` and their log-probabilities are `None` where the
-    model or the guide has no such site.
+    model or the guide has no such site. `seen` is the value as it went into the model, a view of `value`: a gradient
+    hook on it acts on what comes from the model alone.
     """
 
     value: Tensor
@@ -28,6 +40,7 @@ class Site(NamedTuple):
     q: Any
     log_p: Tensor | None
     log_q: Tensor | None
+    seen: Tensor
 
 
 class Terms(NamedTuple):
@@ -39,6 +52,7 @@ class Terms(NamedTuple):
         log_qz: `log q(z|x)`, summed over the guide's sites.
         sites: every site by name, for objectives that need more than the three sums.
         scale: size of the `data` plate over the size of the batch; 1 unless the pair subsamples inside.
+        kl_weight: what `Annealed` weighs `log p(z) - log q(z|x)` by in the objective; 1 otherwise.
     """
 
     log_px: Tensor
@@ -46,11 +60,16 @@ class Terms(NamedTuple):
     log_qz: Tensor
     sites: dict[str, Site]
     scale: float = 1.0
+    kl_weight: Tensor | float = 1.0
 
     @property
     def log_weight(self) -> Tensor:
-        """`log w = log p(x|z) + log p(z) - log q(z|x)`, shape `(num_particles, batch)`."""
-        return self.log_px + self.log_pz - self.log_qz
+        """`log w = log p(x|z) + kl_weight (log p(z) - log q(z|x))`, shape `(num_particles, batch)`."""
+        return self.weigh(self.log_pz - self.log_qz) + self.log_px
+
+    def weigh(self, kl: Tensor) -> Tensor:
+        """`kl_weight` times a term that stands for the KL or a part of it."""
+        return kl if isinstance(self.kl_weight, float) and self.kl_weight == 1 else self.kl_weight * kl
 
     @property
     def log_score(self) -> Tensor | None:
@@ -66,7 +85,11 @@ def traces(model: Program, guide: Program, *args: Any, num_particles: int, **kwa
     """Trace the guide, replay the model against it, both inside a plate of particles at dim -2: (model, guide)."""
     with pyro.plate(PARTICLES, num_particles, dim=-2):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        seen = guide_trace.copy()
+        for name, site in seen.nodes.items():
+            if site["type"] == "sample" and isinstance(site["value"], Tensor) and site["value"].requires_grad:
+                seen.nodes[name] = {**site, "value": site["value"].view_as(site["value"])}
+        model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
 
@@ -115,8 +138,10 @@ def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **
             log_px = log_px + log_p
         elif log_p is not None:
             log_pz = log_pz + log_p
-        either: Any = p_site or q_site
-        sites[name] = Site(either["value"], p_site and p_site["fn"], q_site and q_site["fn"], log_p=log_p, log_q=log_q)
+        first: Any = q_site or p_site
+        last: Any = p_site or q_site
+        p_fn, q_fn = p_site and p_site["fn"], q_site and q_site["fn"]
+        sites[name] = Site(first["value"], p_fn, q_fn, log_p=log_p, log_q=log_q, seen=last["value"])
     return Terms(log_px.expand(shape), log_pz.expand(shape), log_qz.expand(shape), sites, scale)
 
 

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae._abstract import local_parameters, localise
+from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
 from pyro_vae.inference.importance import Program, Terms, terms
 from pyro_vae.inference.objectives import Objective
@@ -65,6 +65,7 @@ class SVI:
         self.autocast = autocast
         self._modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
         self._steps = 0
+        self._checked = False
         localise(model, guide)
         self._optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._make = _maker(optim)
@@ -126,7 +127,19 @@ class SVI:
         if not isinstance(self.loss, Objective):
             return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs), None
         t = terms(self.model, self.guide, *args, num_particles=self.loss.num_particles, **kwargs)
+        if not self._checked:
+            self.loss.check(t)
+            self._checked = True
         return self.loss.loss_of(t), t
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Raise `InputError` when the objective asks what the pair does not offer; nothing is changed.
+
+        The first step does the same; this is for those who want to know before, from a few data.
+        """
+        if isinstance(self.loss, Objective):
+            with torch.no_grad(), local_parameters(), forked_random():
+                self.loss.check(terms(self.model, self.guide, *args, num_particles=1, **kwargs))
 
     def _module_parameters(self) -> list[Tensor]:
         return list(dict.fromkeys(p for module in self._modules for p in module.parameters() if p.requires_grad))

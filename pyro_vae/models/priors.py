@@ -1,13 +1,19 @@
 """Priors p(z)."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae._errors import InputError
+from pyro_vae.distributions import DiagonalMixture, Pushforward
+from pyro_vae.distributions.pushforward import Zuko
+from pyro_vae.distributions.zuko import flow
+from pyro_vae.networks import Standardised
+from pyro_vae.networks.base import whole_numbers
 
 
 class Prior(nn.Module, ABC):
@@ -18,6 +24,8 @@ class Prior(nn.Module, ABC):
     line is what `--help` prints.
     """
 
+    examples: int = 0  # how many data `initialise` wants
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -25,6 +33,12 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(self) -> Distribution:
         """`p(z)`: batch shape `()`, event shape `(latent_dim,)`."""
+
+    def connect(self, guide: Any) -> None:
+        """Called once by `VAE` with the guide, for priors that are made of it."""
+
+    def initialise(self, examples: Tensor) -> None:
+        """Start from `self.examples` data or more, `(n, *shape)`."""
 
 
 class StandardNormal(Prior):
@@ -36,8 +50,8 @@ class StandardNormal(Prior):
     tensor(-1.8379)
     """
 
-    loc: torch.Tensor
-    scale: torch.Tensor
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
@@ -73,6 +87,139 @@ class GaussianMixture(Prior):
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
 
     def forward(self) -> Distribution:
-        weights = dist.Categorical(logits=self.logits, validate_args=False)
-        parts = dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
-        return dist.MixtureSameFamily(weights, parts, validate_args=False)
+        return DiagonalMixture(self.logits, self.loc, self.log_scale.exp())
+
+
+class Laplace(Prior):
+    """`p(z) = prod_d exp(-|z_d| sqrt(2)) / sqrt(2)`: variance 1, a sharp peak at 0 and heavy tails.
+
+    Source: the double exponential of Laplace 1774; as the prior of a VAE it favours codes of few large entries.
+
+    >>> Laplace(2)().log_prob(torch.zeros(2))  # -log 2
+    tensor(-0.6931)
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.full((latent_dim,), 0.5**0.5), persistent=False)
+
+    def forward(self) -> Distribution:
+        return dist.Laplace(self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class Flow(Prior):
+    """`p(z) = N(f(z); 0, I) |det df/dz|`, f a learned normalizing flow.
+
+    Args:
+        latent_dim: length of z.
+        kind: `'realnvp'`, affine coupling layers; `'nsf'`, coupling layers of rational-quadratic splines; `'maf'`,
+            affine autoregressive layers, whose draws take `latent_dim` passes each.
+        transforms: number of layers; they start near the identity.
+        hidden: widths of the layers' networks.
+
+    Raises:
+        InputError: for another `kind`, or a number below 1.
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017, Density Estimation using Real NVP; Papamakarios, Pavlakou & Murray 2017,
+    Masked Autoregressive Flow; Durkan et al. 2019, Neural Spline Flows. The layers are those of zuko.
+
+    >>> Flow(2, kind="nsf", transforms=2, hidden=(16,))().sample((5,)).shape
+    torch.Size([5, 2])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, latent_dim: int, *, kind: str = "realnvp", transforms: int = 4, hidden: tuple[int, ...] = (100,)
+    ) -> None:
+        super().__init__(latent_dim)
+        if not isinstance(transforms, int) or transforms < 1:
+            raise InputError(f"transforms={transforms!r} of Flow must be a whole number of at least 1")
+        hidden = whole_numbers("hidden", hidden)
+        self.flow = flow(kind, latent_dim, transforms=transforms, hidden=hidden)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+
+    def forward(self) -> Distribution:
+        noise = dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+        return Pushforward(noise, [Zuko(self.flow)])
+
+
+class VampPrior(Prior):
+    """`p(z) = 1/K sum_k q(z|u_k)`: the guide's posteriors at K learned pseudo-inputs `u_k`.
+
+    `VAE` gives it the guide, and `VAE.initialise` sets the pseudo-inputs to data; until then they are random. Under a
+    `Standardised` encoder they count in its units.
+
+    Args:
+        latent_dim: length of z.
+        pseudo_inputs: K.
+        shape: shape of one datum, needed only for an encoder that does not say its `in_shape`.
+
+    Raises:
+        InputError: for fewer than one pseudo-input, or (from `VAE`) for a guide without an encoder, without a density,
+            or whose density takes a pass for each latent.
+
+    Source: Tomczak & Welling 2018, VAE with a VampPrior.
+
+    >>> from pyro_vae import MLP, VAE, Bernoulli, MeanField
+    >>> vae = VAE(VampPrior(2, pseudo_inputs=10), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> vae.sample(3).shape
+    torch.Size([3, 4])
+    """
+
+    _guide: Any
+
+    def __init__(self, latent_dim: int, *, pseudo_inputs: int = 500, shape: tuple[int, ...] | None = None) -> None:
+        super().__init__(latent_dim)
+        if not isinstance(pseudo_inputs, int) or pseudo_inputs < 1:
+            raise InputError(f"pseudo_inputs={pseudo_inputs!r} of VampPrior must be a whole number of at least 1")
+        self.examples, self.shape = pseudo_inputs, shape
+        self.pseudo_inputs: nn.Parameter
+
+    def connect(self, guide: Any) -> None:
+        name = type(guide).__name__
+        if not getattr(guide, "amortised", True):
+            raise InputError(
+                f"VampPrior is made of posteriors at pseudo-inputs, and {name} has none without fitting it"
+            )
+        if not getattr(guide, "has_density", True):
+            raise InputError(f"VampPrior is a mixture of the guide's posteriors, and those of {name} are points")
+        if not getattr(guide, "quick_density", True):
+            raise InputError(
+                f"VampPrior needs log q(z|x) at any latent, which takes {name} one pass for each of its entries; take "
+                "MeanField or another guide"
+            )
+        shape = getattr(guide.encoder, "in_shape", None) if self.shape is None else self.shape
+        if shape is None:
+            raise InputError("the encoder does not say its in_shape; give VampPrior shape=<the shape of one datum>")
+        object.__setattr__(self, "_guide", guide)  # looked at, not owned: its parameters stay the guide's alone
+        self.pseudo_inputs = nn.Parameter(torch.rand(self.examples, *shape))
+
+    @torch.no_grad()
+    def initialise(self, examples: Tensor) -> None:
+        if len(examples) < self.examples:
+            raise InputError(
+                f"VampPrior starts from {self.examples} data and there are {len(examples)}; give it pseudo_inputs="
+                f"{len(examples)} or fewer"
+            )
+        chosen = examples[: self.examples].to(self.pseudo_inputs)
+        encoder = self._guide.encoder
+        self.pseudo_inputs.copy_(encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen)
+
+    def forward(self) -> Distribution:
+        if "_guide" not in self.__dict__:
+            raise InputError("VampPrior is made of a guide's posteriors: put both into a VAE first")
+        encoder = self._guide.encoder
+        body = encoder.body if isinstance(encoder, Standardised) else encoder
+        parts = self._guide.posterior(body(self.pseudo_inputs))
+        logits = self.pseudo_inputs.new_zeros(self.examples)
+        base = getattr(parts, "base_dist", None)
+        if isinstance(base, dist.Normal):
+            return DiagonalMixture(logits, base.loc, base.scale)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)

@@ -8,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram
+from pyro_vae.inference.guides.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.priors import Prior
 from pyro_vae.networks import Network, Standardised
@@ -33,6 +34,10 @@ class Model(AbstractProgram):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """`log p(x|z) + log p(z)`: `(batch, *shape)` and `(..., batch, latent_dim)` -> `(..., batch)`."""
+        return self.likelihood(self.decoder(z)).log_prob(x) + self.prior().log_prob(z)
+
 
 class VAE(AbstractProgram):
     """A variational autoencoder: a model `p(z) p(x|z)` and a guide `q(z|x)`, one module with one `state_dict`.
@@ -42,6 +47,9 @@ class VAE(AbstractProgram):
         decoder: any module, `(..., latent_dim) -> (..., channels, *shape)`.
         likelihood: `p(x|z)`, for example `Bernoulli((28, 28))`.
         guide: `q(z|x)`, for example `MeanField(encoder, 16)`.
+
+    Raises:
+        InputError: for a prior that cannot be made from the guide (`VampPrior`).
 
     Swapping a part is one word; everything else stays:
 
@@ -58,6 +66,9 @@ class VAE(AbstractProgram):
         super().__init__()
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide
+        for part, other in ((prior, guide), (guide, self.model)):
+            if isinstance(part, Prior | Guide):
+                part.connect(other)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Distribution:
         """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
@@ -65,7 +76,8 @@ class VAE(AbstractProgram):
 
     def encode(self, x: Tensor) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        return self.guide.posterior(self.guide.encoder(x))
+        guide = self.guide
+        return guide.given(x) if isinstance(guide, Guide) else guide.posterior(guide.encoder(x))
 
     def decode(self, z: Tensor) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`."""
@@ -92,12 +104,15 @@ class VAE(AbstractProgram):
             return q.sample((draws,)).mean(0)
 
     @torch.no_grad()
-    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool = False) -> None:
+    def initialise(
+        self, mean: Tensor, std: Tensor, *, standardise: bool = False, examples: Tensor | None = None
+    ) -> None:
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
 
         Sets the decoder's last layer (where it is a `Network` that has one), the likelihood's scale, and the units of a
         `Standardised` encoder: one for all elements, or with `standardise`, for elements on scales of their own, one
-        for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is.
+        for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is. A
+        `VampPrior` takes `examples`, `(n, *shape)`, as its pseudo-inputs.
         """
         likelihood, decoder = self.model.likelihood, self.model.decoder
         likelihood.initialise(mean, std, standardise=standardise)
@@ -105,6 +120,8 @@ class VAE(AbstractProgram):
             shift, spread = units(mean, std, standardise=standardise)
             self.guide.encoder.shift.copy_(shift)
             self.guide.encoder.spread.copy_(spread)
+        if examples is not None:
+            self.model.prior.initialise(examples)
         h = likelihood.starting_output(mean, std)
         if isinstance(decoder, Network) and likelihood.output_spread is not None:
             decoder.set_output_spread(likelihood.output_spread, self.model.prior().sample((256,)))

@@ -1,0 +1,6 @@
+"""Distributions over latents that PyTorch and Pyro lack, or have in a slower or less exact form."""
+
+from pyro_vae.distributions.mixture import DiagonalMixture
+from pyro_vae.distributions.pushforward import Pushforward, Step
+
+__all__ = ["DiagonalMixture", "Pushforward", "Step"]

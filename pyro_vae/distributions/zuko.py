@@ -1,0 +1,41 @@
+"""Coupling and autoregressive transforms, made by zuko."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_vae._errors import InputError
+
+KINDS = ("realnvp", "nsf", "maf")
+
+
+def flow(
+    kind: str, latent_dim: int, context: int = 0, *, transforms: int, hidden: tuple[int, ...], bins: int = 8
+) -> nn.Module:
+    """A lazy transform from data to noise that starts near the identity: call it with a context, `(..., context)`.
+
+    Args:
+        kind: `'realnvp'`, affine coupling layers; `'nsf'`, coupling layers of rational-quadratic splines; `'maf'`,
+            affine autoregressive layers, whose inverse, the draw, takes `latent_dim` passes each.
+        latent_dim: length of z.
+        context: length of the context, 0 for none.
+        transforms: number of layers; the order of the latents is reversed from one to the next.
+        hidden: widths of their networks.
+        bins: knots of the splines.
+    """
+    import zuko
+
+    if kind not in KINDS:
+        raise InputError(f"kind={kind!r} must be 'realnvp', 'nsf' or 'maf'")
+    arguments: dict[str, Any] = {"features": latent_dim, "context": context, "transforms": transforms}
+    arguments |= {"hidden_features": hidden, "passes": None if kind == "maf" else 2}
+    family = zuko.flows.NSF(**arguments, bins=bins) if kind == "nsf" else zuko.flows.MAF(**arguments)
+    with torch.no_grad():
+        for layer in family.transform.modules():
+            network = getattr(layer, "hyper", None)
+            if isinstance(network, nn.Sequential):
+                last: Any = network[-1]
+                last.weight.mul_(0.01)
+                last.bias.zero_()
+    return family.transform

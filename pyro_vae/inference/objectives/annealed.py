@@ -1,0 +1,77 @@
+"""An objective whose KL term is turned on while training goes on."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import InputError
+from pyro_vae.inference.importance import Terms
+from pyro_vae.inference.objectives.base import Objective
+from pyro_vae.inference.objectives.bounds import ELBO
+
+
+class Annealed(Objective):
+    """Another objective, with `log p(z) - log q(z|x)` weighed by a factor that grows from 0 to 1 in its first epochs.
+
+    The weight stands where the objective has the KL: before it in `ELBO` and its kin, inside the importance weights of
+    `IWAE` and the like, before the target of `Capacity`. What is reported while training is the plain ELBO.
+
+    Args:
+        objective: the objective, or a class whose default arguments will do.
+        epochs: length of the warm-up; of one cycle for the cyclical shape.
+        shape: `'linear'`, from 0 to 1 and then 1; `'cyclical'`, the same over the first half of each cycle, again and
+            again to the end of the run.
+
+    Raises:
+        InputError: for another shape, for a length that is not positive, or (when training starts) for a warm-up that
+            is longer than the run.
+
+    In a loop of one's own, call `advance` with the number of epochs done before each step. Source: Bowman et al. 2016,
+    Generating Sentences from a Continuous Space; Sonderby et al. 2016, Ladder Variational Autoencoders; Fu et al. 2019,
+    Cyclical Annealing Schedule.
+
+    >>> objective = Annealed(objective=ELBO(num_particles=3), epochs=10)
+    >>> objective.advance(2.5)
+    >>> objective.num_particles, objective.weight
+    (3, tensor(0.2500))
+    """
+
+    def __init__(
+        self, *, objective: Objective | Callable[[], Objective] = ELBO, epochs: float = 10.0, shape: str = "linear"
+    ) -> None:
+        inner = objective if isinstance(objective, Objective) else objective()
+        if not isinstance(inner, Objective):
+            raise InputError(f"Annealed wraps an Objective of this package, not {type(inner).__name__}")
+        if not isinstance(epochs, (int, float)) or not epochs > 0:
+            raise InputError(f"epochs={epochs!r} of Annealed must be positive")
+        if shape not in ("linear", "cyclical"):
+            raise InputError(f"shape={shape!r} of Annealed must be 'linear' or 'cyclical'")
+        super().__init__(num_particles=inner.num_particles)
+        self.objective, self.epochs, self.shape = inner, epochs, shape
+        self.weight = torch.zeros(())
+
+    def check(self, t: Terms) -> None:
+        self.objective.check(t)
+
+    def prepare(self, size: int, epochs: int) -> None:
+        if self.epochs > epochs:
+            raise InputError(
+                f"the warm-up of Annealed takes {self.epochs:g} epochs and the run has {epochs}; train longer or give "
+                f"it epochs={epochs} or fewer"
+            )
+        self.objective.prepare(size, epochs)
+
+    def advance(self, epoch: float) -> None:
+        self.objective.advance(epoch)
+        done = epoch / self.epochs
+        self.weight.fill_(min(1.0, done if self.shape == "linear" else 2 * (done % 1)))
+
+    def bound(self, t: Terms) -> Tensor:
+        return self.objective.bound(self._weighed(t))
+
+    def loss_of(self, t: Terms) -> Tensor:
+        return self.objective.loss_of(self._weighed(t))
+
+    def _weighed(self, t: Terms) -> Terms:
+        return t._replace(kl_weight=t.kl_weight * self.weight.to(t.log_qz))

@@ -1,0 +1,130 @@
+"""What an objective is, and what it may ask of a pair."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import pyro.infer
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae._errors import InputError
+from pyro_vae.inference.importance import Program, Site, Terms, has_density, kind, terms, traces
+
+
+class Objective(pyro.infer.ELBO, ABC):
+    """A bound to be maximised; an instance of `pyro.infer.ELBO`, so that it works wherever Pyro takes one.
+
+    To write one: implement `bound`, from the `Terms` of `num_particles` draws to one number for each datum. `ELBO` is
+    the simplest example. `objective(model, guide)` is a torch module whose call returns the loss, minus the bound
+    summed over the batch; `SVI` and `pyro.infer.SVI` take the objective as their `loss`.
+
+    Latent sites that cannot be reparameterised get the score-function estimator: the gradient is
+    `grad bound + bound * grad sum_k log q(z_k|x)`, unbiased for every bound.
+
+    Args:
+        num_particles: K, the number of latent draws for each datum.
+    """
+
+    needs: tuple[str, ...] = ()  # of REQUIREMENTS: what each latent site must offer
+    score_function: bool = True  # False: the bound's gradient is right as it is for latents without reparameterisation
+
+    def __init__(self, *, num_particles: int = 1) -> None:
+        if not isinstance(num_particles, int) or num_particles < 1:
+            raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
+        super().__init__(num_particles=num_particles)
+
+    @abstractmethod
+    def bound(self, t: Terms) -> Tensor:
+        """`(num_particles, batch)` terms -> `(batch,)` bound, in nats per datum."""
+
+    def check(self, t: Terms) -> None:
+        """Raise `InputError` when the sites of a pair, seen in its terms, do not offer what this objective `needs`."""
+        for need in self.needs:
+            holds, reason = REQUIREMENTS[need]
+            for name, site in t.sites.items():
+                if site.q is not None and not holds(site):
+                    raise InputError(
+                        f"{type(self).__name__} {reason.format(name=name, q=kind(site.q), p=kind(site.p))}"
+                    )
+
+    def prepare(self, size: int, epochs: int) -> None:
+        """Told before training: how many data there are, and how many epochs the run will have."""
+
+    def advance(self, epoch: float) -> None:
+        """Told before each step: how many epochs are done, as a fraction; for objectives that change on the way."""
+
+    def loss_of(self, t: Terms) -> Tensor:
+        """The scalar to be differentiated: minus the bound, summed over the batch (and scaled to the whole plate)."""
+        bound = self.bound(t)
+        if self.score_function and t.log_score is not None:
+            score = t.log_score.sum(0)
+            bound = bound + bound.detach() * (score - score.detach())
+        loss = -bound.sum()
+        return loss if t.scale == 1 else t.scale * loss
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of one draw of the terms, as a tensor: nothing is read back to the host."""
+        return self.loss_of(terms(model, guide, *args, num_particles=self.num_particles, **kwargs))
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The loss as a number, without gradients."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, after adding its gradient to the parameters (the call that `pyro.infer.SVI` makes)."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.detach()
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        return traces(model, guide, *args, num_particles=self.num_particles, **kwargs)
+
+
+def independent(q: Any) -> bool:
+    """Whether a latent vector's entries are independent, each with a density of its own."""
+    return type(q).__name__ == "Independent" and q.reinterpreted_batch_ndims == 1 and has_density(q)
+
+
+def closed_kl(site: Site) -> Tensor:
+    """`KL(q || p)` of a site in closed form, `(num_particles, batch)`; `NotImplementedError` where there is none."""
+    q, p = site.q, site.p
+    if isinstance(q, _Gaussian) and independent(p) and isinstance(p.base_dist, torch.distributions.Normal):
+        # E[-log p] - H(q)
+        loc, scale = p.base_dist.loc, p.base_dist.scale
+        squares = (q.variance + (q.mean - loc).square()) / scale.square()
+        constant = 0.5 * q.event_shape[0] * math.log(2 * math.pi)
+        return 0.5 * (squares + 2 * scale.log()).sum(-1) + constant - q.entropy()
+    return torch.distributions.kl_divergence(q, p)
+
+
+_Gaussian = torch.distributions.MultivariateNormal | torch.distributions.LowRankMultivariateNormal
+
+
+def _has_closed_kl(site: Site) -> bool:
+    try:
+        closed_kl(site)
+    except NotImplementedError:
+        return False
+    return True
+
+
+REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
+    "density": (lambda s: has_density(s.q), "weighs draws by the guide's density, and at site {name!r} it is a point"),
+    "gradient": (
+        lambda s: bool(s.q.has_rsample),
+        "needs draws that carry gradients, and those of the {q} at site {name!r} do not",
+    ),
+    "closed KL": (
+        _has_closed_kl,
+        "needs a KL in closed form, and there is none from the {q} of the guide to the {p} of the model at site "
+        "{name!r}; take ELBO",
+    ),
+    "independence": (
+        lambda s: independent(s.q) and independent(s.p),
+        "needs entries that are independent in guide and prior, and at site {name!r} they are a {q} and a {p}",
+    ),
+}

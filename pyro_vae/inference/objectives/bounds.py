@@ -1,0 +1,169 @@
+"""Bounds on log p(x)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import InputError
+from pyro_vae.inference.importance import Terms
+from pyro_vae.inference.objectives.base import Objective, closed_kl
+
+
+def number(objective: str, low: float = -math.inf, high: float = math.inf, **values: Any) -> None:
+    """Raise `InputError` unless each value is a finite number between `low` and `high`."""
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+            limits = f" of at least {low:g}" if high == math.inf else f" between {low:g} and {high:g}"
+            raise InputError(f"{name}={value!r} of {objective} must be a number{limits if low > -math.inf else ''}")
+
+
+def log_mean(log_w: Tensor, dim: int = 0) -> Tensor:
+    """`log 1/K sum_k w_k` along a dimension of length K."""
+    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
+
+
+class ELBO(Objective):
+    """`L = E_q[log p(x|z)] - beta KL(q(z|x) || p(z))`, both by Monte Carlo, as Pyro's `Trace_ELBO`.
+
+    Args:
+        beta: weight of the KL term; with 1 this is the evidence lower bound, otherwise no bound on log p(x). What is
+            reported while training is the plain ELBO, whatever `beta`.
+        num_particles: draws averaged for each datum.
+
+    Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Higgins et al. 2017, beta-VAE.
+    """
+
+    def __init__(self, *, beta: float = 1.0, num_particles: int = 1) -> None:
+        super().__init__(num_particles=num_particles)
+        number("ELBO", low=0, beta=beta)
+        self.beta = beta
+
+    def bound(self, t: Terms) -> Tensor:
+        return (t.log_px + t.weigh(self.beta * (t.log_pz - t.log_qz))).mean(0)
+
+
+class MeanFieldELBO(Objective):
+    """`L = E_q[log p(x|z)] - beta KL(q(z|x) || p(z))`, the KL in closed form: less noise than the `ELBO`.
+
+    Every latent site needs such a KL: a Gaussian guide (`MeanField`, `FullRank`, `LowRank`, `Local`, `SemiAmortized`)
+    under `StandardNormal`, a mean-field one under `Laplace`, or a point, whose KL is `-log p(z)`.
+
+    Args:
+        beta: weight of the KL term, as in `ELBO`.
+        num_particles: draws averaged in the first term.
+
+    Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes, equation 7; Pyro's `TraceMeanField_ELBO`.
+    """
+
+    needs = ("closed KL",)
+
+    def __init__(self, *, beta: float = 1.0, num_particles: int = 1) -> None:
+        super().__init__(num_particles=num_particles)
+        number("MeanFieldELBO", low=0, beta=beta)
+        self.beta = beta
+
+    def bound(self, t: Terms) -> Tensor:
+        kl = torch.stack([closed_kl(s).expand(t.log_px.shape) for s in t.sites.values() if s.q is not None]).sum(0)
+        return (t.log_px - t.weigh(self.beta * kl)).mean(0)
+
+
+class IWAE(Objective):
+    """`L_K = E[log 1/K sum_k p(x, z_k) / q(z_k|x)]`, the importance-weighted bound: tighter as K grows.
+
+    Args:
+        num_particles: K; with 1 this is the ELBO.
+
+    Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders.
+    """
+
+    needs = ("density",)
+
+    def __init__(self, *, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+
+    def bound(self, t: Terms) -> Tensor:
+        return log_mean(t.log_weight)
+
+
+class Renyi(Objective):
+    """`L_alpha = 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha)`, between IWAE (alpha = 0) and the ELBO (alpha = 1).
+
+    Args:
+        alpha: order of the divergence; a lower bound on log p(x) in expectation for alpha of 0 or more. Negative values
+            overshoot it in the limit of many particles.
+        num_particles: K.
+
+    Raises:
+        InputError: for an alpha that is not a finite number.
+
+    Source: Li & Turner 2016, Renyi Divergence Variational Inference.
+    """
+
+    needs = ("density",)
+
+    def __init__(self, *, alpha: float = 0.5, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+        number("Renyi", alpha=alpha)
+        self.alpha = alpha
+
+    def bound(self, t: Terms) -> Tensor:
+        power = 1 - self.alpha
+        if abs(power) < 1e-6:  # the limit; closer to it the quotient below loses its digits
+            return t.log_weight.mean(0)
+        return log_mean(power * t.log_weight) / power
+
+
+class CIWAE(Objective):
+    """`beta ELBO + (1 - beta) L_K`: between the importance-weighted bound (beta = 0) and the ELBO (beta = 1).
+
+    Args:
+        beta: weight of the ELBO, in [0, 1].
+        num_particles: K, used by both parts.
+
+    Raises:
+        InputError: for a beta outside [0, 1].
+
+    Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
+    """
+
+    needs = ("density",)
+
+    def __init__(self, *, beta: float = 0.5, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+        number("CIWAE", low=0, high=1, beta=beta)
+        self.beta = beta
+
+    def bound(self, t: Terms) -> Tensor:
+        return self.beta * t.log_weight.mean(0) + (1 - self.beta) * log_mean(t.log_weight)
+
+
+class MIWAE(Objective):
+    """`1/M sum_m log 1/K sum_k w_mk`: the mean of M importance-weighted bounds of K particles each.
+
+    Args:
+        groups: M.
+        num_particles: M K, the draws for each datum; a multiple of `groups`.
+
+    Raises:
+        InputError: when the particles cannot be dealt out to the groups.
+
+    Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
+    """
+
+    needs = ("density",)
+
+    def __init__(self, *, groups: int = 8, num_particles: int = 64) -> None:
+        super().__init__(num_particles=num_particles)
+        self.groups = divisor(groups, num_particles)
+
+    def bound(self, t: Terms) -> Tensor:
+        return log_mean(t.log_weight.unflatten(0, (self.groups, -1)), 1).mean(0)  # from (M, K, B)
+
+
+def divisor(groups: int, num_particles: int) -> int:
+    """`groups`, once the particles can be dealt out to them."""
+    if not isinstance(groups, int) or groups < 1 or num_particles % groups:
+        raise InputError(f"groups={groups!r} must divide num_particles={num_particles}")
+    return groups

@@ -1,0 +1,157 @@
+"""Bounds whose gradient is estimated in another way than by differentiating the bound."""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.inference.importance import Terms
+from pyro_vae.inference.objectives.base import Objective
+from pyro_vae.inference.objectives.bounds import divisor, log_mean
+
+
+def stopped(thing: Any) -> Any:
+    """A copy of a distribution (or of any part of one) whose parameters carry no gradient."""
+    if isinstance(thing, Tensor):
+        return thing.detach()
+    if type(thing) in (list, tuple):
+        return type(thing)(stopped(part) for part in thing)
+    if isinstance(thing, dict):
+        return {key: stopped(part) for key, part in thing.items()}
+    if isinstance(thing, functools.partial):
+        return functools.partial(stopped(thing.func), *stopped(thing.args), **stopped(thing.keywords))
+    if isinstance(owner := getattr(thing, "__self__", None), nn.Module):
+        return getattr(stopped(owner), thing.__name__)
+    distribution = isinstance(thing, torch.distributions.Distribution | torch.distributions.Transform)
+    if not (isinstance(thing, nn.Module) or distribution or getattr(thing, "has_parameters", False)):
+        return thing
+    twin = copy.copy(thing)  # less what it remembers of its draws
+    twin.__dict__ = {k: None if k in ("_drawn", "_inv") else stopped(part) for k, part in thing.__dict__.items()}
+    return twin
+
+
+def stopped_log_q(t: Terms) -> Tensor:
+    """`log q(z|x)` as a function of z alone, `(num_particles, batch)`: its parameters carry no gradient.
+
+    It hangs on `Site.seen`, so that a hook there reaches the whole path derivative.
+    """
+    values = [stopped(s.q).log_prob(s.seen) for s in t.sites.values() if s.q is not None]
+    return torch.stack([v.expand(t.log_qz.shape) for v in values]).sum(0)
+
+
+def through_latents(t: Terms, change: Callable[[Tensor], Tensor]) -> None:
+    """Replace each gradient `g` that comes to a latent from the model by `change(g)`."""
+    for site in t.sites.values():
+        if site.q is not None and site.seen.requires_grad:
+            site.seen.register_hook(change)
+
+
+def surrogate(value: Tensor, gradient_of: Tensor) -> Tensor:
+    """A tensor that is `value` and has the gradient of `gradient_of`."""
+    return value.detach() + (gradient_of - gradient_of.detach())
+
+
+class STL(Objective):
+    """The ELBO; its gradient without the score of the guide, so that it has no variance where `q` is exact.
+
+    `log q(z|x)` is differentiated through z alone, at stopped parameters: the term left out has mean zero.
+
+    Args:
+        num_particles: draws averaged for each datum.
+
+    Source: Roeder, Wu & Duvenaud 2017, Sticking the Landing.
+    """
+
+    needs = ("density", "gradient")
+
+    def bound(self, t: Terms) -> Tensor:
+        path = t.log_px + t.weigh(t.log_pz - stopped_log_q(t))
+        return surrogate(t.log_weight, path).mean(0)
+
+
+class DReG(Objective):
+    """`L_K` as in `IWAE`; the guide's gradient doubly reparameterised, so that it gets better as K grows.
+
+    With `w_k` normalised to add up to 1: `sum_k w_k^2 dlog w_k/dz_k dz_k/dphi` for the guide and
+    `sum_k w_k dlog w_k/dtheta` for the model, `log q` at stopped parameters.
+
+    Args:
+        num_particles: K.
+
+    Source: Tucker, Lawson, Gu & Maddison 2018, Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives.
+    """
+
+    needs = ("density", "gradient")
+
+    def __init__(self, *, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+
+    def bound(self, t: Terms) -> Tensor:
+        weights = t.log_weight.detach().softmax(0)
+        path = t.log_px + t.weigh(t.log_pz - stopped_log_q(t))
+        through_latents(t, lambda g: g * weights.reshape(weights.shape + (1,) * (g.dim() - 2)))
+        return surrogate(log_mean(t.log_weight), (weights * path).sum(0))
+
+
+class PIWAE(Objective):
+    """`L_MK` as in `IWAE` for the model, and the mean of M bounds of K particles, as in `MIWAE`, for the guide.
+
+    Args:
+        groups: M.
+        num_particles: M K, the draws for each datum; a multiple of `groups`.
+
+    Raises:
+        InputError: when the particles cannot be dealt out to the groups.
+
+    Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
+    """
+
+    needs = ("density", "gradient")
+
+    def __init__(self, *, groups: int = 8, num_particles: int = 64) -> None:
+        super().__init__(num_particles=num_particles)
+        self.groups = divisor(groups, num_particles)
+
+    def bound(self, t: Terms) -> Tensor:
+        log_w = t.log_weight.detach()
+        all_weights = log_w.softmax(0)
+        group_weights = log_w.unflatten(0, (self.groups, -1)).softmax(1).flatten(0, 1) / self.groups
+        joint = t.log_px + t.weigh(t.log_pz)
+        guide = (group_weights * t.weigh(t.log_qz)).sum(0)
+        latents = [s for s in t.sites.values() if s.q is not None and s.seen.requires_grad]
+        if latents:  # the gradient in z with the guide's weights; the one with the model's weights is stopped
+            wanted = torch.autograd.grad((group_weights * joint).sum(), [s.seen for s in latents], retain_graph=True)
+            for site, g in zip(latents, wanted, strict=True):
+                guide = guide - (g * site.value).flatten(2).sum(2).sum(0)
+            through_latents(t, torch.zeros_like)
+        return surrogate(log_mean(t.log_weight), (all_weights * joint).sum(0) - guide)
+
+
+class ReweightedWakeSleep(Objective):
+    """`L_K` as in `IWAE` for the model; the guide follows the posterior, `max sum_k w_k log q(z_k|x)` at fixed draws.
+
+    The weights are normalised for each datum. This is wake-sleep with two wake phases, and it needs no draws that carry
+    gradients. For a guide whose density takes a pass for each latent (`IAF`), so does each step.
+
+    Args:
+        num_particles: K.
+
+    Source: Bornschein & Bengio 2015, Reweighted Wake-Sleep; Le, Kosiorek, Siddharth, Teh & Wood 2020, Revisiting
+    Reweighted Wake-Sleep for Models with Stochastic Control Flow.
+    """
+
+    needs = ("density",)
+    score_function = False
+
+    def __init__(self, *, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+
+    def bound(self, t: Terms) -> Tensor:
+        weights = t.log_weight.detach().softmax(0)
+        through_latents(t, torch.zeros_like)
+        scores = [s.q.log_prob(s.value.detach()) for s in t.sites.values() if s.q is not None]
+        log_q = torch.stack([v.expand(t.log_qz.shape) for v in scores]).sum(0)
+        return surrogate(log_mean(t.log_weight), (weights * (t.log_px + t.weigh(t.log_pz) + log_q)).sum(0))
