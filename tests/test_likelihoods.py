@@ -9,6 +9,7 @@ import scipy.special
 import scipy.stats
 import torch
 
+import pyro_vae
 from pyro_vae import (
     Categorical,
     ContinuousBernoulli,
@@ -359,3 +360,9 @@ def test_grey_levels_train_under_each_mass(likelihood):
     vae.initialise(*train.moments())
     history = fit(vae, train, epochs=8, learning_rate=2e-3)
     assert history[-1].elbo > history[0].elbo + 10
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+def test_all_grey_levels_are_accepted_as_they_are_stored(dtype):
+    for name in ("Categorical", "DiscretizedLogistic", "DiscretizedLogisticMixture"):
+        getattr(pyro_vae.likelihoods, name)((3,)).check(torch.tensor([[0, 238, 255]], dtype=dtype))

@@ -74,4 +74,4 @@ class Annealed(Objective):
         return self.objective.loss_of(self._weighed(t))
 
     def _weighed(self, t: Terms) -> Terms:
-        return t._replace(kl_weight=t.kl_weight * self.weight.to(t.log_qz))
+        return t._replace(kl_weight=t.kl_weight * self.weight)

@@ -57,11 +57,12 @@ class Levels(Likelihood):
 
     def check(self, x: Tensor) -> None:
         super().check(x)
-        if x.max() >= self.levels:
+        highest = int(x.max())  # a Python number: uint8 cannot be compared with 256
+        if highest >= self.levels:
             name = type(self).__name__
             raise InputError(
-                f"x holds the level {x.max().item():g}, but {name}(levels={self.levels}) ends at {self.levels - 1}; "
-                f"give it levels={int(x.max()) + 1} or more"
+                f"x holds the level {highest}, but {name}(levels={self.levels}) ends at {self.levels - 1}; give it "
+                f"levels={highest + 1} or more"
             )
 
 
