@@ -6,7 +6,7 @@ from pyro_vae.build import Spec, build
 from pyro_vae.checkpoint import load
 from pyro_vae.data import Bridge, DataSet, Split, load_data
 from pyro_vae.inference.diagnostics import pareto_k
-from pyro_vae.inference.estimators import LogMarginal, activity, elbo, log_marginal
+from pyro_vae.inference.estimators import LogMarginal, elbo, log_marginal
 from pyro_vae.inference.fit import History, fit
 from pyro_vae.inference.guides import (
     IAF,
@@ -24,6 +24,7 @@ from pyro_vae.inference.guides import (
     Sylvester,
 )
 from pyro_vae.inference.importance import Terms, terms
+from pyro_vae.inference.latents import activity
 from pyro_vae.inference.objectives import (
     CIWAE,
     ELBO,

@@ -73,8 +73,8 @@ def variants(family: type) -> dict[str, type]:
     """The final classes of a family by name: every subclass in this package that is neither abstract nor subclassed.
 
     >>> from pyro_vae import Guide, variants
-    >>> sorted(variants(Guide))
-    ['FullRank', 'MeanField']
+    >>> list(variants(Guide))[:3]
+    ['Delta', 'FullRank', 'Householder']
     """
     package = family.__module__.partition(".")[0]
     found: dict[str, type] = {}

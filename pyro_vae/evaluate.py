@@ -16,7 +16,8 @@ from pyro_vae._program import Run, open_run, run, run_parser, whole
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data import SPLITS
 from pyro_vae.inference.diagnostics import pareto_k
-from pyro_vae.inference.estimators import ACTIVE, MEMORY, PARETO_LIMIT, LogMarginal, activity, elbo, log_marginal
+from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
+from pyro_vae.inference.latents import ACTIVE, activity
 from pyro_vae.models.representation import Representation
 
 __all__ = ["LogMarginal", "elbo", "evaluate", "log_marginal", "main", "pareto_k", "table"]

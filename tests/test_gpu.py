@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ppca import PPCA
-from pyro_vae import ELBO, SVI, Spec, build, fit, log_marginal
+from pyro_vae import ELBO, SVI, Guide, Objective, Prior, Spec, build, fit, log_marginal, variants
+from pyro_vae.build import parse
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -35,3 +36,18 @@ def test_training_on_the_gpu_reads_nothing_back():
     history = fit(vae, x, epochs=30, learning_rate=0.01, validation=x)
     assert history[-1].elbo > history[0].elbo
     assert math.isfinite(history[-1].validation_elbo)
+
+
+@pytest.mark.parametrize(
+    ("axis", "member"),
+    [(axis, name) for axis, family in (("guide", Guide), ("prior", Prior), ("objective", Objective))
+     for name in variants(family)],
+)  # fmt: skip
+def test_every_member_takes_steps_on_the_gpu(axis, member):
+    choice = {"objective": "elbo", axis: "vampprior(pseudo_inputs=5)" if member == "VampPrior" else member}
+    objective = parse("objective", choice.pop("objective"))()
+    vae = build(Spec((6,), 2, **choice)).cuda()
+    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), objective)
+    objective.advance(100)
+    for _ in range(3):
+        assert svi.step(torch.rand(50, 6).round().cuda()).isfinite()

@@ -18,12 +18,15 @@ from pyro_vae import (
     Bernoulli,
     DReG,
     FullRank,
+    InputError,
     MeanField,
     Mixture,
+    Objective,
     ReweightedWakeSleep,
     StandardNormal,
     Sylvester,
     terms,
+    variants,
 )
 
 
@@ -142,6 +145,34 @@ def test_wake_sleep_needs_no_draws_that_carry_gradients():
     expected = -(posterior - torch.sigmoid(logit)).item()
     error = ours.std() / len(ours) ** 0.5
     assert abs(ours.mean() - expected) < 4.5 * error + 2e-3
+
+
+@pytest.mark.parametrize("cls", variants(Objective).values(), ids=lambda c: c.__name__)
+def test_objectives_on_a_pair_written_by_hand(cls):
+    """Two latent sites of one number each, without a vector among them."""
+    scale = torch.tensor(0.7, requires_grad=True)
+
+    def pair_model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(torch.zeros(()), 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
+
+    def pair_guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("a", dist.Normal(x / 2, scale))
+            pyro.sample("b", dist.Normal(x / 3, scale))
+
+    objective = cls()
+    objective.advance(100)
+    t = terms(pair_model, pair_guide, torch.randn(6), num_particles=objective.num_particles)
+    if "independence" in objective.needs:
+        with pytest.raises(InputError, match="entries that are independent"):
+            objective.check(t)
+    else:
+        objective.check(t)
+        assert objective.bound(t).shape == (6,)
+        assert torch.autograd.grad(objective.loss_of(t), scale)[0] != 0
 
 
 # --- signal and noise

@@ -22,6 +22,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.objectives.annealed",
         "inference.objectives",
         "inference.estimators",
+        "inference.latents",
     ],
     ["inference.svi", "inference.fit"],
     [

@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
-from pyro_vae.inference.importance import PARTICLES, Program, Terms, has_density, terms
+from pyro_vae.inference.importance import Program, Terms, has_density, terms
 
 if TYPE_CHECKING:
     import arviz
 
 MEMORY = 256 * 2**20
 PARETO_LIMIT = 0.7
-ACTIVE = 0.01
 
 
 class Bound(NamedTuple):
@@ -72,43 +69,6 @@ def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_
             total += sums.cpu()
     reconstruction, kl = (total / len(x)).tolist()
     return Bound(reconstruction - kl, reconstruction, kl)
-
-
-@torch.no_grad()
-def activity(guide: Program, x: Any, *, draws: int = 200, batch_size: int = 500) -> dict[str, Tensor]:
-    """How much the posterior mean of each latent varies over the data: `Var_x(E_q[z_d | x])`, by site.
-
-    A latent above `ACTIVE` is said to be active; one that is not carries next to nothing of x. Each mean is taken
-    twice, from different draws, and the variance is their covariance, which the noise of the draws does not bias.
-
-    Args:
-        guide: any Pyro guide with a data plate at dim -1, called with a batch of data.
-        x: the data, `(N, *shape)`, two or more.
-        draws: for each datum and mean.
-        batch_size: data in memory at a time.
-
-    Returns:
-        For each site of the guide a tensor of the shape of one datum's latent.
-
-    Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, section 5.2.
-    """
-    if len(x) < 2:
-        raise InputError("a variance over the data needs two of them or more")
-    means: dict[str, list[Tensor]] = {}
-    localise(guide)
-    with local_parameters(), pyro.validation_enabled(False):
-        for start in range(0, len(x), batch_size):
-            with pyro.plate(PARTICLES, 2 * draws, dim=-2):
-                trace = poutine.trace(guide).get_trace(x[start : start + batch_size])
-            latents: Any = prune_subsample_sites(trace).iter_stochastic_nodes()
-            for name, site in latents:
-                halves = double(site["value"]).unflatten(0, (2, draws)).mean(1)  # (2, batch, ...)
-                means.setdefault(name, []).append(halves)
-    found = {}
-    for name, parts in means.items():
-        first, second = torch.cat(parts, 1)
-        found[name] = ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / (len(x) - 1)
-    return found
 
 
 @dataclass(frozen=True)

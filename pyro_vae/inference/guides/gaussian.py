@@ -66,7 +66,7 @@ class FullRank(HeadGuide):
 
 
 class LowRank(HeadGuide):
-    """`q(z|x) = N(z; loc(x), F(x) F(x)^T + diag(scale(x)^2))`, `F` of `rank` columns: between the two others.
+    """`q(z|x) = N(z; loc(x), F(x) F(x)^T + diag(scale(x)^2))`, `F` of `rank` columns: a few correlations.
 
     `F_dr = scale_d f_dr / sqrt(rank)` with `f` from the head, small at the start.
 

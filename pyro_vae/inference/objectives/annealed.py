@@ -28,7 +28,7 @@ class Annealed(Objective):
             is longer than the run.
 
     In a loop of one's own, call `advance` with the number of epochs done before each step. Source: Bowman et al. 2016,
-    Generating Sentences from a Continuous Space; Sonderby et al. 2016, Ladder Variational Autoencoders; Fu et al. 2019,
+    Generating Sentences from a Continuous Space; Sønderby et al. 2016, Ladder Variational Autoencoders; Fu et al. 2019,
     Cyclical Annealing Schedule.
 
     >>> objective = Annealed(objective=ELBO(num_particles=3), epochs=10)

@@ -28,8 +28,8 @@ class ELBO(Objective):
     """`L = E_q[log p(x|z)] - beta KL(q(z|x) || p(z))`, both by Monte Carlo, as Pyro's `Trace_ELBO`.
 
     Args:
-        beta: weight of the KL term; with 1 this is the evidence lower bound, otherwise no bound on log p(x). What is
-            reported while training is the plain ELBO, whatever `beta`.
+        beta: weight of the KL term; with 1 this is the evidence lower bound, above 1 a looser one, below 1 no bound.
+            What is reported while training is the plain ELBO, whatever `beta`.
         num_particles: draws averaged for each datum.
 
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Higgins et al. 2017, beta-VAE.

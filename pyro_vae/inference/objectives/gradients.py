@@ -125,7 +125,7 @@ class PIWAE(Objective):
         if latents:  # the gradient in z with the guide's weights; the one with the model's weights is stopped
             wanted = torch.autograd.grad((group_weights * joint).sum(), [s.seen for s in latents], retain_graph=True)
             for site, g in zip(latents, wanted, strict=True):
-                guide = guide - (g * site.value).flatten(2).sum(2).sum(0)
+                guide = guide - (g * site.value).reshape(*t.log_qz.shape, -1).sum((0, 2))
             through_latents(t, torch.zeros_like)
         return surrogate(log_mean(t.log_weight), (all_weights * joint).sum(0) - guide)
 

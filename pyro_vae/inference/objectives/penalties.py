@@ -1,4 +1,4 @@
-"""Objectives that weigh or replace the KL term: no bounds on log p(x), but what the papers on latent codes maximise."""
+"""Objectives that weigh or replace the KL term: made for the latent code, not for a tight bound on log p(x)."""
 
 import math
 
@@ -159,7 +159,7 @@ class InfoVAE(Objective):
 
 def squared_mmd(a: Tensor, b: Tensor) -> Tensor:
     """The unbiased estimate of MMD^2 between two samples `(n, ...)` under the kernel `exp(-|a - b|^2 / (2 D))`."""
-    a, b = a.flatten(1), b.flatten(1)
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
 
     def kernel(u: Tensor, v: Tensor) -> Tensor:
         squares = u.square().sum(1)[:, None] + v.square().sum(1) - 2 * u @ v.T
