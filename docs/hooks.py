@@ -1,38 +1,55 @@
-"""What the documentation build does beside MkDocs: it checks quoted code, and lists members from the classes."""
+"""What the documentation build does beside MkDocs: it checks quoted code, and writes lists and tables from the code.
 
-import ast
+What it finds wrong it logs as errors: `--quiet` hides warnings from `--strict` too.
+"""
+
+import inspect
 import logging
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 QUOTE = re.compile(r'```python title="(pyro_vae/[^"]+)"\n(.*?)```', re.DOTALL)
 MEMBERS = re.compile(r"<!-- members: (\w+) -->")
+COMPATIBILITY = "<!-- compatibility -->"
 
 log = logging.getLogger("mkdocs.plugins.pyro_vae")
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Warn of quoted lines that the code no longer has and of public names that the API page lacks; list members."""
+    """Complain of quoted lines that the code lacks and of names that a page lacks; fill in what is generated."""
     for path, quoted in QUOTE.findall(markdown):
         file = ROOT / path
         lines = {line.strip() for line in file.read_text().splitlines()} if file.is_file() else set()
         for line in filter(None, map(str.strip, quoted.splitlines())):
-            if line not in lines:
-                log.warning("%s quotes a line that %s does not have: %s", page.file.src_uri, path, line)
+            if line not in lines and line != "...":
+                log.error("%s quotes a line that %s does not have: %s", page.file.src_uri, path, line)
     if page.file.src_uri == "api.md":
         for name in _public():
             if f"::: pyro_vae.{name}\n" not in markdown:
-                log.warning("api.md does not list pyro_vae.%s", name)
-    return MEMBERS.sub(lambda match: _members(match[1]), markdown)
+                log.error("api.md does not list pyro_vae.%s", name)
+    for axis in MEMBERS.findall(markdown):
+        for name in _names(axis):
+            if f"## {name}\n" not in markdown:
+                log.error("%s has no section on %s", page.file.src_uri, name)
+    markdown = MEMBERS.sub(lambda match: _members(match[1]), markdown)
+    return markdown.replace(COMPATIBILITY, _compatibility()) if COMPATIBILITY in markdown else markdown
 
 
 def _public() -> list[str]:
-    """`pyro_vae.__all__`, read without importing it."""
-    tree = ast.parse((ROOT / "pyro_vae" / "__init__.py").read_text())
-    assigned = (n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
-    return ast.literal_eval(next(assigned).value)
+    """`pyro_vae.__all__` without its modules."""
+    import pyro_vae
+
+    return [name for name in pyro_vae.__all__ if not inspect.ismodule(getattr(pyro_vae, name))]
+
+
+def _names(axis: str) -> list[str]:
+    from pyro_vae import variants
+    from pyro_vae.build import AXES
+
+    return list(variants(AXES[axis][0]))
 
 
 def _members(axis: str) -> str:
@@ -40,3 +57,54 @@ def _members(axis: str) -> str:
     from pyro_vae.build import summaries
 
     return "\n".join(f"- `{call}`: {line}" for call, line in summaries(axis).items())
+
+
+@cache
+def _compatibility() -> str:
+    """Which guides, priors and objectives fit together, found by trying all on a tiny spec: tables, and refusals."""
+    from pyro_vae.build import Spec, problem
+
+    priors, guides, objectives = _names("prior"), _names("guide"), _names("objective")
+    why = {}
+    for guide in guides:
+        for prior in priors:
+            spelled = "vampprior(pseudo_inputs=2)" if prior == "VampPrior" else prior
+            spec = Spec((3,), 2, spelled, "mlp(hidden=(4,))", guide=guide)
+            built = problem(spec)  # with the ELBO, which asks for nothing
+            why |= {(guide, prior, o): built or problem(spec, o) for o in objectives}
+
+    def fitting(guide: str, objective: str) -> list[str]:
+        return [prior for prior in priors if not why[guide, prior, objective]]
+
+    def cell(guide: str, objective: str) -> str:
+        fit = fitting(guide, objective)
+        return "yes" if fit == fitting(guide, "ELBO") else ", ".join(map("`{}`".format, fit)) or "no"
+
+    columns: dict[tuple[str, ...], list[str]] = {}  # objectives that fit the same stand together
+    for o in objectives:
+        columns.setdefault(tuple(cell(guide, o) for guide in guides), []).append(o)
+    by_prior = [[guide, *("no" if why[guide, p, "ELBO"] else "yes" for p in priors)] for guide in guides]
+    by_objective = [[guide, *(column[i] for column in columns)] for i, guide in enumerate(guides)]
+    refusals: dict[str, tuple[str, tuple[str, ...]]] = {}  # one sentence of each kind, the shortest
+    for names, sentence in why.items():
+        if sentence:
+            kind = re.sub(r"\b[A-Z]\w+", "", sentence)
+            refusals[kind] = min(refusals.get(kind, (sentence, names)), (sentence, names), key=lambda r: len(r[0]))
+    return "\n\n".join(
+        [
+            "Guides and priors, under an objective that asks for nothing, such as `ELBO`:",
+            _table([f"`{p}`" for p in priors], by_prior),
+            "Guides and objectives; `yes` stands for every prior that the guide goes with in the table above:",
+            _table([", ".join(f"`{o}`" for o in group) for group in columns.values()], by_objective),
+            "The refusals, one of each kind:",
+            "\n".join(
+                f"- `{g}`, `{p}`{'' if why[g, p, 'ELBO'] else f', `{o}`'}: *{sentence}*"
+                for sentence, (g, p, o) in refusals.values()
+            ),
+        ]
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [["guide", *head], ["---"] * (len(head) + 1), *([f"`{first}`", *rest] for first, *rest in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
