@@ -5,6 +5,12 @@ from pyro_vae._errors import InputError
 from pyro_vae.build import Spec, build
 from pyro_vae.checkpoint import load
 from pyro_vae.data import Bridge, DataSet, Split, load_data
+from pyro_vae.inference.annealing import (
+    AnnealedEstimate,
+    Sandwich,
+    annealed_importance_sampling,
+    bidirectional_monte_carlo,
+)
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import LogMarginal, elbo, log_marginal
 from pyro_vae.inference.fit import History, fit
@@ -80,6 +86,7 @@ __all__ = [
     "VAE",
     "AbstractProgram",
     "Annealed",
+    "AnnealedEstimate",
     "Bernoulli",
     "Beta",
     "BetaTC",
@@ -124,6 +131,7 @@ __all__ = [
     "Representation",
     "ResNet",
     "ReweightedWakeSleep",
+    "Sandwich",
     "SemiAmortized",
     "Spec",
     "Split",
@@ -134,6 +142,8 @@ __all__ = [
     "VampPrior",
     "ZeroInflated",
     "activity",
+    "annealed_importance_sampling",
+    "bidirectional_monte_carlo",
     "build",
     "elbo",
     "fit",

@@ -23,6 +23,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.objectives",
         "inference.estimators",
         "inference.latents",
+        "inference.annealing",
     ],
     ["inference.svi", "inference.fit"],
     [
