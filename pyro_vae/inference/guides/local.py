@@ -65,8 +65,8 @@ class Local(_Refined):
         encoder: nn.Module,
         latent_dim: int,
         *,
-        steps: int = 20,
-        rate: float = 0.1,
+        steps: int = 50,
+        rate: float = 0.15,
         features: int | None = None,
     ) -> None:
         at_least_one("Local", steps=steps)
