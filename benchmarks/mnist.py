@@ -38,7 +38,7 @@ def row(name: str, folder: Path) -> str:
     return (
         f"| {name} | {log_p['mean']:.2f} ± {log_p['data_standard_error']:.2f} ± "
         f"{log_p['monte_carlo_standard_error']:.3f} | {elbo['mean']:.2f} | {s['kl']['mean']:.1f} | "
-        f"{s['active_units']} | {seconds:.0f} |"
+        f"{s['latents']['active_units']} | {seconds:.0f} |"
     )
 
 

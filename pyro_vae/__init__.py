@@ -5,6 +5,7 @@ from pyro_vae._errors import InputError
 from pyro_vae.build import Spec, build
 from pyro_vae.checkpoint import load
 from pyro_vae.data import Bridge, DataSet, Split, load_data
+from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
 from pyro_vae.inference.annealing import (
     AnnealedEstimate,
     Sandwich,
@@ -14,6 +15,7 @@ from pyro_vae.inference.annealing import (
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import LogMarginal, elbo, log_marginal
 from pyro_vae.inference.fit import History, fit
+from pyro_vae.inference.gaps import Gaps, inference_gaps
 from pyro_vae.inference.guides import (
     IAF,
     NSF,
@@ -30,7 +32,7 @@ from pyro_vae.inference.guides import (
     Sylvester,
 )
 from pyro_vae.inference.importance import Terms, terms
-from pyro_vae.inference.latents import activity
+from pyro_vae.inference.latents import LatentHealth, activity, latent_health
 from pyro_vae.inference.objectives import (
     CIWAE,
     ELBO,
@@ -49,6 +51,7 @@ from pyro_vae.inference.objectives import (
     Renyi,
     ReweightedWakeSleep,
 )
+from pyro_vae.inference.refinement import RefinedGuide, log_marginal_refined, refine
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models import likelihoods, priors
 from pyro_vae.models.likelihoods import (
@@ -100,9 +103,11 @@ __all__ = [
     "Delta",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Effort",
     "Flow",
     "FreeBits",
     "FullRank",
+    "Gaps",
     "GatedConv",
     "GatedMLP",
     "Gaussian",
@@ -112,6 +117,7 @@ __all__ = [
     "Householder",
     "InfoVAE",
     "InputError",
+    "LatentHealth",
     "Likelihood",
     "Linear",
     "Local",
@@ -127,6 +133,7 @@ __all__ = [
     "Planar",
     "Poisson",
     "Prior",
+    "RefinedGuide",
     "Renyi",
     "Representation",
     "ResNet",
@@ -147,12 +154,17 @@ __all__ = [
     "build",
     "elbo",
     "fit",
+    "inference_gaps",
+    "latent_health",
     "likelihoods",
     "load",
     "load_data",
     "log_marginal",
+    "log_marginal_adaptive",
+    "log_marginal_refined",
     "pareto_k",
     "priors",
+    "refine",
     "terms",
     "variants",
 ]

@@ -4,20 +4,25 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
+import torch
 
 from pyro_vae._errors import InputError
 from pyro_vae._program import Run, open_run, run, run_parser, whole
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data import SPLITS
+from pyro_vae.inference.adaptive import log_marginal_adaptive
+from pyro_vae.inference.annealing import annealed_importance_sampling, bidirectional_monte_carlo
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
-from pyro_vae.inference.latents import ACTIVE, activity
+from pyro_vae.inference.gaps import inference_gaps
+from pyro_vae.inference.latents import LatentHealth, latent_health
+from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.representation import Representation
 
 __all__ = ["LogMarginal", "elbo", "evaluate", "log_marginal", "main", "pareto_k", "table"]
@@ -31,8 +36,10 @@ def evaluate(
     num_particles: int = 5000,
     memory: int = MEMORY,
     seed: int = 0,
-) -> LogMarginal:
-    """`log_marginal` for one split of a run, with a progress bar on a terminal.
+    refine: int | None = None,
+    adaptive: bool = False,
+) -> tuple[LogMarginal, str | None]:
+    """`log_marginal` for one split of a run, with a progress bar on a terminal; and how draws were spent, if adaptive.
 
     Args:
         opened: the run, from `open_run`.
@@ -41,22 +48,33 @@ def evaluate(
         num_particles: K, as in `log_marginal`.
         memory: in bytes, as in `log_marginal`.
         seed: of the particles.
+        refine: fit q(z|x) to each datum by so many gradient steps first, as `log_marginal_refined`.
+        adaptive: spend draws where they are needed, as `log_marginal_adaptive`, refining by `refine` or 100 steps.
     """
     data = opened.split(split)
     data = data if limit is None else data.first(limit)
     pyro.set_rng_seed(seed)
-    model, guide = opened.vae.model, opened.vae.guide
+    vae, options = opened.vae, {"num_particles": num_particles, "memory": memory}
+
+    def estimate(progress: Callable[[int], Any] | None) -> tuple[LogMarginal, str | None]:
+        if adaptive:
+            result, effort = log_marginal_adaptive(vae, data, steps=refine or 100, progress=progress, **options)
+            return result, str(effort)
+        if refine is not None:
+            return log_marginal_refined(vae, data, steps=refine, progress=progress, **options), None
+        return log_marginal(vae.model, vae.guide, data, progress=progress, **options), None
+
     if not sys.stderr.isatty():
-        return log_marginal(model, guide, data, num_particles=num_particles, memory=memory)
+        return estimate(None)
     from tqdm import tqdm
 
-    with tqdm(total=len(data) * num_particles, unit=" particles", unit_scale=True, leave=False) as bar:
-        return log_marginal(model, guide, data, num_particles=num_particles, memory=memory, progress=bar.update)
+    total = None if adaptive else len(data) * num_particles
+    with tqdm(total=total, unit=" particles", unit_scale=True, leave=False) as bar:
+        return estimate(bar.update)
 
 
-def summary(opened: Run, result: LogMarginal, split: str) -> dict[str, Any]:
+def summary(opened: Run, result: LogMarginal, split: str, health: LatentHealth | None = None) -> dict[str, Any]:
     """The numbers of the table under plain names: the content of `evaluation.json`."""
-    variances = activity(opened.vae.guide, opened.split(split).first(1000))["z"] if len(result) > 1 else None
     dimensions, bridge = math.prod(opened.spec.shape), opened.bridge
     levels = bridge.levels
 
@@ -74,7 +92,8 @@ def summary(opened: Run, result: LogMarginal, split: str) -> dict[str, Any]:
         "data_in_split": len(opened.data.values[split]),
         "representation": bridge.result(opened.data.representation).name,
         "bridge": str(bridge),
-        "num_particles": result.num_particles,
+        "num_particles": int(result.particles.max()),
+        "least_particles": int(result.particles.min()),
         "log_marginal": {
             "mean": result.mean,
             "data_standard_error": result.data_standard_error,
@@ -95,8 +114,26 @@ def summary(opened: Run, result: LogMarginal, split: str) -> dict[str, Any]:
             "above_limit": int(result.doubtful.sum()),
         },
         "verdict": result.verdict(),
-        "active_units": None if variances is None else int((variances > ACTIVE).sum()),
+        "latents": None if health is None else _latents(health),
         "spec": opened.spec.to_dict(),
+    }
+
+
+def _latents(health: LatentHealth) -> dict[str, Any]:
+    """The content of `latents` in `evaluation.json`."""
+    return {
+        "data": health.num_data,
+        "active_units": health.active_units,
+        "active_interval": list(health.active_interval),
+        "activity": health.activity.tolist(),
+        "kl": health.kl._asdict(),
+        "kl_per_dimension": None if health.kl_per_dimension is None else health.kl_per_dimension.tolist(),
+        "mutual_information": health.mutual_information._asdict(),
+        "mutual_information_upper": health.mutual_information_upper,
+        "mutual_information_bound": health.bound,
+        "aggregated_kl": health.aggregated_kl._asdict(),
+        "collapsed": health.collapsed,
+        "verdict": health.verdict(),
     }
 
 
@@ -108,8 +145,9 @@ def table(s: dict[str, Any]) -> str:
         "",
         f"{'nats per datum':<26}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}",
     ]
-    marginal = s["log_marginal"]
-    rows = [(f"log p(x), K = {s['num_particles']}", marginal), ("ELBO", s["elbo"])]
+    marginal, least, most = s["log_marginal"], s["least_particles"], s["num_particles"]
+    count = f"{most}" if least == most else f"{least} to {most}"
+    rows = [(f"log p(x), K = {count}", marginal), ("ELBO", s["elbo"])]
     rows += [("  reconstruction", s["reconstruction"]), ("  KL", s["kl"])]
     for name, row in rows:
         monte_carlo = f"{row['monte_carlo_standard_error']:>16.4f}" if "monte_carlo_standard_error" in row else ""
@@ -117,17 +155,12 @@ def table(s: dict[str, Any]) -> str:
     lines += [
         f"{'bits per dimension':<26}{s['bits_per_dimension']:>12.4f}   ({s['bits_per_dimension_of']})",
         "",
-        f"effective particles: median {s['ess']['median']:.1f}, least {s['ess']['least']:.1f} of {s['num_particles']}",
+        f"effective particles: median {s['ess']['median']:.1f}, least {s['ess']['least']:.1f} of {count}",
         f"Pareto k: median {s['pareto_k']['median']:.2f}, largest {s['pareto_k']['largest']:.2f}, "
         f"above {PARETO_LIMIT} for {s['pareto_k']['above_limit']} of {s['data']} data",
         f"estimated bias of the bound: {marginal['estimated_bias']:.4f} nats",
         s["verdict"],
     ]
-    if s["active_units"] is not None:
-        lines.append(
-            f"active latents: {s['active_units']} of {s['spec']['latent_dim']} (posterior means vary over the data by "
-            f"more than {ACTIVE})"
-        )
     return "\n".join(lines)
 
 
@@ -140,47 +173,96 @@ def _json(value: Any) -> Any:
     return value
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the program with these command-line arguments."""
+def _options(arguments: Sequence[str]) -> Any:
     parser = run_parser("evaluate", "Estimate log p(x) of each datum by importance weighting; say how far to trust it.")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which data (default: test)")
-    parser.add_argument("--limit", type=whole, metavar="N", help="at most N data, spread evenly over the split")
-    parser.add_argument(
-        "--num-particles", type=whole, default=5000, metavar="K", help="draws for each datum (default: 5000)"
-    )
-    parser.add_argument(
-        "--memory", type=whole, default=MEMORY // 2**20, metavar="MiB", help="memory bound (default: 256)"
-    )
-    parser.add_argument("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
+    add = parser.add_argument
+    add("--split", choices=SPLITS, default="test", help="which data (default: test)")
+    add("--limit", type=whole, metavar="N", help="at most N data, spread evenly over the split")
+    add("--num-particles", type=whole, default=5000, metavar="K", help="draws for each datum (default: 5000)")
+    add("--memory", type=whole, default=MEMORY // 2**20, metavar="MiB", help="memory bound (default: 256)")
+    add("--refine", type=whole, metavar="STEPS", help="fit q(z|x) to each datum by so many gradient steps first")
+    add("--adaptive", action="store_true", help="refine, and draw more, only where Pareto k says that it is needed")
+    add("--gaps", action="store_true", help="also split log p(x) - ELBO into the gaps of the family and of the encoder")
+    add("--ais", action="store_true", help="also estimate log p(x) by annealed importance sampling")
+    add("--bdmc", type=whole, metavar="N", help="also bound log p(x) on both sides, for N data drawn from the model")
+    add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
+    add("--temperatures", type=whole, default=500, metavar="T", help="of --ais and --bdmc (default: 500)")
+    add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
     options = parser.parse_args(arguments)
-    opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
-    netcdf = None if options.netcdf is None else Path(options.netcdf)
+    netcdf = options.netcdf = None if options.netcdf is None else Path(options.netcdf)
     if netcdf is not None and not netcdf.parent.is_dir():
         raise InputError(f"--netcdf {netcdf}: the folder {netcdf.parent} does not exist")
     if netcdf is not None and netcdf.is_dir():
         raise InputError(f"--netcdf {netcdf} is a folder; name a file")
-    result = evaluate(
+    return options
+
+
+def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]) -> None:
+    """What `--gaps`, `--ais` and `--bdmc` ask for: print it and add it to the files."""
+    model, annealing = opened.vae.model, {"num_chains": options.chains, "num_temperatures": options.temperatures}
+    if options.gaps:
+        gaps = inference_gaps(opened.vae, data, num_particles=options.num_particles)
+        s["gaps"] = {name: average._asdict() for name, average in gaps.averages.items()}
+        print(f"\n{gaps}", flush=True)
+    if options.ais:
+        annealed = annealed_importance_sampling(model, data[:], **annealing)
+        columns |= {f"ais_{k}": v.numpy() for k, v in annealed.per_datum.items()}
+        errors = ("data_standard_error", "monte_carlo_standard_error")
+        s["ais"] = {name: getattr(annealed, name) for name in ("mean", *errors)} | annealing
+        print(f"\nAnnealed importance sampling: {annealed}", flush=True)
+    if options.bdmc:
+        sandwich = bidirectional_monte_carlo(model, options.bdmc, **annealing)
+        bounds = {"lower": sandwich.lower.mean, "upper": sandwich.upper.mean().item(), "gap": sandwich.gap}
+        s["bdmc"] = {"data": options.bdmc, **bounds, "gap_standard_error": sandwich.gap_standard_error} | annealing
+        print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the program with these command-line arguments."""
+    options = _options(arguments)
+    opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
+    result, effort = evaluate(
         opened,
         split=options.split,
         limit=options.limit,
         num_particles=options.num_particles,
         memory=options.memory * 2**20,
         seed=options.seed,
+        refine=options.refine,
+        adaptive=options.adaptive,
     )
-    s = summary(opened, result, options.split)
-    print(table(s))
+    data = opened.split(options.split)
+    data = data if options.limit is None else data.first(options.limit)
+    few = data.first(1000)
+    health = latent_health(opened.vae.model, opened.vae.guide, few) if len(few) > 1 else None
+    s = summary(opened, result, options.split, health)
+    s |= {"refinement_steps": options.refine or (100 if options.adaptive else None), "effort": effort}
+    columns = {"num_particles": result.particles.numpy(), **{k: v.numpy() for k, v in result.per_datum.items()}}
+    print("\n\n".join(str(part) for part in (table(s), effort, health) if part is not None), flush=True)
+    _more(opened, data, options, s, columns)
     text = json.dumps(_json({**s, "seed": options.seed, "checkpoint": options.checkpoint}), indent=2)
     stem = "evaluation" if options.split == "test" else f"evaluation-{options.split}"
     written = [opened.folder / f"{stem}.json", opened.folder / f"{stem}.npz"]
+    if health is not None:
+        written.append(opened.folder / "figures" / "aggregated_posterior.png")
+        _draw_posterior(opened, few, health, written[-1])
     write_atomically(written[0], lambda path: path.write_text(text + "\n"))
-    columns = {k: v.numpy() for k, v in result.per_datum.items()}
     write_atomically(written[1], lambda path: _save_npz(path, columns))
-    if netcdf is not None:
+    if options.netcdf is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result.to_arviz().to_netcdf(str(netcdf))
-        written.append(netcdf)
+            result.to_arviz().to_netcdf(str(options.netcdf))
+        written.append(options.netcdf)
     print(f"\nwritten: {', '.join(map(str, written))}\nnext: python -m pyro_vae.sample {opened.folder}")
+
+
+def _draw_posterior(opened: Run, data: Any, health: LatentHealth, path: Path) -> None:
+    from pyro_vae import plots
+
+    draws = [opened.vae.encode(data[i : i + 500]).sample() for i in range(0, len(data), 500)]
+    figure = plots.aggregated_posterior(torch.cat(draws), opened.vae.model.prior().sample((20_000,)), health.activity)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path)
 
 
 def _save_npz(path: Path, columns: dict[str, Any]) -> None:

@@ -204,3 +204,42 @@ def traversal(vae: VAE, x: Tensor, *, steps: int = 11, width: float = 3.0) -> tu
     labels = [f"z[{i}]" for i in range(latent)]
     title = f"mean of p(x | z), one latent at a time from {-width:g} to {width:g}"
     return grid(means.flatten(0, 1), columns=steps, title=title, row_labels=labels), means
+
+
+def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: int = 12) -> Figure:
+    """Draws of q(z), the posteriors of all data together, over draws of p(z), latent by latent.
+
+    Where the two differ, draws from the prior are unlike the latents that the decoder has seen. Latents that agree one
+    by one may still differ together.
+
+    Args:
+        z: one draw of q(z | x) for each datum, `(n, D)`.
+        prior: draws from p(z), `(m, D)`; tens of thousands make its outline smooth.
+        activity: of each latent, `(D,)`; the most active stand first.
+        most: panels at most.
+
+    Source: Hoffman & Johnson 2016, ELBO Surgery.
+    """
+    order = activity.cpu().argsort(descending=True)[:most].tolist()
+    drawn, expected = z.detach().cpu().double().numpy(), prior.detach().cpu().double().numpy()
+    columns = min(4, len(order))
+    rows = math.ceil(len(order) / columns)
+    figure = _figure(max(2.5 * columns, 4), 1.9 * rows + 0.6)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, d in zip(panels, order, strict=False):
+        ends = np.concatenate([np.quantile(v[:, d], (0.001, 0.999)) for v in (drawn, expected)])
+        margin = 0.05 * np.ptp(ends) or 1.0
+        edges = np.linspace(ends.min() - margin, ends.max() + margin, 41)
+        axes.hist(drawn[:, d], edges, density=True, color="C0", alpha=0.6, label="q(z), the data's posteriors")
+        axes.hist(expected[:, d], edges, density=True, histtype="step", color="black", linewidth=1.2, label="p(z)")
+        axes.set_title(f"z[{d}], activity {activity[d].item():.2g}", fontsize=9)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=8)
+        axes.spines[["left", "top", "right"]].set_visible(False)
+    for axes in panels[len(order) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    more = "" if len(order) == len(activity) else f" (the {len(order)} most active of {len(activity)} latents)"
+    figure.suptitle(f"aggregated posterior and prior{more}", fontsize=10)
+    return figure

@@ -81,7 +81,7 @@ class LogMarginal:
         ess: effective number of particles, `(sum w)^2 / sum w^2`, between 1 and K.
         pareto_k: tail index of the weights; above 0.7 the value and its standard error are doubtful.
         elbo, reconstruction, kl: the ELBO and its two parts from the same particles.
-        num_particles: K.
+        num_particles: K; where the data had different numbers of draws, all of them, `(N,)`.
 
     Results over shards of data add up: `a + b` holds the data of both.
     """
@@ -93,17 +93,30 @@ class LogMarginal:
     elbo: Tensor
     reconstruction: Tensor
     kl: Tensor
-    num_particles: int
+    num_particles: int | Tensor
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __add__(self, other: "LogMarginal") -> "LogMarginal":
-        if self.num_particles != other.num_particles:
-            counts = f"{self.num_particles} and {other.num_particles}"
-            raise InputError(f"results with different numbers of particles, {counts}, cannot be joined")
-        return LogMarginal(**{k: torch.cat([v, getattr(other, k)]) for k, v in self.per_datum.items()},
-                           num_particles=self.num_particles)  # fmt: skip
+        joined, added = self.num_particles, other.num_particles
+        if not (isinstance(joined, int) and isinstance(added, int)):
+            joined = torch.cat([self.particles, other.particles])
+        elif joined != added:
+            raise InputError(f"results with different numbers of particles, {joined} and {added}, cannot be joined")
+        columns = {name: torch.cat([v, getattr(other, name)]) for name, v in self.per_datum.items()}
+        return LogMarginal(**columns, num_particles=joined)
+
+    def replaced(self, rows: Tensor, other: "LogMarginal") -> "LogMarginal":
+        """The same with the data `rows` (indices, or N booleans) taken from `other`; each datum keeps its own K."""
+        columns = {name: v.index_put((rows,), getattr(other, name)) for name, v in self.per_datum.items()}
+        return LogMarginal(**columns, num_particles=self.particles.index_put((rows,), other.particles))
+
+    @property
+    def particles(self) -> Tensor:
+        """K of each datum, `(N,)` whole numbers."""
+        k = self.num_particles
+        return k if isinstance(k, Tensor) else torch.full((len(self),), k)
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
@@ -154,9 +167,11 @@ class LogMarginal:
         )
 
     def __str__(self) -> str:
+        least, most = self.particles.min().item(), self.particles.max().item()
+        count = f"{least}" if least == most else f"{least} to {most}"
         return (
             f"log p(x) = {self.mean:.3f} nats per datum, ± {self.data_standard_error:.3f} (data) ± "
-            f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {self.num_particles} particles on {len(self)} data, "
+            f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {count} particles on {len(self)} data, "
             f"median ESS {self.ess.median().item():.0f}. {self.verdict()}"
         )
 
@@ -169,9 +184,11 @@ class LogMarginal:
 
         columns = {k: v.cpu().numpy() for k, v in self.per_datum.items()}
         values = columns.pop("values")
-        stats = xarray.Dataset(
-            {k: ("datum", v) for k, v in columns.items()}, attrs={"num_particles": self.num_particles}
-        )
+        k = self.num_particles
+        attributes = {"num_particles": k} if isinstance(k, int) else {}
+        if isinstance(k, Tensor):
+            columns["num_particles"] = k.numpy()
+        stats = xarray.Dataset({k: ("datum", v) for k, v in columns.items()}, attrs=attributes)
         likelihood = xarray.Dataset({"x": (("chain", "draw", "datum"), values[None, None])})
         return arviz.InferenceData(log_likelihood=likelihood, sample_stats=stats)
 

@@ -42,7 +42,7 @@ class Guide(AbstractProgram):
 
     def given(self, x: Tensor) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        return self.posterior(self.encoder(x))
+        return self.family(self.parameters_given(x))
 
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):
@@ -54,6 +54,10 @@ class Guide(AbstractProgram):
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""
         return h
+
+    def parameters_given(self, x: Tensor) -> Tensor:
+        """`(batch, *shape) -> (batch, P)`: the variational parameters of `q(z|x)`."""
+        return self.variational_parameters(self.encoder(x))
 
     def family(self, parameters: Tensor) -> Distribution:
         """`(..., P)` -> the member of the family with these `variational_parameters`."""

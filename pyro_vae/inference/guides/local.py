@@ -22,6 +22,9 @@ class _Refined(Guide):
     def connect(self, model: nn.Module) -> None:
         object.__setattr__(self, "_model", model)  # looked at, not owned: its parameters stay the model's alone
 
+    def given(self, x: Tensor) -> Distribution:
+        return self.family(self.parameters_given(x))
+
     def _gradient(self, x: Tensor, parameters: Tensor, family: Callable[[Tensor], Any], *, twice: bool) -> Tensor:
         """The gradient of every datum's one-draw ELBO in its own `parameters`, `(batch, P)`.
 
@@ -82,7 +85,7 @@ class Local(_Refined):
     def family(self, parameters: Tensor) -> Distribution:
         return normal(*parameters.chunk(2, -1))
 
-    def given(self, x: Tensor) -> Distribution:
+    def parameters_given(self, x: Tensor) -> Tensor:
         start = self.start.expand(len(x), -1)
         with torch.enable_grad():
             at = start.detach().clone().requires_grad_()
@@ -92,7 +95,7 @@ class Local(_Refined):
                 first, second = 0.9 * first + 0.1 * g, 0.99 * second + 0.01 * g * g
                 move = first / (1 - 0.9**i) / ((second / (1 - 0.99**i)).sqrt() + 1e-8)
                 at = (at + self.rate * (1 - (i - 1) / self.steps) * move).detach().requires_grad_()
-        return self.family(start + (at.detach() - start.detach()))
+        return start + (at.detach() - start.detach())
 
 
 class SemiAmortized(_Refined):
@@ -116,8 +119,8 @@ class SemiAmortized(_Refined):
     Source: Kim, Wiseman, Miller, Sontag & Rush 2018, Semi-Amortized Variational Autoencoders.
 
     >>> from pyro_vae import MLP, FullRank
-    >>> SemiAmortized(MLP((4,)), 2, guide=FullRank, steps=3).start
-    FullRank(...)
+    >>> type(SemiAmortized(MLP((4,)), 2, guide=FullRank, steps=3).start).__name__
+    'FullRank'
     """
 
     encoder: nn.Module
@@ -152,7 +155,13 @@ class SemiAmortized(_Refined):
     def posterior(self, h: Tensor) -> Distribution:
         return self.start.posterior(h)
 
-    def given(self, x: Tensor) -> Distribution:
+    def variational_parameters(self, h: Tensor) -> Tensor:
+        return self.start.variational_parameters(h)
+
+    def family(self, parameters: Tensor) -> Distribution:
+        return self.start.family(parameters)
+
+    def parameters_given(self, x: Tensor) -> Tensor:
         train = torch.is_grad_enabled()
         at = self.start.variational_parameters(self.start.encoder(x))
         with torch.enable_grad():
@@ -161,4 +170,4 @@ class SemiAmortized(_Refined):
                 g = self._gradient(x, at, self.start.family, twice=train)
                 length = g.norm(dim=-1, keepdim=True)
                 at = at + self.log_rate.exp() * g * (5 / (length + 1e-12)).clamp_max(1)
-        return self.start.family(at if train else at.detach())
+        return at if train else at.detach()
