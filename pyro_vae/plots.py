@@ -136,7 +136,7 @@ def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
     points = means.detach().cpu().numpy()
     figure = _figure(6.4, 5.6)
     axes = figure.add_subplot()
-    kinds = [] if labels is None else sorted(set(labels.tolist()))
+    kinds = [] if labels is None else sorted({k for k in labels.tolist() if k == k})  # noqa: PLR0124  # not nan
     if labels is None or not 1 < len(kinds) <= 20:
         axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6)
     else:

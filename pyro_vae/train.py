@@ -190,7 +190,7 @@ def _folder(config: Config) -> Path:
         folder = next(f for f in taken if not f.exists())
     for name in ("figures", "samples", "tensorboard"):  # of the run that --overwrite replaces
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.csv", "best.safetensors", "last.safetensors"):
+    for name in ("metrics.csv", "best.safetensors", "last.safetensors", "latents.npz"):
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob("evaluation*"):
         path.unlink()

@@ -29,7 +29,7 @@ REAL = rng.normal(size=(30, 4))
         ("--prior", "standardnorm", ["did you mean standardnormal?"]),
         ("--likelihood", "bernouli", ["did you mean bernoulli?"]),
         ("--network", "mpl", ["did you mean mlp?"]),
-        ("--objective", "elob", ["elob", "elbo, iwae"]),
+        ("--objective", "elob", ["elob", "iwae", "did you mean elbo"]),
         ("--optimizer", "adm", ["did you mean adam?"]),
         ("--schedule", "cosin", ["did you mean cosine?"]),
         # arguments of members

@@ -326,3 +326,29 @@ def test_a_reader_that_has_gone(start, tmp_path):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_evaluation_with_everything(call, trained):
+    kinds = ("--adaptive", "--gaps", "--ais", "--bdmc", 10, "--chains", 4, "--temperatures", 10)
+    said = call("evaluate", trained, "--limit", 20, "--num-particles", 100, *kinds)
+    assert (said.code, said.err) == (0, "")
+    mentions(said.out, "refined q(z|x)", "approximation", "annealed chains", "leaves a gap", "latents are active")
+    s = json.loads((trained / "evaluation.json").read_text())
+    assert s["ais"]["num_chains"] == 4
+    assert s["bdmc"]["lower"] < s["bdmc"]["upper"] + 1
+    assert s["gaps"]["inference"]["mean"] == pytest.approx(
+        s["gaps"]["approximation"]["mean"] + s["gaps"]["amortisation"]["mean"]
+    )
+    assert len(s["latents"]["activity"]) == 3
+    columns = np.load(trained / "evaluation.npz")
+    assert columns["ais_values"].shape == columns["values"].shape == columns["num_particles"].shape == (20,)
+    assert (trained / "figures" / "aggregated_posterior.png").is_file()
+
+
+def test_refined_evaluation_is_nearer_to_the_posterior(call, trained):
+    found = []
+    for options in ((), ("--refine", 50)):
+        assert call("evaluate", trained, "--limit", 50, "--num-particles", 200, *options).code == 0
+        found.append(json.loads((trained / "evaluation.json").read_text()))
+    assert found[1]["elbo"]["mean"] > found[0]["elbo"]["mean"]
+    assert found[1]["refinement_steps"] == 50

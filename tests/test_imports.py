@@ -24,6 +24,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.estimators",
         "inference.latents",
         "inference.annealing",
+        "inference.paired",
     ],
     ["inference.svi", "inference.fit"],
     [
@@ -41,9 +42,12 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.guides.flows",
         "inference.guides.local",
         "inference.guides",
+        "inference.refinement",
+        "inference.gaps",
+        "inference.adaptive",
     ],
     ["data.files", "data.bridges", "data.named", "data.own", "data.sets", "data", "build", "checkpoint", "plots"],
-    ["_program", "_config", "_display", "train", "evaluate", "sample"],
+    ["_program", "_config", "_display", "train", "evaluate", "sample", "compare", "encode"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

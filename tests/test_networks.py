@@ -42,7 +42,8 @@ def test_linear_with_gaussian_is_probabilistic_pca():
         decoder.output_layer.bias.copy_(b)
         guide.head.weight.zero_()
         guide.head.weight[:2] = back
-        guide.head.bias.copy_(torch.stack([*(-back @ b), *below.diagonal().log(), below[1, 0]]))
+        entry = below[1, 0] / below[1, 1] * 2**0.5  # in the units of FullRank
+        guide.head.bias.copy_(torch.stack([*(-back @ b), *below.diagonal().log(), entry]))
     truth = scipy.stats.multivariate_normal(b.numpy(), (w @ w.T).numpy() + 0.49 * torch.eye(5).double().numpy())
     x = torch.randn(20, 5).double()
     ours = log_marginal(vae.model, vae.guide, x, num_particles=1).values

@@ -42,7 +42,7 @@ class Guide(AbstractProgram):
 
     def given(self, x: Tensor) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        return self.family(self.parameters_given(x))
+        return self.posterior(self.encoder(x))
 
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):

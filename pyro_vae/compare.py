@@ -1,0 +1,178 @@
+"""`python -m pyro_vae.compare RUN RUN ...`: which run has the higher log-likelihood, with the errors."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae._errors import InputError
+from pyro_vae._program import Parser, read_toml, run
+from pyro_vae.checkpoint import checkpoint_path, write_atomically
+from pyro_vae.data import SPLITS
+from pyro_vae.data.files import one_line, read_npz
+from pyro_vae.inference.paired import compare
+from pyro_vae.models.representation import Representation
+
+RANDOM = ("dynamic", "static", "dequantize")  # bridges that draw bits or noise
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What `python -m pyro_vae.evaluate` left in a run folder, and what decides which numbers x the run was given.
+
+    Attributes:
+        summary: the content of the .json file.
+        columns: the arrays of the .npz file, with `num_particles`.
+        sizes: of all splits of the data.
+        drawn: the precision in which the bridge draws bits or noise, for other bridges `''`.
+    """
+
+    summary: dict[str, Any]
+    columns: dict[str, Any]
+    sizes: dict[str, int]
+    drawn: str
+
+
+def _read(folder: str, split: str) -> _Evaluation:
+    """The evaluation of one split of a run."""
+    checkpoint_path(folder)
+    stem = Path(folder) / ("evaluation" if split == "test" else f"evaluation-{split}")
+    told, arrays = stem.with_suffix(".json"), stem.with_suffix(".npz")
+    command = f"python -m pyro_vae.evaluate {folder}{'' if split == 'test' else f' --split {split}'}"
+    for path in (told, arrays):
+        if not path.is_file():
+            raise InputError(f"{folder} has no evaluation of its {split} data ({path.name}); run {command}")
+    try:
+        summary = json.loads(told.read_text())
+    except ValueError as error:
+        raise InputError(f"the file {told} is damaged: {one_line(error)}; run {command}") from error
+    wanted = {"dataset": str, "split": str, "representation": str, "bridge": str, "data": int, "data_in_split": int}
+    for key, kind in wanted.items():
+        if not isinstance(summary, dict) or not isinstance(summary.get(key), kind):
+            raise InputError(f"the file {told} is damaged: it does not say {key!r}; run {command}")
+    if summary["split"] != split or summary["representation"] not in Representation.__members__:
+        raise InputError(f"the file {told} is damaged: it is of no {split} data; run {command}")
+    columns: dict[str, Any] = dict(read_npz(arrays))
+    for key in ("values", "standard_errors", "pareto_k"):
+        if key not in columns or columns[key].dtype.kind != "f" or columns[key].shape != (summary["data"],):
+            raise InputError(
+                f"the file {arrays} is damaged: it has no {summary['data']} numbers {key!r}; run {command}"
+            )
+    marginal = summary.get("log_marginal")
+    mean, told_mean = columns["values"].mean(), marginal.get("mean") if isinstance(marginal, dict) else None
+    if np.isfinite(mean) and not (isinstance(told_mean, float) and math.isclose(told_mean, mean, rel_tol=1e-9)):
+        raise InputError(f"{told} and {arrays} are not of the same evaluation: their means differ; run {command}")
+    if isinstance(summary.get("num_particles"), int):
+        columns.setdefault("num_particles", summary["num_particles"])
+    config = read_toml(Path(folder) / "config.toml")
+    try:
+        resolved = config["resolved"]
+        sizes = {name: int(size) for name, size in resolved["sizes"].items()}
+        random = resolved["bridge"] in RANDOM
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"
+        ) from error
+    precision = "float64" if config.get("precision") == "float64" else "float32"  # bf16 is of the networks alone
+    return _Evaluation(summary, columns, sizes, precision if random else "")
+
+
+def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) -> None:
+    """Raise `InputError` unless both runs were evaluated on the same numbers x.
+
+    The random bits or noise of a split are drawn once for all of its data, from a fixed seed, and data of a `--limit`
+    are spread evenly over it; so split, sizes, bridge and precision decide what x is. Of the
+    data themselves only the name is known.
+    """
+    first, other = found[a].summary, found[b].summary
+    if first["dataset"] != other["dataset"]:
+        raise InputError(f"{a} was evaluated on {first['dataset']} and {b} on {other['dataset']}: not the same data")
+    kinds = [Representation[s["representation"]] for s in (first, other)]
+    if kinds[0] is not kinds[1]:
+        real = (Representation.REAL, Representation.UNIT)
+        one, two = (f"a {'density' if k in real else 'mass'} of {k.value}" for k in kinds)
+        raise InputError(f"{one} ({a}) and {two} ({b}) are not comparable")
+    if first["bridge"] != other["bridge"]:
+        raise InputError(
+            f"{a} sees its data through another bridge than {b}, so their numbers are not comparable: "
+            f"{first['bridge']}, and {other['bridge']}"
+        )
+    sizes = [found[name].sizes for name in (a, b)]
+    total = [sum(s.values()) for s in sizes]
+    same = sizes[0] == sizes[1] or (split == "test" and total[0] == total[1])  # test data are split off first
+    if not same or first["data_in_split"] != other["data_in_split"]:
+        one, two = (", ".join(f"{n} {name}" for name, n in s.items()) for s in sizes)
+        raise InputError(
+            f"{a} and {b} divide {first['dataset']} differently, so their {split} data are not the same: {one}, and "
+            f"{two}"
+        )
+    if first["data"] != other["data"]:
+        raise InputError(
+            f"{a} was evaluated on {first['data']} {split} data and {b} on {other['data']}; evaluate both with the "
+            "same --limit"
+        )
+    if found[a].drawn != found[b].drawn:
+        raise InputError(
+            f"{a} sees its data in {found[a].drawn} and {b} in {found[b].drawn} (--precision), for which different "
+            "bits or noise are drawn, so their values cannot be paired"
+        )
+
+
+def _refinement(found: Mapping[str, _Evaluation]) -> list[str]:
+    """A warning when q(z|x) was fitted to each datum (`--refine`) for some runs more than for others."""
+    steps = {name: evaluation.summary.get("refinement_steps") or 0 for name, evaluation in found.items()}
+    if len(set(map(str, steps.values()))) == 1:
+        return []
+    told = ", ".join(f"{name} {count}" for name, count in steps.items())
+    return [f"the steps of refinement differ ({told}): the mean is a lower bound that is closer after more of them"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the program with these command-line arguments."""
+    parser = Parser(
+        prog="python -m pyro_vae.compare",
+        description="Compare the log-likelihoods that evaluation left in run folders, datum by datum.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the run folders, two or more, each of them evaluated")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which data (default: test)")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers")
+    options = parser.parse_intermixed_args(arguments)
+    output = None if options.json is None else Path(options.json)
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"--json {output}: the folder {output.parent} does not exist")
+    if output is not None and output.is_dir():
+        raise InputError(f"--json {output} is a folder; name a file")
+    if len(options.runs) < 2:
+        raise InputError(f"a comparison needs two runs or more, and {options.runs[0]} is one")
+    first, *others = options.runs
+    seen: dict[Path, str] = {}
+    for name in options.runs:
+        if (place := Path(name).resolve()) in seen:
+            raise InputError(f"{seen[place]} and {name} are the same run")
+        seen[place] = name
+    found = {name: _read(name, options.split) for name in options.runs}
+    for name in others:
+        _check_pair(options.split, first, name, found)
+    result = compare({name: evaluation.columns for name, evaluation in found.items()})
+    warnings = [*result.warnings, *_refinement(found)]
+    s = found[first].summary
+    print(
+        f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data\n"
+        f"seen as {Representation[s['representation']].value}, {s['bridge']}\n\n{result}"
+    )
+    for sentence in warnings[len(result.warnings) :]:
+        print(f"warning: {sentence}")
+    if output is not None:
+        about = {k: s[k] for k in ("dataset", "split", "data_in_split", "representation", "bridge")}
+        text = json.dumps({**about, **result.to_dict(), "warnings": warnings}, indent=2)
+        write_atomically(output, lambda path: path.write_text(text + "\n"))
+        print(f"\nwritten: {output}")
+
+
+if __name__ == "__main__":
+    run("pyro_vae.compare", main)

@@ -1,0 +1,337 @@
+"""`python -m pyro_vae.encode RUN`: the latents of all data, how much their labels can be read from them, a picture."""
+
+import importlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae import plots
+from pyro_vae._errors import InputError
+from pyro_vae._program import Run, open_run, run, run_parser, whole
+from pyro_vae.checkpoint import write_atomically
+from pyro_vae.data import SPLITS, spread
+from pyro_vae.models.vae import VAE
+
+if TYPE_CHECKING:
+    import pandas
+
+BATCH = 500
+DRAWS = 200
+KINDS = 100  # labels of more kinds are not classes
+NEIGHBOURS = 5
+POINTS = 5000  # in the picture
+
+
+@torch.no_grad()
+def encode(vae: VAE, x: Any, *, draws: int = DRAWS, batch_size: int = BATCH) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each latent under `q(z|x)`, in closed form or by draws where there is none.
+
+    By draws the mean has a Monte-Carlo error of `1 / sqrt(draws)` standard deviations (7 % for 200), and the standard
+    deviation one of about `1 / sqrt(2 draws)` of itself.
+
+    Args:
+        vae: the trained pair.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        draws: for each datum, two or more.
+        batch_size: data in memory at a time.
+
+    Returns:
+        Two tensors `(N, latent_dim)`.
+
+    Raises:
+        InputError: for empty `x`, for fewer than two draws, or for a mean that is not finite.
+    """
+    if len(x) == 0:
+        raise InputError("there are no data")
+    if not isinstance(draws, int) or draws < 2:
+        raise InputError(f"draws={draws!r} must be a whole number of at least 2")
+    means, stds = [], []
+    for start in range(0, len(x), batch_size):
+        q = vae.encode(x[start : start + batch_size])
+        mean, variance = _closed(q, "mean"), _closed(q, "variance")
+        if mean is None or variance is None:
+            z = q.sample((draws,))  # (draws, batch, latent)
+            mean, variance = z.mean(0) if mean is None else mean, z.var(0) if variance is None else variance
+        means.append(mean.cpu())
+        stds.append(variance.clamp_min(0).sqrt().cpu())
+    mean = torch.cat(means)
+    if not mean.isfinite().all():
+        row = int((~mean.isfinite()).any(-1).nonzero()[0])
+        raise InputError(f"the guide gives datum {row} (counted from 0) a posterior mean that is not finite")
+    return mean, torch.cat(stds)
+
+
+def _closed(q: Any, moment: str) -> Tensor | None:
+    try:
+        return getattr(q, moment)
+    except NotImplementedError:
+        return None
+
+
+def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
+    """The latents of every split of a run that has data, as they are written to `latents.npz`.
+
+    Random bits or noise of the data are drawn once, from a fixed seed, as for evaluation.
+
+    Args:
+        opened: the run, from `open_run`.
+        draws: as in `encode`.
+
+    Returns:
+        `train_mean` and `train_std` of shape `(N, latent_dim)`, with labels `train_labels` of shape `(N,)`, and the
+        same for `validation` and `test`; in the order of the data set. A missing label is nan or an empty text.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        if len(opened.data.values[split]) == 0:
+            continue
+        mean, std = encode(opened.vae, opened.split(split), draws=draws)
+        arrays |= {f"{split}_mean": mean.numpy(), f"{split}_std": std.numpy()}
+        if opened.data.labels is not None:
+            arrays[f"{split}_labels"] = _plain(opened.data.labels[split])
+    return arrays
+
+
+def _plain(labels: np.ndarray) -> np.ndarray:
+    """Labels without Python objects, which .npz files hold only pickled: as text, a missing one empty."""
+    if labels.dtype != object:
+        return labels
+    import pandas
+
+    return np.array(["" if pandas.isna(label) else str(label) for label in labels.tolist()], dtype=str)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """How well labels can be read from latents: accuracies on N test data, between 0 and 1.
+
+    Attributes:
+        neighbours: of the vote among the `k` nearest training data, by Euclidean distance.
+        linear: of logistic regression on latents standardised over the training data.
+        commonest: of always guessing the commonest label of the training data.
+        kinds: how many labels the training data have.
+        k: the number of neighbours.
+        num_data: N.
+    """
+
+    neighbours: float
+    linear: float
+    commonest: float
+    kinds: int
+    k: int
+    num_data: int
+
+    def standard_error(self, accuracy: float) -> float:
+        """How far another sample of N test data would move an accuracy: `sqrt(p (1 - p) / N)`, of the binomial."""
+        return math.sqrt(accuracy * (1 - accuracy) / self.num_data)
+
+    def __str__(self) -> str:
+        rows = {
+            f"{self.k} nearest neighbours": self.neighbours,
+            "logistic regression": self.linear,
+            "always the commonest label": self.commonest,
+        }
+        lines = [f"accuracy of {self.kinds} labels on {self.num_data} test data, from the posterior means"]
+        lines += [f"{name:<28}{value:>8.4f} ± {self.standard_error(value):.4f}" for name, value in rows.items()]
+        return "\n".join(lines)
+
+
+def probe(z: np.ndarray, labels: np.ndarray, test_z: np.ndarray, test_labels: np.ndarray) -> Probes:
+    """Fit classifiers to training latents and judge them on test latents.
+
+    Data without a label (nan, or an empty text) are left out. A test label that no training datum has counts as missed.
+
+    Args:
+        z: `(n, latent_dim)`, to fit to.
+        labels: `(n,)`, of any type.
+        test_z: `(m, latent_dim)`, to judge on.
+        test_labels: `(m,)`.
+
+    Raises:
+        InputError: without test data, or for labels of one kind or of more than 100.
+
+    Source: Alain & Bengio 2016, Understanding Intermediate Layers Using Linear Classifier Probes.
+
+    >>> z = np.repeat([[0.0, 1.0], [1.0, 0.0]], 10, axis=0)
+    >>> print(probe(z, z[:, 0] > 0.5, z, z[:, 0] > 0.5))
+    accuracy of 2 labels on 20 test data, from the posterior means
+    5 nearest neighbours          1.0000 ± 0.0000
+    logistic regression           1.0000 ± 0.0000
+    always the commonest label    0.5000 ± 0.1118
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels, test_labels = _plain(labels), _plain(test_labels)
+    known, test_known = _known(labels), _known(test_labels)
+    z, labels, test_z, test_labels = z[known], labels[known], test_z[test_known], test_labels[test_known]
+    kinds, counts = np.unique(labels, return_counts=True)
+    if len(test_labels) == 0:
+        raise InputError("there are no test data with labels")
+    if not 1 < len(kinds) <= KINDS:
+        raise InputError(f"the training data have labels of {len(kinds)} kinds, and the probes need 2 to {KINDS}")
+    index = np.searchsorted(kinds, labels)
+    found = np.searchsorted(kinds, test_labels).clip(max=len(kinds) - 1)
+    truth = np.where(kinds[found] == test_labels, found, -1)  # -1 is never guessed
+    k = min(NEIGHBOURS, len(z))
+    near = KNeighborsClassifier(k).fit(z, index)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a thousand steps are close enough
+        linear.fit(z, index)
+    near_right, linear_right = (float((model.predict(test_z) == truth).mean()) for model in (near, linear))
+    return Probes(near_right, linear_right, float((truth == counts.argmax()).mean()), len(kinds), k, len(truth))
+
+
+def _known(labels: np.ndarray) -> np.ndarray:
+    """Which labels are not missing, `(N,)` booleans."""
+    return labels != "" if labels.dtype.kind == "U" else labels == labels  # noqa: PLR0124  # nan differs from itself
+
+
+def picture(z: np.ndarray, std: np.ndarray, labels: np.ndarray | None, *, fit: np.ndarray | None = None) -> Figure:
+    """Posterior means in the plane, coloured by label (at most 20 kinds); of more than 5000 an even choice.
+
+    Two latents are shown as they are; more by the two directions in which the means vary most (PCA); one with the
+    standard deviation of `q(z|x)` upwards.
+
+    Args:
+        z: posterior means, `(N, latent_dim)`.
+        std: their standard deviations, of the same shape.
+        labels: `(N,)`, or `None`.
+        fit: the means that the directions are taken from, `(n, latent_dim)`; `z` by default.
+    """
+    index = spread(POINTS, len(z)).numpy()
+    points, latent_dim = z[index], z.shape[1]
+    if latent_dim == 1:
+        points = np.concatenate([points, std[index]], 1)
+    elif latent_dim > 2:
+        centre, directions, shares = _principal(z if fit is None else fit)
+        points = (points - centre) @ directions
+    if labels is not None:
+        labels = _plain(labels)[index]
+        if not (known := _known(labels)).all():
+            labels = np.where(known, labels.astype(str), "no label")
+    figure = plots.scatter(torch.from_numpy(points), labels)
+    axes = figure.axes[0]
+    if latent_dim == 1:
+        axes.set_ylabel("standard deviation of q(z | x)")
+        axes.set_aspect("auto")
+    elif latent_dim > 2:
+        names = [f"direction {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares)]
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
+        axes.set_title(f"posterior means E[z | x], two directions of {latent_dim} (PCA)", fontsize=10)
+    return figure
+
+
+def _principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean, the two directions of largest variance `(latent_dim, 2)`, and their shares of all variance."""
+    values, vectors = np.linalg.eigh(np.cov(z.T.astype(np.float64)))
+    first = vectors[:, [-1, -2]]
+    largest = np.take_along_axis(first, np.abs(first).argmax(0)[None], 0)
+    shares = values[[-1, -2]].clip(0) / max(values.sum(), np.finfo(np.float64).tiny)
+    return z.mean(0), first * np.sign(largest), shares  # the largest part of a direction is positive
+
+
+def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
+    """The latents as a table with a row for each datum.
+
+    Columns: `split`, `datum` (its place in the split, from 0), `mean_0`, ..., `std_0`, ..., and `label` with labels.
+    """
+    import pandas
+
+    parts = []
+    for split in SPLITS:
+        if f"{split}_mean" not in arrays:
+            continue
+        columns: dict[str, Any] = {"split": split, "datum": np.arange(len(arrays[f"{split}_mean"]))}
+        for kind in ("mean", "std"):
+            columns |= {f"{kind}_{d}": column for d, column in enumerate(arrays[f"{split}_{kind}"].T)}
+        if f"{split}_labels" in arrays:
+            columns["label"] = arrays[f"{split}_labels"]
+        parts.append(pandas.DataFrame(columns))
+    return pandas.concat(parts, ignore_index=True)
+
+
+def _output(given: str | None, folder: Path) -> Path:
+    """Where the latents go; every reason why they cannot is found before the work."""
+    path = folder / "latents.npz" if given is None else Path(given)
+    if path.suffix not in (".npz", ".parquet"):
+        raise InputError(f"--output {path} must end in .npz or .parquet")
+    if not path.parent.is_dir():
+        raise InputError(f"--output {path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise InputError(f"--output {path} is a folder; name a file")
+    if path.suffix == ".parquet":
+        try:
+            importlib.import_module("pyarrow")
+        except ImportError:
+            raise InputError(
+                f"--output {path} needs the package pyarrow, which is not installed: pip install pyarrow, or name a "
+                ".npz file"
+            ) from None
+    return path
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
+    if suffix == ".parquet":
+        frame(arrays).to_parquet(path, engine="pyarrow", index=False)
+        return
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the program with these command-line arguments."""
+    parser = run_parser("encode", "Write the posterior means of all data, read their labels from them, draw them.")
+    parser.add_argument("--output", metavar="FILE", help="a .npz or .parquet file (default: RUN/latents.npz)")
+    parser.add_argument(
+        "--num-draws", type=whole, default=DRAWS, metavar="K", help="for q(z|x) without a closed form (default: 200)"
+    )
+    options = parser.parse_args(arguments)
+    if options.num_draws < 2:
+        raise InputError("--num-draws 1 gives no standard deviation; draw two or more")
+    opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
+    output = _output(options.output, opened.folder)
+    pyro.set_rng_seed(options.seed)
+    arrays = encode_run(opened, draws=options.num_draws)
+    sizes = ", ".join(f"{len(arrays[f'{s}_mean'])} {s}" for s in SPLITS if f"{s}_mean" in arrays)
+    print(f"{opened.data.name}: {sizes} data")
+    print(f"latent dimension {opened.spec.latent_dim}, weights of epoch {opened.epoch}\n")
+    write_atomically(output, lambda path: _save(path, arrays, output.suffix))
+    print(_report(arrays))
+    split = "test" if "test_mean" in arrays else "train"
+    mean, std, labels = arrays[f"{split}_mean"], arrays[f"{split}_std"], arrays.get(f"{split}_labels")
+    figure = picture(mean, std, labels, fit=arrays["train_mean"])
+    target = opened.folder / "figures" / "latents.png"
+    target.parent.mkdir(exist_ok=True)
+    write_atomically(target, lambda path: figure.savefig(path, format="png"))
+    print(f"\nwritten: {output}, {target}")
+
+
+def _report(arrays: dict[str, np.ndarray]) -> str:
+    """The accuracies, or why there are none."""
+    if "train_labels" not in arrays:
+        return "no accuracies: the data have no labels"
+    if "test_mean" not in arrays:
+        return "no accuracies: there are no test data"
+    try:
+        return str(probe(arrays["train_mean"], arrays["train_labels"], arrays["test_mean"], arrays["test_labels"]))
+    except InputError as error:
+        return f"no accuracies: {error}"
+
+
+if __name__ == "__main__":
+    run("pyro_vae.encode", main)

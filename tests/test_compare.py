@@ -1,0 +1,293 @@
+"""Comparing runs: the paired statistics against SciPy's, and what must not be compared."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pyro_vae import InputError
+from pyro_vae.compare import compare
+from pyro_vae.data import Bridge, load_data, spread
+from pyro_vae.inference.estimators import LogMarginal
+from reading import TINY, mentions
+
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+
+N = 200
+
+
+def result(seed, mean=0.0, *, n=N, num_particles=50):
+    generator = torch.Generator().manual_seed(seed)
+    values, errors, k = torch.randn(3, n, generator=generator).double()
+    zero = torch.zeros(n).double()
+    return LogMarginal(values + mean, 0.1 * errors.abs(), zero + 10, 0.5 + 0.3 * k, zero, zero, zero, num_particles)
+
+
+def test_paired_statistics_are_those_of_scipy():
+    shared = result(0).values
+    found = {name: result(i, mean) for i, (name, mean) in enumerate({"a": 0.1, "b": 0.6, "c": -1.0}.items())}
+    arrays = {name: {**r.per_datum, "values": r.values + 3 * shared} for name, r in found.items()}
+    compared = compare(arrays)
+    assert compared.ranking == ["b", "a", "c"]
+    assert compared.best == "b"
+    assert list(compared.differences) == ["a", "c"]
+    for name, d in compared.differences.items():
+        a, b = (arrays[key]["values"].numpy() for key in (name, "b"))
+        expected = stats.ttest_rel(a, b)
+        assert (d.t, d.p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+        assert d.mean == pytest.approx(a.mean() - b.mean())
+        assert d.data_standard_error == pytest.approx(stats.sem(a - b))
+        noise = math.sqrt(sum(float(arrays[key]["standard_errors"].square().sum()) for key in (name, "b"))) / N
+        assert d.monte_carlo_standard_error == pytest.approx(noise)
+        assert d.standard_error == pytest.approx(math.sqrt(d.data_standard_error**2 + noise**2))
+        assert (d.higher, d.lower) == ((a > b).sum(), (a < b).sum())
+        back = compared.pair("b", name)
+        assert (back.mean, back.p, back.higher, back.lower) == (-d.mean, d.p, d.lower, d.higher)
+    unpaired = math.hypot(compared.scores["a"].data_standard_error, compared.scores["b"].data_standard_error)
+    assert compared.differences["a"].standard_error < unpaired / 2  # what pairing is for
+
+
+def test_numbers_of_one_result_are_its_own():
+    r = result(0)
+    s = compare({"a": r, "b": result(1)}).scores["a"]
+    assert s.mean == pytest.approx(r.mean)
+    assert s.data_standard_error == pytest.approx(r.data_standard_error)
+    assert s.monte_carlo_standard_error == pytest.approx(r.monte_carlo_standard_error)
+    assert s.doubtful == int(r.doubtful.sum())
+    assert s.num_particles == (50, 50)
+
+
+@pytest.mark.parametrize(("times", "told_apart"), [(1.9, False), (2.1, True)])
+def test_two_standard_errors_tell_apart(times, told_apart):
+    d = np.random.default_rng(0).normal(size=N)
+    d = d - d.mean() + times * stats.sem(d)
+    compared = compare({"low": np.zeros(N), "high": d})
+    assert compared.differences["low"].distinguishable is told_apart
+    assert ("not distinguishable" in str(compared).split("low")[-1].splitlines()[0]) is not told_apart
+
+
+def test_equal_values_are_not_distinguishable():
+    d = compare({"a": np.arange(5.0), "b": np.arange(5.0)}).differences["b"]
+    assert (d.mean, d.t, d.p, d.higher, d.lower, d.distinguishable) == (0, 0, 1, 0, 0, False)
+    d = compare({"a": np.ones(5), "b": np.zeros(5)}).differences["b"]
+    assert (d.t, d.p, d.distinguishable) == (-math.inf, 0, True)
+    assert compare({"a": np.ones(5), "b": np.zeros(5)}).to_dict()["differences_to_best"]["b"]["t"] is None
+
+
+def test_monte_carlo_errors_count():
+    exact = {"a": np.arange(10.0), "b": np.arange(10.0) + np.tile([0.9, 1.1], 5)}
+    noisy = {name: {"values": v, "standard_errors": np.full(10, 5.0)} for name, v in exact.items()}
+    unknown = {name: {"values": v, "standard_errors": np.full(10, math.nan)} for name, v in exact.items()}
+    assert compare(exact).differences["a"].distinguishable
+    assert not compare(noisy).differences["a"].distinguishable
+    assert compare(unknown).differences["a"].distinguishable
+    mentions(str(compare(unknown)), "warning: a has no Monte-Carlo errors")
+
+
+def test_warnings():
+    few, more = result(0, num_particles=50), result(1, num_particles=500)
+    mentions(" ".join(compare({"a": few, "b": more}).warnings), "a 50", "b 500", "lower bound")
+    calm = LogMarginal(**{**few.per_datum, "pareto_k": torch.zeros(N)}, num_particles=50)
+    assert compare({"a": calm, "b": calm}).warnings == []
+    (only,) = compare({"a": calm, "b": few}).warnings
+    mentions(only, f"b has a Pareto k above 0.7 for {int(few.doubtful.sum())} of {N} data", "too low")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ["two runs or more"]),
+        ({"a": np.zeros(3)}, ["two runs or more"]),
+        ({"a": np.zeros(3), "b": np.zeros(4)}, ["a has values for 3", "b for 4"]),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, ["two data or more"]),
+        ({"a": np.zeros(3), "b": np.array([0, -np.inf, 0])}, ["b has log p(x) = -inf", "datum 1"]),
+        ({"a": np.zeros(3), "b": np.zeros((3, 2))}, ["b", "(3, 2)"]),
+        ({"a": np.zeros(3), "b": {"elbo": np.zeros(3)}}, ["b has no array 'values'"]),
+        ({"a": np.zeros(3), "b": ["x", "y", "z"]}, ["the values of b"]),
+        ({"a": np.zeros(3), "b": {"values": np.zeros(3), "pareto_k": np.zeros(2)}}, ["pareto_k", "(2,)"]),
+    ],
+)
+def test_values_that_cannot_be_compared(values, words):
+    with pytest.raises(InputError) as refusal:
+        compare(values)
+    mentions(str(refusal.value), *words)
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match="'c' was not compared"):
+        compare({"a": np.zeros(3), "b": np.ones(3)}).pair("a", "c")
+
+
+def test_two_runs_from_training_to_comparison(call, train, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "a")
+    train("b", "--epochs", 1, *TINY, "--seed", 1)
+    for run, particles in (("a", 20), ("b", 30)):
+        assert call("evaluate", run, "--num-particles", particles, "--limit", 60).code == 0
+    said = call("compare", "a", "b", "--json", "out.json")
+    assert (said.code, said.err) == (0, "")
+    mentions(said.out, "digits, 60 of 359 test data", "bits (0 or 1)", "warning: the numbers of particles differ (a 20")
+    told = json.loads((tmp_path / "out.json").read_text())
+    values = {run: np.load(tmp_path / run / "evaluation.npz")["values"] for run in ("a", "b")}
+    assert told["best"] == "a"  # two epochs against one
+    assert list(told["runs"]) == ["a", "b"]
+    difference = told["differences_to_best"]["b"]
+    expected = stats.ttest_rel(values["b"], values["a"])
+    assert (difference["t"], difference["p"]) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+    assert told["runs"]["b"]["mean"] == pytest.approx(values["b"].mean())
+    assert call("compare", "b", "a").out.splitlines()[:6] == said.out.splitlines()[:6]  # ranked, whatever the order
+    assert call("compare", "a", "--split", "test", "b").code == 0
+    assert call("compare", "a", tmp_path / "b").code == 0
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static", "dequantize"])
+def test_runs_see_the_same_bits(kind):
+    """What pairing rests on: one draw for all, also under a limit, but another one in float64."""
+    data, bridge = load_data("digits"), Bridge(kind, 16.0)
+    for split in ("train", "validation", "test"):
+        x = data.split(split, bridge).fixed()
+        assert torch.equal(x[:], load_data("digits").split(split, bridge).fixed()[:])
+        assert torch.equal(x.first(100)[:], x[spread(100, len(x))])
+    twice = data.split("test", bridge, dtype=torch.float64).fixed()[:]
+    assert not torch.allclose(x[:].double(), twice, atol=1e-3)
+
+
+SUMMARY = {
+    "dataset": "digits",
+    "split": "test",
+    "data": 6,
+    "data_in_split": 6,
+    "representation": "BINARY",
+    "bridge": "dynamic binarization",
+    "num_particles": 50,
+}
+
+
+def run_folder(path, *, seed=0, precision="float32", sizes=(30, 5, 6), stem="evaluation", **changes):
+    """A run folder as training and evaluation leave it, without the weights."""
+    summary = {**SUMMARY, **changes}
+    path.mkdir()
+    split = dict(zip(("train", "validation", "test"), sizes, strict=True))
+    rows = "\n".join(f"{name} = {size}" for name, size in split.items())
+    (path / "config.toml").write_text(
+        f'precision = "{precision}"\n[resolved]\nbridge = "dynamic"\n[resolved.sizes]\n{rows}\n'
+    )
+    values = np.random.default_rng(seed).normal(size=summary["data"])
+    summary["log_marginal"] = {"mean": values.mean()}
+    (path / f"{stem}.json").write_text(json.dumps(summary))
+    np.savez(path / f"{stem}.npz", values=values, standard_errors=0 * values, pareto_k=0 * values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"representation": "REAL"}, ["a mass of bits (0 or 1) (a) and a density of reals (b) are not comparable"]),
+        ({"bridge": "static binarization"}, ["b", "another bridge", "static binarization"]),
+        ({"dataset": "mnist"}, ["digits", "mnist", "not the same data"]),
+        ({"data": 5}, ["6 test data", "5", "--limit"]),
+        ({"data_in_split": 7}, ["divide digits differently"]),
+        ({"sizes": (40, 5, 6)}, ["divide digits differently", "40 train"]),
+        ({"precision": "float64"}, ["float32", "float64", "different bits"]),
+    ],
+)
+def test_runs_that_cannot_be_compared(refused, tmp_path, changes, words):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b", seed=1, **changes)
+    mentions(refused("compare", "a", "b"), "a", "b", *words)
+
+
+def test_other_validation_data_leave_the_test_data_alone(call, refused, tmp_path):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b", seed=1, sizes=(33, 2, 6), precision="bf16")
+    assert call("compare", "a", "b").code == 0
+    for name, sizes in (("c", (30, 5, 6)), ("d", (32, 5, 4))):
+        run_folder(
+            tmp_path / name, sizes=sizes, stem="evaluation-validation", split="validation", data=5, data_in_split=5
+        )
+    mentions(refused("compare", "c", "d", "--split", "validation"), "validation data are not the same")
+
+
+def test_refinement_of_some_runs(call, tmp_path):
+    run_folder(tmp_path / "a", refinement_steps=None)
+    run_folder(tmp_path / "b", seed=1, refinement_steps=100)
+    mentions(call("compare", "a", "b", "--json", "x.json").out, "warning: the steps of refinement differ (a 0, b 100)")
+    assert "refinement" in json.loads((tmp_path / "x.json").read_text())["warnings"][-1]
+
+
+def test_particles_of_each_datum(call, tmp_path):
+    for name in ("a", "b"):
+        run_folder(tmp_path / name)
+    with np.load("b/evaluation.npz") as file:
+        columns = dict(file)
+    np.savez("b/evaluation.npz", **columns, num_particles=np.array([50, 50, 50, 200, 50, 50]))
+    mentions(call("compare", "a", "b").out, "a 50, b 50 to 200", "not distinguishable")
+
+
+def damage(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def edit(**changes):
+    def write(folder):
+        summary = json.loads((folder / "evaluation.json").read_text())
+        (folder / "evaluation.json").write_text(json.dumps({**summary, **changes}))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "evaluation.json").unlink(), ["b has no evaluation of its test data"]),
+        (lambda folder: (folder / "evaluation.npz").unlink(), ["b has no evaluation of its test data"]),
+        (damage("evaluation.json", "{"), ["b/evaluation.json is damaged"]),
+        (damage("evaluation.json", "[]"), ["b/evaluation.json is damaged"]),
+        (edit(data="six"), ["b/evaluation.json is damaged", "'data'"]),
+        (edit(split="train"), ["b/evaluation.json is damaged", "test"]),
+        (edit(representation="BITS"), ["b/evaluation.json is damaged"]),
+        (edit(data=7), ["b/evaluation.npz is damaged", "7"]),
+        (edit(log_marginal={"mean": 3.0}), ["not of the same evaluation"]),
+        (damage("evaluation.npz", "hello"), ["b/evaluation.npz is not a .npz file"]),
+        (lambda folder: np.savez(folder / "evaluation.npz", values=np.zeros(6)), ["'standard_errors'"]),
+        (damage("config.toml", "resolved = 3"), ["b/config.toml", "[resolved]"]),
+        (damage("config.toml", "="), ["b/config.toml is not valid TOML"]),
+    ],
+)
+def test_damaged_evaluations(refused, tmp_path, change, words):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b")
+    change(tmp_path / "b")
+    sentence = refused("compare", "a", "b")
+    mentions(sentence, *words)
+    if "evaluation" in words[0] and "file" not in words[0]:
+        mentions(sentence, "python -m pyro_vae.evaluate b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["RUN"]),
+        (["a"], ["two runs or more"]),
+        (["a", "./a"], ["a and ./a are the same run"]),
+        (["a", "none"], ["none does not exist"]),
+        (["a", "."], ["holds no run"]),
+        (["a", "b", "--split", "validation"], ["python -m pyro_vae.evaluate a --split validation"]),
+        (["a", "b", "--split", "tests"], ["tests", "validation"]),
+        (["a", "b", "--json", "none/x.json"], ["folder none does not exist"]),
+        (["a", "b", "--json", "a"], ["is a folder"]),
+        (["a", "b", "--jsn", "x"], ["did you mean --json?"]),
+    ],
+)
+def test_wrong_commands(refused, tmp_path, arguments, words):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b", seed=1)
+    mentions(refused("compare", *arguments), *words)
+
+
+def test_help(call):
+    said = call("compare", "--help")
+    assert (said.code, said.err) == (0, "")
+    mentions(said.out, "python -m pyro_vae.compare", "RUN", "--json")
