@@ -100,6 +100,7 @@ def summary(opened: Run, result: LogMarginal, split: str, health: LatentHealth |
             "monte_carlo_standard_error": result.monte_carlo_standard_error,
             "estimated_bias": result.bias,
         },
+        "curve": {str(k): bound.mean().item() for k, bound in result.curve.items()},
         "elbo": part("elbo"),
         "reconstruction": part("reconstruction"),
         "kl": part("kl"),
@@ -159,6 +160,7 @@ def table(s: dict[str, Any]) -> str:
         f"Pareto k: median {s['pareto_k']['median']:.2f}, largest {s['pareto_k']['largest']:.2f}, "
         f"above {PARETO_LIMIT} for {s['pareto_k']['above_limit']} of {s['data']} data",
         f"estimated bias of the bound: {marginal['estimated_bias']:.4f} nats",
+        *(["bound at K = " + ", ".join(f"{k}: {v:.3f}" for k, v in s["curve"].items())] if s["curve"] else []),
         s["verdict"],
     ]
     return "\n".join(lines)
@@ -243,6 +245,12 @@ def main(arguments: Sequence[str]) -> None:
     text = json.dumps(_json({**s, "seed": options.seed, "checkpoint": options.checkpoint}), indent=2)
     stem = "evaluation" if options.split == "test" else f"evaluation-{options.split}"
     written = [opened.folder / f"{stem}.json", opened.folder / f"{stem}.npz"]
+    if result.curve:
+        from pyro_vae import plots
+
+        written.append(opened.folder / "figures" / "bound_curve.png")
+        written[-1].parent.mkdir(exist_ok=True)
+        plots.bound_curve(result.curve).savefig(written[-1])
     if health is not None:
         written.append(opened.folder / "figures" / "aggregated_posterior.png")
         _draw_posterior(opened, few, health, written[-1])

@@ -119,6 +119,24 @@ def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELB
     return figure
 
 
+def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
+    """The mean of the bound `L_k` over the number of particles k, nats per datum; a curve that still rises at the end
+    says that `log p(x)` is higher.
+    """
+    figure = _figure(5.6, 3.8)
+    axes = figure.add_subplot()
+    sizes, means = list(curve), [bound.mean().item() for bound in curve.values()]
+    axes.semilogx(sizes, means, marker="o")
+    for k, mean in zip(sizes, means, strict=True):
+        axes.annotate(f"{mean:.2f}", (k, mean), textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
+    axes.margins(0.12, 0.2)
+    axes.set_xlabel("particles K")
+    axes.set_ylabel("nats per datum")
+    axes.set_title("importance-weighted bound on log p(x)", fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10) -> Figure:
     """Data in the odd rows, beneath each its reconstruction; `x` and `reconstructed` are `(n, *shape)`."""
     n = min(len(x), len(reconstructed)) // columns * columns or len(x)

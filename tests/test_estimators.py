@@ -213,3 +213,33 @@ def test_no_data():
     for estimate in (log_marginal, elbo):
         with pytest.raises(InputError, match="no data"):
             estimate(*model.pair, torch.zeros(0, 3))
+
+
+def test_the_curve_is_the_mean_over_groups_of_the_same_draws():
+    """However the draws are cut into pieces; against the same mean by one reshape."""
+    torch.manual_seed(0)
+    log_w = 3 * torch.randn(1000, 4).double()
+    for pieces in ([1000], [1] * 30 + [970], [7, 13, 480, 500], [333, 333, 334]):
+        accumulator = estimators._Accumulator(1000)
+        for part in log_w.split(pieces):
+            accumulator.add(part, part, part)
+        curve = accumulator.result().curve
+        assert list(curve) == [1, 10, 100, 1000]
+        for k, bound in curve.items():
+            expected = log_w.unflatten(0, (-1, k)).logsumexp(1).mean(0) - math.log(k)
+            torch.testing.assert_close(bound, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_curve_rises_from_the_elbo_to_log_p():
+    model = PPCA(2, 5, widen=1.4, shift=0.4)
+    x = model.sample(300)
+    torch.manual_seed(0)
+    result = log_marginal(*model.pair, x, num_particles=2500)
+    curve = {k: v.mean().item() for k, v in result.curve.items()}
+    assert list(curve) == [1, 10, 100, 1000, 2500]
+    torch.testing.assert_close(result.curve[1], result.elbo)
+    assert torch.equal(result.curve[2500], result.values)
+    assert curve[1] < curve[10] < curve[100] < curve[1000] + 1e-3
+    assert curve[1000] == pytest.approx(model.marginal.log_prob(x).mean().item(), abs=0.01)
+    both = result + result
+    assert both.curve[10].shape == (600,)

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
@@ -82,6 +82,8 @@ class LogMarginal:
         pareto_k: tail index of the weights; above 0.7 the value and its standard error are doubtful.
         elbo, reconstruction, kl: the ELBO and its two parts from the same particles.
         num_particles: K; where the data had different numbers of draws, all of them, `(N,)`.
+        curve: the bound at fewer particles, `{k: (N,)}` for k = 1, 10, 100, ... below K and for K: the mean of `L_k`
+            over groups of the same draws. Empty where data had different proposals.
 
     Results over shards of data add up: `a + b` holds the data of both.
     """
@@ -94,6 +96,7 @@ class LogMarginal:
     reconstruction: Tensor
     kl: Tensor
     num_particles: int | Tensor
+    curve: dict[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -105,12 +108,14 @@ class LogMarginal:
         elif joined != added:
             raise InputError(f"results with different numbers of particles, {joined} and {added}, cannot be joined")
         columns = {name: torch.cat([v, getattr(other, name)]) for name, v in self.per_datum.items()}
-        return LogMarginal(**columns, num_particles=joined)
+        shared = [k for k in self.curve if k in other.curve]
+        curve = {k: torch.cat([self.curve[k], other.curve[k]]) for k in shared}
+        return LogMarginal(**columns, num_particles=joined, curve=curve)
 
     def replaced(self, rows: Tensor, other: "LogMarginal") -> "LogMarginal":
         """The same with the data `rows` (indices, or N booleans) taken from `other`; each datum keeps its own K."""
         columns = {name: v.index_put((rows,), getattr(other, name)) for name, v in self.per_datum.items()}
-        return LogMarginal(**columns, num_particles=self.particles.index_put((rows,), other.particles))
+        return LogMarginal(**columns, num_particles=self.particles.index_put((rows,), other.particles), curve={})
 
     @property
     def particles(self) -> Tensor:
@@ -121,7 +126,7 @@ class LogMarginal:
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The seven columns by name, each `(N,)`."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_particles"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("num_particles", "curve")}
 
     @property
     def mean(self) -> float:
@@ -203,10 +208,13 @@ class _Accumulator:
         self.largest: Tensor
         self.log_sum_sq: Tensor
         self.log_sum: Tensor | None = None
+        self.curve = [_Groups(10**i) for i in range(20) if 10**i < num_particles]
 
     def add(self, log_weight: Tensor, log_px: Tensor, kl: Tensor) -> None:
         """Take in `(k, B)` more particles."""
         log_w = double(log_weight)
+        for groups in self.curve:
+            groups.add(log_w)
         sums = torch.stack([double(log_px).sum(0), double(kl).sum(0)])  # (2, B)
         log_sum, log_sum_sq = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
         if self.log_sum is None:
@@ -233,7 +241,40 @@ class _Accumulator:
             "reconstruction": reconstruction,
             "kl": kl,
         }
-        return LogMarginal(**{name: column.cpu() for name, column in columns.items()}, num_particles=k)
+        curve = {groups.size: groups.mean().cpu() for groups in self.curve} | {k: columns["values"].cpu()}
+        return LogMarginal(**{name: column.cpu() for name, column in columns.items()}, num_particles=k, curve=curve)
+
+
+class _Groups:
+    """The mean over groups of `size` draws of `log 1/size sum w`, whatever the pieces in which the draws come."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.filled, self.count = size, 0, 0
+        self.partial: Tensor
+        self.total: Tensor | float = 0.0
+
+    def add(self, log_w: Tensor) -> None:
+        """Take in `(k, B)` more log-weights."""
+        take = min(self.size - self.filled, len(log_w)) if self.filled else 0
+        if take:
+            self.partial = torch.logaddexp(self.partial, log_w[:take].logsumexp(0))
+            self.filled += take
+            if self.filled == self.size:
+                self._close(self.partial.unsqueeze(0))
+        whole = (len(log_w) - take) // self.size
+        if whole:
+            self._close(log_w[take : take + whole * self.size].unflatten(0, (whole, self.size)).logsumexp(1))
+        if take + whole * self.size < len(log_w):
+            rest = log_w[take + whole * self.size :]
+            self.partial, self.filled = rest.logsumexp(0), len(rest)
+
+    def _close(self, log_sums: Tensor) -> None:
+        self.total = self.total + log_sums.sum(0)
+        self.count, self.filled = self.count + len(log_sums), 0
+
+    def mean(self) -> Tensor:
+        assert isinstance(self.total, Tensor)
+        return self.total / self.count - math.log(self.size)
 
 
 class _Allocations(TorchDispatchMode):
