@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pyro_vae._abstract import local_parameters, localise
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import check_data, double
+from pyro_vae.inference.estimators import PerDatum, check_data, double
 
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
 LogDensity = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class AnnealedEstimate:
+class AnnealedEstimate(PerDatum):
     """Estimates of `log p(x)` for N data by annealed importance sampling; nats per datum.
 
     Attributes:
@@ -39,9 +39,6 @@ class AnnealedEstimate:
     num_chains: int
     num_temperatures: int
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     def __add__(self, other: "AnnealedEstimate") -> "AnnealedEstimate":
         if (self.num_chains, self.num_temperatures) != (other.num_chains, other.num_temperatures):
             raise InputError("results with different chains or temperatures cannot be joined")
@@ -52,21 +49,6 @@ class AnnealedEstimate:
     def per_datum(self) -> dict[str, Tensor]:
         """The four columns by name, each `(N,)`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("num_")}
-
-    @property
-    def mean(self) -> float:
-        """The average log-likelihood, nats per datum."""
-        return self.values.mean().item()
-
-    @property
-    def data_standard_error(self) -> float:
-        """How far another sample of N data would move the mean; nan for a single datum."""
-        return (self.values.std() / math.sqrt(len(self))).item() if len(self) > 1 else math.nan
-
-    @property
-    def monte_carlo_standard_error(self) -> float:
-        """How far other chains would move the mean: `sqrt(sum se^2) / N`."""
-        return (self.standard_errors.square().sum().sqrt() / len(self)).item()
 
     def __str__(self) -> str:
         return (

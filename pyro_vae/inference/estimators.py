@@ -71,8 +71,33 @@ def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_
     return Bound(reconstruction - kl, reconstruction, kl)
 
 
+class PerDatum:
+    """What results share that hold a value and its Monte-Carlo error for each of N data."""
+
+    values: Tensor
+    standard_errors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """The average log-likelihood, nats per datum."""
+        return self.values.mean().item()
+
+    @property
+    def data_standard_error(self) -> float:
+        """How far another sample of N data would move the mean: `std(values) / sqrt(N)`; nan for a single datum."""
+        return (self.values.std() / math.sqrt(len(self))).item() if len(self) > 1 else math.nan
+
+    @property
+    def monte_carlo_standard_error(self) -> float:
+        """How far other draws would move the mean: `sqrt(sum se^2) / N`."""
+        return (self.standard_errors.square().sum().sqrt() / len(self)).item()
+
+
 @dataclass(frozen=True)
-class LogMarginal:
+class LogMarginal(PerDatum):
     """Importance-weighted estimates of `log p(x)` for N data, each with its own errors; nats per datum.
 
     Attributes:
@@ -97,9 +122,6 @@ class LogMarginal:
     kl: Tensor
     num_particles: int | Tensor
     curve: dict[int, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.values)
 
     def __add__(self, other: "LogMarginal") -> "LogMarginal":
         joined, added = self.num_particles, other.num_particles
@@ -127,21 +149,6 @@ class LogMarginal:
     def per_datum(self) -> dict[str, Tensor]:
         """The seven columns by name, each `(N,)`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("num_particles", "curve")}
-
-    @property
-    def mean(self) -> float:
-        """The average log-likelihood, nats per datum."""
-        return self.values.mean().item()
-
-    @property
-    def data_standard_error(self) -> float:
-        """How far another sample of N data would move the mean: `std(values) / sqrt(N)`; nan for a single datum."""
-        return (self.values.std() / math.sqrt(len(self))).item() if len(self) > 1 else math.nan
-
-    @property
-    def monte_carlo_standard_error(self) -> float:
-        """How far other particles would move the mean: `sqrt(sum se^2) / N`."""
-        return (self.standard_errors.square().sum().sqrt() / len(self)).item()
 
     @property
     def bias(self) -> float:
