@@ -16,8 +16,10 @@ from pyro_vae import (
     STL,
     VAE,
     Bernoulli,
+    Capacity,
     DReG,
     FullRank,
+    InfoVAE,
     InputError,
     MeanField,
     Mixture,
@@ -173,6 +175,16 @@ def test_objectives_on_a_pair_written_by_hand(cls):
         objective.check(t)
         assert objective.bound(t).shape == (6,)
         assert torch.autograd.grad(objective.loss_of(t), scale)[0] != 0
+
+
+@pytest.mark.parametrize("objective", [STL(), Capacity(), InfoVAE()], ids=lambda o: type(o).__name__)
+def test_draws_that_carry_no_gradients_are_refused_where_they_would_mislead(objective):
+    def pair(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Bernoulli(torch.full((), 0.4)))
+
+    with pytest.raises(InputError, match="needs draws that carry gradients"):
+        objective.check(terms(pair, pair, torch.ones(3)))
 
 
 # --- signal and noise

@@ -1,4 +1,7 @@
-"""Objectives that weigh or replace the KL term: made for the latent code, not for a tight bound on log p(x)."""
+"""Objectives that weigh or replace the KL term: made for the latent code, not for a tight bound on log p(x).
+
+They look at whole batches, where a score-function estimator for each datum is wrong: draws must carry gradients.
+"""
 
 import math
 
@@ -29,7 +32,7 @@ class FreeBits(Objective):
     Source: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix C.8.
     """
 
-    needs = ("density", "independence")
+    needs = ("density", "gradient", "independence")
 
     def __init__(self, *, nats: float = 0.1, num_particles: int = 1) -> None:
         super().__init__(num_particles=num_particles)
@@ -60,6 +63,8 @@ class Capacity(Objective):
     Source: Burgess et al. 2018, Understanding Disentangling in beta-VAE.
     """
 
+    needs = ("gradient",)
+
     def __init__(self, *, nats: float = 25.0, gamma: float = 10.0, num_particles: int = 1) -> None:
         super().__init__(num_particles=num_particles)
         number("Capacity", low=0, nats=nats, gamma=gamma)
@@ -87,7 +92,7 @@ class BetaTC(Objective):
     Source: Chen, Li, Grosse & Duvenaud 2018, Isolating Sources of Disentanglement in VAEs.
     """
 
-    needs = ("density", "independence")
+    needs = ("density", "gradient", "independence")
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, num_particles: int = 1) -> None:
         super().__init__(num_particles=num_particles)
@@ -138,6 +143,8 @@ class InfoVAE(Objective):
 
     Source: Zhao, Song & Ermon 2019, InfoVAE; Gretton et al. 2012, A Kernel Two-Sample Test (the estimate).
     """
+
+    needs = ("gradient",)
 
     def __init__(self, *, alpha: float = 0.5, weight: float = 10.0, num_particles: int = 1) -> None:
         super().__init__(num_particles=num_particles)
