@@ -67,7 +67,7 @@ def three_epochs(tmp_path_factory, call):
     ids=["first step", "last of an epoch", "inside an epoch"],
 )
 def test_interrupt_at_a_step(call, three_epochs, monkeypatch, step, number):
-    taken = 0
+    taken, before = 0, [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
     def interrupted(*args, **kwargs):
         nonlocal taken
@@ -82,7 +82,7 @@ def test_interrupt_at_a_step(call, three_epochs, monkeypatch, step, number):
         said = call("train", "--epochs", 3, *TINY, "--output", "run")
     assert (said.code, taken) == (130, step)
     assert "go on with: python -m pyro_vae.train --resume run" in said.out
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     run = Path("run")
     assert len(rows(run)) == step // 13
     assert call("evaluate", run, "--num-particles", 5, "--limit", 5).code == 0  # with what there is
