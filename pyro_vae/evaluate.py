@@ -199,8 +199,9 @@ def _options(arguments: Sequence[str]) -> Any:
     return options
 
 
-def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]) -> None:
-    """What `--gaps`, `--ais` and `--bdmc` ask for: print it and add it to the files."""
+def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]) -> list[Path]:
+    """What `--gaps`, `--ais` and `--bdmc` ask for: print it, add it to the files, name the figures it drew."""
+    figures: list[Path] = []
     model, annealing = opened.vae.model, {"num_chains": options.chains, "num_temperatures": options.temperatures}
     if options.gaps:
         gaps = inference_gaps(opened.vae, data, num_particles=options.num_particles)
@@ -217,6 +218,7 @@ def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict
         bounds = {"lower": sandwich.lower.mean, "upper": sandwich.upper.mean().item(), "gap": sandwich.gap}
         s["bdmc"] = {"data": options.bdmc, **bounds, "gap_standard_error": sandwich.gap_standard_error} | annealing
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
+    return figures
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -241,10 +243,10 @@ def main(arguments: Sequence[str]) -> None:
     s |= {"refinement_steps": options.refine or (100 if options.adaptive else None), "effort": effort}
     columns = {"num_particles": result.particles.numpy(), **{k: v.numpy() for k, v in result.per_datum.items()}}
     print("\n\n".join(str(part) for part in (table(s), effort, health) if part is not None), flush=True)
-    _more(opened, data, options, s, columns)
+    figures = _more(opened, data, options, s, columns)
     text = json.dumps(_json({**s, "seed": options.seed, "checkpoint": options.checkpoint}), indent=2)
     stem = "evaluation" if options.split == "test" else f"evaluation-{options.split}"
-    written = [opened.folder / f"{stem}.json", opened.folder / f"{stem}.npz"]
+    written = [opened.folder / f"{stem}.json", opened.folder / f"{stem}.npz", *figures]
     if result.curve:
         from pyro_vae import plots
 
