@@ -12,6 +12,7 @@ from pyro_vae.inference.annealing import (
     annealed_importance_sampling,
     bidirectional_monte_carlo,
 )
+from pyro_vae.inference.compiled import CompileWarning
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import LogMarginal, elbo, log_marginal
 from pyro_vae.inference.fit import History, fit
@@ -96,6 +97,7 @@ __all__ = [
     "Bridge",
     "Capacity",
     "Categorical",
+    "CompileWarning",
     "ContinuousBernoulli",
     "ConvNet",
     "DReG",

@@ -16,6 +16,7 @@ from pyro_vae.data import NAMED
 from pyro_vae.inference.fit import SCHEDULES
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+COMPILE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 BINARIZE = ("dynamic", "static", "threshold")
 
 
@@ -51,13 +52,14 @@ class Config:
     seed: int = _option(0, "seed of weights, data order and latents")
     device: str = _option("auto", "auto, cpu, cuda or mps")
     precision: str = _option("float32", "of the networks", tuple(PRECISIONS))
+    compile: str = _option("auto", "run steps as compiled graphs; auto: when the run is long enough", tuple(COMPILE))
     output: str | None = _option(None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)")
     overwrite: bool = _option(False, "replace the run in --output")
     log: str | None = _option(None, "also write event files", ("tensorboard",))
 
 
 OPTIONS = {f.name: f for f in fields(Config)}
-RESUMABLE = {"epochs", "device", "data_dir", "log"}
+RESUMABLE = {"compile", "epochs", "device", "data_dir", "log"}
 
 
 def flag(name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pyro_vae import __version__
-from pyro_vae._config import PRECISIONS, Config, flag, resolve
+from pyro_vae._config import COMPILE, PRECISIONS, Config, flag, resolve
 from pyro_vae._display import Display, signals
 from pyro_vae._errors import InputError
 from pyro_vae._program import pick_device, run
@@ -270,9 +270,11 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
             learning_rate=config.learning_rate,
             schedule=job.schedule,
             validation=job.validation,
+            compile=COMPILE[config.compile],
             progress=progress,
             stop=lambda: bool(asked),
             report=display.within,
+            say=lambda text: print(f"compiling  {text}", flush=True),
         )
         try:
             for e in steps:

@@ -76,9 +76,9 @@ def test_interrupt_at_a_step(call, three_epochs, monkeypatch, step, number):
             os.kill(os.getpid(), number)
         return take_step(*args, **kwargs)
 
-    take_step = SVI.step_and_terms
+    take_step = SVI.step_and_record
     with monkeypatch.context() as patch:
-        patch.setattr(SVI, "step_and_terms", interrupted)
+        patch.setattr(SVI, "step_and_record", interrupted)
         said = call("train", "--epochs", 3, *TINY, "--output", "run")
     assert (said.code, taken) == (130, step)
     assert "go on with: python -m pyro_vae.train --resume run" in said.out

@@ -1,9 +1,11 @@
 """The training loop: epochs over data, rates that change, and what is reported."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro.infer
@@ -14,9 +16,8 @@ from torch.optim import Optimizer
 from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError
 from pyro_vae.inference.estimators import Bound, check_data, elbo
-from pyro_vae.inference.importance import Terms
 from pyro_vae.inference.objectives import ELBO, Objective
-from pyro_vae.inference.svi import SVI
+from pyro_vae.inference.svi import SVI, Record
 
 Schedule = Callable[[float], float]
 
@@ -73,6 +74,9 @@ def score(epoch: Epoch) -> float:
     return epoch.elbo if math.isnan(epoch.validation_elbo) else epoch.validation_elbo
 
 
+ADAM = partial(torch.optim.Adam, fused=True)
+REPAID = {"cpu": 10_000, "cuda": 1_000}  # steps from which compiling gains more time than it takes
+LARGEST = 10_000  # operations of a graph that is compiled unasked: more would take minutes
 ADVICE = "lower the learning rate or check the scale of the data"
 
 
@@ -92,45 +96,36 @@ class Progress:
 
 
 class Rows:
-    """The numbers of each step, left on the device until somebody reads them."""
+    """The records of steps, left on the device until somebody reads them."""
 
     def __init__(self) -> None:
-        self.labels: list[str] = []
-        self.rows: list[Tensor] = []
+        self.records: list[Record] = []
+        self.sizes: list[int] = []
 
-    def add(self, loss: Tensor, t: Terms | None) -> None:
-        """Keep one step: the loss, reconstruction and KL summed over the batch, then every site's log-probability."""
-        labels, sites = [], []
-        reconstruction = kl = torch.full_like(loss, math.nan)
-        if t is not None:
-            reconstruction, kl = t.log_px.detach().mean(0).sum(), (t.log_qz - t.log_pz).detach().mean(0).sum()
-            for name, site in t.sites.items():
-                for log_prob, program in ((site.log_q, "guide"), (site.log_p, "model")):
-                    if log_prob is not None:
-                        labels.append(f"log-probability of site {name!r} under the {program}")
-                        sites.append(log_prob.detach().mean(0).sum())
-        self.labels = [*labels, "loss"]
-        self.rows.append(torch.stack([loss, reconstruction, kl, *sites, loss]))
+    def add(self, record: Record, size: int) -> None:
+        """Keep the record of a step over `size` data, its loss a mean over them."""
+        self.records.append(record)
+        self.sizes.append(size)
 
     def drain(self, first_step: int, totals: tuple[float, float, float]) -> tuple[float, float, float]:
-        """Read the rows kept since the last call and add their loss, reconstruction and KL to `totals`.
+        """Read the records kept since the last call and add their loss, reconstruction and KL to `totals`.
 
-        Raises `NonFiniteLossError` for the first row whose loss is not finite; `first_step` is the number of the first
-        row.
+        Raises `NonFiniteLossError` for the first record whose loss is not finite; `first_step` is the number of the
+        first.
         """
-        if not self.rows:
+        if not self.records:
             return totals
-        table = torch.stack(self.rows).cpu().double()
-        self.rows = []
+        table = torch.stack([record.values for record in self.records]).cpu().double()
         bad = (~table[:, 0].isfinite()).nonzero()
         if len(bad):
-            row = table[bad[0, 0]]
-            column = int((~row[3:].isfinite()).nonzero()[0, 0])
-            raise NonFiniteLossError(
-                f"the loss stopped being finite at step {first_step + int(bad[0, 0])}: the {self.labels[column]} is "
-                f"{row[3 + column].item()}; {ADVICE}"
-            )
+            row, step = table[bad[0, 0]], first_step + int(bad[0, 0])
+            sites = zip(self.records[0].sites, row[3:].tolist(), strict=True)
+            found = [(f"log-probability of site {name}", value) for name, value in sites if not math.isfinite(value)]
+            name, value = [*found, ("loss", row[0].item())][0]
+            raise NonFiniteLossError(f"the loss stopped being finite at step {step}: the {name} is {value}; {ADVICE}")
         # Added one by one, so that the sum does not depend on when somebody reads.
+        table[:, 0] *= torch.tensor(self.sizes)
+        self.records, self.sizes = [], []
         columns = zip(table[:, :3].T.tolist(), totals, strict=True)
         loss, reconstruction, kl = (sum(column, start) for column, start in columns)
         return loss, reconstruction, kl
@@ -145,9 +140,11 @@ def run_epochs(
     learning_rate: float = 1e-3,
     schedule: Schedule = constant,
     validation: Any = None,
+    compile: bool | str = "auto",
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[int, int, float], None] = lambda done, size, elbo: None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Epoch]:
     """The training loop, one `Epoch` at a time; `fit` for those who do not need what lies between the epochs.
 
@@ -159,9 +156,12 @@ def run_epochs(
         learning_rate: multiplied by `schedule(t)`, `t` the fraction of the run that is done.
         schedule: `constant`, `cosine`, `step` or any function of `t`.
         validation: data for the validation ELBO, taken after each epoch with the same random numbers every time.
+        compile: as in `fit`.
         progress: where to go on; it is updated in place, so that it can be saved at any time between two steps.
         stop: asked after each step whether to break off; `progress` then holds the unfinished epoch.
         report: called from time to time with the number of data done, the size of the epoch, and its ELBO so far.
+        say: called with a sentence when steps are compiled unasked, or cannot be compiled; by default the first is
+            logged, the second a `CompileWarning`.
 
     Raises:
         InputError: when the objective does not fit the pair or the length of the run.
@@ -173,6 +173,7 @@ def run_epochs(
     objective = svi.loss if isinstance(svi.loss, Objective) else None
     if objective is not None:
         objective.prepare(size, epochs)
+    _compile(svi, compile, epochs * steps, min(batch_size, size), say)
     while progress.epoch < epochs:
         if progress.order is None:
             progress.order = torch.randperm(size)
@@ -189,13 +190,12 @@ def run_epochs(
                 group["lr"] = rate
             if objective is not None:
                 objective.advance(done / steps)
-            loss, t = svi.step_and_terms(data[index])
-            rows.add(loss * len(index), t)
+            rows.add(svi.step_and_record(data[index]), len(index))
             progress.position += len(index)
             now = time.perf_counter()
             halt = stop()
             if halt or now - read > 0.5 or progress.position == size:
-                read, kept = now, len(rows.rows)
+                read, kept = now, len(rows.records)
                 progress.totals = rows.drain(first, progress.totals)
                 first += kept
                 progress.seconds = before + now - started
@@ -208,6 +208,19 @@ def run_epochs(
         yield epoch
         if stop():
             return
+
+
+def _compile(svi: SVI, wanted: bool | str, steps: int, batch_size: int, say: Callable[[str], None] | None) -> None:
+    """Compile the steps of a run if that is `wanted`, or `'auto'` and the run long enough."""
+    if wanted not in (True, False, "auto"):
+        raise InputError(f"compile={wanted!r} must be True, False or 'auto'")
+    device = svi.optimizer.param_groups[0]["params"][0].device.type if svi.has_optimizer else "cpu"
+    repaid = REPAID.get(device, math.inf)
+    if wanted is True or (wanted == "auto" and steps >= repaid):
+        svi.compile(batch_size=batch_size, limit=None if wanted is True else LARGEST, warn=say)
+    if svi.compiled and wanted == "auto":
+        text = f"{steps:,} steps repay compiling, which {repaid:,} and more do; the first epoch includes it"
+        (say or logging.getLogger(__name__).info)(text)
 
 
 def _mode(svi: SVI, *, train: bool) -> None:
@@ -255,8 +268,9 @@ def fit(
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     schedule: Schedule = constant,
-    optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., Optimizer] = ADAM,
     validation: Any = None,
+    compile: bool | str = "auto",
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
@@ -268,8 +282,10 @@ def fit(
         batch_size: data in a step.
         learning_rate: times `schedule(t)`, `t` from 0 to 1 over the run; the loss is in nats per datum.
         schedule: `constant`, `cosine`, `step`, or any function of `t`.
-        optimizer: a class or function called with parameters and `lr`.
+        optimizer: a class or function called with parameters and `lr`; fused Adam by default.
         validation: data for the validation ELBO after each epoch.
+        compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` when the run is long enough to repay the
+            seconds that compiling takes: from 10,000 steps on a CPU and 1,000 on CUDA.
 
     Returns:
         The `History`: one `Epoch` for each pass.
@@ -297,5 +313,6 @@ def fit(
             learning_rate=learning_rate,
             schedule=schedule,
             validation=validation,
+            compile=compile,
         )
     )

@@ -1,7 +1,8 @@
 """Stochastic variational inference: one gradient step."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import pyro.infer
 import pyro.optim
@@ -12,10 +13,22 @@ from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
+from pyro_vae.inference.compiled import Compiled, restored
 from pyro_vae.inference.importance import Program, Terms, terms
 from pyro_vae.inference.objectives import Objective
 
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
+
+
+class Record(NamedTuple):
+    """What a step leaves behind, on the device: `values[0]` is the loss.
+
+    The rest are sums over the batch, in nats, without gradients: `values[1:3]` the reconstruction and the KL (nan for
+    an ELBO of Pyro's, which keeps its terms to itself), `values[3:]` the log-probability of each of `sites`.
+    """
+
+    values: Tensor
+    sites: tuple[str, ...]
 
 
 class SVI:
@@ -31,9 +44,15 @@ class SVI:
         loss: an `Objective`, or any `pyro.infer.ELBO`.
         reduction: `'sum'` for the loss summed over the batch, as in Pyro, or `'mean'` for nats per datum.
         autocast: run the networks in this lower precision (`torch.bfloat16`); the parameters keep theirs.
+        compile: run loss and gradient as one compiled graph without Pyro's handlers, see `Compiled`: the same numbers
+            from the same random numbers, up to rounding. What else the pair reads than parameters, buffers, tensors
+            among the arguments and tensors that are attributes of the objective is fixed when the graph is made.
 
     Raises:
         InputError: for another kind of `loss`, `optim` or `reduction`.
+
+    Warns:
+        CompileWarning: once, when the pair cannot be compiled and runs as it is.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
@@ -52,6 +71,7 @@ class SVI:
         *,
         reduction: str = "sum",
         autocast: torch.dtype | None = None,
+        compile: bool = False,
     ) -> None:
         if not isinstance(loss, pyro.infer.ELBO):
             raise InputError(f"loss must be an Objective or a pyro.infer.ELBO, not {type(loss).__name__}")
@@ -69,8 +89,44 @@ class SVI:
         localise(model, guide)
         self._optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._make = _maker(optim)
-        if self._optimizer is None and len(self._modules) == 2 and self._module_parameters():
-            self._optimizer = self._make(self._module_parameters())
+        self._compiled: Compiled | None = None
+        self._batch: int | None = None
+        self._buffers = list(dict.fromkeys(b for module in self._modules for b in module.buffers()))
+        self._own: list[Tensor] = list(dict.fromkeys(p for module in self._modules for p in module.parameters()))
+        if self._optimizer is None and len(self._modules) == 2 and self._own:
+            self._optimizer = self._make([p for p in self._own if p.requires_grad])
+        if compile:
+            self.compile()
+
+    def compile(
+        self,
+        *,
+        batch_size: int | None = None,
+        limit: int | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        """Compile the steps from now on, unless their graph has more than `limit` operations.
+
+        With a `batch_size` only batches of that size are compiled. `warn` is called with the reason where compiling is
+        not possible, instead of a `CompileWarning`.
+        """
+        self._batch = batch_size
+        modules = [module for program in self._modules for module in program.modules()]
+
+        def state() -> list[Tensor]:
+            return [*self._parameters(), *self._buffers, *_attributes(self.loss)[0]]
+
+        def constants() -> Hashable:
+            return (*(module.training for module in modules), *_attributes(self.loss)[1])
+
+        self._compiled = Compiled(
+            self._gradients, state=state, constants=constants, name="the step", limit=limit, warn=warn
+        )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether steps are compiled: asked for, and not found impossible."""
+        return self._compiled is not None and not self._compiled.failed
 
     @property
     def has_optimizer(self) -> bool:
@@ -86,31 +142,51 @@ class SVI:
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take one gradient step and return the loss before it, a tensor on the device of the parameters."""
-        return self.step_and_terms(*args, **kwargs)[0]
+        return self.step_and_record(*args, **kwargs).values[0]
 
-    def step_and_terms(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Terms | None]:
-        """Take one gradient step; the loss, and the terms it was made of (`None` for an ELBO of Pyro's)."""
-        loss, t = self.loss_and_grads(*args, **kwargs)
+    def step_and_record(self, *args: Any, **kwargs: Any) -> Record:
+        """Take one gradient step; the loss before it, and what it was made of."""
+        record = self.loss_and_grads(*args, **kwargs)[1]
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss, t
+        return record
 
-    def loss_and_grads(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Terms | None]:
-        """The loss and its terms, with the gradients added to the parameters; no step is taken."""
-        validate = pyro.settings.get("validate_poutine") and self._steps == 0  # costs a third of a millisecond
+    def loss_and_grads(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Record]:
+        """The loss and what it was made of, with the gradients added to the parameters; no step is taken."""
+        compiled = self._compiled is not None and (self._batch is None or len(args[0]) == self._batch)
+        if compiled and self._steps == 0 and len(self._modules) == 2:  # what the first step would check
+            with forked_random(), restored(self._buffers):
+                self._gradients(args, kwargs)
+            self._steps = 1
+        if self._compiled is None or not compiled or self._steps == 0:  # the first step finds functions' parameters
+            (values, *gradients), (sites, used) = self._gradients(args, kwargs)
+        else:
+            (values, *gradients), (sites, used) = self._compiled(args, kwargs)
+            values = values.clone()  # a CUDA graph writes its next values to the same place
         self._steps += 1
-        capture = poutine.trace(param_only=True)
+        parameters = self._parameters()
+        for i, gradient in zip(used, gradients, strict=True):
+            before = parameters[i].grad
+            parameters[i].grad = gradient if before is None else before + gradient
+        return values[0], Record(values, sites)
+
+    def _gradients(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
+        """The values of a record, then the gradients; the names of its sites, and which parameters have a gradient."""
+        validate = pyro.settings.get("validate_poutine") and self._steps == 0  # costs a third of a millisecond
         with local_parameters(), pyro.validation_enabled(validate):
             if len(self._modules) == 2:
                 loss, t = self._evaluate(args, kwargs)
             else:
-                with capture:
+                with poutine.trace(param_only=True) as capture:
                     loss, t = self._evaluate(args, kwargs)
                 self._adopt(capture.trace)
         if self.reduction == "mean":
             loss = loss / len(args[0])
-        loss.backward()
-        return loss.detach(), t
+        parameters = [(i, p) for i, p in enumerate(self._parameters()) if p.requires_grad]
+        gradients = torch.autograd.grad(loss, [p for _, p in parameters], allow_unused=True)
+        found = [(i, g) for (i, _), g in zip(parameters, gradients, strict=True) if g is not None]
+        record = _record(loss.detach(), t)
+        return [record.values, *(g for _, g in found)], (record.sites, [i for i, _ in found])
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss without a step, a tensor."""
@@ -140,19 +216,53 @@ class SVI:
         if isinstance(self.loss, Objective):
             with torch.no_grad(), local_parameters(), forked_random():
                 self.loss.check(terms(self.model, self.guide, *args, num_particles=1, **kwargs))
+        self._checked = True
 
-    def _module_parameters(self) -> list[Tensor]:
-        return list(dict.fromkeys(p for module in self._modules for p in module.parameters() if p.requires_grad))
+    def _parameters(self) -> list[Tensor]:
+        """The parameters of the modules, and those of functions as far as they are known, in an order that stays."""
+        if len(self._modules) == 2 or self._optimizer is None:
+            return self._own
+        return list(dict.fromkeys([*self._own, *(p for g in self._optimizer.param_groups for p in g["params"])]))
 
     def _adopt(self, trace: poutine.Trace) -> None:
         """Give parameters that `pyro.param` made to the optimizer."""
         values: list[Any] = [site["value"] for site in trace.nodes.values() if site["type"] == "param"]
         found = [v.unconstrained() for v in values if hasattr(v, "unconstrained")]
         if self._optimizer is None:
-            self._optimizer = self._make(list(dict.fromkeys([*self._module_parameters(), *found])))
+            self._optimizer = self._make(list(dict.fromkeys([p for p in self._own if p.requires_grad] + found)))
         known = {p for group in self._optimizer.param_groups for p in group["params"]}
         if new := [p for p in dict.fromkeys(found) if p not in known]:
             self._optimizer.add_param_group({"params": new})
+
+
+def _record(loss: Tensor, t: Terms | None) -> Record:
+    if t is None:
+        return Record(torch.stack([loss, *(torch.full_like(loss, math.nan),) * 2]), ())
+    named = [t.log_px, t.log_qz - t.log_pz]
+    sites = []
+    for name, site in t.sites.items():
+        for log_prob, program in ((site.log_q, "guide"), (site.log_p, "model")):
+            if log_prob is not None:
+                sites.append(f"{name!r} under the {program}")
+                named.append(log_prob)
+    sums = [log_prob.detach().mean(0).sum() for log_prob in named]
+    return Record(torch.stack([loss, *(s.to(loss.dtype) for s in sums)]), tuple(sites))
+
+
+def _attributes(loss: Any) -> tuple[list[Tensor], list[Hashable]]:
+    """The tensors among the attributes of an objective and of those that it wraps, and the plain values."""
+    tensors: list[Tensor] = []
+    others: list[Hashable] = []
+    for name, value in vars(loss).items():
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, Objective):
+            inner = _attributes(value)
+            tensors += inner[0]
+            others += inner[1]
+        elif isinstance(value, int | float | str):
+            others.append((name, value))
+    return tensors, others
 
 
 def _maker(optim: Any) -> MakeOptimizer:

@@ -1,0 +1,349 @@
+"""Compiled steps: the same numbers as eager ones, whatever the pair; and what happens where there is no graph."""
+
+import contextlib
+import copy
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import constraints
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+
+from pyro_vae import (
+    ELBO,
+    SVI,
+    VAE,
+    Annealed,
+    Bernoulli,
+    CompileWarning,
+    InputError,
+    MeanField,
+    Spec,
+    StandardNormal,
+    build,
+    fit,
+    variants,
+)
+from pyro_vae.build import AXES, parse
+from pyro_vae.inference import compiled
+from pyro_vae.inference.fit import run_epochs
+from reading import rows
+from test_contracts import SHAPE, D, example
+
+MEMBERS = [(axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)]
+PLAIN = {"prior": "StandardNormal", "network": "MLP", "likelihood": "Bernoulli", "guide": "MeanField"}
+SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
+
+
+def interpreted(graph):
+    """The graph without a compiler: every operation of it by PyTorch."""
+    return graph.module
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(compiled, "compile_graph", interpreted)
+
+
+def three_steps(axis, member, **options):
+    """Loss, sites and gradients of three steps, and the state of the random numbers after them."""
+    torch.manual_seed(0)
+    choice = {**PLAIN, "objective": "ELBO", axis: SHORTER.get(member, member)}
+    objective = parse("objective", choice.pop("objective"))()
+    vae = build(Spec(SHAPE, D, **choice)).double()
+    x = example(vae.model.likelihood.support, 8, *SHAPE)
+    vae.initialise(x.mean(0), x.std(0), examples=x.repeat(100, 1, 1) if member == "VampPrior" else None)
+    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-3), objective, reduction="mean", **options)
+    objective.prepare(8, 20)
+    found = []
+    for epoch in (5, 6, 7):
+        objective.advance(epoch)
+        _, record = svi.loss_and_grads(x)
+        found += [record.values, *(p.grad for p in vae.parameters() if p.grad is not None)]
+        svi.optimizer.step()
+        svi.optimizer.zero_grad()
+    assert svi.compiled == options.get("compile", False)
+    return [*found, torch.get_rng_state()]
+
+
+@pytest.mark.parametrize(("axis", "member"), MEMBERS)
+def test_every_member_becomes_a_graph(axis, member, no_compiler):
+    for graph, eager in zip(three_steps(axis, member, compile=True), three_steps(axis, member), strict=True):
+        torch.testing.assert_close(graph, eager, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("axis", "member"), MEMBERS)
+def test_every_member_compiles(axis, member):
+    for mine, eager in zip(three_steps(axis, member, compile=True), three_steps(axis, member), strict=True):
+        torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
+
+
+class Noisy(torch.nn.Module):
+    """A network with random numbers and with statistics that change."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.sizes = sizes
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(sizes[0], 6), torch.nn.BatchNorm1d(6), torch.nn.Dropout(0.4), torch.nn.Linear(6, sizes[1])
+        )
+
+    def forward(self, x):
+        return self.layers(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+def noisy_pair():
+    torch.manual_seed(0)
+    encoder = Noisy(4, 8)
+    encoder.out_shape = (8,)
+    decoder = torch.nn.Sequential(Noisy(2, 4), torch.nn.Unflatten(-1, (1, 4)))
+    return VAE(StandardNormal(2), decoder, Bernoulli((4,)), MeanField(encoder, 2)).double()
+
+
+def noisy_steps(training, **options):
+    vae = noisy_pair().train(training)
+    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), **options)
+    x = torch.rand(8, 4).round().double()
+    losses = [svi.step(x) for _ in range(4)]
+    assert svi.compiled == options.get("compile", False)
+    return [*losses, *vae.state_dict().values()]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_normalisation_and_dropout(training):
+    for mine, eager in zip(noisy_steps(training, compile=True), noisy_steps(training), strict=True):
+        torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
+
+
+def test_training_mode_asks_for_another_graph(no_compiler, monkeypatch):
+    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    vae, twin = noisy_pair(), noisy_pair()
+    x = torch.rand(8, 4).round().double()
+    losses = []
+    for pair, asked in ((vae, True), (twin, False)):
+        svi = SVI(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), compile=asked)
+        torch.manual_seed(1)
+        for training in (True, True, False, False, True):
+            pair.train(training)
+            losses.append(svi.step(x).item())
+    assert losses[:5] == losses[5:]
+
+
+def regression(x, y):
+    """Weights and noise outside the data plate, a local intercept inside: not a VAE."""
+    weights = pyro.sample("weights", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
+    noise = pyro.sample("noise", dist.LogNormal(x.new_zeros(()), 1.0))
+    with pyro.plate("data", len(x)):
+        shift = pyro.sample("shift", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("y", dist.Normal(x @ weights + shift, noise), obs=y)
+
+
+class Amortised:
+    def __init__(self):
+        torch.manual_seed(0)
+        self.network = torch.nn.Sequential(torch.nn.Linear(5, 20), torch.nn.Tanh(), torch.nn.Linear(20, 2)).double()
+
+    def __call__(self, x, y):
+        pyro.module("network", self.network)
+        loc = pyro.param("loc", lambda: x.new_zeros(5))
+        scale = pyro.param("scale", lambda: x.new_full((5,), 0.1), constraint=constraints.positive)
+        pyro.sample("weights", dist.Normal(loc, scale).to_event(1))
+        pyro.sample("noise", dist.LogNormal(pyro.param("log_noise", lambda: x.new_zeros(())), 0.1))
+        with pyro.plate("data", len(x)):
+            h = self.network(x)
+            pyro.sample("shift", dist.Normal(h[:, 0], h[:, 1].exp()))
+
+
+@pytest.mark.parametrize("loss", [Trace_ELBO, TraceMeanField_ELBO])
+def test_functions_with_the_parameter_store_step_as_under_pyro(loss):
+    torch.manual_seed(1)
+    x = torch.randn(50, 5).double()
+    y = x.sum(1) + torch.randn(50).double()
+    losses = []
+    for make in (lambda *a: SVI(*a, compile=True), pyro.infer.SVI):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(2)
+            svi = make(regression, Amortised(), pyro.optim.Adam({"lr": 0.01}), loss())
+            losses.append([float(svi.step(x, y)) for _ in range(6)])
+            assert getattr(svi, "compiled", True)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+
+
+def small(likelihood="Bernoulli", **options):
+    torch.manual_seed(0)
+    vae = build(Spec((4,), 2, likelihood=likelihood)).double()
+    objective = options.pop("objective", None) or ELBO()
+    return SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-3), objective, **options)
+
+
+def bits(n):
+    return torch.rand(n, 4, generator=torch.Generator().manual_seed(3)).round().double()
+
+
+def test_a_weight_that_changes_is_an_input(no_compiler):
+    losses = []
+    for asked in (True, False):
+        objective = Annealed(epochs=10)
+        svi = small(objective=objective, compile=asked)
+        torch.manual_seed(1)
+        for epoch in range(10):
+            objective.advance(epoch)
+            losses.append(svi.step(bits(8)).item())
+        if asked:
+            assert len(svi._compiled._graphs) == 1
+    assert losses[:10] == losses[10:]
+
+
+def test_a_number_that_changes_makes_a_graph_and_too_many_graphs_none(no_compiler, monkeypatch):
+    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    losses = []
+    for asked in (True, False):
+        objective = ELBO()
+        svi = small(objective=objective, compile=asked)
+        torch.manual_seed(1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for i in range(12):
+                objective.beta = 1 + i / 10
+                losses.append(svi.step(bits(8)).item())
+        assert len(said) == int(asked)
+        if asked:
+            assert "the step runs uncompiled" in str(said[0].message)
+            assert "let values that change be tensors" in str(said[0].message)
+    assert losses[:12] == losses[12:]
+
+
+def test_a_further_batch_shape_waits(no_compiler, monkeypatch):
+    monkeypatch.setattr(compiled, "PATIENCE", 3)
+    svi = small(compile=True)
+    graphs = []
+    for n in (8, 8, 5, 8, 5, 5, 8):
+        svi.step(bits(n))
+        graphs.append(len(svi._compiled._graphs))
+    assert graphs == [1, 1, 1, 1, 1, 2, 2]
+
+
+def test_what_python_decides_runs_eagerly_after_one_warning():
+    class Deciding(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, z):
+            return self.inner(z if z.mean() > 0 else -z)
+
+    losses = []
+    for asked in (True, False):
+        svi = small(compile=asked)
+        svi.model.decoder = Deciding(svi.model.decoder)
+        torch.manual_seed(1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            losses.append([svi.step(bits(8)).item() for _ in range(4)])
+        assert [str(w.message) for w in said] == asked * [
+            "the step runs uncompiled: tracing stopped near site 'z': a tensor's value decides what Python does next "
+            "(an if, float() or .item())"
+        ]
+        assert not svi.compiled
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda graph: lambda *inputs: [1.01 * o for o in graph.module(*inputs)], "other numbers"),
+        (lambda graph: 1 / 0, "ZeroDivisionError"),
+    ],
+    ids=["wrong numbers", "no compiler"],
+)
+def test_a_compiler_that_fails_changes_nothing(monkeypatch, broken, words):
+    monkeypatch.setattr(compiled, "compile_graph", broken)
+    losses = []
+    for asked in (False, True):
+        svi = small(compile=asked)
+        torch.manual_seed(1)
+        with pytest.warns(CompileWarning, match=words) if asked else contextlib.nullcontext():
+            losses.append(svi.step(bits(8)).item())
+        losses.append(svi.step(bits(8)).item())
+    assert losses[:2] == losses[2:]
+
+
+def test_a_graph_in_lower_precision(no_compiler):
+    torch.manual_seed(0)
+    losses = []
+    for asked in (True, False):
+        torch.manual_seed(0)
+        vae = build(Spec((4,), 2))
+        svi = SVI(vae.model, vae.guide, torch.optim.SGD, ELBO(), autocast=torch.bfloat16, compile=asked)
+        losses.append([svi.step(bits(8).float()).item() for _ in range(3)])
+        assert svi.compiled == asked
+    assert losses[0] == losses[1]
+
+
+def test_latents_that_cannot_be_reparameterised(no_compiler):
+    decoder = torch.nn.Linear(2, 4).double()
+    encoder = torch.nn.Linear(4, 2).double()
+    start = copy.deepcopy((decoder.state_dict(), encoder.state_dict()))
+
+    class Pair(pyro.nn.PyroModule):
+        def __init__(self, run, network):
+            super().__init__()
+            self.network, self.run = network, run
+
+        def forward(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                self.run(self.network, x)
+
+    def generate(network, x):
+        z = pyro.sample("z", dist.Bernoulli(0.3 * x.new_ones(2)).to_event(1))
+        pyro.sample("x", dist.Bernoulli(logits=network(z)).to_event(1), obs=x)
+
+    losses = []
+    for asked in (True, False):
+        for network, values in zip((decoder, encoder), start, strict=True):
+            network.load_state_dict(values)
+        guide = Pair(lambda network, x: pyro.sample("z", dist.Bernoulli(logits=network(x)).to_event(1)), encoder)
+        svi = SVI(Pair(generate, decoder), guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), compile=asked)
+        torch.manual_seed(1)
+        losses.append([svi.step(bits(8)).item() for _ in range(4)])
+        assert svi.compiled == asked
+    assert losses[0] == losses[1]
+
+
+def test_auto_compiles_when_the_run_is_long(no_compiler, monkeypatch):
+    monkeypatch.setitem(__import__("pyro_vae.inference.fit", fromlist=["REPAID"]).REPAID, "cpu", 6)
+    for epochs, expected in ((2, False), (3, True)):
+        svi, said = small(reduction="mean"), []
+        list(run_epochs(svi, bits(8), epochs=epochs, batch_size=4, say=said.append))
+        assert svi.compiled is expected
+        assert len(said) == int(expected)
+    assert said == ["6 steps repay compiling, which 6 and more do; the first epoch includes it"]
+
+
+def test_fit_takes_it_in_words():
+    vae = build(Spec((4,), 2)).double()
+    with pytest.raises(InputError, match="compile='yes' must be True, False or 'auto'"):
+        fit(vae, bits(8), epochs=1, compile="yes")
+
+
+def test_a_compiled_run_goes_on_exactly(call, tmp_path):
+    """From the program, by Inductor: broken off and resumed, the same numbers as in one go and as uncompiled."""
+    tiny = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 3)
+    for name, how in (("whole", "yes"), ("eager", "no")):
+        said = call("train", *tiny, "--compile", how, "--output", tmp_path / name)
+        assert (said.code, said.err) == (0, "")
+    first = tmp_path / "parts"
+    assert call("train", *tiny[:-1], 2, "--compile", "yes", "--output", first).code == 0
+    assert call("train", "--resume", first, "--epochs", 3).code == 0
+    kept = [
+        [{**row, "seconds": 0, "images_per_second": 0} for row in rows(tmp_path / n)]
+        for n in ("whole", "parts", "eager")
+    ]
+    assert kept[0] == kept[1]
+    for mine, eager in zip(kept[0], kept[2], strict=True):
+        assert {k: float(v) for k, v in mine.items()} == pytest.approx(
+            {k: float(v) for k, v in eager.items()}, rel=1e-4, nan_ok=True
+        )
