@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import pyro
 import torch
 
+from pyro_vae import __version__
 from pyro_vae._errors import InputError
 from pyro_vae._program import Run, open_run, run, run_parser, whole
 from pyro_vae.checkpoint import write_atomically
@@ -190,6 +192,7 @@ def _options(arguments: Sequence[str]) -> Any:
     add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
     add("--temperatures", type=whole, default=500, metavar="T", help="of --ais and --bdmc (default: 500)")
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
+    add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
     options = parser.parse_args(arguments)
     netcdf = options.netcdf = None if options.netcdf is None else Path(options.netcdf)
     if netcdf is not None and not netcdf.parent.is_dir():
@@ -244,7 +247,9 @@ def main(arguments: Sequence[str]) -> None:
     columns = {"num_particles": result.particles.numpy(), **{k: v.numpy() for k, v in result.per_datum.items()}}
     print("\n\n".join(str(part) for part in (table(s), effort, health) if part is not None), flush=True)
     figures = _more(opened, data, options, s, columns)
-    text = json.dumps(_json({**s, "seed": options.seed, "checkpoint": options.checkpoint}), indent=2)
+    s |= {"seed": options.seed, "checkpoint": options.checkpoint, "versions": _versions()}
+    s["command"] = shlex.join(["python", "-m", "pyro_vae.evaluate", *arguments])
+    text = json.dumps(_json(s), indent=2)
     stem = "evaluation" if options.split == "test" else f"evaluation-{options.split}"
     written = [opened.folder / f"{stem}.json", opened.folder / f"{stem}.npz", *figures]
     if result.curve:
@@ -263,7 +268,16 @@ def main(arguments: Sequence[str]) -> None:
             warnings.simplefilter("ignore")
             result.to_arviz().to_netcdf(str(options.netcdf))
         written.append(options.netcdf)
+    if options.report:
+        from pyro_vae.report import write_report
+
+        written.append(opened.folder / f"{stem.replace('evaluation', 'report')}.html")
+        write_report(opened.folder, written[-1], split=options.split, data=data)
     print(f"\nwritten: {', '.join(map(str, written))}\nnext: python -m pyro_vae.sample {opened.folder}")
+
+
+def _versions() -> dict[str, str]:
+    return {"pyro_vae": __version__, "pyro": pyro.__version__, "torch": str(torch.__version__)}
 
 
 def _draw_posterior(opened: Run, data: Any, health: LatentHealth, path: Path) -> None:

@@ -192,7 +192,7 @@ def _folder(config: Config) -> Path:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("metrics.csv", "best.safetensors", "last.safetensors", "latents.npz"):
         (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("evaluation*"):
+    for path in (*folder.glob("evaluation*"), *folder.glob("report*.html")):
         path.unlink()
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     return folder

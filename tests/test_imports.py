@@ -48,7 +48,23 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.adaptive",
     ],
     ["data.files", "data.bridges", "data.named", "data.own", "data.sets", "data", "build", "checkpoint", "plots"],
-    ["_program", "_config", "_display", "train", "evaluate", "sample", "compare", "encode"],
+    [
+        "_program",
+        "_config",
+        "_display",
+        "train",
+        "evaluate",
+        "sample",
+        "compare",
+        "encode",
+        "report.page",
+        "report.charts",
+        "report.glossary",
+        "report.facts",
+        "report.further",
+        "report.sections",
+        "report",
+    ],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -1,0 +1,74 @@
+"""A run as one HTML page, for a reader who has not seen the code."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pyro_vae._errors import InputError
+from pyro_vae._program import read_toml
+from pyro_vae.checkpoint import write_atomically
+from pyro_vae.compare import _read
+from pyro_vae.report.facts import Facts, warnings_of
+from pyro_vae.report.further import further
+from pyro_vae.report.glossary import glossary
+from pyro_vae.report.page import Html, code, page, tag
+from pyro_vae.report.sections import SECTIONS, hero
+from pyro_vae.train import _read_metrics
+
+__all__ = ["report", "write_report"]
+
+NEEDED = ("log_marginal", "elbo", "reconstruction", "kl", "ess", "pareto_k", "spec")
+
+
+def report(folder: str | Path, *, split: str = "test", data: Any = None) -> str:
+    """A run folder as one HTML page, with pictures and style inside: nothing is loaded, and no script runs.
+
+    Args:
+        folder: the run folder, trained and evaluated.
+        split: whose evaluation, `'train'`, `'validation'` or `'test'`.
+        data: the evaluated data, `(N, *shape)`, in the order of the evaluation: with them, pictures of the least
+            probable ones are shown. A tensor, or anything whose slices are tensors.
+
+    Returns:
+        The text of the page.
+
+    Raises:
+        InputError: when the folder holds no run or no evaluation of the split, or its files are damaged.
+    """
+    folder = Path(folder)
+    evaluation = _read(str(folder), split)
+    s = evaluation.summary
+    if bad := [key for key in NEEDED if not isinstance(s.get(key), dict)]:
+        raise InputError(f"the evaluation of {folder} is damaged: it does not say {bad[0]!r}; evaluate the run again")
+    pictures = {p.stem: p for name in ("figures", "samples") for p in sorted((folder / name).glob("*.png"))}
+    history = _read_metrics(folder / "metrics.csv", 10**9)
+    config = read_toml(folder / "config.toml")
+    facts = Facts(folder, s, evaluation.columns, config, history, pictures, data)
+    return page(f"{folder.name}: report", _style(), *_body(facts))
+
+
+def write_report(folder: str | Path, path: str | Path, *, split: str = "test", data: Any = None) -> None:
+    """Write `report` to a file, replaced in one move; arguments as there."""
+    text = report(folder, split=split, data=data)
+    write_atomically(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def _body(facts: Facts) -> tuple[Html, ...]:
+    warnings = warnings_of(facts)
+    parts = {key: (title, render(facts)) for key, (title, render) in SECTIONS.items()}
+    last = parts.pop("configuration")
+    parts |= {**further(facts), "configuration": last, "glossary": ("Glossary", glossary())}
+    links = (tag("li", tag("a", title, href=f"#{key}")) for key, (title, _) in parts.items())
+    header = tag(
+        "header",
+        tag("p", "Report of a variational autoencoder", class_="kicker"),
+        tag("h1", facts.s["dataset"]),
+        tag("p", "run ", code(str(facts.folder)), f", {facts.s['split']} data", class_="sub"),
+    )
+    contents = tag("nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents")
+    body = (tag("section", tag("h2", title), content, id=key) for key, (title, content) in parts.items())
+    return contents, tag("main", header, hero(facts, warnings), *body)
+
+
+def _style() -> str:
+    return files("pyro_vae.report").joinpath("style.css").read_text(encoding="utf-8")

@@ -1,0 +1,94 @@
+"""What a report is made of, and what in it gives reason to doubt."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MATTERS = 0.1  # nats; less is not worth a warning
+DISTINCT = 3  # standard errors
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report is made of.
+
+    Attributes:
+        folder: the run folder.
+        s: the content of the evaluation's .json file.
+        columns: the arrays of its .npz file, each `(N,)`.
+        config: the content of `config.toml`.
+        history: the rows of `metrics.csv`.
+        pictures: the .png files of `figures/` and `samples/`, by name without ending; samples win.
+        data: the evaluated data, in the order of the columns, if at hand.
+    """
+
+    folder: Path
+    s: dict[str, Any]
+    columns: Mapping[str, np.ndarray]
+    config: dict[str, Any]
+    history: Sequence[Mapping[str, float]]
+    pictures: Mapping[str, Path]
+    data: Any = None
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the evaluation."""
+        split = "" if self.s["split"] == "test" else f" --split {self.s['split']}"
+        return self.s.get("command") or f"python -m pyro_vae.evaluate {shlex.quote(str(self.folder))}{split}"
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What the settings came to."""
+        found = self.config.get("resolved")
+        return found if isinstance(found, dict) else {}
+
+
+def warnings_of(facts: Facts) -> list[str]:
+    """Each reason to doubt the run or its number, as a sentence."""
+    s, marginal, found = facts.s, facts.s["log_marginal"], []
+    if marginal["mean"] is None:
+        found.append("log p(x) is not a finite number for some of the data.")
+    if s["pareto_k"]["above_limit"]:
+        found.append(s["verdict"])
+    curve = [v for v in s.get("curve", {}).values() if v is not None]
+    if len(curve) > 1 and curve[-1] - curve[-2] > MATTERS:
+        found.append(
+            f"The bound still rises by {curve[-1] - curve[-2]:.2f} nats at its last step, so log p(x) is higher than "
+            "the number says; draw more particles."
+        )
+    latents = s.get("latents")
+    if latents and latents["collapsed"]:
+        found.append(latents["verdict"])
+    refined = (s.get("gaps") or {}).get("log p(x)")
+    for name, other in (("Annealed importance sampling", s.get("ais")), ("Weighting from a refined guide", refined)):
+        if not other or None in (other["mean"], marginal["mean"]):
+            continue
+        more = other["mean"] - marginal["mean"]
+        error = math.hypot(*(v["monte_carlo_standard_error"] or 0.0 for v in (other, marginal)))
+        if more > max(MATTERS, DISTINCT * error):
+            found.append(
+                f"{name} finds {more:.2f} nats more, beyond {DISTINCT} standard errors: log p(x) is higher than the "
+                "number says."
+            )
+    if s["data"] < s["data_in_split"]:
+        found.append(f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated.")
+    return found + _training_warnings(facts)
+
+
+def _training_warnings(facts: Facts) -> list[str]:
+    history, asked = facts.history, facts.config.get("epochs")
+    if not history:
+        return []
+    last, first, found = history[-1], history[0], []
+    if isinstance(asked, int) and last["epoch"] < asked:
+        found.append(f"Training stopped after {last['epoch']:.0f} of {asked} epochs.")
+    best = max(history, key=lambda row: row["validation_elbo"] if math.isfinite(row["validation_elbo"]) else -math.inf)
+    steady = last["learning_rate"] > first["learning_rate"] / 2
+    if best is last and len(history) > 1 and steady and math.isfinite(best["validation_elbo"]):
+        found.append("The last epoch was the best on validation data: more epochs would probably help.")
+    return found

@@ -1,0 +1,150 @@
+"""HTML that is safe by construction: text is escaped when it becomes a part of an element."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+VOID = {"img", "meta"}
+SIGNIFICANT = 2  # digits of an error that are shown
+MOST_DECIMALS = 8
+
+
+class Html(str):
+    """Text that is HTML already; every other text is escaped by `tag`."""
+
+    __slots__ = ()
+
+
+def escape(text: Any) -> Html:
+    """Any value as HTML."""
+    return text if isinstance(text, Html) else Html(html.escape(str(text)))
+
+
+def join(parts: Iterable[Any], between: str = "") -> Html:
+    """Parts one after the other; `None` is left out."""
+    return Html(between.join(escape(part) for part in parts if part is not None))
+
+
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
+    """An element. In names of attributes `_` stands for `-`, and one at the end is dropped, as in `class_`.
+
+    An attribute that is `None` is left out.
+
+    >>> tag("p", "1 < 2", class_="note")
+    '<p class="note">1 &lt; 2</p>'
+    """
+    given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
+    written = "".join(f' {k}="{html.escape(str(v))}"' for k, v in given.items())
+    return Html(f"<{name}{written}>" if name in VOID else f"<{name}{written}>{join(children)}</{name}>")
+
+
+def _decimals(error: float) -> int:
+    return min(max(SIGNIFICANT - 1 - math.floor(math.log10(error)), 0), MOST_DECIMALS)
+
+
+def number(value: Any, *errors: Any) -> str:
+    """A number with as many decimals as its smallest error allows (two digits of it); without errors three.
+
+    >>> number(-22.95113, 0.19), number(-22.95113, 0.19, 0.0021), number(None), number(0.5)
+    ('−22.95', '−22.9511', '—', '0.500')
+    """
+    if value is None or not math.isfinite(value):
+        return "—" if value is None or math.isnan(value) else ("∞" if value > 0 else "−∞")
+    known = [e for e in errors if e is not None and 0 < e < math.inf]
+    text = f"{value:.{_decimals(min(known)) if known else 3}f}"
+    return text.replace("-", "−")
+
+
+def short(value: Any) -> str:
+    """Any value that a file may hold, in a cell: whole numbers in full, others with up to four digits.
+
+    >>> short(1234567), short(0.00012344), short([1, 2.5]), short({"a": True}), short(None)
+    ('1,234,567', '0.0001234', '1, 2.5', 'a: yes', '—')
+    """
+    if value is None or isinstance(value, bool):
+        return "—" if value is None else ("yes" if value else "no")
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, float):
+        if not math.isfinite(value) or value == 0:
+            return number(value)
+        size = math.floor(math.log10(abs(value)))
+        text = f"{value:.4g}" if size < -4 else f"{value:,.{max(3 - size, 0)}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+        return text.replace("-", "−")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {short(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        if len(value) > 12 and all(isinstance(v, int | float) for v in value):
+            return f"{len(value)} numbers from {short(min(value))} to {short(max(value))}"
+        return ", ".join(map(short, value))
+    return str(value)
+
+
+def code(text: Any) -> Html:
+    """A name or a command."""
+    return tag("code", text)
+
+
+def paragraph(*parts: Any, class_: str | None = None) -> Html:
+    """A paragraph."""
+    return tag("p", *parts, class_=class_)
+
+
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, caption: str, text: int = 1) -> Html:
+    """A table whose first column names the row; the first `text` columns hold words, the others numbers."""
+
+    def row(cells: Sequence[Any]) -> Html:
+        kinds = [None if i < text else "number" for i in range(len(cells))]
+        first = tag("th", cells[0], scope="row")
+        rest = (tag("td", cell, class_=kind) for cell, kind in zip(cells[1:], kinds[1:], strict=True))
+        return tag("tr", first, *rest)
+
+    names = (tag("th", name, scope="col", class_=None if i < text else "number") for i, name in enumerate(head))
+    top = tag("thead", tag("tr", *names)) if any(head) else None
+    content = tag("table", tag("caption", caption), top, tag("tbody", *map(row, rows)))
+    return tag("div", content, class_="scroll", role="region", aria_label=caption, tabindex="0")
+
+
+def figure(*content: Any, caption: Any, class_: str | None = None) -> Html:
+    """Pictures with a caption."""
+    return tag("figure", *content, tag("figcaption", caption), class_=class_)
+
+
+def picture(source: Path | Image.Image, alt: str, class_: str | None = None) -> Html | None:
+    """A picture, its bytes in the page; `None` for a file that is no picture."""
+    if isinstance(source, Path):
+        content = source.read_bytes()
+        try:
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+                width, height = image.size
+                image.verify()
+        except (UnidentifiedImageError, OSError, SyntaxError):  # what Pillow raises for a broken PNG
+            return None
+    else:
+        buffer = io.BytesIO()
+        source.save(buffer, "PNG")
+        content, (width, height) = buffer.getvalue(), source.size
+    data = base64.b64encode(content).decode()
+    return tag("img", src=f"data:image/png;base64,{data}", alt=alt, width=width, height=height, class_=class_)
+
+
+def page(title: str, style: str, *content: Any) -> str:
+    """A whole page. Its policy lets a browser load nothing and run nothing."""
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Html(style)),
+    )
+    return f"<!doctype html>\n{tag('html', head, tag('body', *content), lang='en')}\n"
