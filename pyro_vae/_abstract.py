@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped, effectful
 
 _announce = True
+_traced = False
 
 
 def localise(*programs: Any) -> None:
@@ -34,6 +35,22 @@ def local_parameters() -> Iterator[None]:
             yield
     finally:
         _announce = before
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """What runs inside is written down as a graph, see `is_traced`."""
+    global _traced
+    before, _traced = _traced, True
+    try:
+        yield
+    finally:
+        _traced = before
+
+
+def is_traced() -> bool:
+    """Whether what runs now becomes a graph, in which many small operations cost little."""
+    return _traced
 
 
 @contextmanager

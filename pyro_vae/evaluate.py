@@ -56,7 +56,7 @@ def evaluate(
     data = opened.split(split)
     data = data if limit is None else data.first(limit)
     pyro.set_rng_seed(seed)
-    vae, options = opened.vae, {"num_particles": num_particles, "memory": memory}
+    vae, options = opened.vae, dict[str, Any](num_particles=num_particles, memory=memory)
 
     def estimate(progress: Callable[[int], Any] | None) -> tuple[LogMarginal, str | None]:
         if adaptive:

@@ -24,10 +24,11 @@ from pyro_vae import (
     StandardNormal,
     build,
     fit,
+    log_marginal,
     variants,
 )
 from pyro_vae.build import AXES, parse
-from pyro_vae.inference import compiled
+from pyro_vae.inference import compiled, estimators, products
 from pyro_vae.inference.fit import run_epochs
 from reading import rows
 from test_contracts import SHAPE, D, example
@@ -347,3 +348,53 @@ def test_a_compiled_run_goes_on_exactly(call, tmp_path):
         assert {k: float(v) for k, v in mine.items()} == pytest.approx(
             {k: float(v) for k, v in eager.items()}, rel=1e-4, nan_ok=True
         )
+
+
+WEIGHED = [(axis, name) for axis, name in MEMBERS if axis != "objective" and name != "Delta"]
+
+
+@pytest.mark.parametrize(("axis", "member"), WEIGHED)
+def test_importance_weighting_as_a_graph(axis, member, no_compiler, monkeypatch):
+    monkeypatch.setitem(estimators.CHUNK, "cpu", 12)  # 11 draws of one datum at a time
+    torch.manual_seed(0)
+    vae = build(Spec(SHAPE, D, **{**PLAIN, axis: SHORTER.get(member, member)})).double().eval()
+    x = example(vae.model.likelihood.support, 5, *SHAPE)
+    vae.initialise(x.mean(0), x.std(0))
+    results = []
+    for asked in (True, False):
+        torch.manual_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CompileWarning)
+            results.append(log_marginal(vae.model, vae.guide, x, num_particles=33, compile=asked))
+    for name, column in results[0].per_datum.items():
+        torch.testing.assert_close(column, results[1].per_datum[name], rtol=1e-8, atol=1e-8)
+
+
+def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, monkeypatch):
+    vae = noisy_pair().eval()
+    graphs = []
+    monkeypatch.setattr(compiled, "compile_graph", lambda graph: graphs.append(graph) or graph.module)
+    x = torch.rand(6, 4).round().double()
+    for work, expected in ((1e11, 0), (1e4, 1)):
+        monkeypatch.setattr(estimators, "REPAID", work)
+        log_marginal(vae.model, vae.guide, x, num_particles=50)
+        assert len(graphs) == expected
+
+
+def test_large_products_take_the_faster_library(monkeypatch):
+    """Values and gradients of a graph whose products are oneDNN's."""
+    taken = []
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(compiled, "by_onednn", lambda module: taken.append(products.by_onednn(module)) or taken[-1])
+    torch.manual_seed(0)
+    vae = build(Spec((16, 16), 8, network="mlp(hidden=(150,))"))
+    twin = copy.deepcopy(vae)
+    x = torch.rand(200, 16, 16).round()
+    found = []
+    for pair, asked in ((vae, True), (twin, False)):
+        torch.manual_seed(1)
+        svi = SVI(pair.model, pair.guide, torch.optim.SGD(pair.parameters(), lr=0.1), ELBO(), compile=asked)
+        found.append([svi.loss_and_grads(x)[0], *(p.grad for p in pair.parameters())])
+    assert taken == [True]
+    for mine, eager in zip(*found, strict=True):
+        torch.testing.assert_close(mine, eager, rtol=1e-4, atol=1e-3)

@@ -199,6 +199,7 @@ def test_elbo_equals_the_closed_form_at_the_exact_posterior():
         ({"num_particles": 0}, "num_particles=0"),
         ({"num_particles": 2.5}, "num_particles=2.5"),
         ({"memory": 100}, "memory bound"),
+        ({"compile": "yes"}, "compile='yes' must be True, False or 'auto'"),
         ({"num_particles": 10**15}, "memory bound"),
     ],
 )

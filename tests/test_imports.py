@@ -25,6 +25,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.latents",
         "inference.annealing",
         "inference.paired",
+        "inference.products",
         "inference.compiled",
     ],
     ["inference.svi", "inference.fit"],

@@ -11,6 +11,7 @@ import torch
 
 import pyro_vae
 from pyro_vae import (
+    Bernoulli,
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -23,12 +24,27 @@ from pyro_vae import (
     fit,
     load_data,
 )
+from pyro_vae._abstract import traced
 from pyro_vae.models.likelihoods import Beta, DiscretizedLogisticMixture, Gaussian, Laplace, ZeroInflated
 
 
 @pytest.fixture
 def h():
     return torch.randn(40, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(1,), (13,), (14,), (5, 3), (28, 28)])
+def test_bernoulli_as_python_and_as_a_graph_compute_it(shape):
+    torch.manual_seed(0)
+    sizes = torch.tensor([1e-9, 0.1, 1, 10, 40, 300], dtype=torch.float64)
+    logits = torch.stack([size * torch.randn(1, *shape, dtype=torch.float64) for size in sizes])
+    x = torch.rand(6, *shape, dtype=torch.float64).round()
+    ones, zeros = (torch.from_numpy(scipy.special.log_expit(sign * logits[:, 0].numpy())) for sign in (1, -1))
+    expected = torch.where(x > 0, ones, zeros).flatten(1).sum(1)
+    p = Bernoulli(shape)
+    torch.testing.assert_close(p(logits).log_prob(x), expected, rtol=1e-14, atol=1e-15)
+    with traced():
+        torch.testing.assert_close(p(logits).log_prob(x), expected, rtol=1e-14, atol=2e-14)
 
 
 def test_poisson(h):

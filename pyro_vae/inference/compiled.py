@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import pyro.infer
@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten
 
-from pyro_vae._abstract import forked_random
+from pyro_vae._abstract import forked_random, traced
+from pyro_vae.inference.products import by_onednn, called_directly
 
 PATIENCE = 100  # visits of a further shape before it gets a graph of its own, such as the last batch of an epoch
 MOST_GRAPHS = 8
+OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}  # eager's random numbers
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of the first call, relative; 0.05 in lower precision
 
 
@@ -142,7 +144,7 @@ def trace(
         return outputs
 
     inputs = [*state, *tensors]
-    with forked_random(), restored(state), _without_reading(), _Watch() as watch:
+    with forked_random(), restored(state), _without_reading(), traced(), _Watch() as watch:
         try:
             module = make_fx(followed)(*inputs)
         except Exception as error:
@@ -157,8 +159,8 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
         warnings.simplefilter("ignore")  # torch's own parts call each other deprecated
         import torch._inductor
 
-        with torch.no_grad(), forked_random():
-            run = torch._inductor.compile(graph.module, list(graph.inputs), options={"fallback_random": True})
+        with torch.no_grad(), forked_random(), called_directly() if by_onednn(graph.module) else nullcontext():
+            run = torch._inductor.compile(graph.module, list(graph.inputs), options=OPTIONS)
         return _Recorded(run, graph.inputs) if graph.inputs[0].is_cuda else run
 
 

@@ -1,25 +1,31 @@
 """Estimators of log p(x) and of the ELBO, as results that carry their errors."""
 
+import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
+from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
-from pyro_vae.inference.importance import Program, Terms, has_density, terms
+from pyro_vae.inference.importance import Program, has_density, terms
 
 if TYPE_CHECKING:
     import arviz
 
 MEMORY = 256 * 2**20
+CHUNK = {"cpu": 4096}  # draws decoded at a time: what stays in a processor's caches is faster
+LARGEST_CHUNK = 100_000  # elsewhere, and of draws whose weights are summed up
+WEIGHTS = 128  # bytes of a draw's weights while they are summed up
+REPAID = 1e11  # bytes that compiling has to save the writing of, to be worth its time
 PARETO_LIMIT = 0.7
 
 
@@ -316,10 +322,11 @@ def _bytes_per_draw(model: Program, guide: Program, x: Any) -> int:
 def log_marginal(
     model: Program,
     guide: Program,
-    x: Tensor | Sequence[Tensor] | Any,
+    x: Any,
     *,
     num_particles: int = 5000,
     memory: int = MEMORY,
+    compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> LogMarginal:
     """Importance-weighted estimate of the marginal log-likelihood of each datum.
@@ -333,6 +340,8 @@ def log_marginal(
         x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
         num_particles: K.
         memory: bytes to keep within (beside the data and the networks).
+        compile: weigh by a compiled graph (see `SVI`), or with `'auto'` when there is enough to do to repay the seconds
+            that compiling takes: about half a minute of work without.
         progress: called with the number of draws done since its last call.
 
     Returns:
@@ -353,39 +362,94 @@ def log_marginal(
     check_data(model, x)
     if not isinstance(num_particles, int) or num_particles < 1:
         raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
+    if not any(compile is choice for choice in (True, False, "auto")):
+        raise InputError(f"compile={compile!r} must be True, False or 'auto'")
     localise(model, guide)
     with local_parameters():
         draw = _bytes_per_draw(model, guide, x)
         with pyro.validation_enabled(False):  # the two measuring calls above were validated
-            data, particles = _chunks(num_particles, len(x), draw, memory)
+            chunks = _Chunks.within(memory, num_particles=num_particles, size=len(x), draw=draw, device=x[:1].device)
+            repaid = num_particles * len(x) * draw >= REPAID
+            weigh = _weigher(model, guide, compile, repaid=repaid)
             result: LogMarginal | None = None
-            for start in range(0, len(x), data):
-                batch = x[start : start + data]
+            for start in range(0, len(x), chunks.rows):
+                batch: Any = x[start : start + chunks.rows]
                 accumulator = _Accumulator(num_particles)
-                for done in range(0, num_particles, particles):
-                    count = min(particles, num_particles - done)
-                    t: Terms = terms(model, guide, batch, num_particles=count)
-                    accumulator.add(t.log_weight, t.log_px, t.log_qz - t.log_pz)
-                    if progress is not None:
-                        progress(count * len(batch))
+                for done in range(0, num_particles, chunks.block):
+                    count = min(chunks.block, num_particles - done)
+                    accumulator.add(*chunks.weigh(weigh, batch, count, progress))
                 part = accumulator.result()
                 result = part if result is None else result + part
     assert result is not None
     return result
 
 
-def _chunks(num_particles: int, size: int, draw: int, memory: int) -> tuple[int, int]:
-    """How many data and how many particles of each to hold at a time, for `draw` bytes a particle."""
-    tail = 4 * 8 * (tail_length(num_particles) + 1)  # one datum's largest weights, and copies while they are merged
-    if tail + draw > memory:
-        raise InputError(
-            f"{num_particles} particles need {_mib(tail + draw)} MiB for a single datum and the memory bound is "
-            f"{_mib(memory)} MiB; draw fewer particles or allow more memory"
-        )
-    draws = min(memory // 2 // draw or 1, 100_000)
-    particles = max(1, min(num_particles, draws))
-    data = max(1, min(draws // particles, size, memory // 2 // tail or 1))
-    return data, particles
+Weigh = Callable[[Tensor, int], tuple[list[Tensor], Any]]
+
+
+def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool) -> Weigh:
+    """`[log w, log p(x|z), log q(z|x) - log p(z)]`, each `(count, batch)`, of a batch of data and a count of draws.
+
+    Only pairs of modules are compiled: what other programs read is not known.
+    """
+
+    def weigh(batch: Tensor, count: int) -> tuple[list[Tensor], Any]:
+        t = terms(model, guide, batch, num_particles=count)
+        return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
+
+    modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
+    if len(modules) < 2 or not (wanted is True or (wanted == "auto" and repaid)):
+        return weigh
+
+    def state() -> list[Tensor]:
+        return list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
+
+    warn = None if wanted is True else logging.getLogger(__name__).info
+    return Compiled(weigh, state=state, name="importance weighting", warn=warn)
+
+
+class _Chunks(NamedTuple):
+    """In what pieces N data with K draws each are weighed: what is decoded at a time, and what is summed up at a time.
+
+    Attributes:
+        data, particles: decoded at a time.
+        rows, block: data and draws whose weights are summed up at a time, multiples of these or all that there are.
+    """
+
+    data: int
+    particles: int
+    rows: int
+    block: int
+
+    @classmethod
+    def within(cls, memory: int, *, num_particles: int, size: int, draw: int, device: Any) -> "_Chunks":
+        """For `draw` bytes a draw; the draws are split evenly where that is possible: one shape, one graph."""
+        tail = 4 * 8 * (tail_length(num_particles) + 1)  # one datum's largest weights, and copies while they are merged
+        if tail + draw > memory:
+            raise InputError(
+                f"{num_particles} particles need {_mib(tail + draw)} MiB for a single datum and the memory bound is "
+                f"{_mib(memory)} MiB; draw fewer particles or allow more memory"
+            )
+        most = min(memory // 2 // draw or 1, CHUNK.get(device.type, LARGEST_CHUNK))
+        fewest = -(-num_particles // most)
+        pieces = next((n for n in range(fewest, 2 * fewest) if num_particles % n == 0), fewest)
+        particles = -(-num_particles // pieces)
+        data = max(1, min(most // particles, size))
+        summed = min(memory // 4 // WEIGHTS or 1, LARGEST_CHUNK)
+        rows = max(data, min(summed // num_particles, memory // 4 // tail) // data * data)
+        return cls(data, particles, rows, max(particles, min(num_particles, summed // rows) // particles * particles))
+
+    def weigh(self, weigh: Weigh, batch: Tensor, count: int, progress: Callable[[int], None] | None) -> Tensor:
+        """What `weigh` gives for `count` draws of all data of a batch, `(3, count, batch)`."""
+        columns = []
+        for data in batch.split(self.data):
+            parts = []
+            for done in range(0, count, self.particles):
+                parts.append(torch.stack(weigh(data, min(self.particles, count - done))[0]))
+                if progress is not None:
+                    progress(parts[-1][0].numel())
+            columns.append(torch.cat(parts, 1))
+        return torch.cat(columns, 2)
 
 
 def _mib(size: int) -> int:
