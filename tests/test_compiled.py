@@ -398,3 +398,33 @@ def test_large_products_take_the_faster_library(monkeypatch):
     assert taken == [True]
     for mine, eager in zip(*found, strict=True):
         torch.testing.assert_close(mine, eager, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9)}, {"amsgrad": True}, {"maximize": True}]
+)
+def test_adam_moves_as_pytorch_moves_it(options):
+    """The short way to the fused kernel against `optimizer.step()`, over a step that waits and one that is loaded."""
+    torch.manual_seed(0)
+    pairs = [noisy_pair()]
+    pairs.append(copy.deepcopy(pairs[0]))
+    x = torch.rand(8, 4).round().double()
+    svis = []
+    for pair in pairs:
+        optimizer = torch.optim.Adam(list(pair.parameters()), lr=0.01, fused=True, **options)
+        svis.append(SVI(pair.model, pair.guide, optimizer, ELBO()))
+    svis[1].optimizer.register_step_pre_hook(lambda *_: None)  # who listens gets the long way
+    for i in range(6):
+        for svi in svis:
+            torch.manual_seed(i)
+            for group in svi.optimizer.param_groups:
+                group["lr"] = 0.01 / (i + 1)
+            if i == 3:
+                svi.loss_and_grads(x)
+            if i == 4:
+                svi.optimizer.load_state_dict(copy.deepcopy(svi.optimizer.state_dict()))
+            svi.step(x)
+    for mine, theirs in zip(pairs[0].state_dict().values(), pairs[1].state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+    mine, theirs = (svi.optimizer.state_dict()["state"] for svi in svis)
+    assert all(torch.equal(value, theirs[i][name]) for i, state in mine.items() for name, value in state.items())

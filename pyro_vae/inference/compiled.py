@@ -42,7 +42,7 @@ class Compiled:
     """A function that runs Pyro programs, traced through Pyro's handlers to one graph for each shape, and compiled.
 
     The graph holds the tensor operations alone: no handlers, no Python. It is a function of `state` and of the tensors
-    among the arguments; what else the function reads is fixed when it is traced, and belongs into `constants`. Random
+    among the arguments; what else the function reads is fixed when it is traced, and belongs into `state` too. Random
     numbers stay random, and are those that the function itself would draw. The first shape is traced when it is first
     seen, a further one when it has been seen a hundred times, so that a smaller last batch does not cost more than it
     saves. What cannot be traced, or gives other numbers than the function on the first call, runs as it is, after one
@@ -51,8 +51,7 @@ class Compiled:
     Args:
         function: called with `args`; returns a list of tensors, and anything else that is the same in every call.
         state: gives the tensors that the function reads or changes, such as parameters and buffers, always in the same
-            order.
-        constants: gives a hashable value of all else that the function depends on; a new value means a new graph.
+            order; and a hashable value of all else that it depends on, of which a new value means a new graph.
         name: of what is compiled, for the warning.
         limit: the most operations that a graph may have.
         warn: called with the reason why there is no graph, instead of a `CompileWarning`.
@@ -62,13 +61,12 @@ class Compiled:
         self,
         function: Callable[..., tuple[list[Tensor], Any]],
         *,
-        state: Callable[[], list[Tensor]],
-        constants: Callable[[], Hashable] = tuple,
+        state: Callable[[], tuple[list[Tensor], Hashable]],
         name: str = "the function",
         limit: int | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
-        self._function, self._state, self._constants = function, state, constants
+        self._function, self._state = function, state
         self._name, self._limit, self._warn = name, limit, warn
         self._graphs: dict[Hashable, tuple[Callable[..., Sequence[Tensor]], Any]] = {}
         self._visits: dict[Hashable, int] = {}
@@ -77,13 +75,12 @@ class Compiled:
     def __call__(self, *args: Any) -> tuple[list[Tensor], Any]:
         if self.failed:
             return self._function(*args)
-        state = self._state()
+        state, constants = self._state()
         leaves, structure = tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         others = tuple(leaf if not isinstance(leaf, Tensor) else None for leaf in leaves)
-        shapes = tuple((t.shape, t.dtype, t.device) for t in tensors)
-        kinds = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in state)
-        key = (str(structure), others, shapes, kinds, self._constants(), torch.is_grad_enabled())
+        kinds = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in (*state, *tensors)])
+        key = (structure, others, kinds, constants, torch.is_grad_enabled())
         if key not in self._graphs:
             self._visits[key] = visits = self._visits.get(key, 0) + 1
             if self._graphs and visits < PATIENCE:

@@ -401,11 +401,9 @@ def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool
     if len(modules) < 2 or not (wanted is True or (wanted == "auto" and repaid)):
         return weigh
 
-    def state() -> list[Tensor]:
-        return list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
-
+    state = list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
     warn = None if wanted is True else logging.getLogger(__name__).info
-    return Compiled(weigh, state=state, name="importance weighting", warn=warn)
+    return Compiled(weigh, state=lambda: (state, None), name="importance weighting", warn=warn)
 
 
 class _Chunks(NamedTuple):

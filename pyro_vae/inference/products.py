@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
-SMALLEST = 2_000_000  # multiplications of a product from which the library matters more than the call
+SMALLEST = 3_000_000  # multiplications of a product from which the library matters more than the call
 
 
 def by_onednn(module: GraphModule) -> bool:
@@ -34,14 +34,25 @@ def by_onednn(module: GraphModule) -> bool:
         if not onednn_is_faster():
             return False
         with graph.inserting_before(node):
-            transposed = graph.call_function(torch.ops.aten.t.default, (b,))
-            arguments: Any = (a, transposed, bias, "none", [], "")
-            product = graph.call_function(torch.ops.mkldnn._linear_pointwise.default, arguments)
+            if bias is None and not x.is_contiguous() and x.shape[0] > y.shape[1]:  # a gradient of a wide layer:
+                product = _transposed(graph, _product(graph, _transposed(graph, b), a, None))  # it wants few rows
+            else:
+                product = _product(graph, a, _transposed(graph, b), bias)
         node.replace_all_uses_with(product)
         graph.erase_node(node)
         changed = True
     module.recompile()
     return changed
+
+
+def _product(graph: Graph, a: Any, transposed: Any, bias: Any) -> Any:
+    """`a @ transposed.T + bias`."""
+    arguments: Any = (a, transposed, bias, "none", [], "")
+    return graph.call_function(torch.ops.mkldnn._linear_pointwise.default, arguments)
+
+
+def _transposed(graph: Graph, a: Any) -> Any:
+    return graph.call_function(torch.ops.aten.t.default, (a,))
 
 
 @cache

@@ -113,15 +113,12 @@ class SVI:
         self._batch = batch_size
         modules = [module for program in self._modules for module in program.modules()]
 
-        def state() -> list[Tensor]:
-            return [*self._parameters(), *self._buffers, *_attributes(self.loss)[0]]
+        def state() -> tuple[list[Tensor], Hashable]:
+            tensors, others = _attributes(self.loss)
+            constants = (*(module.training for module in modules), *others)
+            return [*self._parameters(), *self._buffers, *tensors], constants
 
-        def constants() -> Hashable:
-            return (*(module.training for module in modules), *_attributes(self.loss)[1])
-
-        self._compiled = Compiled(
-            self._gradients, state=state, constants=constants, name="the step", limit=limit, warn=warn
-        )
+        self._compiled = Compiled(self._gradients, state=state, name="the step", limit=limit, warn=warn)
 
     @property
     def compiled(self) -> bool:
@@ -146,13 +143,24 @@ class SVI:
 
     def step_and_record(self, *args: Any, **kwargs: Any) -> Record:
         """Take one gradient step; the loss before it, and what it was made of."""
-        record = self.loss_and_grads(*args, **kwargs)[1]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        record, used, gradients = self._differentiated(args, kwargs)
+        parameters = self._parameters()
+        moved = [parameters[i] for i in used]
+        if not _fused_adam(self.optimizer, moved, gradients):
+            _accumulate(moved, gradients)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return record
 
     def loss_and_grads(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Record]:
         """The loss and what it was made of, with the gradients added to the parameters; no step is taken."""
+        record, used, gradients = self._differentiated(args, kwargs)
+        parameters = self._parameters()
+        _accumulate([parameters[i] for i in used], gradients)
+        return record.values[0], record
+
+    def _differentiated(self, args: Any, kwargs: Any) -> tuple[Record, list[int], list[Tensor]]:
+        """The record, and the gradients with the places of their parameters."""
         compiled = self._compiled is not None and (self._batch is None or len(args[0]) == self._batch)
         if compiled and self._steps == 0 and len(self._modules) == 2:  # what the first step would check
             with forked_random(), restored(self._buffers):
@@ -162,13 +170,10 @@ class SVI:
             (values, *gradients), (sites, used) = self._gradients(args, kwargs)
         else:
             (values, *gradients), (sites, used) = self._compiled(args, kwargs)
-            values = values.clone()  # a CUDA graph writes its next values to the same place
+            if values.is_cuda:
+                values = values.clone()  # a CUDA graph writes its next values to the same place
         self._steps += 1
-        parameters = self._parameters()
-        for i, gradient in zip(used, gradients, strict=True):
-            before = parameters[i].grad
-            parameters[i].grad = gradient if before is None else before + gradient
-        return values[0], Record(values, sites)
+        return Record(values, sites), used, gradients
 
     def _gradients(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
         """The values of a record, then the gradients; the names of its sites, and which parameters have a gradient."""
@@ -233,6 +238,45 @@ class SVI:
         known = {p for group in self._optimizer.param_groups for p in group["params"]}
         if new := [p for p in dict.fromkeys(found) if p not in known]:
             self._optimizer.add_param_group({"params": new})
+
+
+def _accumulate(parameters: list[Tensor], gradients: list[Tensor]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+@torch.no_grad()
+def _fused_adam(optimizer: Optimizer, parameters: list[Tensor], gradients: list[Tensor]) -> bool:
+    """Take a step of `torch.optim.Adam(fused=True)`, with its kernel and its state but without its bookkeeping.
+
+    That takes a tenth of a millisecond, a tenth of a step on a small network. Returns False, and does nothing, for
+    another optimizer, for its first step, and where gradients wait to be added.
+    """
+    group, state = optimizer.param_groups[0], optimizer.state
+    plain = type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if not plain or hooks or len(optimizer.param_groups) > 1 or len(parameters) < len(group["params"]):
+        return False
+    if any(p.grad is not None or p not in state or p.dtype != gradients[0].dtype for p in parameters):
+        return False
+    steps = [state[p]["step"] for p in parameters]
+    torch._foreach_add_(steps, 1)
+    torch._fused_adam_(
+        parameters,
+        gradients,
+        [state[p]["exp_avg"] for p in parameters],
+        [state[p]["exp_avg_sq"] for p in parameters],
+        [],
+        steps,
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=group["maximize"],
+    )
+    return True
 
 
 def _record(loss: Tensor, t: Terms | None) -> Record:
