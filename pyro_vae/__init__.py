@@ -52,6 +52,7 @@ from pyro_vae.inference.objectives import (
     Renyi,
     ReweightedWakeSleep,
 )
+from pyro_vae.inference.outliers import AnomalyScores, Detection, Separation, anomaly_scores, detection
 from pyro_vae.inference.refinement import RefinedGuide, log_marginal_refined, refine
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models import likelihoods, priors
@@ -91,6 +92,7 @@ __all__ = [
     "AbstractProgram",
     "Annealed",
     "AnnealedEstimate",
+    "AnomalyScores",
     "Bernoulli",
     "Beta",
     "BetaTC",
@@ -103,6 +105,7 @@ __all__ = [
     "DReG",
     "DataSet",
     "Delta",
+    "Detection",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Effort",
@@ -142,6 +145,7 @@ __all__ = [
     "ReweightedWakeSleep",
     "Sandwich",
     "SemiAmortized",
+    "Separation",
     "Spec",
     "Split",
     "StandardNormal",
@@ -152,8 +156,10 @@ __all__ = [
     "ZeroInflated",
     "activity",
     "annealed_importance_sampling",
+    "anomaly_scores",
     "bidirectional_monte_carlo",
     "build",
+    "detection",
     "elbo",
     "fit",
     "inference_gaps",

@@ -15,6 +15,7 @@ import torch
 
 from pyro_vae import __version__
 from pyro_vae._errors import InputError
+from pyro_vae._outside import outside, separations
 from pyro_vae._program import Run, open_run, run, run_parser, whole
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data import SPLITS
@@ -191,6 +192,7 @@ def _options(arguments: Sequence[str]) -> Any:
     add("--bdmc", type=whole, metavar="N", help="also bound log p(x) on both sides, for N data drawn from the model")
     add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
     add("--temperatures", type=whole, default=500, metavar="T", help="of --ais and --bdmc (default: 500)")
+    add("--ood", action="append", default=[], metavar="DATASET", help="also score DATASET as outliers; can be repeated")
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
     add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
     options = parser.parse_args(arguments)
@@ -203,7 +205,7 @@ def _options(arguments: Sequence[str]) -> Any:
 
 
 def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]) -> list[Path]:
-    """What `--gaps`, `--ais` and `--bdmc` ask for: print it, add it to the files, name the figures it drew."""
+    """What `--gaps`, `--ais`, `--bdmc` and `--ood` ask for: print it, add it to the files, name the figures it drew."""
     figures: list[Path] = []
     model, annealing = opened.vae.model, {"num_chains": options.chains, "num_temperatures": options.temperatures}
     if options.gaps:
@@ -221,6 +223,12 @@ def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict
         bounds = {"lower": sandwich.lower.mean, "upper": sandwich.upper.mean().item(), "gap": sandwich.gap}
         s["bdmc"] = {"data": options.bdmc, **bounds, "gap_standard_error": sandwich.gap_standard_error} | annealing
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
+    if options.ood:
+        s["ood"] = {}
+        for name, found, path in separations(opened, data, options):
+            s["ood"][name] = found.to_dict()
+            figures.append(path)
+            print(f"\n{found}", flush=True)
     return figures
 
 
@@ -228,6 +236,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = _options(arguments)
     opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
+    options.ood = outside(opened, options)
     result, effort = evaluate(
         opened,
         split=options.split,

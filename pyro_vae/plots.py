@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyro_vae.inference.outliers import Separation
 from pyro_vae.models.vae import VAE
 
 
@@ -260,4 +261,24 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     more = "" if len(order) == len(activity) else f" (the {len(order)} most active of {len(activity)} latents)"
     figure.suptitle(f"aggregated posterior and prior{more}", fontsize=10)
+    return figure
+
+
+def separation(found: Separation) -> Figure:
+    """Each score of data inside and outside the distribution of the training data, as histograms of equal area."""
+    figure, detections = _figure(9, 5.4), found.detections
+    for axes, (name, pair) in zip(figure.subplots(2, 2).ravel(), found.pairs.items(), strict=True):
+        drawn = [v[v.isfinite()].numpy() for v in pair]
+        ends = [np.quantile(v, (0.002, 0.998)) for v in drawn if len(v)] or [np.zeros(2)]
+        low, high = np.min(ends), np.max(ends)
+        edges = np.linspace(low, high if high > low else low + 1, 51)
+        for v, label in zip(drawn, found.names, strict=True):
+            axes.hist(v, edges, density=len(v) > 0, alpha=0.6, label=label)
+        axes.set_title(f"{name}, AUROC {detections[name].auroc:.3f}", fontsize=9)
+        axes.set_xlabel("nats", fontsize=8)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=8)
+        axes.spines[["left", "top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     return figure

@@ -28,7 +28,7 @@ CAPTIONS = {  # the pictures that the programs make, by the names of their files
     "latents": "Posterior means in two dimensions, coloured by label where there are labels.",
 }
 REDRAWN = {"learning_curves", "bound_curve"}  # figures that the page draws itself
-ACRONYMS = {"ais": "AIS", "bdmc": "BDMC", "elbo": "ELBO", "ess": "ESS", "kl": "KL", "nuts": "NUTS", "ood": "OOD"}
+ACRONYMS = {name.lower(): name for name in ("AIS", "AUROC", "BDMC", "ELBO", "ESS", "FPR", "KL", "NUTS", "OOD")}
 
 
 def shown(facts: Facts, *names: str) -> Html:
