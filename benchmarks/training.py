@@ -1,16 +1,14 @@
-"""Training steps side by side: `python -m benchmarks.training`.
+"""Training steps side by side.
 
 In one process the contestants of `benchmarks.contestants` take turns, so that whatever else the machine does strikes
-all alike; the medians and their ratios to hand-written eager PyTorch are printed as a table in Markdown.
+all alike; the medians and their ratios to hand-written eager PyTorch are what counts.
 """
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +23,8 @@ CONTESTANTS: dict[str, Callable[[Setting], Step | None]] = {
     "pyro.infer.SVI": pyro_svi,
     "Pyro's JIT": partial(pyro_svi, jit=True),
     "NumPyro": numpyro,
-    "matrix products alone": products,
+    "products alone": products,
+    "products, oneDNN": partial(products, faster=True),
 }
 BASE = "PyTorch"
 SETTINGS = [
@@ -36,8 +35,8 @@ SETTINGS = [
 ]
 
 
-def timed(steps: dict[str, Step], *, rounds: int, seconds: float, device: str) -> dict[str, list[float]]:
-    """Seconds a step of each, `rounds` of them, taken in turn; each timing lasts about `seconds`."""
+def timed(steps: dict[str, Step], *, rounds: int, seconds: float, device: str) -> dict[str, float]:
+    """The median seconds a step of each, from `rounds` timings taken in turn; each lasts about `seconds`."""
 
     def measure(step: Step, count: int) -> float:
         started = time.perf_counter()
@@ -56,14 +55,13 @@ def timed(steps: dict[str, Step], *, rounds: int, seconds: float, device: str) -
     for _ in range(rounds):
         for name, step in steps.items():
             found[name].append(measure(step, counts[name]))
-    return found
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def measure(setting: Setting, *, rounds: int, seconds: float = 0.1) -> dict[str, float]:
     """The median seconds of a step of each contestant that there is."""
     steps = {name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None}
-    found = timed(steps, rounds=rounds, seconds=seconds, device=setting.device)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return timed(steps, rounds=rounds, seconds=seconds, device=setting.device)
 
 
 def row(setting: Setting, medians: dict[str, float]) -> str:
@@ -73,30 +71,17 @@ def row(setting: Setting, medians: dict[str, float]) -> str:
 
 
 def table(results: list[tuple[Setting, dict[str, float]]]) -> str:
+    """In Markdown: the median step of hand-written eager PyTorch, the others as multiples of it."""
     names = [name for name in CONTESTANTS if name != BASE]
     head = f"| step | {BASE} | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}"
     return "\n".join([head, *(row(setting, medians) for setting, medians in results)])
 
 
-def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each contestant (default: 15)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", default="", help="settings whose name and batch begin so")
-    parser.add_argument("--json", type=Path, help="also write the medians to this file")
-    options = parser.parse_args(arguments)
-    settings = [Setting(**{**vars(s), "device": options.device}) for s in SETTINGS]
-    settings = [s for s in settings if f"{s.name} {s.batch_size}".startswith(options.only)]
+def run(*, rounds: int, device: str, only: str = "") -> tuple[str, list[dict[str, Any]]]:
+    """The table, and the medians in seconds by setting."""
+    settings = [replace(s, device=device) for s in SETTINGS if f"{s.name} {s.batch_size}".startswith(only)]
     results = []
     for setting in settings:
-        results.append((setting, measure(setting, rounds=options.rounds)))
+        results.append((setting, measure(setting, rounds=rounds)))
         print(row(*results[-1]), flush=True)
-    print("\n" + table(results))
-    rows = [{**vars(setting), "seconds": medians} for setting, medians in results]
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
-    return rows
-
-
-if __name__ == "__main__":
-    main()
+    return table(results), [{**asdict(setting), "seconds": medians} for setting, medians in results]
