@@ -54,7 +54,7 @@ def _names(axis: str) -> list[str]:
 
 def _members(axis: str) -> str:
     """The members of an axis as a list: each as a call with its defaults, and the first line of its docstring."""
-    from pyro_vae.build import summaries
+    from pyro_vae._source import summaries
 
     return "\n".join(f"- `{call}`: {line}" for call, line in summaries(axis).items())
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pyro_vae._errors import InputError
-from pyro_vae._program import Parser, read_toml
-from pyro_vae.build import AXES, OPTIMIZERS, summaries
-from pyro_vae.data import NAMED
-from pyro_vae.inference.fit import SCHEDULES
+from pyro_vae._options import Parser, read_toml
+from pyro_vae._source import FAMILIES, names, summaries
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+PRECISIONS = ("float32", "float64", "bf16")
 COMPILE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
+NAMED = names("data/named", "NAMED")
+SCHEDULES = names("inference/fit", "SCHEDULES")
+OPTIMIZERS = names("build", "OPTIMIZERS")
 BINARIZE = ("dynamic", "static", "threshold")
 
 
@@ -51,7 +50,7 @@ class Config:
     optimizer: str = _option("adam", f"{', '.join(OPTIMIZERS).lower()}; or with arguments, as in sgd(momentum=0.9)")
     seed: int = _option(0, "seed of weights, data order and latents")
     device: str = _option("auto", "auto, cpu, cuda or mps")
-    precision: str = _option("float32", "of the networks", tuple(PRECISIONS))
+    precision: str = _option("float32", "of the networks", PRECISIONS)
     compile: str = _option("auto", "run steps as compiled graphs; auto: when the run is long enough", tuple(COMPILE))
     output: str | None = _option(None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)")
     overwrite: bool = _option(False, "replace the run in --output")
@@ -97,7 +96,7 @@ def make_parser() -> Parser:
 
 def _members() -> str:
     lines = []
-    for axis in AXES:
+    for axis in FAMILIES:
         lines.append(f"members for {flag(axis)}, with their arguments and defaults:")
         lines += [f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()]
         lines.append("")

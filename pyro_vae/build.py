@@ -117,19 +117,6 @@ def parse_schedule(text: str) -> fit.Schedule:
     return schedule
 
 
-def summaries(axis: str) -> dict[str, str]:
-    """The members of an axis, as calls with their defaults, with the first line of each docstring."""
-    found = {}
-    for name, cls in variants(AXES[axis][0]).items():
-        arguments = [f"{p.name}={_spelling(p.default)}" for p in _arguments(cls, AXES[axis][2])]
-        found[f"{name.lower()}({', '.join(arguments)})"] = (inspect.getdoc(cls) or "").partition("\n")[0]
-    return found
-
-
-def _spelling(default: Any) -> str:
-    return default.__name__.lower() if isinstance(default, type) else repr(default)
-
-
 def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
     """`[module:]Name[(key=literal, ...)]` -> module, name, arguments."""
     head, colon, tail = text.partition(":")

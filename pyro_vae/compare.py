@@ -1,5 +1,10 @@
 """`python -m pyro_vae.compare RUN RUN ...`: which run has the higher log-likelihood, with the errors."""
 
+from pyro_vae._options import answer, compare_parser
+
+if __name__ == "__main__":
+    answer(compare_parser())  # before the imports, which take seconds
+
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import InputError
-from pyro_vae._program import Parser, read_toml, run
+from pyro_vae._options import read_toml, run
 from pyro_vae.checkpoint import checkpoint_path, write_atomically
-from pyro_vae.data import SPLITS
 from pyro_vae.data.files import one_line, read_npz
 from pyro_vae.inference.paired import compare
 from pyro_vae.models.representation import Representation
@@ -133,15 +137,7 @@ def _refinement(found: Mapping[str, _Evaluation]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
-    parser = Parser(
-        prog="python -m pyro_vae.compare",
-        description="Compare the log-likelihoods that evaluation left in run folders, datum by datum.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="the run folders, two or more, each of them evaluated")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which data (default: test)")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers")
-    options = parser.parse_intermixed_args(arguments)
+    options = compare_parser().parse_intermixed_args(arguments)
     output = None if options.json is None else Path(options.json)
     if output is not None and not output.parent.is_dir():
         raise InputError(f"--json {output}: the folder {output.parent} does not exist")

@@ -1,5 +1,10 @@
 """`python -m pyro_vae.encode RUN`: the latents of all data, how much their labels can be read from them, a picture."""
 
+from pyro_vae._options import answer, encode_parser
+
+if __name__ == "__main__":
+    answer(encode_parser())  # before the imports, which take seconds
+
 import importlib
 import math
 import warnings
@@ -16,7 +21,8 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._errors import InputError
-from pyro_vae._program import Run, open_run, run, run_parser, whole
+from pyro_vae._options import DRAWS, run
+from pyro_vae._program import Run, open_run
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data import SPLITS, spread
 from pyro_vae.models.vae import VAE
@@ -25,7 +31,6 @@ if TYPE_CHECKING:
     import pandas
 
 BATCH = 500
-DRAWS = 200
 KINDS = 100  # labels of more kinds are not classes
 NEIGHBOURS = 5
 POINTS = 5000  # in the picture
@@ -295,12 +300,7 @@ def _save(path: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
-    parser = run_parser("encode", "Write the posterior means of all data, read their labels from them, draw them.")
-    parser.add_argument("--output", metavar="FILE", help="a .npz or .parquet file (default: RUN/latents.npz)")
-    parser.add_argument(
-        "--num-draws", type=whole, default=DRAWS, metavar="K", help="for q(z|x) without a closed form (default: 200)"
-    )
-    options = parser.parse_args(arguments)
+    options = encode_parser().parse_args(arguments)
     if options.num_draws < 2:
         raise InputError("--num-draws 1 gives no standard deviation; draw two or more")
     opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)

@@ -1,5 +1,10 @@
 """`python -m pyro_vae.evaluate RUN`: the marginal log-likelihood of a trained run, with its errors."""
 
+from pyro_vae._options import answer, evaluate_parser
+
+if __name__ == "__main__":
+    answer(evaluate_parser())  # before the imports, which take seconds
+
 import json
 import math
 import shlex
@@ -15,10 +20,10 @@ import torch
 
 from pyro_vae import __version__
 from pyro_vae._errors import InputError
+from pyro_vae._options import run
 from pyro_vae._outside import outside, separations
-from pyro_vae._program import Run, open_run, run, run_parser, whole
+from pyro_vae._program import Run, open_run
 from pyro_vae.checkpoint import write_atomically
-from pyro_vae.data import SPLITS
 from pyro_vae.inference.adaptive import log_marginal_adaptive
 from pyro_vae.inference.annealing import annealed_importance_sampling, bidirectional_monte_carlo
 from pyro_vae.inference.diagnostics import pareto_k
@@ -179,23 +184,7 @@ def _json(value: Any) -> Any:
 
 
 def _options(arguments: Sequence[str]) -> Any:
-    parser = run_parser("evaluate", "Estimate log p(x) of each datum by importance weighting; say how far to trust it.")
-    add = parser.add_argument
-    add("--split", choices=SPLITS, default="test", help="which data (default: test)")
-    add("--limit", type=whole, metavar="N", help="at most N data, spread evenly over the split")
-    add("--num-particles", type=whole, default=5000, metavar="K", help="draws for each datum (default: 5000)")
-    add("--memory", type=whole, default=MEMORY // 2**20, metavar="MiB", help="memory bound (default: 256)")
-    add("--refine", type=whole, metavar="STEPS", help="fit q(z|x) to each datum by so many gradient steps first")
-    add("--adaptive", action="store_true", help="refine, and draw more, only where Pareto k says that it is needed")
-    add("--gaps", action="store_true", help="also split log p(x) - ELBO into the gaps of the family and of the encoder")
-    add("--ais", action="store_true", help="also estimate log p(x) by annealed importance sampling")
-    add("--bdmc", type=whole, metavar="N", help="also bound log p(x) on both sides, for N data drawn from the model")
-    add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
-    add("--temperatures", type=whole, default=500, metavar="T", help="of --ais and --bdmc (default: 500)")
-    add("--ood", action="append", default=[], metavar="DATASET", help="also score DATASET as outliers; can be repeated")
-    add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
-    add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
-    options = parser.parse_args(arguments)
+    options = evaluate_parser().parse_args(arguments)
     netcdf = options.netcdf = None if options.netcdf is None else Path(options.netcdf)
     if netcdf is not None and not netcdf.parent.is_dir():
         raise InputError(f"--netcdf {netcdf}: the folder {netcdf.parent} does not exist")

@@ -1,5 +1,10 @@
 """`python -m pyro_vae.sample RUN`: pictures and arrays from a trained run."""
 
+from pyro_vae._options import answer, sample_parser
+
+if __name__ == "__main__":
+    answer(sample_parser())  # before the imports, which take seconds
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +16,8 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._errors import InputError
-from pyro_vae._program import Run, open_run, run, run_parser, whole
-from pyro_vae.data import SPLITS
-
-KINDS = ("prior", "reconstructions", "interpolation", "traversal", "manifold")
+from pyro_vae._options import KINDS, run
+from pyro_vae._program import Run, open_run
 
 
 def draw(opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = True) -> tuple[Figure, Tensor]:
@@ -49,15 +52,7 @@ def draw(opened: Run, kind: str, *, count: int, split: str = "test", mean: bool 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
-    parser = run_parser("sample", "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold.")
-    parser.add_argument(
-        "--kind", choices=KINDS, action="append", help="what to draw, again for more (default: all there is)"
-    )
-    parser.add_argument("--count", type=whole, default=100, metavar="N", help="draws from the prior (default: 100)")
-    parser.add_argument("--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="where data come from (default: test)")
-    parser.add_argument("--output", metavar="DIR", help="where to write (default: RUN/samples)")
-    options = parser.parse_args(arguments)
+    options = sample_parser().parse_args(arguments)
     opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
     if "manifold" in (options.kind or ()) and opened.spec.latent_dim != 2:
         raise InputError(f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}")

@@ -1,5 +1,11 @@
 """`python -m pyro_vae.train`: from options to a run folder with a trained VAE."""
 
+from pyro_vae._config import make_parser
+from pyro_vae._options import answer
+
+if __name__ == "__main__":
+    answer(make_parser())  # before the imports, which take seconds
+
 import csv
 import math
 import shutil
@@ -15,10 +21,11 @@ import torch
 from torch import nn
 
 from pyro_vae import __version__
-from pyro_vae._config import COMPILE, PRECISIONS, Config, flag, resolve
+from pyro_vae._config import COMPILE, Config, flag, resolve
 from pyro_vae._display import Display, signals
 from pyro_vae._errors import InputError
-from pyro_vae._program import pick_device, run
+from pyro_vae._options import run
+from pyro_vae._program import pick_device
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint, write_atomically
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
@@ -78,7 +85,7 @@ def prepare(config: Config) -> Job:
         dequantize=config.dequantize,
         scale=config.scale,
     )
-    dtype = PRECISIONS[config.precision]
+    dtype = torch.float64 if config.precision == "float64" else torch.float32  # bf16 is of the networks alone
     train = data.split("train", bridge, dtype=dtype)
     validation = data.split("validation", bridge, dtype=dtype)
     for values in data.values.values() if bridge.kind == "none" else ():  # the other bridges keep to what they promise

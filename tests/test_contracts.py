@@ -23,7 +23,8 @@ from pyro_vae import (
     terms,
     variants,
 )
-from pyro_vae.build import AXES, parse, problem, summaries
+from pyro_vae._source import summaries
+from pyro_vae.build import AXES, parse, problem
 
 D, SHAPE = 3, (6, 5)
 

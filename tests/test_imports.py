@@ -1,15 +1,25 @@
 """Who imports whom: arrows only point down, and importing the package does nothing."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import pyro_vae
+from pyro_vae import _config, variants
+from pyro_vae._options import evaluate_parser
+from pyro_vae._source import FAMILIES, summaries
+from pyro_vae.build import AXES, OPTIMIZERS
+from pyro_vae.data import NAMED
+from pyro_vae.inference.estimators import MEMORY
+from pyro_vae.inference.fit import SCHEDULES
 
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
-    ["_errors"],
+    ["_errors", "_source"],
     ["_abstract", "networks.base", "networks.dense", "networks.conv", "networks"],
     ["distributions.mixture", "distributions.pushforward", "distributions.zuko", "distributions"],
     ["inference.importance"],
@@ -51,6 +61,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     ],
     ["data.files", "data.bridges", "data.named", "data.own", "data.sets", "data", "build", "checkpoint", "plots"],
     [
+        "_options",
         "_program",
         "_config",
         "_display",
@@ -116,10 +127,71 @@ def test_importing_has_no_side_effects():
         "heavy = {'torchvision', 'arviz', 'sklearn', 'pandas', 'matplotlib.pyplot', 'tensorboard'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    in_a_new_process(code)
 
 
 def test_public_names_exist_and_are_documented():
+    assert len(set(pyro_vae.__all__)) == len(pyro_vae.__all__) > 80
+    assert {"VAE", "__version__"} <= set(dir(pyro_vae))
     for name in pyro_vae.__all__:
         assert getattr(pyro_vae, name).__doc__, name
+
+
+def test_names_and_modules_that_are_not_there():
+    with pytest.raises(AttributeError, match="no attribute 'Vae'"):
+        pyro_vae.Vae  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Vae'"):
+        from pyro_vae import Vae  # noqa: F401
+
+
+def in_a_new_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_name_is_imported_when_it_is_used():
+    in_a_new_process(
+        "import pickle, sys, pyro_vae\n"
+        "assert not {'torch', 'pyro', 'numpy'} & set(sys.modules)\n"
+        "from pyro_vae.build import parse\n"  # the module has the name of the public function
+        "from pyro_vae import build, MeanField\n"
+        "assert build is pyro_vae.build and build.__name__ == 'build' and callable(build)\n"
+        "assert pyro_vae.networks.ACTIVATIONS and pyro_vae.priors.Laplace is not pyro_vae.likelihoods.Laplace\n"
+        "assert pickle.loads(pickle.dumps(MeanField)) is pyro_vae.MeanField\n"
+        "from pyro_vae import *\n"
+        "assert VAE is pyro_vae.VAE and callable(build)\n"
+    )
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "compare", "encode"])
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
+def test_a_program_answers_before_it_imports_torch(program, argument, code):
+    out = in_a_new_process(
+        "import runpy, sys\n"
+        f"sys.argv = ['', {argument!r}]\n"
+        f"try: runpy.run_module('pyro_vae.{program}', run_name='__main__')\n"
+        f"except SystemExit as end: assert end.code == {code}, end.code\n"
+        "assert not {'torch', 'pyro', 'numpy'} & set(sys.modules)\n"
+    )
+    assert out.startswith(f"usage: python -m pyro_vae.{program}") == (argument == "--help")
+
+
+def test_choices_in_help_are_those_of_the_program():
+    assert tuple(NAMED) == _config.NAMED
+    assert tuple(SCHEDULES) == _config.SCHEDULES
+    assert tuple(OPTIMIZERS) == _config.OPTIMIZERS
+    assert tuple(FAMILIES) == tuple(AXES)
+    assert evaluate_parser().get_default("memory") * 2**20 == MEMORY
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_members_in_help_are_those_of_the_program(axis):
+    family, _, fixed = AXES[axis]
+    calls = {}
+    for name, cls in variants(family).items():
+        arguments = list(inspect.signature(cls).parameters.values())[fixed:]
+        defaults = [(a.name, a.default) for a in arguments if a.name != "features"]
+        texts = [f"{k}={v.__name__.lower() if isinstance(v, type) else repr(v)}" for k, v in defaults]
+        calls[f"{name.lower()}({', '.join(texts)})"] = inspect.getdoc(cls).partition("\n")[0]
+    assert list(summaries(axis).items()) == list(calls.items())

@@ -1,0 +1,106 @@
+"""The public names: type checkers read them here, and the package, which imports each at its first use."""
+
+from pyro_vae._abstract import AbstractProgram as AbstractProgram, variants as variants
+from pyro_vae._errors import InputError as InputError
+from pyro_vae.build import Spec as Spec, build as build
+from pyro_vae.checkpoint import load as load
+from pyro_vae.data import Bridge as Bridge, DataSet as DataSet, Split as Split, load_data as load_data
+from pyro_vae.inference.adaptive import Effort as Effort, log_marginal_adaptive as log_marginal_adaptive
+from pyro_vae.inference.annealing import (
+    AnnealedEstimate as AnnealedEstimate,
+    Sandwich as Sandwich,
+    annealed_importance_sampling as annealed_importance_sampling,
+    bidirectional_monte_carlo as bidirectional_monte_carlo,
+)
+from pyro_vae.inference.compiled import CompileWarning as CompileWarning
+from pyro_vae.inference.diagnostics import pareto_k as pareto_k
+from pyro_vae.inference.estimators import LogMarginal as LogMarginal, elbo as elbo, log_marginal as log_marginal
+from pyro_vae.inference.fit import History as History, fit as fit
+from pyro_vae.inference.gaps import Gaps as Gaps, inference_gaps as inference_gaps
+from pyro_vae.inference.guides import (
+    IAF as IAF,
+    NSF as NSF,
+    Delta as Delta,
+    FullRank as FullRank,
+    Guide as Guide,
+    Householder as Householder,
+    Local as Local,
+    LowRank as LowRank,
+    MeanField as MeanField,
+    Mixture as Mixture,
+    Planar as Planar,
+    SemiAmortized as SemiAmortized,
+    Sylvester as Sylvester,
+)
+from pyro_vae.inference.importance import Terms as Terms, terms as terms
+from pyro_vae.inference.latents import (
+    LatentHealth as LatentHealth,
+    activity as activity,
+    latent_health as latent_health,
+)
+from pyro_vae.inference.objectives import (
+    CIWAE as CIWAE,
+    ELBO as ELBO,
+    IWAE as IWAE,
+    MIWAE as MIWAE,
+    PIWAE as PIWAE,
+    STL as STL,
+    Annealed as Annealed,
+    BetaTC as BetaTC,
+    Capacity as Capacity,
+    DReG as DReG,
+    FreeBits as FreeBits,
+    InfoVAE as InfoVAE,
+    MeanFieldELBO as MeanFieldELBO,
+    Objective as Objective,
+    Renyi as Renyi,
+    ReweightedWakeSleep as ReweightedWakeSleep,
+)
+from pyro_vae.inference.outliers import (
+    AnomalyScores as AnomalyScores,
+    Detection as Detection,
+    Separation as Separation,
+    anomaly_scores as anomaly_scores,
+    detection as detection,
+)
+from pyro_vae.inference.refinement import (
+    RefinedGuide as RefinedGuide,
+    log_marginal_refined as log_marginal_refined,
+    refine as refine,
+)
+from pyro_vae.inference.svi import SVI as SVI
+from pyro_vae.models import likelihoods as likelihoods, priors as priors
+from pyro_vae.models.likelihoods import (
+    Bernoulli as Bernoulli,
+    Beta as Beta,
+    Categorical as Categorical,
+    ContinuousBernoulli as ContinuousBernoulli,
+    DiscretizedLogistic as DiscretizedLogistic,
+    DiscretizedLogisticMixture as DiscretizedLogisticMixture,
+    Gaussian as Gaussian,
+    Likelihood as Likelihood,
+    NegativeBinomial as NegativeBinomial,
+    Poisson as Poisson,
+    StudentT as StudentT,
+    ZeroInflated as ZeroInflated,
+)
+from pyro_vae.models.priors import (
+    Flow as Flow,
+    GaussianMixture as GaussianMixture,
+    Prior as Prior,
+    StandardNormal as StandardNormal,
+    VampPrior as VampPrior,
+)
+from pyro_vae.models.representation import Representation as Representation
+from pyro_vae.models.vae import VAE as VAE, Model as Model
+from pyro_vae.networks import (
+    MLP as MLP,
+    ConvNet as ConvNet,
+    GatedConv as GatedConv,
+    GatedMLP as GatedMLP,
+    Linear as Linear,
+    Network as Network,
+    ResNet as ResNet,
+)
+
+__version__: str
