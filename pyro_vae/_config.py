@@ -13,6 +13,7 @@ from pyro_vae._source import FAMILIES, names, summaries
 
 PRECISIONS = ("float32", "float64", "bf16")
 COMPILE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
+STREAM = {"auto": None, "yes": True, "no": False}
 NAMED = names("data/named", "NAMED")
 SCHEDULES = names("inference/fit", "SCHEDULES")
 OPTIMIZERS = names("build", "OPTIMIZERS")
@@ -32,6 +33,10 @@ class Config:
     labels: str | None = _option(None, "labels of your own data: a file, a column of the .csv, or a name in the .npz")
     validation_fraction: float | None = _option(None, "share of the data held out to choose the best epoch")
     test_fraction: float | None = _option(None, "share of the data held out for evaluation")
+    stream: str = _option(
+        "auto", "leave a .npy file or a folder of images on disk; auto: where memory would run short", tuple(STREAM)
+    )
+    workers: int = _option(2, "processes that read ahead what is left on disk; 0: read when needed")
     binarize: str | None = _option(
         None, "make bits of grey values: fresh at each visit, drawn once, or 1 above half", BINARIZE
     )
@@ -58,7 +63,7 @@ class Config:
 
 
 OPTIONS = {f.name: f for f in fields(Config)}
-RESUMABLE = {"compile", "epochs", "device", "data_dir", "log"}
+RESUMABLE = {"compile", "epochs", "device", "data_dir", "log", "stream", "workers"}
 
 
 def flag(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae._config import STREAM
 from pyro_vae._errors import InputError
 from pyro_vae._options import read_toml
 from pyro_vae.build import Spec
@@ -62,6 +63,7 @@ def open_run(folder: str, *, checkpoint: str, device: str, data_dir: str | None)
             raise InputError(f"the file {Path(folder) / 'config.toml'} has an unknown bridge {bridge.kind!r}")
         fields = ("dataset", "data_dir", "labels", "validation_fraction", "test_fraction")
         request: dict[str, Any] = {field: config.get(field) for field in fields}
+        request |= {"stream": STREAM[config.get("stream", "auto")], "workers": int(config.get("workers", 2))}
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

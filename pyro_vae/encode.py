@@ -25,6 +25,7 @@ from pyro_vae._options import DRAWS, run
 from pyro_vae._program import Run, open_run
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data import SPLITS, spread
+from pyro_vae.inference.estimators import batches
 from pyro_vae.models.vae import VAE
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def encode(vae: VAE, x: Any, *, draws: int = DRAWS, batch_size: int = BATCH) -> 
     if not isinstance(draws, int) or draws < 2:
         raise InputError(f"draws={draws!r} must be a whole number of at least 2")
     means, stds = [], []
-    for start in range(0, len(x), batch_size):
-        q = vae.encode(x[start : start + batch_size])
+    for batch in batches(x, batch_size):
+        q = vae.encode(batch)
         mean, variance = _closed(q, "mean"), _closed(q, "variance")
         if mean is None or variance is None:
             z = q.sample((draws,))  # (draws, batch, latent)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from pyro_vae import __version__
-from pyro_vae._config import COMPILE, Config, flag, resolve
+from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
 from pyro_vae._display import Display, signals
 from pyro_vae._errors import InputError
 from pyro_vae._options import run
@@ -29,7 +29,8 @@ from pyro_vae._program import pick_device
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint, write_atomically
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
-from pyro_vae.inference.fit import Epoch, NonFiniteLossError, Progress, run_epochs, score
+from pyro_vae.data.streams import chunks
+from pyro_vae.inference.fit import Epoch, Progress, run_epochs, score
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.representation import Representation
@@ -71,6 +72,8 @@ def prepare(config: Config) -> Job:
         labels=config.labels,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
+        stream=STREAM[config.stream],
+        workers=config.workers,
     )
     if config.dataset not in NAMED:
         config = replace(config, dataset=str(Path(config.dataset).expanduser().resolve()))
@@ -89,7 +92,7 @@ def prepare(config: Config) -> Job:
     train = data.split("train", bridge, dtype=dtype)
     validation = data.split("validation", bridge, dtype=dtype)
     for values in data.values.values() if bridge.kind == "none" else ():  # the other bridges keep to what they promise
-        for part in values.split(10_000):
+        for part in chunks(values):
             vae.model.likelihood.check(part)
     vae.to(device=device, dtype=dtype)
     mean, std = train.moments()
@@ -123,6 +126,7 @@ def describe(job: Job) -> str:
     return "\n".join(
         [
             f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
+            *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
             f"model      {config.prior}, {config.network}, {config.likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
@@ -295,7 +299,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
                 display.epoch(e)
                 for name in Epoch._fields[1:] if writer else ():
                     writer.add_scalar(name, getattr(e, name), e.epoch)
-        except NonFiniteLossError as error:
+        except InputError as error:
             kept = f"; the checkpoint after epoch {progress.epoch} is kept in {folder}" if last.is_file() else ""
             raise InputError(f"{error}{kept}") from error
         finally:

@@ -1,12 +1,19 @@
 """From stored values to what a likelihood sees."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.streams import CHUNK, Stream
 from pyro_vae.models.representation import Representation
+
+BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
+STATES = 2**14  # so many would not do
 
 
 @dataclass(frozen=True)
@@ -72,32 +79,53 @@ def spread(n: int, size: int) -> Tensor:
     return torch.arange(n) * size // max(n, 1)
 
 
-class Split:
-    """The data of one split as a likelihood sees them, resident on the device; `len(s)`, `s[indices]`, `s[a:b]`.
+def take(values: Any, index: Tensor) -> Any:
+    """Some of a tensor's data, or of a stream's, which stay on disk."""
+    return values.take(index) if isinstance(values, Stream) else values[index.to(values.device)]
 
-    Stored values are kept as they are (bytes stay bytes); each access applies the bridge.
+
+class Split:
+    """The data of one split as a likelihood sees them; `len(s)`, `s[indices]`, `s[a:b]`, `s.batches(order, size)`.
+
+    Stored values are kept as they are (bytes stay bytes), resident on the device, or on disk; each access applies the
+    bridge, on the device.
     """
 
-    def __init__(self, values: Tensor, bridge: Bridge, dtype: torch.dtype = torch.float32) -> None:
-        self.values, self.bridge, self.dtype = values, bridge, dtype
+    def __init__(
+        self,
+        values: Tensor | Stream,
+        bridge: Bridge,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.bridge, self.dtype = bridge, dtype
+        self.values = values.to(device) if isinstance(values, Tensor) else values
+        self.device = self.values.device if isinstance(self.values, Tensor) else torch.device(device or "cpu")
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return self.bridge(self.values[index], dtype=self.dtype)
+        return self.bridge(self.values[index].to(self.device), dtype=self.dtype)
 
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """`s[order[:batch_size]]`, and so on; what is on disk is read ahead by workers."""
+        if isinstance(self.values, Stream):
+            for v in self.values.batches(order.cpu(), batch_size, pin_memory=self.device.type == "cuda"):
+                yield self.bridge(v.to(self.device, non_blocking=True), dtype=self.dtype)
+        else:
+            for index in order.to(self.device).split(batch_size):
+                yield self[index]
 
     def to(self, device: torch.device | str) -> "Split":
-        return Split(self.values.to(device), self.bridge, self.dtype)
+        return Split(self.values, self.bridge, self.dtype, device)
 
     def fixed(self, seed: int = 0) -> "Split":
         """The same split with its random numbers drawn once and for all, from `seed`: what is evaluated."""
         if self.bridge.kind not in ("dynamic", "static", "dequantize"):
             return self
+        if isinstance(self.values, Stream):
+            return Split(Fixed(self.values, self.bridge, self.dtype, seed), Bridge("none"), self.dtype, self.device)
         generator = torch.Generator().manual_seed(seed)
         x = self.bridge(self.values.cpu(), dtype=self.dtype, generator=generator)
         stored = x.to(torch.uint8) if self.bridge.binarizes else x
@@ -105,9 +133,58 @@ class Split:
 
     def first(self, n: int) -> "Split":
         """`n` data spread evenly over the split (every datum where `n` exceeds its size)."""
-        return Split(self.values[spread(n, len(self))], self.bridge, self.dtype)
+        return Split(take(self.values, spread(n, len(self))), self.bridge, self.dtype, self.device)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each element of x over the split (at most 10,000 data), each of `shape`."""
-        x = self.first(10_000)[:].double()
-        return x.mean(0).to(self.dtype), x.std(0, correction=0).to(self.dtype)
+        few, rows = self.first(10_000), max(1, CHUNK // math.prod(self.values.shape[1:]))
+        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        for batch in few.batches(torch.arange(len(few)), rows):
+            x = batch.double()
+            n, centre = len(x), x.mean(0)
+            shift, total = centre - mean, count + n
+            squares = squares + (x - centre).square().sum(0) + shift.square() * (count * n / total)
+            mean, count = mean + shift * (n / total), total
+        return mean.to(self.dtype), (squares / count).sqrt().to(self.dtype)
+
+
+class Fixed(Stream):
+    """A stream under a random bridge with its random numbers drawn once, the same as for resident data.
+
+    One generator gives numbers to datum after datum. Its state is kept at every `block`-th of them, so that a datum can
+    be had without all those before it.
+    """
+
+    def __init__(self, of: Stream, bridge: Bridge, dtype: torch.dtype, seed: int) -> None:
+        self.of, self.bridge, self.dtype = of, bridge, dtype
+        self.shape, self.workers = of.shape, of.workers
+        self.block = max(1, BLOCK // math.prod(of.shape[1:]), -(-len(of) // STATES))
+        self.states = [torch.Generator().manual_seed(seed).get_state()]
+
+    def read(self, index: np.ndarray) -> Tensor:
+        v = self.of.read(index)
+        x = torch.empty(v.shape, dtype=torch.uint8 if self.bridge.binarizes else self.dtype)
+        blocks = index // self.block
+        for block in np.unique(blocks):
+            here = torch.from_numpy(np.flatnonzero(blocks == block))
+            rows = torch.from_numpy(index)[here] - int(block) * self.block
+            beside = v.new_zeros((int(rows.max()) + 1, *v.shape[1:]))  # a bridge draws as many numbers for any value
+            beside[rows] = v[here]
+            x[here] = self._draw(beside, self._state(int(block)))[0][rows].to(x.dtype)
+        return x
+
+    def batches(self, order: Tensor, batch_size: int, *, pin_memory: bool = False) -> Iterator[Tensor]:
+        self._state((len(self) - 1) // self.block)  # here, once, and not in every worker
+        return super().batches(order, batch_size, pin_memory=pin_memory)
+
+    def _draw(self, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` for the first data of a block, and the state of the generator after them."""
+        generator = torch.Generator()
+        generator.set_state(state)
+        return self.bridge(v, dtype=self.dtype, generator=generator), generator.get_state()
+
+    def _state(self, block: int) -> Tensor:
+        while len(self.states) <= block:
+            nothing = torch.zeros((self.block, *self.shape[1:]), dtype=torch.uint8)
+            self.states.append(self._draw(nothing, self.states[-1])[1])
+        return self.states[block]

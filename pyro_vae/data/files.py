@@ -1,11 +1,16 @@
 """What is asked for, and reading arrays from files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyro_vae._errors import InputError
+
+if TYPE_CHECKING:
+    from pyro_vae.data.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -17,10 +22,12 @@ class Request:
     labels: str | None = None
     validation_fraction: float | None = None
     test_fraction: float | None = None
+    stream: bool | None = None
+    workers: int = 2
 
 
 Parts = dict[str, np.ndarray]
-Loaded = tuple[Parts, Parts | None, str]
+Loaded = tuple[Mapping[str, "np.ndarray | Stream"], Parts | None, str]
 
 
 def one_line(error: Exception) -> str:

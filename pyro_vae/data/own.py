@@ -1,6 +1,7 @@
 """The user's own data: .npy, .npz, .csv, or a folder of images."""
 
 import difflib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from pyro_vae._errors import InputError
 from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_npy, read_npz
 from pyro_vae.data.named import NAMED
+from pyro_vae.data.streams import Images, Mapped, stays_on_disk
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
@@ -46,6 +48,8 @@ def _separate_labels(path: Path, request: Request) -> Parts | None:
 
 
 def _own_npy(path: Path, request: Request) -> Loaded:
+    if stays_on_disk(path.stat().st_size, request.stream):
+        return {"train": Mapped(path, request.workers)}, _separate_labels(path, request), str(path)
     return {"train": read_npy(path)}, _separate_labels(path, request), str(path)
 
 
@@ -108,27 +112,14 @@ def _is_number(cell: str) -> bool:
 
 
 def _image_folder(path: Path, request: Request) -> Loaded:
-    from PIL import Image
-
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    arrays: list[np.ndarray] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                grey = image.mode in ("1", "L", "I", "I;16", "LA")
-                array = np.asarray(image.convert("L" if grey else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow says a damaged file in all three ways
-            raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
-        array = array if grey else array.transpose(2, 0, 1)
-        if arrays and array.shape != arrays[0].shape:
-            raise InputError(
-                f"{file} has shape {array.shape} but {files[0]} has {arrays[0].shape}; all must have one shape"
-            )
-        arrays.append(array)
+    images = Images(files, request.workers)
     labels = _separate_labels(path, request)
     folders = np.array([str(f.parent.relative_to(path)) for f in files])
     if labels is None and len(set(folders.tolist())) > 1:
         labels = {"train": folders}
-    return {"train": np.stack(arrays)}, labels, str(path)
+    if stays_on_disk(math.prod(images.shape), request.stream):
+        return {"train": images}, labels, str(path)
+    return {"train": images[:].numpy()}, labels, str(path)

@@ -1,16 +1,19 @@
-"""A data set in memory: splits, labels, representation, and the bridge to a likelihood."""
+"""A data set: splits, labels, representation, and the bridge to a likelihood."""
 
+import math
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.bridges import Bridge, Split
+from pyro_vae.data.bridges import Bridge, Split, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
 from pyro_vae.data.own import own
+from pyro_vae.data.streams import Stream, chunks, stored
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.representation import Representation
 
@@ -19,11 +22,11 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class DataSet:
-    """A data set in memory: stored values and labels by split, and what the values are.
+    """A data set, in memory or on disk: stored values and labels by split, and what the values are.
 
     Attributes:
         name: what the user called it.
-        values: tensors `(N, *shape)` by split; a split may be empty.
+        values: tensors `(N, *shape)` by split, or streams that are read like them; a split may be empty.
         labels: arrays `(N,)` by split, or `None`.
         representation: what the stored values are.
         maximum: the largest value they can take (255 for bytes).
@@ -32,7 +35,7 @@ class DataSet:
     """
 
     name: str
-    values: dict[str, Tensor]
+    values: dict[str, Tensor | Stream]
     labels: dict[str, np.ndarray] | None
     representation: Representation
     maximum: float
@@ -42,6 +45,15 @@ class DataSet:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values["train"].shape[1:])
+
+    @property
+    def streamed(self) -> str | None:
+        """A sentence about data that stay on disk."""
+        train = self.values["train"]
+        if not isinstance(train, Stream):
+            return None
+        size = sum(math.prod(v.shape) for v in self.values.values()) * train[:0].element_size() / 1e9
+        return f"{size:,.3g} GB, read batch by batch" + (f" by {train.workers} workers" if train.workers else "")
 
     def split(self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32) -> Split:
         """One split under a bridge: for training with fresh bits or noise at each visit, for the others drawn once."""
@@ -117,6 +129,8 @@ def load_data(
     labels: str | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
+    stream: bool | None = None,
+    workers: int = 2,
 ) -> DataSet:
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
 
@@ -126,6 +140,9 @@ def load_data(
         labels: where the labels of one's own data are: a file, a column of the .csv, an array of the .npz.
         validation_fraction: share of the data held out to choose the best epoch.
         test_fraction: share of the data held out for evaluation.
+        stream: leave a folder of images or a .npy file on disk and read what is asked for; by default where its values
+            take more than a quarter of the memory available.
+        workers: processes that read streamed data ahead; 0 reads them when they are needed.
 
     Raises:
         InputError: when the data cannot be found, read or split.
@@ -133,7 +150,9 @@ def load_data(
     >>> {split: len(values) for split, values in load_data("digits").values.items()}
     {'train': 1294, 'test': 359, 'validation': 144}
     """
-    request = Request(dataset, data_dir, labels, validation_fraction, test_fraction)
+    request = Request(dataset, data_dir, labels, validation_fraction, test_fraction, stream, workers)
+    if workers < 0:
+        raise InputError(f"--workers {workers} must be at least 0")
     for option in ("validation_fraction", "test_fraction"):
         value = getattr(request, option)
         if value is not None and not 0 <= value < 1:
@@ -146,40 +165,33 @@ def load_data(
     else:
         parts, found, source = own(request)
         named = False
-    values = {name: _stored(request.dataset, array) for name, array in parts.items()}
+    values = {k: v if isinstance(v, Stream) else stored(request.dataset, v) for k, v in parts.items()}
     _check_parts(request.dataset, values, found)
-    whole = torch.cat([v.flatten() for v in values.values()])
-    representation = Representation.of(whole)
-    maximum = MAXIMA.get(request.dataset, 255.0) if whole.dtype is torch.uint8 else float(whole.max())
-    if representation in (Representation.BINARY, Representation.UNIT):
-        maximum = 1.0
+    if stream and not any(isinstance(v, Stream) for v in values.values()):
+        raise InputError(f"--stream is for a folder of images or a .npy file, which {request.dataset} is not")
+    representation, maximum = _nature(request.dataset, values)
     values, found = _divide(request, values, found)
     return DataSet(request.dataset, values, found, representation, maximum, named, source)
 
 
-def _stored(name: str, array: np.ndarray) -> Tensor:
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name} holds {array.dtype} and not numbers")
-    if array.dtype.kind == "f":
-        array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
-            raise InputError(f"{name} holds a value that is missing or infinite in datum {row} (counted from 0)")
-    elif array.dtype == bool:
-        array = array.astype(np.uint8)
-    elif array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise InputError(f"{name} holds uint64 values above {np.iinfo(np.int64).max}, which are too large")
-    elif array.dtype != np.uint8:
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+def _nature(name: str, values: dict[str, Tensor | Stream]) -> tuple[Representation, float]:
+    """What the stored values are, and the largest value that they can take."""
+    dtype = reduce(torch.promote_types, (v[:0].dtype for v in values.values()))
+    found, maximum = Representation.BINARY, -math.inf
+    for v in values.values():
+        for x in chunks(v):
+            found, maximum = found.joined(Representation.of(x.to(dtype))), max(maximum, float(x.max()))
+            if found is Representation.LEVELS:
+                return found, MAXIMA.get(name, 255.0)
+    return found, 1.0 if found in (Representation.BINARY, Representation.UNIT) else maximum
 
 
-def _check_parts(name: str, values: dict[str, Tensor], labels: Parts | None) -> None:
+def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | None) -> None:
     for split, v in values.items():
-        if v.dim() > 0 and len(v) == 0:
+        if len(v.shape) > 0 and len(v) == 0:
             raise InputError(f"{name} holds no data" + (f" for {split}" if len(values) > 1 else ""))
     shapes = {split: tuple(v.shape[1:]) for split, v in values.items()}
-    if any(v.dim() < 2 for v in values.values()):
+    if any(len(v.shape) < 2 for v in values.values()):
         raise InputError(
             f"{name} must hold one datum in each row, of any shape, but has shape {tuple(values['train'].shape)}"
         )
@@ -198,8 +210,8 @@ DEFAULT_FRACTIONS = {"validation": 0.1, "test": 0.2}
 
 
 def _divide(
-    request: Request, values: dict[str, Tensor], labels: Parts | None
-) -> tuple[dict[str, Tensor], Parts | None]:
+    request: Request, values: dict[str, Tensor | Stream], labels: Parts | None
+) -> tuple[dict[str, Tensor | Stream], Parts | None]:
     """Split off what the data set does not split itself, by one fixed shuffle."""
     total = len(values["train"])
     for split in ("test", "validation"):
@@ -219,7 +231,7 @@ def _divide(
             )
         order = torch.from_numpy(np.random.RandomState(0).permutation(n))
         rest, held = order[held_out:].sort().values, order[:held_out].sort().values
-        values = {**values, split: values["train"][held], "train": values["train"][rest]}
+        values = {**values, split: take(values["train"], held), "train": take(values["train"], rest)}
         if labels is not None:
             train = labels["train"]
             labels = {**labels, split: train[held.numpy()], "train": train[rest.numpy()]}

@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +51,18 @@ def check_data(model: Program, x: Any) -> None:
         check(x[:1000])
 
 
+def batches(x: Any, batch_size: int, order: Tensor | None = None) -> Iterator[Any]:
+    """The data in batches, all of them as they stand or those of `order`; data that can read ahead do."""
+    if hasattr(x, "batches"):
+        yield from x.batches(torch.arange(len(x)) if order is None else order, batch_size)
+    elif order is None:
+        for start in range(0, len(x), batch_size):
+            yield x[start : start + batch_size]
+    else:
+        for index in order.to(getattr(x, "device", "cpu")).split(batch_size):
+            yield x[index]
+
+
 @torch.no_grad()
 def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1) -> Bound:
     """The ELBO of a data set by Monte Carlo, `E_q[log p(x|z)] - E_q[log q(z|x) - log p(z)]`, averaged over the data.
@@ -69,8 +81,8 @@ def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_
     total = torch.zeros(2, dtype=torch.float64)
     localise(model, guide)
     with local_parameters():
-        for start in range(0, len(x), batch_size):
-            t = terms(model, guide, x[start : start + batch_size], num_particles=num_particles)
+        for batch in batches(x, batch_size):
+            t = terms(model, guide, batch, num_particles=num_particles)
             sums = torch.stack([double(t.log_px.mean(0)).sum(), double((t.log_qz - t.log_pz).mean(0)).sum()])
             total += sums.cpu()
     reconstruction, kl = (total / len(x)).tolist()
@@ -372,8 +384,7 @@ def log_marginal(
             repaid = num_particles * len(x) * draw >= REPAID
             weigh = _weigher(model, guide, compile, repaid=repaid)
             result: LogMarginal | None = None
-            for start in range(0, len(x), chunks.rows):
-                batch: Any = x[start : start + chunks.rows]
+            for batch in batches(x, chunks.rows):
                 accumulator = _Accumulator(num_particles)
                 for done in range(0, num_particles, chunks.block):
                     count = min(chunks.block, num_particles - done)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import Bound, check_data, elbo
+from pyro_vae.inference.estimators import Bound, batches, check_data, elbo
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
 
@@ -150,7 +150,8 @@ def run_epochs(
 
     Args:
         svi: the step, with `reduction='mean'`.
-        data: training data: anything with a length that an index tensor takes batches from, such as a tensor.
+        data: training data: anything with a length that an index tensor takes batches from, such as a tensor; data that
+            can read ahead have a method `batches(order, batch_size)`.
         epochs: where to stop, counted from the beginning of the run.
         batch_size: data in a step; the last batch of an epoch holds what remains.
         learning_rate: multiplied by `schedule(t)`, `t` the fraction of the run that is done.
@@ -178,20 +179,20 @@ def run_epochs(
         if progress.order is None:
             progress.order = torch.randperm(size)
         _mode(svi, train=True)
-        order = progress.order.to(getattr(data, "device", "cpu"))
+        ahead = batches(data, batch_size, progress.order[progress.position :])
         rows, started, read = Rows(), time.perf_counter(), time.perf_counter()
         before, rate = progress.seconds, learning_rate
         first = progress.epoch * steps + progress.position // batch_size + 1
         while progress.position < size:
-            index = order[progress.position : progress.position + batch_size]
             done = progress.epoch * steps + progress.position // batch_size
             rate = learning_rate * schedule(done / (epochs * steps))
             for group in svi.optimizer.param_groups if svi.has_optimizer else ():
                 group["lr"] = rate
             if objective is not None:
                 objective.advance(done / steps)
-            rows.add(svi.step_and_record(data[index]), len(index))
-            progress.position += len(index)
+            x = next(ahead)
+            rows.add(svi.step_and_record(x), len(x))
+            progress.position += len(x)
             now = time.perf_counter()
             halt = stop()
             if halt or now - read > 0.5 or progress.position == size:

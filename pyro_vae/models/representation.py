@@ -36,6 +36,11 @@ class Representation(Enum):
             return cls.BINARY if high <= 1 else cls.COUNTS
         return cls.UNIT if low >= 0 and high <= 1 else cls.REAL
 
+    def joined(self, other: "Representation") -> "Representation":
+        """The narrowest representation of two sets of values together, stored as the same type."""
+        kinds = {self, other} - {Representation.BINARY}
+        return kinds.pop() if len(kinds) == 1 else Representation.REAL if kinds else Representation.BINARY
+
     def holds(self, x: Tensor) -> bool:
         """Whether every value of `x` is one of this kind."""
         match self:

@@ -1,0 +1,222 @@
+"""Data that stay on disk: read when they are asked for, and ahead of a training step by worker processes."""
+
+import math
+import os
+import signal
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pyro_vae._errors import InputError
+from pyro_vae.data.files import one_line
+
+SHARE = 0.25  # of the memory available: dividing resident data into splits holds them nearly three times
+CHUNK = 2**24  # elements in memory at a time where all data are passed over
+
+
+class Stream(ABC):
+    """Stored values on disk that are read like a tensor on the CPU: `len(s)`, `s.shape`, `s[indices]`, `s[a:b]`.
+
+    Attributes:
+        shape: `(N, *shape)`.
+        workers: how many processes read ahead in `batches`; 0 reads in this one.
+    """
+
+    shape: tuple[int, ...]
+    workers: int
+
+    @abstractmethod
+    def read(self, index: np.ndarray) -> Tensor:
+        """The data `index`, in that order, `(len(index), *shape)`; `InputError` where one cannot be read."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if isinstance(index, slice):
+            return self.read(np.arange(*index.indices(len(self))))
+        return self.read(np.asarray(index.cpu() if isinstance(index, Tensor) else index))
+
+    def take(self, index: Tensor) -> "Stream":
+        """Some of the data, still on disk."""
+        return Rows(self, index.numpy())
+
+    def batches(self, order: Tensor, batch_size: int, *, pin_memory: bool = False) -> Iterator[Tensor]:
+        """The data `order` (indices on the CPU) in batches, read ahead by the workers; no random stream is touched.
+
+        Raises:
+            InputError: naming the file that could not be read.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # more workers than cores, which is for the user to say
+            loader = DataLoader(
+                _Batches(self),
+                batch_size=None,
+                sampler=[index.numpy() for index in order.split(batch_size)],  # type: ignore[arg-type]
+                num_workers=self.workers,
+                generator=torch.Generator(),
+                pin_memory=pin_memory,
+                worker_init_fn=_leave_signals,
+            )
+            batches = iter(loader)
+        try:
+            for _ in range(math.ceil(len(order) / batch_size)):
+                found = _next(batches)
+                if isinstance(found, InputError):
+                    raise found
+                yield found
+        finally:
+            del batches  # ends the workers, also where a traceback keeps this frame
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    try:
+        return next(batches)
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        sentence = f"a process that reads data ended ({one_line(error)}); use fewer --workers"
+    raise InputError(sentence)
+
+
+class _Batches(Dataset):
+    """Batches of a stream by their indices; an error is handed over as a value, since a worker's has a traceback."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def __getitem__(self, index: np.ndarray) -> Tensor | InputError:
+        try:
+            return self.stream.read(index)
+        except InputError as error:
+            return error
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: the training process decides, and its workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Images(Stream):
+    """Image files of one shape, as bytes: grey ones `(H, W)`, coloured ones `(3, H, W)`."""
+
+    def __init__(self, files: Sequence[Path], workers: int = 0) -> None:
+        self.files = np.array([str(file) for file in files])
+        self.one = read_image(files[0]).shape
+        self.shape, self.workers = (len(files), *self.one), workers
+
+    def read(self, index: np.ndarray) -> Tensor:
+        found = np.empty((len(index), *self.one), np.uint8)
+        for row, file in zip(found, self.files[index], strict=True):
+            row[...] = self._checked(file)
+        return torch.from_numpy(found)
+
+    def _checked(self, file: str) -> np.ndarray:
+        image = read_image(Path(file))
+        if image.shape != self.one:
+            raise InputError(
+                f"{file} has shape {image.shape} but {self.files[0]} has {self.one}; all must have one shape"
+            )
+        return image
+
+
+def read_image(file: Path) -> np.ndarray:
+    """The bytes of an image, `(H, W)` if it is grey, else `(3, H, W)`."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            grey = image.mode in ("1", "L", "I", "I;16", "LA")
+            array = np.asarray(image.convert("L" if grey else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow says a damaged file in all three ways
+        raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
+    return array if grey else array.transpose(2, 0, 1)
+
+
+class Mapped(Stream):
+    """The array in a .npy file, never unpickled; only the rows asked for are read."""
+
+    def __init__(self, path: Path, workers: int = 0) -> None:
+        self.path, self.workers = path, workers
+        self.shape = self._array().shape
+
+    def _array(self) -> np.ndarray:
+        try:
+            return np.lib.format.open_memmap(self.path, mode="r")
+        except OSError:
+            raise
+        except Exception as error:  # a damaged header can fail in any part of NumPy's reader
+            raise InputError(f"{self.path} is not a .npy file of numbers: {one_line(error)}") from error
+
+    def read(self, index: np.ndarray) -> Tensor:
+        return stored(str(self.path), self._array()[index], index)
+
+
+def stored(name: str, array: np.ndarray, index: np.ndarray | None = None) -> Tensor:
+    """Numbers as they are kept: float32 or float64, bytes, or int64; `index` are the rows' numbers in the file.
+
+    Raises:
+        InputError: for what is not a number, not finite or too large, naming the row.
+    """
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {array.dtype} and not numbers")
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
+        if not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0])
+            row = row if index is None else int(index[row])
+            raise InputError(f"{name} holds a value that is missing or infinite in datum {row} (counted from 0)")
+    elif array.dtype == bool:
+        array = array.astype(np.uint8)
+    elif array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{name} holds uint64 values above {np.iinfo(np.int64).max}, which are too large")
+    elif array.dtype != np.uint8:
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+class Rows(Stream):
+    """Some of the data of another stream."""
+
+    def __init__(self, of: Stream, index: np.ndarray) -> None:
+        self.of, self.index, self.workers = of, index, of.workers
+        self.shape = (len(index), *of.shape[1:])
+
+    def read(self, index: np.ndarray) -> Tensor:
+        return self.of.read(self.index[index])
+
+
+def chunks(values: Any) -> Iterator[Tensor]:
+    """All data in order, `CHUNK` elements at a time; those on disk are read ahead."""
+    rows = max(1, CHUNK // math.prod(values.shape[1:]))
+    if isinstance(values, Stream):
+        yield from values.batches(torch.arange(len(values)), rows)
+    else:
+        yield from values.split(rows)
+
+
+def stays_on_disk(size: int, wanted: bool | None) -> bool:
+    """Whether data of `size` bytes are streamed: as `wanted`, or by the memory available."""
+    return size > SHARE * available_memory() if wanted is None else wanted
+
+
+def available_memory() -> float:
+    """Bytes of memory that can still be taken, as far as the system tells."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        limit = "max"
+    most = math.inf if limit == "max" else float(limit)
+    try:
+        table = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return min(most, 1024 * float(table["MemAvailable"].split()[0]))
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else most
