@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN ?= runs/digits
 
-.PHONY: train test test-slow test-gpu lint format typecheck docs package clean
+.PHONY: train test test-slow test-gpu lint format typecheck docs bench package clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m pyro_vae.train --likelihood bernoulli --output $(RUN) --overwrite
@@ -38,6 +38,9 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest -q --doctest-glob='*.md' docs
 
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
 package: $(VENV)/.dev
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
@@ -60,6 +63,10 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.base
 	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	$(INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -56,9 +56,9 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
             f"--ood {name} holds {data.representation.value}, but the run was trained on {own.name}, which holds "
             f"{own.representation.value}"
         )
-    if bridge.kind != "none" and (largest := float(data.values["test"].max())) > bridge.maximum:
+    if bridge.kind != "none" and data.maximum > bridge.maximum:
         raise InputError(
-            f"--ood {name} holds values up to {largest:g}, but those of the run end at {bridge.maximum:g}: bring both "
+            f"--ood {name} holds values up to {data.maximum:g}, but those of the run end at {bridge.maximum:g}: bring both "
             "to one scale"
         )
     split = data.split("test", bridge, dtype=opened.dtype).to(opened.device)
