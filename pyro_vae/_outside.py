@@ -7,6 +7,7 @@ from typing import Any
 from pyro_vae._errors import InputError
 from pyro_vae._program import Run
 from pyro_vae.data import NAMED, Bridge, Split, load_data
+from pyro_vae.data.streams import chunks
 from pyro_vae.inference.estimators import check_data
 from pyro_vae.inference.outliers import Separation, anomaly_scores
 from pyro_vae.models.representation import Representation
@@ -56,9 +57,10 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
             f"--ood {name} holds {data.representation.value}, but the run was trained on {own.name}, which holds "
             f"{own.representation.value}"
         )
-    if bridge.kind != "none" and data.maximum > bridge.maximum:
+    largest = max(float(part.max()) for part in chunks(data.values["test"]))
+    if bridge.kind != "none" and largest > bridge.maximum:
         raise InputError(
-            f"--ood {name} holds values up to {data.maximum:g}, but those of the run end at {bridge.maximum:g}: bring both "
+            f"--ood {name} holds values up to {largest:g}, but those of the run end at {bridge.maximum:g}: bring both "
             "to one scale"
         )
     split = data.split("test", bridge, dtype=opened.dtype).to(opened.device)
