@@ -63,6 +63,10 @@ from pyro_vae.inference.outliers import (
     anomaly_scores as anomaly_scores,
     detection as detection,
 )
+from pyro_vae.inference.posterior import (
+    PosteriorComparison as PosteriorComparison,
+    compare_posterior as compare_posterior,
+)
 from pyro_vae.inference.refinement import (
     RefinedGuide as RefinedGuide,
     log_marginal_refined as log_marginal_refined,

@@ -123,6 +123,8 @@ def evaluate_parser() -> Parser:
     add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
     add("--temperatures", type=whole, default=500, metavar="T", help="of --ais and --bdmc (default: 500)")
     add("--ood", action="append", default=[], metavar="DATASET", help="also score DATASET as outliers; can be repeated")
+    add("--posterior", type=whole, metavar="N", help="also set q(z|x) beside draws of p(z|x) by NUTS, for N data")
+    add("--posterior-draws", type=whole, default=1000, metavar="D", help="of each of its 4 chains (default: 1000)")
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
     add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
     return parser

@@ -11,6 +11,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from pyro_vae._options import run
 from pyro_vae._outside import outside, separations
 from pyro_vae._program import Run, open_run
 from pyro_vae.checkpoint import write_atomically
+from pyro_vae.data.bridges import spread
 from pyro_vae.inference.adaptive import log_marginal_adaptive
 from pyro_vae.inference.annealing import annealed_importance_sampling, bidirectional_monte_carlo
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
 from pyro_vae.inference.gaps import inference_gaps
 from pyro_vae.inference.latents import LatentHealth, latent_health
+from pyro_vae.inference.posterior import CHAINS, FEWEST, PosteriorComparison, compare_posterior
 from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.representation import Representation
 
@@ -178,6 +181,8 @@ def _json(value: Any) -> Any:
     """The same value with everything that JSON has no word for (inf, nan) as null."""
     if isinstance(value, dict):
         return {k: _json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_json(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -185,6 +190,8 @@ def _json(value: Any) -> Any:
 
 def _options(arguments: Sequence[str]) -> Any:
     options = evaluate_parser().parse_args(arguments)
+    if options.posterior_draws < FEWEST:
+        raise InputError(f"--posterior-draws {options.posterior_draws} is too few: {FEWEST} are the least")
     netcdf = options.netcdf = None if options.netcdf is None else Path(options.netcdf)
     if netcdf is not None and not netcdf.parent.is_dir():
         raise InputError(f"--netcdf {netcdf}: the folder {netcdf.parent} does not exist")
@@ -194,7 +201,7 @@ def _options(arguments: Sequence[str]) -> Any:
 
 
 def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]) -> list[Path]:
-    """What `--gaps`, `--ais`, `--bdmc` and `--ood` ask for: print it, add it to the files, name the figures it drew."""
+    """What `--gaps` and the options behind it ask for: print it, add it to the files, name the figures it drew."""
     figures: list[Path] = []
     model, annealing = opened.vae.model, {"num_chains": options.chains, "num_temperatures": options.temperatures}
     if options.gaps:
@@ -218,6 +225,12 @@ def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict
             s["ood"][name] = found.to_dict()
             figures.append(path)
             print(f"\n{found}", flush=True)
+    if options.posterior:
+        compared = _compare_posterior(opened, data, options.posterior, options.posterior_draws)
+        s["posterior"] = compared.to_dict()
+        print(f"\nThe guide against the posterior: {compared}", flush=True)
+        figures.append(opened.folder / "figures" / "posterior.png")
+        _draw_pairs(compared, figures[-1])
     return figures
 
 
@@ -285,6 +298,26 @@ def _draw_posterior(opened: Run, data: Any, health: LatentHealth, path: Path) ->
     figure = plots.aggregated_posterior(torch.cat(draws), opened.vae.model.prior().sample((20_000,)), health.activity)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
+
+
+def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> PosteriorComparison:
+    """`compare_posterior` for data spread evenly over the evaluated ones, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    numbers = spread(count, len(data)).tolist()
+    total = len(numbers) * CHAINS * (draws + draws // 2)
+    with tqdm(total=total, unit=" draws", leave=False, disable=None) as bar:
+        compared = compare_posterior(
+            opened.vae.model, opened.vae.guide, data.first(count), num_samples=draws, progress=bar.update
+        )
+    return replace(compared, numbers=numbers)
+
+
+def _draw_pairs(compared: PosteriorComparison, path: Path) -> None:
+    from pyro_vae import plots
+
+    path.parent.mkdir(exist_ok=True)
+    plots.posterior_pairs(compared).savefig(path)
 
 
 def _save_npz(path: Path, columns: dict[str, Any]) -> None:

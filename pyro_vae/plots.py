@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.inference.outliers import Separation
+from pyro_vae.inference.posterior import PosteriorComparison
 from pyro_vae.models.vae import VAE
 
 
@@ -281,4 +282,53 @@ def separation(found: Separation) -> Figure:
         axes.spines[["left", "top", "right"]].set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    return figure
+
+
+def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int = 1000) -> Figure:
+    """Draws of p(z | x) by NUTS and of q(z | x), each latent alone and pair by pair, for the datum of the largest KL.
+
+    Args:
+        compared: from `compare_posterior`.
+        most: latents at most; those that together differ most are shown.
+        points: draws of each kind at most in a panel of a pair.
+    """
+    i = int(compared.kl.argmax())
+    order = compared.most_different(i, most)
+    names = [compared.names[d] for d in order]
+    true, guide = (v[:, order].numpy() for v in (compared.draws[i].flatten(0, 1), compared.guide_draws[i]))
+    both = np.concatenate([np.quantile(v, (0.001, 0.999), axis=0) for v in (true, guide)])
+    margin = 0.05 * np.ptp(both, axis=0)
+    low, high = both.min(0) - margin, both.max(0) + margin
+    count, n = min(points, len(true), len(guide)), len(names)
+    thinned = (v[np.linspace(0, len(v) - 1, count).astype(int)] for v in (true, guide))
+    shown = np.stack(list(thinned), 1).reshape(2 * count, n)  # by turns, so that neither covers the other
+    figure = _figure(max(1.9 * n + 0.4, 4.2), max(1.7 * n + 0.9, 3.4))
+    panels = figure.subplots(n, n, squeeze=False, sharex="col")
+    for row in range(n):
+        for column in range(n):
+            axes = panels[row, column]
+            axes.tick_params(labelsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+            if column > row:
+                axes.set_visible(False)
+            elif column == row:
+                edges = np.linspace(low[row], high[row], 41)
+                axes.hist(true[:, row], edges, density=True, color="C0", alpha=0.6, label="p(z | x), by NUTS")
+                axes.hist(guide[:, row], edges, density=True, histtype="step", color="C1", label="q(z | x), the guide")
+                axes.set_yticks([])
+                axes.spines["left"].set_visible(False)
+            else:
+                axes.scatter(*shown[:, [column, row]].T, s=5, alpha=0.5, c=["C0", "C1"] * count, linewidths=0)
+                axes.set_ylim(low[row], high[row])
+            axes.set_xlim(low[column], high[column])
+            if row == n - 1:
+                axes.set_xlabel(names[column], fontsize=9)
+            if column == 0 < row:
+                axes.set_ylabel(names[row], fontsize=9)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    more = "" if n == len(compared.names) else f"\nthe {n} latents of {len(compared.names)} that together differ most"
+    title = f"posterior and guide of datum {compared.numbers[i]}, KL = {compared.kl[i].item():.2f} nats{more}"
+    figure.suptitle(title, fontsize=10)
     return figure

@@ -37,6 +37,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.paired",
         "inference.products",
         "inference.compiled",
+        "inference.posterior",
     ],
     ["inference.svi", "inference.fit"],
     [

@@ -233,14 +233,14 @@ def test_parts_that_the_page_does_not_know(changed):
         "noise": {"mean": -40.12345, "data_standard_error": 0.25},
         "other": {"nested": {"deep": [1, 2.5, None]}},
     }
-    posterior = {"a": {"x": 1, "y": 2.25}, "b": {"x": 3, "y": 4.5}}
-    folder = changed(ood=ood, posterior=posterior, skipped=None)
+    gradients = {"a": {"x": 1, "y": 2.25}, "b": {"x": 3, "y": 4.5}}
+    folder = changed(ood=ood, gradients=gradients, skipped=None)
     for name in ("ood_histogram", "something_else"):
         shutil.copy(folder / "figures" / "prior_samples.png", folder / "figures" / f"{name}.png")
     page = Page(report(folder))
     told = page.texts["more-ood"].replace("\N{NO-BREAK SPACE}", " ")
     mentions(told, "OOD", "tells them apart.", "0.812 ± 0.011", "−40.12 ± 0.25", "1, 2.5, —", "Ood histogram")
-    mentions(page.texts["more-posterior"], "Posterior", "2.25", "4.5")
+    mentions(page.texts["more-gradients"], "Gradients", "2.25", "4.5")
     assert "more-skipped" not in page.texts
     assert page.texts["figures"].count("Something else") == 1
     assert "Ood" not in page.texts["figures"]

@@ -42,6 +42,14 @@ def double(t: Tensor) -> Tensor:
     return (t.cpu() if t.device.type == "mps" else t).double()
 
 
+def quiet_arviz() -> Any:
+    """The module `arviz`, which is slow to import and, in 0.23, announces 1.0 whenever it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+    return arviz
+
+
 def check_data(model: Program, x: Any) -> None:
     """Raise `InputError` when there are no data, or when the model's likelihood does not accept the first thousand."""
     if len(x) == 0:
@@ -207,9 +215,6 @@ class LogMarginal(PerDatum):
 
     def to_arviz(self) -> "arviz.InferenceData":
         """An ArviZ `InferenceData`: `log_likelihood.x` holds the values, `sample_stats` the other columns by datum."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at every import
-            import arviz
         import xarray
 
         columns = {k: v.cpu().numpy() for k, v in self.per_datum.items()}
@@ -220,7 +225,7 @@ class LogMarginal(PerDatum):
             columns["num_particles"] = k.numpy()
         stats = xarray.Dataset({k: ("datum", v) for k, v in columns.items()}, attrs=attributes)
         likelihood = xarray.Dataset({"x": (("chain", "draw", "datum"), values[None, None])})
-        return arviz.InferenceData(log_likelihood=likelihood, sample_stats=stats)
+        return quiet_arviz().InferenceData(log_likelihood=likelihood, sample_stats=stats)
 
 
 class _Accumulator:

@@ -12,7 +12,7 @@ SUMMARY = {  # the keys of evaluation.json that have a place of their own
     "run", "epoch", "dataset", "split", "data", "data_in_split", "representation", "bridge", "num_particles",
     "least_particles", "log_marginal", "curve", "elbo", "reconstruction", "kl", "bits_per_dimension",
     "bits_per_dimension_of", "ess", "pareto_k", "verdict", "latents", "spec", "refinement_steps", "effort", "seed",
-    "checkpoint", "command", "versions", "gaps", "ais", "bdmc",
+    "checkpoint", "command", "versions", "gaps", "ais", "bdmc", "posterior",
 }  # fmt: skip
 
 CAPTIONS = {  # the pictures that the programs make, by the names of their files
@@ -24,6 +24,7 @@ CAPTIONS = {  # the pictures that the programs make, by the names of their files
     "manifold": "What the model makes of each point of the plane of its two latents.",
     "aggregated_posterior": "The posteriors of all data together (blue) and the prior (black), latent by latent. Where "
     "they differ, draws from the prior are unlike what the decoder has learned from.",
+    "posterior": "The latents of one datum: draws of the posterior by NUTS (blue) and of the guide (orange).",
     "posterior_means": "Posterior means of training data, coloured by label where there are labels.",
     "latents": "Posterior means in two dimensions, coloured by label where there are labels.",
 }

@@ -309,6 +309,31 @@ def opinions(facts: Facts) -> Html:
     return join(parts)
 
 
+def posterior(facts: Facts) -> Html:
+    """The guide beside draws of the posterior, for a few data."""
+    found = facts.s.get("posterior")
+    if not found:
+        return _missing("The guide beside draws of the posterior", _add("--posterior 4"))
+    names = {
+        "kl": "KL(q || p)", "kl_noise": "noise", "mean_off": "mean off", "ratio_least": "sd ratio: least",
+        "ratio_median": "median", "ratio_most": "most", "rhat": "R-hat", "ess_bulk": "ESS", "divergences": "diverged",
+    }  # fmt: skip
+    rows = [
+        [f"datum {i}", *(number(row[name], *([10] if name in ("ess_bulk", "divergences") else [])) for name in names)]
+        for i, row in zip(found["data"], found["rows"], strict=True)
+    ]
+    return join([
+        table(["", *names.values()], rows, caption="The moments of the guide beside those of the posterior"),
+        paragraph(f"By {found['num_chains']} chains of {short(found['num_samples'])} draws for each datum. KL is that "
+                  "of the two Gaussians with these moments, in nats; the noise is what the error of the draws adds. "
+                  "Of all latents: the largest distance of the means, in standard deviations (sd) of the posterior; sd "
+                  "of the guide over that of the posterior, below 1 where the guide is too narrow; the worst R-hat and "
+                  "effective sample size (ESS)."),
+        tag("ul", *(tag("li", warning) for warning in found["warnings"])) if found["warnings"] else None,
+        shown(facts, "posterior"),
+    ])  # fmt: skip
+
+
 def worst(facts: Facts) -> Html:
     """The data that the model finds least probable."""
     values = facts.columns["values"]
@@ -368,6 +393,7 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "samples": ("Samples and reconstructions", samples),
     "gaps": ("Why the ELBO lies below", gaps),
     "opinions": ("A second opinion", opinions),
+    "posterior": ("The guide beside the posterior", posterior),
     "worst": ("The least probable data", worst),
     "configuration": ("Configuration", configuration),
 }
