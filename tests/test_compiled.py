@@ -22,6 +22,7 @@ from pyro_vae import (
     MeanField,
     Spec,
     StandardNormal,
+    annealed_importance_sampling,
     build,
     fit,
     log_marginal,
@@ -353,9 +354,8 @@ def test_a_compiled_run_goes_on_exactly(call, tmp_path):
 WEIGHED = [(axis, name) for axis, name in MEMBERS if axis != "objective" and name != "Delta"]
 
 
-@pytest.mark.parametrize(("axis", "member"), WEIGHED)
-def test_importance_weighting_as_a_graph(axis, member, no_compiler, monkeypatch):
-    monkeypatch.setitem(estimators.CHUNK, "cpu", 12)  # 11 draws of one datum at a time
+def evaluated(axis, member, estimate):
+    """The columns of `estimate(vae, x, compile)` by a graph and without one, from the same random numbers."""
     torch.manual_seed(0)
     vae = build(Spec(SHAPE, D, **{**PLAIN, axis: SHORTER.get(member, member)})).double().eval()
     x = example(vae.model.likelihood.support, 5, *SHAPE)
@@ -365,9 +365,29 @@ def test_importance_weighting_as_a_graph(axis, member, no_compiler, monkeypatch)
         torch.manual_seed(1)
         with warnings.catch_warnings():
             warnings.simplefilter("error", CompileWarning)
-            results.append(log_marginal(vae.model, vae.guide, x, num_particles=33, compile=asked))
-    for name, column in results[0].per_datum.items():
-        torch.testing.assert_close(column, results[1].per_datum[name], rtol=1e-8, atol=1e-8)
+            results.append(estimate(vae, x, asked).per_datum)
+    return [(column, results[1][name]) for name, column in results[0].items()]
+
+
+@pytest.mark.parametrize(("axis", "member"), WEIGHED)
+def test_importance_weighting_as_a_graph(axis, member, no_compiler, monkeypatch):
+    monkeypatch.setitem(estimators.CHUNK, "cpu", 12)  # 11 draws of one datum at a time
+
+    def estimate(vae, x, asked):
+        return log_marginal(vae.model, vae.guide, x, num_particles=33, compile=asked)
+
+    for mine, eager in evaluated(axis, member, estimate):
+        torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("axis", "member"), WEIGHED)
+def test_annealing_as_a_graph(axis, member, no_compiler):
+    def estimate(vae, x, asked):
+        options = {"num_chains": 3, "num_temperatures": 4, "leapfrogs": 2, "compile": asked}
+        return annealed_importance_sampling(vae.model, x, guide=vae.guide if axis == "guide" else None, **options)
+
+    for mine, eager in evaluated(axis, member, estimate):
+        torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
 
 
 def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, monkeypatch):

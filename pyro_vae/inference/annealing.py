@@ -3,18 +3,28 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae._abstract import local_parameters, localise
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import PerDatum, check_data, double
+from pyro_vae.inference.estimators import (
+    CHUNK,
+    LARGEST_CHUNK,
+    MEMORY,
+    REPAID,
+    PerDatum,
+    bytes_of,
+    check_data,
+    choice,
+    compiled,
+    double,
+)
 
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
-LogDensity = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -108,57 +118,62 @@ def temperatures(count: int, shape: str = "sigmoid") -> Tensor:
     return (s - s[0]) / (s[-1] - s[0])
 
 
+class _Place(NamedTuple):
+    """Where chains are: latents `(C, B, D)`, both log-densities there `(C, B)`, and their gradients `(C, B, D)`."""
+
+    z: Tensor
+    start: Tensor
+    joint: Tensor
+    start_gradient: Tensor
+    joint_gradient: Tensor
+
+    @property
+    def difference(self) -> Tensor:
+        """`log p(x, z) - log start(z)`, in double precision."""
+        return double(self.joint) - double(self.start)
+
+    def density(self, beta: float) -> Tensor:
+        return (1 - beta) * self.start + beta * self.joint
+
+    def gradient(self, beta: float) -> Tensor:
+        return (1 - beta) * self.start_gradient + beta * self.joint_gradient
+
+
 class _Path:
     """The densities `start^(1 - beta) joint^beta` of one batch, and moves that keep them.
 
-    Both take latents `(C, B, D)` and return `(C, B)`.
+    Both densities and their gradients are known wherever a chain stands, so a temperature costs no evaluation of its
+    own and a move as many as it has steps.
     """
 
-    def __init__(self, start: LogDensity, joint: LogDensity, betas: Tensor, leapfrogs: int) -> None:
-        self.start, self.joint, self.betas, self.leapfrogs = start, joint, betas.tolist(), leapfrogs
+    def __init__(self, look: Callable[[Tensor], _Place], betas: Tensor, leapfrogs: int) -> None:
+        self.look, self.betas, self.leapfrogs = look, betas.tolist(), leapfrogs
 
-    def density(self, z: Tensor, beta: float) -> Tensor:
-        if beta == 1:
-            return self.joint(z)
-        return (1 - beta) * self.start(z) + beta * self.joint(z)
-
-    @torch.no_grad()
-    def difference(self, z: Tensor) -> Tensor:
-        """`log p(x, z) - log start(z)`, in double precision."""
-        return double(self.joint(z)) - double(self.start(z))
-
-    def gradient(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            value = self.density(z, beta)
-            return value.detach(), torch.autograd.grad(value.sum(), z)[0]
-
-    def move(self, z: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor]:
-        """One Hamiltonian move of `leapfrogs` steps of length `step`, `(B,)`: the new z, and whether it was accepted.
+    def move(self, here: _Place, beta: float, step: Tensor) -> tuple[_Place, Tensor]:
+        """One Hamiltonian move of `leapfrogs` steps of length `step`, `(B,)`: the new place, and whether it was taken.
 
         Source: Neal 2011, MCMC Using Hamiltonian Dynamics.
         """
-        step = step[:, None].to(z)
-        value, g = self.gradient(z, beta)
-        momentum = torch.randn_like(z)
-        energy = value - 0.5 * momentum.square().sum(-1)
-        new, p = z, momentum + 0.5 * step * g
+        step = step[:, None].to(here.z)
+        momentum = torch.randn_like(here.z)
+        energy = here.density(beta) - 0.5 * momentum.square().sum(-1)
+        there, p = here, momentum + 0.5 * step * here.gradient(beta)
         for i in range(self.leapfrogs):
-            new = new + step * p
-            value, g = self.gradient(new, beta)
-            p = p + (step if i < self.leapfrogs - 1 else 0.5 * step) * g
-        gain = value - 0.5 * p.square().sum(-1) - energy
+            there = self.look(there.z + step * p)
+            p = p + (step if i < self.leapfrogs - 1 else 0.5 * step) * there.gradient(beta)
+        gain = there.density(beta) - 0.5 * p.square().sum(-1) - energy
         accepted = torch.rand_like(gain).log() < gain.nan_to_num(-math.inf)
-        return torch.where(accepted[..., None], new, z), accepted
+        masks = (accepted if t.dim() == accepted.dim() else accepted[..., None] for t in here)
+        return _Place(*(torch.where(m, new, old) for m, new, old in zip(masks, there, here, strict=True))), accepted
 
     def tune(self, z: Tensor) -> Tensor:
         """Step sizes for each temperature between the ends and each datum, from chains of their own."""
         if len(self.betas) == 2:
             return z.new_empty(0)
         step = torch.full(z.shape[1:2], 0.5 * z.shape[-1] ** -0.25, dtype=torch.float64, device=z.device)
-        found = []
+        place, found = self.look(z), []
         for beta in [self.betas[1]] * 30 + self.betas[1:-1]:
-            z, accepted = self.move(z, beta, step)
+            place, accepted = self.move(place, beta, step)
             found.append(step)
             step = step * (0.2 * (accepted.double().mean(0) - TARGET)).exp()
         return torch.stack(found[30:])
@@ -166,21 +181,30 @@ class _Path:
     def forward(self, z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """From draws of the start: `log w`, `(C, B)`, and the share of accepted moves, `(B,)`."""
         log_w, accepted = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device), []
+        place = self.look(z)
         for t in range(1, len(self.betas)):
-            log_w = log_w + (self.betas[t] - self.betas[t - 1]) * self.difference(z)
+            log_w = log_w + (self.betas[t] - self.betas[t - 1]) * place.difference
             if t < len(self.betas) - 1:
-                z, moved = self.move(z, self.betas[t], steps[t - 1])
+                place, moved = self.move(place, self.betas[t], steps[t - 1])
                 accepted.append(moved.double().mean(0))
         return log_w, torch.stack(accepted).mean(0) if accepted else torch.ones_like(log_w[0])
 
     def backward(self, z: Tensor, steps: Tensor) -> Tensor:
         """From posterior draws: the `log w` of the chain run the other way, `(C, B)`; `E[1 / w]` is `1 / p(x)`."""
         log_w = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+        place = self.look(z)
         for t in range(len(self.betas) - 1, 0, -1):
             if t < len(self.betas) - 1:
-                z, _ = self.move(z, self.betas[t], steps[t - 1])
-            log_w = log_w + (self.betas[t] - self.betas[t - 1]) * self.difference(z)
+                place, _ = self.move(place, self.betas[t], steps[t - 1])
+            log_w = log_w + (self.betas[t] - self.betas[t - 1]) * place.difference
         return log_w
+
+
+def gradients_per_datum(num_chains: int, num_temperatures: int, leapfrogs: int = 10) -> int:
+    """How many gradients of `log p(x, z)` `annealed_importance_sampling` takes for one datum."""
+    between = num_temperatures - 1
+    tuning = max(num_chains // 2, 1) * (1 + (30 + between) * leapfrogs) if between else 0
+    return tuning + num_chains * (1 + between * leapfrogs)
 
 
 def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,14 +216,39 @@ def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value.cpu(), error.cpu(), (chains / ratio.square().mean(0)).cpu()
 
 
-def _path(model: Any, guide: Any, x: Tensor, betas: Tensor, leapfrogs: int) -> tuple[_Path, Callable[[int], Tensor]]:
-    """The path for one batch, and what draws n starts for each datum, `(n, B, D)`."""
-    if not hasattr(model, "log_joint") or not hasattr(model, "prior"):
-        raise InputError("annealing needs a model with log_joint and prior, such as that of a VAE")
-    p = guide.given(x) if guide is not None else model.prior().expand((len(x),))
-    if not getattr(guide, "has_density", True):
-        raise InputError("the guide is a point for each datum; anneal from the prior instead")
-    return _Path(p.log_prob, lambda z: model.log_joint(x, z), betas, leapfrogs), lambda n: p.sample((n,))
+class _Paths:
+    """Makes the path of each batch: both log-densities and their gradients come from one function, or one graph."""
+
+    def __init__(self, model: Any, guide: Any, betas: Tensor, leapfrogs: int) -> None:
+        if not hasattr(model, "log_joint") or not hasattr(model, "prior"):
+            raise InputError("annealing needs a model with log_joint and prior, such as that of a VAE")
+        if not getattr(guide, "has_density", True):
+            raise InputError("the guide is a point for each datum; anneal from the prior instead")
+        self.model, self.guide, self.betas, self.leapfrogs = model, guide, betas, leapfrogs
+        self.densities: Callable[[Tensor, Tensor], tuple[list[Tensor], Any]] = self._densities
+
+    def start(self, x: Tensor) -> Any:
+        return self.model.prior().expand((len(x),)) if self.guide is None else self.guide.given(x)
+
+    def _densities(self, x: Tensor, z: Tensor) -> tuple[list[Tensor], None]:
+        """The values and gradients of a `_Place`."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            values = [self.start(x).log_prob(z), self.model.log_joint(x, z)]
+            gradients = [torch.autograd.grad(value.sum(), z, retain_graph=True)[0] for value in values]
+        return [v.detach() for v in (*values, *gradients)], None
+
+    def prepare(self, x: Tensor, rows: int, memory: int, wanted: bool | str) -> int:
+        """How many rows to evaluate at a time, measured on a datum; compiles if `rows` are many in all."""
+        row = 64 + bytes_of(lambda: self._densities(x[:1], self.start(x[:1]).sample((1,))))
+        modules = [m for m in (self.model, self.guide) if isinstance(m, nn.Module)]
+        if choice(wanted, repaid=rows * row >= REPAID) and len(modules) == 2 - (self.guide is None):
+            self.densities = compiled(self._densities, modules, "annealing", asked=wanted is True)
+        return min(memory // row or 1, CHUNK.get(x.device.type, LARGEST_CHUNK))
+
+    def over(self, x: Tensor) -> _Path:
+        """The path for one batch."""
+        return _Path(lambda z: _Place(z, *self.densities(x, z)[0]), self.betas, self.leapfrogs)
 
 
 @torch.no_grad()
@@ -212,7 +261,8 @@ def annealed_importance_sampling(
     num_temperatures: int = 500,
     leapfrogs: int = 10,
     schedule: str = "sigmoid",
-    batch_size: int = 50,
+    memory: int = MEMORY,
+    compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> AnnealedEstimate:
     """Estimate `log p(x)` of each datum by chains from the prior, or the guide, to the posterior.
@@ -229,7 +279,8 @@ def annealed_importance_sampling(
         num_temperatures: T steps from the start to the posterior.
         leapfrogs: of each move.
         schedule: `'sigmoid'` or `'linear'`; see `temperatures`.
-        batch_size: data at a time; `num_chains` times as many rows go through the decoder.
+        memory: bytes to keep within, beside the data and the networks.
+        compile: evaluate the densities by a compiled graph, as in `log_marginal`.
         progress: called with the number of data done since its last call.
 
     Returns:
@@ -250,15 +301,18 @@ def annealed_importance_sampling(
     """
     check_data(model, x)
     betas = temperatures(num_temperatures, schedule)
-    _whole(num_chains=num_chains, leapfrogs=leapfrogs, batch_size=batch_size)
+    _whole(num_chains=num_chains, leapfrogs=leapfrogs, memory=memory)
+    paths = _Paths(model, guide, betas, leapfrogs)
     result: AnnealedEstimate | None = None
     localise(model, guide)
     with local_parameters(), pyro.validation_enabled(False):
+        rows = len(x) * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
+        batch_size = max(1, paths.prepare(x[:1], rows, memory, compile) // num_chains)
         for start in range(0, len(x), batch_size):
             batch = x[start : start + batch_size]
-            path, draw = _path(model, guide, batch, betas, leapfrogs)
-            steps = path.tune(draw(max(num_chains // 2, 1)))
-            log_w, accepted = path.forward(draw(num_chains), steps)
+            path, p = paths.over(batch), paths.start(batch)
+            steps = path.tune(p.sample((max(num_chains // 2, 1),)))
+            log_w, accepted = path.forward(p.sample((num_chains,)), steps)
             value, error, ess = _estimate(log_w)
             part = AnnealedEstimate(value, error, ess, accepted.cpu(), num_chains, num_temperatures)
             result = part if result is None else result + part
@@ -278,7 +332,8 @@ def bidirectional_monte_carlo(
     num_temperatures: int = 500,
     leapfrogs: int = 10,
     schedule: str = "sigmoid",
-    batch_size: int = 50,
+    memory: int = MEMORY,
+    compile: bool | str = "auto",
 ) -> Sandwich:
     """Bounds on `log p(x)` from both sides for `n` data simulated from the model: how far the schedule can be trusted.
 
@@ -294,7 +349,8 @@ def bidirectional_monte_carlo(
         num_temperatures: as there.
         leapfrogs: as there.
         schedule: as there.
-        batch_size: as there.
+        memory: as there.
+        compile: as there.
 
     Raises:
         InputError: as there.
@@ -302,20 +358,23 @@ def bidirectional_monte_carlo(
     Source: Grosse, Ghahramani & Adams 2015, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo.
     """
     betas = temperatures(num_temperatures, schedule)
-    _whole(n=n, num_chains=num_chains, leapfrogs=leapfrogs, batch_size=batch_size)
+    _whole(n=n, num_chains=num_chains, leapfrogs=leapfrogs, memory=memory)
+    paths = _Paths(model, guide, betas, leapfrogs)
     lower: AnnealedEstimate | None = None
     uppers, errors = [], []
     localise(model, guide)
     with local_parameters(), pyro.validation_enabled(False):
-        for start in range(0, n, batch_size):
-            z = model.prior().sample((min(batch_size, n - start),))
-            x = model.likelihood(model.decoder(z)).sample()
-            path, draw = _path(model, guide, x, betas, leapfrogs)
-            steps = path.tune(draw(max(num_chains // 2, 1)))
-            log_w, accepted = path.forward(draw(num_chains), steps)
+        z = model.prior().sample((n,))
+        x = model.likelihood(model.decoder(z)).sample()
+        rows = 2 * n * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
+        batch_size = max(1, paths.prepare(x[:1], rows, memory, compile) // num_chains)
+        for exact, batch in zip(z.split(batch_size), x.split(batch_size), strict=True):
+            path, p = paths.over(batch), paths.start(batch)
+            steps = path.tune(p.sample((max(num_chains // 2, 1),)))
+            log_w, accepted = path.forward(p.sample((num_chains,)), steps)
             part = AnnealedEstimate(*_estimate(log_w), accepted.cpu(), num_chains, num_temperatures)
             lower = part if lower is None else lower + part
-            value, error, _ = _estimate(-path.backward(z.expand(num_chains, *z.shape), steps))
+            value, error, _ = _estimate(-path.backward(exact.expand(num_chains, *exact.shape), steps))
             uppers.append(-value)
             errors.append(error)
     assert lower is not None

@@ -320,19 +320,39 @@ class _Allocations(TorchDispatchMode):
         return out
 
 
+def bytes_of(call: Callable[[], Any]) -> int:
+    """Memory for what a call computes; the random streams are left as they were."""
+    with forked_random(), _Allocations() as allocations:
+        call()
+    return allocations.bytes
+
+
+def choice(wanted: bool | str, *, repaid: bool) -> bool:
+    """Whether to compile, where that may be `'auto'`."""
+    if wanted not in (True, False, "auto"):
+        raise InputError(f"compile={wanted!r} must be True, False or 'auto'")
+    return repaid if isinstance(wanted, str) else wanted
+
+
+def compiled(function: Callable[..., Any], modules: list[nn.Module], name: str, *, asked: bool) -> Compiled:
+    """A function of tensors and of modules that do not change; unasked, a failure is logged and not warned of."""
+    state = list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
+    warn = None if asked else logging.getLogger(__name__).info
+    return Compiled(function, state=lambda: (state, None), name=name, warn=warn)
+
+
 def _bytes_per_draw(model: Program, guide: Program, x: Any) -> int:
     """Memory for one particle of one datum, measured on the first datum: the difference between 3 particles and 1."""
-    needed = []
-    for count in (1, 3):
-        with forked_random(), _Allocations() as allocations:
-            t = terms(model, guide, x[:1], num_particles=count)
-            if not all(s.q is None or has_density(s.q) for s in t.sites.values()):
-                raise InputError(
-                    "the guide is a point for each datum, without a density to weigh draws by, so log p(x) cannot be "
-                    "estimated from it; train with another guide, such as MeanField"
-                )
-        needed.append(allocations.bytes)
-    return max((needed[1] - needed[0]) // 2, 64)
+
+    def draw(count: int) -> None:
+        t = terms(model, guide, x[:1], num_particles=count)
+        if not all(s.q is None or has_density(s.q) for s in t.sites.values()):
+            raise InputError(
+                "the guide is a point for each datum, without a density to weigh draws by, so log p(x) cannot be "
+                "estimated from it; train with another guide, such as MeanField"
+            )
+
+    return max((bytes_of(lambda: draw(3)) - bytes_of(lambda: draw(1))) // 2, 64)
 
 
 @torch.no_grad()
@@ -379,8 +399,7 @@ def log_marginal(
     check_data(model, x)
     if not isinstance(num_particles, int) or num_particles < 1:
         raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
-    if not any(compile is choice for choice in (True, False, "auto")):
-        raise InputError(f"compile={compile!r} must be True, False or 'auto'")
+    choice(compile, repaid=False)
     localise(model, guide)
     with local_parameters():
         draw = _bytes_per_draw(model, guide, x)
@@ -414,12 +433,9 @@ def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool
         return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
 
     modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
-    if len(modules) < 2 or not (wanted is True or (wanted == "auto" and repaid)):
+    if len(modules) < 2 or not choice(wanted, repaid=repaid):
         return weigh
-
-    state = list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
-    warn = None if wanted is True else logging.getLogger(__name__).info
-    return Compiled(weigh, state=lambda: (state, None), name="importance weighting", warn=warn)
+    return compiled(weigh, modules, "importance weighting", asked=wanted is True)
 
 
 class _Chunks(NamedTuple):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import Bound, batches, check_data, elbo
+from pyro_vae.inference.estimators import Bound, batches, check_data, choice, elbo
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
 
@@ -213,12 +213,10 @@ def run_epochs(
 
 def _compile(svi: SVI, wanted: bool | str, steps: int, batch_size: int, say: Callable[[str], None] | None) -> None:
     """Compile the steps of a run if that is `wanted`, or `'auto'` and the run long enough."""
-    if wanted not in (True, False, "auto"):
-        raise InputError(f"compile={wanted!r} must be True, False or 'auto'")
     device = svi.optimizer.param_groups[0]["params"][0].device.type if svi.has_optimizer else "cpu"
     repaid = REPAID.get(device, math.inf)
-    if wanted is True or (wanted == "auto" and steps >= repaid):
-        svi.compile(batch_size=batch_size, limit=None if wanted is True else LARGEST, warn=say)
+    if choice(wanted, repaid=steps >= repaid):
+        svi.compile(batch_size=batch_size, limit=LARGEST if wanted == "auto" else None, warn=say)
     if svi.compiled and wanted == "auto":
         text = f"{steps:,} steps repay compiling, which {repaid:,} and more do; the first epoch includes it"
         (say or logging.getLogger(__name__).info)(text)
