@@ -13,6 +13,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae import (
     ELBO,
+    MLP,
     SVI,
     VAE,
     Annealed,
@@ -401,23 +402,26 @@ def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, mon
         assert len(graphs) == expected
 
 
-def test_large_products_take_the_faster_library(monkeypatch):
-    """Values and gradients of a graph whose products are oneDNN's."""
+@pytest.mark.parametrize("batch", [200, 600])
+def test_large_products_take_the_faster_library(batch, monkeypatch):
+    """Steps by a graph whose products are oneDNN's, by the fused kernel that trusts in the layout of gradients."""
     taken = []
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(compiled, "by_onednn", lambda module: taken.append(products.by_onednn(module)) or taken[-1])
     torch.manual_seed(0)
     vae = build(Spec((16, 16), 8, network="mlp(hidden=(150,))"))
     twin = copy.deepcopy(vae)
-    x = torch.rand(200, 16, 16).round()
+    x = torch.rand(batch, 16, 16).round()
     found = []
     for pair, asked in ((vae, True), (twin, False)):
         torch.manual_seed(1)
-        svi = SVI(pair.model, pair.guide, torch.optim.SGD(pair.parameters(), lr=0.1), ELBO(), compile=asked)
-        found.append([svi.loss_and_grads(x)[0], *(p.grad for p in pair.parameters())])
+        adam = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=asked)
+        svi = SVI(pair.model, pair.guide, adam, ELBO(), compile=asked)
+        losses = [svi.step(x) for _ in range(6)]
+        found.append([*losses, *(p.detach() for p in pair.parameters())])
     assert taken == [True]
     for mine, eager in zip(*found, strict=True):
-        torch.testing.assert_close(mine, eager, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(mine, eager, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -448,3 +452,31 @@ def test_adam_moves_as_pytorch_moves_it(options):
         assert torch.equal(mine, theirs)
     mine, theirs = (svi.optimizer.state_dict()["state"] for svi in svis)
     assert all(torch.equal(value, theirs[i][name]) for i, state in mine.items() for name, value in state.items())
+
+
+class Odd(torch.nn.Module):
+    """A decoder whose parameters get gradients in other layouts than their own: transposed, and expanded."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 2, generator=torch.Generator().manual_seed(0)))
+        self.level = torch.nn.Parameter(torch.arange(4.0))
+
+    def forward(self, z):
+        return (z.flatten(0, -2) @ self.weight.T).unflatten(0, z.shape[:-1]).unsqueeze(-2) + self.level.sum()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_have_the_layout_that_fused_adam_trusts_in(compile, no_compiler):
+    x = torch.rand(8, 4).round()
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        vae = VAE(StandardNormal(2), Odd(), Bernoulli((4,)), MeanField(MLP((4,), hidden=(3,)), 2))
+        adam = torch.optim.Adam(vae.parameters(), lr=0.01, fused=fused)
+        svi = SVI(vae.model, vae.guide, adam, ELBO(), compile=compile and fused)
+        for _ in range(5):
+            svi.step(x)
+        found.append(list(vae.parameters()))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)

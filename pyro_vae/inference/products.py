@@ -10,6 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule
 
 SMALLEST = 3_000_000  # multiplications of a product from which the library matters more than the call
+LONG = 500  # terms of a sum from which it pays to turn a product round and back
 
 
 def by_onednn(module: GraphModule) -> bool:
@@ -34,8 +35,11 @@ def by_onednn(module: GraphModule) -> bool:
         if not onednn_is_faster():
             return False
         with graph.inserting_before(node):
-            if bias is None and not x.is_contiguous() and x.shape[0] > y.shape[1]:  # a gradient of a wide layer:
-                product = _transposed(graph, _product(graph, _transposed(graph, b), a, None))  # it wants few rows
+            if bias is None and not x.is_contiguous() and x.shape[0] > y.shape[1] and len(y) >= LONG:
+                # The gradient of a wide layer: oneDNN is twice as fast with the fewer rows on the left.
+                turned = _transposed(graph, _product(graph, _transposed(graph, b), a, None))
+                layout = {"memory_format": torch.contiguous_format}
+                product = graph.call_function(torch.ops.aten.clone.default, (turned,), layout)
             else:
                 product = _product(graph, a, _transposed(graph, b), bias)
         node.replace_all_uses_with(product)

@@ -189,7 +189,7 @@ class SVI:
             loss = loss / len(args[0])
         parameters = [(i, p) for i, p in enumerate(self._parameters()) if p.requires_grad]
         gradients = torch.autograd.grad(loss, [p for _, p in parameters], allow_unused=True)
-        found = [(i, g) for (i, _), g in zip(parameters, gradients, strict=True) if g is not None]
+        found = [(i, _as_laid_out(g, p)) for (i, p), g in zip(parameters, gradients, strict=True) if g is not None]
         record = _record(loss.detach(), t)
         return [record.values, *(g for _, g in found)], (record.sites, [i for i, _ in found])
 
@@ -238,6 +238,16 @@ class SVI:
         known = {p for group in self._optimizer.param_groups for p in group["params"]}
         if new := [p for p in dict.fromkeys(found) if p not in known]:
             self._optimizer.add_param_group({"params": new})
+
+
+def _as_laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the memory layout of its parameter, which fused optimizers take for granted.
+
+    What autograd returns can be transposed, or one number expanded over a shape; a kernel that walks through memory
+    would give elements the gradients of others.
+    """
+    same = gradient.stride() == parameter.stride() and gradient.dtype == parameter.dtype
+    return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
 def _accumulate(parameters: list[Tensor], gradients: list[Tensor]) -> None:
