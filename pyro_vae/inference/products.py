@@ -38,7 +38,7 @@ def by_onednn(module: GraphModule) -> bool:
             if bias is None and not x.is_contiguous() and x.shape[0] > y.shape[1] and len(y) >= LONG:
                 # The gradient of a wide layer: oneDNN is twice as fast with the fewer rows on the left.
                 turned = _transposed(graph, _product(graph, _transposed(graph, b), a, None))
-                layout = {"memory_format": torch.contiguous_format}
+                layout: Any = {"memory_format": torch.contiguous_format}
                 product = graph.call_function(torch.ops.aten.clone.default, (turned,), layout)
             else:
                 product = _product(graph, a, _transposed(graph, b), bias)
