@@ -49,7 +49,7 @@ def write(page: Path, device: str, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each contestant (default: 15)")
+    parser.add_argument("--rounds", type=int, default=31, help="timings of each contestant (default: 31)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all cores)")
     parser.add_argument("--only", help="training steps alone, whose name and batch begin so, such as 'MLP 100'")

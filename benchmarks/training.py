@@ -58,7 +58,7 @@ def timed(steps: dict[str, Step], *, rounds: int, seconds: float, device: str) -
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def measure(setting: Setting, *, rounds: int, seconds: float = 0.1) -> dict[str, float]:
+def measure(setting: Setting, *, rounds: int, seconds: float = 0.03) -> dict[str, float]:
     """The median seconds of a step of each contestant that there is."""
     steps = {name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None}
     return timed(steps, rounds=rounds, seconds=seconds, device=setting.device)

@@ -21,7 +21,13 @@ PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
     ["_errors", "_source"],
     ["_abstract", "networks.base", "networks.dense", "networks.conv", "networks"],
-    ["distributions.mixture", "distributions.pushforward", "distributions.zuko", "distributions"],
+    [
+        "distributions.mixture",
+        "distributions.normal",
+        "distributions.pushforward",
+        "distributions.zuko",
+        "distributions",
+    ],
     ["inference.importance"],
     [
         "inference.diagnostics",

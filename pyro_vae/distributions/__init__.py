@@ -1,6 +1,7 @@
 """Distributions over latents that PyTorch and Pyro lack, or have in a slower or less exact form."""
 
 from pyro_vae.distributions.mixture import DiagonalMixture
+from pyro_vae.distributions.normal import DiagonalNormal, Standard
 from pyro_vae.distributions.pushforward import Pushforward, Step
 
-__all__ = ["DiagonalMixture", "Pushforward", "Step"]
+__all__ = ["DiagonalMixture", "DiagonalNormal", "Pushforward", "Standard", "Step"]

@@ -24,7 +24,7 @@ def has_density(q: Any) -> bool:
 
 def kind(d: Any) -> str:
     """The name of a distribution for a message, whatever it is wrapped in."""
-    return type(d.base_dist if type(d).__name__ == "Independent" else d).__name__
+    return type(d.base_dist if isinstance(d, torch.distributions.Independent) else d).__name__
 
 
 class Site(NamedTuple):
@@ -126,23 +126,25 @@ def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **
     if extra := sorted(n for n, s in q_sites.items() if n not in p_sites and not s["infer"].get("is_auxiliary")):
         raise InputError(f"site {extra[0]!r} of the guide does not stand in the model")
 
-    zero = next(iter(p_sites.values()))["value"].new_zeros(())
-    log_px, log_pz, log_qz, sites = zero, zero, zero, {}
+    log_px: list[Tensor] = []
+    log_pz: list[Tensor] = []
+    log_qz: list[Tensor] = []
+    sites: dict[str, Site] = {}
     for name in {**q_sites, **p_sites}:
         p_site, q_site = p_sites.get(name), q_sites.get(name)
         log_p = None if p_site is None else _log_prob(name, p_site, shape)
         log_q = None if q_site is None else _log_prob(name, q_site, shape)
         if log_q is not None:
-            log_qz = log_qz + log_q
-        if log_p is not None and q_site is None:
-            log_px = log_px + log_p
-        elif log_p is not None:
-            log_pz = log_pz + log_p
+            log_qz.append(log_q)
+        if log_p is not None:
+            (log_px if q_site is None else log_pz).append(log_p)
         first: Any = q_site or p_site
         last: Any = p_site or q_site
         p_fn, q_fn = p_site and p_site["fn"], q_site and q_site["fn"]
         sites[name] = Site(first["value"], p_fn, q_fn, log_p=log_p, log_q=log_q, seen=last["value"])
-    return Terms(log_px.expand(shape), log_pz.expand(shape), log_qz.expand(shape), sites, scale)
+    zero = next(iter(p_sites.values()))["value"].new_zeros(())
+    sums = [sum(parts[1:], parts[0]) if parts else zero.expand(shape) for parts in (log_px, log_pz, log_qz)]
+    return Terms(sums[0], sums[1], sums[2], sites, scale)
 
 
 def _frame(sites: dict[str, Any]) -> tuple[tuple[int, int], float]:

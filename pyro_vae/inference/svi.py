@@ -299,8 +299,8 @@ def _record(loss: Tensor, t: Terms | None) -> Record:
             if log_prob is not None:
                 sites.append(f"{name!r} under the {program}")
                 named.append(log_prob)
-    sums = [log_prob.detach().mean(0).sum() for log_prob in named]
-    return Record(torch.stack([loss, *(s.to(loss.dtype) for s in sums)]), tuple(sites))
+    sums = torch.stack([log_prob.detach() for log_prob in named]).sum((1, 2)) / named[0].shape[0]
+    return Record(torch.cat([loss.unsqueeze(0), sums.to(loss.dtype)]), tuple(sites))
 
 
 def _attributes(loss: Any) -> tuple[list[Tensor], list[Hashable]]:

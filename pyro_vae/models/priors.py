@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae._errors import InputError
-from pyro_vae.distributions import DiagonalMixture, Pushforward
+from pyro_vae.distributions import DiagonalMixture, Pushforward, Standard
 from pyro_vae.distributions.pushforward import Zuko
 from pyro_vae.distributions.zuko import flow
 from pyro_vae.networks import Standardised
@@ -59,7 +59,7 @@ class StandardNormal(Prior):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> Distribution:
-        return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+        return Standard(dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
 
 
 class GaussianMixture(Prior):
@@ -146,7 +146,7 @@ class Flow(Prior):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> Distribution:
-        noise = dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+        noise = Standard(dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
         return Pushforward(noise, [Zuko(self.flow)])
 
 

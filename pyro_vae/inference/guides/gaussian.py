@@ -7,13 +7,13 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae.distributions import DiagonalMixture
+from pyro_vae.distributions import DiagonalMixture, DiagonalNormal
 from pyro_vae.inference.guides.base import HeadGuide, at_least_one
 
 
 def normal(loc: Tensor, log_scale: Tensor) -> Distribution:
     """`N(loc, diag(exp(log_scale)^2))`, from two tensors `(..., latent_dim)`."""
-    return dist.Normal(loc, log_scale.exp(), validate_args=False).to_event(1)
+    return DiagonalNormal(loc, log_scale)
 
 
 class MeanField(HeadGuide):

@@ -86,7 +86,7 @@ class Objective(pyro.infer.ELBO, ABC):
 
 def independent(q: Any) -> bool:
     """Whether a latent vector's entries are independent, each with a density of its own."""
-    return type(q).__name__ == "Independent" and q.reinterpreted_batch_ndims == 1 and has_density(q)
+    return isinstance(q, torch.distributions.Independent) and q.reinterpreted_batch_ndims == 1 and has_density(q)
 
 
 def closed_kl(site: Site) -> Tensor:
