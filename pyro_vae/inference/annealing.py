@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae._abstract import local_parameters, localise
 from pyro_vae._errors import InputError
+from pyro_vae.inference.diagnostics import pareto_k, tail_length
 from pyro_vae.inference.estimators import (
     CHUNK,
     LARGEST_CHUNK,
@@ -34,7 +35,8 @@ class AnnealedEstimate(PerDatum):
     Attributes:
         values: `log 1/C sum_c w_c`, a lower bound on `log p(x)` in expectation, shape `(N,)`.
         standard_errors: from the spread over chains, by the delta method.
-        ess: effective number of chains, `(sum w)^2 / sum w^2`.
+        ess: effective number of chains, `(sum w)^2 / sum w^2`; a few of them make the interval wide, not wrong.
+        pareto_k: tail index of the chains' weights, as in `LogMarginal`; `inf` for fewer than 25 chains.
         acceptance: share of accepted moves.
         num_chains: C.
         num_temperatures: intermediate distributions.
@@ -45,6 +47,7 @@ class AnnealedEstimate(PerDatum):
     values: Tensor
     standard_errors: Tensor
     ess: Tensor
+    pareto_k: Tensor
     acceptance: Tensor
     num_chains: int
     num_temperatures: int
@@ -57,15 +60,15 @@ class AnnealedEstimate(PerDatum):
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
-        """The four columns by name, each `(N,)`."""
+        """The five columns by name, each `(N,)`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("num_")}
 
     def __str__(self) -> str:
         return (
             f"log p(x) = {self.mean:.3f} nats per datum, ± {self.data_standard_error:.3f} (data) ± "
-            f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), by {self.num_chains} annealed chains over "
-            f"{self.num_temperatures} temperatures on {len(self)} data, acceptance "
-            f"{self.acceptance.mean().item():.2f}, median ESS {self.ess.median().item():.1f} chains."
+            f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {self._interval()}, "
+            f"by {self.num_chains} annealed chains over {self.num_temperatures} temperatures on {len(self)} data, "
+            f"acceptance {self.acceptance.mean().item():.2f}, median ESS {self.ess.median().item():.1f} chains."
         )
 
 
@@ -207,13 +210,26 @@ def gradients_per_datum(num_chains: int, num_temperatures: int, leapfrogs: int =
     return tuning + num_chains * (1 + between * leapfrogs)
 
 
-def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`log 1/C sum w`, its standard error, and the effective number of chains, each `(B,)`, on the host."""
+def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`log 1/C sum w`, its standard error, the effective number of chains and Pareto k, each `(B,)`, on the host."""
     chains = len(log_w)
     value = log_w.logsumexp(0) - math.log(chains)
     ratio = (log_w - value).exp()
     error = ratio.std(0) / math.sqrt(chains) if chains > 1 else torch.full_like(value, math.nan)
-    return value.cpu(), error.cpu(), (chains / ratio.square().mean(0)).cpu()
+    largest = log_w.topk(min(tail_length(chains) + 1, chains), dim=0).values.T
+    return value.cpu(), error.cpu(), (chains / ratio.square().mean(0)).cpu(), pareto_k(largest).cpu()
+
+
+def _discrete(p: Any) -> bool:
+    try:
+        return bool(p.support.is_discrete)
+    except (AttributeError, NotImplementedError):  # no support is told
+        return False
+
+
+def annealable(model: Any) -> bool:
+    """Whether there is a path from the prior to the posterior: a joint density of continuous latents."""
+    return hasattr(model, "log_joint") and hasattr(model, "prior") and not _discrete(model.prior())
 
 
 class _Paths:
@@ -222,6 +238,8 @@ class _Paths:
     def __init__(self, model: Any, guide: Any, betas: Tensor, leapfrogs: int) -> None:
         if not hasattr(model, "log_joint") or not hasattr(model, "prior"):
             raise InputError("annealing needs a model with log_joint and prior, such as that of a VAE")
+        if not annealable(model):
+            raise InputError("annealing moves latents along gradients, and those of this model are discrete")
         if not getattr(guide, "has_density", True):
             raise InputError("the guide is a point for each datum; anneal from the prior instead")
         self.model, self.guide, self.betas, self.leapfrogs = model, guide, betas, leapfrogs
@@ -288,7 +306,7 @@ def annealed_importance_sampling(
 
     Raises:
         InputError: for empty data or data that the likelihood does not accept, for a guide that is a point, or for
-            numbers below 1.
+            numbers below 1; for a model without a joint density, or with discrete latents.
 
     Source: Neal 2001, Annealed Importance Sampling; Wu, Burda, Salakhutdinov & Grosse 2017, On the Quantitative
     Analysis of Decoder-Based Generative Models.
@@ -313,8 +331,7 @@ def annealed_importance_sampling(
             path, p = paths.over(batch), paths.start(batch)
             steps = path.tune(p.sample((max(num_chains // 2, 1),)))
             log_w, accepted = path.forward(p.sample((num_chains,)), steps)
-            value, error, ess = _estimate(log_w)
-            part = AnnealedEstimate(value, error, ess, accepted.cpu(), num_chains, num_temperatures)
+            part = AnnealedEstimate(*_estimate(log_w), accepted.cpu(), num_chains, num_temperatures)
             result = part if result is None else result + part
             if progress is not None:
                 progress(len(batch))
@@ -374,7 +391,7 @@ def bidirectional_monte_carlo(
             log_w, accepted = path.forward(p.sample((num_chains,)), steps)
             part = AnnealedEstimate(*_estimate(log_w), accepted.cpu(), num_chains, num_temperatures)
             lower = part if lower is None else lower + part
-            value, error, _ = _estimate(-path.backward(exact.expand(num_chains, *exact.shape), steps))
+            value, error, *_ = _estimate(-path.backward(exact.expand(num_chains, *exact.shape), steps))
             uppers.append(-value)
             errors.append(error)
     assert lower is not None
