@@ -116,7 +116,7 @@ def evaluate_parser() -> Parser:
     add("--num-particles", type=whole, default=5000, metavar="K", help="draws for each datum (default: 5000)")
     add("--memory", type=whole, default=256, metavar="MiB", help="memory bound (default: 256)")
     add("--refine", type=whole, metavar="STEPS", help="fit q(z|x) to each datum by so many gradient steps first")
-    add("--adaptive", action="store_true", help="refine, and draw more, only where Pareto k says that it is needed")
+    add("--adaptive", action="store_true", help="refine, draw more, or anneal, only where Pareto k says so")
     add("--gaps", action="store_true", help="also split log p(x) - ELBO into the gaps of the family and of the encoder")
     add("--ais", action="store_true", help="also estimate log p(x) by annealed importance sampling")
     add("--bdmc", type=whole, metavar="N", help="also bound log p(x) on both sides, for N data drawn from the model")

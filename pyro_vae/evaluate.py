@@ -26,7 +26,7 @@ from pyro_vae._outside import outside, separations
 from pyro_vae._program import Run, open_run
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data.bridges import spread
-from pyro_vae.inference.adaptive import log_marginal_adaptive
+from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
 from pyro_vae.inference.annealing import annealed_importance_sampling, bidirectional_monte_carlo
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
@@ -49,7 +49,7 @@ def evaluate(
     seed: int = 0,
     refine: int | None = None,
     adaptive: bool = False,
-) -> tuple[LogMarginal, str | None]:
+) -> tuple[LogMarginal, Effort | None]:
     """`log_marginal` for one split of a run, with a progress bar on a terminal; and how draws were spent, if adaptive.
 
     Args:
@@ -67,10 +67,9 @@ def evaluate(
     pyro.set_rng_seed(seed)
     vae, options = opened.vae, dict[str, Any](num_particles=num_particles, memory=memory)
 
-    def estimate(progress: Callable[[int], Any] | None) -> tuple[LogMarginal, str | None]:
+    def estimate(progress: Callable[[int], Any] | None) -> tuple[LogMarginal, Effort | None]:
         if adaptive:
-            result, effort = log_marginal_adaptive(vae, data, steps=refine or 100, progress=progress, **options)
-            return result, str(effort)
+            return log_marginal_adaptive(vae, data, steps=refine or 100, progress=progress, **options)
         if refine is not None:
             return log_marginal_refined(vae, data, steps=refine, progress=progress, **options), None
         return log_marginal(vae.model, vae.guide, data, progress=progress, **options), None
@@ -254,8 +253,10 @@ def main(arguments: Sequence[str]) -> None:
     few = data.first(1000)
     health = latent_health(opened.vae.model, opened.vae.guide, few) if len(few) > 1 else None
     s = summary(opened, result, options.split, health)
-    s |= {"refinement_steps": options.refine or (100 if options.adaptive else None), "effort": effort}
+    s |= {"refinement_steps": options.refine or (100 if options.adaptive else None)}
+    s |= {"effort": effort and str(effort), "roads": effort and effort.roads}
     columns = {"num_particles": result.particles.numpy(), **{k: v.numpy() for k, v in result.per_datum.items()}}
+    columns |= {} if effort is None else {"road": effort.road.numpy()}
     print("\n\n".join(str(part) for part in (table(s), effort, health) if part is not None), flush=True)
     figures = _more(opened, data, options, s, columns)
     s |= {"seed": options.seed, "checkpoint": options.checkpoint, "versions": _versions()}

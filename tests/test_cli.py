@@ -335,13 +335,16 @@ def test_evaluation_with_everything(call, trained):
     mentions(said.out, "refined q(z|x)", "approximation", "annealed chains", "leaves a gap", "latents are active")
     s = json.loads((trained / "evaluation.json").read_text())
     assert s["ais"]["num_chains"] == 4
+    assert sum(s["roads"].values()) == 20
+    assert f"{s['roads']['guide']} of 20 data were left to the guide's own draws" in said.out
     assert s["bdmc"]["lower"] < s["bdmc"]["upper"] + 1
     assert s["gaps"]["inference"]["mean"] == pytest.approx(
         s["gaps"]["approximation"]["mean"] + s["gaps"]["amortisation"]["mean"]
     )
     assert len(s["latents"]["activity"]) == 3
-    columns = np.load(trained / "evaluation.npz")
-    assert columns["ais_values"].shape == columns["values"].shape == columns["num_particles"].shape == (20,)
+    with np.load(trained / "evaluation.npz") as columns:
+        assert columns["ais_values"].shape == columns["values"].shape == columns["num_particles"].shape == (20,)
+        assert (columns["road"] == 0).sum() == s["roads"]["guide"]
     assert (trained / "figures" / "aggregated_posterior.png").is_file()
 
 

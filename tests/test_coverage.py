@@ -26,9 +26,7 @@ def weighted(model, x):
 
 
 def annealed(model, x):
-    return annealed_importance_sampling(
-        model.vae.model, x, num_chains=20, num_temperatures=16, leapfrogs=3
-    )
+    return annealed_importance_sampling(model.vae.model, x, num_chains=20, num_temperatures=16, leapfrogs=3)
 
 
 ESTIMATORS = pytest.mark.parametrize("estimate", [weighted, annealed])

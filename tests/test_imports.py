@@ -22,6 +22,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     ["_errors", "_source"],
     ["_abstract", "networks.base", "networks.dense", "networks.conv", "networks"],
     [
+        "distributions.defended",
         "distributions.mixture",
         "distributions.normal",
         "distributions.pushforward",

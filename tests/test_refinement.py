@@ -244,7 +244,7 @@ def test_log_marginal_of_a_curved_posterior_against_quadrature():
     expected = torch.logsumexp(joint, 0) + math.log(20 / 20000)
     result = log_marginal_refined(vae, x, num_particles=20_000, steps=100)
     good = ~result.doubtful
-    assert good.float().mean() > 0.8
+    assert good.sum() > 10
     assert ((result.values - expected).abs() < 5 * result.standard_errors + 1e-4)[good].all()
 
 
@@ -354,7 +354,7 @@ def test_hard_data_take_the_refinement_road():
     assert plain.doubtful[hard].all()
     assert not plain.doubtful[~hard].any()
     result, effort = log_marginal_adaptive(vae, x, num_particles=500, batch_size=50)
-    assert torch.equal(effort.refined, hard)
+    assert torch.equal(effort.took("refined"), hard)
     assert not effort.doubtful.any()
     assert not result.doubtful.any()
     assert effort.draws == 2 * 500 * 120 + 2 * 2000 * 12
@@ -365,8 +365,9 @@ def test_hard_data_take_the_refinement_road():
         error = (result.values - expected)[part]
         assert error.mean().abs() < 4.5 * result.standard_errors[part].square().sum().sqrt() / part.sum() + 1e-4
     assert str(effort) == (
-        "108 of 120 data were left to the guide's own draws, 12 took a refined q(z|x) and more draws; 0 stay doubtful "
-        "(Pareto k above 0.7). 168000 of 600000 draws were spent."
+        "108 of 120 data were left to the guide's own draws, 0 took more of them, 12 a refined q(z|x) and more draws, "
+        "0 annealed chains; 0 stay doubtful (Pareto k above 0.7 or fewer than 10 effective chains). 168000 of 600000 "
+        "draws and 0 of 600000 gradients for annealing were spent."
     )
     assert "500 to 2000 particles" in str(result)
 
@@ -377,17 +378,20 @@ def test_a_budget_that_does_not_suffice_goes_to_the_worst():
     worst = log_marginal(vae.model, vae.guide, x, num_particles=500).pareto_k.argsort(descending=True)[:3]
     torch.manual_seed(5)
     budget = 2 * 500 * 120 + 3 * 2 * 2000 + 3999
-    result, effort = log_marginal_adaptive(vae, x, num_particles=500, budget=budget)
+    result, effort = log_marginal_adaptive(vae, x, num_particles=500, budget=budget, annealing=0)
     assert effort.draws == budget - 3999
-    assert effort.refined.nonzero().flatten().tolist() == sorted(worst.tolist())
-    assert torch.equal(effort.unaffordable, hard & ~effort.refined)
+    assert effort.took("refined").nonzero().flatten().tolist() == sorted(worst.tolist())
+    assert torch.equal(effort.unaffordable, hard & ~effort.took("refined"))
     assert torch.equal(effort.doubtful, effort.unaffordable)
     assert int(result.doubtful.sum()) == 9
-    assert "and more draws, 9 needed that beyond the budget; 9 stay doubtful (Pareto k above 0.7)" in str(effort)
+    assert "117 of 120 data were left to the guide's own draws (9 of them beyond the budget), 0 took" in str(effort)
 
 
 def test_a_standard_error_is_reached_by_more_draws():
-    """A guide wider than the posterior, that is hardly refined: `Var(w) / E(w)^2 = s^4 / (2 s^2 - 1) - 1` for D = 2."""
+    """A guide wider than the posterior, without long tails: it is left as it is.
+
+    `Var(w) / E(w)^2 = s^4 / (2 s^2 - 1) - 1` for D = 2.
+    """
     widen = 2.0
     truth = PPCA(2, 5, widen=widen)
     x = truth.sample(30)
@@ -400,18 +404,16 @@ def test_a_standard_error_is_reached_by_more_draws():
         num_particles=500,
         budget=30 * 500 * 400,
         standard_error=asked,
-        steps=1,
-        rate=1e-6,
         progress=done.append,
     )
-    assert effort.refined.all()
+    assert effort.took("more draws").all()
     assert not effort.unaffordable.any()
     assert (result.standard_errors < 1.1 * asked).all()
     assert torch.equal(effort.doubtful, result.standard_errors > asked)
     assert set(result.particles.tolist()) == {8000, 32000}
     more = int((result.particles == 32000).sum())
     assert effort.draws == sum(done) == 30 * (2 * 500 + 2 * 2000 + 2 * 8000 - 2000) + more * (2 * 32000 - 8000)
-    assert f"Pareto k above 0.7 or a standard error above {asked}" in str(effort)
+    assert f"or a standard error above {asked}" in str(effort)
     error = (result.values - truth.marginal.log_prob(x)).mean()
     assert abs(error) < 4.5 * result.monte_carlo_standard_error + 1e-3
 
@@ -426,8 +428,8 @@ def test_values_are_not_chosen_for_their_draws():
     result, effort = log_marginal_adaptive(
         truth.vae, x, num_particles=50, limit=0.5, budget=50 * 2000 * 50, steps=100, batch_size=2000
     )
-    assert 0.1 < effort.refined.float().mean() < 0.95
-    weight = (result.values - truth.marginal.log_prob(x)).exp()[~effort.refined]
+    assert 0.1 < effort.took("refined").float().mean() < 0.95
+    weight = (result.values - truth.marginal.log_prob(x)).exp()[~effort.took("refined")]
     assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(weight))
     chosen = log_marginal(*truth.pair, x, num_particles=50)
     kept = (chosen.values - truth.marginal.log_prob(x)).exp()[chosen.pareto_k <= 0.5]
@@ -443,7 +445,7 @@ def test_easy_data_need_nothing():
     log_marginal(*truth.pair, x, num_particles=500)  # the pilot
     assert torch.equal(result.values, log_marginal(*truth.pair, x, num_particles=500).values)
     assert result.num_particles == 500
-    assert not effort.refined.any()
+    assert effort.took("guide").all()
     assert effort.draws == 20_000
 
 
@@ -498,6 +500,9 @@ def test_empty_data_and_points(call):
         (log_marginal_adaptive, {"standard_error": -1.0}, "standard_error=-1.0"),
         (log_marginal_adaptive, {"budget": 10}, "budget=10 must be .* 6000, two passes"),
         (log_marginal_adaptive, {"num_particles": 0}, "num_particles=0"),
+        (log_marginal_adaptive, {"num_chains": 24}, "num_chains=24 must be a whole number of at least 25"),
+        (log_marginal_adaptive, {"num_temperatures": 0}, "num_temperatures=0"),
+        (log_marginal_adaptive, {"annealing": -1}, "annealing=-1"),
     ],
 )
 def test_wrong_arguments(call, options, words):

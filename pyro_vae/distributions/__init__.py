@@ -1,7 +1,8 @@
 """Distributions over latents that PyTorch and Pyro lack, or have in a slower or less exact form."""
 
+from pyro_vae.distributions.defended import Defended
 from pyro_vae.distributions.mixture import DiagonalMixture
 from pyro_vae.distributions.normal import DiagonalNormal, Standard
 from pyro_vae.distributions.pushforward import Pushforward, Step
 
-__all__ = ["DiagonalMixture", "DiagonalNormal", "Pushforward", "Standard", "Step"]
+__all__ = ["Defended", "DiagonalMixture", "DiagonalNormal", "Pushforward", "Standard", "Step"]

@@ -109,7 +109,7 @@ def refined_from(
     localise(vae.model, vae.guide)
     with local_parameters():
         with torch.no_grad():
-            start, family = _start(vae.guide, x)
+            start, family = starting_parameters(vae, x)
             q = family(start)
         if not has_density(q):
             raise InputError("the guide is a point for each datum and has no ELBO to refine; take one with a density")
@@ -132,8 +132,10 @@ def refined_from(
     return RefinedGuide(x, parameters, family, improved), q
 
 
-def _start(guide: Any, x: Tensor) -> tuple[Tensor, Family]:
+@torch.no_grad()
+def starting_parameters(vae: VAE, x: Tensor) -> tuple[Tensor, Family]:
     """The variational parameters `(batch, P)` of the guide's q(z|x), and their family."""
+    guide = vae.guide
     if isinstance(guide, Guide):
         return guide.parameters_given(x), guide.family
     return guide.encoder(x), guide.posterior

@@ -12,7 +12,7 @@ SUMMARY = {  # the keys of evaluation.json that have a place of their own
     "run", "epoch", "dataset", "split", "data", "data_in_split", "representation", "bridge", "num_particles",
     "least_particles", "log_marginal", "curve", "elbo", "reconstruction", "kl", "bits_per_dimension",
     "bits_per_dimension_of", "ess", "pareto_k", "verdict", "latents", "spec", "refinement_steps", "effort", "seed",
-    "checkpoint", "command", "versions", "gaps", "ais", "bdmc", "posterior",
+    "checkpoint", "command", "versions", "gaps", "ais", "bdmc", "posterior", "roads",
 }  # fmt: skip
 
 CAPTIONS = {  # the pictures that the programs make, by the names of their files

@@ -1,0 +1,39 @@
+"""A proposal that keeps some draws for the prior."""
+
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+
+class Defended(TorchDistribution):
+    """`(1 - share) q + share p`: with p the prior, no weight `p(x, z) / q(z|x)` exceeds `p(x|z) / share`.
+
+    Args:
+        q: a distribution of batch shape `(...)`, event shape `(D,)`.
+        p: one of batch shape `()` and the same event shape.
+        share: `(...)`, between 0 and 1.
+
+    Source: Hesterberg 1995, Weighted Average Importance Sampling and Defensive Mixture Distributions.
+    """
+
+    arg_constraints = {}  # noqa: RUF012  # torch's way
+    support = constraints.real_vector
+
+    def __init__(self, q: Any, p: Any, share: Tensor) -> None:
+        self.q, self.p, self.share = q, p, share
+        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: object = None) -> "Defended":
+        return Defended(self.q.expand(batch_shape), self.p, self.share.expand(batch_shape))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.logaddexp(torch.log1p(-self.share) + self.q.log_prob(z), self.share.log() + self.p.log_prob(z))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        shape = self._extended_shape(sample_shape)
+        z, other = self.q.sample(sample_shape), self.p.sample(shape[:-1])
+        return torch.where((torch.rand_like(z[..., 0]) < self.share).unsqueeze(-1), other, z)
