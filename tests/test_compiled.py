@@ -229,6 +229,15 @@ def test_a_further_batch_shape_waits(no_compiler, monkeypatch):
     assert graphs == [1, 1, 1, 1, 1, 2, 2]
 
 
+def test_a_further_layout_is_not_taken_for_the_first():
+    """A graph compiled for rows one after the other would read past the end of a row that is repeated."""
+    doubled = compiled.Compiled(lambda x: ([2 * x + 1], None), state=lambda: ([], None))
+    doubled(torch.randn(64, 32))
+    row = torch.randn(32)
+    (found,), _ = doubled(row.expand(64, 32))
+    torch.testing.assert_close(found, (2 * row + 1).expand(64, 32))
+
+
 def test_what_python_decides_runs_eagerly_after_one_warning():
     class Deciding(torch.nn.Module):
         def __init__(self, inner):

@@ -79,7 +79,7 @@ class Compiled:
         leaves, structure = tree_flatten(args)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         others = tuple(leaf if not isinstance(leaf, Tensor) else None for leaf in leaves)
-        kinds = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in (*state, *tensors)])
+        kinds = tuple([(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*state, *tensors)])
         key = (structure, others, kinds, constants, torch.is_grad_enabled())
         if key not in self._graphs:
             self._visits[key] = visits = self._visits.get(key, 0) + 1
