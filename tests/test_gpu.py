@@ -51,3 +51,35 @@ def test_every_member_takes_steps_on_the_gpu(axis, member):
     objective.advance(100)
     for _ in range(3):
         assert svi.step(torch.rand(50, 6).round().cuda()).isfinite()
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_a_compiled_step_is_the_eager_one_and_reads_nothing_back(autocast):
+    x = torch.rand(50, 6).round().cuda()
+    found = []
+    for asked in (True, False):
+        torch.manual_seed(0)
+        vae = build(Spec((6,), 2)).cuda()
+        vae = vae.double() if autocast is None else vae
+        x = x.to(next(vae.parameters()).dtype)
+        adam = torch.optim.Adam(vae.parameters(), lr=0.01, fused=True)
+        svi = SVI(vae.model, vae.guide, adam, ELBO(), compile=asked, autocast=autocast)
+        losses = [svi.step(x) for _ in range(3)]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            losses += [svi.step(x) for _ in range(3)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert svi.compiled == asked
+        found.append(torch.stack(losses))
+    tolerance = 1e-8 if autocast is None else 2e-2
+    torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance)
+
+
+def test_a_compiled_run_on_the_gpu_learns():
+    vae = build(Spec((6,), 2)).cuda()
+    x = torch.rand(220, 6).round().cuda()
+    history = fit(vae, x, epochs=30, batch_size=50, learning_rate=0.01, validation=x, compile=True)  # last batch: 20
+    assert history[-1].elbo > history[0].elbo
+    result = log_marginal(vae.model, vae.guide, x, num_particles=1000, compile=True)
+    assert result.mean > history[-1].validation_elbo - 0.1
