@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pyro_vae._errors import InputError
+from pyro_vae.distributions import DiagonalNormal
 from pyro_vae.distributions import pushforward as flows
 from pyro_vae.distributions.pushforward import Pushforward
 from pyro_vae.distributions.zuko import flow
 from pyro_vae.inference.guides.base import HeadGuide, at_least_one
-from pyro_vae.inference.guides.gaussian import normal
 from pyro_vae.networks.base import whole_numbers
 
 
@@ -49,7 +49,7 @@ class Planar(HeadGuide):
         loc, log_scale, u, w, b = parameters.split([d, d, t * d, t * d, t], -1)
         u, w = u.unflatten(-1, (t, d)), w.unflatten(-1, (t, d))
         steps = [flows.Planar(u[..., i, :], w[..., i, :], b[..., i]) for i in range(t)]
-        return Pushforward(normal(loc, log_scale), steps)
+        return Pushforward(DiagonalNormal(loc, log_scale), steps)
 
 
 class Householder(HeadGuide):
@@ -87,7 +87,7 @@ class Householder(HeadGuide):
         d, t = self.latent_dim, self.transforms
         loc, log_scale, v = parameters.split([d, d, t * d], -1)
         turn = flows.Reflections(loc, v.unflatten(-1, (t, d)))
-        return Pushforward(normal(torch.zeros_like(loc), log_scale), [turn])
+        return Pushforward(DiagonalNormal(torch.zeros_like(loc), log_scale), [turn])
 
 
 class Sylvester(HeadGuide):
@@ -148,7 +148,7 @@ class Sylvester(HeadGuide):
         steps = [
             flows.Sylvester(basis[..., i, :, :], r1[..., i, :, :], r2[..., i, :, :], b[..., i, :]) for i in range(t)
         ]
-        return Pushforward(normal(loc, log_scale), steps)
+        return Pushforward(DiagonalNormal(loc, log_scale), steps)
 
     def _upper(self, diagonal: Tensor, above: Tensor) -> Tensor:
         matrix = torch.diag_embed(torch.tanh(diagonal))
@@ -254,7 +254,9 @@ class IAF(HeadGuide):
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim
         loc, log_scale, context = parameters.split([d, d, parameters.shape[-1] - 2 * d], -1)
-        return Pushforward(normal(loc, log_scale), [flows.Autoregressive(net, context) for net in self.networks])
+        return Pushforward(
+            DiagonalNormal(loc, log_scale), [flows.Autoregressive(net, context) for net in self.networks]
+        )
 
 
 class NSF(HeadGuide):
@@ -300,5 +302,5 @@ class NSF(HeadGuide):
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim
         loc, log_scale, context = parameters.split([d, d, parameters.shape[-1] - 2 * d], -1)
-        noise = normal(torch.zeros_like(loc), torch.zeros_like(loc))
+        noise = DiagonalNormal(torch.zeros_like(loc), torch.zeros_like(loc))
         return Pushforward(noise, [flows.Zuko(self.flow, context), flows.Affine(loc, log_scale)])

@@ -11,11 +11,6 @@ from pyro_vae.distributions import DiagonalMixture, DiagonalNormal
 from pyro_vae.inference.guides.base import HeadGuide, at_least_one
 
 
-def normal(loc: Tensor, log_scale: Tensor) -> Distribution:
-    """`N(loc, diag(exp(log_scale)^2))`, from two tensors `(..., latent_dim)`."""
-    return DiagonalNormal(loc, log_scale)
-
-
 class MeanField(HeadGuide):
     """`q(z|x) = N(z; loc(x), diag(scale(x)^2))`: independent latents, the usual choice.
 
@@ -30,7 +25,7 @@ class MeanField(HeadGuide):
         super().__init__(encoder, latent_dim, 2 * latent_dim, features=features)
 
     def family(self, parameters: Tensor) -> Distribution:
-        return normal(*parameters.chunk(2, -1))
+        return DiagonalNormal(*parameters.chunk(2, -1))
 
 
 class FullRank(HeadGuide):

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram
 from pyro_vae._errors import InputError
+from pyro_vae.distributions import DiagonalNormal
 from pyro_vae.inference.guides.base import Guide, at_least_one
-from pyro_vae.inference.guides.gaussian import MeanField, normal
+from pyro_vae.inference.guides.gaussian import MeanField
 from pyro_vae.inference.objectives.gradients import stopped
 
 
@@ -83,7 +84,7 @@ class Local(_Refined):
         return self.family(h)
 
     def family(self, parameters: Tensor) -> Distribution:
-        return normal(*parameters.chunk(2, -1))
+        return DiagonalNormal(*parameters.chunk(2, -1))
 
     def parameters_given(self, x: Tensor) -> Tensor:
         start = self.start.expand(len(x), -1)
