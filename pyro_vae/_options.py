@@ -122,6 +122,8 @@ def evaluate_parser() -> Parser:
     add("--bdmc", type=whole, metavar="N", help="also bound log p(x) on both sides, for N data drawn from the model")
     add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
     add("--temperatures", type=whole, default=500, metavar="T", help="of --ais and --bdmc (default: 500)")
+    add("--anneal-from", choices=("prior", "guide"), default="prior", help="where chains start (default: prior)")
+    add("--schedule", choices=("sigmoid", "linear"), default="sigmoid", help="of temperatures (default: sigmoid)")
     add("--ood", action="append", default=[], metavar="DATASET", help="also score DATASET as outliers; can be repeated")
     add("--posterior", type=whole, metavar="N", help="also set q(z|x) beside draws of p(z|x) by NUTS, for N data")
     add("--posterior-draws", type=whole, default=1000, metavar="D", help="of each of its 4 chains (default: 1000)")

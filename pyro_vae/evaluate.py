@@ -202,19 +202,23 @@ def _options(arguments: Sequence[str]) -> Any:
 def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]) -> list[Path]:
     """What `--gaps` and the options behind it ask for: print it, add it to the files, name the figures it drew."""
     figures: list[Path] = []
-    model, annealing = opened.vae.model, {"num_chains": options.chains, "num_temperatures": options.temperatures}
+    model = opened.vae.model
+    annealing = {"num_chains": options.chains, "num_temperatures": options.temperatures, "schedule": options.schedule}
+    start = opened.vae.guide if options.anneal_from == "guide" else None
+    chains: dict[str, Any] = {"guide": start, "memory": options.memory * 2**20, **annealing}
+    annealing["start"] = options.anneal_from
     if options.gaps:
         gaps = inference_gaps(opened.vae, data, num_particles=options.num_particles)
         s["gaps"] = {name: average._asdict() for name, average in gaps.averages.items()}
         print(f"\n{gaps}", flush=True)
     if options.ais:
-        annealed = annealed_importance_sampling(model, data[:], **annealing)
+        annealed = annealed_importance_sampling(model, data[:], **chains)
         columns |= {f"ais_{k}": v.numpy() for k, v in annealed.per_datum.items()}
         errors = ("data_standard_error", "monte_carlo_standard_error")
         s["ais"] = {name: getattr(annealed, name) for name in ("mean", *errors)} | annealing
         print(f"\nAnnealed importance sampling: {annealed}", flush=True)
     if options.bdmc:
-        sandwich = bidirectional_monte_carlo(model, options.bdmc, **annealing)
+        sandwich = bidirectional_monte_carlo(model, options.bdmc, **chains)
         bounds = {"lower": sandwich.lower.mean, "upper": sandwich.upper.mean().item(), "gap": sandwich.gap}
         s["bdmc"] = {"data": options.bdmc, **bounds, "gap_standard_error": sandwich.gap_standard_error} | annealing
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)

@@ -335,6 +335,7 @@ def test_evaluation_with_everything(call, trained):
     mentions(said.out, "refined q(z|x)", "approximation", "annealed chains", "leaves a gap", "latents are active")
     s = json.loads((trained / "evaluation.json").read_text())
     assert s["ais"]["num_chains"] == 4
+    assert (s["ais"]["start"], s["bdmc"]["schedule"]) == ("prior", "sigmoid")
     assert sum(s["roads"].values()) == 20
     assert f"{s['roads']['guide']} of 20 data were left to the guide's own draws" in said.out
     assert s["bdmc"]["lower"] < s["bdmc"]["upper"] + 1
@@ -346,6 +347,18 @@ def test_evaluation_with_everything(call, trained):
         assert columns["ais_values"].shape == columns["values"].shape == columns["num_particles"].shape == (20,)
         assert (columns["road"] == 0).sum() == s["roads"]["guide"]
     assert (trained / "figures" / "aggregated_posterior.png").is_file()
+
+
+def test_annealing_starts_and_goes_as_asked(call, trained):
+    means = {}
+    for start, schedule in (("prior", "sigmoid"), ("guide", "sigmoid"), ("guide", "linear")):
+        path = ("--temperatures", 4, "--anneal-from", start, "--schedule", schedule)
+        said = call("evaluate", trained, "--limit", 20, "--num-particles", 50, "--ais", "--bdmc", 5, *path)
+        assert (said.code, said.err) == (0, "")
+        s = json.loads((trained / "evaluation.json").read_text())
+        assert {s[part]["start"] for part in ("ais", "bdmc")} == {start}
+        means[start, schedule] = s["ais"]["mean"]
+    assert len(set(means.values())) == 3
 
 
 def test_refined_evaluation_is_nearer_to_the_posterior(call, trained):
