@@ -26,6 +26,7 @@ from pyro_vae.inference.estimators import (
 )
 
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
+WARM_UP = 30  # moves at the first temperature before step sizes are kept
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,11 @@ class _Path:
             return z.new_empty(0)
         step = torch.full(z.shape[1:2], 0.5 * z.shape[-1] ** -0.25, dtype=torch.float64, device=z.device)
         place, found = self.look(z), []
-        for beta in [self.betas[1]] * 30 + self.betas[1:-1]:
+        for beta in [self.betas[1]] * WARM_UP + self.betas[1:-1]:
             place, accepted = self.move(place, beta, step)
             found.append(step)
             step = step * (0.2 * (accepted.double().mean(0) - TARGET)).exp()
-        return torch.stack(found[30:])
+        return torch.stack(found[WARM_UP:])
 
     def forward(self, z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """From draws of the start: `log w`, `(C, B)`, and the share of accepted moves, `(B,)`."""
@@ -206,7 +207,7 @@ class _Path:
 def gradients_per_datum(num_chains: int, num_temperatures: int, leapfrogs: int = 10) -> int:
     """How many gradients of `log p(x, z)` `annealed_importance_sampling` takes for one datum."""
     between = num_temperatures - 1
-    tuning = max(num_chains // 2, 1) * (1 + (30 + between) * leapfrogs) if between else 0
+    tuning = max(num_chains // 2, 1) * (1 + (WARM_UP + between) * leapfrogs) if between else 0
     return tuning + num_chains * (1 + between * leapfrogs)
 
 

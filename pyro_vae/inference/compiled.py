@@ -115,9 +115,7 @@ class Compiled:
             _verify(graph, run, state)
         except _CannotCompileError:
             raise
-        except (
-            Exception
-        ) as error:  # no compiler on this machine, an operation that it does not know: all is well eagerly
+        except Exception as error:  # no compiler here, an operation that it does not know: all is well eagerly
             raise _CannotCompileError(f"the compiler failed with {_reason(error)}") from error
         return run, graph.static
 

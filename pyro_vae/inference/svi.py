@@ -259,8 +259,8 @@ def _accumulate(parameters: list[Tensor], gradients: list[Tensor]) -> None:
 def _fused_adam(optimizer: Optimizer, parameters: list[Tensor], gradients: list[Tensor]) -> bool:
     """Take a step of `torch.optim.Adam(fused=True)`, with its kernel and its state but without its bookkeeping.
 
-    That takes a tenth of a millisecond, a tenth of a step on a small network. Returns False, and does nothing, for
-    another optimizer, for its first step, and where gradients wait to be added.
+    That takes as long as the kernel on a small network. Returns False, and does nothing, for another optimizer, for its
+    first step, and where gradients wait to be added.
     """
     group, state = optimizer.param_groups[0], optimizer.state
     plain = type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]

@@ -48,7 +48,7 @@ class _Bits(dist.Independent):
         """`sum_i x_i l_i - log(1 + exp(l_i))`, from the logits l.
 
         In a graph `sum_i log(1 + exp(-|l_i|))` takes one logarithm for the product of some factors, each between 1 and
-        2, which costs a third. Python would pay more for the passes through memory than it saves on logarithms.
+        2. Python would pay more for the passes through memory than it saves on logarithms.
         """
         logits, dims = self.base_dist.logits, tuple(range(-len(self.event_shape), 0))
         if not is_traced() or logits.requires_grad or logits.dtype not in (torch.float32, torch.float64):
