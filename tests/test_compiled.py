@@ -30,6 +30,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.build import AXES, parse
+from pyro_vae.data import Bridge, Split
 from pyro_vae.inference import compiled, estimators, products
 from pyro_vae.inference.fit import run_epochs
 from reading import rows
@@ -175,9 +176,9 @@ def test_functions_with_the_parameter_store_step_as_under_pyro(loss):
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
-def small(likelihood="Bernoulli", **options):
+def small(likelihood="Bernoulli", dtype=torch.float64, **options):
     torch.manual_seed(0)
-    vae = build(Spec((4,), 2, likelihood=likelihood)).double()
+    vae = build(Spec((4,), 2, likelihood=likelihood)).to(dtype)
     objective = options.pop("objective", None) or ELBO()
     return SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-3), objective, **options)
 
@@ -217,6 +218,36 @@ def test_a_number_that_changes_makes_a_graph_and_too_many_graphs_none(no_compile
             assert "the step runs uncompiled" in str(said[0].message)
             assert "let values that change be tensors" in str(said[0].message)
     assert losses[:12] == losses[12:]
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "dequantize"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_batches_made_inside_the_graph_are_the_same(kind, dtype):
+    stored = torch.arange(160, dtype=torch.uint8).view(40, 4)
+    data, likelihood = Split(stored, Bridge(kind, 255.0), dtype), "Bernoulli" if kind == "dynamic" else "Gaussian"
+    found = []
+    for asked in (False, True):
+        svi = small(likelihood, dtype, compile=asked, reduction="mean")
+        epochs = run_epochs(svi, data, epochs=3, batch_size=10, compile=asked)
+        found.append([value for epoch in epochs for value in (epoch.loss, epoch.elbo, epoch.kl)])
+        found[-1] += torch.rand(2).tolist()  # both have drawn as many numbers
+        assert svi.compiled == asked
+        if asked:
+            assert len(svi._compiled._graphs) == 1
+    assert found[1] == pytest.approx(found[0], rel=1e-8 if dtype == torch.float64 else 1e-4)
+
+
+def test_batches_of_another_bridge_make_another_graph(no_compiler, monkeypatch):
+    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    svi = small(compile=True)
+    stored = torch.full((8, 4), 100, dtype=torch.uint8)
+    losses = []
+    for kind in ("threshold", "scale", "threshold"):
+        torch.manual_seed(1)
+        (batch,) = Split(stored, Bridge(kind, 255.0), torch.float64).later(torch.arange(8), 8)
+        losses.append(svi.loss_and_grads(batch)[0].item())
+    assert losses[0] == losses[2] != losses[1]
+    assert len(svi._compiled._graphs) == 2
 
 
 def test_a_further_batch_shape_waits(no_compiler, monkeypatch):

@@ -1,16 +1,19 @@
 """Representations, bridges, splits, and the named data sets."""
 
 import gzip
+import math
 import os
 import urllib.error
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 
 from pyro_vae import InputError, Representation
-from pyro_vae.data import Bridge, Split, load_data, named
+from pyro_vae.data import Bridge, Split, bridges, load_data, named
+from pyro_vae.data.uniform import splitmix64, uniform
 
 R = Representation
 
@@ -65,13 +68,50 @@ def test_bridges_do_what_they_say():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dequantized_values_are_never_rounded_to_an_end(dtype, monkeypatch):
     step = torch.finfo(dtype).eps / 2
-    for noise in (0.0, 1 - step):  # the least and the greatest that torch.rand returns
-        monkeypatch.setattr(torch, "rand", lambda *_, dtype, noise=noise, **__: torch.full((2,), noise, dtype=dtype))
+    for noise in (0.0, 1 - step):  # the least and the greatest that there are
+        monkeypatch.setattr(bridges, "uniform", lambda v, dtype, noise=noise: torch.full(v.shape, noise, dtype=dtype))
         for maximum in (16, 255):
             x = Bridge("dequantize", float(maximum))(torch.tensor([0, maximum], dtype=torch.uint8), dtype=dtype)
             assert x.dtype is dtype
             assert (x > 0).all()
             assert (x < 1).all()
+
+
+def test_splitmix64_gives_its_published_numbers():
+    # https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64, seed 1234567
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    found = splitmix64(torch.tensor([1234567, 0]), 4)
+    assert [n % 2**64 for n in found.tolist()] == published
+
+
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 2**-24), (torch.float64, 2**-53)])
+def test_uniform_numbers_are_uniform_and_fresh(dtype, step):
+    torch.manual_seed(0)
+    like = torch.empty(1001, 99)
+    first, second = uniform(like, dtype), uniform(like, dtype)
+    assert first.shape == like.shape
+    assert first.dtype is dtype
+    assert (first / step).frac().eq(0).all()
+    assert first.min() >= 0
+    assert first.max() < 1
+    u = torch.cat([first, second]).double()
+    assert scipy.stats.kstest(u.flatten(), "uniform").pvalue > 0.01
+    for a, b in ((first, second), (u[:, 1:], u[:, :-1]), (u[1:], u[:-1])):
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 4 / math.sqrt(a.numel())
+    torch.manual_seed(0)
+    assert uniform(like, dtype).equal(first)
+
+
+def test_every_grey_level_has_its_probability():
+    torch.manual_seed(0)
+    n = 20_000
+    levels = torch.arange(256, dtype=torch.uint8)
+    share = Bridge("dynamic", 255.0)(levels.expand(n, 256), dtype=torch.float32).double().mean(0)
+    p = levels.double() / 255
+    error = (share - p) / (p * (1 - p) / n).sqrt()
+    assert share[[0, 255]].tolist() == [0, 1]
+    assert error[1:-1].abs().max() < 4.5
+    assert abs(error[1:-1].square().mean() - 1) < 4 * math.sqrt(2 / 254)
 
 
 def test_dynamic_is_fresh_and_fixed_is_not():

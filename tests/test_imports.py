@@ -70,6 +70,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     [
         "data.files",
         "data.streams",
+        "data.uniform",
         "data.bridges",
         "data.named",
         "data.own",

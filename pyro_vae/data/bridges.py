@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.streams import CHUNK, Stream
+from pyro_vae.data.uniform import uniform
+from pyro_vae.inference.compiled import Later
 from pyro_vae.models.representation import Representation
 
 BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
@@ -33,7 +35,7 @@ class Bridge:
         v = v.to(dtype)
         match self.kind:
             case "dynamic" | "static" if generator is None:  # as below, and faster
-                return torch.rand(v.shape, dtype=dtype, device=v.device).lt_(v / self.maximum)
+                return uniform(v, dtype).lt(v / self.maximum).to(dtype)
             case "dynamic" | "static":
                 return torch.bernoulli(v / self.maximum, generator=generator)
             case "threshold":
@@ -41,7 +43,7 @@ class Bridge:
             case "scale":
                 return v / self.maximum
             case "dequantize":
-                noise = torch.rand(v.shape, dtype=dtype, device=v.device, generator=generator)
+                noise = torch.rand(v.shape, dtype=dtype, generator=generator) if generator else uniform(v, dtype)
                 step = torch.finfo(dtype).eps / 2  # between the values of torch.rand; x is never rounded to 0 or 1
                 return ((v + noise.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
         return v
@@ -86,6 +88,17 @@ def take(values: Any, index: Tensor) -> Any:
     return values.take(index) if isinstance(values, Stream) else values[index.to(values.device)]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Stored values, or those that an index names among them, as a likelihood sees them."""
+
+    bridge: Bridge
+    dtype: torch.dtype
+
+    def __call__(self, values: Tensor, index: Tensor | None = None) -> Tensor:
+        return self.bridge(values if index is None else values.index_select(0, index), dtype=self.dtype)
+
+
 class Split:
     """The data of one split as a likelihood sees them; `len(s)`, `s[indices]`, `s[a:b]`, `s.batches(order, size)`.
 
@@ -112,12 +125,18 @@ class Split:
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         """`s[order[:batch_size]]`, and so on; what is on disk is read ahead by workers."""
+        for batch in self.later(order, batch_size):
+            yield batch.made()
+
+    def later(self, order: Tensor, batch_size: int) -> Iterator[Later]:
+        """The same batches, made from the stored values where they are used."""
+        seen = Seen(self.bridge, self.dtype)
         if isinstance(self.values, Stream):
             for v in self.values.batches(order.cpu(), batch_size, pin_memory=self.device.type == "cuda"):
-                yield self.bridge(v.to(self.device, non_blocking=True), dtype=self.dtype)
+                yield Later(seen, (v.to(self.device, non_blocking=True),), len(v))
         else:
             for index in order.to(self.device).split(batch_size):
-                yield self[index]
+                yield Later(seen, (self.values, index), len(index))
 
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.values, self.bridge, self.dtype, device)

@@ -38,6 +38,20 @@ class Graph(NamedTuple):
     static: Any
 
 
+class Later(NamedTuple):
+    """A tensor that is made where it is used, inside a compiled graph: `function(*tensors)`, with `size` rows.
+
+    What `function` does beside its tensors is part of its value: functions that compare equal do the same.
+    """
+
+    function: Callable[..., Tensor]
+    tensors: tuple[Tensor, ...]
+    size: int
+
+    def made(self) -> Tensor:
+        return self.function(*self.tensors)
+
+
 class Compiled:
     """A function that runs Pyro programs, traced through Pyro's handlers to one graph for each shape, and compiled.
 

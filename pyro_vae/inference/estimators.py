@@ -60,10 +60,14 @@ def check_data(model: Program, x: Any) -> None:
         check(x[:1000])
 
 
-def batches(x: Any, batch_size: int, order: Tensor | None = None) -> Iterator[Any]:
-    """The data in batches, all of them as they stand or those of `order`; data that can read ahead do."""
+def batches(x: Any, batch_size: int, order: Tensor | None = None, *, later: bool = False) -> Iterator[Any]:
+    """The data in batches, all of them as they stand or those of `order`; data that can read ahead do.
+
+    With `later` a batch may be a `Later`, which makes it where it is used.
+    """
     if hasattr(x, "batches"):
-        yield from x.batches(torch.arange(len(x)) if order is None else order, batch_size)
+        way = x.later if later and hasattr(x, "later") else x.batches
+        yield from way(torch.arange(len(x)) if order is None else order, batch_size)
     elif order is None:
         for start in range(0, len(x), batch_size):
             yield x[start : start + batch_size]

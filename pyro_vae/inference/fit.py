@@ -179,7 +179,7 @@ def run_epochs(
         if progress.order is None:
             progress.order = torch.randperm(size)
         _mode(svi, train=True)
-        ahead = batches(data, batch_size, progress.order[progress.position :])
+        ahead = batches(data, batch_size, progress.order[progress.position :], later=True)
         rows, started, read = Rows(), time.perf_counter(), time.perf_counter()
         before, rate = progress.seconds, learning_rate
         first = progress.epoch * steps + progress.position // batch_size + 1
@@ -190,9 +190,9 @@ def run_epochs(
                 group["lr"] = rate
             if objective is not None:
                 objective.advance(done / steps)
-            x = next(ahead)
-            rows.add(svi.step_and_record(x), len(x))
-            progress.position += len(x)
+            x, count = next(ahead), min(batch_size, size - progress.position)
+            rows.add(svi.step_and_record(x), count)
+            progress.position += count
             now = time.perf_counter()
             halt = stop()
             if halt or now - read > 0.5 or progress.position == size:

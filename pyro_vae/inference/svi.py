@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
-from pyro_vae.inference.compiled import Compiled, restored
+from pyro_vae.inference.compiled import Compiled, Later, restored
 from pyro_vae.inference.importance import Program, Terms, terms
 from pyro_vae.inference.objectives import Objective
 
@@ -161,7 +161,7 @@ class SVI:
 
     def _differentiated(self, args: Any, kwargs: Any) -> tuple[Record, list[int], list[Tensor]]:
         """The record, and the gradients with the places of their parameters."""
-        compiled = self._compiled is not None and (self._batch is None or len(args[0]) == self._batch)
+        compiled = self._compiled is not None and self._batch in (None, _rows(args))
         if compiled and self._steps == 0 and len(self._modules) == 2:  # what the first step would check
             with forked_random(), restored(self._buffers):
                 self._gradients(args, kwargs)
@@ -177,6 +177,7 @@ class SVI:
 
     def _gradients(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
         """The values of a record, then the gradients; the names of its sites, and which parameters have a gradient."""
+        args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
         validate = pyro.settings.get("validate_poutine") and self._steps == 0  # costs a third of a millisecond
         with local_parameters(), pyro.validation_enabled(validate):
             if len(self._modules) == 2:
@@ -238,6 +239,10 @@ class SVI:
         known = {p for group in self._optimizer.param_groups for p in group["params"]}
         if new := [p for p in dict.fromkeys(found) if p not in known]:
             self._optimizer.add_param_group({"params": new})
+
+
+def _rows(args: Any) -> int:
+    return args[0].size if isinstance(args[0], Later) else len(args[0])
 
 
 def _as_laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
