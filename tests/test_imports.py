@@ -20,7 +20,7 @@ from pyro_vae.inference.fit import SCHEDULES
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
     ["_errors", "_source"],
-    ["_abstract", "networks.base", "networks.dense", "networks.conv", "networks"],
+    ["_abstract", "networks.base", "networks.products", "networks.dense", "networks.conv", "networks"],
     [
         "distributions.defended",
         "distributions.mixture",

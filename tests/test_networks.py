@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from pyro_vae import VAE, FullRank, Gaussian, InputError, Spec, StandardNormal, build, log_marginal
-from pyro_vae.networks import ACTIVATIONS, MLP, ConvNet, GatedConv, GatedMLP, Linear, ResNet
+from pyro_vae.networks import ACTIVATIONS, MLP, ConvNet, GatedConv, GatedMLP, Linear, ResNet, products
 from pyro_vae.networks.base import gain
 
 IMAGES = (ConvNet, GatedConv, ResNet)
@@ -213,3 +213,38 @@ def test_a_seed_gives_the_weights_it_always_gave(cls, first):
     """The last weights drawn, so that every draw before them counts; checkpoints and published runs rely on them."""
     weights = cls.decoder(3, (1, 6, 5)).output_layer.weight.flatten()[:3]
     torch.testing.assert_close(weights, torch.tensor(first), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(40, 30), (2, 300, 30), (900, 30)])
+def test_affine_is_linear_by_another_library(shape, bias, monkeypatch):
+    """Values, gradients, and gradients of gradients, against `torch.nn.Linear`."""
+    torch.manual_seed(0)
+    affine, linear = products.Affine(30, 50, bias=bias), torch.nn.Linear(30, 50, bias=bias)
+    linear.load_state_dict(affine.state_dict())
+    calls = []
+    monkeypatch.setattr(products, "LARGE", 0)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "by_onednn", lambda *a, f=products.by_onednn: calls.append(1) or f(*a))
+    x, weights = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 50)
+    found = []
+    for layer in (affine, linear):
+        y = layer(x)
+        parameters = [x, *layer.parameters()]
+        first = torch.autograd.grad((y.sin() * weights).sum(), parameters)
+        twice = torch.autograd.grad((layer(x).sin() * weights).sum(), x, create_graph=True)[0].square().sum()
+        found.append([y, *first, *torch.autograd.grad(twice, [x, layer.weight])])
+    assert len(calls) == 6  # twice forward, to x and to the weight
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_affine_leaves_transforms_to_pytorch(monkeypatch):
+    monkeypatch.setattr(products, "LARGE", 0)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    affine, x = products.Affine(3, 2), torch.randn(4, 3)
+    jacobians = torch.func.vmap(torch.func.jacrev(affine))(x)
+    torch.testing.assert_close(jacobians, affine.weight.expand(4, 2, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert affine(x).dtype is torch.bfloat16
+    assert affine.double()(x.double()).dtype is torch.float64

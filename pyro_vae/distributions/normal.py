@@ -23,6 +23,8 @@ class DiagonalNormal(dist.Independent):
         self.log_scale = log_scale
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "DiagonalNormal":
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
         shape = torch.Size(batch_shape) + self.event_shape
         loc, scale = self.base_dist.loc.expand(shape), self.base_dist.scale.expand(shape)
         return DiagonalNormal(loc, self.log_scale.expand(shape), scale=scale)

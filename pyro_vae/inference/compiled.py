@@ -10,7 +10,6 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_flatten
 
 from pyro_vae._abstract import forked_random, traced
 from pyro_vae.inference.products import by_onednn, called_directly
@@ -90,11 +89,10 @@ class Compiled:
         if self.failed:
             return self._function(*args)
         state, constants = self._state()
-        leaves, structure = tree_flatten(args)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        others = tuple(leaf if not isinstance(leaf, Tensor) else None for leaf in leaves)
+        tensors: list[Tensor] = []
+        structure = _without_tensors(args, tensors)
         kinds = tuple([(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*state, *tensors)])
-        key = (structure, others, kinds, constants, torch.is_grad_enabled())
+        key = (structure, kinds, constants, torch.is_grad_enabled())
         if key not in self._graphs:
             self._visits[key] = visits = self._visits.get(key, 0) + 1
             if self._graphs and visits < PATIENCE:
@@ -132,6 +130,18 @@ class Compiled:
         except Exception as error:  # no compiler here, an operation that it does not know: all is well eagerly
             raise _CannotCompileError(f"the compiler failed with {_reason(error)}") from error
         return run, graph.static
+
+
+def _without_tensors(value: Any, found: list[Tensor]) -> Hashable:
+    """What is left of arguments when their tensors are moved to `found`, in a fixed order."""
+    if isinstance(value, Tensor):
+        found.append(value)
+        return Tensor
+    if isinstance(value, tuple | list):
+        return (type(value), *[_without_tensors(v, found) for v in value])
+    if isinstance(value, dict):
+        return (dict, *[(name, _without_tensors(v, found)) for name, v in value.items()])
+    return value  # type: ignore[no-any-return]
 
 
 def trace(

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -81,9 +82,22 @@ class Terms(NamedTuple):
 Program = Callable[..., Any]
 
 
+class Particles(IndepMessenger):
+    """`pyro.plate("particles", size, dim=-2)` without a site of its own for indices that nobody reads."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(PARTICLES, size, dim=-2)
+
+    def _process_message(self, msg: Any) -> None:
+        super()._process_message(msg)
+        shape = getattr(msg["fn"], "batch_shape", (self.size, None))
+        if len(shape) != 2 or shape[0] != self.size:
+            BroadcastMessenger._pyro_sample(msg)
+
+
 def traces(model: Program, guide: Program, *args: Any, num_particles: int, **kwargs: Any) -> tuple[Trace, Trace]:
     """Trace the guide, replay the model against it, both inside a plate of particles at dim -2: (model, guide)."""
-    with pyro.plate(PARTICLES, num_particles, dim=-2):
+    with Particles(num_particles):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         seen = guide_trace.copy()
         for name, site in seen.nodes.items():

@@ -1,24 +1,19 @@
 """Matrix products of compiled graphs, by whichever library is the faster one on this processor."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule
 
+from pyro_vae.networks.products import onednn_is_faster, pays_to_turn
+
 SMALLEST = 3_000_000  # multiplications of a product from which the library matters more than the call
-LONG = 500  # terms of a sum from which it pays to turn a product round and back
 
 
 def by_onednn(module: GraphModule) -> bool:
-    """Hand the large float32 products of a graph on a CPU to oneDNN, if that is faster here; whether any was.
-
-    PyTorch multiplies float32 matrices by the BLAS that it was built with. Where that is MKL and the processor is not
-    Intel's, it leaves the wide vector units unused that oneDNN takes: then this halves the time of a product.
-    """
+    """Hand the large float32 products of a graph on a CPU to oneDNN, if that is faster here; whether any was."""
     graph, changed = module.graph, False
     for node in list(graph.nodes):
         if node.target is torch.ops.aten.mm.default:
@@ -35,8 +30,7 @@ def by_onednn(module: GraphModule) -> bool:
         if not onednn_is_faster():
             return False
         with graph.inserting_before(node):
-            if bias is None and not x.is_contiguous() and x.shape[0] > y.shape[1] and len(y) >= LONG:
-                # The gradient of a wide layer: oneDNN is twice as fast with the fewer rows on the left.
+            if bias is None and pays_to_turn(x, y.t()):
                 turned = _transposed(graph, _product(graph, _transposed(graph, b), a, None))
                 layout: Any = {"memory_format": torch.contiguous_format}
                 product = graph.call_function(torch.ops.aten.clone.default, (turned,), layout)
@@ -57,25 +51,6 @@ def _product(graph: Graph, a: Any, transposed: Any, bias: Any) -> Any:
 
 def _transposed(graph: Graph, a: Any) -> Any:
     return graph.call_function(torch.ops.aten.t.default, (a,))
-
-
-@cache
-def onednn_is_faster() -> bool:
-    """Whether oneDNN needs less than three quarters of the time of `torch.mm`; measured once, in some 20 ms."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    x, y = torch.ones(256, 512), torch.ones(256, 512)
-    ways: list[Callable[[], Any]] = [
-        lambda: torch.mm(x, y.t()),
-        lambda: torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], ""),
-    ]
-    best = [float("inf")] * 2
-    for _ in range(20):
-        for i, way in enumerate(ways):
-            started = time.perf_counter()
-            way()
-            best[i] = min(best[i], time.perf_counter() - started)
-    return best[1] < 0.75 * best[0]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae._errors import InputError
 from pyro_vae.networks.base import Network, Shape, activation_layer, gain, keep_variance, spread, whole_numbers
+from pyro_vae.networks.products import Affine
 
 
 class _Dense(Network):
@@ -37,11 +38,11 @@ class _Dense(Network):
         widths = [math.prod(in_shape), *whole_numbers("hidden", hidden)]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, widen * n_out), nonlinearity()]
+            layers += [Affine(n_in, widen * n_out), nonlinearity()]
             if dropout:
                 layers.append(nn.Dropout(dropout))
         if out_shape is not None:
-            layers.append(nn.Linear(widths[-1], math.prod(out_shape)))
+            layers.append(Affine(widths[-1], math.prod(out_shape)))
         self.layers = nn.Sequential(*layers)
         self.in_shape = tuple(in_shape)
         self.out_shape = (widths[-1],) if out_shape is None else tuple(out_shape)

@@ -42,21 +42,41 @@ class Bernoulli(Likelihood):
 
 
 class _Bits(dist.Independent):
-    """Independent bits, whose log-probability costs few logarithms in a graph without gradients."""
+    """Independent bits, whose log-probability costs few logarithms in a graph."""
+
+    def expand(self, batch_shape: Any, _instance: object = None) -> Distribution:
+        return self if torch.Size(batch_shape) == self.batch_shape else super().expand(batch_shape, _instance)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`sum_i x_i l_i - log(1 + exp(l_i))`, from the logits l.
 
-        In a graph `sum_i log(1 + exp(-|l_i|))` takes one logarithm for the product of some factors, each between 1 and
-        2. Python would pay more for the passes through memory than it saves on logarithms.
+        Python would pay more for the passes through memory of `_SumOfSoftplus` than it saves on logarithms.
         """
         logits, dims = self.base_dist.logits, tuple(range(-len(self.event_shape), 0))
-        if not is_traced() or logits.requires_grad or logits.dtype not in (torch.float32, torch.float64):
+        if not is_traced() or value.requires_grad or logits.dtype not in (torch.float32, torch.float64):
             return (value * logits - softplus(logits, threshold=40.0)).sum(dims)
-        groups = -(-self.event_shape.numel() // FACTORS)
-        factors = (logits.abs().neg().exp() + 1).flatten(dims[0])
-        factors = pad(factors, (0, groups * FACTORS - factors.shape[-1]), value=1.0).unflatten(-1, (FACTORS, groups))
-        return (value * logits - logits.clamp_min(0)).sum(dims) - factors.prod(-2).log().sum(-1)
+        sum_of_softplus: Tensor = _SumOfSoftplus.apply(logits.flatten(dims[0]))
+        return (value * logits).sum(dims) - sum_of_softplus
+
+
+class _SumOfSoftplus(torch.autograd.Function):
+    """`sum_i log(1 + exp(l_i)) = sum_i max(l_i, 0) + log(1 + exp(-|l_i|))` over the last dimension.
+
+    One logarithm is taken of the product of some `1 + exp(-|l_i|)`, each between 1 and 2. The derivative is the sigmoid.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        groups = -(-logits.shape[-1] // FACTORS)
+        factors = pad(logits.abs().neg().exp() + 1, (0, groups * FACTORS - logits.shape[-1]), value=1.0)
+        logarithms = factors.unflatten(-1, (FACTORS, groups)).prod(-2).log().sum(-1)
+        return logits.clamp_min(0).sum(-1) + logarithms
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (logits,) = ctx.saved_tensors
+        return g.unsqueeze(-1) * logits.sigmoid()
 
 
 def whole(likelihood: Likelihood, name: str, value: int, least: int) -> int:
