@@ -1,5 +1,6 @@
 """Functions of tensors that run Pyro programs, as compiled graphs."""
 
+import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -173,14 +174,35 @@ def trace(
 
 
 def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
-    """The graph as machine code, by Inductor; on CUDA recorded as a CUDA graph, so that a call is one launch."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own parts call each other deprecated
-        import torch._inductor
+    """The graph as machine code, by Inductor: on a CPU one C++ program, on CUDA one CUDA graph."""
+    import torch._inductor
 
-        with torch.no_grad(), forked_random(), called_directly() if by_onednn(graph.module) else nullcontext():
-            run = torch._inductor.compile(graph.module, list(graph.inputs), options=OPTIONS)
-        return _Recorded(run, graph.inputs) if graph.inputs[0].is_cuda else run
+    module: GraphModule = graph.module
+    inputs: list[Any] = list(graph.inputs)
+    with _quietly(), torch.no_grad(), forked_random():
+        if inputs[0].is_cuda:
+            return _Recorded(torch._inductor.compile(module, inputs, options=OPTIONS), graph.inputs)
+        with called_directly() if by_onednn(module) else nullcontext():
+            for node in module.graph.nodes:
+                node.meta.clear()  # Inductor finds shapes anew, which for C++ must not be mixed with the tracer's
+            try:
+                return torch._inductor.compile(module, inputs, options={**OPTIONS, "cpp_wrapper": True})
+            except Exception:  # an operation that only the Python wrapper knows
+                return torch._inductor.compile(module, inputs, options=OPTIONS)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what PyTorch's own parts warn each other of: deprecations, and operations called in a slower way."""
+    logger = logging.getLogger("torch._inductor.ir")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 class _Recorded:

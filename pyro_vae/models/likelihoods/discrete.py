@@ -62,7 +62,8 @@ class _Bits(dist.Independent):
 class _SumOfSoftplus(torch.autograd.Function):
     """`sum_i log(1 + exp(l_i)) = sum_i max(l_i, 0) + log(1 + exp(-|l_i|))` over the last dimension.
 
-    One logarithm is taken of the product of some `1 + exp(-|l_i|)`, each between 1 and 2. The derivative is the sigmoid.
+    One logarithm is taken of the product of some `1 + exp(-|l_i|)`, each between 1 and 2. The derivative is the
+    sigmoid.
     """
 
     @staticmethod
