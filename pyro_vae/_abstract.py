@@ -14,8 +14,8 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped, effectful
 
 # The allocator of Linux returns free memory above twice the largest block that was ever freed, and the next pass over
-# data pays for every page anew, up to half of its time. Freed once, a block of nearly 32 MiB, the most that counts, raises
-# that limit (mallopt(3), M_MMAP_THRESHOLD). No memory is touched.
+# data pays for every page anew, up to half of its time. Freed once, a block of nearly 32 MiB, the most that counts,
+# raises that limit (mallopt(3), M_MMAP_THRESHOLD). No memory is touched.
 torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 _announce = True

@@ -156,9 +156,12 @@ def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **
         last: Any = p_site or q_site
         p_fn, q_fn = p_site and p_site["fn"], q_site and q_site["fn"]
         sites[name] = Site(first["value"], p_fn, q_fn, log_p=log_p, log_q=log_q, seen=last["value"])
-    zero = next(iter(p_sites.values()))["value"].new_zeros(())
-    sums = [sum(parts[1:], parts[0]) if parts else zero.expand(shape) for parts in (log_px, log_pz, log_qz)]
-    return Terms(sums[0], sums[1], sums[2], sites, scale)
+
+    def total(parts: list[Tensor]) -> Tensor:
+        some: Tensor = next(iter(p_sites.values()))["value"]
+        return sum(parts[1:], parts[0]) if parts else some.new_zeros(()).expand(shape)
+
+    return Terms(total(log_px), total(log_pz), total(log_qz), sites, scale)
 
 
 def _frame(sites: dict[str, Any]) -> tuple[tuple[int, int], float]:
@@ -191,4 +194,4 @@ def _log_prob(name: str, site: Any, shape: tuple[int, int]) -> Tensor:
             f"site {name!r} has log-probabilities of shape {tuple(log_prob.shape)}, not (particles, data) = {shape}; "
             "declare the event dimensions with .to_event()"
         )
-    return torch.broadcast_to(log_prob, shape)
+    return log_prob if log_prob.shape == shape else torch.broadcast_to(log_prob, shape)

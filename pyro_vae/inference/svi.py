@@ -272,15 +272,16 @@ def _fused_adam(optimizer: Optimizer, parameters: list[Tensor], gradients: list[
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if not plain or hooks or len(optimizer.param_groups) > 1 or len(parameters) < len(group["params"]):
         return False
-    if any(p.grad is not None or p not in state or p.dtype != gradients[0].dtype for p in parameters):
+    states: list[Any] = [state.get(p) for p in parameters]
+    if not all(states) or any(p.grad is not None or p.dtype != gradients[0].dtype for p in parameters):
         return False
-    steps = [state[p]["step"] for p in parameters]
+    steps = [s["step"] for s in states]
     torch._foreach_add_(steps, [torch.ones_like(steps[0])] * len(steps))  # a third of the time that a number takes
     torch._fused_adam_(
         parameters,
         gradients,
-        [state[p]["exp_avg"] for p in parameters],
-        [state[p]["exp_avg_sq"] for p in parameters],
+        [s["exp_avg"] for s in states],
+        [s["exp_avg_sq"] for s in states],
         [],
         steps,
         lr=group["lr"],
