@@ -269,6 +269,38 @@ def test_a_further_layout_is_not_taken_for_the_first():
     torch.testing.assert_close(found, (2 * row + 1).expand(64, 32))
 
 
+def test_a_recording_reads_where_it_was_made_and_writes_to_nobodys_data(monkeypatch):
+    """The bookkeeping of CUDA graphs, with a graph whose replay calls the function on the recorded memory."""
+
+    class Graph:
+        def __init__(self, recorded):
+            self.inputs, self.outputs = recorded._inputs, recorded._outputs
+
+        def replay(self):
+            for output, value in zip(self.outputs, add(*self.inputs), strict=True):
+                output.copy_(value)
+
+    def record(self):
+        recordings.append(1)
+        self._outputs = add(*self._inputs)
+        self._graph = Graph(self)
+
+    def add(weight, x):
+        return [weight + x]
+
+    recordings = []
+    monkeypatch.setattr(compiled._Recorded, "_record", record)
+    data, weight = torch.arange(6.0), torch.tensor(10.0)
+    run = compiled._Recorded(add, [weight, data[:2]])
+    for start in (0, 2, 4, 2, 0):
+        batch = data[start : start + 2]
+        assert run(weight, batch)[0].tolist() == [start + 10, start + 11]
+    weight += 1  # in place, as an optimizer does
+    assert run(weight, data[4:])[0].tolist() == [15, 16]
+    assert data.tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(recordings) == 2
+
+
 def test_what_python_decides_runs_eagerly_after_one_warning():
     class Deciding(torch.nn.Module):
         def __init__(self, inner):

@@ -208,25 +208,37 @@ def _quietly() -> Iterator[None]:
 class _Recorded:
     """A function of tensors on CUDA as a CUDA graph: a call copies what lies elsewhere and replays all kernels at once.
 
-    The outputs lie where the next call puts its own.
+    The kernels read each input where it was when they were recorded. What a later call has elsewhere, such as another
+    batch, gets memory of its own and a recording anew, so that nobody's data are written to; what stays, such as
+    parameters and resident data, is never copied. The outputs lie where the next call puts its own.
     """
 
     def __init__(self, run: Callable[..., Sequence[Tensor]], inputs: list[Tensor]) -> None:
-        self._inputs = [t.detach() for t in inputs]  # their memory is what the kernels will read
+        self._run = run
+        self._inputs = [t.detach() for t in inputs]
+        self._own: set[int] = set()
+        self._record()
+
+    def _record(self) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), restored(self._inputs):
+        with torch.cuda.stream(stream), restored(self._inputs), forked_random():
             for _ in range(3):  # allocations and the choice of kernels happen before the recording
-                run(*self._inputs)
+                self._run(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._outputs = run(*self._inputs)
+            self._outputs = self._run(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
-        for mine, given in zip(self._inputs, inputs, strict=True):
-            if mine.data_ptr() != given.data_ptr():
-                mine.copy_(given)
+        pairs = zip(self._inputs, inputs, strict=True)
+        moved = [i for i, (mine, given) in enumerate(pairs) if mine.data_ptr() != given.data_ptr()]
+        if new := set(moved) - self._own:
+            self._own |= new
+            self._inputs = [given.clone() if i in new else self._inputs[i] for i, given in enumerate(inputs)]
+            self._record()
+        for i in moved:
+            self._inputs[i].copy_(inputs[i])
         self._graph.replay()
         return self._outputs
 

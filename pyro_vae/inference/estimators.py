@@ -73,7 +73,7 @@ def batches(x: Any, batch_size: int, order: Tensor | None = None, *, later: bool
             yield x[start : start + batch_size]
     else:
         for index in order.to(getattr(x, "device", "cpu")).split(batch_size):
-            yield x[index]
+            yield x.index_select(0, index) if isinstance(x, Tensor) else x[index]
 
 
 @torch.no_grad()
