@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pyro_vae import InputError, Representation
-from pyro_vae.data import Bridge, Split, bridges, load_data, named
+from pyro_vae.data import Bridge, Split, load_data, named
 from pyro_vae.data.uniform import splitmix64, uniform
 
 R = Representation
@@ -66,12 +66,16 @@ def test_bridges_do_what_they_say():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dequantized_values_are_never_rounded_to_an_end(dtype, monkeypatch):
+def test_dequantized_values_are_never_rounded_to_an_end(dtype):
     step = torch.finfo(dtype).eps / 2
     for noise in (0.0, 1 - step):  # the least and the greatest that there are
-        monkeypatch.setattr(bridges, "uniform", lambda v, dtype, noise=noise: torch.full(v.shape, noise, dtype=dtype))
+
+        def draw(v, dtype, noise=noise):
+            return torch.full(v.shape, noise, dtype=dtype)
+
         for maximum in (16, 255):
-            x = Bridge("dequantize", float(maximum))(torch.tensor([0, maximum], dtype=torch.uint8), dtype=dtype)
+            v = torch.tensor([0, maximum], dtype=torch.uint8)
+            x = Bridge("dequantize", float(maximum))(v, dtype=dtype, draw=draw)
             assert x.dtype is dtype
             assert (x > 0).all()
             assert (x < 1).all()
@@ -102,11 +106,12 @@ def test_uniform_numbers_are_uniform_and_fresh(dtype, step):
     assert uniform(like, dtype).equal(first)
 
 
-def test_every_grey_level_has_its_probability():
+@pytest.mark.parametrize("draw", [None, uniform])
+def test_every_grey_level_has_its_probability(draw):
     torch.manual_seed(0)
     n = 20_000
     levels = torch.arange(256, dtype=torch.uint8)
-    share = Bridge("dynamic", 255.0)(levels.expand(n, 256), dtype=torch.float32).double().mean(0)
+    share = Bridge("dynamic", 255.0)(levels.expand(n, 256), dtype=torch.float32, draw=draw).double().mean(0)
     p = levels.double() / 255
     error = (share - p) / (p * (1 - p) / n).sqrt()
     assert share[[0, 255]].tolist() == [0, 1]

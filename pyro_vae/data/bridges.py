@@ -1,7 +1,7 @@
 """From stored values to what a likelihood sees."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from pyro_vae.models.representation import Representation
 BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
 STATES = 2**14  # so many would not do
 
+Draw = Callable[[Tensor, torch.dtype], Tensor]  # uniform numbers in the shape of a tensor
+
 
 @dataclass(frozen=True)
 class Bridge:
@@ -30,12 +32,15 @@ class Bridge:
     kind: str
     maximum: float = 1.0
 
-    def __call__(self, v: Tensor, *, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
-        """`x` for stored values `v`; the random bridges draw anew at each call."""
+    def __call__(
+        self, v: Tensor, *, dtype: torch.dtype, generator: torch.Generator | None = None, draw: Draw | None = None
+    ) -> Tensor:
+        """`x` for stored values `v`; the random bridges draw anew at each call, by `torch.rand` or as `draw` does."""
         v = v.to(dtype)
         match self.kind:
             case "dynamic" | "static" if generator is None:  # as below, and faster
-                return uniform(v, dtype).lt(v / self.maximum).to(dtype)
+                u = draw(v, dtype) if draw else torch.rand(v.shape, dtype=dtype, device=v.device)
+                return u.lt(v / self.maximum).to(dtype)
             case "dynamic" | "static":
                 return torch.bernoulli(v / self.maximum, generator=generator)
             case "threshold":
@@ -43,9 +48,9 @@ class Bridge:
             case "scale":
                 return v / self.maximum
             case "dequantize":
-                noise = torch.rand(v.shape, dtype=dtype, generator=generator) if generator else uniform(v, dtype)
+                u = draw(v, dtype) if draw else torch.rand(v.shape, dtype=dtype, device=v.device, generator=generator)
                 step = torch.finfo(dtype).eps / 2  # between the values of torch.rand; x is never rounded to 0 or 1
-                return ((v + noise.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
+                return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
         return v
 
     @property
@@ -90,13 +95,14 @@ def take(values: Any, index: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class Seen:
-    """Stored values, or those that an index names among them, as a likelihood sees them."""
+    """Stored values, or those that an index names among them, as a likelihood sees them in training."""
 
     bridge: Bridge
     dtype: torch.dtype
 
     def __call__(self, values: Tensor, index: Tensor | None = None) -> Tensor:
-        return self.bridge(values if index is None else values.index_select(0, index), dtype=self.dtype)
+        some = values if index is None else values.index_select(0, index)
+        return self.bridge(some, dtype=self.dtype, draw=uniform)
 
 
 class Split:
@@ -125,18 +131,26 @@ class Split:
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         """`s[order[:batch_size]]`, and so on; what is on disk is read ahead by workers."""
-        for batch in self.later(order, batch_size):
-            yield batch.made()
+        for values in self._stored(order, batch_size):
+            yield self.bridge(values, dtype=self.dtype)
 
     def later(self, order: Tensor, batch_size: int) -> Iterator[Later]:
-        """The same batches, made from the stored values where they are used."""
+        """Such batches for training, made from the stored values where they are used."""
         seen = Seen(self.bridge, self.dtype)
         if isinstance(self.values, Stream):
-            for v in self.values.batches(order.cpu(), batch_size, pin_memory=self.device.type == "cuda"):
-                yield Later(seen, (v.to(self.device, non_blocking=True),), len(v))
+            for values in self._stored(order, batch_size):
+                yield Later(seen, (values,), len(values))
         else:
             for index in order.to(self.device).split(batch_size):
                 yield Later(seen, (self.values, index), len(index))
+
+    def _stored(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+        if isinstance(self.values, Stream):
+            for values in self.values.batches(order.cpu(), batch_size, pin_memory=self.device.type == "cuda"):
+                yield values.to(self.device, non_blocking=True)
+        else:
+            for index in order.to(self.device).split(batch_size):
+                yield self.values[index]
 
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.values, self.bridge, self.dtype, device)

@@ -5,15 +5,16 @@ from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15 - 2**64  # the constants of SplitMix64, as signed numbers
 FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+FEW = 2**14  # numbers that torch.rand draws before this many operations are started
 
 
 def uniform(like: Tensor, dtype: torch.dtype) -> Tensor:
     """Numbers in [0, 1) in the shape and on the device of `like`, as fine as those of `torch.rand`: 2^-24, or 2^-53.
 
-    On a CPU `torch.rand` draws one number after the other in one thread. Here it gives one key, and number i is a
-    function of key and i, so that a compiled graph draws them with all its threads and vector units.
+    On a CPU `torch.rand` draws one number after the other in one thread. Here, unless there are few, it gives one key,
+    and number i is a function of key and i, so that a compiled graph draws them with all its threads and vector units.
     """
-    if like.device.type != "cpu" or dtype not in (torch.float32, torch.float64):
+    if like.device.type != "cpu" or like.numel() < FEW or dtype not in (torch.float32, torch.float64):
         return torch.rand(like.shape, dtype=dtype, device=like.device)
     key, n = torch.randint(-(2**63), 2**63 - 1, (2,)), like.numel()
     if dtype == torch.float64:
