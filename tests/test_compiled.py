@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch._inductor
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
@@ -268,6 +269,22 @@ def test_a_further_layout_is_not_taken_for_the_first():
     row = torch.randn(32)
     (found,), _ = doubled(row.expand(64, 32))
     torch.testing.assert_close(found, (2 * row + 1).expand(64, 32))
+
+
+def test_what_the_cpp_wrapper_does_not_know_is_compiled_without_it(monkeypatch):
+    asked = []
+
+    def compile_(module, inputs, *, options, compile=torch._inductor.compile):
+        asked.append("cpp_wrapper" in options)
+        if asked[-1]:
+            raise NotImplementedError("no such operation in C++")
+        return compile(module, inputs, options=options)
+
+    monkeypatch.setattr(torch._inductor, "compile", compile_)
+    svi = small(compile=True)
+    svi.step(bits(8))
+    assert svi.compiled
+    assert asked == [True, False]
 
 
 def test_a_recording_reads_where_it_was_made_and_writes_to_nobodys_data(monkeypatch):

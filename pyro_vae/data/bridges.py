@@ -95,14 +95,15 @@ def take(values: Any, index: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class Seen:
-    """Stored values, or those that an index names among them, as a likelihood sees them in training."""
+    """Stored values, or those that an index names among them, as a likelihood sees them."""
 
     bridge: Bridge
     dtype: torch.dtype
+    draw: Draw | None
 
     def __call__(self, values: Tensor, index: Tensor | None = None) -> Tensor:
         some = values if index is None else values.index_select(0, index)
-        return self.bridge(some, dtype=self.dtype, draw=uniform)
+        return self.bridge(some, dtype=self.dtype, draw=self.draw)
 
 
 class Split:
@@ -131,26 +132,18 @@ class Split:
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         """`s[order[:batch_size]]`, and so on; what is on disk is read ahead by workers."""
-        for values in self._stored(order, batch_size):
-            yield self.bridge(values, dtype=self.dtype)
+        for batch in self.later(order, batch_size, draw=None):
+            yield batch.made()
 
-    def later(self, order: Tensor, batch_size: int) -> Iterator[Later]:
-        """Such batches for training, made from the stored values where they are used."""
-        seen = Seen(self.bridge, self.dtype)
+    def later(self, order: Tensor, batch_size: int, *, draw: Draw | None = uniform) -> Iterator[Later]:
+        """The same for training: made from the stored values where they are used, with numbers of their own."""
+        seen = Seen(self.bridge, self.dtype, draw)
         if isinstance(self.values, Stream):
-            for values in self._stored(order, batch_size):
-                yield Later(seen, (values,), len(values))
+            for v in self.values.batches(order.cpu(), batch_size, pin_memory=self.device.type == "cuda"):
+                yield Later(seen, (v.to(self.device, non_blocking=True),), len(v))
         else:
             for index in order.to(self.device).split(batch_size):
                 yield Later(seen, (self.values, index), len(index))
-
-    def _stored(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-        if isinstance(self.values, Stream):
-            for values in self.values.batches(order.cpu(), batch_size, pin_memory=self.device.type == "cuda"):
-                yield values.to(self.device, non_blocking=True)
-        else:
-            for index in order.to(self.device).split(batch_size):
-                yield self.values[index]
 
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.values, self.bridge, self.dtype, device)
