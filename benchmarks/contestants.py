@@ -21,7 +21,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from pyro_vae import SVI, VAE, Spec, build
 from pyro_vae.build import parse
 from pyro_vae.inference.compiled import trace
-from pyro_vae.inference.products import by_onednn
+from pyro_vae.inference.products import kernels_are_faster
+from pyro_vae.networks.products import by_onednn, onednn_is_faster
 
 Step = Callable[[], Any]
 ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -32,7 +33,6 @@ PRODUCTS = {
     "aten.bmm",
     "aten.convolution",
     "aten.convolution_backward",
-    "mkldnn._linear_pointwise",
 }
 BATCHES = 20  # different batches, taken in turn
 
@@ -148,22 +148,34 @@ def pyro_svi(setting: Setting, *, jit: bool = False) -> Step | None:
     return step
 
 
-def products(setting: Setting, *, faster: bool = False) -> Step | None:
+def library(name: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """`a @ b + bias` by oneDNN as it comes, or by the kernels of our graphs; `None` where PyTorch is not slower."""
+    if name == "oneDNN":
+        return by_onednn if onednn_is_faster() else None
+    return torch.ops.pyro_vae.product if kernels_are_faster() else None
+
+
+def products(setting: Setting, *, by: str = "") -> Step | None:
     """The matrix products and convolutions of our step alone, forward and backward: what no engine can avoid.
 
-    By PyTorch, or with `faster` by the library that a compiled graph gives them to; `None` where that is the same.
+    By PyTorch, or the products in float32 on a CPU by the library of that name.
     """
+    multiply = library(by) if by and setting.device == "cpu" else None
+    if by and multiply is None:
+        return None
     vae, x = setting.vae(), setting.batches()()
     svi = SVI(vae.model, vae.guide, ADAM, parse("objective", setting.objective)(), reduction="mean")
     svi.step(x)
     graph = trace(svi._gradients, [*vae.parameters(), *vae.buffers()], [x], ((x,), {}))
-    if faster and not by_onednn(graph.module):
-        return None
     work: list[Any] = []
 
     class Recorder(Interpreter):
         def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-            if str(target).removesuffix(".default") in PRODUCTS:
+            name = str(target).removesuffix(".default")
+            if multiply is not None and name in ("aten.mm", "aten.addmm"):
+                *bias, a, b = args
+                work.append(partial(multiply, a, b, *(bias or [None])))
+            elif name in PRODUCTS:
                 work.append(partial(target, *args, **kwargs))
             return super().call_function(target, args, kwargs)
 

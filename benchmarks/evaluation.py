@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from benchmarks.contestants import Setting, Step, plain_networks
+from benchmarks.contestants import Setting, Step, library, plain_networks
 from benchmarks.training import timed
 from pyro_vae import log_marginal
 from pyro_vae.inference import estimators
@@ -75,9 +75,10 @@ def ours(setting: Setting, *, compile: bool) -> Step:
     return step
 
 
-def products(setting: Setting, *, faster: bool) -> Step | None:
-    """Those of the decoder for as many draws, in chunks; by `torch.mm`, or by oneDNN."""
-    if faster and setting.device != "cpu":
+def products(setting: Setting, *, by: str = "") -> Step | None:
+    """Those of the decoder for as many draws, in chunks; by `torch.mm`, or by the library of that name."""
+    multiply = library(by) if by and setting.device == "cpu" else None
+    if by and multiply is None:
         return None
     _, decoder = plain_networks(setting)
     weights = [m.weight.detach() for m in decoder.modules() if isinstance(m, torch.nn.Linear)]
@@ -88,10 +89,10 @@ def products(setting: Setting, *, faster: bool) -> Step | None:
     def step() -> None:
         for _ in range(IMAGES * K // rows):
             for x, w, y in zip(inputs, weights, outputs, strict=True):
-                if faster:
-                    torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
-                else:
+                if multiply is None:
                     torch.mm(x, w.t(), out=y)
+                else:
+                    multiply(x, w.t(), None)
 
     return step
 
@@ -101,8 +102,9 @@ CONTESTANTS: dict[str, Callable[[Setting], Step | None]] = {
     "PyTorch in chunks": chunked,
     "log_marginal": partial(ours, compile=False),
     "log_marginal, compiled": partial(ours, compile=True),
-    PRODUCTS: partial(products, faster=False),
-    "products, oneDNN": partial(products, faster=True),
+    PRODUCTS: products,
+    "products, oneDNN": partial(products, by="oneDNN"),
+    "products, ours": partial(products, by="ours"),
 }
 
 

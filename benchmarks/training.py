@@ -24,7 +24,8 @@ CONTESTANTS: dict[str, Callable[[Setting], Step | None]] = {
     "Pyro's JIT": partial(pyro_svi, jit=True),
     "NumPyro": numpyro,
     "products alone": products,
-    "products, oneDNN": partial(products, faster=True),
+    "products, oneDNN": partial(products, by="oneDNN"),
+    "products, ours": partial(products, by="ours"),
 }
 BASE = "PyTorch"
 SETTINGS = [

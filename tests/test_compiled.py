@@ -32,7 +32,7 @@ from pyro_vae import (
 )
 from pyro_vae.build import AXES, parse
 from pyro_vae.data import Bridge, Split, uniform
-from pyro_vae.inference import compiled, estimators, products
+from pyro_vae.inference import compiled, estimators
 from pyro_vae.inference.fit import run_epochs
 from reading import rows
 from test_contracts import SHAPE, D, example
@@ -490,28 +490,6 @@ def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, mon
         monkeypatch.setattr(estimators, "REPAID", work)
         log_marginal(vae.model, vae.guide, x, num_particles=50)
         assert len(graphs) == expected
-
-
-@pytest.mark.parametrize("batch", [200, 600])
-def test_large_products_take_the_faster_library(batch, monkeypatch):
-    """Steps by a graph whose products are oneDNN's, by the fused kernel that trusts in the layout of gradients."""
-    taken = []
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(compiled, "by_onednn", lambda module: taken.append(products.by_onednn(module)) or taken[-1])
-    torch.manual_seed(0)
-    vae = build(Spec((16, 16), 8, network="mlp(hidden=(150,))"))
-    twin = copy.deepcopy(vae)
-    x = torch.rand(batch, 16, 16).round()
-    found = []
-    for pair, asked in ((vae, True), (twin, False)):
-        torch.manual_seed(1)
-        adam = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=asked)
-        svi = SVI(pair.model, pair.guide, adam, ELBO(), compile=asked)
-        losses = [svi.step(x) for _ in range(6)]
-        found.append([*losses, *(p.detach() for p in pair.parameters())])
-    assert taken == [True]
-    for mine, eager in zip(*found, strict=True):
-        torch.testing.assert_close(mine, eager, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyro.infer
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_vae._abstract import forked_random, traced
-from pyro_vae.inference.products import by_onednn, called_directly
+from pyro_vae.inference.products import by_kernels
 
 PATIENCE = 100  # visits of a further shape before it gets a graph of its own, such as the last batch of an epoch
 MOST_GRAPHS = 8
@@ -182,13 +182,13 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     with _quietly(), torch.no_grad(), forked_random():
         if inputs[0].is_cuda:
             return _Recorded(torch._inductor.compile(module, inputs, options=OPTIONS), graph.inputs)
-        with called_directly() if by_onednn(module) else nullcontext():
-            for node in module.graph.nodes:
-                node.meta.clear()  # Inductor finds shapes anew, which for C++ must not be mixed with the tracer's
-            try:
-                return torch._inductor.compile(module, inputs, options={**OPTIONS, "cpp_wrapper": True})
-            except Exception:  # an operation that only the Python wrapper knows
-                return torch._inductor.compile(module, inputs, options=OPTIONS)
+        by_kernels(module)
+        for node in module.graph.nodes:
+            node.meta.clear()  # Inductor finds shapes anew, which for C++ must not be mixed with the tracer's
+        try:
+            return torch._inductor.compile(module, inputs, options={**OPTIONS, "cpp_wrapper": True})
+        except Exception:  # an operation that only the Python wrapper knows
+            return torch._inductor.compile(module, inputs, options=OPTIONS)
 
 
 @contextmanager

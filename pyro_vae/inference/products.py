@@ -1,24 +1,23 @@
-"""Matrix products of compiled graphs, by whichever library is the faster one on this processor."""
+"""Matrix products of compiled graphs on a CPU, by `products.cpp`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from pathlib import Path
 
 import torch
-from torch.fx import Graph, GraphModule
+from torch.fx import GraphModule
 
-from pyro_vae.networks.products import onednn_is_faster, pays_to_turn
+from pyro_vae.networks.products import is_faster
 
-SMALLEST = 3_000_000  # multiplications of a product from which the library matters more than the call
+SMALLEST = 100_000  # multiplications of a product from which the call is repaid
 
 
-def by_onednn(module: GraphModule) -> bool:
-    """Hand the large float32 products of a graph on a CPU to oneDNN, if that is faster here; whether any was."""
-    graph, changed = module.graph, False
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten.mm.default:
+def by_kernels(module: GraphModule) -> None:
+    """Hand the float32 products of a graph on a CPU to `torch.ops.pyro_vae.product`, if that is the faster one here."""
+    aten = torch.ops.aten
+    for node in module.graph.nodes:
+        if node.target is aten.mm.default:
             bias, (a, b) = None, node.args
-        elif node.target is torch.ops.aten.addmm.default and not node.kwargs:
+        elif node.target is aten.addmm.default and not node.kwargs:
             bias, a, b = node.args
         else:
             continue
@@ -27,44 +26,30 @@ def by_onednn(module: GraphModule) -> bool:
             continue
         if (bias is not None and bias.meta["val"].dim() != 1) or x.shape[0] * y.numel() < SMALLEST:
             continue
-        if not onednn_is_faster():
-            return False
-        with graph.inserting_before(node):
-            if bias is None and pays_to_turn(x, y.t()):
-                turned = _transposed(graph, _product(graph, _transposed(graph, b), a, None))
-                layout: Any = {"memory_format": torch.contiguous_format}
-                product = graph.call_function(torch.ops.aten.clone.default, (turned,), layout)
-            else:
-                product = _product(graph, a, _transposed(graph, b), bias)
-        node.replace_all_uses_with(product)
-        graph.erase_node(node)
-        changed = True
+        if min(x.shape[0], y.shape[1]) > 1 and kernels_are_faster():
+            node.target, node.args = torch.ops.pyro_vae.product.default, (a, b, bias)
     module.recompile()
-    return changed
 
 
-def _product(graph: Graph, a: Any, transposed: Any, bias: Any) -> Any:
-    """`a @ transposed.T + bias`."""
-    arguments: Any = (a, transposed, bias, "none", [], "")
-    return graph.call_function(torch.ops.mkldnn._linear_pointwise.default, arguments)
+@cache
+def kernels_are_faster() -> bool:
+    """Whether there is a `torch.ops.pyro_vae.product` here, and it is faster than `torch.mm`; found out once.
 
-
-def _transposed(graph: Graph, a: Any) -> Any:
-    return graph.call_function(torch.ops.aten.t.default, (a,))
-
-
-@contextmanager
-def called_directly() -> Iterator[None]:
-    """Let Inductor call oneDNN's product as it stands: by itself it does so only for weights that never change."""
-    from torch._inductor import lowering
-    from torch._inductor.fx_passes.mkldnn_fusion import _mkldnn_fusion_init
-
-    _mkldnn_fusion_init()
-    packet = torch.ops.mkldnn._linear_pointwise
-    before: dict[Any, Any] = {key: lowering.lowerings[key] for key in (packet, packet.default)}
-    direct = lowering.fallback_handler(packet.default, add_to_fallback_set=False)
+    It is compiled by the compiler that the graphs need too, in some seconds, and kept where Inductor keeps its own.
+    """
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return False
     try:
-        lowering.lowerings.update(dict.fromkeys(before, direct))
-        yield
-    finally:
-        lowering.lowerings.update(before)
+        _compile()
+    except Exception:  # no compiler here, or a PyTorch without these kernels: its own products do
+        return False
+    x, y = torch.ones(128, 512), torch.ones(256, 512)
+    return is_faster(lambda: torch.ops.pyro_vae.product(x, y.t(), None), than=lambda: torch.mm(x, y.t()))
+
+
+@cache
+def _compile() -> None:
+    from torch._inductor.codecache import CppCodeCache
+
+    CppCodeCache.load(Path(__file__).with_name("products.cpp").read_text())
+    torch.library.register_fake("pyro_vae::product", lambda a, b, bias: a.new_empty(a.shape[0], b.shape[1]))
