@@ -364,9 +364,11 @@ class _Allocations(TorchDispatchMode):
 
 
 def bytes_of(call: Callable[[], Any]) -> int:
-    """Memory for what a call computes; the random streams are left as they were."""
-    with forked_random(), _Allocations() as allocations:
-        call()
+    """Memory for what a call computes when it is not the first; the random streams are left as they were."""
+    with forked_random():
+        call()  # makes what is kept, such as the choice of a library, which measures with matrices of its own
+        with _Allocations() as allocations:
+            call()
     return allocations.bytes
 
 
