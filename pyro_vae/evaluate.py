@@ -8,9 +8,9 @@ if __name__ == "__main__":
 import json
 import math
 import shlex
-import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pyro_vae._program import Run, open_run
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data.bridges import spread
 from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
-from pyro_vae.inference.annealing import annealed_importance_sampling, bidirectional_monte_carlo
+from pyro_vae.inference.annealing import annealed_importance_sampling, bidirectional_monte_carlo, gradients_per_datum
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
 from pyro_vae.inference.gaps import inference_gaps
@@ -67,20 +67,21 @@ def evaluate(
     pyro.set_rng_seed(seed)
     vae, options = opened.vae, dict[str, Any](num_particles=num_particles, memory=memory)
 
-    def estimate(progress: Callable[[int], Any] | None) -> tuple[LogMarginal, Effort | None]:
+    with _progress("particles", None if adaptive else len(data) * num_particles) as options["progress"]:
         if adaptive:
-            return log_marginal_adaptive(vae, data, steps=refine or 100, progress=progress, **options)
+            return log_marginal_adaptive(vae, data, steps=refine or 100, **options)
         if refine is not None:
-            return log_marginal_refined(vae, data, steps=refine, progress=progress, **options), None
-        return log_marginal(vae.model, vae.guide, data, progress=progress, **options), None
+            return log_marginal_refined(vae, data, steps=refine, **options), None
+        return log_marginal(vae.model, vae.guide, data, **options), None
 
-    if not sys.stderr.isatty():
-        return estimate(None)
+
+@contextmanager
+def _progress(unit: str, total: int | None) -> Iterator[Callable[[int], Any]]:
+    """What to call with the number of units done since the last call: it moves a bar, if there is a terminal."""
     from tqdm import tqdm
 
-    total = None if adaptive else len(data) * num_particles
-    with tqdm(total=total, unit=" particles", unit_scale=True, leave=False) as bar:
-        return estimate(bar.update)
+    with tqdm(total=total, unit=f" {unit}", unit_scale=True, leave=False, disable=None) as bar:
+        yield bar.update
 
 
 def summary(opened: Run, result: LogMarginal, split: str, health: LatentHealth | None = None) -> dict[str, Any]:
@@ -212,13 +213,16 @@ def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict
         s["gaps"] = {name: average._asdict() for name, average in gaps.averages.items()}
         print(f"\n{gaps}", flush=True)
     if options.ais:
-        annealed = annealed_importance_sampling(model, data[:], **chains)
+        with _progress("gradients", len(data) * gradients_per_datum(options.chains, options.temperatures)) as progress:
+            annealed = annealed_importance_sampling(model, data, progress=progress, **chains)
         columns |= {f"ais_{k}": v.numpy() for k, v in annealed.per_datum.items()}
         errors = ("data_standard_error", "monte_carlo_standard_error")
         s["ais"] = {name: getattr(annealed, name) for name in ("mean", *errors)} | annealing
         print(f"\nAnnealed importance sampling: {annealed}", flush=True)
     if options.bdmc:
-        sandwich = bidirectional_monte_carlo(model, options.bdmc, **chains)
+        total = options.bdmc * gradients_per_datum(options.chains, options.temperatures, ways=2)
+        with _progress("gradients", total) as progress:
+            sandwich = bidirectional_monte_carlo(model, options.bdmc, progress=progress, **chains)
         bounds = {"lower": sandwich.lower.mean, "upper": sandwich.upper.mean().item(), "gap": sandwich.gap}
         s["bdmc"] = {"data": options.bdmc, **bounds, "gap_standard_error": sandwich.gap_standard_error} | annealing
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
@@ -307,13 +311,10 @@ def _draw_posterior(opened: Run, data: Any, health: LatentHealth, path: Path) ->
 
 def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> PosteriorComparison:
     """`compare_posterior` for data spread evenly over the evaluated ones, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
     numbers = spread(count, len(data)).tolist()
-    total = len(numbers) * CHAINS * (draws + draws // 2)
-    with tqdm(total=total, unit=" draws", leave=False, disable=None) as bar:
+    with _progress("draws", len(numbers) * CHAINS * (draws + draws // 2)) as progress:
         compared = compare_posterior(
-            opened.vae.model, opened.vae.guide, data.first(count), num_samples=draws, progress=bar.update
+            opened.vae.model, opened.vae.guide, data.first(count), num_samples=draws, progress=progress
         )
     return replace(compared, numbers=numbers)
 

@@ -8,7 +8,13 @@ from scipy.stats import kstest, norm
 from torch.distributions import Independent, Normal
 
 from folded import folded, log_p
-from pyro_vae import annealed_importance_sampling, log_marginal, log_marginal_adaptive, log_marginal_refined
+from pyro_vae import (
+    annealed_importance_sampling,
+    bidirectional_monte_carlo,
+    log_marginal,
+    log_marginal_adaptive,
+    log_marginal_refined,
+)
 from pyro_vae.distributions import Defended
 from pyro_vae.inference.annealing import gradients_per_datum
 from switch import Switch
@@ -86,7 +92,7 @@ def test_what_draws_cannot_do_is_annealed():
 
 
 def test_the_price_of_annealing_is_what_it_costs(monkeypatch):
-    vae, done = folded(narrow), []
+    vae, done, told = folded(narrow), [], []
     density = vae.model.log_joint
 
     def counted(x, z):
@@ -96,9 +102,12 @@ def test_the_price_of_annealing_is_what_it_costs(monkeypatch):
 
     monkeypatch.setattr(vae.model, "log_joint", counted)
     for chains, temperatures in ((6, 4), (1, 1), (5, 2)):
-        done.clear()
-        annealed_importance_sampling(vae.model, X[:3], num_chains=chains, num_temperatures=temperatures)
-        assert sum(done) == 3 * gradients_per_datum(chains, temperatures)
+        options = {"num_chains": chains, "num_temperatures": temperatures, "progress": told.append}
+        for ways, run in ((1, annealed_importance_sampling), (2, bidirectional_monte_carlo)):
+            done.clear()
+            told.clear()
+            run(vae.model, X[:3] if ways == 1 else 3, **options)
+            assert sum(done) == sum(told) == 3 * gradients_per_datum(chains, temperatures, ways=ways)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from pyro_vae.inference.estimators import (
     MEMORY,
     REPAID,
     PerDatum,
+    batches,
     bytes_of,
     check_data,
     choice,
@@ -204,11 +205,13 @@ class _Path:
         return log_w
 
 
-def gradients_per_datum(num_chains: int, num_temperatures: int, leapfrogs: int = 10) -> int:
-    """How many gradients of `log p(x, z)` `annealed_importance_sampling` takes for one datum."""
+def gradients_per_datum(num_chains: int, num_temperatures: int, leapfrogs: int = 10, *, ways: int = 1) -> int:
+    """How many gradients of `log p(x, z)` `annealed_importance_sampling` takes for one datum; with two `ways`
+    `bidirectional_monte_carlo`.
+    """
     between = num_temperatures - 1
     tuning = max(num_chains // 2, 1) * (1 + (WARM_UP + between) * leapfrogs) if between else 0
-    return tuning + num_chains * (1 + between * leapfrogs)
+    return tuning + ways * num_chains * (1 + between * leapfrogs)
 
 
 def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -236,7 +239,9 @@ def annealable(model: Any) -> bool:
 class _Paths:
     """Makes the path of each batch: both log-densities and their gradients come from one function, or one graph."""
 
-    def __init__(self, model: Any, guide: Any, betas: Tensor, leapfrogs: int) -> None:
+    def __init__(
+        self, model: Any, guide: Any, betas: Tensor, leapfrogs: int, progress: Callable[[int], None] | None
+    ) -> None:
         if not hasattr(model, "log_joint") or not hasattr(model, "prior"):
             raise InputError("annealing needs a model with log_joint and prior, such as that of a VAE")
         if not annealable(model):
@@ -244,6 +249,7 @@ class _Paths:
         if not getattr(guide, "has_density", True):
             raise InputError("the guide is a point for each datum; anneal from the prior instead")
         self.model, self.guide, self.betas, self.leapfrogs = model, guide, betas, leapfrogs
+        self.progress = progress
         self.densities: Callable[[Tensor, Tensor], tuple[list[Tensor], Any]] = self._densities
 
     def start(self, x: Tensor) -> Any:
@@ -267,13 +273,19 @@ class _Paths:
 
     def over(self, x: Tensor) -> _Path:
         """The path for one batch."""
-        return _Path(lambda z: _Place(z, *self.densities(x, z)[0]), self.betas, self.leapfrogs)
+
+        def look(z: Tensor) -> _Place:
+            if self.progress is not None:
+                self.progress(z.shape[:2].numel())
+            return _Place(z, *self.densities(x, z)[0])
+
+        return _Path(look, self.betas, self.leapfrogs)
 
 
 @torch.no_grad()
 def annealed_importance_sampling(
     model: Any,
-    x: Tensor,
+    x: Any,
     *,
     guide: Any = None,
     num_chains: int = 16,
@@ -292,7 +304,7 @@ def annealed_importance_sampling(
 
     Args:
         model: the model of a VAE, or anything with `prior()` and `log_joint(x, z)`, differentiable in z.
-        x: the data, `(N, *shape)`.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
         guide: start from its posteriors instead of from the prior.
         num_chains: C for each datum.
         num_temperatures: T steps from the start to the posterior.
@@ -300,7 +312,8 @@ def annealed_importance_sampling(
         schedule: `'sigmoid'` or `'linear'`; see `temperatures`.
         memory: bytes to keep within, beside the data and the networks.
         compile: evaluate the densities by a compiled graph, as in `log_marginal`.
-        progress: called with the number of data done since its last call.
+        progress: called with the number of gradients of `log p(x, z)` asked for since its last call, of
+            `gradients_per_datum` for each datum.
 
     Returns:
         An `AnnealedEstimate` with N values and their errors.
@@ -321,21 +334,18 @@ def annealed_importance_sampling(
     check_data(model, x)
     betas = temperatures(num_temperatures, schedule)
     _whole(num_chains=num_chains, leapfrogs=leapfrogs, memory=memory)
-    paths = _Paths(model, guide, betas, leapfrogs)
+    paths = _Paths(model, guide, betas, leapfrogs, progress)
     result: AnnealedEstimate | None = None
     localise(model, guide)
     with local_parameters(), pyro.validation_enabled(False):
         rows = len(x) * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
         batch_size = max(1, paths.prepare(x[:1], rows, memory, compile) // num_chains)
-        for start in range(0, len(x), batch_size):
-            batch = x[start : start + batch_size]
+        for batch in batches(x, batch_size):
             path, p = paths.over(batch), paths.start(batch)
             steps = path.tune(p.sample((max(num_chains // 2, 1),)))
             log_w, accepted = path.forward(p.sample((num_chains,)), steps)
             part = AnnealedEstimate(*_estimate(log_w), accepted.cpu(), num_chains, num_temperatures)
             result = part if result is None else result + part
-            if progress is not None:
-                progress(len(batch))
     assert result is not None
     return result
 
@@ -352,6 +362,7 @@ def bidirectional_monte_carlo(
     schedule: str = "sigmoid",
     memory: int = MEMORY,
     compile: bool | str = "auto",
+    progress: Callable[[int], None] | None = None,
 ) -> Sandwich:
     """Bounds on `log p(x)` from both sides for `n` data simulated from the model: how far the schedule can be trusted.
 
@@ -369,6 +380,7 @@ def bidirectional_monte_carlo(
         schedule: as there.
         memory: as there.
         compile: as there.
+        progress: as there; chains run two `ways` here.
 
     Raises:
         InputError: as there.
@@ -377,14 +389,14 @@ def bidirectional_monte_carlo(
     """
     betas = temperatures(num_temperatures, schedule)
     _whole(n=n, num_chains=num_chains, leapfrogs=leapfrogs, memory=memory)
-    paths = _Paths(model, guide, betas, leapfrogs)
+    paths = _Paths(model, guide, betas, leapfrogs, progress)
     lower: AnnealedEstimate | None = None
     uppers, errors = [], []
     localise(model, guide)
     with local_parameters(), pyro.validation_enabled(False):
         z = model.prior().sample((n,))
         x = model.likelihood(model.decoder(z)).sample()
-        rows = 2 * n * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
+        rows = n * gradients_per_datum(num_chains, num_temperatures, leapfrogs, ways=2)
         batch_size = max(1, paths.prepare(x[:1], rows, memory, compile) // num_chains)
         for exact, batch in zip(z.split(batch_size), x.split(batch_size), strict=True):
             path, p = paths.over(batch), paths.start(batch)
