@@ -22,8 +22,8 @@ def train(folder: Path, choice: dict[str, str], epochs: int, seed: int) -> None:
     members = [part for axis, member in choice.items() for part in (f"--{axis}", member)]
     run(
         "train", "--dataset", "mnist", "--likelihood", "bernoulli", "--binarize", "dynamic", "--latent-dim", LATENT_DIM,
-        "--network", NETWORK, "--batch-size", 100, "--epochs", epochs, "--seed", seed, "--overwrite",
-        "--output", folder, *members,
+        "--network", NETWORK, "--batch-size", 100, "--epochs", epochs, "--seed", seed, "--compile", "yes",
+        "--overwrite", "--output", folder, *members,
     )  # fmt: skip
 
 
