@@ -271,7 +271,8 @@ def test_a_further_layout_is_not_taken_for_the_first():
     torch.testing.assert_close(found, (2 * row + 1).expand(64, 32))
 
 
-def test_what_the_cpp_wrapper_does_not_know_is_compiled_without_it(monkeypatch):
+def test_what_the_cpp_wrapper_does_not_know_is_compiled_without_it(monkeypatch, caplog):
+    caplog.set_level("INFO")
     asked = []
 
     def compile_(module, inputs, *, options, compile=torch._inductor.compile):
@@ -285,6 +286,7 @@ def test_what_the_cpp_wrapper_does_not_know_is_compiled_without_it(monkeypatch):
     svi.step(bits(8))
     assert svi.compiled
     assert asked == [True, False]
+    assert "no such operation in C++" in caplog.text
 
 
 def test_a_recording_reads_where_it_was_made_and_writes_to_nobodys_data(monkeypatch):

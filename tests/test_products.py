@@ -124,9 +124,12 @@ def test_steps_by_these_products_are_those_without_a_graph(product, monkeypatch)
         torch.testing.assert_close(mine, eager, rtol=1e-3, atol=1e-4)
 
 
-def test_without_a_compiler_pytorch_multiplies(monkeypatch):
+def test_without_a_compiler_pytorch_multiplies(monkeypatch, caplog):
+    caplog.set_level("INFO")
+
     def missing():
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(products, "_compile", missing)
     assert not products.kernels_are_faster.__wrapped__()
+    assert "no C++ compiler" in caplog.text

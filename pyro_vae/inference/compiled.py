@@ -187,7 +187,8 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
             node.meta.clear()  # Inductor finds shapes anew, which for C++ must not be mixed with the tracer's
         try:
             return torch._inductor.compile(module, inputs, options={**OPTIONS, "cpp_wrapper": True})
-        except Exception:  # an operation that only the Python wrapper knows
+        except Exception as error:  # an operation that only the Python wrapper knows
+            logging.getLogger(__name__).info("compiled without the C++ wrapper: %s", _reason(error))
             return torch._inductor.compile(module, inputs, options=OPTIONS)
 
 

@@ -1,5 +1,6 @@
 """Matrix products of compiled graphs on a CPU, by `products.cpp`."""
 
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def kernels_are_faster() -> bool:
         return False
     try:
         _compile()
-    except Exception:  # no compiler here, or a PyTorch without these kernels: its own products do
+    except Exception as error:  # no compiler here, or a PyTorch without these kernels: its own products do
+        logging.getLogger(__name__).info("products are PyTorch's: %s", error)
         return False
     x, y = torch.ones(128, 512), torch.ones(256, 512)
     return is_faster(lambda: torch.ops.pyro_vae.product(x, y.t(), None), than=lambda: torch.mm(x, y.t()))
