@@ -49,10 +49,18 @@ def write(page: Path, device: str, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=31, help="timings of each contestant (default: 31)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all cores)")
-    parser.add_argument("--only", help="training steps alone, whose name and batch begin so, such as 'MLP 100'")
+    parser.add_argument(
+        "--rounds", type=int, default=31, help="timings of each contestant (default: 31)"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all cores)"
+    )
+    parser.add_argument(
+        "--only", help="training steps alone, whose name and batch begin so, such as 'MLP 100'"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rounds, device = options.rounds, options.device
@@ -65,7 +73,13 @@ def main() -> None:
     named = machine(device)
     text = f"{named}; {', '.join(f'{k} {v}' for k, v in versions().items())}.\n\n{table}\n\n{sentence}\n\n{shares}"
     print(f"\n{text}")
-    results = {"machine": named, "versions": versions(), "training": steps, "epoch": epoch, "evaluation": draws}
+    results = {
+        "machine": named,
+        "versions": versions(),
+        "training": steps,
+        "epoch": epoch,
+        "evaluation": draws,
+    }
     (HERE / f"results-{device}.json").write_text(json.dumps(results, indent=2) + "\n")
     write(PAGE, device, text)
 

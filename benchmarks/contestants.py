@@ -56,18 +56,29 @@ class Setting:
 
     def vae(self) -> VAE:
         torch.manual_seed(0)
-        return build(Spec(self.shape, self.latent_dim, network=self.network, guide=self.guide)).to(self.device)
+        return build(Spec(self.shape, self.latent_dim, network=self.network, guide=self.guide)).to(
+            self.device
+        )
 
     def batches(self) -> Callable[[], Tensor]:
         torch.manual_seed(1)
-        data = (torch.rand(BATCHES, self.batch_size, *self.shape, device=self.device) < 0.13).float()
+        data = (
+            torch.rand(BATCHES, self.batch_size, *self.shape, device=self.device) < 0.13
+        ).float()
         return partial(next, itertools.cycle(data))
 
 
 def ours(setting: Setting, *, compile: bool) -> Step:
     """`pyro_vae.SVI`."""
     vae, batch = setting.vae(), setting.batches()
-    svi = SVI(vae.model, vae.guide, ADAM, parse("objective", setting.objective)(), reduction="mean", compile=compile)
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        ADAM,
+        parse("objective", setting.objective)(),
+        reduction="mean",
+        compile=compile,
+    )
     return lambda: svi.step(batch())
 
 
@@ -76,7 +87,9 @@ def plain_networks(setting: Setting) -> tuple[nn.Module, nn.Module]:
     pixels, d = math.prod(setting.shape), setting.latent_dim
     torch.manual_seed(0)
     encoder, decoder = (
-        nn.Sequential(nn.Linear(i, 200), nn.Tanh(), nn.Linear(200, 200), nn.Tanh(), nn.Linear(200, o))
+        nn.Sequential(
+            nn.Linear(i, 200), nn.Tanh(), nn.Linear(200, 200), nn.Tanh(), nn.Linear(200, o)
+        )
         for i, o in ((pixels, 2 * d), (d, pixels))
     )
     return encoder.to(setting.device), decoder.to(setting.device)
@@ -104,7 +117,11 @@ def by_hand(setting: Setting, *, compile: bool) -> Step:
         bits = x.flatten(1).expand(k, -1, -1)
         log_px = -binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(-1)
         log_w = log_px - 0.5 * z.square().sum(-1) - log_q
-        bound = log_w.logsumexp(0) - math.log(k) if setting.objective.startswith("iwae") else log_w.mean(0)
+        bound = (
+            log_w.logsumexp(0) - math.log(k)
+            if setting.objective.startswith("iwae")
+            else log_w.mean(0)
+        )
         return -bound.mean()
 
     run = torch.compile(loss_of, dynamic=False) if compile else loss_of
@@ -124,12 +141,18 @@ def pyro_svi(setting: Setting, *, jit: bool = False) -> Step | None:
     if setting.network != MLP or setting.guide != "meanfield" or setting.objective != "elbo":
         return None
     encoder, decoder = plain_networks(setting)
-    name, d, batch = f"{setting.name}{setting.batch_size}{jit}", setting.latent_dim, setting.batches()
+    name, d, batch = (
+        f"{setting.name}{setting.batch_size}{jit}",
+        setting.latent_dim,
+        setting.batches(),
+    )
 
     def model(x: Tensor) -> None:
         pyro.module(f"decoder {name}", decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), d), x.new_ones(len(x), d)).to_event(1))
+            z = pyro.sample(
+                "z", dist.Normal(x.new_zeros(len(x), d), x.new_ones(len(x), d)).to_event(1)
+            )
             pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:

@@ -56,7 +56,12 @@ def chunked(setting: Setting) -> Step:
                 z = loc + log_scale.exp() * noise
                 logits = decoder(z)
                 log_px = logits @ x - softplus(logits).sum(-1)
-                parts.append(log_px - 0.5 * z.square().sum(-1) + 0.5 * noise.square().sum(-1) + log_scale.sum())
+                parts.append(
+                    log_px
+                    - 0.5 * z.square().sum(-1)
+                    + 0.5 * noise.square().sum(-1)
+                    + log_scale.sum()
+                )
             torch.cat(parts).logsumexp(0) - math.log(K)
 
     return torch.no_grad()(step)
@@ -111,10 +116,16 @@ CONTESTANTS: dict[str, Callable[[Setting], Step | None]] = {
 def run(*, rounds: int, device: str) -> tuple[str, dict[str, Any]]:
     """The table, and the medians in draws a second."""
     setting = Setting("MLP", 100, device=device)
-    steps = {name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None}
+    steps = {
+        name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None
+    }
     medians = timed(steps, rounds=rounds, seconds=0.03, device=device)
     rates = {name: IMAGES * K / seconds for name, seconds in medians.items()}
-    lines = [f"| evaluation | thousand draws a second | times the loop | share of the products |\n|{'---|' * 4}"]
+    lines = [
+        f"| evaluation | thousand draws a second | times the loop | share of the products |\n|{'---|' * 4}"
+    ]
     for name, rate in rates.items():
-        lines.append(f"| {name} | {rate / 1000:.0f} | {rate / rates[LOOP]:.1f} | {rate / rates[PRODUCTS]:.2f} |")
+        lines.append(
+            f"| {name} | {rate / 1000:.0f} | {rate / rates[LOOP]:.1f} | {rate / rates[PRODUCTS]:.2f} |"
+        )
     return "\n".join(lines), {"particles": K, "draws_per_second": rates}

@@ -21,10 +21,30 @@ def run(program: str, *arguments: object) -> None:
 def train(folder: Path, choice: dict[str, str], epochs: int, seed: int) -> None:
     members = [part for axis, member in choice.items() for part in (f"--{axis}", member)]
     run(
-        "train", "--dataset", "mnist", "--likelihood", "bernoulli", "--binarize", "dynamic", "--latent-dim", LATENT_DIM,
-        "--network", NETWORK, "--batch-size", 100, "--epochs", epochs, "--seed", seed, "--compile", "yes",
-        "--overwrite", "--output", folder, *members,
-    )  # fmt: skip
+        "train",
+        "--dataset",
+        "mnist",
+        "--likelihood",
+        "bernoulli",
+        "--binarize",
+        "dynamic",
+        "--latent-dim",
+        LATENT_DIM,
+        "--network",
+        NETWORK,
+        "--batch-size",
+        100,
+        "--epochs",
+        epochs,
+        "--seed",
+        seed,
+        "--compile",
+        "yes",
+        "--overwrite",
+        "--output",
+        folder,
+        *members,
+    )
 
 
 def row(name: str, folder: Path) -> str:

@@ -31,7 +31,9 @@ def prepare(objective: str = "elbo", **members: str) -> SVI:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40, help="timed steps of each member (default: 40)")
+    parser.add_argument(
+        "--rounds", type=int, default=40, help="timed steps of each member (default: 40)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -66,13 +66,19 @@ def timed(steps: dict[str, Step], *, rounds: int, seconds: float, device: str) -
 
 def measure(setting: Setting, *, rounds: int, seconds: float = 0.03) -> dict[str, float]:
     """The median seconds of a step of each contestant that there is."""
-    steps = {name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None}
+    steps = {
+        name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None
+    }
     return timed(steps, rounds=rounds, seconds=seconds, device=setting.device)
 
 
 def row(setting: Setting, medians: dict[str, float]) -> str:
     base = medians[BASE]
-    cells = [f"{medians[name] / base:.2f}" if name in medians else "" for name in CONTESTANTS if name != BASE]
+    cells = [
+        f"{medians[name] / base:.2f}" if name in medians else ""
+        for name in CONTESTANTS
+        if name != BASE
+    ]
     return f"| {setting.name}, batch {setting.batch_size} | {1000 * base:.2f} ms | {' | '.join(cells)} |"
 
 
@@ -85,7 +91,9 @@ def table(results: list[tuple[Setting, dict[str, float]]]) -> str:
 
 def run(*, rounds: int, device: str, only: str = "") -> tuple[str, list[dict[str, Any]]]:
     """The table, and the medians in seconds by setting."""
-    settings = [replace(s, device=device) for s in SETTINGS if f"{s.name} {s.batch_size}".startswith(only)]
+    settings = [
+        replace(s, device=device) for s in SETTINGS if f"{s.name} {s.batch_size}".startswith(only)
+    ]
     results = []
     for setting in settings:
         results.append((setting, measure(setting, rounds=rounds)))

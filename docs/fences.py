@@ -14,4 +14,6 @@ class Fences(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for each module, class, function and attribute, once it is read."""
         if obj.docstring:
-            obj.docstring.value = EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", obj.docstring.value)
+            obj.docstring.value = EXAMPLE.sub(
+                lambda match: f"```pycon\n{match[0]}\n```", obj.docstring.value
+            )

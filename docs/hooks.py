@@ -22,10 +22,14 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Complain of quoted lines that the code lacks and of names that a page lacks; fill in what is generated."""
     for path, quoted in QUOTE.findall(markdown):
         file = ROOT / path
-        lines = {line.strip() for line in file.read_text().splitlines()} if file.is_file() else set()
+        lines = (
+            {line.strip() for line in file.read_text().splitlines()} if file.is_file() else set()
+        )
         for line in filter(None, map(str.strip, quoted.splitlines())):
             if line not in lines and line != "...":
-                log.error("%s quotes a line that %s does not have: %s", page.file.src_uri, path, line)
+                log.error(
+                    "%s quotes a line that %s does not have: %s", page.file.src_uri, path, line
+                )
     if page.file.src_uri == "api.md":
         for name in _public():
             if f"::: pyro_vae.{name}\n" not in markdown:
@@ -35,7 +39,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             if f"## {name}\n" not in markdown:
                 log.error("%s has no section on %s", page.file.src_uri, name)
     markdown = MEMBERS.sub(lambda match: _members(match[1]), markdown)
-    return markdown.replace(COMPATIBILITY, _compatibility()) if COMPATIBILITY in markdown else markdown
+    return (
+        markdown.replace(COMPATIBILITY, _compatibility()) if COMPATIBILITY in markdown else markdown
+    )
 
 
 def _public() -> list[str]:
@@ -78,24 +84,32 @@ def _compatibility() -> str:
 
     def cell(guide: str, objective: str) -> str:
         fit = fitting(guide, objective)
-        return "yes" if fit == fitting(guide, "ELBO") else ", ".join(map("`{}`".format, fit)) or "no"
+        return (
+            "yes" if fit == fitting(guide, "ELBO") else ", ".join(map("`{}`".format, fit)) or "no"
+        )
 
     columns: dict[tuple[str, ...], list[str]] = {}  # objectives that fit the same stand together
     for o in objectives:
         columns.setdefault(tuple(cell(guide, o) for guide in guides), []).append(o)
-    by_prior = [[guide, *("no" if why[guide, p, "ELBO"] else "yes" for p in priors)] for guide in guides]
+    by_prior = [
+        [guide, *("no" if why[guide, p, "ELBO"] else "yes" for p in priors)] for guide in guides
+    ]
     by_objective = [[guide, *(column[i] for column in columns)] for i, guide in enumerate(guides)]
     refusals: dict[str, tuple[str, tuple[str, ...]]] = {}  # one sentence of each kind, the shortest
     for names, sentence in why.items():
         if sentence:
             kind = re.sub(r"\b[A-Z]\w+", "", sentence)
-            refusals[kind] = min(refusals.get(kind, (sentence, names)), (sentence, names), key=lambda r: len(r[0]))
+            refusals[kind] = min(
+                refusals.get(kind, (sentence, names)), (sentence, names), key=lambda r: len(r[0])
+            )
     return "\n\n".join(
         [
             "Guides and priors, under an objective that asks for nothing, such as `ELBO`:",
             _table([f"`{p}`" for p in priors], by_prior),
             "Guides and objectives; `yes` stands for every prior that the guide goes with in the table above:",
-            _table([", ".join(f"`{o}`" for o in group) for group in columns.values()], by_objective),
+            _table(
+                [", ".join(f"`{o}`" for o in group) for group in columns.values()], by_objective
+            ),
             "The refusals, one of each kind:",
             "\n".join(
                 f"- `{g}`, `{p}`{'' if why[g, p, 'ELBO'] else f', `{o}`'}: *{sentence}*"
@@ -106,5 +120,9 @@ def _compatibility() -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [["guide", *head], ["---"] * (len(head) + 1), *([f"`{first}`", *rest] for first, *rest in rows)]
+    lines = [
+        ["guide", *head],
+        ["---"] * (len(head) + 1),
+        *([f"`{first}`", *rest] for first, *rest in rows),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -43,7 +43,9 @@ class _Package(ModuleType):
     """A package in which `build` stays the function, also once the module `pyro_vae.build` has been imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES or not (isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}"):
+        if name not in _HOMES or not (
+            isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}"
+        ):
             super().__setattr__(name, value)
 
 

@@ -4,8 +4,16 @@ from pyro_vae._abstract import AbstractProgram as AbstractProgram, variants as v
 from pyro_vae._errors import InputError as InputError
 from pyro_vae.build import Spec as Spec, build as build
 from pyro_vae.checkpoint import load as load
-from pyro_vae.data import Bridge as Bridge, DataSet as DataSet, Split as Split, load_data as load_data
-from pyro_vae.inference.adaptive import Effort as Effort, log_marginal_adaptive as log_marginal_adaptive
+from pyro_vae.data import (
+    Bridge as Bridge,
+    DataSet as DataSet,
+    Split as Split,
+    load_data as load_data,
+)
+from pyro_vae.inference.adaptive import (
+    Effort as Effort,
+    log_marginal_adaptive as log_marginal_adaptive,
+)
 from pyro_vae.inference.annealing import (
     AnnealedEstimate as AnnealedEstimate,
     Sandwich as Sandwich,
@@ -14,7 +22,11 @@ from pyro_vae.inference.annealing import (
 )
 from pyro_vae.inference.compiled import CompileWarning as CompileWarning
 from pyro_vae.inference.diagnostics import pareto_k as pareto_k
-from pyro_vae.inference.estimators import LogMarginal as LogMarginal, elbo as elbo, log_marginal as log_marginal
+from pyro_vae.inference.estimators import (
+    LogMarginal as LogMarginal,
+    elbo as elbo,
+    log_marginal as log_marginal,
+)
 from pyro_vae.inference.fit import History as History, fit as fit
 from pyro_vae.inference.gaps import Gaps as Gaps, inference_gaps as inference_gaps
 from pyro_vae.inference.guides import (

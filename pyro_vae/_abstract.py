@@ -61,7 +61,9 @@ def is_traced() -> bool:
 @contextmanager
 def forked_random() -> Iterator[None]:
     """Leave the random streams as they were, whatever is drawn inside."""
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+    with torch.random.fork_rng(
+        [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    ):
         yield
 
 

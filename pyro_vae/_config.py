@@ -28,13 +28,23 @@ def _option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
 class Config:
     """Every option of a run, in the order of `--help`; each can stand in a TOML file under the same name."""
 
-    dataset: str = _option("digits", f"{', '.join(NAMED)}; or your own FILE.npy, .npz, .csv, or a FOLDER of images")
-    data_dir: str | None = _option(None, "folder with the files of named data sets (default: $PYRO_VAE_DATA)")
-    labels: str | None = _option(None, "labels of your own data: a file, a column of the .csv, or a name in the .npz")
-    validation_fraction: float | None = _option(None, "share of the data held out to choose the best epoch")
+    dataset: str = _option(
+        "digits", f"{', '.join(NAMED)}; or your own FILE.npy, .npz, .csv, or a FOLDER of images"
+    )
+    data_dir: str | None = _option(
+        None, "folder with the files of named data sets (default: $PYRO_VAE_DATA)"
+    )
+    labels: str | None = _option(
+        None, "labels of your own data: a file, a column of the .csv, or a name in the .npz"
+    )
+    validation_fraction: float | None = _option(
+        None, "share of the data held out to choose the best epoch"
+    )
     test_fraction: float | None = _option(None, "share of the data held out for evaluation")
     stream: str = _option(
-        "auto", "leave a .npy file or a folder of images on disk; auto: where memory would run short", tuple(STREAM)
+        "auto",
+        "leave a .npy file or a folder of images on disk; auto: where memory would run short",
+        tuple(STREAM),
     )
     workers: int = _option(2, "processes that read ahead what is left on disk; 0: read when needed")
     binarize: str | None = _option(
@@ -46,18 +56,28 @@ class Config:
     network: str = _option("MLP()", "body of encoder and decoder, see below")
     likelihood: str = _option("Bernoulli()", "p(x|z), see below")
     guide: str = _option("MeanField()", "q(z|x), see below")
-    objective: str = _option("ELBO()", "what is maximised, see below; also any pyro.infer:Trace_ELBO(...)")
+    objective: str = _option(
+        "ELBO()", "what is maximised, see below; also any pyro.infer:Trace_ELBO(...)"
+    )
     latent_dim: int = _option(10, "length of z")
     epochs: int | None = _option(None, "passes over the data (default: 300 for digits, else 100)")
     batch_size: int = _option(100, "data in a step")
     learning_rate: float = _option(1e-3, "rate before the schedule")
-    schedule: str = _option("constant", f"{', '.join(SCHEDULES)}; or with arguments, as in cosine(floor=0.01)")
-    optimizer: str = _option("adam", f"{', '.join(OPTIMIZERS).lower()}; or with arguments, as in sgd(momentum=0.9)")
+    schedule: str = _option(
+        "constant", f"{', '.join(SCHEDULES)}; or with arguments, as in cosine(floor=0.01)"
+    )
+    optimizer: str = _option(
+        "adam", f"{', '.join(OPTIMIZERS).lower()}; or with arguments, as in sgd(momentum=0.9)"
+    )
     seed: int = _option(0, "seed of weights, data order and latents")
     device: str = _option("auto", "auto, cpu, cuda or mps")
     precision: str = _option("float32", "of the networks", PRECISIONS)
-    compile: str = _option("auto", "run steps as compiled graphs; auto: when the run is long enough", tuple(COMPILE))
-    output: str | None = _option(None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)")
+    compile: str = _option(
+        "auto", "run steps as compiled graphs; auto: when the run is long enough", tuple(COMPILE)
+    )
+    output: str | None = _option(
+        None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)"
+    )
     overwrite: bool = _option(False, "replace the run in --output")
     log: str | None = _option(None, "also write event files", ("tensorboard",))
 
@@ -86,15 +106,31 @@ def make_parser() -> Parser:
         if option.type is bool:
             parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
             continue
-        kind = {int: int, "int | None": int, int | None: int, float: float, float | None: float}.get(option.type, str)
+        kind = {
+            int: int,
+            "int | None": int,
+            int | None: int,
+            float: float,
+            float | None: float,
+        }.get(option.type, str)
         shown = "" if option.default is None else f" (default: {option.default})"
         choices = option.metadata["choices"] or None
-        metavar = "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "NAME")
-        parser.add_argument(flag(name), type=kind, choices=choices, metavar=metavar, help=text + shown)
-    parser.add_argument("--config", metavar="FILE.toml", help="read options from a file; the command line wins")
-    parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, to --epochs if that is given")
+        metavar = (
+            "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "NAME")
+        )
+        parser.add_argument(
+            flag(name), type=kind, choices=choices, metavar=metavar, help=text + shown
+        )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration, shapes and sizes; train nothing"
+        "--config", metavar="FILE.toml", help="read options from a file; the command line wins"
+    )
+    parser.add_argument(
+        "--resume", metavar="DIR", help="go on with the run in DIR, to --epochs if that is given"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, shapes and sizes; train nothing",
     )
     return parser
 
@@ -103,7 +139,9 @@ def _members() -> str:
     lines = []
     for axis in FAMILIES:
         lines.append(f"members for {flag(axis)}, with their arguments and defaults:")
-        lines += [f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()]
+        lines += [
+            f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()
+        ]
         lines.append("")
     return "\n".join([*lines, "a class of your own: my_package.module:MyClass(argument=value)"])
 
@@ -115,10 +153,16 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
     if resume is not None:
         folder = Path(resume)
         if fixed := sorted(set(given) - RESUMABLE) + (["config"] if file else []):
-            raise InputError(f"--resume goes on with the options of {folder}; {flag(fixed[0])} cannot change")
+            raise InputError(
+                f"--resume goes on with the options of {folder}; {flag(fixed[0])} cannot change"
+            )
         stored = read_toml(folder / "config.toml")
         stored.pop("resolved", None)
-        return replace(_from_table(stored, folder / "config.toml"), **given, output=str(folder)), folder, bool(dry)
+        return (
+            replace(_from_table(stored, folder / "config.toml"), **given, output=str(folder)),
+            folder,
+            bool(dry),
+        )
     values = {}
     if file is not None:
         values = read_toml(Path(file))
@@ -139,9 +183,16 @@ def _from_table(values: dict[str, Any], source: Path) -> Config:
             raise InputError(f"{source} gives {flag(name)} twice")
         option = OPTIONS[name]
         kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-        wanted = next(k for k in (bool, int, float, str) if k is option.type or (k | None) == option.type)
+        wanted = next(
+            k for k in (bool, int, float, str) if k is option.type or (k | None) == option.type
+        )
         if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted is not bool):
-            words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+            words = {
+                bool: "true or false",
+                int: "a whole number",
+                float: "a number",
+                str: "a text in quotes",
+            }
             raise InputError(f"{key} = {value!r} in {source} must be {words[wanted]}")
         choices = option.metadata["choices"]
         if choices and value not in choices:

@@ -35,14 +35,22 @@ class Display:
     """Progress: a bar on a terminal, a plain line for each epoch elsewhere; `bound` is what its number is called."""
 
     def __init__(self, epochs: int, first: int, bound: str = "ELBO") -> None:
-        self.epochs, self.first, self.started, self.bound = epochs, first, time.perf_counter(), bound
+        self.epochs, self.first, self.started, self.bound = (
+            epochs,
+            first,
+            time.perf_counter(),
+            bound,
+        )
         self.bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
             form = "{desc} {percentage:3.0f}%|{bar:16}| {elapsed}<{remaining}{postfix}"
             self.bar = tqdm(
-                total=epochs, initial=first, bar_format=form, ncols=shutil.get_terminal_size((100, 24)).columns
+                total=epochs,
+                initial=first,
+                bar_format=form,
+                ncols=shutil.get_terminal_size((100, 24)).columns,
             )
             self.bar.set_description(f"epoch {first + 1}/{epochs}")
         self.validation = ""
@@ -55,7 +63,9 @@ class Display:
 
     def epoch(self, e: Epoch) -> None:
         """At the end of an epoch."""
-        self.validation = "" if math.isnan(e.validation_elbo) else f", validation {e.validation_elbo:.2f}"
+        self.validation = (
+            "" if math.isnan(e.validation_elbo) else f", validation {e.validation_elbo:.2f}"
+        )
         speed = f"{e.images_per_second:,.0f} images/s"
         parts = f"{self.bound} {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
         if self.bar is not None:
@@ -63,7 +73,9 @@ class Display:
             self.bar.set_description(f"epoch {min(e.epoch + 1, self.epochs)}/{self.epochs}")
             self.bar.set_postfix_str(parts)
             return
-        left = (time.perf_counter() - self.started) / (e.epoch - self.first) * (self.epochs - e.epoch)
+        left = (
+            (time.perf_counter() - self.started) / (e.epoch - self.first) * (self.epochs - e.epoch)
+        )
         print(f"epoch {e.epoch}/{self.epochs}: {parts}, {left:.0f} s left", flush=True)
 
     def close(self) -> None:

@@ -29,7 +29,9 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def run(name: str, main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> NoReturn:
+def run(
+    name: str, main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
+) -> NoReturn:
     """Run a program and exit: 0 when it did its work, 2 with one sentence for wrong input, 130 after Ctrl-C."""
     with _sentences(name):
         main(sys.argv[1:] if arguments is None else arguments)
@@ -60,7 +62,9 @@ def _sentences(name: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if type(error) is RuntimeError and "allocate memory" not in str(error):
             raise
-        sys.exit(_say(name, "not enough memory; use a smaller --batch-size, --num-particles or network"))
+        sys.exit(
+            _say(name, "not enough memory; use a smaller --batch-size, --num-particles or network")
+        )
 
 
 def _say(name: str, message: str) -> int:
@@ -98,35 +102,104 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def run_parser(program: str, description: str) -> Parser:
     """The parser of a program that reads a trained run, with the options that all of them have."""
-    parser = Parser(prog=f"python -m pyro_vae.{program}", description=description, allow_abbrev=False)
+    parser = Parser(
+        prog=f"python -m pyro_vae.{program}", description=description, allow_abbrev=False
+    )
     parser.add_argument("run", metavar="RUN", help="the run folder that training made")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="which weights (default: best)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--data-dir", help="where the data files lie now, if they have moved")
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the random numbers (default: 0)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed of the random numbers (default: 0)"
+    )
     return parser
 
 
 def evaluate_parser() -> Parser:
     """The options of evaluation."""
-    parser = run_parser("evaluate", "Estimate log p(x) of each datum by importance weighting; say how far to trust it.")
+    parser = run_parser(
+        "evaluate",
+        "Estimate log p(x) of each datum by importance weighting; say how far to trust it.",
+    )
     add = parser.add_argument
     add("--split", choices=SPLITS, default="test", help="which data (default: test)")
     add("--limit", type=whole, metavar="N", help="at most N data, spread evenly over the split")
-    add("--num-particles", type=whole, default=5000, metavar="K", help="draws for each datum (default: 5000)")
+    add(
+        "--num-particles",
+        type=whole,
+        default=5000,
+        metavar="K",
+        help="draws for each datum (default: 5000)",
+    )
     add("--memory", type=whole, default=256, metavar="MiB", help="memory bound (default: 256)")
-    add("--refine", type=whole, metavar="STEPS", help="fit q(z|x) to each datum by so many gradient steps first")
-    add("--adaptive", action="store_true", help="refine, draw more, or anneal, only where Pareto k says so")
-    add("--gaps", action="store_true", help="also split log p(x) - ELBO into the gaps of the family and of the encoder")
+    add(
+        "--refine",
+        type=whole,
+        metavar="STEPS",
+        help="fit q(z|x) to each datum by so many gradient steps first",
+    )
+    add(
+        "--adaptive",
+        action="store_true",
+        help="refine, draw more, or anneal, only where Pareto k says so",
+    )
+    add(
+        "--gaps",
+        action="store_true",
+        help="also split log p(x) - ELBO into the gaps of the family and of the encoder",
+    )
     add("--ais", action="store_true", help="also estimate log p(x) by annealed importance sampling")
-    add("--bdmc", type=whole, metavar="N", help="also bound log p(x) on both sides, for N data drawn from the model")
+    add(
+        "--bdmc",
+        type=whole,
+        metavar="N",
+        help="also bound log p(x) on both sides, for N data drawn from the model",
+    )
     add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
-    add("--temperatures", type=whole, default=500, metavar="T", help="of --ais and --bdmc (default: 500)")
-    add("--anneal-from", choices=("prior", "guide"), default="prior", help="where chains start (default: prior)")
-    add("--schedule", choices=("sigmoid", "linear"), default="sigmoid", help="of temperatures (default: sigmoid)")
-    add("--ood", action="append", default=[], metavar="DATASET", help="also score DATASET as outliers; can be repeated")
-    add("--posterior", type=whole, metavar="N", help="also set q(z|x) beside draws of p(z|x) by NUTS, for N data")
-    add("--posterior-draws", type=whole, default=1000, metavar="D", help="of each of its 4 chains (default: 1000)")
+    add(
+        "--temperatures",
+        type=whole,
+        default=500,
+        metavar="T",
+        help="of --ais and --bdmc (default: 500)",
+    )
+    add(
+        "--anneal-from",
+        choices=("prior", "guide"),
+        default="prior",
+        help="where chains start (default: prior)",
+    )
+    add(
+        "--schedule",
+        choices=("sigmoid", "linear"),
+        default="sigmoid",
+        help="of temperatures (default: sigmoid)",
+    )
+    add(
+        "--ood",
+        action="append",
+        default=[],
+        metavar="DATASET",
+        help="also score DATASET as outliers; can be repeated",
+    )
+    add(
+        "--posterior",
+        type=whole,
+        metavar="N",
+        help="also set q(z|x) beside draws of p(z|x) by NUTS, for N data",
+    )
+    add(
+        "--posterior-draws",
+        type=whole,
+        default=1000,
+        metavar="D",
+        help="of each of its 4 chains (default: 1000)",
+    )
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
     add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
     return parser
@@ -134,13 +207,25 @@ def evaluate_parser() -> Parser:
 
 def sample_parser() -> Parser:
     """The options of sampling."""
-    parser = run_parser("sample", "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold.")
-    parser.add_argument(
-        "--kind", choices=KINDS, action="append", help="what to draw, again for more (default: all there is)"
+    parser = run_parser(
+        "sample",
+        "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold.",
     )
-    parser.add_argument("--count", type=whole, default=100, metavar="N", help="draws from the prior (default: 100)")
-    parser.add_argument("--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="where data come from (default: test)")
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        action="append",
+        help="what to draw, again for more (default: all there is)",
+    )
+    parser.add_argument(
+        "--count", type=whole, default=100, metavar="N", help="draws from the prior (default: 100)"
+    )
+    parser.add_argument(
+        "--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)"
+    )
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="where data come from (default: test)"
+    )
     parser.add_argument("--output", metavar="DIR", help="where to write (default: RUN/samples)")
     return parser
 
@@ -152,17 +237,32 @@ def compare_parser() -> Parser:
         description="Compare the log-likelihoods that evaluation left in run folders, datum by datum.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="the run folders, two or more, each of them evaluated")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which data (default: test)")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="the run folders, two or more, each of them evaluated",
+    )
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="which data (default: test)"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the numbers")
     return parser
 
 
 def encode_parser() -> Parser:
     """The options of encoding."""
-    parser = run_parser("encode", "Write the posterior means of all data, read their labels from them, draw them.")
-    parser.add_argument("--output", metavar="FILE", help="a .npz or .parquet file (default: RUN/latents.npz)")
+    parser = run_parser(
+        "encode", "Write the posterior means of all data, read their labels from them, draw them."
+    )
     parser.add_argument(
-        "--num-draws", type=whole, default=DRAWS, metavar="K", help="for q(z|x) without a closed form (default: 200)"
+        "--output", metavar="FILE", help="a .npz or .parquet file (default: RUN/latents.npz)"
+    )
+    parser.add_argument(
+        "--num-draws",
+        type=whole,
+        default=DRAWS,
+        metavar="K",
+        help="for q(z|x) without a closed form (default: 200)",
     )
     return parser

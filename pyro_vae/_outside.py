@@ -27,7 +27,9 @@ def outside(opened: Run, options: Any) -> dict[str, Split]:
     stems: dict[str, str] = {}
     for name in options.ood:
         if (other := stems.setdefault(_stem(name), name)) != name or name in found:
-            raise InputError(f"--ood {other} and --ood {name} would share the figure ood-{_stem(name)}.png; rename one")
+            raise InputError(
+                f"--ood {other} and --ood {name} would share the figure ood-{_stem(name)}.png; rename one"
+            )
         found[name] = _seen(opened, name, options.data_dir)
     return found
 
@@ -44,13 +46,19 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
         raise InputError(str(error).replace("--dataset", "--ood")) from error
     own, bridge, support = opened.data, opened.bridge, opened.vae.model.likelihood.support
     if data.shape != own.shape:
-        raise InputError(f"--ood {name} has data of shape {data.shape}, but the run was trained on {own.shape}")
+        raise InputError(
+            f"--ood {name} has data of shape {data.shape}, but the run was trained on {own.shape}"
+        )
     if len(data.values["test"]) < 2:
-        raise InputError(f"--ood {name} has fewer than two test data, too few to tell them from others")
+        raise InputError(
+            f"--ood {name} has fewer than two test data, too few to tell them from others"
+        )
     if bridge.kind == "none" or (bridge.binarizes and data.representation is Representation.BINARY):
         bridge, accepted = Bridge("none"), support.admits(data.representation)
     else:
-        bits = {d.representation is Representation.BINARY for d in (data, own)}  # no grey levels, if whole numbers
+        bits = {
+            d.representation is Representation.BINARY for d in (data, own)
+        }  # no grey levels, if whole numbers
         accepted = own.representation.admits(data.representation) and len(bits) == 1
     if not accepted:
         raise InputError(
@@ -75,7 +83,11 @@ def separations(opened: Run, data: Split, options: Any) -> Iterator[tuple[str, S
     """For each data set of `options.ood`: its name, its scores beside those of `data`, and a figure of both."""
     from pyro_vae import plots
 
-    given = {"steps": options.refine or 100, "num_particles": options.num_particles, "memory": options.memory * 2**20}
+    given = {
+        "steps": options.refine or 100,
+        "num_particles": options.num_particles,
+        "memory": options.memory * 2**20,
+    }
     inside = anomaly_scores(opened.vae, data, opened.split("train").first(TYPICAL), **given)
     for name, split in options.ood.items():
         other = split if options.limit is None else split.first(options.limit)

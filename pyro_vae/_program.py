@@ -17,13 +17,19 @@ from pyro_vae.models.vae import VAE
 
 def pick_device(name: str) -> torch.device:
     """The device that `--device` names; `auto` takes the first of cuda, mps and cpu that there is."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         return torch.device(next(device for device, there in available.items() if there))
     if name not in available:
         raise InputError(f"--device {name} is unknown: choose one of auto, cpu, cuda, mps")
     if not available[name]:
-        raise InputError(f"--device {name} is not available here; --device auto takes what there is")
+        raise InputError(
+            f"--device {name} is not available here; --device auto takes what there is"
+        )
     return torch.device(name)
 
 
@@ -60,10 +66,15 @@ def open_run(folder: str, *, checkpoint: str, device: str, data_dir: str | None)
         resolved = config["resolved"]
         bridge = Bridge(resolved["bridge"], float(resolved["maximum"]))
         if bridge.kind not in BRIDGES:
-            raise InputError(f"the file {Path(folder) / 'config.toml'} has an unknown bridge {bridge.kind!r}")
+            raise InputError(
+                f"the file {Path(folder) / 'config.toml'} has an unknown bridge {bridge.kind!r}"
+            )
         fields = ("dataset", "data_dir", "labels", "validation_fraction", "test_fraction")
         request: dict[str, Any] = {field: config.get(field) for field in fields}
-        request |= {"stream": STREAM[config.get("stream", "auto")], "workers": int(config.get("workers", 2))}
+        request |= {
+            "stream": STREAM[config.get("stream", "auto")],
+            "workers": int(config.get("workers", 2)),
+        }
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -72,6 +83,8 @@ def open_run(folder: str, *, checkpoint: str, device: str, data_dir: str | None)
         ) from error
     data = load_data(**{**request, "data_dir": data_dir or request["data_dir"]})
     if data.shape != spec.shape:
-        raise InputError(f"{data.name} has data of shape {data.shape}, but the run was trained on {spec.shape}")
+        raise InputError(
+            f"{data.name} has data of shape {data.shape}, but the run was trained on {spec.shape}"
+        )
     vae = vae.to(device=chosen, dtype=dtype).eval()
     return Run(Path(folder), vae, spec, header["epoch"], config, chosen, data, bridge, dtype)

@@ -18,7 +18,10 @@ def summaries(axis: str) -> dict[str, str]:
     """The members of an axis, as calls with their defaults, with the first line of each docstring."""
     family, place = FAMILIES[axis]
     classes = {node.name: node for node in _body(place) if isinstance(node, ast.ClassDef)}
-    bases = {name: [b.id for b in node.bases if isinstance(b, ast.Name)] for name, node in classes.items()}
+    bases = {
+        name: [b.id for b in node.bases if isinstance(b, ast.Name)]
+        for name, node in classes.items()
+    }
 
     def line(name: str) -> list[str]:
         """The class and those of the family above it, as Python looks for a method."""
@@ -26,9 +29,15 @@ def summaries(axis: str) -> dict[str, str]:
 
     found = {}
     for name, node in sorted(classes.items()):
-        if name != family and family in line(name) and not any(name in above for above in bases.values()):
+        if (
+            name != family
+            and family in line(name)
+            and not any(name in above for above in bases.values())
+        ):
             call = next((a for c in line(name) if (a := _arguments(classes[c])) is not None), [])
-            found[f"{name.lower()}({', '.join(call)})"] = (ast.get_docstring(node) or "").partition("\n")[0]
+            found[f"{name.lower()}({', '.join(call)})"] = (ast.get_docstring(node) or "").partition(
+                "\n"
+            )[0]
     return found
 
 
@@ -48,7 +57,11 @@ def _arguments(cls: ast.ClassDef) -> list[str] | None:
     for node in cls.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            return [f"{a.arg}={_spelling(default)}" for a, default in pairs if default and a.arg != "features"]
+            return [
+                f"{a.arg}={_spelling(default)}"
+                for a, default in pairs
+                if default and a.arg != "features"
+            ]
     return None
 
 

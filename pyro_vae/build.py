@@ -102,7 +102,9 @@ def parse_optimizer(text: str, device: str = "cpu") -> Member:
     name, cls = _lookup("optimizer", name, OPTIMIZERS)
     arguments = _checked("optimizer", name, cls, arguments, 2)
     quick = "fused" in inspect.signature(cls).parameters and device in ("cpu", "cuda")
-    return Member(name, partial(cls, fused=True) if quick and "fused" not in arguments else cls, arguments)
+    return Member(
+        name, partial(cls, fused=True) if quick and "fused" not in arguments else cls, arguments
+    )
 
 
 def parse_schedule(text: str) -> fit.Schedule:
@@ -129,7 +131,9 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
         if not isinstance(function, ast.Name):
             raise ValueError("no name")
         if call and (call.args or any(k.arg is None for k in call.keywords)):
-            raise InputError(f"--{axis} {text}: give every argument by name, as in {function.id}(key=value)")
+            raise InputError(
+                f"--{axis} {text}: give every argument by name, as in {function.id}(key=value)"
+            )
         arguments = {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords} if call else {}
     except InputError:
         raise
@@ -144,7 +148,11 @@ def _value(name: str, node: ast.expr) -> Any:
     """A literal; or a member, where the argument has the name of an axis (a text holds one's own import path)."""
     if name not in AXES:
         return ast.literal_eval(node)
-    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+    text = (
+        node.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        else ast.unparse(node)
+    )
     return parse(name, text)
 
 
@@ -173,10 +181,14 @@ def _import(axis: str, module: str, name: str, base: type) -> type:
 
 def _arguments(make: Callable[..., Any], fixed: int) -> list[inspect.Parameter]:
     """The parameters that a member's arguments can set: those after the `fixed` ones of its family's contract."""
-    return [p for p in list(inspect.signature(make).parameters.values())[fixed:] if p.name != "features"]
+    return [
+        p for p in list(inspect.signature(make).parameters.values())[fixed:] if p.name != "features"
+    ]
 
 
-def _checked(axis: str, name: str, make: Callable[..., Any], arguments: dict[str, Any], fixed: int) -> dict[str, Any]:
+def _checked(
+    axis: str, name: str, make: Callable[..., Any], arguments: dict[str, Any], fixed: int
+) -> dict[str, Any]:
     """The arguments, once each is one that `make` takes after its `fixed` first ones."""
     parameters = _arguments(make, fixed)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -187,7 +199,9 @@ def _checked(axis: str, name: str, make: Callable[..., Any], arguments: dict[str
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise InputError(f"--{axis} {name if ':' in name else name.lower()} has no argument {key}: {takes}{hint}")
+            raise InputError(
+                f"--{axis} {name if ':' in name else name.lower()} has no argument {key}: {takes}{hint}"
+            )
     return arguments
 
 
@@ -255,7 +269,9 @@ def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
     """
     try:
         vae = build(spec)
-        SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()).check(torch.zeros(2, *spec.shape))
+        SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()).check(
+            torch.zeros(2, *spec.shape)
+        )
     except InputError as error:
         return str(error)
     return None

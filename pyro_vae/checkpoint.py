@@ -52,14 +52,24 @@ def save_checkpoint(
         best: the best score so far.
     """
     tensors = {f"model.{k}": v for k, v in vae.state_dict().items()}
-    header: dict[str, Any] = {"format": FORMAT, "spec": spec.to_dict(), "epoch": epoch, "score": score, "best": best}
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "spec": spec.to_dict(),
+        "epoch": epoch,
+        "score": score,
+        "best": best,
+    }
     if optimizer is not None and progress is not None:
         state = optimizer.state_dict()
         header["param_groups"] = state["param_groups"]
         header["optimizer"] = {}
         for index, values in state["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
-            header["optimizer"][str(index)] = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+            tensors |= {
+                f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)
+            }
+            header["optimizer"][str(index)] = {
+                k: v for k, v in values.items() if not isinstance(v, Tensor)
+            }
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -67,7 +77,9 @@ def save_checkpoint(
         if progress.order is not None:
             tensors["progress.order"] = progress.order
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata={"pyro_vae": json.dumps(header)}))
+    write_atomically(
+        path, lambda p: save_file(tensors, p, metadata={"pyro_vae": json.dumps(header)})
+    )
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -92,7 +104,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(header, dict) or "spec" not in header:
         raise InputError(f"the checkpoint {path} is damaged: its header does not describe a VAE")
     if header.get("format") != FORMAT:
-        raise InputError(f"the checkpoint {path} has format {header.get('format')}, which this version cannot read")
+        raise InputError(
+            f"the checkpoint {path} has format {header.get('format')}, which this version cannot read"
+        )
     return tensors, header
 
 
@@ -109,7 +123,9 @@ def load_weights(path: Path) -> tuple[VAE, Spec, dict[str, Any]]:
 
 def _put_weights(vae: VAE, tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        vae.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        vae.load_state_dict(
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        )
     except RuntimeError as error:
         raise InputError(
             f"the weights in {path} do not fit the VAE it describes: {str(error).splitlines()[-1].strip()}"
@@ -128,12 +144,16 @@ def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progre
         progress = Progress(**values, order=tensors.get("progress.order"))
         return progress, header
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"the training state in {path} is damaged: {type(error).__name__} {error}") from error
+        raise InputError(
+            f"the training state in {path} is damaged: {type(error).__name__} {error}"
+        ) from error
 
 
 def _put_state(optimizer: Optimizer, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Optimizer and random streams as the checkpoint has them."""
-    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in header["optimizer"].items()}
+    state: dict[int, dict[str, Any]] = {
+        int(i): dict(values) for i, values in header["optimizer"].items()
+    }
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
@@ -148,7 +168,9 @@ def checkpoint_path(run: str | Path, which: str = "best") -> Path:
     """The file of a run's `'best'` or `'last'` checkpoint; a run that has no best one yet gives its last."""
     folder = Path(run)
     if not folder.is_dir():
-        raise InputError(f"the run {folder} does not exist; make one with python -m pyro_vae.train --output {folder}")
+        raise InputError(
+            f"the run {folder} does not exist; make one with python -m pyro_vae.train --output {folder}"
+        )
     if which not in ("best", "last"):
         raise InputError(f"checkpoint={which!r} must be 'best' or 'last'")
     path = folder / f"{which}.safetensors"

@@ -46,15 +46,26 @@ def _read(folder: str, split: str) -> _Evaluation:
     checkpoint_path(folder)
     stem = Path(folder) / ("evaluation" if split == "test" else f"evaluation-{split}")
     told, arrays = stem.with_suffix(".json"), stem.with_suffix(".npz")
-    command = f"python -m pyro_vae.evaluate {folder}{'' if split == 'test' else f' --split {split}'}"
+    command = (
+        f"python -m pyro_vae.evaluate {folder}{'' if split == 'test' else f' --split {split}'}"
+    )
     for path in (told, arrays):
         if not path.is_file():
-            raise InputError(f"{folder} has no evaluation of its {split} data ({path.name}); run {command}")
+            raise InputError(
+                f"{folder} has no evaluation of its {split} data ({path.name}); run {command}"
+            )
     try:
         summary = json.loads(told.read_text())
     except ValueError as error:
         raise InputError(f"the file {told} is damaged: {one_line(error)}; run {command}") from error
-    wanted = {"dataset": str, "split": str, "representation": str, "bridge": str, "data": int, "data_in_split": int}
+    wanted = {
+        "dataset": str,
+        "split": str,
+        "representation": str,
+        "bridge": str,
+        "data": int,
+        "data_in_split": int,
+    }
     for key, kind in wanted.items():
         if not isinstance(summary, dict) or not isinstance(summary.get(key), kind):
             raise InputError(f"the file {told} is damaged: it does not say {key!r}; run {command}")
@@ -62,14 +73,25 @@ def _read(folder: str, split: str) -> _Evaluation:
         raise InputError(f"the file {told} is damaged: it is of no {split} data; run {command}")
     columns: dict[str, Any] = dict(read_npz(arrays))
     for key in ("values", "standard_errors", "pareto_k"):
-        if key not in columns or columns[key].dtype.kind != "f" or columns[key].shape != (summary["data"],):
+        if (
+            key not in columns
+            or columns[key].dtype.kind != "f"
+            or columns[key].shape != (summary["data"],)
+        ):
             raise InputError(
                 f"the file {arrays} is damaged: it has no {summary['data']} numbers {key!r}; run {command}"
             )
     marginal = summary.get("log_marginal")
-    mean, told_mean = columns["values"].mean(), marginal.get("mean") if isinstance(marginal, dict) else None
-    if np.isfinite(mean) and not (isinstance(told_mean, float) and math.isclose(told_mean, mean, rel_tol=1e-9)):
-        raise InputError(f"{told} and {arrays} are not of the same evaluation: their means differ; run {command}")
+    mean, told_mean = (
+        columns["values"].mean(),
+        marginal.get("mean") if isinstance(marginal, dict) else None,
+    )
+    if np.isfinite(mean) and not (
+        isinstance(told_mean, float) and math.isclose(told_mean, mean, rel_tol=1e-9)
+    ):
+        raise InputError(
+            f"{told} and {arrays} are not of the same evaluation: their means differ; run {command}"
+        )
     if isinstance(summary.get("num_particles"), int):
         columns.setdefault("num_particles", summary["num_particles"])
     config = read_toml(Path(folder) / "config.toml")
@@ -81,7 +103,9 @@ def _read(folder: str, split: str) -> _Evaluation:
         raise InputError(
             f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"
         ) from error
-    precision = "float64" if config.get("precision") == "float64" else "float32"  # bf16 is of the networks alone
+    precision = (
+        "float64" if config.get("precision") == "float64" else "float32"
+    )  # bf16 is of the networks alone
     return _Evaluation(summary, columns, sizes, precision if random else "")
 
 
@@ -94,7 +118,9 @@ def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) ->
     """
     first, other = found[a].summary, found[b].summary
     if first["dataset"] != other["dataset"]:
-        raise InputError(f"{a} was evaluated on {first['dataset']} and {b} on {other['dataset']}: not the same data")
+        raise InputError(
+            f"{a} was evaluated on {first['dataset']} and {b} on {other['dataset']}: not the same data"
+        )
     kinds = [Representation[s["representation"]] for s in (first, other)]
     if kinds[0] is not kinds[1]:
         real = (Representation.REAL, Representation.UNIT)
@@ -107,7 +133,9 @@ def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) ->
         )
     sizes = [found[name].sizes for name in (a, b)]
     total = [sum(s.values()) for s in sizes]
-    same = sizes[0] == sizes[1] or (split == "test" and total[0] == total[1])  # test data are split off first
+    same = sizes[0] == sizes[1] or (
+        split == "test" and total[0] == total[1]
+    )  # test data are split off first
     if not same or first["data_in_split"] != other["data_in_split"]:
         one, two = (", ".join(f"{n} {name}" for name, n in s.items()) for s in sizes)
         raise InputError(
@@ -128,11 +156,15 @@ def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) ->
 
 def _refinement(found: Mapping[str, _Evaluation]) -> list[str]:
     """A warning when q(z|x) was fitted to each datum (`--refine`) for some runs more than for others."""
-    steps = {name: evaluation.summary.get("refinement_steps") or 0 for name, evaluation in found.items()}
+    steps = {
+        name: evaluation.summary.get("refinement_steps") or 0 for name, evaluation in found.items()
+    }
     if len(set(map(str, steps.values()))) == 1:
         return []
     told = ", ".join(f"{name} {count}" for name, count in steps.items())
-    return [f"the steps of refinement differ ({told}): the mean is a lower bound that is closer after more of them"]
+    return [
+        f"the steps of refinement differ ({told}): the mean is a lower bound that is closer after more of them"
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -38,7 +38,9 @@ POINTS = 5000  # in the picture
 
 
 @torch.no_grad()
-def encode(vae: VAE, x: Any, *, draws: int = DRAWS, batch_size: int = BATCH) -> tuple[Tensor, Tensor]:
+def encode(
+    vae: VAE, x: Any, *, draws: int = DRAWS, batch_size: int = BATCH
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each latent under `q(z|x)`, in closed form or by draws where there is none.
 
     By draws the mean has a Monte-Carlo error of `1 / sqrt(draws)` standard deviations (7 % for 200), and the standard
@@ -66,13 +68,18 @@ def encode(vae: VAE, x: Any, *, draws: int = DRAWS, batch_size: int = BATCH) -> 
         mean, variance = _closed(q, "mean"), _closed(q, "variance")
         if mean is None or variance is None:
             z = q.sample((draws,))  # (draws, batch, latent)
-            mean, variance = z.mean(0) if mean is None else mean, z.var(0) if variance is None else variance
+            mean, variance = (
+                z.mean(0) if mean is None else mean,
+                z.var(0) if variance is None else variance,
+            )
         means.append(mean.cpu())
         stds.append(variance.clamp_min(0).sqrt().cpu())
     mean = torch.cat(means)
     if not mean.isfinite().all():
         row = int((~mean.isfinite()).any(-1).nonzero()[0])
-        raise InputError(f"the guide gives datum {row} (counted from 0) a posterior mean that is not finite")
+        raise InputError(
+            f"the guide gives datum {row} (counted from 0) a posterior mean that is not finite"
+        )
     return mean, torch.cat(stds)
 
 
@@ -113,7 +120,9 @@ def _plain(labels: np.ndarray) -> np.ndarray:
         return labels
     import pandas
 
-    return np.array(["" if pandas.isna(label) else str(label) for label in labels.tolist()], dtype=str)
+    return np.array(
+        ["" if pandas.isna(label) else str(label) for label in labels.tolist()], dtype=str
+    )
 
 
 @dataclass(frozen=True)
@@ -146,8 +155,13 @@ class Probes:
             "logistic regression": self.linear,
             "always the commonest label": self.commonest,
         }
-        lines = [f"accuracy of {self.kinds} labels on {self.num_data} test data, from the posterior means"]
-        lines += [f"{name:<28}{value:>8.4f} ± {self.standard_error(value):.4f}" for name, value in rows.items()]
+        lines = [
+            f"accuracy of {self.kinds} labels on {self.num_data} test data, from the posterior means"
+        ]
+        lines += [
+            f"{name:<28}{value:>8.4f} ± {self.standard_error(value):.4f}"
+            for name, value in rows.items()
+        ]
         return "\n".join(lines)
 
 
@@ -182,12 +196,19 @@ def probe(z: np.ndarray, labels: np.ndarray, test_z: np.ndarray, test_labels: np
 
     labels, test_labels = _plain(labels), _plain(test_labels)
     known, test_known = _known(labels), _known(test_labels)
-    z, labels, test_z, test_labels = z[known], labels[known], test_z[test_known], test_labels[test_known]
+    z, labels, test_z, test_labels = (
+        z[known],
+        labels[known],
+        test_z[test_known],
+        test_labels[test_known],
+    )
     kinds, counts = np.unique(labels, return_counts=True)
     if len(test_labels) == 0:
         raise InputError("there are no test data with labels")
     if not 1 < len(kinds) <= KINDS:
-        raise InputError(f"the training data have labels of {len(kinds)} kinds, and the probes need 2 to {KINDS}")
+        raise InputError(
+            f"the training data have labels of {len(kinds)} kinds, and the probes need 2 to {KINDS}"
+        )
     index = np.searchsorted(kinds, labels)
     found = np.searchsorted(kinds, test_labels).clip(max=len(kinds) - 1)
     truth = np.where(kinds[found] == test_labels, found, -1)  # -1 is never guessed
@@ -197,8 +218,17 @@ def probe(z: np.ndarray, labels: np.ndarray, test_z: np.ndarray, test_labels: np
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a thousand steps are close enough
         linear.fit(z, index)
-    near_right, linear_right = (float((model.predict(test_z) == truth).mean()) for model in (near, linear))
-    return Probes(near_right, linear_right, float((truth == counts.argmax()).mean()), len(kinds), k, len(truth))
+    near_right, linear_right = (
+        float((model.predict(test_z) == truth).mean()) for model in (near, linear)
+    )
+    return Probes(
+        near_right,
+        linear_right,
+        float((truth == counts.argmax()).mean()),
+        len(kinds),
+        k,
+        len(truth),
+    )
 
 
 def _known(labels: np.ndarray) -> np.ndarray:
@@ -206,7 +236,9 @@ def _known(labels: np.ndarray) -> np.ndarray:
     return labels != "" if labels.dtype.kind == "U" else labels == labels  # noqa: PLR0124  # nan differs from itself
 
 
-def picture(z: np.ndarray, std: np.ndarray, labels: np.ndarray | None, *, fit: np.ndarray | None = None) -> Figure:
+def picture(
+    z: np.ndarray, std: np.ndarray, labels: np.ndarray | None, *, fit: np.ndarray | None = None
+) -> Figure:
     """Posterior means in the plane, coloured by label (at most 20 kinds); of more than 5000 an even choice.
 
     Two latents are shown as they are; more by the two directions in which the means vary most (PCA); one with the
@@ -235,10 +267,15 @@ def picture(z: np.ndarray, std: np.ndarray, labels: np.ndarray | None, *, fit: n
         axes.set_ylabel("standard deviation of q(z | x)")
         axes.set_aspect("auto")
     elif latent_dim > 2:
-        names = [f"direction {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares)]
+        names = [
+            f"direction {i + 1} ({100 * share:.0f} % of the variance)"
+            for i, share in enumerate(shares)
+        ]
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
-        axes.set_title(f"posterior means E[z | x], two directions of {latent_dim} (PCA)", fontsize=10)
+        axes.set_title(
+            f"posterior means E[z | x], two directions of {latent_dim} (PCA)", fontsize=10
+        )
     return figure
 
 
@@ -248,7 +285,11 @@ def _principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first = vectors[:, [-1, -2]]
     largest = np.take_along_axis(first, np.abs(first).argmax(0)[None], 0)
     shares = values[[-1, -2]].clip(0) / max(values.sum(), np.finfo(np.float64).tiny)
-    return z.mean(0), first * np.sign(largest), shares  # the largest part of a direction is positive
+    return (
+        z.mean(0),
+        first * np.sign(largest),
+        shares,
+    )  # the largest part of a direction is positive
 
 
 def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
@@ -264,7 +305,9 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
             continue
         columns: dict[str, Any] = {"split": split, "datum": np.arange(len(arrays[f"{split}_mean"]))}
         for kind in ("mean", "std"):
-            columns |= {f"{kind}_{d}": column for d, column in enumerate(arrays[f"{split}_{kind}"].T)}
+            columns |= {
+                f"{kind}_{d}": column for d, column in enumerate(arrays[f"{split}_{kind}"].T)
+            }
         if f"{split}_labels" in arrays:
             columns["label"] = arrays[f"{split}_labels"]
         parts.append(pandas.DataFrame(columns))
@@ -304,7 +347,9 @@ def main(arguments: Sequence[str]) -> None:
     options = encode_parser().parse_args(arguments)
     if options.num_draws < 2:
         raise InputError("--num-draws 1 gives no standard deviation; draw two or more")
-    opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
+    opened = open_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir
+    )
     output = _output(options.output, opened.folder)
     pyro.set_rng_seed(options.seed)
     arrays = encode_run(opened, draws=options.num_draws)
@@ -314,7 +359,11 @@ def main(arguments: Sequence[str]) -> None:
     write_atomically(output, lambda path: _save(path, arrays, output.suffix))
     print(_report(arrays))
     split = "test" if "test_mean" in arrays else "train"
-    mean, std, labels = arrays[f"{split}_mean"], arrays[f"{split}_std"], arrays.get(f"{split}_labels")
+    mean, std, labels = (
+        arrays[f"{split}_mean"],
+        arrays[f"{split}_std"],
+        arrays.get(f"{split}_labels"),
+    )
     figure = picture(mean, std, labels, fit=arrays["train_mean"])
     target = opened.folder / "figures" / "latents.png"
     target.parent.mkdir(exist_ok=True)
@@ -329,7 +378,14 @@ def _report(arrays: dict[str, np.ndarray]) -> str:
     if "test_mean" not in arrays:
         return "no accuracies: there are no test data"
     try:
-        return str(probe(arrays["train_mean"], arrays["train_labels"], arrays["test_mean"], arrays["test_labels"]))
+        return str(
+            probe(
+                arrays["train_mean"],
+                arrays["train_labels"],
+                arrays["test_mean"],
+                arrays["test_labels"],
+            )
+        )
     except InputError as error:
         return f"no accuracies: {error}"
 

@@ -27,7 +27,11 @@ from pyro_vae._program import Run, open_run
 from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data.bridges import spread
 from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
-from pyro_vae.inference.annealing import annealed_importance_sampling, bidirectional_monte_carlo, gradients_per_datum
+from pyro_vae.inference.annealing import (
+    annealed_importance_sampling,
+    bidirectional_monte_carlo,
+    gradients_per_datum,
+)
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
 from pyro_vae.inference.gaps import inference_gaps
@@ -67,7 +71,9 @@ def evaluate(
     pyro.set_rng_seed(seed)
     vae, options = opened.vae, dict[str, Any](num_particles=num_particles, memory=memory)
 
-    with _progress("particles", None if adaptive else len(data) * num_particles) as options["progress"]:
+    with _progress("particles", None if adaptive else len(data) * num_particles) as options[
+        "progress"
+    ]:
         if adaptive:
             return log_marginal_adaptive(vae, data, steps=refine or 100, **options)
         if refine is not None:
@@ -84,7 +90,9 @@ def _progress(unit: str, total: int | None) -> Iterator[Callable[[int], Any]]:
         yield bar.update
 
 
-def summary(opened: Run, result: LogMarginal, split: str, health: LatentHealth | None = None) -> dict[str, Any]:
+def summary(
+    opened: Run, result: LogMarginal, split: str, health: LatentHealth | None = None
+) -> dict[str, Any]:
     """The numbers of the table under plain names: the content of `evaluation.json`."""
     dimensions, bridge = math.prod(opened.spec.shape), opened.bridge
     levels = bridge.levels
@@ -139,7 +147,9 @@ def _latents(health: LatentHealth) -> dict[str, Any]:
         "active_interval": list(health.active_interval),
         "activity": health.activity.tolist(),
         "kl": health.kl._asdict(),
-        "kl_per_dimension": None if health.kl_per_dimension is None else health.kl_per_dimension.tolist(),
+        "kl_per_dimension": None
+        if health.kl_per_dimension is None
+        else health.kl_per_dimension.tolist(),
         "mutual_information": health.mutual_information._asdict(),
         "mutual_information_upper": health.mutual_information_upper,
         "mutual_information_bound": health.bound,
@@ -162,8 +172,14 @@ def table(s: dict[str, Any]) -> str:
     rows = [(f"log p(x), K = {count}", marginal), ("ELBO", s["elbo"])]
     rows += [("  reconstruction", s["reconstruction"]), ("  KL", s["kl"])]
     for name, row in rows:
-        monte_carlo = f"{row['monte_carlo_standard_error']:>16.4f}" if "monte_carlo_standard_error" in row else ""
-        lines.append(f"{name:<26}{row['mean']:>12.3f}{row['data_standard_error']:>10.3f}{monte_carlo}")
+        monte_carlo = (
+            f"{row['monte_carlo_standard_error']:>16.4f}"
+            if "monte_carlo_standard_error" in row
+            else ""
+        )
+        lines.append(
+            f"{name:<26}{row['mean']:>12.3f}{row['data_standard_error']:>10.3f}{monte_carlo}"
+        )
     lines += [
         f"{'bits per dimension':<26}{s['bits_per_dimension']:>12.4f}   ({s['bits_per_dimension_of']})",
         "",
@@ -171,7 +187,11 @@ def table(s: dict[str, Any]) -> str:
         f"Pareto k: median {s['pareto_k']['median']:.2f}, largest {s['pareto_k']['largest']:.2f}, "
         f"above {PARETO_LIMIT} for {s['pareto_k']['above_limit']} of {s['data']} data",
         f"estimated bias of the bound: {marginal['estimated_bias']:.4f} nats",
-        *(["bound at K = " + ", ".join(f"{k}: {v:.3f}" for k, v in s["curve"].items())] if s["curve"] else []),
+        *(
+            ["bound at K = " + ", ".join(f"{k}: {v:.3f}" for k, v in s["curve"].items())]
+            if s["curve"]
+            else []
+        ),
         s["verdict"],
     ]
     return "\n".join(lines)
@@ -191,7 +211,9 @@ def _json(value: Any) -> Any:
 def _options(arguments: Sequence[str]) -> Any:
     options = evaluate_parser().parse_args(arguments)
     if options.posterior_draws < FEWEST:
-        raise InputError(f"--posterior-draws {options.posterior_draws} is too few: {FEWEST} are the least")
+        raise InputError(
+            f"--posterior-draws {options.posterior_draws} is too few: {FEWEST} are the least"
+        )
     netcdf = options.netcdf = None if options.netcdf is None else Path(options.netcdf)
     if netcdf is not None and not netcdf.parent.is_dir():
         raise InputError(f"--netcdf {netcdf}: the folder {netcdf.parent} does not exist")
@@ -200,11 +222,17 @@ def _options(arguments: Sequence[str]) -> Any:
     return options
 
 
-def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]) -> list[Path]:
+def _more(
+    opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]
+) -> list[Path]:
     """What `--gaps` and the options behind it ask for: print it, add it to the files, name the figures it drew."""
     figures: list[Path] = []
     model = opened.vae.model
-    annealing = {"num_chains": options.chains, "num_temperatures": options.temperatures, "schedule": options.schedule}
+    annealing = {
+        "num_chains": options.chains,
+        "num_temperatures": options.temperatures,
+        "schedule": options.schedule,
+    }
     start = opened.vae.guide if options.anneal_from == "guide" else None
     chains: dict[str, Any] = {"guide": start, "memory": options.memory * 2**20, **annealing}
     annealing["start"] = options.anneal_from
@@ -213,7 +241,9 @@ def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict
         s["gaps"] = {name: average._asdict() for name, average in gaps.averages.items()}
         print(f"\n{gaps}", flush=True)
     if options.ais:
-        with _progress("gradients", len(data) * gradients_per_datum(options.chains, options.temperatures)) as progress:
+        with _progress(
+            "gradients", len(data) * gradients_per_datum(options.chains, options.temperatures)
+        ) as progress:
             annealed = annealed_importance_sampling(model, data, progress=progress, **chains)
         columns |= {f"ais_{k}": v.numpy() for k, v in annealed.per_datum.items()}
         errors = ("data_standard_error", "monte_carlo_standard_error")
@@ -223,8 +253,16 @@ def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict
         total = options.bdmc * gradients_per_datum(options.chains, options.temperatures, ways=2)
         with _progress("gradients", total) as progress:
             sandwich = bidirectional_monte_carlo(model, options.bdmc, progress=progress, **chains)
-        bounds = {"lower": sandwich.lower.mean, "upper": sandwich.upper.mean().item(), "gap": sandwich.gap}
-        s["bdmc"] = {"data": options.bdmc, **bounds, "gap_standard_error": sandwich.gap_standard_error} | annealing
+        bounds = {
+            "lower": sandwich.lower.mean,
+            "upper": sandwich.upper.mean().item(),
+            "gap": sandwich.gap,
+        }
+        s["bdmc"] = {
+            "data": options.bdmc,
+            **bounds,
+            "gap_standard_error": sandwich.gap_standard_error,
+        } | annealing
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
     if options.ood:
         s["ood"] = {}
@@ -244,7 +282,9 @@ def _more(opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = _options(arguments)
-    opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
+    opened = open_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir
+    )
     options.ood = outside(opened, options)
     result, effort = evaluate(
         opened,
@@ -263,9 +303,15 @@ def main(arguments: Sequence[str]) -> None:
     s = summary(opened, result, options.split, health)
     s |= {"refinement_steps": options.refine or (100 if options.adaptive else None)}
     s |= {"effort": effort and str(effort), "roads": effort and effort.roads}
-    columns = {"num_particles": result.particles.numpy(), **{k: v.numpy() for k, v in result.per_datum.items()}}
+    columns = {
+        "num_particles": result.particles.numpy(),
+        **{k: v.numpy() for k, v in result.per_datum.items()},
+    }
     columns |= {} if effort is None else {"road": effort.road.numpy()}
-    print("\n\n".join(str(part) for part in (table(s), effort, health) if part is not None), flush=True)
+    print(
+        "\n\n".join(str(part) for part in (table(s), effort, health) if part is not None),
+        flush=True,
+    )
     figures = _more(opened, data, options, s, columns)
     s |= {"seed": options.seed, "checkpoint": options.checkpoint, "versions": _versions()}
     s["command"] = shlex.join(["python", "-m", "pyro_vae.evaluate", *arguments])
@@ -293,7 +339,9 @@ def main(arguments: Sequence[str]) -> None:
 
         written.append(opened.folder / f"{stem.replace('evaluation', 'report')}.html")
         write_report(opened.folder, written[-1], split=options.split, data=data)
-    print(f"\nwritten: {', '.join(map(str, written))}\nnext: python -m pyro_vae.sample {opened.folder}")
+    print(
+        f"\nwritten: {', '.join(map(str, written))}\nnext: python -m pyro_vae.sample {opened.folder}"
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -304,7 +352,9 @@ def _draw_posterior(opened: Run, data: Any, health: LatentHealth, path: Path) ->
     from pyro_vae import plots
 
     draws = [opened.vae.encode(data[i : i + 500]).sample() for i in range(0, len(data), 500)]
-    figure = plots.aggregated_posterior(torch.cat(draws), opened.vae.model.prior().sample((20_000,)), health.activity)
+    figure = plots.aggregated_posterior(
+        torch.cat(draws), opened.vae.model.prior().sample((20_000,)), health.activity
+    )
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
 
@@ -314,7 +364,11 @@ def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> Poster
     numbers = spread(count, len(data)).tolist()
     with _progress("draws", len(numbers) * CHAINS * (draws + draws // 2)) as progress:
         compared = compare_posterior(
-            opened.vae.model, opened.vae.guide, data.first(count), num_samples=draws, progress=progress
+            opened.vae.model,
+            opened.vae.guide,
+            data.first(count),
+            num_samples=draws,
+            progress=progress,
         )
     return replace(compared, numbers=numbers)
 

@@ -49,9 +49,18 @@ def grid(x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] 
         top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
         canvas[top : top + h, left : left + w] = image
     scale = min(0.75, 11 / columns) / w
-    figure = _figure(max(canvas.shape[1] * scale + (1.4 if row_labels else 0.2), 3.2), canvas.shape[0] * scale + 0.6)
+    figure = _figure(
+        max(canvas.shape[1] * scale + (1.4 if row_labels else 0.2), 3.2),
+        canvas.shape[0] * scale + 0.6,
+    )
     axes = figure.add_subplot()
-    axes.imshow(canvas.squeeze(-1) if c == 1 else canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        canvas.squeeze(-1) if c == 1 else canvas,
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     axes.set_xticks([])
     axes.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(row_labels))], row_labels)
     axes.tick_params(length=0)
@@ -100,21 +109,34 @@ def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELB
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) == 1 else None
     names_in_words = {"elbo": bound, "kl": "KL"}
-    for axes, names in zip(figure.subplots(1, 2), (("elbo",), ("reconstruction", "kl")), strict=True):
+    for axes, names in zip(
+        figure.subplots(1, 2), (("elbo",), ("reconstruction", "kl")), strict=True
+    ):
         for i, name in enumerate(names):
             for prefix, style, label in (("", "-", "train"), ("validation_", "--", "validation")):
                 values = [row[prefix + name] for row in history]
                 if any(math.isfinite(v) for v in values):
                     text = f"{names_in_words.get(name, name)}, {label}"
                     axes.plot(
-                        epochs, values, style, color=f"C{i}", label=text, marker=marker, alpha=0.6 if prefix else 1
+                        epochs,
+                        values,
+                        style,
+                        color=f"C{i}",
+                        label=text,
+                        marker=marker,
+                        alpha=0.6 if prefix else 1,
                     )
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("nats per datum")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
-        values = sorted(v for line in axes.get_lines() for v in np.asarray(line.get_ydata(), float) if math.isfinite(v))
+        values = sorted(
+            v
+            for line in axes.get_lines()
+            for v in np.asarray(line.get_ydata(), float)
+            if math.isfinite(v)
+        )
         if len(names) == 1 and len(epochs) > 10:  # the first epochs would flatten all that follows
             low, high = values[len(values) // 20], values[-1]
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -130,7 +152,14 @@ def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
     sizes, means = list(curve), [bound.mean().item() for bound in curve.values()]
     axes.semilogx(sizes, means, marker="o")
     for k, mean in zip(sizes, means, strict=True):
-        axes.annotate(f"{mean:.2f}", (k, mean), textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
+        axes.annotate(
+            f"{mean:.2f}",
+            (k, mean),
+            textcoords="offset points",
+            xytext=(0, -14),
+            ha="center",
+            fontsize=8,
+        )
     axes.margins(0.12, 0.2)
     axes.set_xlabel("particles K")
     axes.set_ylabel("nats per datum")
@@ -147,7 +176,10 @@ def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10) -> F
     rows = pairs.unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)
     labels = ["data", "model"] * (n // columns)
     return grid(
-        rows, columns=columns, title="data, and the mean of p(x | z) at one draw of q(z | x)", row_labels=labels
+        rows,
+        columns=columns,
+        title="data, and the mean of p(x | z) at one draw of q(z | x)",
+        row_labels=labels,
     )
 
 
@@ -164,7 +196,9 @@ def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
             colour = f"C{i}" if len(kinds) <= 10 else _wheel(i, len(kinds))
             x, y = points[labels == kind].T
             axes.scatter(x, y, s=8, alpha=0.7, color=colour, label=str(kind), linewidths=0)
-        axes.legend(frameon=False, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(
+            frameon=False, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
     axes.set_xlabel("z[0]")
     axes.set_ylabel("z[1]")
     axes.set_aspect("equal")
@@ -188,9 +222,13 @@ def manifold(vae: VAE, *, side: int = 20) -> tuple[Figure, Tensor]:
     parameter = next(vae.parameters())
     u = (torch.arange(side, dtype=parameter.dtype, device=parameter.device) + 0.5) / side
     z = torch.special.ndtri(u)
-    plane = torch.stack(torch.meshgrid(z, z.flip(0), indexing="xy"), -1)  # (side, side, 2), z[1] upwards
+    plane = torch.stack(
+        torch.meshgrid(z, z.flip(0), indexing="xy"), -1
+    )  # (side, side, 2), z[1] upwards
     x = vae.decode(plane).mean
-    figure = grid(x.flatten(0, 1), columns=side, title="mean of p(x | z), z[0] to the right, z[1] upwards")
+    figure = grid(
+        x.flatten(0, 1), columns=side, title="mean of p(x | z), z[0] to the right, z[1] upwards"
+    )
     return figure, x
 
 
@@ -250,8 +288,23 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
         ends = np.concatenate([np.quantile(v[:, d], (0.001, 0.999)) for v in (drawn, expected)])
         margin = 0.05 * np.ptp(ends) or 1.0
         edges = np.linspace(ends.min() - margin, ends.max() + margin, 41)
-        axes.hist(drawn[:, d], edges, density=True, color="C0", alpha=0.6, label="q(z), the data's posteriors")
-        axes.hist(expected[:, d], edges, density=True, histtype="step", color="black", linewidth=1.2, label="p(z)")
+        axes.hist(
+            drawn[:, d],
+            edges,
+            density=True,
+            color="C0",
+            alpha=0.6,
+            label="q(z), the data's posteriors",
+        )
+        axes.hist(
+            expected[:, d],
+            edges,
+            density=True,
+            histtype="step",
+            color="black",
+            linewidth=1.2,
+            label="p(z)",
+        )
         axes.set_title(f"z[{d}], activity {activity[d].item():.2g}", fontsize=9)
         axes.set_yticks([])
         axes.tick_params(labelsize=8)
@@ -260,7 +313,11 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
-    more = "" if len(order) == len(activity) else f" (the {len(order)} most active of {len(activity)} latents)"
+    more = (
+        ""
+        if len(order) == len(activity)
+        else f" (the {len(order)} most active of {len(activity)} latents)"
+    )
     figure.suptitle(f"aggregated posterior and prior{more}", fontsize=10)
     return figure
 
@@ -296,13 +353,17 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
     i = int(compared.kl.argmax())
     order = compared.most_different(i, most)
     names = [compared.names[d] for d in order]
-    true, guide = (v[:, order].numpy() for v in (compared.draws[i].flatten(0, 1), compared.guide_draws[i]))
+    true, guide = (
+        v[:, order].numpy() for v in (compared.draws[i].flatten(0, 1), compared.guide_draws[i])
+    )
     both = np.concatenate([np.quantile(v, (0.001, 0.999), axis=0) for v in (true, guide)])
     margin = 0.05 * np.ptp(both, axis=0)
     low, high = both.min(0) - margin, both.max(0) + margin
     count, n = min(points, len(true), len(guide)), len(names)
     thinned = (v[np.linspace(0, len(v) - 1, count).astype(int)] for v in (true, guide))
-    shown = np.stack(list(thinned), 1).reshape(2 * count, n)  # by turns, so that neither covers the other
+    shown = np.stack(list(thinned), 1).reshape(
+        2 * count, n
+    )  # by turns, so that neither covers the other
     figure = _figure(max(1.9 * n + 0.4, 4.2), max(1.7 * n + 0.9, 3.4))
     panels = figure.subplots(n, n, squeeze=False, sharex="col")
     for row in range(n):
@@ -314,12 +375,28 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
                 axes.set_visible(False)
             elif column == row:
                 edges = np.linspace(low[row], high[row], 41)
-                axes.hist(true[:, row], edges, density=True, color="C0", alpha=0.6, label="p(z | x), by NUTS")
-                axes.hist(guide[:, row], edges, density=True, histtype="step", color="C1", label="q(z | x), the guide")
+                axes.hist(
+                    true[:, row],
+                    edges,
+                    density=True,
+                    color="C0",
+                    alpha=0.6,
+                    label="p(z | x), by NUTS",
+                )
+                axes.hist(
+                    guide[:, row],
+                    edges,
+                    density=True,
+                    histtype="step",
+                    color="C1",
+                    label="q(z | x), the guide",
+                )
                 axes.set_yticks([])
                 axes.spines["left"].set_visible(False)
             else:
-                axes.scatter(*shown[:, [column, row]].T, s=5, alpha=0.5, c=["C0", "C1"] * count, linewidths=0)
+                axes.scatter(
+                    *shown[:, [column, row]].T, s=5, alpha=0.5, c=["C0", "C1"] * count, linewidths=0
+                )
                 axes.set_ylim(low[row], high[row])
             axes.set_xlim(low[column], high[column])
             if row == n - 1:
@@ -328,7 +405,11 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
                 axes.set_ylabel(names[row], fontsize=9)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
-    more = "" if n == len(compared.names) else f"\nthe {n} latents of {len(compared.names)} that together differ most"
+    more = (
+        ""
+        if n == len(compared.names)
+        else f"\nthe {n} latents of {len(compared.names)} that together differ most"
+    )
     title = f"posterior and guide of datum {compared.numbers[i]}, KL = {compared.kl[i].item():.2f} nats{more}"
     figure.suptitle(title, fontsize=10)
     return figure

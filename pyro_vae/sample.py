@@ -20,7 +20,9 @@ from pyro_vae._options import KINDS, run
 from pyro_vae._program import Run, open_run
 
 
-def draw(opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = True) -> tuple[Figure, Tensor]:
+def draw(
+    opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = True
+) -> tuple[Figure, Tensor]:
     """One kind of picture of a run: the figure and the values it shows.
 
     Args:
@@ -44,7 +46,9 @@ def draw(opened: Run, kind: str, *, count: int, split: str = "test", mean: bool 
         return plots.reconstructions(x, reconstructed), reconstructed
     if kind == "interpolation":
         if len(data) < 2:
-            raise InputError(f"an interpolation needs two data and the {split} split has {len(data)}")
+            raise InputError(
+                f"an interpolation needs two data and the {split} split has {len(data)}"
+            )
         x = data.first(2 * max(count // 10, 1))[:]
         return plots.interpolation(vae, x[: len(x) // 2 * 2].unflatten(0, (2, -1)).transpose(0, 1))
     return plots.traversal(vae, data.first(1)[:])
@@ -53,16 +57,22 @@ def draw(opened: Run, kind: str, *, count: int, split: str = "test", mean: bool 
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)
-    opened = open_run(options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir)
+    opened = open_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir
+    )
     if "manifold" in (options.kind or ()) and opened.spec.latent_dim != 2:
-        raise InputError(f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}")
+        raise InputError(
+            f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
+        )
     folder = Path(options.output) if options.output else opened.folder / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     kinds = options.kind or [k for k in KINDS if k != "manifold" or opened.spec.latent_dim == 2]
     for kind in dict.fromkeys(kinds):
         pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
         with torch.no_grad():
-            figure, values = draw(opened, kind, count=options.count, split=options.split, mean=not options.draws)
+            figure, values = draw(
+                opened, kind, count=options.count, split=options.split, mean=not options.draws
+            )
         figure.savefig(folder / f"{kind}.png")
         np.save(folder / f"{kind}.npy", values.cpu().numpy())
         print(f"{folder / kind}.png, .npy  {list(values.shape)}")

@@ -58,14 +58,21 @@ def prepare(config: Config) -> Job:
     """Load the data and build the pair; every mistake in the options is found here."""
     for name, low in (("batch_size", 1), ("epochs", 1), ("learning_rate", 0)):
         value = getattr(config, name)
-        if value is not None and (not math.isfinite(value) or value < low or (low == 0 and value == 0)):
-            raise InputError(f"{flag(name)} {value} must be {'positive and finite' if low == 0 else f'at least {low}'}")
+        if value is not None and (
+            not math.isfinite(value) or value < low or (low == 0 and value == 0)
+        ):
+            raise InputError(
+                f"{flag(name)} {value} must be {'positive and finite' if low == 0 else f'at least {low}'}"
+            )
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
     members: dict[str, Any] = {axis: str(parse(axis, getattr(config, axis))) for axis in AXES}
     config = replace(config, **members)
-    optimizer, schedule = parse_optimizer(config.optimizer, device.type), parse_schedule(config.schedule)
+    optimizer, schedule = (
+        parse_optimizer(config.optimizer, device.type),
+        parse_schedule(config.schedule),
+    )
     data = load_data(
         config.dataset,
         data_dir=config.data_dir,
@@ -77,7 +84,9 @@ def prepare(config: Config) -> Job:
     )
     if config.dataset not in NAMED:
         config = replace(config, dataset=str(Path(config.dataset).expanduser().resolve()))
-    spec = Spec(data.shape, config.latent_dim, config.prior, config.network, config.likelihood, config.guide)
+    spec = Spec(
+        data.shape, config.latent_dim, config.prior, config.network, config.likelihood, config.guide
+    )
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
     pyro.set_rng_seed(config.seed)
@@ -88,10 +97,14 @@ def prepare(config: Config) -> Job:
         dequantize=config.dequantize,
         scale=config.scale,
     )
-    dtype = torch.float64 if config.precision == "float64" else torch.float32  # bf16 is of the networks alone
+    dtype = (
+        torch.float64 if config.precision == "float64" else torch.float32
+    )  # bf16 is of the networks alone
     train = data.split("train", bridge, dtype=dtype)
     validation = data.split("validation", bridge, dtype=dtype)
-    for values in data.values.values() if bridge.kind == "none" else ():  # the other bridges keep to what they promise
+    for values in (
+        data.values.values() if bridge.kind == "none" else ()
+    ):  # the other bridges keep to what they promise
         for part in chunks(values):
             vae.model.likelihood.check(part)
     vae.to(device=device, dtype=dtype)
@@ -107,22 +120,36 @@ def prepare(config: Config) -> Job:
 
     objective = parse("objective", config.objective)()
     if not isinstance(objective.num_particles, int) or objective.num_particles < 1:
-        raise InputError(f"--objective {config.objective}: num_particles must be a whole number of at least 1")
+        raise InputError(
+            f"--objective {config.objective}: num_particles must be a whole number of at least 1"
+        )
     svi = SVI(vae.model, vae.guide, make, objective, reduction="mean", autocast=autocast)
     svi.check(train[torch.arange(min(2, len(train)))].to(device))
     if isinstance(objective, Objective):
         objective.prepare(len(train), config.epochs or 0)
     return Job(
-        config, spec, data, bridge, vae, svi, optimizer, schedule, device, train.to(device),
+        config,
+        spec,
+        data,
+        bridge,
+        vae,
+        svi,
+        optimizer,
+        schedule,
+        device,
+        train.to(device),
         validation.to(device) if len(validation) else None,
-    )  # fmt: skip
+    )
 
 
 def describe(job: Job) -> str:
     """What is about to be trained, for a person."""
     sizes = ", ".join(f"{len(v)} {split}" for split, v in job.data.values.items())
     config, model = job.config, job.vae.model
-    count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("model", model), ("guide", job.vae.guide))}
+    count = {
+        name: sum(p.numel() for p in m.parameters())
+        for name, m in (("model", model), ("guide", job.vae.guide))
+    }
     return "\n".join(
         [
             f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
@@ -148,7 +175,9 @@ def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
             if isinstance(out, torch.Tensor):
                 count = sum(p.numel() for p in module.parameters())
-                lines.append(f"  {name:32}{type(module).__name__:18}{list(out.shape)!s:24}{count:>12,}")
+                lines.append(
+                    f"  {name:32}{type(module).__name__:18}{list(out.shape)!s:24}{count:>12,}"
+                )
 
         return hook
 
@@ -194,9 +223,15 @@ def _folder(config: Config) -> Path:
                 f"{folder} holds a run already: go on with --resume {folder}, name another --output, or add --overwrite"
             )
         if folder.is_dir() and not is_run and any(folder.iterdir()):
-            raise InputError(f"{folder} holds other files and no run; name an empty or new folder as --output")
+            raise InputError(
+                f"{folder} holds other files and no run; name an empty or new folder as --output"
+            )
     else:
-        stem = Path(config.dataset).stem + "-" + config.likelihood.partition("(")[0].rpartition(":")[2].lower()
+        stem = (
+            Path(config.dataset).stem
+            + "-"
+            + config.likelihood.partition("(")[0].rpartition(":")[2].lower()
+        )
         taken = (Path("runs") / (stem + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
         folder = next(f for f in taken if not f.exists())
     for name in ("figures", "samples", "tensorboard"):  # of the run that --overwrite replaces
@@ -214,7 +249,11 @@ def _read_metrics(path: Path, epochs: int) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if None not in r.values() and (r["epoch"] or "").isdigit()]
+        rows = [
+            r
+            for r in csv.DictReader(file)
+            if None not in r.values() and (r["epoch"] or "").isdigit()
+        ]
     return [{k: float(v) for k, v in row.items()} for row in rows if int(row["epoch"]) <= epochs]
 
 
@@ -257,7 +296,9 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
         progress, header = restore_training(last, job.vae, job.svi.optimizer)
         best = -math.inf if header["best"] is None else header["best"]
         if epochs < progress.epoch or (epochs == progress.epoch and progress.order is None):
-            raise InputError(f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs")
+            raise InputError(
+                f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs"
+            )
     rows = _read_metrics(metrics, progress.epoch)
     writer = _tensorboard(config, folder)
     write_atomically(folder / "config.toml", lambda path: path.write_text(_toml(job)))
@@ -294,13 +335,19 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
                     csv.DictWriter(file, Epoch._fields).writerow(e._asdict())
                 if score(e) > best:
                     best = score(e)
-                    save_checkpoint(folder / "best.safetensors", job.vae, job.spec, epoch=e.epoch, score=best)
+                    save_checkpoint(
+                        folder / "best.safetensors", job.vae, job.spec, epoch=e.epoch, score=best
+                    )
                 save(score(e))
                 display.epoch(e)
                 for name in Epoch._fields[1:] if writer else ():
                     writer.add_scalar(name, getattr(e, name), e.epoch)
         except InputError as error:
-            kept = f"; the checkpoint after epoch {progress.epoch} is kept in {folder}" if last.is_file() else ""
+            kept = (
+                f"; the checkpoint after epoch {progress.epoch} is kept in {folder}"
+                if last.is_file()
+                else ""
+            )
             raise InputError(f"{error}{kept}") from error
         finally:
             display.close()
@@ -321,9 +368,13 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
     held_out = job.validation if job.validation is not None else job.train.fixed()
     x = held_out.first(20)[:]
     figures = {
-        "learning_curves": plots.learning_curves(_read_metrics(folder / "metrics.csv", 10**9), bound=_bound(vae)),
+        "learning_curves": plots.learning_curves(
+            _read_metrics(folder / "metrics.csv", 10**9), bound=_bound(vae)
+        ),
         "reconstructions": plots.reconstructions(x, vae.reconstruct(x)),
-        "prior_samples": plots.grid(vae.sample(100, mean=True), columns=10, title="mean of p(x | z), z from the prior"),
+        "prior_samples": plots.grid(
+            vae.sample(100, mean=True), columns=10, title="mean of p(x | z), z from the prior"
+        ),
     }
     if job.config.latent_dim == 2:
         index = spread(2000, len(job.train))

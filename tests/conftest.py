@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny: more threads only wait for each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # the tensors are tiny: more threads only wait for each other
 
 import contextlib
 import importlib
@@ -33,7 +35,11 @@ def _call(program: str, *arguments: object) -> Said:
 
     main = importlib.import_module(f"pyro_vae.{program}").main
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
         run(f"pyro_vae.{program}", main, [str(a) for a in arguments])
     assert isinstance(end.value.code, int)
     return Said(end.value.code, out.getvalue(), err.getvalue())

@@ -18,12 +18,20 @@ class PPCA:
     """
 
     def __init__(
-        self, latent_dim: int = 2, dims: int = 5, *, noise: float = 0.7, widen: float = 1.0, shift: float = 0.0
+        self,
+        latent_dim: int = 2,
+        dims: int = 5,
+        *,
+        noise: float = 0.7,
+        widen: float = 1.0,
+        shift: float = 0.0,
     ) -> None:
         generator = torch.Generator().manual_seed(latent_dim * 100 + dims)
         w = torch.randn(dims, latent_dim, generator=generator, dtype=torch.float64)
         b = torch.randn(dims, generator=generator, dtype=torch.float64)
-        self.posterior_covariance = torch.linalg.inv(torch.eye(latent_dim).double() + w.T @ w / noise**2)
+        self.posterior_covariance = torch.linalg.inv(
+            torch.eye(latent_dim).double() + w.T @ w / noise**2
+        )
         self.gain = self.posterior_covariance @ w.T / noise**2  # E[z | x] = gain (x - b)
         self.b, self.latent_dim = b, latent_dim
         self.marginal = MultivariateNormal(b, w @ w.T + noise**2 * torch.eye(dims).double())
@@ -37,8 +45,14 @@ class PPCA:
             decoder.layers[0].bias.copy_(b)
             guide.head.weight.zero_()
             guide.head.weight[:latent_dim] = self.gain
-            below = scale_tril[guide.rows, guide.columns] / scale_tril.diagonal()[guide.rows] * latent_dim**0.5
-            guide.head.bias.copy_(torch.cat([shift - self.gain @ b, scale_tril.diagonal().log(), below]))
+            below = (
+                scale_tril[guide.rows, guide.columns]
+                / scale_tril.diagonal()[guide.rows]
+                * latent_dim**0.5
+            )
+            guide.head.bias.copy_(
+                torch.cat([shift - self.gain @ b, scale_tril.diagonal().log(), below])
+            )
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         torch.manual_seed(seed)

@@ -44,7 +44,9 @@ class Switch:
         self.weight, self.bias, self.noise = decoder.layers[0].weight, decoder.layers[0].bias, noise
         with torch.no_grad():
             self.weight.normal_()
-        self.values = torch.tensor(list(itertools.product((0.0, 1.0), repeat=latent_dim)), dtype=torch.float64)
+        self.values = torch.tensor(
+            list(itertools.product((0.0, 1.0), repeat=latent_dim)), dtype=torch.float64
+        )
 
     @torch.no_grad()
     def log_joint(self, x: Tensor) -> Tensor:

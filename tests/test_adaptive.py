@@ -68,14 +68,21 @@ def test_what_draws_cannot_do_is_annealed():
     vae = folded(narrow)
     price, (bad, k) = gradients_per_datum(64, 50), pilot(vae, 1000)
     n = int(bad.sum())
-    options = {"num_particles": 1000, "budget": 2 * 1000 * 40, "num_chains": 64, "num_temperatures": 50}
+    options = {
+        "num_particles": 1000,
+        "budget": 2 * 1000 * 40,
+        "num_chains": 64,
+        "num_temperatures": 50,
+    }
     result, effort = log_marginal_adaptive(vae, X, **options, annealing=2 * n * price)
     annealed = effort.took("annealed")
     assert annealed.sum() > 0.8 * n
     assert not (annealed & ~bad).any()
     assert torch.equal(effort.unaffordable, bad & ~annealed)
     assert effort.draws == effort.budget
-    assert effort.gradients == (n + annealed.sum()) * price  # all have pilot chains, and the good ones others
+    assert (
+        effort.gradients == (n + annealed.sum()) * price
+    )  # all have pilot chains, and the good ones others
     assert result.particles.tolist() == [64 if a else 1000 for a in annealed]
     agrees(result, annealed)
     plain = log_marginal(vae.model, vae.guide, X, num_particles=1000)
@@ -107,14 +114,21 @@ def test_the_price_of_annealing_is_what_it_costs(monkeypatch):
             done.clear()
             told.clear()
             run(vae.model, X[:3] if ways == 1 else 3, **options)
-            assert sum(done) == sum(told) == 3 * gradients_per_datum(chains, temperatures, ways=ways)
+            assert (
+                sum(done) == sum(told) == 3 * gradients_per_datum(chains, temperatures, ways=ways)
+            )
 
 
 @pytest.mark.slow
 def test_values_are_not_chosen_for_their_draws_or_chains():
     """Many times the same datum: its weights are unbiased for p(x) on every road, although pilots chose the road."""
     x = torch.full((800, 1), 2.0, dtype=torch.float64)
-    options = {"num_particles": 25, "budget": 800 * 2 * 25 + 400 * 2 * 100, "num_chains": 25, "num_temperatures": 20}
+    options = {
+        "num_particles": 25,
+        "budget": 800 * 2 * 25 + 400 * 2 * 100,
+        "num_chains": 25,
+        "num_temperatures": 20,
+    }
     result, effort = log_marginal_adaptive(folded(narrow), x, **options, annealing=10**9, steps=10)
     assert effort.took("refined").sum() > 100
     assert effort.took("annealed").sum() > 60
@@ -147,5 +161,10 @@ def test_a_defended_q_is_a_mixture():
     expected = 0.9 * norm(2.0, 0.1).pdf(z[:, 0, 0]) + 0.1 * norm(0.0, 1.0).pdf(z[:, 0, 0])
     torch.testing.assert_close(mixed.log_prob(z)[:, 0].exp(), torch.from_numpy(expected))
     torch.testing.assert_close(mixed.log_prob(z)[:, 1], q.log_prob(z)[:, 1])
-    assert kstest(z[:, 0, 0], lambda t: 0.9 * norm(2.0, 0.1).cdf(t) + 0.1 * norm(0.0, 1.0).cdf(t)).pvalue > 1e-3
+    assert (
+        kstest(
+            z[:, 0, 0], lambda t: 0.9 * norm(2.0, 0.1).cdf(t) + 0.1 * norm(0.0, 1.0).cdf(t)
+        ).pvalue
+        > 1e-3
+    )
     assert kstest(z[:, 1, 0], norm(-1.0, 0.1).cdf).pvalue > 1e-3

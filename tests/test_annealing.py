@@ -25,7 +25,10 @@ def test_ais_is_within_its_errors(latent_dim, dims, from_guide):
     found = ais(model.vae.model, x, guide=guide, num_chains=32, num_temperatures=120, leapfrogs=5)
     truth = model.marginal.log_prob(x)
     gap = found.mean - truth.mean().item()
-    assert abs(gap) < 4 * found.monte_carlo_standard_error + found.standard_errors.square().mean().item()
+    assert (
+        abs(gap)
+        < 4 * found.monte_carlo_standard_error + found.standard_errors.square().mean().item()
+    )
     assert found.monte_carlo_standard_error < 0.1
     z = ((found.values - truth) / found.standard_errors).numpy()
     assert 0.5 < np.std(z) < 2
@@ -35,7 +38,9 @@ def test_ais_is_within_its_errors(latent_dim, dims, from_guide):
 def test_ais_from_the_exact_posterior_has_no_noise():
     model = PPCA(3, 6)
     x = model.sample(10)
-    found = ais(model.vae.model, x, guide=model.vae.guide, num_chains=4, num_temperatures=20, leapfrogs=3)
+    found = ais(
+        model.vae.model, x, guide=model.vae.guide, num_chains=4, num_temperatures=20, leapfrogs=3
+    )
     torch.testing.assert_close(found.values, model.marginal.log_prob(x), rtol=0, atol=1e-9)
     assert found.standard_errors.max() < 1e-9
     torch.testing.assert_close(found.ess, torch.full_like(found.ess, 4.0))
@@ -76,7 +81,9 @@ def test_bidirectional_bounds_hold_the_truth_between_them():
     assert f"gap of {gaps[1]:.3f}" in str(found)
 
 
-@pytest.mark.parametrize("prior", ["gaussianmixture(components=3)", "flow", "vampprior(pseudo_inputs=4)", "laplace"])
+@pytest.mark.parametrize(
+    "prior", ["gaussianmixture(components=3)", "flow", "vampprior(pseudo_inputs=4)", "laplace"]
+)
 def test_every_kind_of_prior_can_be_annealed(prior):
     vae = build(Spec((4,), 2, prior=prior, likelihood="poisson"))
     x = vae.sample(6)

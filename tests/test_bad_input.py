@@ -44,7 +44,11 @@ REAL = rng.normal(size=(30, 4))
         ("--guide", "fullrank(", ["fullrank(", "name(key=value"]),
         ("--guide", "", ["--guide", "name(key=value"]),
         ("--guide", "__import__('os').system('touch hacked')", ["--guide", "plain values"]),
-        ("--network", "mlp(hidden=__import__('os').system('touch hacked'))", ["--network", "plain values"]),
+        (
+            "--network",
+            "mlp(hidden=__import__('os').system('touch hacked'))",
+            ["--network", "plain values"],
+        ),
         ("--network", "mlp(hidden=(open('hacked', 'w'),))", ["plain values"]),
         # values of arguments
         ("--likelihood", "gaussian(scale=-1)", ["scale=-1", "positive"]),
@@ -100,7 +104,9 @@ def test_options(refused, tmp_path, option, value, words):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("device", [d for d in ("cuda", "mps") if not getattr(torch, d).is_available()])
+@pytest.mark.parametrize(
+    "device", [d for d in ("cuda", "mps") if not getattr(torch, d).is_available()]
+)
 def test_device_that_is_not_there(refused, device):
     mentions(refused("train", "--device", device), f"--device {device}", "not available")
 
@@ -208,13 +214,25 @@ def test_files(refused, tmp_path, name, content, words):
         ({"x": GREY}, ["--labels", "kind"], ["kind"]),
         ({"train": GREY, "test": GREY[:, :3]}, [], ["one shape"]),
         ({"train": GREY, "test": GREY}, ["--labels", "kind"], ["train_kind"]),
-        ({"train": GREY, "test": GREY}, ["--test-fraction", 0.1], ["its own test data", "--test-fraction"]),
-        ({"train": GREY, "validation": GREY}, ["--validation-fraction", 0.1], ["its own validation data"]),
+        (
+            {"train": GREY, "test": GREY},
+            ["--test-fraction", 0.1],
+            ["its own test data", "--test-fraction"],
+        ),
+        (
+            {"train": GREY, "validation": GREY},
+            ["--validation-fraction", 0.1],
+            ["its own validation data"],
+        ),
     ],
 )
 def test_archives(refused, arrays, options, words):
     np.savez("x.npz", **arrays)
-    mentions(refused("train", "--dataset", "x.npz", "--binarize", "static", *TINY, *options), "x.npz", *words)
+    mentions(
+        refused("train", "--dataset", "x.npz", "--binarize", "static", *TINY, *options),
+        "x.npz",
+        *words,
+    )
 
 
 def test_missing_label_column(refused, tmp_path):
@@ -257,7 +275,11 @@ def test_folder_without_pictures(refused, tmp_path):
 @pytest.mark.parametrize(
     ("array", "options", "words"),
     [
-        (GREY, [], ["grey levels", "--binarize dynamic", "--binarize static", "--binarize threshold"]),
+        (
+            GREY,
+            [],
+            ["grey levels", "--binarize dynamic", "--binarize static", "--binarize threshold"],
+        ),
         (GREY, GAUSSIAN, ["--dequantize", "--scale"]),
         (GREY, [*GAUSSIAN, "--binarize", "dynamic"], ["bits", "Gaussian"]),
         (GREY, ["--binarize", "static", "--scale"], ["choose one"]),
@@ -283,7 +305,9 @@ def test_data_set_without_files_and_network(refused, tmp_path, monkeypatch, name
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PYRO_VAE_DATA", raising=False)
     sentence = refused("train", "--dataset", name, "--data-dir", "elsewhere")
-    mentions(sentence, f"{name} needs the file", "elsewhere", str(tmp_path / "cache"), "--dataset digits")
+    mentions(
+        sentence, f"{name} needs the file", "elsewhere", str(tmp_path / "cache"), "--dataset digits"
+    )
     assert ":)" not in sentence
 
 
@@ -301,7 +325,10 @@ def test_data_of_any_scale_end_in_a_run_or_a_sentence(call, scale):
     ("options", "words"),
     [
         (("--guide", "delta", "--objective", "iwae"), ("IWAE", "a point")),
-        (("--prior", "flow", "--objective", "meanfieldelbo"), ("MeanFieldELBO", "closed form", "Pushforward")),
+        (
+            ("--prior", "flow", "--objective", "meanfieldelbo"),
+            ("MeanFieldELBO", "closed form", "Pushforward"),
+        ),
         (("--prior", "vampprior", "--guide", "iaf"), ("VampPrior", "IAF")),
         (
             (
@@ -310,7 +337,10 @@ def test_data_of_any_scale_end_in_a_run_or_a_sentence(call, scale):
             ),
             ("pseudo_inputs=", "or fewer"),
         ),
-        (("--objective", "annealed(epochs=3)", "--epochs", 2), ("warm-up", "3 epochs", "the run has 2")),
+        (
+            ("--objective", "annealed(epochs=3)", "--epochs", 2),
+            ("warm-up", "3 epochs", "the run has 2"),
+        ),
         (("--likelihood", "zeroinflated(likelihood=bernoulli)"), ("likelihood=", "counts")),
     ],
 )
@@ -323,7 +353,13 @@ def test_loss_that_stops_being_finite(refused, call):
     run = Path("run")
     made = ("config.toml", "metrics.csv", "best.safetensors", "last.safetensors")
     sentence = refused("train", *TINY, "--epochs", 4, *jump, "--output", run, made=made)
-    mentions(sentence, "stopped being finite at step ", "site 'z'", "learning rate", "epoch 2 is kept in run")
+    mentions(
+        sentence,
+        "stopped being finite at step ",
+        "site 'z'",
+        "learning rate",
+        "epoch 2 is kept in run",
+    )
     assert len((run / "metrics.csv").read_text().splitlines()) == 3
     for tensor in load_file(run / "last.safetensors").values():
         assert not tensor.is_floating_point() or tensor.isfinite().all()

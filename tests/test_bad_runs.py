@@ -97,13 +97,28 @@ def checkpoint(header):
         checkpoint({"format": 1}),
         checkpoint({"format": 1, "spec": {"shape": [8, 8]}, "progress": {}}),
     ],
-    ids=["empty", "header cut", "end cut", "text", "foreign", "no JSON", "a list", "format", "no spec", "no weights"],
+    ids=[
+        "empty",
+        "header cut",
+        "end cut",
+        "text",
+        "foreign",
+        "no JSON",
+        "a list",
+        "format",
+        "no spec",
+        "no weights",
+    ],
 )
 @pytest.mark.parametrize("program", ["train", "evaluate", "sample"])
 def test_damaged_checkpoint(refused, run, program, damage):
     path = run / "last.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    options = ("--resume", "run", "--epochs", 3) if program == "train" else ("run", "--checkpoint", "last")
+    options = (
+        ("--resume", "run", "--epochs", 3)
+        if program == "train"
+        else ("run", "--checkpoint", "last")
+    )
     mentions(refused(program, *options), "run/last.safetensors")
 
 

@@ -22,12 +22,32 @@ from pyro_vae.inference.svi import SVI
         ("guide", "mean-field", "MeanField()"),
         ("guide", "full_rank()", "FullRank()"),
         ("likelihood", " gaussian( scale = 'learned' ) ", "Gaussian(scale='learned')"),
-        ("network", "mlp(hidden=(200,200), activation='tanh')", "MLP(hidden=(200, 200), activation='tanh')"),
+        (
+            "network",
+            "mlp(hidden=(200,200), activation='tanh')",
+            "MLP(hidden=(200, 200), activation='tanh')",
+        ),
         ("objective", "iwae(num_particles=50)", "IWAE(num_particles=50)"),
-        ("objective", "pyro.infer:Trace_ELBO(num_particles=2)", "pyro.infer:Trace_ELBO(num_particles=2)"),
-        ("objective", "annealed(objective=elbo(beta=4.0), epochs=3)", "Annealed(objective=ELBO(beta=4.0), epochs=3)"),
-        ("guide", "semiamortized(guide='low_rank(rank=3)')", "SemiAmortized(guide=LowRank(rank=3))"),
-        ("likelihood", "zero-inflated(likelihood=negativebinomial)", "ZeroInflated(likelihood=NegativeBinomial())"),
+        (
+            "objective",
+            "pyro.infer:Trace_ELBO(num_particles=2)",
+            "pyro.infer:Trace_ELBO(num_particles=2)",
+        ),
+        (
+            "objective",
+            "annealed(objective=elbo(beta=4.0), epochs=3)",
+            "Annealed(objective=ELBO(beta=4.0), epochs=3)",
+        ),
+        (
+            "guide",
+            "semiamortized(guide='low_rank(rank=3)')",
+            "SemiAmortized(guide=LowRank(rank=3))",
+        ),
+        (
+            "likelihood",
+            "zero-inflated(likelihood=negativebinomial)",
+            "ZeroInflated(likelihood=NegativeBinomial())",
+        ),
         (
             "likelihood",
             "zeroinflated(likelihood='pyro_vae.models.likelihoods:Poisson()')",
@@ -43,11 +63,27 @@ def test_the_canonical_spelling_reads_back(axis, text, canonical):
 
 
 def test_arguments_arrive():
-    vae = build(Spec((4,), 2, network="mlp(hidden=(7, 5))", likelihood="gaussian(scale=0.25)", guide="fullrank"))
-    assert [m.out_features for m in vae.guide.encoder.body.layers if hasattr(m, "out_features")] == [7, 5]
-    assert [m.out_features for m in vae.model.decoder.layers if hasattr(m, "out_features")] == [5, 7, 4]
+    vae = build(
+        Spec(
+            (4,),
+            2,
+            network="mlp(hidden=(7, 5))",
+            likelihood="gaussian(scale=0.25)",
+            guide="fullrank",
+        )
+    )
+    assert [
+        m.out_features for m in vae.guide.encoder.body.layers if hasattr(m, "out_features")
+    ] == [7, 5]
+    assert [m.out_features for m in vae.model.decoder.layers if hasattr(m, "out_features")] == [
+        5,
+        7,
+        4,
+    ]
     assert vae.decode(torch.zeros(2)).stddev.tolist() == [0.25] * 4
-    assert isinstance(parse("objective", "pyro.infer:TraceMeanField_ELBO")(), pyro.infer.TraceMeanField_ELBO)
+    assert isinstance(
+        parse("objective", "pyro.infer:TraceMeanField_ELBO")(), pyro.infer.TraceMeanField_ELBO
+    )
     assert parse("objective", "elbo(beta=0.5)")().beta == 0.5
 
 
@@ -56,7 +92,11 @@ def test_arguments_arrive():
     [
         ("guide", "meanfeild", "did you mean meanfield"),
         ("guide", "", "is not of the form"),
-        ("network", "mlp(hiden=(3,))", "has no argument hiden: it takes hidden, .*did you mean hidden"),
+        (
+            "network",
+            "mlp(hiden=(3,))",
+            "has no argument hiden: it takes hidden, .*did you mean hidden",
+        ),
         ("network", "mlp((3,))", "give every argument by name"),
         ("network", "mlp(**{'hidden': (3,)})", "give every argument by name"),
         ("network", "mlp(hidden=(3,", "is not of the form"),
@@ -66,7 +106,11 @@ def test_arguments_arrive():
         ("likelihood", "pyro_vae:MeanField", "not a finished subclass of Likelihood"),
         ("likelihood", "pyro_vae:Likelihood", "not a finished subclass"),
         ("guide", "meanfield(features=3)", "it takes none"),
-        ("guide", "semiamortized(guide=fulrank())", "--guide fulrank is unknown: .*did you mean fullrank"),
+        (
+            "guide",
+            "semiamortized(guide=fulrank())",
+            "--guide fulrank is unknown: .*did you mean fullrank",
+        ),
         ("objective", "annealed(objective=iwae(k=5))", "iwae has no argument k"),
         ("objective", "annealed(objective=3)", "is not of the form"),
     ],
@@ -129,21 +173,39 @@ def test_a_checkpoint_restores_everything(tmp_path, optimizer):
     def make():
         torch.manual_seed(0)
         vae = build(spec)
-        return vae, SVI(vae.model, vae.guide, lambda p: parse_optimizer(optimizer)(p, lr=0.01), ELBO())
+        return vae, SVI(
+            vae.model, vae.guide, lambda p: parse_optimizer(optimizer)(p, lr=0.01), ELBO()
+        )
 
     x = torch.ones(6, 4)
     vae, svi = make()
     for _ in range(3):
         svi.step(x)
     path = tmp_path / "c.safetensors"
-    progress = Progress(epoch=2, order=torch.tensor([2, 0, 1]), position=1, totals=(1.0, 2.0, 3.0), seconds=0.5)
-    save_checkpoint(path, vae, spec, epoch=2, score=math.pi, optimizer=svi.optimizer, progress=progress, best=None)
+    progress = Progress(
+        epoch=2, order=torch.tensor([2, 0, 1]), position=1, totals=(1.0, 2.0, 3.0), seconds=0.5
+    )
+    save_checkpoint(
+        path,
+        vae,
+        spec,
+        epoch=2,
+        score=math.pi,
+        optimizer=svi.optimizer,
+        progress=progress,
+        best=None,
+    )
     expected = [svi.step(x).item() for _ in range(3)]
 
     again, other = make()
     restored, header = restore_training(path, again, other.optimizer)
     assert [other.step(x).item() for _ in range(3)] == expected
-    assert (restored.epoch, restored.position, restored.totals, restored.seconds) == (2, 1, (1.0, 2.0, 3.0), 0.5)
+    assert (restored.epoch, restored.position, restored.totals, restored.seconds) == (
+        2,
+        1,
+        (1.0, 2.0, 3.0),
+        0.5,
+    )
     assert restored.order.tolist() == [2, 0, 1]
     assert (header["score"], header["best"]) == (math.pi, None)
     for a, b in zip(vae.parameters(), again.parameters(), strict=True):

@@ -55,15 +55,24 @@ def test_from_training_to_samples(start, tmp_path):
     assert [row["epoch"] for row in metrics] == ["1", "2", "3"]
     for row in metrics:
         for name in ("", "validation_"):
-            bound, reconstruction, kl = (float(row[name + part]) for part in ("elbo", "reconstruction", "kl"))
+            bound, reconstruction, kl = (
+                float(row[name + part]) for part in ("elbo", "reconstruction", "kl")
+            )
             assert bound == reconstruction - kl
             assert kl > 0
     best = max(metrics, key=lambda row: float(row["validation_elbo"]))
     with safe_open(run / "best.safetensors", "pt") as file:
         header = json.loads(file.metadata()["pyro_vae"])
-    assert (header["epoch"], header["score"]) == (int(best["epoch"]), float(best["validation_elbo"]))
+    assert (header["epoch"], header["score"]) == (
+        int(best["epoch"]),
+        float(best["validation_elbo"]),
+    )
     assert toml(run)["resolved"]["sizes"] == {"train": 1294, "validation": 144, "test": 359}
-    assert {p.stem for p in (run / "figures").iterdir()} == {"learning_curves", "reconstructions", "prior_samples"}
+    assert {p.stem for p in (run / "figures").iterdir()} == {
+        "learning_curves",
+        "reconstructions",
+        "prior_samples",
+    }
     for path in (run / "figures").iterdir():
         assert_picture(path)
 
@@ -107,7 +116,18 @@ def test_two_latents_are_drawn_in_the_plane(call, train):
 def test_seeds_decide_what_is_drawn(call, trained, tmp_path):
     def prior(seed, name):
         assert (
-            call("sample", trained, "--kind", "prior", "--draws", "--seed", seed, "--output", tmp_path / name).code == 0
+            call(
+                "sample",
+                trained,
+                "--kind",
+                "prior",
+                "--draws",
+                "--seed",
+                seed,
+                "--output",
+                tmp_path / name,
+            ).code
+            == 0
         )
         return np.load(tmp_path / name / "prior.npy")
 
@@ -131,7 +151,9 @@ def test_help(call, program):
 
 
 def test_dry_run_writes_nothing(call, tmp_path):
-    said = call("train", "--dry-run", "--network", "mlp(hidden=(7,))", "--output", "run", "--epochs", 5)
+    said = call(
+        "train", "--dry-run", "--network", "mlp(hidden=(7,))", "--output", "run", "--epochs", 5
+    )
     assert (said.code, said.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
     assert "[1, 7]" in said.out  # the shape behind the hidden layer
@@ -140,7 +162,9 @@ def test_dry_run_writes_nothing(call, tmp_path):
 
 
 def test_config_file(call, train, tmp_path):
-    (tmp_path / "c.toml").write_text('latent-dim = 5\nbatch_size = 50\nepochs = 9\nnetwork = "mlp(hidden=(8,))"\n')
+    (tmp_path / "c.toml").write_text(
+        'latent-dim = 5\nbatch_size = 50\nepochs = 9\nnetwork = "mlp(hidden=(8,))"\n'
+    )
     run = train("run", "--config", "c.toml", "--epochs", 1)
     assert {k: toml(run)[k] for k in ("latent_dim", "batch_size", "epochs")} == {
         "latent_dim": 5,
@@ -187,7 +211,10 @@ def test_one_data_set_in_any_container_trains_the_same_weights(train, tmp_path, 
     np.savez("labelled.npz", x=grey, y=kinds)
     image_folder(tmp_path / "pictures", grey[order])
     options = ("--epochs", 1, "--binarize", "dynamic", *PLANE)
-    runs = {f: train(f"run-{f}", "--dataset", f, *options) for f in ("x.npy", "plain.npz", "labelled.npz", "pictures")}
+    runs = {
+        f: train(f"run-{f}", "--dataset", f, *options)
+        for f in ("x.npy", "plain.npz", "labelled.npz", "pictures")
+    }
     for run in runs.values():
         assert toml(run)["resolved"]["shape"] == [5, 4]
         assert toml(run)["resolved"]["sizes"] == {"train": 43, "validation": 5, "test": 12}
@@ -236,8 +263,14 @@ def test_binarize(train, grey):
     }
     for kind, run in runs.items():
         resolved = toml(run)["resolved"]
-        assert (resolved["bridge"], resolved["representation"], resolved["maximum"]) == (kind, "BINARY", 255)
-    assert same(weights(runs["threshold"]), weights(train("bits", "--dataset", "bits.npy", *options)))
+        assert (resolved["bridge"], resolved["representation"], resolved["maximum"]) == (
+            kind,
+            "BINARY",
+            255,
+        )
+    assert same(
+        weights(runs["threshold"]), weights(train("bits", "--dataset", "bits.npy", *options))
+    )
     assert not same(weights(runs["static"]), weights(runs["dynamic"]))
 
 
@@ -258,7 +291,9 @@ def test_tensorboard(train):
     events.Reload()
     for name in ("elbo", "validation_kl"):
         found = [(e.step, e.value) for e in events.Scalars(name)]
-        assert found == [(int(r["epoch"]), pytest.approx(float(r[name]), rel=1e-6)) for r in rows(run)]
+        assert found == [
+            (int(r["epoch"]), pytest.approx(float(r[name]), rel=1e-6)) for r in rows(run)
+        ]
 
 
 MY_GUIDES = '''
@@ -282,7 +317,9 @@ class Wide(Guide):
 def test_a_guide_of_ones_own(start, call, tmp_path, monkeypatch):
     (tmp_path / "my_guides.py").write_text(MY_GUIDES)
     guide = "my_guides:Wide(scale=0.25)"
-    process = start(tmp_path, "pyro_vae.train", "--guide", guide, "--epochs", 1, *TINY, "--output", "run")
+    process = start(
+        tmp_path, "pyro_vae.train", "--guide", guide, "--epochs", 1, *TINY, "--output", "run"
+    )
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert toml(tmp_path / "run")["guide"] == guide
@@ -292,12 +329,23 @@ def test_a_guide_of_ones_own(start, call, tmp_path, monkeypatch):
 
 
 def test_objective_of_pyro_schedule_and_optimizer(train):
-    options = ("--schedule", "cosine(floor=0.5)", "--optimizer", "sgd(momentum=0.9)", "--learning-rate", 0.001)
-    run = train("run", "--objective", "pyro.infer:TraceMeanField_ELBO", *options, "--epochs", 3, *TINY)
+    options = (
+        "--schedule",
+        "cosine(floor=0.5)",
+        "--optimizer",
+        "sgd(momentum=0.9)",
+        "--learning-rate",
+        0.001,
+    )
+    run = train(
+        "run", "--objective", "pyro.infer:TraceMeanField_ELBO", *options, "--epochs", 3, *TINY
+    )
     metrics, steps = rows(run), math.ceil(1294 / 100)
     for i, row in enumerate(metrics):
         t = (i + 1 - 1 / steps) / 3  # at the last step of the epoch
-        assert float(row["learning_rate"]) == pytest.approx(0.001 * (0.75 + 0.25 * math.cos(math.pi * t)))
+        assert float(row["learning_rate"]) == pytest.approx(
+            0.001 * (0.75 + 0.25 * math.cos(math.pi * t))
+        )
         assert float(row["elbo"]) == float(row["reconstruction"]) - float(row["kl"])
     assert float(metrics[-1]["elbo"]) > float(metrics[0]["elbo"])
 
@@ -313,8 +361,18 @@ def test_a_guide_that_is_a_point_is_reported_as_such(call, refused):
 
 def test_members_inside_members(train):
     objective = "annealed(objective=iwae(num_particles=2), epochs=2)"
-    run = train("run", "--guide", "semiamortized(guide=fullrank, steps=1)", "--objective", objective,
-                "--prior", "vampprior(pseudo_inputs=20)", "--epochs", 2, *TINY)  # fmt: skip
+    run = train(
+        "run",
+        "--guide",
+        "semiamortized(guide=fullrank, steps=1)",
+        "--objective",
+        objective,
+        "--prior",
+        "vampprior(pseudo_inputs=20)",
+        "--epochs",
+        2,
+        *TINY,
+    )
     assert toml(run)["guide"] == "SemiAmortized(guide=FullRank(), steps=1)"
     assert toml(run)["objective"] == "Annealed(objective=IWAE(num_particles=2), epochs=2)"
     assert len(rows(run)) == 2
@@ -332,7 +390,14 @@ def test_evaluation_with_everything(call, trained):
     kinds = ("--adaptive", "--gaps", "--ais", "--bdmc", 10, "--chains", 4, "--temperatures", 10)
     said = call("evaluate", trained, "--limit", 20, "--num-particles", 100, *kinds)
     assert (said.code, said.err) == (0, "")
-    mentions(said.out, "refined q(z|x)", "approximation", "annealed chains", "leaves a gap", "latents are active")
+    mentions(
+        said.out,
+        "refined q(z|x)",
+        "approximation",
+        "annealed chains",
+        "leaves a gap",
+        "latents are active",
+    )
     s = json.loads((trained / "evaluation.json").read_text())
     assert s["ais"]["num_chains"] == 4
     assert (s["ais"]["start"], s["bdmc"]["schedule"]) == ("prior", "sigmoid")
@@ -344,7 +409,12 @@ def test_evaluation_with_everything(call, trained):
     )
     assert len(s["latents"]["activity"]) == 3
     with np.load(trained / "evaluation.npz") as columns:
-        assert columns["ais_values"].shape == columns["values"].shape == columns["num_particles"].shape == (20,)
+        assert (
+            columns["ais_values"].shape
+            == columns["values"].shape
+            == columns["num_particles"].shape
+            == (20,)
+        )
         assert (columns["road"] == 0).sum() == s["roads"]["guide"]
     assert (trained / "figures" / "aggregated_posterior.png").is_file()
 
@@ -353,7 +423,9 @@ def test_annealing_starts_and_goes_as_asked(call, trained):
     means = {}
     for start, schedule in (("prior", "sigmoid"), ("guide", "sigmoid"), ("guide", "linear")):
         path = ("--temperatures", 4, "--anneal-from", start, "--schedule", schedule)
-        said = call("evaluate", trained, "--limit", 20, "--num-particles", 50, "--ais", "--bdmc", 5, *path)
+        said = call(
+            "evaluate", trained, "--limit", 20, "--num-particles", 50, "--ais", "--bdmc", 5, *path
+        )
         assert (said.code, said.err) == (0, "")
         s = json.loads((trained / "evaluation.json").read_text())
         assert {s[part]["start"] for part in ("ais", "bdmc")} == {start}

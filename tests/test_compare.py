@@ -24,12 +24,17 @@ def result(seed, mean=0.0, *, n=N, num_particles=50):
     generator = torch.Generator().manual_seed(seed)
     values, errors, k = torch.randn(3, n, generator=generator).double()
     zero = torch.zeros(n).double()
-    return LogMarginal(values + mean, 0.1 * errors.abs(), zero + 10, 0.5 + 0.3 * k, zero, zero, zero, num_particles)
+    return LogMarginal(
+        values + mean, 0.1 * errors.abs(), zero + 10, 0.5 + 0.3 * k, zero, zero, zero, num_particles
+    )
 
 
 def test_paired_statistics_are_those_of_scipy():
     shared = result(0).values
-    found = {name: result(i, mean) for i, (name, mean) in enumerate({"a": 0.1, "b": 0.6, "c": -1.0}.items())}
+    found = {
+        name: result(i, mean)
+        for i, (name, mean) in enumerate({"a": 0.1, "b": 0.6, "c": -1.0}.items())
+    }
     arrays = {name: {**r.per_datum, "values": r.values + 3 * shared} for name, r in found.items()}
     compared = compare(arrays)
     assert compared.ranking == ["b", "a", "c"]
@@ -41,13 +46,20 @@ def test_paired_statistics_are_those_of_scipy():
         assert (d.t, d.p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
         assert d.mean == pytest.approx(a.mean() - b.mean())
         assert d.data_standard_error == pytest.approx(stats.sem(a - b))
-        noise = math.sqrt(sum(float(arrays[key]["standard_errors"].square().sum()) for key in (name, "b"))) / N
+        noise = (
+            math.sqrt(
+                sum(float(arrays[key]["standard_errors"].square().sum()) for key in (name, "b"))
+            )
+            / N
+        )
         assert d.monte_carlo_standard_error == pytest.approx(noise)
         assert d.standard_error == pytest.approx(math.sqrt(d.data_standard_error**2 + noise**2))
         assert (d.higher, d.lower) == ((a > b).sum(), (a < b).sum())
         back = compared.pair("b", name)
         assert (back.mean, back.p, back.higher, back.lower) == (-d.mean, d.p, d.lower, d.higher)
-    unpaired = math.hypot(compared.scores["a"].data_standard_error, compared.scores["b"].data_standard_error)
+    unpaired = math.hypot(
+        compared.scores["a"].data_standard_error, compared.scores["b"].data_standard_error
+    )
     assert compared.differences["a"].standard_error < unpaired / 2  # what pairing is for
 
 
@@ -67,7 +79,9 @@ def test_two_standard_errors_tell_apart(times, told_apart):
     d = d - d.mean() + times * stats.sem(d)
     compared = compare({"low": np.zeros(N), "high": d})
     assert compared.differences["low"].distinguishable is told_apart
-    assert ("not distinguishable" in str(compared).split("low")[-1].splitlines()[0]) is not told_apart
+    assert (
+        "not distinguishable" in str(compared).split("low")[-1].splitlines()[0]
+    ) is not told_apart
 
 
 def test_equal_values_are_not_distinguishable():
@@ -75,13 +89,18 @@ def test_equal_values_are_not_distinguishable():
     assert (d.mean, d.t, d.p, d.higher, d.lower, d.distinguishable) == (0, 0, 1, 0, 0, False)
     d = compare({"a": np.ones(5), "b": np.zeros(5)}).differences["b"]
     assert (d.t, d.p, d.distinguishable) == (-math.inf, 0, True)
-    assert compare({"a": np.ones(5), "b": np.zeros(5)}).to_dict()["differences_to_best"]["b"]["t"] is None
+    assert (
+        compare({"a": np.ones(5), "b": np.zeros(5)}).to_dict()["differences_to_best"]["b"]["t"]
+        is None
+    )
 
 
 def test_monte_carlo_errors_count():
     exact = {"a": np.arange(10.0), "b": np.arange(10.0) + np.tile([0.9, 1.1], 5)}
     noisy = {name: {"values": v, "standard_errors": np.full(10, 5.0)} for name, v in exact.items()}
-    unknown = {name: {"values": v, "standard_errors": np.full(10, math.nan)} for name, v in exact.items()}
+    unknown = {
+        name: {"values": v, "standard_errors": np.full(10, math.nan)} for name, v in exact.items()
+    }
     assert compare(exact).differences["a"].distinguishable
     assert not compare(noisy).differences["a"].distinguishable
     assert compare(unknown).differences["a"].distinguishable
@@ -94,7 +113,9 @@ def test_warnings():
     calm = LogMarginal(**{**few.per_datum, "pareto_k": torch.zeros(N)}, num_particles=50)
     assert compare({"a": calm, "b": calm}).warnings == []
     (only,) = compare({"a": calm, "b": few}).warnings
-    mentions(only, f"b has a Pareto k above 0.7 for {int(few.doubtful.sum())} of {N} data", "too low")
+    mentions(
+        only, f"b has a Pareto k above 0.7 for {int(few.doubtful.sum())} of {N} data", "too low"
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +129,10 @@ def test_warnings():
         ({"a": np.zeros(3), "b": np.zeros((3, 2))}, ["b", "(3, 2)"]),
         ({"a": np.zeros(3), "b": {"elbo": np.zeros(3)}}, ["b has no array 'values'"]),
         ({"a": np.zeros(3), "b": ["x", "y", "z"]}, ["the values of b"]),
-        ({"a": np.zeros(3), "b": {"values": np.zeros(3), "pareto_k": np.zeros(2)}}, ["pareto_k", "(2,)"]),
+        (
+            {"a": np.zeros(3), "b": {"values": np.zeros(3), "pareto_k": np.zeros(2)}},
+            ["pareto_k", "(2,)"],
+        ),
     ],
 )
 def test_values_that_cannot_be_compared(values, words):
@@ -129,16 +153,26 @@ def test_two_runs_from_training_to_comparison(call, train, trained, tmp_path):
         assert call("evaluate", run, "--num-particles", particles, "--limit", 60).code == 0
     said = call("compare", "a", "b", "--json", "out.json")
     assert (said.code, said.err) == (0, "")
-    mentions(said.out, "digits, 60 of 359 test data", "bits (0 or 1)", "warning: the numbers of particles differ (a 20")
+    mentions(
+        said.out,
+        "digits, 60 of 359 test data",
+        "bits (0 or 1)",
+        "warning: the numbers of particles differ (a 20",
+    )
     told = json.loads((tmp_path / "out.json").read_text())
     values = {run: np.load(tmp_path / run / "evaluation.npz")["values"] for run in ("a", "b")}
     assert told["best"] == "a"  # two epochs against one
     assert list(told["runs"]) == ["a", "b"]
     difference = told["differences_to_best"]["b"]
     expected = stats.ttest_rel(values["b"], values["a"])
-    assert (difference["t"], difference["p"]) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+    assert (difference["t"], difference["p"]) == (
+        pytest.approx(expected.statistic),
+        pytest.approx(expected.pvalue),
+    )
     assert told["runs"]["b"]["mean"] == pytest.approx(values["b"].mean())
-    assert call("compare", "b", "a").out.splitlines()[:6] == said.out.splitlines()[:6]  # ranked, whatever the order
+    assert (
+        call("compare", "b", "a").out.splitlines()[:6] == said.out.splitlines()[:6]
+    )  # ranked, whatever the order
     assert call("compare", "a", "--split", "test", "b").code == 0
     assert call("compare", "a", tmp_path / "b").code == 0
 
@@ -166,7 +200,9 @@ SUMMARY = {
 }
 
 
-def run_folder(path, *, seed=0, precision="float32", sizes=(30, 5, 6), stem="evaluation", **changes):
+def run_folder(
+    path, *, seed=0, precision="float32", sizes=(30, 5, 6), stem="evaluation", **changes
+):
     """A run folder as training and evaluation leave it, without the weights."""
     summary = {**SUMMARY, **changes}
     path.mkdir()
@@ -184,7 +220,10 @@ def run_folder(path, *, seed=0, precision="float32", sizes=(30, 5, 6), stem="eva
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"representation": "REAL"}, ["a mass of bits (0 or 1) (a) and a density of reals (b) are not comparable"]),
+        (
+            {"representation": "REAL"},
+            ["a mass of bits (0 or 1) (a) and a density of reals (b) are not comparable"],
+        ),
         ({"bridge": "static binarization"}, ["b", "another bridge", "static binarization"]),
         ({"dataset": "mnist"}, ["digits", "mnist", "not the same data"]),
         ({"data": 5}, ["6 test data", "5", "--limit"]),
@@ -205,15 +244,25 @@ def test_other_validation_data_leave_the_test_data_alone(call, refused, tmp_path
     assert call("compare", "a", "b").code == 0
     for name, sizes in (("c", (30, 5, 6)), ("d", (32, 5, 4))):
         run_folder(
-            tmp_path / name, sizes=sizes, stem="evaluation-validation", split="validation", data=5, data_in_split=5
+            tmp_path / name,
+            sizes=sizes,
+            stem="evaluation-validation",
+            split="validation",
+            data=5,
+            data_in_split=5,
         )
-    mentions(refused("compare", "c", "d", "--split", "validation"), "validation data are not the same")
+    mentions(
+        refused("compare", "c", "d", "--split", "validation"), "validation data are not the same"
+    )
 
 
 def test_refinement_of_some_runs(call, tmp_path):
     run_folder(tmp_path / "a", refinement_steps=None)
     run_folder(tmp_path / "b", seed=1, refinement_steps=100)
-    mentions(call("compare", "a", "b", "--json", "x.json").out, "warning: the steps of refinement differ (a 0, b 100)")
+    mentions(
+        call("compare", "a", "b", "--json", "x.json").out,
+        "warning: the steps of refinement differ (a 0, b 100)",
+    )
     assert "refinement" in json.loads((tmp_path / "x.json").read_text())["warnings"][-1]
 
 
@@ -241,8 +290,14 @@ def edit(**changes):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: (folder / "evaluation.json").unlink(), ["b has no evaluation of its test data"]),
-        (lambda folder: (folder / "evaluation.npz").unlink(), ["b has no evaluation of its test data"]),
+        (
+            lambda folder: (folder / "evaluation.json").unlink(),
+            ["b has no evaluation of its test data"],
+        ),
+        (
+            lambda folder: (folder / "evaluation.npz").unlink(),
+            ["b has no evaluation of its test data"],
+        ),
         (damage("evaluation.json", "{"), ["b/evaluation.json is damaged"]),
         (damage("evaluation.json", "[]"), ["b/evaluation.json is damaged"]),
         (edit(data="six"), ["b/evaluation.json is damaged", "'data'"]),
@@ -251,7 +306,10 @@ def edit(**changes):
         (edit(data=7), ["b/evaluation.npz is damaged", "7"]),
         (edit(log_marginal={"mean": 3.0}), ["not of the same evaluation"]),
         (damage("evaluation.npz", "hello"), ["b/evaluation.npz is not a .npz file"]),
-        (lambda folder: np.savez(folder / "evaluation.npz", values=np.zeros(6)), ["'standard_errors'"]),
+        (
+            lambda folder: np.savez(folder / "evaluation.npz", values=np.zeros(6)),
+            ["'standard_errors'"],
+        ),
         (damage("config.toml", "resolved = 3"), ["b/config.toml", "[resolved]"]),
         (damage("config.toml", "="), ["b/config.toml is not valid TOML"]),
     ],

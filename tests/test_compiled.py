@@ -38,7 +38,12 @@ from reading import rows
 from test_contracts import SHAPE, D, example
 
 MEMBERS = [(axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)]
-PLAIN = {"prior": "StandardNormal", "network": "MLP", "likelihood": "Bernoulli", "guide": "MeanField"}
+PLAIN = {
+    "prior": "StandardNormal",
+    "network": "MLP",
+    "likelihood": "Bernoulli",
+    "guide": "MeanField",
+}
 SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
 
 
@@ -59,8 +64,17 @@ def three_steps(axis, member, **options):
     objective = parse("objective", choice.pop("objective"))()
     vae = build(Spec(SHAPE, D, **choice)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
-    vae.initialise(x.mean(0), x.std(0), examples=x.repeat(100, 1, 1) if member == "VampPrior" else None)
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-3), objective, reduction="mean", **options)
+    vae.initialise(
+        x.mean(0), x.std(0), examples=x.repeat(100, 1, 1) if member == "VampPrior" else None
+    )
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.SGD(p, lr=1e-3),
+        objective,
+        reduction="mean",
+        **options,
+    )
     objective.prepare(8, 20)
     found = []
     for epoch in (5, 6, 7):
@@ -75,14 +89,18 @@ def three_steps(axis, member, **options):
 
 @pytest.mark.parametrize(("axis", "member"), MEMBERS)
 def test_every_member_becomes_a_graph(axis, member, no_compiler):
-    for graph, eager in zip(three_steps(axis, member, compile=True), three_steps(axis, member), strict=True):
+    for graph, eager in zip(
+        three_steps(axis, member, compile=True), three_steps(axis, member), strict=True
+    ):
         torch.testing.assert_close(graph, eager, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("axis", "member"), MEMBERS)
 def test_every_member_compiles(axis, member):
-    for mine, eager in zip(three_steps(axis, member, compile=True), three_steps(axis, member), strict=True):
+    for mine, eager in zip(
+        three_steps(axis, member, compile=True), three_steps(axis, member), strict=True
+    ):
         torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
 
 
@@ -93,7 +111,10 @@ class Noisy(torch.nn.Module):
         super().__init__()
         self.sizes = sizes
         self.layers = torch.nn.Sequential(
-            torch.nn.Linear(sizes[0], 6), torch.nn.BatchNorm1d(6), torch.nn.Dropout(0.4), torch.nn.Linear(6, sizes[1])
+            torch.nn.Linear(sizes[0], 6),
+            torch.nn.BatchNorm1d(6),
+            torch.nn.Dropout(0.4),
+            torch.nn.Linear(6, sizes[1]),
         )
 
     def forward(self, x):
@@ -129,7 +150,9 @@ def test_training_mode_asks_for_another_graph(no_compiler, monkeypatch):
     x = torch.rand(8, 4).round().double()
     losses = []
     for pair, asked in ((vae, True), (twin, False)):
-        svi = SVI(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), compile=asked)
+        svi = SVI(
+            pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), compile=asked
+        )
         torch.manual_seed(1)
         for training in (True, True, False, False, True):
             pair.train(training)
@@ -149,7 +172,9 @@ def regression(x, y):
 class Amortised:
     def __init__(self):
         torch.manual_seed(0)
-        self.network = torch.nn.Sequential(torch.nn.Linear(5, 20), torch.nn.Tanh(), torch.nn.Linear(20, 2)).double()
+        self.network = torch.nn.Sequential(
+            torch.nn.Linear(5, 20), torch.nn.Tanh(), torch.nn.Linear(20, 2)
+        ).double()
 
     def __call__(self, x, y):
         pyro.module("network", self.network)
@@ -226,7 +251,10 @@ def test_a_number_that_changes_makes_a_graph_and_too_many_graphs_none(no_compile
 def test_batches_made_inside_the_graph_are_the_same(kind, dtype, monkeypatch):
     monkeypatch.setattr(uniform, "FEW", 0)
     stored = torch.arange(160, dtype=torch.uint8).view(40, 4)
-    data, likelihood = Split(stored, Bridge(kind, 255.0), dtype), "Bernoulli" if kind == "dynamic" else "Gaussian"
+    data, likelihood = (
+        Split(stored, Bridge(kind, 255.0), dtype),
+        "Bernoulli" if kind == "dynamic" else "Gaussian",
+    )
     found = []
     for asked in (False, True):
         svi = small(likelihood, dtype, compile=asked, reduction="mean")
@@ -372,7 +400,9 @@ def test_a_graph_in_lower_precision(no_compiler):
     for asked in (True, False):
         torch.manual_seed(0)
         vae = build(Spec((4,), 2))
-        svi = SVI(vae.model, vae.guide, torch.optim.SGD, ELBO(), autocast=torch.bfloat16, compile=asked)
+        svi = SVI(
+            vae.model, vae.guide, torch.optim.SGD, ELBO(), autocast=torch.bfloat16, compile=asked
+        )
         losses.append([svi.step(bits(8).float()).item() for _ in range(3)])
         assert svi.compiled == asked
     assert losses[0] == losses[1]
@@ -400,8 +430,17 @@ def test_latents_that_cannot_be_reparameterised(no_compiler):
     for asked in (True, False):
         for network, values in zip((decoder, encoder), start, strict=True):
             network.load_state_dict(values)
-        guide = Pair(lambda network, x: pyro.sample("z", dist.Bernoulli(logits=network(x)).to_event(1)), encoder)
-        svi = SVI(Pair(generate, decoder), guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), compile=asked)
+        guide = Pair(
+            lambda network, x: pyro.sample("z", dist.Bernoulli(logits=network(x)).to_event(1)),
+            encoder,
+        )
+        svi = SVI(
+            Pair(generate, decoder),
+            guide,
+            lambda p: torch.optim.SGD(p, lr=0.01),
+            ELBO(),
+            compile=asked,
+        )
         torch.manual_seed(1)
         losses.append([svi.step(bits(8)).item() for _ in range(4)])
         assert svi.compiled == asked
@@ -477,7 +516,9 @@ def test_importance_weighting_as_a_graph(axis, member, no_compiler, monkeypatch)
 def test_annealing_as_a_graph(axis, member, no_compiler):
     def estimate(vae, x, asked):
         options = {"num_chains": 3, "num_temperatures": 4, "leapfrogs": 2, "compile": asked}
-        return annealed_importance_sampling(vae.model, x, guide=vae.guide if axis == "guide" else None, **options)
+        return annealed_importance_sampling(
+            vae.model, x, guide=vae.guide if axis == "guide" else None, **options
+        )
 
     for mine, eager in evaluated(axis, member, estimate):
         torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
@@ -486,7 +527,9 @@ def test_annealing_as_a_graph(axis, member, no_compiler):
 def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, monkeypatch):
     vae = noisy_pair().eval()
     graphs = []
-    monkeypatch.setattr(compiled, "compile_graph", lambda graph: graphs.append(graph) or graph.module)
+    monkeypatch.setattr(
+        compiled, "compile_graph", lambda graph: graphs.append(graph) or graph.module
+    )
     x = torch.rand(6, 4).round().double()
     for work, expected in ((1e11, 0), (1e4, 1)):
         monkeypatch.setattr(estimators, "REPAID", work)
@@ -495,7 +538,8 @@ def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, mon
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9)}, {"amsgrad": True}, {"maximize": True}]
+    "options",
+    [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9)}, {"amsgrad": True}, {"maximize": True}],
 )
 def test_adam_moves_as_pytorch_moves_it(options):
     """The short way to the fused kernel against `optimizer.step()`, over a step that waits and one that is loaded."""
@@ -518,10 +562,16 @@ def test_adam_moves_as_pytorch_moves_it(options):
             if i == 4:
                 svi.optimizer.load_state_dict(copy.deepcopy(svi.optimizer.state_dict()))
             svi.step(x)
-    for mine, theirs in zip(pairs[0].state_dict().values(), pairs[1].state_dict().values(), strict=True):
+    for mine, theirs in zip(
+        pairs[0].state_dict().values(), pairs[1].state_dict().values(), strict=True
+    ):
         assert torch.equal(mine, theirs)
     mine, theirs = (svi.optimizer.state_dict()["state"] for svi in svis)
-    assert all(torch.equal(value, theirs[i][name]) for i, state in mine.items() for name, value in state.items())
+    assert all(
+        torch.equal(value, theirs[i][name])
+        for i, state in mine.items()
+        for name, value in state.items()
+    )
 
 
 class Odd(torch.nn.Module):
@@ -529,11 +579,15 @@ class Odd(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(4, 2, generator=torch.Generator().manual_seed(0)))
+        self.weight = torch.nn.Parameter(
+            torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+        )
         self.level = torch.nn.Parameter(torch.arange(4.0))
 
     def forward(self, z):
-        return (z.flatten(0, -2) @ self.weight.T).unflatten(0, z.shape[:-1]).unsqueeze(-2) + self.level.sum()
+        return (z.flatten(0, -2) @ self.weight.T).unflatten(0, z.shape[:-1]).unsqueeze(
+            -2
+        ) + self.level.sum()
 
 
 @pytest.mark.parametrize("compile", [False, True])

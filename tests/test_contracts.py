@@ -85,7 +85,9 @@ def test_prior(cls):
         (None, ratio[:, None] * far.square(), z.square()),
     ):
         error = (weighted.var(0) / len(far) + drawn.var(0) / len(z)).sqrt()
-        assert ((weighted.mean(0) - (drawn.mean(0) if truth is None else truth)).abs() < 4.5 * error).all()
+        assert (
+            (weighted.mean(0) - (drawn.mean(0) if truth is None else truth)).abs() < 4.5 * error
+        ).all()
 
 
 @members(Likelihood)
@@ -117,7 +119,9 @@ def test_likelihood_adds_up_to_one_and_has_the_moments_it_claims(cls):
         case Representation.COUNTS:
             x = torch.arange(2000.0).double()
         case Representation.UNIT:
-            x = torch.linspace(-20, 20, 401).double().sigmoid()  # a density may be infinite at the ends
+            x = (
+                torch.linspace(-20, 20, 401).double().sigmoid()
+            )  # a density may be infinite at the ends
         case _:
             x = torch.sinh(torch.linspace(-16, 16, 400_001).double())
     mass = p.log_prob(x).exp().flatten()
@@ -127,13 +131,17 @@ def test_likelihood_adds_up_to_one_and_has_the_moments_it_claims(cls):
             return torch.trapezoid(y, x)
         if likelihood.support is Representation.UNIT:
             y = 0.1 * y * x * (1 - x)  # dx = x (1 - x) dt at t = logit(x)
-            tails = y[[0, -1]] / (y[[1, -2]] / y[[0, -1]] - 1)  # beyond the grid, powers of x: a geometric series
+            tails = y[[0, -1]] / (
+                y[[1, -2]] / y[[0, -1]] - 1
+            )  # beyond the grid, powers of x: a geometric series
             return y.sum() + tails.nan_to_num().sum()
         return y.sum()
 
     torch.testing.assert_close(total(mass), torch.ones(()).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(total(mass * x), p.mean.squeeze(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(total(mass * (x - p.mean) ** 2), p.variance.squeeze(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        total(mass * (x - p.mean) ** 2), p.variance.squeeze(), rtol=1e-4, atol=1e-6
+    )
     drawn = p.expand((50_000,)).sample()
     assert abs(drawn.mean() - p.mean) < 4.5 * (p.variance / len(drawn)).sqrt()
 
@@ -171,7 +179,10 @@ def test_guide(cls):
     if guide.amortised:
         (z.sum() + log_q.sum()).backward()
     for name, p in guide.named_parameters():
-        if "encoder" not in name and name not in ("log_rate", "start"):  # those two act through the model
+        if "encoder" not in name and name not in (
+            "log_rate",
+            "start",
+        ):  # those two act through the model
             assert p.grad.isfinite().all(), name
             assert (p.grad != 0).any(), name
 
@@ -263,7 +274,9 @@ def test_objective(cls):
         "MeanFieldELBO",
     ):  # those look at whole batches
         order = torch.tensor([3, 1, 4, 0, 2])  # each datum's bound is its own
-        swapped = t._replace(log_px=t.log_px[:, order], log_pz=t.log_pz[:, order], log_qz=t.log_qz[:, order])
+        swapped = t._replace(
+            log_px=t.log_px[:, order], log_pz=t.log_pz[:, order], log_qz=t.log_qz[:, order]
+        )
         torch.testing.assert_close(objective.bound(swapped), bound[order])
 
 
@@ -281,7 +294,11 @@ def makes_sense(prior, guide, objective):
         by_prior = {"StandardNormal": GAUSSIAN, "Laplace": {"MeanField", "Local", "SemiAmortized"}}
         return guide == "Delta" or guide in by_prior.get(prior, ())
     if objective in ("FreeBits", "BetaTC"):
-        return prior in ("StandardNormal", "Laplace") and guide in ("MeanField", "Local", "SemiAmortized")
+        return prior in ("StandardNormal", "Laplace") and guide in (
+            "MeanField",
+            "Local",
+            "SemiAmortized",
+        )
     return True
 
 
@@ -304,9 +321,11 @@ def pairwise():
     axes_of = list(AXES)
     order = random.Random(0)
     missing = {
-        ((i, a), (j, b)) for (i, left), (j, right) in itertools.combinations(enumerate(axes), 2)
-        for a in left for b in right
-    }  # fmt: skip
+        ((i, a), (j, b))
+        for (i, left), (j, right) in itertools.combinations(enumerate(axes), 2)
+        for a in left
+        for b in right
+    }
     rows = []
     while missing:
         (i, a), (j, b) = min(missing)
@@ -332,7 +351,13 @@ def test_every_pair_of_members_that_can_meet_does_meet():
     axes = list(AXES)
     for (i, left), (j, right) in itertools.combinations(enumerate(axes), 2):
         for a, b in itertools.product(variants(AXES[left][0]), variants(AXES[right][0])):
-            named = {"prior": "StandardNormal", "guide": "MeanField", "objective": "ELBO", left: a, right: b}
+            named = {
+                "prior": "StandardNormal",
+                "guide": "MeanField",
+                "objective": "ELBO",
+                left: a,
+                right: b,
+            }
             if makes_sense(named["prior"], named["guide"], named["objective"]):
                 assert ((i, a), (j, b)) in met, (a, b)
 
@@ -342,7 +367,9 @@ def test_every_combination_trains_every_parameter(names):
     prior, network, likelihood, guide, objective = names
     vae = build(Spec(SHAPE, D, prior, network, likelihood, guide)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
-    vae.initialise(x.mean(0), x.std(0), examples=x.repeat(100, 1, 1) if prior == "VampPrior" else None)
+    vae.initialise(
+        x.mean(0), x.std(0), examples=x.repeat(100, 1, 1) if prior == "VampPrior" else None
+    )
     loss = parse("objective", objective)()
     svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-6), loss, reduction="mean")
     loss.prepare(8, 20)
@@ -414,7 +441,9 @@ def test_posterior_mean_with_and_without_a_closed_form():
     x = torch.rand(4, *SHAPE).round()
     assert torch.equal(vae.posterior_mean(x), vae.encode(x).mean)
     normal = vae.encode(x)
-    log_normal = torch.distributions.TransformedDistribution(normal, [torch.distributions.ExpTransform()])
+    log_normal = torch.distributions.TransformedDistribution(
+        normal, [torch.distributions.ExpTransform()]
+    )
     vae.guide.given = lambda x: log_normal  # has no mean in torch
     known = torch.distributions.LogNormal(normal.base_dist.loc, normal.base_dist.scale)
     error = known.stddev / 10_000**0.5
@@ -425,5 +454,10 @@ def test_vae_accepts_any_torch_modules():
     from pyro_vae import Bernoulli, MeanField, StandardNormal
 
     decoder = torch.nn.Sequential(torch.nn.Linear(D, 30), torch.nn.Unflatten(-1, (1, *SHAPE)))
-    vae = VAE(StandardNormal(D), decoder, Bernoulli(SHAPE), MeanField(torch.nn.Flatten(-2), D, features=30))
+    vae = VAE(
+        StandardNormal(D),
+        decoder,
+        Bernoulli(SHAPE),
+        MeanField(torch.nn.Flatten(-2), D, features=30),
+    )
     assert vae.reconstruct(torch.ones(2, *SHAPE)).shape == (2, *SHAPE)

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from ppca import PPCA
-from pyro_vae import InputError, annealed_importance_sampling, bidirectional_monte_carlo, elbo, log_marginal
+from pyro_vae import (
+    InputError,
+    annealed_importance_sampling,
+    bidirectional_monte_carlo,
+    elbo,
+    log_marginal,
+)
 from switch import Switch
 
 REPETITIONS = 1000
@@ -26,7 +32,9 @@ def weighted(model, x):
 
 
 def annealed(model, x):
-    return annealed_importance_sampling(model.vae.model, x, num_chains=20, num_temperatures=16, leapfrogs=3)
+    return annealed_importance_sampling(
+        model.vae.model, x, num_chains=20, num_temperatures=16, leapfrogs=3
+    )
 
 
 ESTIMATORS = pytest.mark.parametrize("estimate", [weighted, annealed])
@@ -98,7 +106,9 @@ def test_levels(level):
 # --- sizes
 
 SIZES = pytest.mark.parametrize("latent_dim", [1, 2, 8, 32])
-CHAIN_SIZES = pytest.mark.parametrize("latent_dim", [1, 2, 8, pytest.param(32, marks=pytest.mark.slow)])
+CHAIN_SIZES = pytest.mark.parametrize(
+    "latent_dim", [1, 2, 8, pytest.param(32, marks=pytest.mark.slow)]
+)
 
 
 def nearly(found, errors, truth):
@@ -121,7 +131,9 @@ def test_importance_weighting_of_any_size(latent_dim):
 def test_annealing_of_any_size(latent_dim):
     model = PPCA(latent_dim, latent_dim + 3, noise=3.0)
     x = model.sample(20)
-    found = annealed_importance_sampling(model.vae.model, x, num_chains=16, num_temperatures=40 + 10 * latent_dim)
+    found = annealed_importance_sampling(
+        model.vae.model, x, num_chains=16, num_temperatures=40 + 10 * latent_dim
+    )
     assert found.ess.median() > 3
     nearly(found.values, found.standard_errors, model.marginal.log_prob(x))
 
@@ -131,9 +143,13 @@ def test_the_sandwich_of_any_size(latent_dim):
     model, n = PPCA(latent_dim, latent_dim + 3, noise=3.0), 20
     torch.manual_seed(0)
     z = model.vae.model.prior().sample((n,))
-    truth = model.marginal.log_prob(model.vae.decode(z).sample())  # of the data that are drawn first
+    truth = model.marginal.log_prob(
+        model.vae.decode(z).sample()
+    )  # of the data that are drawn first
     torch.manual_seed(0)
-    found = bidirectional_monte_carlo(model.vae.model, n, num_chains=16, num_temperatures=40 + 10 * latent_dim)
+    found = bidirectional_monte_carlo(
+        model.vae.model, n, num_chains=16, num_temperatures=40 + 10 * latent_dim
+    )
     lower, errors = found.lower.values, found.lower.standard_errors
     assert lower.mean() <= truth.mean() + 4 * errors.square().sum().sqrt() / n
     assert truth.mean() <= found.upper.mean() + 4 * found.upper_errors.square().sum().sqrt() / n
@@ -152,8 +168,15 @@ def test_two_valued_latents_against_the_sum_over_their_values(latent_dim):
     log_w, q = switch.log_joint(x) - switch.log_q(x), switch.log_q(x).exp()
     torch.testing.assert_close(q.sum(0), torch.ones(50).double())
     assert ((found.values - switch.log_p(x)).abs() < 4.5 * found.standard_errors).all()
-    square, fourth = ((q * (log_w - switch.log_p(x)).exp().pow(n)).sum(0) for n in (2, 4))  # of a weight over p(x)
-    assert (found.ess * square / 20_000 - 1).abs().le(4.5 * (fourth / 20_000).sqrt() / square + 1e-9).all()
+    square, fourth = (
+        (q * (log_w - switch.log_p(x)).exp().pow(n)).sum(0) for n in (2, 4)
+    )  # of a weight over p(x)
+    assert (
+        (found.ess * square / 20_000 - 1)
+        .abs()
+        .le(4.5 * (fourth / 20_000).sqrt() / square + 1e-9)
+        .all()
+    )
     bound = (q * log_w).sum(0)
     spread = ((q * (log_w - bound).square()).sum(0) / 20_000).sqrt()
     assert ((found.elbo - bound).abs() < 4.5 * spread).all()

@@ -46,7 +46,9 @@ def test_a_density_admits_no_whole_numbers():
     assert R.REAL.admits(R.UNIT)
     assert not any(R.REAL.admits(r) for r in (R.BINARY, R.COUNTS, R.LEVELS))
     assert not R.BINARY.admits(R.UNIT)
-    assert all(mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.BINARY, R.COUNTS, R.LEVELS))
+    assert all(
+        mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.BINARY, R.COUNTS, R.LEVELS)
+    )
     assert not any(mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.UNIT, R.REAL))
 
 
@@ -55,7 +57,9 @@ def test_bridges_do_what_they_say():
     torch.manual_seed(0)
     bits = Bridge("dynamic", 255.0)(v, dtype=torch.float64)
     assert set(bits.unique().tolist()) == {0.0, 1.0}
-    torch.testing.assert_close(bits.mean(0), torch.tensor([0, 128 / 255, 1]).double(), rtol=0, atol=0.015)
+    torch.testing.assert_close(
+        bits.mean(0), torch.tensor([0, 128 / 255, 1]).double(), rtol=0, atol=0.015
+    )
     assert Bridge("threshold", 255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 1, 1]]
     assert Bridge("scale", 255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 128 / 255, 1]]
     x = Bridge("dequantize", 255.0)(v, dtype=torch.float64)
@@ -101,7 +105,9 @@ def test_uniform_numbers_are_uniform_and_fresh(dtype, step):
     u = torch.cat([first, second]).double()
     assert scipy.stats.kstest(u.flatten(), "uniform").pvalue > 0.01
     for a, b in ((first, second), (u[:, 1:], u[:, :-1]), (u[1:], u[:-1])):
-        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 4 / math.sqrt(a.numel())
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 4 / math.sqrt(
+            a.numel()
+        )
     torch.manual_seed(0)
     assert uniform(like, dtype).equal(first)
 
@@ -111,7 +117,11 @@ def test_every_grey_level_has_its_probability(draw):
     torch.manual_seed(0)
     n = 20_000
     levels = torch.arange(256, dtype=torch.uint8)
-    share = Bridge("dynamic", 255.0)(levels.expand(n, 256), dtype=torch.float32, draw=draw).double().mean(0)
+    share = (
+        Bridge("dynamic", 255.0)(levels.expand(n, 256), dtype=torch.float32, draw=draw)
+        .double()
+        .mean(0)
+    )
     p = levels.double() / 255
     error = (share - p) / (p * (1 - p) / n).sqrt()
     assert share[[0, 255]].tolist() == [0, 1]
@@ -164,7 +174,8 @@ def test_labels_stay_with_their_data():
 
     original = load_digits()
     known = {
-        image.astype(np.uint8).tobytes(): label for image, label in zip(original.images, original.target, strict=True)
+        image.astype(np.uint8).tobytes(): label
+        for image, label in zip(original.images, original.target, strict=True)
     }
     data = digits()
     for split, values in data.values.items():
@@ -196,7 +207,9 @@ GREY = np.arange(200, dtype=np.uint8).reshape(20, 10)
 
 def test_own_grey_data_under_bernoulli_name_the_ways_out(tmp_path):
     data = own(tmp_path, GREY)
-    with pytest.raises(InputError, match=r"--binarize dynamic.*--binarize static.*--binarize threshold.*likelihood"):
+    with pytest.raises(
+        InputError, match=r"--binarize dynamic.*--binarize static.*--binarize threshold.*likelihood"
+    ):
         data.bridge(Some(R.BINARY))
     assert data.bridge(Some(R.BINARY), binarize="threshold").maximum == 255
     with pytest.raises(InputError, match=r"--dequantize.*--scale"):
@@ -225,7 +238,9 @@ def test_counts_bring_their_own_maximum(tmp_path):
 
 
 def test_fractions(tmp_path):
-    data = own(tmp_path, np.random.RandomState(0).rand(50, 2), validation_fraction=0.2, test_fraction=0)
+    data = own(
+        tmp_path, np.random.RandomState(0).rand(50, 2), validation_fraction=0.2, test_fraction=0
+    )
     assert {k: len(v) for k, v in data.values.items()} == {"train": 40, "validation": 10, "test": 0}
     assert data.bridge(Some(R.REAL)).kind == "none"
 
@@ -246,9 +261,15 @@ def test_idx_files_are_read_where_they_lie(tmp_path, suffix):
             ("labels-idx1-ubyte", rng.randint(0, 10, n).astype(np.uint8)),
         ):
             content = idx_bytes(array)
-            (raw / f"{part}-{kind}{suffix}").write_bytes(gzip.compress(content) if suffix else content)
+            (raw / f"{part}-{kind}{suffix}").write_bytes(
+                gzip.compress(content) if suffix else content
+            )
     data = load_data("kmnist", data_dir=str(tmp_path))
-    assert {k: len(v) for k, v in data.values.items()} == {"train": 200, "validation": 1000, "test": 5}
+    assert {k: len(v) for k, v in data.values.items()} == {
+        "train": 200,
+        "validation": 1000,
+        "test": 5,
+    }
     assert data.labels["test"].shape == (5,)
     (raw / f"t10k-images-idx3-ubyte{suffix}").write_bytes(b"not an idx file")
     with pytest.raises(InputError, match="is not an idx file"):
@@ -268,7 +289,9 @@ def test_without_files_and_network_it_says_what_is_missing(tmp_path, monkeypatch
             return refuse
 
     monkeypatch.setattr(named, "_torchvision", NoNetwork)
-    with pytest.raises(InputError, match=r"needs the file .*(gz|npz), .*cache.*digits, which needs no file") as error:
+    with pytest.raises(
+        InputError, match=r"needs the file .*(gz|npz), .*cache.*digits, which needs no file"
+    ) as error:
         load_data(name, data_dir=str(tmp_path / "given"))
     assert str(tmp_path / "given") in str(error.value)
 
@@ -296,7 +319,9 @@ def test_torchvision_imports():
 
 needs_data = [
     pytest.mark.data,
-    pytest.mark.skipif("PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"),
+    pytest.mark.skipif(
+        "PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"
+    ),
 ]
 
 
@@ -317,6 +342,8 @@ class TestRealFiles:
         data = load_data(name)
         assert tuple(len(data.values[s]) for s in ("train", "validation", "test")) == sizes
         found = data.values["test"].double().mean().item()
-        assert found == pytest.approx(mean, rel=0.01 if name == "freyfaces" else 1e-3)  # its split is drawn here
+        assert found == pytest.approx(
+            mean, rel=0.01 if name == "freyfaces" else 1e-3
+        )  # its split is drawn here
         expected = R.BINARY if name == "binarized-mnist" else R.LEVELS
         assert data.representation is expected

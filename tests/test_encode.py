@@ -38,17 +38,29 @@ def test_from_a_run_to_its_latents(call, run):
     before = contents(run)
     said = call("encode", run)
     assert (said.code, said.err) == (0, "")
-    mentions(said.out, "1294 train, 144 validation, 359 test data", "latent dimension 3", "logistic regression")
+    mentions(
+        said.out,
+        "1294 train, 144 validation, 359 test data",
+        "latent dimension 3",
+        "logistic regression",
+    )
     with np.load(run / "latents.npz", allow_pickle=False) as file:
         arrays = dict(file)
     opened = open_run(str(run), checkpoint="best", device="cpu", data_dir=None)
-    assert list(arrays) == [f"{split}_{kind}" for split in ("train", "validation", "test")
-                            for kind in ("mean", "std", "labels")]  # fmt: skip
+    assert list(arrays) == [
+        f"{split}_{kind}"
+        for split in ("train", "validation", "test")
+        for kind in ("mean", "std", "labels")
+    ]
     for split, labels in load_data("digits").labels.items():
         x = opened.split(split)[:]
-        np.testing.assert_allclose(arrays[f"{split}_mean"], opened.vae.posterior_mean(x), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            arrays[f"{split}_mean"], opened.vae.posterior_mean(x), rtol=0, atol=1e-5
+        )
         with torch.no_grad():
-            np.testing.assert_allclose(arrays[f"{split}_std"], opened.vae.encode(x).stddev, rtol=1e-5)
+            np.testing.assert_allclose(
+                arrays[f"{split}_std"], opened.vae.encode(x).stddev, rtol=1e-5
+            )
         np.testing.assert_array_equal(arrays[f"{split}_labels"], labels)
     assert assert_picture(run / "figures" / "latents.png") > 10
     after = contents(run)
@@ -56,7 +68,9 @@ def test_from_a_run_to_its_latents(call, run):
     assert before.items() <= after.items()
     assert call("encode", run).code == 0
     assert contents(run) == after  # the same again
-    expected = probe(*(arrays[f"{split}_{kind}"] for split in ("train", "test") for kind in ("mean", "labels")))
+    expected = probe(
+        *(arrays[f"{split}_{kind}"] for split in ("train", "test") for kind in ("mean", "labels"))
+    )
     assert str(expected) in said.out
     assert expected.commonest < expected.neighbours < 1
     assert expected.commonest < expected.linear < 1
@@ -94,18 +108,28 @@ def test_a_mean_in_closed_form_without_a_variance(monkeypatch):
     x = torch.rand(9, 6)
     mean, std = encode(vae, x)
     q = type(vae.encode(x))
-    monkeypatch.setattr(q, "variance", property(lambda self: (_ for _ in ()).throw(NotImplementedError)))
+    monkeypatch.setattr(
+        q, "variance", property(lambda self: (_ for _ in ()).throw(NotImplementedError))
+    )
     again, drawn = encode(vae, x, draws=2000)
     assert torch.equal(again, mean)
     torch.testing.assert_close(drawn, std, rtol=6 / 4000**0.5, atol=0)
 
 
-@pytest.mark.parametrize("labels", [np.arange(3), np.array(["u", "v", "w"]), np.array(["u", "v", "w"], object)])
+@pytest.mark.parametrize(
+    "labels", [np.arange(3), np.array(["u", "v", "w"]), np.array(["u", "v", "w"], object)]
+)
 def test_latents_that_are_the_label(labels):
     index = rng.integers(0, 3, 300)
     z = np.stack([np.cos(2 * index), np.sin(2 * index)], 1) + 0.01 * rng.normal(size=(300, 2))
     found = probe(z[:200], labels[index][:200], z[200:], labels[index][200:])
-    assert (found.neighbours, found.linear, found.kinds, found.k, found.num_data) == (1, 1, 3, 5, 100)
+    assert (found.neighbours, found.linear, found.kinds, found.k, found.num_data) == (
+        1,
+        1,
+        3,
+        5,
+        100,
+    )
     commonest = np.bincount(index[:200]).argmax()
     assert found.commonest == (index[200:] == commonest).mean()
 
@@ -162,15 +186,23 @@ def test_unlabelled_data(call, train):
     mentions(said.out, "32 train, 8 test data", "the data have no labels")
     with np.load(folder / "latents.npz") as file:
         assert {k: v.shape for k, v in file.items()} == {
-            "train_mean": (32, 2), "train_std": (32, 2), "test_mean": (8, 2), "test_std": (8, 2)
-        }  # fmt: skip
+            "train_mean": (32, 2),
+            "train_std": (32, 2),
+            "test_mean": (8, 2),
+            "test_std": (8, 2),
+        }
     assert_picture(folder / "figures" / "latents.png")
 
 
 def test_labels_of_a_table_and_no_test_data(call, train):
-    lines = [f"{a},{b},{'uv'[i % 2] if i else ''}" for i, (a, b) in enumerate(rng.integers(0, 2, (30, 2)))]
+    lines = [
+        f"{a},{b},{'uv'[i % 2] if i else ''}"
+        for i, (a, b) in enumerate(rng.integers(0, 2, (30, 2)))
+    ]
     Path("x.csv").write_text("\n".join(["a,b,kind", *lines]))
-    folder = train("run", "--dataset", "x.csv", "--labels", "kind", "--test-fraction", 0, "--epochs", 1, *TINY)
+    folder = train(
+        "run", "--dataset", "x.csv", "--labels", "kind", "--test-fraction", 0, "--epochs", 1, *TINY
+    )
     said = call("encode", folder, "--output", "mine.npz")
     assert (said.code, said.err) == (0, "")
     mentions(said.out, "there are no test data", "mine.npz")
@@ -182,8 +214,16 @@ def test_labels_of_a_table_and_no_test_data(call, train):
 
 
 def test_table_for_parquet():
-    arrays = {"train_mean": np.zeros((3, 2)), "train_std": np.ones((3, 2)), "train_labels": np.array(["u", "v", "u"])}
-    arrays |= {"test_mean": np.full((1, 2), 5.0), "test_std": np.ones((1, 2)), "test_labels": np.array(["v"])}
+    arrays = {
+        "train_mean": np.zeros((3, 2)),
+        "train_std": np.ones((3, 2)),
+        "train_labels": np.array(["u", "v", "u"]),
+    }
+    arrays |= {
+        "test_mean": np.full((1, 2), 5.0),
+        "test_std": np.ones((1, 2)),
+        "test_labels": np.array(["v"]),
+    }
     table = frame(arrays)
     assert list(table) == ["split", "datum", "mean_0", "mean_1", "std_0", "std_1", "label"]
     assert table["split"].tolist() == ["train"] * 3 + ["test"]
@@ -207,7 +247,9 @@ def test_parquet(call, run):
     assert table.shape == (1294 + 144 + 359, 2 + 3 + 3 + 1)
 
 
-@pytest.mark.parametrize(("latent_dim", "label"), [(1, "standard deviation"), (2, "z[1]"), (5, "of the variance")])
+@pytest.mark.parametrize(
+    ("latent_dim", "label"), [(1, "standard deviation"), (2, "z[1]"), (5, "of the variance")]
+)
 def test_picture(latent_dim, label):
     z = rng.normal(size=(400, latent_dim)) * np.arange(1, latent_dim + 1)
     figure = picture(z, np.ones_like(z), np.where(rng.random(400) < 0.1, np.nan, 1.0))
@@ -228,7 +270,10 @@ def test_picture_shows_the_principal_components():
 
 def test_encode_refuses():
     vae = build(Spec((6,), 3, network="mlp(hidden=(8,))"))
-    for x, options, word in ((torch.zeros(0, 6), {}, "no data"), (torch.zeros(2, 6), {"draws": 1}, "draws=1")):
+    for x, options, word in (
+        (torch.zeros(0, 6), {}, "no data"),
+        (torch.zeros(2, 6), {"draws": 1}, "draws=1"),
+    ):
         with pytest.raises(InputError, match=word):
             encode(vae, x, **options)
     with torch.no_grad():
@@ -263,7 +308,9 @@ def test_damaged_weights(refused, run):
 
 def test_accuracies_print_themselves():
     text = str(Probes(0.5, 0.75, 0.1, 10, 5, 100))
-    mentions(text, "10 labels on 100 test data", "0.5000 ± 0.0500", "0.7500 ± 0.0433", "0.1000 ± 0.0300")
+    mentions(
+        text, "10 labels on 100 test data", "0.5000 ± 0.0500", "0.7500 ± 0.0433", "0.1000 ± 0.0300"
+    )
 
 
 def test_help(call):

@@ -20,7 +20,9 @@ with warnings.catch_warnings():
 
 
 def log_weights(k, rows, scale=1.0):
-    return scale * torch.randn(k, rows, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+    return scale * torch.randn(
+        k, rows, generator=torch.Generator().manual_seed(k), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("k", [25, 100, 1000, 5000])
@@ -37,7 +39,9 @@ def test_pareto_k_with_ties_equals_arviz():
     log_w = log_weights(100, 4, 2.0)
     threshold = log_w.topk(tail_length(100) + 1, dim=0).values[-1]
     log_w[:, 1] = torch.where(log_w[:, 1] <= threshold[1] + 0.5, threshold[1], log_w[:, 1])
-    log_w[:, 2] = torch.where(log_w[:, 2] < log_w[:, 2].topk(3).values[-1], -5.0, log_w[:, 2])  # three in the tail
+    log_w[:, 2] = torch.where(
+        log_w[:, 2] < log_w[:, 2].topk(3).values[-1], -5.0, log_w[:, 2]
+    )  # three in the tail
     _, expected = arviz.psislw(log_w.T.numpy().copy())
     ours = pareto_k(log_w.topk(tail_length(100) + 1, dim=0).values.T)
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
@@ -69,12 +73,16 @@ def test_columns_against_plain_numpy():
     w = log_w.exp().numpy()
     np.testing.assert_allclose(result.values.numpy(), np.log(w.mean(0)), rtol=1e-12)
     np.testing.assert_allclose(result.ess.numpy(), w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-10)
-    np.testing.assert_allclose(result.standard_errors.numpy(), w.std(0, ddof=1) / 20 / w.mean(0), rtol=1e-8)
+    np.testing.assert_allclose(
+        result.standard_errors.numpy(), w.std(0, ddof=1) / 20 / w.mean(0), rtol=1e-8
+    )
     np.testing.assert_allclose(result.reconstruction.numpy(), 2 * log_w.mean(0).numpy(), rtol=1e-10)
     np.testing.assert_allclose(result.kl.numpy(), log_w.mean(0).numpy() - 1, rtol=1e-10)
     np.testing.assert_allclose(result.elbo.numpy(), (result.reconstruction - result.kl).numpy())
     assert result.mean == pytest.approx(np.log(w.mean(0)).mean())
-    assert result.monte_carlo_standard_error == pytest.approx(np.sqrt((result.standard_errors.numpy() ** 2).sum()) / 3)
+    assert result.monte_carlo_standard_error == pytest.approx(
+        np.sqrt((result.standard_errors.numpy() ** 2).sum()) / 3
+    )
     assert result.data_standard_error == pytest.approx(result.values.numpy().std(ddof=1) / 3**0.5)
 
 
@@ -85,7 +93,9 @@ def test_weights_far_below_underflow_are_kept():
     assert shifted.standard_errors.isfinite().all()
 
 
-@pytest.mark.parametrize(("num_particles", "memory"), [(1, 2**20), (777, 2**20), (1001, 60_000), (50, 2**28)])
+@pytest.mark.parametrize(
+    ("num_particles", "memory"), [(1, 2**20), (777, 2**20), (1001, 60_000), (50, 2**28)]
+)
 def test_exactly_that_many_particles_are_drawn(num_particles, memory):
     drawn = []
 
@@ -100,7 +110,9 @@ def test_exactly_that_many_particles_are_drawn(num_particles, memory):
 
     x = torch.linspace(-1, 1, 13).double()
     done = []
-    result = log_marginal(model, guide, x, num_particles=num_particles, memory=memory, progress=done.append)
+    result = log_marginal(
+        model, guide, x, num_particles=num_particles, memory=memory, progress=done.append
+    )
     measuring = 8  # one and three particles of the first datum, each twice
     assert sum(drawn) - measuring == sum(done) == 13 * num_particles
     assert len(result) == 13

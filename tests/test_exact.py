@@ -39,7 +39,9 @@ def test_log_marginal_is_within_its_own_errors(latent_dim, dims):
         result = log_marginal(*model.pair, x, num_particles=500)
         scores.append((result.mean - truth) / result.monte_carlo_standard_error)
     assert max(map(abs, scores)) < 3
-    assert 0.6 < np.std(scores) < 1.5  # and the errors are not too large either: 20 draws of N(0, 1)
+    assert (
+        0.6 < np.std(scores) < 1.5
+    )  # and the errors are not too large either: 20 draws of N(0, 1)
 
 
 def test_intervals_cover_the_truth():
@@ -47,7 +49,9 @@ def test_intervals_cover_the_truth():
     x = model.sample(5000)
     result = log_marginal(*model.pair, x, num_particles=1000)
     inside = (result.values - model.marginal.log_prob(x)).abs() < 1.96 * result.standard_errors
-    assert 0.93 < inside.double().mean().item() < 0.97  # the share itself has a standard error of 0.003
+    assert (
+        0.93 < inside.double().mean().item() < 0.97
+    )  # the share itself has a standard error of 0.003
 
 
 def test_probability_estimate_is_unbiased():
@@ -77,7 +81,9 @@ def test_bounds_are_ordered():
     torch.manual_seed(1)
     means, errors = [], []
     for objective in (ELBO(), IWAE(num_particles=5), IWAE(num_particles=50)):
-        bound = objective.bound(terms(*model.pair, x, num_particles=objective.num_particles)) - truth
+        bound = (
+            objective.bound(terms(*model.pair, x, num_particles=objective.num_particles)) - truth
+        )
         means.append(bound.mean().item())
         errors.append(bound.std().item() / math.sqrt(len(x)))
     assert means[0] + 3 * errors[0] < means[1] - 3 * errors[1]
@@ -109,13 +115,19 @@ def test_full_rank_guide_trains_to_log_p():
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
     noise = eigenvalues[latent_dim:].mean()
     best = -0.5 * (
-        eigenvalues[:latent_dim].log().sum() + (dims - latent_dim) * noise.log() + dims + dims * math.log(2 * math.pi)
+        eigenvalues[:latent_dim].log().sum()
+        + (dims - latent_dim) * noise.log()
+        + dims
+        + dims * math.log(2 * math.pi)
     )
 
     torch.manual_seed(0)
     encoder, decoder = MLP((dims,), hidden=()), MLP((latent_dim,), (1, dims), hidden=())
     vae = VAE(
-        StandardNormal(latent_dim), decoder, Gaussian((dims,), min_scale=1e-9), FullRank(encoder, latent_dim)
+        StandardNormal(latent_dim),
+        decoder,
+        Gaussian((dims,), min_scale=1e-9),
+        FullRank(encoder, latent_dim),
     ).double()
     fit(vae, x, epochs=2500, batch_size=400, learning_rate=0.03, schedule=cosine)
     reached = elbo_of(vae.model, vae.guide, x, num_particles=100).elbo
@@ -124,7 +136,9 @@ def test_full_rank_guide_trains_to_log_p():
 
 def test_monte_carlo_kl_equals_the_closed_form():
     torch.manual_seed(0)
-    vae = VAE(StandardNormal(3), MLP((3,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 3)).double()
+    vae = VAE(
+        StandardNormal(3), MLP((3,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 3)
+    ).double()
     x = torch.rand(5, 4).round().double()
     q = vae.encode(x)
     loc, scale = q.base_dist.loc, q.base_dist.scale
@@ -169,7 +183,10 @@ def test_units_of_the_data_change_the_density_by_their_jacobian_only():
         spec = Spec((3,), 2, likelihood=f"gaussian(scale={scale!r})", network="mlp(hidden=(5,))")
         raw, unit = build(spec).double(), build(spec).double()
         unit.load_state_dict(raw.state_dict())
-        for vae, m, s in ((raw, mean, std), (unit, torch.zeros(3).double(), torch.ones(3).double())):
+        for vae, m, s in (
+            (raw, mean, std),
+            (unit, torch.zeros(3).double(), torch.ones(3).double()),
+        ):
             torch.manual_seed(2)
             vae.initialise(m, s, standardise=True)
         values = []

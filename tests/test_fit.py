@@ -13,7 +13,14 @@ from pyro_vae.inference.fit import NonFiniteLossError, Progress, cosine, run_epo
 
 def still(vae, loss, **options):
     """An SVI that never moves: what is reported can be compared with the same parameters."""
-    return SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=0.0), loss, reduction="mean", **options)
+    return SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.SGD(p, lr=0.0),
+        loss,
+        reduction="mean",
+        **options,
+    )
 
 
 def bits(n, seed=0):
@@ -30,13 +37,25 @@ def test_what_is_reported_is_the_plain_elbo_whatever_is_optimised():
     model = PPCA(2, 4)
     x = model.sample(25)
     truth = model.marginal.log_prob(x).mean().item()
-    for loss in (ELBO(beta=3.0), IWAE(num_particles=4), pyro.infer.Trace_ELBO(), pyro.infer.TraceMeanField_ELBO()):
+    for loss in (
+        ELBO(beta=3.0),
+        IWAE(num_particles=4),
+        pyro.infer.Trace_ELBO(),
+        pyro.infer.TraceMeanField_ELBO(),
+    ):
         (epoch,) = run_epochs(
-            still(model.vae, loss), x, epochs=1, batch_size=10, learning_rate=0.0, validation=model.sample(7, seed=1)
+            still(model.vae, loss),
+            x,
+            epochs=1,
+            batch_size=10,
+            learning_rate=0.0,
+            validation=model.sample(7, seed=1),
         )
         assert epoch.elbo == pytest.approx(truth, abs=1e-9)
         assert epoch.elbo == pytest.approx(epoch.reconstruction - epoch.kl)
-        assert epoch.validation_elbo == pytest.approx(model.marginal.log_prob(model.sample(7, seed=1)).mean().item())
+        assert epoch.validation_elbo == pytest.approx(
+            model.marginal.log_prob(model.sample(7, seed=1)).mean().item()
+        )
 
 
 def test_the_loss_is_the_objective_per_datum():
@@ -96,7 +115,9 @@ def test_validation_uses_the_same_numbers_every_time_and_leaves_training_alone()
     vae = make()
     history = [
         e.validation_elbo
-        for e in run_epochs(still(vae, ELBO()), bits(20), epochs=2, learning_rate=0.0, validation=bits(9, seed=1))
+        for e in run_epochs(
+            still(vae, ELBO()), bits(20), epochs=2, learning_rate=0.0, validation=bits(9, seed=1)
+        )
     ]
     assert history[0] == history[1]
 
@@ -123,7 +144,9 @@ def test_dropout_is_off_in_validation_and_on_in_training():
 def test_stopping_inside_an_epoch_and_going_on_changes_nothing():
     def run(stops):
         vae, progress, steps = make(), Progress(), []
-        svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01), ELBO(), reduction="mean")
+        svi = SVI(
+            vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01), ELBO(), reduction="mean"
+        )
         torch.manual_seed(3)
         epochs = []
         for limit in [*stops, 10**9]:
@@ -133,7 +156,13 @@ def test_stopping_inside_an_epoch_and_going_on_changes_nothing():
                 return len(steps) >= limit
 
             epochs += run_epochs(
-                svi, bits(45), epochs=3, batch_size=10, validation=bits(6), progress=progress, stop=stop
+                svi,
+                bits(45),
+                epochs=3,
+                batch_size=10,
+                validation=bits(6),
+                progress=progress,
+                stop=stop,
             )
         return vae, epochs
 
@@ -151,12 +180,16 @@ def test_a_loss_that_is_not_finite_names_step_and_site():
 
     def stop():
         steps.append(1)
-        if len(steps) == 5:  # asked after each step and each epoch: after the fourth step the decoder breaks
+        if (
+            len(steps) == 5
+        ):  # asked after each step and each epoch: after the fourth step the decoder breaks
             with torch.no_grad():
                 vae.model.decoder.layers[-1].weight.fill_(math.nan)
         return False
 
-    with pytest.raises(NonFiniteLossError, match=r"step 5: the log-probability of site 'x' under the model is nan"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 5: the log-probability of site 'x' under the model is nan"
+    ):
         list(run_epochs(svi, x, epochs=3, batch_size=10, stop=stop))
 
 
@@ -184,7 +217,9 @@ def test_parameters_that_break_at_the_end_of_an_epoch_are_not_called_an_epoch(va
 def test_bf16_runs_the_networks_in_bf16_and_keeps_the_parameters():
     vae = make().float()
     seen = []
-    vae.guide.encoder.layers[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    vae.guide.encoder.layers[0].register_forward_hook(
+        lambda module, args, out: seen.append(out.dtype)
+    )
     svi = still(vae, ELBO(), autocast=torch.bfloat16)
     loss, _ = svi.loss_and_grads(bits(8).float())
     assert seen == [torch.bfloat16]

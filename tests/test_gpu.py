@@ -9,7 +9,10 @@ from ppca import PPCA
 from pyro_vae import ELBO, SVI, Guide, Objective, Prior, Spec, build, fit, log_marginal, variants
 from pyro_vae.build import parse
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
 
 
 def test_log_marginal_on_the_gpu_is_within_its_errors():
@@ -40,11 +43,17 @@ def test_training_on_the_gpu_reads_nothing_back():
 
 @pytest.mark.parametrize(
     ("axis", "member"),
-    [(axis, name) for axis, family in (("guide", Guide), ("prior", Prior), ("objective", Objective))
-     for name in variants(family)],
-)  # fmt: skip
+    [
+        (axis, name)
+        for axis, family in (("guide", Guide), ("prior", Prior), ("objective", Objective))
+        for name in variants(family)
+    ],
+)
 def test_every_member_takes_steps_on_the_gpu(axis, member):
-    choice = {"objective": "elbo", axis: "vampprior(pseudo_inputs=5)" if member == "VampPrior" else member}
+    choice = {
+        "objective": "elbo",
+        axis: "vampprior(pseudo_inputs=5)" if member == "VampPrior" else member,
+    }
     objective = parse("objective", choice.pop("objective"))()
     vae = build(Spec((6,), 2, **choice)).cuda()
     svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), objective)
@@ -79,7 +88,9 @@ def test_a_compiled_step_is_the_eager_one_and_reads_nothing_back(autocast):
 def test_a_compiled_run_on_the_gpu_learns():
     vae = build(Spec((6,), 2)).cuda()
     x = torch.rand(220, 6).round().cuda()
-    history = fit(vae, x, epochs=30, batch_size=50, learning_rate=0.01, validation=x, compile=True)  # last batch: 20
+    history = fit(
+        vae, x, epochs=30, batch_size=50, learning_rate=0.01, validation=x, compile=True
+    )  # last batch: 20
     assert history[-1].elbo > history[0].elbo
     result = log_marginal(vae.model, vae.guide, x, num_particles=1000, compile=True)
     assert result.mean > history[-1].validation_elbo - 0.1

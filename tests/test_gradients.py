@@ -79,11 +79,17 @@ def test_stl_has_no_variance_at_the_exact_posterior():
     ],
     ids=["STL", "DReG", "DReG of one particle"],
 )
-@pytest.mark.parametrize("make", [MeanField, FullRank, Mixture, Sylvester, IAF], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "make", [MeanField, FullRank, Mixture, Sylvester, IAF], ids=lambda m: m.__name__
+)
 def test_estimators_agree_in_expectation(make, first, second):
     torch.manual_seed(0)
-    vae = VAE(StandardNormal(2), MLP((2,), (1, 4), hidden=(5,)), Bernoulli((4,)),
-              make(MLP((4,), hidden=(5,)), 2)).double()  # fmt: skip
+    vae = VAE(
+        StandardNormal(2),
+        MLP((2,), (1, 4), hidden=(5,)),
+        Bernoulli((4,)),
+        make(MLP((4,), hidden=(5,)), 2),
+    ).double()
     for p in vae.parameters():
         torch.nn.init.normal_(p, std=0.4)
     x = torch.rand(1, 4).round().double().expand(500, 4)
@@ -96,12 +102,17 @@ def test_piwae_is_iwae_for_the_model_and_miwae_for_the_guide(model):
     x = model.sample(2).repeat(200, 1)
     decoder, head = model.vae.model.decoder.layers[0].weight, model.vae.guide.head.weight
     partial = PIWAE(groups=2, num_particles=6)
-    for other, parameter in ((IWAE(num_particles=6), decoder), (MIWAE(groups=2, num_particles=6), head)):
+    for other, parameter in (
+        (IWAE(num_particles=6), decoder),
+        (MIWAE(groups=2, num_particles=6), head),
+    ):
         torch.manual_seed(1)
         a = gradients(model.pair, x, partial, [parameter], 1)
         torch.manual_seed(1)
         b = gradients(model.pair, x, other, [parameter], 1)
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)  # from the same draws: the same numbers
+        torch.testing.assert_close(
+            a, b, rtol=1e-9, atol=1e-12
+        )  # from the same draws: the same numbers
 
 
 def test_wake_sleep_moves_the_model_as_iwae_and_the_guide_towards_the_posterior(model):
@@ -117,8 +128,12 @@ def test_wake_sleep_moves_the_model_as_iwae_and_the_guide_towards_the_posterior(
     torch.manual_seed(1)
     ours = gradients(model.pair, x, ReweightedWakeSleep(num_particles=50_000), [head.bias], 20)
     q = model.vae.encode(x)
-    exact = torch.distributions.MultivariateNormal((x - model.b) @ model.gain.T, model.posterior_covariance)
-    kl = torch.distributions.kl_divergence(exact, q).sum()  # its gradient in phi is that of E_post[-log q]
+    exact = torch.distributions.MultivariateNormal(
+        (x - model.b) @ model.gain.T, model.posterior_covariance
+    )
+    kl = torch.distributions.kl_divergence(
+        exact, q
+    ).sum()  # its gradient in phi is that of E_post[-log q]
     expected = torch.autograd.grad(kl, head.bias)[0]
     error = ours.std(0) / len(ours) ** 0.5
     assert ((ours.mean(0) - expected).abs() < 4.5 * error + 0.01).all()
@@ -141,7 +156,9 @@ def test_wake_sleep_needs_no_draws_that_carry_gradients():
 
     x = torch.ones(200, dtype=torch.float64)
     torch.manual_seed(0)
-    ours = gradients((pair_model, pair_guide), x, ReweightedWakeSleep(num_particles=200), [logit], 50)
+    ours = gradients(
+        (pair_model, pair_guide), x, ReweightedWakeSleep(num_particles=200), [logit], 50
+    )
     joint = torch.tensor([0.6 * 0.2, 0.4 * 0.7]).double()
     posterior = joint[1] / joint.sum()
     expected = -(posterior - torch.sigmoid(logit)).item()
@@ -177,7 +194,9 @@ def test_objectives_on_a_pair_written_by_hand(cls):
         assert torch.autograd.grad(objective.loss_of(t), scale)[0] != 0
 
 
-@pytest.mark.parametrize("objective", [STL(), Capacity(), InfoVAE()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "objective", [STL(), Capacity(), InfoVAE()], ids=lambda o: type(o).__name__
+)
 def test_draws_that_carry_no_gradients_are_refused_where_they_would_mislead(objective):
     def pair(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -212,7 +231,9 @@ def slope_of_signal_to_noise(make, counts):
     ratios = []
     for count in counts:
         objective, parts = make(num_particles=count), []
-        for _ in range(count // 8):  # the noise of a ratio: as many gradients as its smallness asks for
+        for _ in range(
+            count // 8
+        ):  # the noise of a ratio: as many gradients as its smallness asks for
             b = torch.full((20_000,), 0.4, dtype=torch.float64, requires_grad=True)
             x = torch.full_like(b, 1.3)
             t = terms(pair_model, pair_guide, x, b, num_particles=count)

@@ -45,7 +45,9 @@ FLOWS = {
     "planar": lambda e: Planar(e, D, transforms=3),
     "householder": lambda e: Householder(e, D, transforms=3),
     "sylvester, orthogonal": lambda e: Sylvester(e, D, transforms=2, columns=3),
-    "sylvester, householder": lambda e: Sylvester(e, D, transforms=2, kind="householder", columns=3),
+    "sylvester, householder": lambda e: Sylvester(
+        e, D, transforms=2, kind="householder", columns=3
+    ),
     "sylvester, triangular": lambda e: Sylvester(e, D, transforms=3, kind="triangular"),
     "iaf": lambda e: IAF(e, D, transforms=3, hidden=(16, 16)),
     "nsf": lambda e: NSF(e, D, transforms=3, hidden=(16,)),
@@ -77,7 +79,9 @@ def test_log_density_against_the_determinant_of_the_map_by_autodiff(make):
             z = step.push(z)[0]
         return z
 
-    jacobian = torch.autograd.functional.jacobian(lambda e: chain(e).sum(0), e).movedim(1, 0)  # data do not mix
+    jacobian = torch.autograd.functional.jacobian(lambda e: chain(e).sum(0), e).movedim(
+        1, 0
+    )  # data do not mix
     expected = q.base.log_prob(e) - torch.linalg.slogdet(jacobian).logabsdet
     torch.testing.assert_close(q.log_prob(chain(e)), expected, rtol=1e-8, atol=1e-8)
 
@@ -118,7 +122,9 @@ def test_flows_start_near_the_mean_field_guide():
             if not isinstance(step, Affine):
                 moved, ladj = step.push(z)
                 z, change = moved - getattr(step, "loc", 0.0), change + ladj
-        if not (isinstance(q.steps[0], Reflections) and q.steps[0].v.shape[-2] % 2):  # the last one has no partner
+        if not (
+            isinstance(q.steps[0], Reflections) and q.steps[0].v.shape[-2] % 2
+        ):  # the last one has no partner
             assert (z - e).abs().max() < 0.3
             assert change.abs().max() < 0.3
 
@@ -150,7 +156,9 @@ def test_mixture_density_against_torch():
     parts = mixture(requires_grad=False)
     logits, loc, scale = parts
     components = torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
-    truth = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=logits), components)
+    truth = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=logits), components
+    )
     z = 2 * torch.randn(200, 2).double()
     torch.testing.assert_close(DiagonalMixture(*parts).log_prob(z), truth.log_prob(z))
     batched = DiagonalMixture(*(p.expand(1, *p.shape) for p in parts))  # by the other formula
@@ -214,7 +222,9 @@ def linear_gaussian(make):
     """A probabilistic PCA with another guide, its model kept as it is; data, and the mean of their log p(x)."""
     truth = PPCA(2, 5)
     guide = make(MLP((5,), hidden=()), 2)
-    vae = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, guide).double()
+    vae = VAE(
+        StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, guide
+    ).double()
     vae.model.requires_grad_(False)
     x = truth.sample(300)
     return vae, x, truth.marginal.log_prob(x).mean().item(), truth
@@ -224,7 +234,15 @@ def trained_gap(make):
     """log p(x) - ELBO = KL(q || posterior) after training the guide."""
     torch.manual_seed(0)
     vae, x, best, _ = linear_gaussian(make)
-    fit(vae, x, STL(num_particles=4), epochs=1000, batch_size=300, learning_rate=0.1, schedule=cosine)
+    fit(
+        vae,
+        x,
+        STL(num_particles=4),
+        epochs=1000,
+        batch_size=300,
+        learning_rate=0.1,
+        schedule=cosine,
+    )
     return best - elbo(vae.model, vae.guide, x, num_particles=400).elbo
 
 
@@ -265,7 +283,9 @@ def test_training_differentiates_through_the_refinement():
     truth = PPCA(2, 4)
     x = truth.sample(6)
     guide = SemiAmortized(MLP((4,), hidden=(5,), activation="tanh"), 2, steps=3, rate=0.01)
-    vae = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, guide).double()
+    vae = VAE(
+        StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, guide
+    ).double()
 
     def bound():
         torch.manual_seed(3)
@@ -283,18 +303,26 @@ def test_training_differentiates_through_the_refinement():
             parameter[index] -= 2 * step
             below = bound().item()
             parameter[index] += step
-        assert parameter.grad[index].item() == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-5)
+        assert parameter.grad[index].item() == pytest.approx(
+            (above - below) / (2 * step), rel=1e-4, abs=1e-5
+        )
 
 
 def test_a_point_is_a_deterministic_autoencoder():
     """Its bound is log p(x, z) at z; in a linear-Gaussian model the best point is the posterior's mean."""
     truth = PPCA(2, 4)
     x = truth.sample(300)
-    vae = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood,
-              Delta(MLP((4,), hidden=()), 2)).double()  # fmt: skip
+    vae = VAE(
+        StandardNormal(2),
+        truth.vae.model.decoder,
+        truth.vae.model.likelihood,
+        Delta(MLP((4,), hidden=()), 2),
+    ).double()
     vae.model.requires_grad_(False)
     fit(vae, x, epochs=800, batch_size=300, learning_rate=0.03, schedule=cosine)
-    torch.testing.assert_close(vae.posterior_mean(x).detach(), (x - truth.b) @ truth.gain.T, rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        vae.posterior_mean(x).detach(), (x - truth.b) @ truth.gain.T, rtol=0, atol=2e-3
+    )
     reported = elbo(vae.model, vae.guide, x).elbo
     assert reported == pytest.approx(vae.model.log_joint(x, vae.posterior_mean(x)).mean().item())
     with pytest.raises(InputError, match="without a density"):
@@ -315,7 +343,9 @@ def test_a_copy_looks_at_its_own_model():
     twin = copy.deepcopy(vae)
     assert twin.guide._model is twin.model
     assert twin.model.prior._guide is twin.guide
-    assert {n for n, _ in vae.named_parameters()} == set(vae.state_dict())  # nothing is stored twice
+    assert {n for n, _ in vae.named_parameters()} == set(
+        vae.state_dict()
+    )  # nothing is stored twice
 
 
 @pytest.mark.parametrize(
@@ -342,7 +372,9 @@ def test_wrong_arguments(make, words):
 def test_closed_kl_of_gaussian_guides():
     """MeanFieldELBO against the ELBO at many particles, for each pair that has a closed form."""
     for guide in (MeanField, FullRank, LowRank):
-        vae = VAE(StandardNormal(3), MLP((3,), (1, 5)), Bernoulli((5,)), guide(MLP((5,)), 3)).double()
+        vae = VAE(
+            StandardNormal(3), MLP((3,), (1, 5)), Bernoulli((5,)), guide(MLP((5,)), 3)
+        ).double()
         x = torch.rand(2, 5).round().double()
         q = vae.encode(x)
         z = q.sample((200_000,))

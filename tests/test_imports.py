@@ -20,7 +20,14 @@ from pyro_vae.inference.fit import SCHEDULES
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
     ["_errors", "_source"],
-    ["_abstract", "networks.base", "networks.products", "networks.dense", "networks.conv", "networks"],
+    [
+        "_abstract",
+        "networks.base",
+        "networks.products",
+        "networks.dense",
+        "networks.conv",
+        "networks",
+    ],
     [
         "distributions.defended",
         "distributions.mixture",
@@ -136,7 +143,9 @@ def test_inference_knows_nothing_of_models_and_guides():
     below = {n for level in LAYERS[:6] for n in level}
     for name, path in modules():
         if name in below:
-            assert not [o for o in imports(path) if o.startswith(("models", "inference.guides"))], name
+            assert not [o for o in imports(path) if o.startswith(("models", "inference.guides"))], (
+                name
+            )
 
 
 def test_importing_has_no_side_effects():
@@ -212,6 +221,8 @@ def test_members_in_help_are_those_of_the_program(axis):
     for name, cls in variants(family).items():
         arguments = list(inspect.signature(cls).parameters.values())[fixed:]
         defaults = [(a.name, a.default) for a in arguments if a.name != "features"]
-        texts = [f"{k}={v.__name__.lower() if isinstance(v, type) else repr(v)}" for k, v in defaults]
+        texts = [
+            f"{k}={v.__name__.lower() if isinstance(v, type) else repr(v)}" for k, v in defaults
+        ]
         calls[f"{name.lower()}({', '.join(texts)})"] = inspect.getdoc(cls).partition("\n")[0]
     assert list(summaries(axis).items()) == list(calls.items())

@@ -79,7 +79,10 @@ def test_mutual_information_of_a_linear_gaussian_model():
     lower, upper, scores = [], [], []
     for seed in range(20):
         health = latent_health(*truth.pair, truth.sample(250, seed=seed))
-        scores.append((health.mutual_information.value - information) / health.mutual_information.standard_error)
+        scores.append(
+            (health.mutual_information.value - information)
+            / health.mutual_information.standard_error
+        )
         lower.append(health.mutual_information.value)
         upper.append(health.mutual_information_upper)
         assert -4 * health.aggregated_kl.standard_error < health.aggregated_kl.value < 0.08
@@ -106,7 +109,9 @@ def test_the_mixture_equals_brute_force(guide, monkeypatch):
             if guide.startswith("mixture"):
                 log_q = everything.log_prob(posteriors.z[:, :, None]).logsumexp(-1) - math.log(30)
             else:
-                log_q = MixtureSameFamily(Categorical(torch.ones(30).double()), everything).log_prob(posteriors.z)
+                log_q = MixtureSameFamily(
+                    Categorical(torch.ones(30).double()), everything
+                ).log_prob(posteriors.z)
         expected = posteriors.log_q - log_q
         torch.manual_seed(1)
         health = latent_health(vae.model, vae.guide, x, draws=3, memory=memory)
@@ -129,7 +134,9 @@ def test_the_bootstrap_interval_covers():
     """Two of the activities lie so close to the limit that 200 data cannot tell on which side."""
     pair = linear([0.9, 0.0, 0.095, 0.107])
     intervals = [
-        latent_health(*pair, torch.randn(200, 4).double(), draws=1, bootstrap=200, mixture_size=2).active_interval
+        latent_health(
+            *pair, torch.randn(200, 4).double(), draws=1, bootstrap=200, mixture_size=2
+        ).active_interval
         for _ in range(60)
     ]
     covers = [low <= 2 <= high for low, high in intervals]
@@ -192,7 +199,9 @@ def test_the_most_that_the_data_can_show():
 def test_every_guide(name):
     vae, x = small(name.lower(), n=20)
     health = latent_health(vae.model, vae.guide, x, draws=2)
-    assert health.kl.value == pytest.approx(health.mutual_information.value + health.aggregated_kl.value)
+    assert health.kl.value == pytest.approx(
+        health.mutual_information.value + health.aggregated_kl.value
+    )
     assert health.mutual_information.value < min(health.bound, health.mutual_information_upper)
     assert (health.num_data, health.mixture_size) == (20, 20)
 
@@ -246,7 +255,10 @@ def a_number(x):
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [(two_latents, "one latent site, and the guide has 2: 'z', 'y'"), (a_number, "looks at vectors")],
+    [
+        (two_latents, "one latent site, and the guide has 2: 'z', 'y'"),
+        (a_number, "looks at vectors"),
+    ],
 )
 def test_other_latents_are_refused(model, words):
     guide = pyro.poutine.block(model, hide=["x"])
@@ -284,7 +296,11 @@ def test_bad_data():
 
 @pytest.mark.parametrize(("latent_dim", "shown"), [(1, 1), (5, 5), (14, 12)])
 def test_the_figure_shows_the_most_active(latent_dim, shown):
-    z, prior, by = torch.randn(200, latent_dim), torch.randn(1000, latent_dim), torch.rand(latent_dim)
+    z, prior, by = (
+        torch.randn(200, latent_dim),
+        torch.randn(1000, latent_dim),
+        torch.rand(latent_dim),
+    )
     z[:, 0] = 0.5  # a latent that is the same for all
     figure = plots.aggregated_posterior(z, prior, by)
     panels = [axes for axes in figure.axes if axes.get_visible()]

@@ -25,7 +25,13 @@ from pyro_vae import (
     load_data,
 )
 from pyro_vae._abstract import traced
-from pyro_vae.models.likelihoods import Beta, DiscretizedLogisticMixture, Gaussian, Laplace, ZeroInflated
+from pyro_vae.models.likelihoods import (
+    Beta,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    Laplace,
+    ZeroInflated,
+)
 
 
 @pytest.fixture
@@ -39,7 +45,9 @@ def test_bernoulli_as_python_and_as_a_graph_compute_it(shape):
     sizes = torch.tensor([1e-9, 0.1, 1, 10, 40, 300], dtype=torch.float64)
     logits = torch.stack([size * torch.randn(1, *shape, dtype=torch.float64) for size in sizes])
     x = torch.rand(6, *shape, dtype=torch.float64).round()
-    ones, zeros = (torch.from_numpy(scipy.special.log_expit(sign * logits[:, 0].numpy())) for sign in (1, -1))
+    ones, zeros = (
+        torch.from_numpy(scipy.special.log_expit(sign * logits[:, 0].numpy())) for sign in (1, -1)
+    )
     expected = torch.where(x > 0, ones, zeros).flatten(1).sum(1)
     p = Bernoulli(shape)
     torch.testing.assert_close(p(logits).log_prob(x), expected, rtol=1e-14, atol=1e-15)
@@ -60,7 +68,9 @@ def test_negative_binomial(h, dispersion):
     x = torch.arange(120.0).reshape(40, 3).double() // 4
     r = h[:, 1].exp() if dispersion == "network" else torch.ones(3).double()
     p = likelihood(h if dispersion == "network" else h[:, :1])
-    theirs = scipy.stats.nbinom.logpmf(x.numpy(), r.numpy(), (r / (r + h[:, 0].exp())).numpy()).sum(1)
+    theirs = scipy.stats.nbinom.logpmf(x.numpy(), r.numpy(), (r / (r + h[:, 0].exp())).numpy()).sum(
+        1
+    )
     np.testing.assert_allclose(p.log_prob(x).detach().numpy(), theirs, rtol=1e-9)
     torch.testing.assert_close(p.mean.detach(), h[:, 0].exp())
     torch.testing.assert_close(p.variance.detach(), h[:, 0].exp() + h[:, 0].exp() ** 2 / r)
@@ -84,7 +94,10 @@ def test_laplace(h):
 @pytest.mark.parametrize("standardise", [True, False])
 @pytest.mark.parametrize("scale", ["learned", "element", "network"])
 def test_a_learned_scale_starts_at_the_standard_deviation(cls, standardise, scale):
-    mean, std = torch.tensor([0.0, 5.0]).double(), torch.tensor([2.0, 2.0 if scale == "learned" else 7.0]).double()
+    mean, std = (
+        torch.tensor([0.0, 5.0]).double(),
+        torch.tensor([2.0, 2.0 if scale == "learned" else 7.0]).double(),
+    )
     likelihood = cls((2,), scale=scale, min_scale=1e-9).double()
     likelihood.initialise(mean, std, standardise=standardise)
     p = likelihood(likelihood.starting_output(mean, std))
@@ -133,7 +146,10 @@ def test_beta_draws_never_reach_the_ends(dtype):
     assert p.log_prob(x).isfinite().all()
     assert abs(x[:, 0].mean() - 0.5) < 0.02  # a coin, at a precision of 1e-4
     a, b = (h[1].exp() * m for m in (h[0].sigmoid(), (-h[0]).sigmoid()))
-    assert scipy.stats.kstest(x[:, 3].numpy(), scipy.stats.beta(a[3].item(), b[3].item()).cdf).pvalue > 1e-3
+    assert (
+        scipy.stats.kstest(x[:, 3].numpy(), scipy.stats.beta(a[3].item(), b[3].item()).cdf).pvalue
+        > 1e-3
+    )
 
 
 def test_beta_starts_at_the_moments_and_refuses_the_ends():
@@ -163,14 +179,18 @@ def test_zero_inflated_with_a_closed_or_open_gate(gate):
     h = torch.tensor([[gate], [1.0]]).requires_grad_()
     log_p = ZeroInflated((1,))(h).log_prob(torch.tensor([[0.0], [2.0]]))
     closed = scipy.stats.poisson.logpmf([0, 2], np.e)
-    assert log_p.tolist() == pytest.approx([0.0, closed[1] - gate] if gate > 0 else closed.tolist(), rel=1e-5)
+    assert log_p.tolist() == pytest.approx(
+        [0.0, closed[1] - gate] if gate > 0 else closed.tolist(), rel=1e-5
+    )
     log_p.sum().backward()
     assert h.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dispersion", ["element", "network"])
 def test_zero_inflated_starts_at_the_moments(dispersion):
-    likelihood = ZeroInflated((2,), likelihood=partial(NegativeBinomial, dispersion=dispersion)).double()
+    likelihood = ZeroInflated(
+        (2,), likelihood=partial(NegativeBinomial, dispersion=dispersion)
+    ).double()
     mean, std = torch.tensor([2.0, 5.0]).double(), torch.tensor([3.0, 4.0]).double()
     likelihood.initialise(mean, std, standardise=False)
     p = likelihood(likelihood.starting_output(mean, std))
@@ -202,7 +222,9 @@ def test_discretized_logistic_is_a_difference_of_logistic_functions(h):
     upper = np.where(x == levels - 1, np.inf, x.numpy() + 0.5)
     lower = np.where(x == 0, -np.inf, x.numpy() - 0.5)
     f = scipy.stats.logistic(loc, scale)
-    mass = np.where(lower > loc, f.sf(lower) - f.sf(upper), f.cdf(upper) - f.cdf(lower))  # no cancelling
+    mass = np.where(
+        lower > loc, f.sf(lower) - f.sf(upper), f.cdf(upper) - f.cdf(lower)
+    )  # no cancelling
     theirs = np.log(mass).sum(1)
     np.testing.assert_allclose(likelihood(h).log_prob(x).numpy(), theirs, rtol=1e-7)
 
@@ -213,7 +235,9 @@ def test_discretized_logistic_does_not_underflow_far_from_the_data():
     h = torch.tensor([[1.6], [-5.0]]).requires_grad_()
     log_p = likelihood(h).log_prob(torch.tensor([3.0]))
     loc, scale = 128 + 64 * 1.6, 64 * np.exp(-5.0)
-    expected = -(loc - 3.5) / scale + np.log(-np.expm1(-1 / scale))  # exp(a) (1 - exp(b - a)), a far below 0
+    expected = -(loc - 3.5) / scale + np.log(
+        -np.expm1(-1 / scale)
+    )  # exp(a) (1 - exp(b - a)), a far below 0
     assert log_p.item() == pytest.approx(expected, rel=1e-4)
     log_p.backward()
     assert h.grad.isfinite().all()
@@ -327,7 +351,9 @@ def test_continuous_bernoulli_near_one_half():
         c = 2 if p == mpmath.mpf("0.5") else 2 * mpmath.atanh(1 - 2 * p) / (1 - 2 * p)
         x = mpmath.mpf("0.3")
         expected = float(mpmath.log(c) + x * mpmath.log(p) + (1 - x) * mpmath.log(1 - p))
-        ours = ContinuousBernoulli((1,))(torch.tensor([[logit]]).double()).log_prob(torch.tensor([0.3]).double())
+        ours = ContinuousBernoulli((1,))(torch.tensor([[logit]]).double()).log_prob(
+            torch.tensor([0.3]).double()
+        )
         assert ours.item() == pytest.approx(expected, abs=1e-7)
 
 
@@ -353,7 +379,9 @@ def test_too_few_levels_are_said():
     data = load_data("digits")
     vae = build(Spec((8, 8), likelihood="categorical(levels=9)"))
     x = data.split("train", data.bridge(vae.model.likelihood))
-    with pytest.raises(InputError, match=r"the level 16, but Categorical\(levels=9\) ends at 8; give it levels=17"):
+    with pytest.raises(
+        InputError, match=r"the level 16, but Categorical\(levels=9\) ends at 8; give it levels=17"
+    ):
         fit(vae, x, epochs=1)
 
 

@@ -8,7 +8,9 @@ import pytest
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.data,
-    pytest.mark.skipif("PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"),
+    pytest.mark.skipif(
+        "PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"
+    ),
 ]
 
 
@@ -16,9 +18,21 @@ def test_twenty_epochs_of_mnist_reach_minus_95_nats(call, tmp_path):
     """One stochastic layer of 50 units, two hidden layers of 200 tanh units (the net of Burda et al. 2015)."""
     run = tmp_path / "mnist"
     training = (
-        "--dataset", "mnist", "--likelihood", "bernoulli", "--binarize", "dynamic", "--latent-dim", 50,
-        "--network", "mlp(hidden=(200,200), activation='tanh')", "--batch-size", 100, "--epochs", 20,
-    )  # fmt: skip
+        "--dataset",
+        "mnist",
+        "--likelihood",
+        "bernoulli",
+        "--binarize",
+        "dynamic",
+        "--latent-dim",
+        50,
+        "--network",
+        "mlp(hidden=(200,200), activation='tanh')",
+        "--batch-size",
+        100,
+        "--epochs",
+        20,
+    )
     assert call("train", *training, "--output", run).code == 0
     said = call("evaluate", run, "--limit", 1000, "--num-particles", 5000)
     assert said.code == 0

@@ -9,7 +9,16 @@ import torch
 from torch.nn import functional
 
 from pyro_vae import VAE, FullRank, Gaussian, InputError, Spec, StandardNormal, build, log_marginal
-from pyro_vae.networks import ACTIVATIONS, MLP, ConvNet, GatedConv, GatedMLP, Linear, ResNet, products
+from pyro_vae.networks import (
+    ACTIVATIONS,
+    MLP,
+    ConvNet,
+    GatedConv,
+    GatedMLP,
+    Linear,
+    ResNet,
+    products,
+)
 from pyro_vae.networks.base import gain
 
 IMAGES = (ConvNet, GatedConv, ResNet)
@@ -44,7 +53,9 @@ def test_linear_with_gaussian_is_probabilistic_pca():
         guide.head.weight[:2] = back
         entry = below[1, 0] / below[1, 1] * 2**0.5  # in the units of FullRank
         guide.head.bias.copy_(torch.stack([*(-back @ b), *below.diagonal().log(), entry]))
-    truth = scipy.stats.multivariate_normal(b.numpy(), (w @ w.T).numpy() + 0.49 * torch.eye(5).double().numpy())
+    truth = scipy.stats.multivariate_normal(
+        b.numpy(), (w @ w.T).numpy() + 0.49 * torch.eye(5).double().numpy()
+    )
     x = torch.randn(20, 5).double()
     ours = log_marginal(vae.model, vae.guide, x, num_particles=1).values
     torch.testing.assert_close(ours, torch.as_tensor(truth.logpdf(x.numpy())))
@@ -101,13 +112,18 @@ def test_resnet_is_the_sum_of_its_branches():
     (w, b), *branches = list(zip(*[iter(net.parameters())] * 2, strict=True))
     h = functional.conv2d(x, w, b, stride=2, padding=1)
     for (w1, b1), (w2, b2) in (branches[:2], branches[2:]):
-        h = h + functional.conv2d(functional.conv2d(h.tanh(), w1, b1, padding=1).tanh(), w2, b2, padding=1)
+        h = h + functional.conv2d(
+            functional.conv2d(h.tanh(), w1, b1, padding=1).tanh(), w2, b2, padding=1
+        )
     torch.testing.assert_close(net(x[:, 0]), h.tanh().flatten(1))
 
 
 def test_resnet_without_its_branches_is_a_conv_net():
     x, z = torch.randn(4, 7, 5), torch.randn(4, 3)
-    for make, given in ((lambda c, **a: c.encoder((7, 5), **a), x), (lambda c, **a: c.decoder(3, (2, 7, 5), **a), z)):
+    for make, given in (
+        (lambda c, **a: c.encoder((7, 5), **a), x),
+        (lambda c, **a: c.decoder(3, (2, 7, 5), **a), z),
+    ):
         res, plain = make(ResNet, blocks=3), make(ConvNet, activation="elu")
         with torch.no_grad():
             for name, p in res.named_parameters():
@@ -204,11 +220,15 @@ def test_wrong_arguments(network, message):
 @pytest.mark.parametrize("cls", IMAGES)
 def test_convolutions_need_images(cls):
     for arguments in (((7,),), ((3,), (1, 7)), ((2, 3, 4, 5),)):
-        with pytest.raises(InputError, match=rf"{cls.__name__} needs images of shape \(H, W\) or \(C, H, W\)"):
+        with pytest.raises(
+            InputError, match=rf"{cls.__name__} needs images of shape \(H, W\) or \(C, H, W\)"
+        ):
             cls(*arguments)
 
 
-@pytest.mark.parametrize(("cls", "first"), [(MLP, [0.1088, 0.1527, -0.1539]), (ConvNet, [0.3475, 0.1864, -0.2534])])
+@pytest.mark.parametrize(
+    ("cls", "first"), [(MLP, [0.1088, 0.1527, -0.1539]), (ConvNet, [0.3475, 0.1864, -0.2534])]
+)
 def test_a_seed_gives_the_weights_it_always_gave(cls, first):
     """The last weights drawn, so that every draw before them counts; checkpoints and published runs rely on them."""
     weights = cls.decoder(3, (1, 6, 5)).output_layer.weight.flatten()[:3]
@@ -225,7 +245,9 @@ def test_affine_is_linear_by_another_library(shape, bias, monkeypatch):
     calls = []
     monkeypatch.setattr(products, "LARGE", 0)
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "by_onednn", lambda *a, f=products.by_onednn: calls.append(1) or f(*a))
+    monkeypatch.setattr(
+        products, "by_onednn", lambda *a, f=products.by_onednn: calls.append(1) or f(*a)
+    )
     x, weights = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 50)
     found = []
     for layer in (affine, linear):

@@ -80,7 +80,7 @@ def test_renyi_bound_against_the_closed_form():
         0.5 * math.log(v / v_q)
         + 0.5 / (alpha - 1) * math.log(v / mixed)
         + 0.5 * alpha * shift**2 / mixed
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     t = terms(*model.pair, x, num_particles=200_000)
     powers = ((1 - alpha) * t.log_weight).exp()
@@ -93,7 +93,12 @@ def test_renyi_bound_against_the_closed_form():
 def test_at_the_exact_posterior_every_bound_is_log_p():
     model = PPCA(2, 4)
     x = model.sample(10)
-    for objective in (Renyi(alpha=0.3), Renyi(alpha=2.0), CIWAE(), MIWAE(groups=2, num_particles=6)):
+    for objective in (
+        Renyi(alpha=0.3),
+        Renyi(alpha=2.0),
+        CIWAE(),
+        MIWAE(groups=2, num_particles=6),
+    ):
         bound = objective.bound(terms(*model.pair, x, num_particles=objective.num_particles))
         torch.testing.assert_close(bound, model.marginal.log_prob(x), rtol=0, atol=1e-9)
 
@@ -117,8 +122,12 @@ def test_wrong_arguments(make, words):
 
 def pair_of(n=40, latent_dim=3):
     torch.manual_seed(0)
-    vae = VAE(StandardNormal(latent_dim), MLP((latent_dim,), (1, 5)), Bernoulli((5,)),
-              MeanField(MLP((5,)), latent_dim)).double()  # fmt: skip
+    vae = VAE(
+        StandardNormal(latent_dim),
+        MLP((latent_dim,), (1, 5)),
+        Bernoulli((5,)),
+        MeanField(MLP((5,)), latent_dim),
+    ).double()
     return vae, torch.rand(n, 5).round().double()
 
 
@@ -150,7 +159,9 @@ def test_parts_of_beta_tc_over_all_data_are_those_of_the_mixture_of_their_poster
 
     z = t.sites["z"].value
     log_q = mixture(q.loc, q.scale).log_prob(z)
-    log_marginals = sum(mixture(q.loc[:, [d]], q.scale[:, [d]]).log_prob(z[..., [d]]) for d in range(3))
+    log_marginals = sum(
+        mixture(q.loc[:, [d]], q.scale[:, [d]]).log_prob(z[..., [d]]) for d in range(3)
+    )
     torch.testing.assert_close(information, t.log_qz - log_q)
     torch.testing.assert_close(correlation, log_q - log_marginals)
     torch.testing.assert_close(marginal, log_marginals - t.log_pz)
@@ -171,7 +182,9 @@ def test_batches_estimate_the_aggregated_posterior_without_bias():
         part = torch.distributions.Normal(q.loc[batch], q.scale[batch])
         value = torch.cat([z[None], part.sample()[1:]])[None]
         site = terms(vae.model, vae.guide, x[batch]).sites["z"]
-        wide = torch.distributions.Independent(torch.distributions.Normal(part.loc[None], part.scale[None]), 1)
+        wide = torch.distributions.Independent(
+            torch.distributions.Normal(part.loc[None], part.scale[None]), 1
+        )
         site = site._replace(value=value, seen=value, q=wide)
         information, _, _ = objective.decompose(site)
         found.append((part.log_prob(z)[0].sum() - information[0, 0]).exp().detach())
@@ -183,7 +196,9 @@ def test_free_bits():
     vae, x = pair_of()
     t = terms(vae.model, vae.guide, x, num_particles=5)
     site = t.sites["z"]
-    kl = (site.q.base_dist.log_prob(site.value) - site.p.base_dist.log_prob(site.value)).mean((0, 1))
+    kl = (site.q.base_dist.log_prob(site.value) - site.p.base_dist.log_prob(site.value)).mean(
+        (0, 1)
+    )
     threshold = kl.sort().values[1].item() + 1e-6  # two of the three latents fall below it
     expected = t.log_px.mean(0) - (2 * threshold + kl.max())
     torch.testing.assert_close(FreeBits(nats=threshold).bound(t), expected)
@@ -197,7 +212,9 @@ def test_capacity():
     vae, x = pair_of()
     t = terms(vae.model, vae.guide, x, num_particles=5)
     kl = (t.log_qz - t.log_pz).mean()
-    torch.testing.assert_close(Capacity(nats=4.0, gamma=7.0).bound(t), t.log_px.mean(0) - 7 * (kl - 4).abs())
+    torch.testing.assert_close(
+        Capacity(nats=4.0, gamma=7.0).bound(t), t.log_px.mean(0) - 7 * (kl - 4).abs()
+    )
 
 
 def test_discrepancy_of_two_gaussians_against_its_closed_form():
@@ -210,8 +227,12 @@ def test_discrepancy_of_two_gaussians_against_its_closed_form():
     truth = mean_kernel(s, s) + mean_kernel(1, 1) - 2 * mean_kernel(s, 1)
     torch.manual_seed(0)
     for factor, expected in ((s, truth), (1.0, 0.0)):
-        found = torch.stack([squared_mmd(factor * torch.randn(20, d).double(), torch.randn(20, d).double())
-                             for _ in range(4000)])  # fmt: skip
+        found = torch.stack(
+            [
+                squared_mmd(factor * torch.randn(20, d).double(), torch.randn(20, d).double())
+                for _ in range(4000)
+            ]
+        )
         assert abs(found.mean() - expected) < 4.5 * found.std() / len(found) ** 0.5
 
 
@@ -223,7 +244,9 @@ def test_info_vae():
     with_discrepancy = InfoVAE(alpha=1.0, weight=10.0).bound(t)
     torch.manual_seed(3)
     prior = t.sites["z"].p.expand((5, 40)).rsample()
-    expected = t.log_px.mean(0) - 10 * squared_mmd(t.sites["z"].value.flatten(0, 1), prior.flatten(0, 1))
+    expected = t.log_px.mean(0) - 10 * squared_mmd(
+        t.sites["z"].value.flatten(0, 1), prior.flatten(0, 1)
+    )
     torch.testing.assert_close(with_discrepancy, expected)
     single = terms(vae.model, vae.guide, x[:1])
     assert InfoVAE().bound(single).isfinite().all()  # one draw has no discrepancy to estimate
@@ -260,7 +283,13 @@ def test_what_is_reported_is_the_plain_elbo():
     learned = []
     for objective in (ELBO(), Annealed(epochs=1)):
         torch.manual_seed(0)
-        svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-12), objective, reduction="mean")
+        svi = SVI(
+            vae.model,
+            vae.guide,
+            lambda p: torch.optim.SGD(p, lr=1e-12),
+            objective,
+            reduction="mean",
+        )
         learned.append(next(run_epochs(svi, x, epochs=1, learning_rate=1e-12)))
     assert learned[0].elbo == pytest.approx(learned[1].elbo, rel=1e-6)
     assert learned[0].loss != pytest.approx(learned[1].loss, rel=1e-3)

@@ -55,7 +55,9 @@ def test_the_error_is_that_of_the_bootstrap():
     s, t = drawn(200, 150)
     rng = np.random.default_rng(1)
     areas = [detection(rng.choice(s, len(s)), rng.choice(t, len(t))).auroc for _ in range(1000)]
-    assert detection(s, t).standard_error == pytest.approx(np.std(areas), rel=0.1)  # 1000 draws: 2.2 %, 4.5 of them
+    assert detection(s, t).standard_error == pytest.approx(
+        np.std(areas), rel=0.1
+    )  # 1000 draws: 2.2 %, 4.5 of them
 
 
 @pytest.mark.parametrize("d", [0.3, 1.5, 2.5])
@@ -66,7 +68,9 @@ def test_the_interval_covers_the_binormal_area(d):
     covered = np.mean([f.low <= truth <= f.high for f in found])
     assert covered == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / count))
     assert all(0 < f.low < f.auroc < f.high <= 1 for f in found)
-    assert np.mean([f.auroc for f in found]) == pytest.approx(truth, abs=4 * np.std([f.auroc for f in found]) / 44)
+    assert np.mean([f.auroc for f in found]) == pytest.approx(
+        truth, abs=4 * np.std([f.auroc for f in found]) / 44
+    )
 
 
 def test_samples_that_do_not_overlap():
@@ -82,7 +86,9 @@ def test_scores_without_a_value():
     assert detection([0.0, 1.0, 2.0], [-math.inf, 1.5]).auroc == pytest.approx(4 / 6)
 
 
-@pytest.mark.parametrize(("s", "t"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], []), (np.ones((3, 2)), [1.0, 2.0])])
+@pytest.mark.parametrize(
+    ("s", "t"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], []), (np.ones((3, 2)), [1.0, 2.0])]
+)
 def test_too_few_scores(s, t):
     with pytest.raises(InputError, match="two data or more on each side, one score for each"):
         detection(s, t)
@@ -132,7 +138,10 @@ def test_a_little_regret_is_not_negative():
     errors = scores.gaps.amortisation_errors
     assert (scores.regret >= -4.5 * errors).all()
     found = scores.gaps.improved  # by draws of their own, so that the choice does not bias these
-    expected, noise = 1.1**2 - 1 - 2 * math.log(1.1), errors[found].square().sum().sqrt().item() / int(found.sum())
+    expected, noise = (
+        1.1**2 - 1 - 2 * math.log(1.1),
+        errors[found].square().sum().sqrt().item() / int(found.sum()),
+    )
     assert found.sum() > 50
     assert scores.regret[found].mean().item() == pytest.approx(expected, abs=4 * noise + 1e-3)
 
@@ -148,26 +157,38 @@ def test_the_typical_value_may_be_known():
 
 def separation(truth, inside, outside):
     first = anomaly_scores(truth.vae, inside, truth.sample(300, seed=9), **STILL)
-    return Separation(("own", "other"), first, anomaly_scores(truth.vae, outside, first.typical, **STILL))
+    return Separation(
+        ("own", "other"), first, anomaly_scores(truth.vae, outside, first.typical, **STILL)
+    )
 
 
 def test_data_near_the_mode_are_more_probable_and_not_typical():
     """In 30 dimensions a point near the mode is far more probable than a draw: the failure in closed form."""
     truth = PPCA(3, 30)
-    inside, outside = truth.sample(100, seed=1), truth.b + 0.1 * (truth.sample(100, seed=2) - truth.b)
+    inside, outside = (
+        truth.sample(100, seed=1),
+        truth.b + 0.1 * (truth.sample(100, seed=2) - truth.b),
+    )
     found = separation(truth, inside, outside)
     density = [truth.marginal.log_prob(x).numpy() for x in (inside, outside)]
     assert found.detections["log p(x)"].auroc == pytest.approx(roc_auc_score(*labelled(*density)))
     assert found.detections["log p(x)"].high < 0.5
     assert found.detections["typicality"].low > 0.9
-    mentions(found.failure, "higher log p(x) to other than to its own own data", "alone", "Nalisnick et al. 2019")
+    mentions(
+        found.failure,
+        "higher log p(x) to other than to its own own data",
+        "alone",
+        "Nalisnick et al. 2019",
+    )
     assert found.failure in str(found)
     assert found.to_dict()["verdict"] == found.failure
 
 
 def test_data_far_away_are_found_and_no_failure_is_told():
     truth = PPCA(2, 5)
-    found = separation(truth, truth.sample(100, seed=1), truth.b + 4 * (truth.sample(100, seed=2) - truth.b))
+    found = separation(
+        truth, truth.sample(100, seed=1), truth.b + 4 * (truth.sample(100, seed=2) - truth.b)
+    )
     assert all(found.detections[name].low > 0.5 for name in ("log p(x)", "ELBO", "typicality"))
     assert found.failure is None
     assert found.doubt is None
@@ -214,14 +235,21 @@ def test_noise_and_the_run_itself(call, run):
     noise("noise.npy")
     said = call("evaluate", run, *CHEAP, "--ood", "noise.npy", "--ood", "digits", "--report")
     assert (said.code, said.err) == (0, "")
-    mentions(said.out, "inside: 60 of digits test; outside: 60 of noise", "95 % interval", "figures/ood-noise.png")
+    mentions(
+        said.out,
+        "inside: 60 of digits test; outside: 60 of noise",
+        "95 % interval",
+        "figures/ood-noise.png",
+    )
     s = json.loads((run / "evaluation.json").read_text())
     assert set(s["ood"]) == {"noise.npy", "digits"}
     for name in ("log p(x)", "ELBO"):
         assert s["ood"]["noise.npy"][name]["low"] > 0.9
         assert s["ood"]["noise.npy"][name]["fpr"] < 0.3
         assert s["ood"]["digits"][name]["low"] < 0.5 < s["ood"]["digits"][name]["high"]
-    mean = s["ood"]["digits"]["ELBO"]  # the same data and bits inside and outside: only the draws differ
+    mean = s["ood"]["digits"][
+        "ELBO"
+    ]  # the same data and bits inside and outside: only the draws differ
     assert mean["mean_inside"] == pytest.approx(mean["mean_outside"], abs=0.3)
     assert s["ood"]["digits"]["verdict"] is None
     with Image.open(run / "figures" / "ood-noise.png") as image:
@@ -239,11 +267,15 @@ def test_other_data_pass_the_bridge_of_the_run(run):
     np.save("grey.npy", np.tile(np.array([0, 8, 16, 16], np.uint8), (1000, 16)).reshape(1000, 8, 8))
     np.save("bits.npy", np.tile(np.array([0, 1], np.uint8), (100, 32)).reshape(100, 8, 8))
     opened = open_run(str(run), checkpoint="best", device="cpu", data_dir=None)
-    found = outside(opened, SimpleNamespace(ood=["grey.npy", "bits.npy"], limit=None, data_dir=None))
+    found = outside(
+        opened, SimpleNamespace(ood=["grey.npy", "bits.npy"], limit=None, data_dir=None)
+    )
     grey, bits = found["grey.npy"][:], found["bits.npy"][:]
     assert grey.shape == (200, 8, 8)
     means = grey.reshape(-1, 4).mean(0)
-    torch.testing.assert_close(means, torch.tensor([0, 0.5, 1, 1]), atol=0.04, rtol=0)  # 3200 bits: 4.5 errors
+    torch.testing.assert_close(
+        means, torch.tensor([0, 0.5, 1, 1]), atol=0.04, rtol=0
+    )  # 3200 bits: 4.5 errors
     assert torch.equal(grey, found["grey.npy"][:])
     assert torch.equal(bits.reshape(-1, 2).mean(0), torch.tensor([0.0, 1.0]))
 
@@ -254,8 +286,19 @@ def test_real_numbers_against_real_numbers(call, train, tmp_path, monkeypatch):
     np.save("x.npy", rng.normal(size=(200, 3)))
     np.save("far.npy", rng.normal(size=(200, 3)) + 8)
     np.save("unit.npy", rng.uniform(size=(200, 3)))
-    made = train("run", "--dataset", "x.npy", "--likelihood", "gaussian", "--epochs", 2, "--latent-dim", 2,
-                 "--network", "mlp(hidden=(8,))")  # fmt: skip
+    made = train(
+        "run",
+        "--dataset",
+        "x.npy",
+        "--likelihood",
+        "gaussian",
+        "--epochs",
+        2,
+        "--latent-dim",
+        2,
+        "--network",
+        "mlp(hidden=(8,))",
+    )
     assert call("evaluate", made, *CHEAP, "--ood", "far.npy", "--ood", "unit.npy").code == 0
     s = json.loads((made / "evaluation.json").read_text())
     assert s["ood"]["far.npy"]["log p(x)"]["auroc"] > 0.99
@@ -268,11 +311,20 @@ def test_real_numbers_against_real_numbers(call, train, tmp_path, monkeypatch):
         (["--ood", "none.npy"], ["none.npy does not exist"]),
         (["--ood", "digitz"], ["--ood digitz is neither", "did you mean digits?"]),
         (["--ood", "big.npy"], ["--ood big.npy has data of shape (28, 28)", "trained on (8, 8)"]),
-        (["--ood", "bright.npy"], ["--ood bright.npy holds values up to 2", "those of the run end at 16"]),
+        (
+            ["--ood", "bright.npy"],
+            ["--ood bright.npy holds values up to 2", "those of the run end at 16"],
+        ),
         (["--ood", "real.npy"], ["--ood real.npy holds reals", "trained on digits", "grey levels"]),
-        (["--ood", "unit.npy"], ["--ood unit.npy holds reals in [0, 1]", "trained on digits", "grey levels"]),
+        (
+            ["--ood", "unit.npy"],
+            ["--ood unit.npy holds reals in [0, 1]", "trained on digits", "grey levels"],
+        ),
         (["--ood", "few.npy"], ["fewer than two test data"]),
-        (["--ood", "own/a.npy", "--ood", "a.npy"], ["own/a.npy", "--ood a.npy", "ood-a.png", "rename"]),
+        (
+            ["--ood", "own/a.npy", "--ood", "a.npy"],
+            ["own/a.npy", "--ood a.npy", "ood-a.png", "rename"],
+        ),
         (["--ood", "a.npy", "--ood", "a.npy"], ["ood-a.png"]),
         (["--ood", "a.npy", "--limit", 1], ["two data or more", "--limit"]),
         (["--ood"], ["--ood", "one argument"]),
@@ -293,19 +345,42 @@ def test_data_that_cannot_be_scored(refused, run, options, words):
 def test_bits_are_no_grey_levels(refused, train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     noise("bits.npy", maximum=1)
-    made = train("run", "--likelihood", "gaussian", "--epochs", 1, "--latent-dim", 2, "--network", "mlp(hidden=(8,))")
-    mentions(refused("evaluate", made, "--ood", "bits.npy"), "bits.npy holds bits", "trained on digits", "grey levels")
+    made = train(
+        "run",
+        "--likelihood",
+        "gaussian",
+        "--epochs",
+        1,
+        "--latent-dim",
+        2,
+        "--network",
+        "mlp(hidden=(8,))",
+    )
+    mentions(
+        refused("evaluate", made, "--ood", "bits.npy"),
+        "bits.npy holds bits",
+        "trained on digits",
+        "grey levels",
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.skipif("PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets")
+@pytest.mark.skipif(
+    "PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"
+)
 def test_fashion_gives_mnist_a_higher_density(call, train):
     """The known failure (Nalisnick et al. 2019, Xiao et al. 2020), and the regret, which has it less."""
-    made = train("run", "--dataset", "fashion-mnist", "--likelihood", "discretizedlogistic", "--epochs", 2)
-    said = call("evaluate", made, "--limit", 200, "--num-particles", 200, "--refine", 30, "--ood", "mnist")
+    made = train(
+        "run", "--dataset", "fashion-mnist", "--likelihood", "discretizedlogistic", "--epochs", 2
+    )
+    said = call(
+        "evaluate", made, "--limit", 200, "--num-particles", 200, "--refine", 30, "--ood", "mnist"
+    )
     assert said.code == 0
-    mentions(said.out, "higher log p(x) to mnist than to its own fashion-mnist test data", "Nalisnick")
+    mentions(
+        said.out, "higher log p(x) to mnist than to its own fashion-mnist test data", "Nalisnick"
+    )
     found = json.loads((made / "evaluation.json").read_text())["ood"]["mnist"]
     assert found["log p(x)"]["high"] < 0.35
     assert found["regret"]["low"] > 0.9

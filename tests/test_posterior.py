@@ -11,7 +11,18 @@ import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from ppca import PPCA
-from pyro_vae import IAF, MLP, VAE, Bernoulli, Delta, InputError, MeanField, StandardNormal, compare_posterior, plots
+from pyro_vae import (
+    IAF,
+    MLP,
+    VAE,
+    Bernoulli,
+    Delta,
+    InputError,
+    MeanField,
+    StandardNormal,
+    compare_posterior,
+    plots,
+)
 from pyro_vae.inference.posterior import PosteriorComparison
 from pyro_vae.report import report
 from reading import mentions
@@ -40,7 +51,9 @@ def made(draws, guide_mean, guide_covariance, guide_draws=None, closed=True):
     guide_draws = torch.zeros(n, 2, d).double() if guide_draws is None else guide_draws
     moments = (guide_mean.expand(n, d), guide_covariance.expand(n, d, d))
     flags = torch.zeros(draws.shape[:3], dtype=torch.bool)
-    return PosteriorComparison(draws, flags, guide_draws, *moments, closed, {"z": torch.Size([d])}, range(n))
+    return PosteriorComparison(
+        draws, flags, guide_draws, *moments, closed, {"z": torch.Size([d])}, range(n)
+    )
 
 
 def within(found, expected, errors):
@@ -76,12 +89,18 @@ def test_a_mean_field_guide_has_its_kl_and_is_too_narrow():
     truth = PPCA(2, 2)
     covariance = truth.posterior_covariance
     precision = torch.linalg.inv(covariance)
-    vae = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood,
-              MeanField(MLP((2,), hidden=()), 2)).double()  # fmt: skip
+    vae = VAE(
+        StandardNormal(2),
+        truth.vae.model.decoder,
+        truth.vae.model.likelihood,
+        MeanField(MLP((2,), hidden=()), 2),
+    ).double()
     with torch.no_grad():
         vae.guide.head.weight.zero_()
         vae.guide.head.weight[:2] = truth.gain
-        vae.guide.head.bias.copy_(torch.cat([-truth.gain @ truth.b, -0.5 * precision.diagonal().log()]))
+        vae.guide.head.bias.copy_(
+            torch.cat([-truth.gain @ truth.b, -0.5 * precision.diagonal().log()])
+        )
     x = truth.sample(1)
     found = compare_posterior(*vae.children(), x, **QUICK)
     expected = (precision.diagonal() * covariance.diagonal()).rsqrt()
@@ -91,7 +110,9 @@ def test_a_mean_field_guide_has_its_kl_and_is_too_narrow():
     assert within(found.shift, 0, found.mean_errors / found.sd)
     gap = 0.5 * (precision.diagonal().log().sum() - precision.logdet()).item()
     assert gap > 0.2
-    assert found.kl.item() == pytest.approx(gap, abs=4.5 * math.sqrt(2 * gap * 2 * found.kl_noise.item()))
+    assert found.kl.item() == pytest.approx(
+        gap, abs=4.5 * math.sqrt(2 * gap * 2 * found.kl_noise.item())
+    )
     draws = MultivariateNormal(torch.zeros(2).double(), covariance).sample((20, 4, 5000))
     many = made(draws, torch.zeros(2).double(), precision.diagonal().reciprocal().diag_embed())
     assert many.kl.mean().item() == pytest.approx(gap, abs=0.01)
@@ -103,7 +124,9 @@ def test_the_kl_of_given_moments():
     draws = torch.randn(3, 2, 20, 3).double() @ torch.randn(3, 3).double()
     mean, covariance = torch.randn(3).double(), torch.diag(torch.rand(3).double() + 0.1)
     found = made(draws, mean, covariance)
-    p = MultivariateNormal(draws.flatten(1, 2).mean(1), torch.stack([torch.cov(d.flatten(0, 1).T) for d in draws]))
+    p = MultivariateNormal(
+        draws.flatten(1, 2).mean(1), torch.stack([torch.cov(d.flatten(0, 1).T) for d in draws])
+    )
     torch.testing.assert_close(found.kl, kl_divergence(MultivariateNormal(mean, covariance), p))
     assert made(draws, mean, torch.zeros(3, 3).double()).kl.isnan().all()
     assert made(torch.zeros_like(draws), mean, covariance).kl.isnan().all()
@@ -131,7 +154,10 @@ def test_the_latents_that_together_differ_most():
     draws = MultivariateNormal(torch.zeros(4).double(), covariance).sample((1, 2, 2000))
     found = made(draws, torch.tensor([0.1, 0.0, 0.0, 0.2]).double(), torch.eye(4).double())
     assert found.most_different(0, 1) == [3]
-    assert found.most_different(0, 2) == [1, 3]  # not 0 and 3, each of which is further off by itself
+    assert found.most_different(0, 2) == [
+        1,
+        3,
+    ]  # not 0 and 3, each of which is further off by itself
     assert found.most_different(0, 9) == [0, 1, 2, 3]
 
 
@@ -141,7 +167,9 @@ def test_the_latents_that_together_differ_most():
 def test_a_flow_has_the_moments_of_its_draws():
     truth = PPCA(2, 3)
     guide = IAF(MLP((3,), hidden=()), 2, hidden=(8,), context=3)
-    vae = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, guide).double()
+    vae = VAE(
+        StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, guide
+    ).double()
     x = truth.sample(2)
     found = compare_posterior(vae.model, vae.guide, x, guide_samples=20_000, **TINY)
     draws = vae.encode(x).sample((20_000,)).detach()
@@ -149,7 +177,9 @@ def test_a_flow_has_the_moments_of_its_draws():
     error = draws.std(0) * math.sqrt(2 / 20_000)
     assert within(found.guide_mean, draws.mean(0), error)
     expected = torch.stack([torch.cov(draws[:, i].T) for i in range(2)])
-    torch.testing.assert_close(found.guide_covariance, expected, rtol=0.1, atol=0.1 * expected.max().item())
+    torch.testing.assert_close(
+        found.guide_covariance, expected, rtol=0.1, atol=0.1 * expected.max().item()
+    )
     assert "from 20000 draws" in str(found)
 
 
@@ -183,8 +213,12 @@ def test_two_latents_one_above_the_other():
     assert not found.closed
     mean = x @ gain.T
     assert within(found.mean[:, order], mean, found.mean_errors[:, order])
-    assert within(found.guide_mean[:, order], mean, covariance.diagonal().sqrt() / math.sqrt(50_000))
-    torch.testing.assert_close(found.guide_covariance[0][order][:, order], covariance, rtol=0, atol=0.02)
+    assert within(
+        found.guide_mean[:, order], mean, covariance.diagonal().sqrt() / math.sqrt(50_000)
+    )
+    torch.testing.assert_close(
+        found.guide_covariance[0][order][:, order], covariance, rtol=0, atol=0.02
+    )
     assert within(found.sd[:, order], covariance.diagonal().sqrt(), found.sd_errors[:, order])
     assert found.kl.item() < 5 * found.kl_noise.item()
     posterior = found.to_arviz().posterior
@@ -201,13 +235,18 @@ def test_a_latent_that_is_a_matrix():
 
     def guide(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x[:, None, None] * torch.arange(4.0).reshape(2, 2), 2.0).to_event(2))
+            pyro.sample(
+                "z",
+                dist.Normal(x[:, None, None] * torch.arange(4.0).reshape(2, 2), 2.0).to_event(2),
+            )
 
     found = compare_posterior(model, guide, torch.tensor([1.0, 3.0]), guide_samples=20_000, **TINY)
     assert found.names == ["z[0, 0]", "z[0, 1]", "z[1, 0]", "z[1, 1]"]
     expected = torch.tensor([[0, 1, 2, 3], [0, 3, 6, 9]]).double()
     torch.testing.assert_close(found.guide_mean, expected, rtol=0, atol=4.5 * 2 / 20_000**0.5)
-    torch.testing.assert_close(found.guide_covariance, 4 * torch.eye(4).double().expand(2, 4, 4), rtol=0, atol=0.2)
+    torch.testing.assert_close(
+        found.guide_covariance, 4 * torch.eye(4).double().expand(2, 4, 4), rtol=0, atol=0.2
+    )
 
 
 def folded(x):
@@ -239,7 +278,9 @@ def test_divergent_trajectories_are_counted_and_named():
     def funnel(x):
         with pyro.plate("data", len(x)):
             v = pyro.sample("v", dist.Normal(0.0, 3.0))
-            z = pyro.sample("z", dist.Normal(torch.zeros(3), (v / 2).exp().unsqueeze(-1)).to_event(1))
+            z = pyro.sample(
+                "z", dist.Normal(torch.zeros(3), (v / 2).exp().unsqueeze(-1)).to_event(1)
+            )
             pyro.sample("x", dist.Normal(z.sum(-1), 10.0), obs=x)
 
     def guide(x):
@@ -247,7 +288,9 @@ def test_divergent_trajectories_are_counted_and_named():
             pyro.sample("v", dist.Normal(0.0, 1.0))
             pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
 
-    found = compare_posterior(funnel, guide, torch.zeros(1), num_samples=100, num_chains=2, target_accept=0.5)
+    found = compare_posterior(
+        funnel, guide, torch.zeros(1), num_samples=100, num_chains=2, target_accept=0.5
+    )
     count = found.divergences.item()
     assert count > 0
     assert found.diverging.sum() == count
@@ -270,7 +313,9 @@ def test_diagnostics_are_those_of_arviz(exact):
             assert found.rhat[i, d].item() == pytest.approx(az.rhat(z), rel=1e-12)
             assert found.ess_bulk[i, d].item() == pytest.approx(az.ess(z, method="bulk"), rel=1e-12)
             assert found.ess_tail[i, d].item() == pytest.approx(az.ess(z, method="tail"), rel=1e-12)
-            assert found.mean_errors[i, d].item() == pytest.approx(az.mcse(z, method="mean"), rel=1e-12)
+            assert found.mean_errors[i, d].item() == pytest.approx(
+                az.mcse(z, method="mean"), rel=1e-12
+            )
             assert found.sd_errors[i, d].item() == pytest.approx(az.mcse(z, method="sd"), rel=1e-12)
     posterior = found.to_arviz().posterior["z"]
     assert posterior.shape == (2, 200, 2, 2)
@@ -283,7 +328,9 @@ def test_the_table_and_the_dictionary(exact):
     mentions(lines[0], "2 data with 2 latents", "2 chains of 200 draws", "in closed form")
     for i, (row, line) in enumerate(zip(found.rows, lines[2:4], strict=True)):
         for cell, value in zip(line.removeprefix(f"datum {i}").split(), row.values(), strict=True):
-            assert float(cell) == pytest.approx(value, abs=0.51 * 10.0 ** -len(cell.partition(".")[2])), line
+            assert float(cell) == pytest.approx(
+                value, abs=0.51 * 10.0 ** -len(cell.partition(".")[2])
+            ), line
     assert found.rows[1]["ratio_least"] == found.ratio[1].min().item()
     assert found.rows[1]["rhat"] == found.rhat[1].max().item()
     told = json.loads(json.dumps(found.to_dict()))
@@ -356,7 +403,9 @@ def test_numbers_out_of_range(options, words):
 
 def test_pairs_without_a_posterior_to_draw():
     truth = PPCA(2, 3)
-    point = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, Delta(MLP((3,)), 2)).double()
+    point = VAE(
+        StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, Delta(MLP((3,)), 2)
+    ).double()
     with pytest.raises(InputError, match="the guide is a point"):
         compare_posterior(point.model, point.guide, truth.sample(1))
     bits = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
@@ -404,7 +453,12 @@ def test_evaluation_compares_with_the_posterior(call, trained, tmp_path):
     options = ("--limit", 9, "--num-particles", 20, "--posterior", 3, "--posterior-draws", 8)
     said = call("evaluate", run, *options, "--report")
     assert (said.code, said.err) == (0, "")
-    mentions(said.out, "p(z|x) of 3 data with 3 latents by NUTS, 4 chains of 8 draws", "datum 6", "posterior.png")
+    mentions(
+        said.out,
+        "p(z|x) of 3 data with 3 latents by NUTS, 4 chains of 8 draws",
+        "datum 6",
+        "posterior.png",
+    )
     found = json.loads((run / "evaluation.json").read_text())["posterior"]
     assert found["data"] == [0, 3, 6]
     assert len(found["rows"]) == len(found["mean"]) == 3

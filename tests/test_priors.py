@@ -5,7 +5,20 @@ import pytest
 import scipy.stats
 import torch
 
-from pyro_vae import MLP, VAE, Bernoulli, Delta, Flow, FullRank, InputError, MeanField, Spec, VampPrior, build, priors
+from pyro_vae import (
+    MLP,
+    VAE,
+    Bernoulli,
+    Delta,
+    Flow,
+    FullRank,
+    InputError,
+    MeanField,
+    Spec,
+    VampPrior,
+    build,
+    priors,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +52,9 @@ def test_flow_density_is_the_noise_times_the_determinant_by_autodiff(kind, d):
 
 @pytest.mark.parametrize("make", [MeanField, FullRank], ids=lambda m: m.__name__)
 def test_vamp_prior_is_the_mixture_of_the_guides_posteriors(make):
-    vae = VAE(VampPrior(2, pseudo_inputs=6), MLP((2,), (1, 4)), Bernoulli((4,)), make(MLP((4,)), 2)).double()
+    vae = VAE(
+        VampPrior(2, pseudo_inputs=6), MLP((2,), (1, 4)), Bernoulli((4,)), make(MLP((4,)), 2)
+    ).double()
     z = torch.randn(9, 2).double()
     each = vae.encode(vae.model.prior.pseudo_inputs).expand((9, 6)).log_prob(z[:, None])
     torch.testing.assert_close(vae.model.prior().log_prob(z), each.logsumexp(1) - np.log(6))
@@ -66,10 +81,16 @@ def test_vamp_prior_starts_from_data_in_the_units_of_the_encoder():
         (lambda: Flow(2, kind="glow"), "kind='glow'"),
         (lambda: Flow(2, transforms=0), "transforms=0"),
         (lambda: Flow(2, hidden=(0,)), "hidden"),
-        (lambda: VAE(VampPrior(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2)), "are points"),
+        (
+            lambda: VAE(VampPrior(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2)),
+            "are points",
+        ),
         (
             lambda: VAE(
-                VampPrior(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(torch.nn.Linear(4, 3), 2, features=3)
+                VampPrior(2),
+                MLP((2,), (1, 4)),
+                Bernoulli((4,)),
+                MeanField(torch.nn.Linear(4, 3), 2, features=3),
             ),
             "give VampPrior shape=",
         ),

@@ -10,10 +10,19 @@ from pyro_vae import ELBO, SVI, Spec, build
 from pyro_vae.inference import compiled, products
 
 pytestmark = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="needs the kernels of this processor"
+    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
+    reason="needs the kernels of this processor",
 )
 
-SIZES = [(1, 1, 1), (2, 3, 1), (7, 3, 2100), (20, 600, 16), (100, 784, 200), (257, 33, 65), (300, 1100, 70)]
+SIZES = [
+    (1, 1, 1),
+    (2, 3, 1),
+    (7, 3, 2100),
+    (20, 600, 16),
+    (100, 784, 200),
+    (257, 33, 65),
+    (300, 1100, 70),
+]
 SIZES.append((200, 5000, 50))  # turned as a whole
 
 
@@ -56,7 +65,9 @@ def test_products_of_any_layout_are_right(size, product, threads):
     """Within the bound of any order of summation: terms x rounding x |a| |b| (Higham 2002, section 3.5)."""
     m, terms, n = size
     for left, right, bias in itertools.product(
-        (rows, columns, part, strided, repeated), (rows, columns, part, strided, repeated), (None, torch.randn(n))
+        (rows, columns, part, strided, repeated),
+        (rows, columns, part, strided, repeated),
+        (None, torch.randn(n)),
     ):
         a, b = left(m, terms), right(terms, n)
         truth, scale = a.double() @ b.double(), a.double().abs() @ b.double().abs()
@@ -64,7 +75,10 @@ def test_products_of_any_layout_are_right(size, product, threads):
             truth, scale = truth + bias, scale + bias.abs()
         found = product(a, b, bias)
         assert found.is_contiguous()
-        assert ((found - truth).abs() <= (terms + 1) * 2**-24 * scale).all(), (left.__name__, right.__name__)
+        assert ((found - truth).abs() <= (terms + 1) * 2**-24 * scale).all(), (
+            left.__name__,
+            right.__name__,
+        )
 
 
 @pytest.mark.parametrize(
@@ -87,8 +101,15 @@ def test_a_graph_hands_over_what_repays_the_call(product, monkeypatch):
     x, w, bias = torch.randn(50, 80), torch.randn(70, 80), torch.randn(70)
     cases = {
         "product": [lambda x: x @ w.t(), lambda x: torch.addmm(bias, x, w.t())],
-        "addmm": [lambda x: torch.addmm(torch.ones(50, 70), x, w.t()), lambda x: torch.addmm(bias, x, w.t(), beta=2)],
-        "mm": [lambda x: x.double() @ w.double().t(), lambda x: x[:, :20] @ w[:, :20].t(), lambda x: x[:1] @ w.t()],
+        "addmm": [
+            lambda x: torch.addmm(torch.ones(50, 70), x, w.t()),
+            lambda x: torch.addmm(bias, x, w.t(), beta=2),
+        ],
+        "mm": [
+            lambda x: x.double() @ w.double().t(),
+            lambda x: x[:, :20] @ w[:, :20].t(),
+            lambda x: x[:1] @ w.t(),
+        ],
     }
     for name, functions in cases.items():
         for function in functions:
@@ -104,7 +125,9 @@ def test_steps_by_these_products_are_those_without_a_graph(product, monkeypatch)
 
     def watched(module):
         products.by_kernels(module)
-        taken.extend(node for node in module.graph.nodes if node.target is torch.ops.pyro_vae.product.default)
+        taken.extend(
+            node for node in module.graph.nodes if node.target is torch.ops.pyro_vae.product.default
+        )
 
     monkeypatch.setattr(products, "kernels_are_faster", lambda: True)
     monkeypatch.setattr(compiled, "by_kernels", watched)

@@ -45,7 +45,9 @@ def handwritten(vae):
         pyro.module("decoder", vae.model.decoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(3), x.new_ones(3)).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=vae.model.decoder(z).squeeze(-2)).to_event(1), obs=x)
+            pyro.sample(
+                "x", dist.Bernoulli(logits=vae.model.decoder(z).squeeze(-2)).to_event(1), obs=x
+            )
 
     def guide(x):
         pyro.module("encoder", vae.guide.encoder)
@@ -69,7 +71,9 @@ def test_twenty_steps_equal_pyro_on_the_same_pair_by_hand(loss):
     torch.manual_seed(7)
     losses = [svi.step(x).item() for _ in range(20)]
     with pyro.get_param_store().scope():
-        reference = pyro.infer.SVI(*handwritten(theirs), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        reference = pyro.infer.SVI(
+            *handwritten(theirs), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()
+        )
         torch.manual_seed(7)
         expected = [reference.step(x) for _ in range(20)]
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-10)
@@ -92,7 +96,9 @@ def test_gradients_equal_pyro(guide):
 def test_our_objective_works_in_pyros_svi():
     ours, theirs, x = make_vae(), make_vae(), data()
     svi = SVI(ours.model, ours.guide, pyro.optim.Adam({"lr": 0.01}), IWAE(num_particles=3))
-    reference = pyro.infer.SVI(theirs.model, theirs.guide, pyro.optim.Adam({"lr": 0.01}), IWAE(num_particles=3))
+    reference = pyro.infer.SVI(
+        theirs.model, theirs.guide, pyro.optim.Adam({"lr": 0.01}), IWAE(num_particles=3)
+    )
     torch.manual_seed(7)
     losses = [svi.step(x).item() for _ in range(5)]
     torch.manual_seed(7)
@@ -131,7 +137,9 @@ def test_the_mean_reduction_is_the_sum_over_the_batch_size():
     torch.manual_seed(7)
     loss, _ = SVI(summed.model, summed.guide, torch.optim.Adam, ELBO()).loss_and_grads(x)
     torch.manual_seed(7)
-    per_datum, _ = SVI(mean.model, mean.guide, torch.optim.Adam, ELBO(), reduction="mean").loss_and_grads(x)
+    per_datum, _ = SVI(
+        mean.model, mean.guide, torch.optim.Adam, ELBO(), reduction="mean"
+    ).loss_and_grads(x)
     torch.testing.assert_close(loss, 10 * per_datum)
     for p, q in zip(summed.parameters(), mean.parameters(), strict=True):
         torch.testing.assert_close(p.grad, 10 * q.grad)
@@ -147,7 +155,9 @@ def test_a_pair_of_functions_trains_and_is_evaluated():
 
     def guide(x):
         slope = pyro.param("slope", torch.tensor(0.0).double())
-        scale = pyro.param("scale", torch.tensor(1.0).double(), constraint=dist.constraints.positive)
+        scale = pyro.param(
+            "scale", torch.tensor(1.0).double(), constraint=dist.constraints.positive
+        )
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(slope * x, scale))
 
@@ -161,7 +171,9 @@ def test_a_pair_of_functions_trains_and_is_evaluated():
         assert abs(pyro.param("scale").item() - 0.5**0.5) < 0.03
         result = log_marginal(model, guide, x, num_particles=200)
         truth = dist.Normal(0.0, 2**0.5).log_prob(x)
-        assert abs(result.mean - truth.mean()) < 3 * result.monte_carlo_standard_error + abs(result.bias)
+        assert abs(result.mean - truth.mean()) < 3 * result.monte_carlo_standard_error + abs(
+            result.bias
+        )
 
 
 def test_a_pair_of_plain_pyro_modules_trains_twice():
@@ -222,12 +234,16 @@ def gaussian_from_switch(x, logit):
     return model, guide
 
 
-@pytest.mark.parametrize("objective", [ELBO(num_particles=2), IWAE(num_particles=2)], ids=["ELBO", "IWAE"])
+@pytest.mark.parametrize(
+    "objective", [ELBO(num_particles=2), IWAE(num_particles=2)], ids=["ELBO", "IWAE"]
+)
 def test_score_function_gradient_against_enumeration(objective):
     x = torch.tensor(0.8).double()
     logit = torch.tensor(-0.4).double().requires_grad_()
     values = torch.tensor([0.0, 1.0]).double()
-    log_w = dist.Bernoulli(x.new_tensor(0.3)).log_prob(values) + dist.Normal(2 * values, 1.0).log_prob(x)
+    log_w = dist.Bernoulli(x.new_tensor(0.3)).log_prob(values) + dist.Normal(
+        2 * values, 1.0
+    ).log_prob(x)
     log_q = dist.Bernoulli(logits=logit).log_prob(values)
     expected = 0.0
     for i in range(2):
@@ -257,7 +273,9 @@ def test_several_latent_sites_are_summed():
 
     def guide(x):
         with pyro.plate("data", len(x)):
-            a = pyro.sample("a", dist.Normal(x / 3, (2 / 3) ** 0.5))  # the exact posterior of a, then of b
+            a = pyro.sample(
+                "a", dist.Normal(x / 3, (2 / 3) ** 0.5)
+            )  # the exact posterior of a, then of b
             pyro.sample("b", dist.Normal((a + x) / 2, 0.5**0.5))
 
     x = torch.tensor([0.3, -1.2]).double()
@@ -354,12 +372,19 @@ def test_a_step_reads_nothing_back_to_the_host(guide):
             return func(*args, **(kwargs or {}))
 
     vae, x = make_vae(guide=guide), data()
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), IWAE(num_particles=3))
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+        IWAE(num_particles=3),
+    )
     svi.step(x)
     with Watch():
         svi.step(x)
     assert read == []
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), Trace_ELBO())
+    svi = SVI(
+        vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), Trace_ELBO()
+    )
     with Watch():
         svi.step(x)
     assert read  # and the watch does see what Pyro's own ELBO reads

@@ -40,7 +40,9 @@ def _seeded():
 def with_guide(truth, make):
     """The model of a probabilistic PCA with another guide."""
     guide = make(MLP((len(truth.b),), hidden=()), truth.latent_dim)
-    return VAE(StandardNormal(truth.latent_dim), truth.vae.model.decoder, truth.vae.model.likelihood, guide).double()
+    return VAE(
+        StandardNormal(truth.latent_dim), truth.vae.model.decoder, truth.vae.model.likelihood, guide
+    ).double()
 
 
 def mean_field(truth, *, shift=0.0, widen=1.0):
@@ -155,7 +157,9 @@ def test_every_guide_with_a_density_gets_better_and_the_vae_stays_as_it_is(make)
     }
 
 
-@pytest.mark.parametrize("make", [GUIDES["local"], GUIDES["semi-amortized"], GUIDES["semi-amortized, full rank"]])
+@pytest.mark.parametrize(
+    "make", [GUIDES["local"], GUIDES["semi-amortized"], GUIDES["semi-amortized, full rank"]]
+)
 def test_the_start_is_what_the_guide_returns(make):
     truth = PPCA(2, 5)
     x = truth.sample(5)
@@ -179,12 +183,18 @@ def test_a_guide_that_is_no_member_of_the_family_of_guides():
 
         def posterior(self, h):
             loc, log_scale = h.chunk(2, -1)
-            return torch.distributions.Independent(torch.distributions.Normal(loc, log_scale.exp()), 1)
+            return torch.distributions.Independent(
+                torch.distributions.Normal(loc, log_scale.exp()), 1
+            )
 
     truth = PPCA(2, 5)
     x = truth.sample(20)
-    vae = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, Own()).double()
-    kl = kl_to_posterior(truth, x, refine(vae, x, steps=300, rate=0.3).given(x))  # from a start far away
+    vae = VAE(
+        StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, Own()
+    ).double()
+    kl = kl_to_posterior(
+        truth, x, refine(vae, x, steps=300, rate=0.3).given(x)
+    )  # from a start far away
     assert kl.mean().item() == pytest.approx(mean_field_gap(truth), abs=0.03)
 
 
@@ -195,8 +205,17 @@ def test_the_refined_guide_knows_its_data_and_no_others():
     guide = refine(truth.vae, x, steps=5)
     assert len(guide) == 8
     for run in (slice(0, 8), slice(0, 1), slice(4, 7), slice(7, 8)):
-        torch.testing.assert_close(guide.given(x[run]).mean, guide.family(guide.parameters[run]).mean)
-    for other in (x[:0], truth.sample(3, seed=1), torch.cat([x, x]), x[[0, 2]], truth.sample(8, seed=1), x[:, :3]):
+        torch.testing.assert_close(
+            guide.given(x[run]).mean, guide.family(guide.parameters[run]).mean
+        )
+    for other in (
+        x[:0],
+        truth.sample(3, seed=1),
+        torch.cat([x, x]),
+        x[[0, 2]],
+        truth.sample(8, seed=1),
+        x[:, :3],
+    ):
         with pytest.raises(InputError, match=f"refined for 8 data and is called with {len(other)}"):
             guide(other)
 
@@ -221,7 +240,9 @@ def test_weights_from_a_refined_guide_are_better_and_agree_with_the_closed_form(
     x = truth.sample(50)
     plain = log_marginal(*truth.pair, x, num_particles=1000)
     done = []
-    refined = log_marginal_refined(truth.vae, x, num_particles=1000, steps=100, batch_size=20, progress=done.append)
+    refined = log_marginal_refined(
+        truth.vae, x, num_particles=1000, steps=100, batch_size=20, progress=done.append
+    )
     assert sum(done) == 50 * 1000
     assert len(refined) == 50
     assert plain.doubtful.float().mean() > 0.8
@@ -234,7 +255,9 @@ def test_weights_from_a_refined_guide_are_better_and_agree_with_the_closed_form(
 
 def test_log_marginal_of_a_curved_posterior_against_quadrature():
     """A Bernoulli model with one latent, whose posterior is no Gaussian."""
-    vae = VAE(StandardNormal(1), MLP((1,), (1, 6), hidden=(8,)), Bernoulli((6,)), MeanField(MLP((6,)), 1)).double()
+    vae = VAE(
+        StandardNormal(1), MLP((1,), (1, 6), hidden=(8,)), Bernoulli((6,)), MeanField(MLP((6,)), 1)
+    ).double()
     for p in vae.model.decoder.parameters():
         torch.nn.init.normal_(p, std=0.5)
     x = torch.rand(20, 6).round().double()
@@ -255,9 +278,13 @@ def test_gaps_of_a_family_that_contains_the_posterior():
     truth = PPCA(2, 5, widen=1.5, shift=0.3)
     x = truth.sample(40)
     amortised = kl_to_posterior(truth, x, truth.vae.encode(x)).detach()
-    gaps = inference_gaps(truth.vae, x, steps=300, num_particles=500, elbo_particles=400, batch_size=15)
+    gaps = inference_gaps(
+        truth.vae, x, steps=300, num_particles=500, elbo_particles=400, batch_size=15
+    )
     assert len(gaps) == 40
-    torch.testing.assert_close(gaps.log_marginal.values, truth.marginal.log_prob(x), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        gaps.log_marginal.values, truth.marginal.log_prob(x), rtol=0, atol=1e-4
+    )
     torch.testing.assert_close(gaps.approximation, torch.zeros(40).double(), rtol=0, atol=1e-3)
     z = (gaps.amortisation - amortised) / gaps.amortisation_errors
     assert z.abs().max() < 4.5
@@ -279,9 +306,12 @@ def test_gaps_of_a_mean_field_guide():
         mean, _, error = rows[name]
         assert mean == pytest.approx(expected, abs=4.5 * error + short), name
         assert error < 0.05
-    assert rows["inference"].mean == pytest.approx(rows["approximation"].mean + rows["amortisation"].mean)
     assert rows["inference"].mean == pytest.approx(
-        best + amortised.mean().item(), abs=4.5 * rows["inference"].monte_carlo_standard_error + 0.005
+        rows["approximation"].mean + rows["amortisation"].mean
+    )
+    assert rows["inference"].mean == pytest.approx(
+        best + amortised.mean().item(),
+        abs=4.5 * rows["inference"].monte_carlo_standard_error + 0.005,
     )
     for gap, errors in (
         (gaps.approximation, gaps.approximation_errors),
@@ -295,8 +325,13 @@ def test_errors_of_the_gaps_against_repetition():
     """Of one datum, many times over, with the refined guide's share in the noise left out by an exact family."""
     truth = PPCA(2, 3, widen=1.5, shift=0.4)
     x = truth.sample(1).expand(300, 3).contiguous()
-    gaps = inference_gaps(truth.vae, x, steps=200, num_particles=50, elbo_particles=100, batch_size=300)
-    for gap, errors in ((gaps.amortisation, gaps.amortisation_errors), (gaps.inference, gaps.inference_errors)):
+    gaps = inference_gaps(
+        truth.vae, x, steps=200, num_particles=50, elbo_particles=100, batch_size=300
+    )
+    for gap, errors in (
+        (gaps.amortisation, gaps.amortisation_errors),
+        (gaps.inference, gaps.inference_errors),
+    ):
         assert gap.std().item() == pytest.approx(errors.square().mean().sqrt().item(), rel=0.25)
     vae = mean_field(truth, shift=0.4, widen=1.5)
     gaps = inference_gaps(vae, x, steps=200, num_particles=400, elbo_particles=100, batch_size=300)
@@ -312,12 +347,16 @@ def test_errors_of_the_gaps_against_repetition():
 
 def test_the_table_of_gaps():
     truth = PPCA(2, 3, widen=1.5)
-    gaps = inference_gaps(truth.vae, truth.sample(4), steps=20, num_particles=100, elbo_particles=20, batch_size=3)
+    gaps = inference_gaps(
+        truth.vae, truth.sample(4), steps=20, num_particles=100, elbo_particles=20, batch_size=3
+    )
     lines = str(gaps).splitlines()
     assert lines[0].split() == ["nats", "per", "datum", "mean", "±", "data", "±", "Monte", "Carlo"]
     for name, line in zip(gaps.averages, lines[1:7], strict=True):
         assert line.startswith(name)
-        assert [float(n) for n in line.split()[-3:]] == pytest.approx(list(gaps.averages[name]), abs=6e-5)
+        assert [float(n) for n in line.split()[-3:]] == pytest.approx(
+            list(gaps.averages[name]), abs=6e-5
+        )
     assert "of 4 data" in lines[8]
     assert lines[-1] == gaps.log_marginal.verdict()
     one = inference_gaps(truth.vae, truth.sample(1), steps=2, num_particles=100, elbo_particles=20)
@@ -334,7 +373,9 @@ class Blind(FullRank):
 
     def variational_parameters(self, h):
         d = self.latent_dim
-        change = torch.cat([torch.full((d,), 2.0), torch.full((d,), -1.0), torch.zeros(len(self.rows))]).to(h)
+        change = torch.cat(
+            [torch.full((d,), 2.0), torch.full((d,), -1.0), torch.zeros(len(self.rows))]
+        ).to(h)
         return super().variational_parameters(h) + (h[..., :1] > self.threshold) * change
 
 
@@ -363,7 +404,10 @@ def test_hard_data_take_the_refinement_road():
     expected = truth.marginal.log_prob(x)
     for part in (hard, ~hard):
         error = (result.values - expected)[part]
-        assert error.mean().abs() < 4.5 * result.standard_errors[part].square().sum().sqrt() / part.sum() + 1e-4
+        assert (
+            error.mean().abs()
+            < 4.5 * result.standard_errors[part].square().sum().sqrt() / part.sum() + 1e-4
+        )
     assert str(effort) == (
         "108 of 120 data were left to the guide's own draws, 0 took more of them, 12 a refined q(z|x) and more draws, "
         "0 annealed chains; 0 stay doubtful (Pareto k above 0.7 or fewer than 10 effective chains). 168000 of 600000 "
@@ -375,7 +419,9 @@ def test_hard_data_take_the_refinement_road():
 def test_a_budget_that_does_not_suffice_goes_to_the_worst():
     _, vae, x, hard = blind()
     torch.manual_seed(5)
-    worst = log_marginal(vae.model, vae.guide, x, num_particles=500).pareto_k.argsort(descending=True)[:3]
+    worst = log_marginal(vae.model, vae.guide, x, num_particles=500).pareto_k.argsort(
+        descending=True
+    )[:3]
     torch.manual_seed(5)
     budget = 2 * 500 * 120 + 3 * 2 * 2000 + 3999
     result, effort = log_marginal_adaptive(vae, x, num_particles=500, budget=budget, annealing=0)
@@ -384,7 +430,10 @@ def test_a_budget_that_does_not_suffice_goes_to_the_worst():
     assert torch.equal(effort.unaffordable, hard & ~effort.took("refined"))
     assert torch.equal(effort.doubtful, effort.unaffordable)
     assert int(result.doubtful.sum()) == 9
-    assert "117 of 120 data were left to the guide's own draws (9 of them beyond the budget), 0 took" in str(effort)
+    assert (
+        "117 of 120 data were left to the guide's own draws (9 of them beyond the budget), 0 took"
+        in str(effort)
+    )
 
 
 def test_a_standard_error_is_reached_by_more_draws():
@@ -412,7 +461,11 @@ def test_a_standard_error_is_reached_by_more_draws():
     assert torch.equal(effort.doubtful, result.standard_errors > asked)
     assert set(result.particles.tolist()) == {8000, 32000}
     more = int((result.particles == 32000).sum())
-    assert effort.draws == sum(done) == 30 * (2 * 500 + 2 * 2000 + 2 * 8000 - 2000) + more * (2 * 32000 - 8000)
+    assert (
+        effort.draws
+        == sum(done)
+        == 30 * (2 * 500 + 2 * 2000 + 2 * 8000 - 2000) + more * (2 * 32000 - 8000)
+    )
     assert f"or a standard error above {asked}" in str(effort)
     error = (result.values - truth.marginal.log_prob(x)).mean()
     assert abs(error) < 4.5 * result.monte_carlo_standard_error + 1e-3
@@ -477,7 +530,9 @@ def test_results_with_different_numbers_of_draws():
 # --- what is refused
 
 
-@pytest.mark.parametrize("call", [refine, log_marginal_refined, inference_gaps, log_marginal_adaptive])
+@pytest.mark.parametrize(
+    "call", [refine, log_marginal_refined, inference_gaps, log_marginal_adaptive]
+)
 def test_empty_data_and_points(call):
     truth = PPCA(2, 3)
     with pytest.raises(InputError, match="no data"):
@@ -500,7 +555,11 @@ def test_empty_data_and_points(call):
         (log_marginal_adaptive, {"standard_error": -1.0}, "standard_error=-1.0"),
         (log_marginal_adaptive, {"budget": 10}, "budget=10 must be .* 6000, two passes"),
         (log_marginal_adaptive, {"num_particles": 0}, "num_particles=0"),
-        (log_marginal_adaptive, {"num_chains": 24}, "num_chains=24 must be a whole number of at least 25"),
+        (
+            log_marginal_adaptive,
+            {"num_chains": 24},
+            "num_chains=24 must be a whole number of at least 25",
+        ),
         (log_marginal_adaptive, {"num_temperatures": 0}, "num_temperatures=0"),
         (log_marginal_adaptive, {"annealing": -1}, "annealing=-1"),
     ],
@@ -521,6 +580,8 @@ def test_draws_without_gradients_are_refused():
             return torch.distributions.Independent(torch.distributions.Bernoulli(logits=h), 1)
 
     truth = PPCA(2, 3)
-    vae = VAE(StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, Coin()).double()
+    vae = VAE(
+        StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, Coin()
+    ).double()
     with pytest.raises(InputError, match="those of the Bernoulli do not"):
         refine(vae, truth.sample(3))

@@ -18,7 +18,9 @@ from pyro_vae._program import open_run
 from pyro_vae.report import report, write_report
 from reading import mentions
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 VOID = {"img", "meta"}
 INLINE = {"a", "code", "strong"}
 K = 200
@@ -114,7 +116,10 @@ def test_the_page_is_whole_and_loads_nothing(run):
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
     for link in page.all("a"):
-        assert link["href"].startswith(("http://", "https://")) or link["href"].removeprefix("#") in ids
+        assert (
+            link["href"].startswith(("http://", "https://"))
+            or link["href"].removeprefix("#") in ids
+        )
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels.count(1) == 1
     assert set(levels) == {1, 2}
@@ -124,18 +129,37 @@ def test_the_headline_has_the_numbers_of_the_evaluation(run):
     s = summary(run)
     page = Page((run / "report.html").read_text())
     shown = re.findall(r"−?\d[\d,]*\.\d+", page.texts["number"])
-    numbers = [(float(t.replace("−", "-").replace(",", "")), len(t.partition(".")[2])) for t in shown]
-    wanted = [v for name in ("log_marginal", "elbo", "reconstruction", "kl") for v in s[name].values()]
+    numbers = [
+        (float(t.replace("−", "-").replace(",", "")), len(t.partition(".")[2])) for t in shown
+    ]
+    wanted = [
+        v for name in ("log_marginal", "elbo", "reconstruction", "kl") for v in s[name].values()
+    ]
     wanted.remove(s["log_marginal"]["estimated_bias"])
     for value in [*wanted, s["bits_per_dimension"]]:
-        assert any(abs(value - n) <= 0.5 * 10**-digits and digits >= 2 for n, digits in numbers), value
-    mentions(page.text, f"{s['pareto_k']['above_limit']} of {DATA} data", s["verdict"], s["latents"]["verdict"])
-    mentions(page.texts["configuration"], s["command"], "--num-particles 200", s["versions"]["torch"], "latent_dim")
+        assert any(abs(value - n) <= 0.5 * 10**-digits and digits >= 2 for n, digits in numbers), (
+            value
+        )
+    mentions(
+        page.text,
+        f"{s['pareto_k']['above_limit']} of {DATA} data",
+        s["verdict"],
+        s["latents"]["verdict"],
+    )
+    mentions(
+        page.texts["configuration"],
+        s["command"],
+        "--num-particles 200",
+        s["versions"]["torch"],
+        "latent_dim",
+    )
 
 
 def bars(page, kind):
     """The counts of the bars of a histogram, from their titles."""
-    return sum(int(n) for n in re.findall(rf'<rect class="{kind}"[^>]*><title>[^<]*: (\d+)</title>', page))
+    return sum(
+        int(n) for n in re.findall(rf'<rect class="{kind}"[^>]*><title>[^<]*: (\d+)</title>', page)
+    )
 
 
 def test_the_histogram_of_pareto_k_counts_the_data(run):
@@ -157,7 +181,9 @@ def test_the_least_probable_data_are_shown(run):
         assert image["alt"].startswith(f"Datum {i}, ")
         pixels = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
         np.testing.assert_array_equal(np.asarray(pixels) / 255, x[i].reshape(8, 8))
-    assert not [image for image in Page(report(run)).all("img") if image.get("class") == "pixels"]  # no data at hand
+    assert not [
+        image for image in Page(report(run)).all("img") if image.get("class") == "pixels"
+    ]  # no data at hand
 
 
 def test_doubts_are_in_the_box(run, changed):
@@ -181,15 +207,28 @@ def test_other_doubts(run, changed):
     s = summary(run)
     latents = s["latents"] | {"collapsed": True, "verdict": "Collapsed: all of it."}
     mean, error = s["log_marginal"]["mean"], s["log_marginal"]["monte_carlo_standard_error"]
-    other = {"mean": mean + 0.3 + 10 * error, "data_standard_error": 1.0, "monte_carlo_standard_error": error}
+    other = {
+        "mean": mean + 0.3 + 10 * error,
+        "data_standard_error": 1.0,
+        "monte_carlo_standard_error": error,
+    }
     curve = {"1": mean - 2, "10": mean - 0.5, "100": mean}
-    folder = changed(latents=latents, ais=other | {"num_chains": 2, "num_temperatures": 3}, curve=curve)
+    folder = changed(
+        latents=latents, ais=other | {"num_chains": 2, "num_temperatures": 3}, curve=curve
+    )
     box = report(folder).partition("<aside")[2].partition("</aside>")[0]
-    mentions(box, "Collapsed: all of it.", "Annealed importance sampling finds", "still rises by 0.50 nats")
+    mentions(
+        box,
+        "Collapsed: all of it.",
+        "Annealed importance sampling finds",
+        "still rises by 0.50 nats",
+    )
 
 
 def test_an_impossible_datum(run, changed):
-    folder = changed(log_marginal=summary(run)["log_marginal"] | {"mean": None, "data_standard_error": None})
+    folder = changed(
+        log_marginal=summary(run)["log_marginal"] | {"mean": None, "data_standard_error": None}
+    )
     columns = dict(np.load(folder / "evaluation.npz"))
     columns["values"][3] = -np.inf
     np.savez(folder / "evaluation.npz", **columns)
@@ -200,7 +239,9 @@ def test_an_impossible_datum(run, changed):
 
 def test_hostile_names_are_text(changed, tmp_path):
     hostile = "<b onclick=x>x</b>"
-    folder = changed(dataset=hostile, effort="</p><script>alert(1)</script>", ood={hostile: {hostile: 1.5}})
+    folder = changed(
+        dataset=hostile, effort="</p><script>alert(1)</script>", ood={hostile: {hostile: 1.5}}
+    )
     shutil.copy(folder / "figures" / "prior_samples.png", folder / "figures" / "<i>&quot.png")
     (folder / "figures" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     folder = folder.rename(tmp_path / "<u>'\"&")
@@ -239,7 +280,15 @@ def test_parts_that_the_page_does_not_know(changed):
         shutil.copy(folder / "figures" / "prior_samples.png", folder / "figures" / f"{name}.png")
     page = Page(report(folder))
     told = page.texts["more-ood"].replace("\N{NO-BREAK SPACE}", " ")
-    mentions(told, "OOD", "tells them apart.", "0.812 ± 0.011", "−40.12 ± 0.25", "1, 2.5, —", "Ood histogram")
+    mentions(
+        told,
+        "OOD",
+        "tells them apart.",
+        "0.812 ± 0.011",
+        "−40.12 ± 0.25",
+        "1, 2.5, —",
+        "Ood histogram",
+    )
     mentions(page.texts["more-gradients"], "Gradients", "2.25", "4.5")
     assert "more-skipped" not in page.texts
     assert page.texts["figures"].count("Something else") == 1
@@ -249,9 +298,23 @@ def test_parts_that_the_page_does_not_know(changed):
 @pytest.mark.parametrize("guide", ["meanfield", "fullrank"])
 def test_other_data_and_guides(call, tmp_path, guide):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
-    options = ("--likelihood", "gaussian", "--guide", guide, "--network", "mlp(hidden=(4,))", "--latent-dim", 1)
+    options = (
+        "--likelihood",
+        "gaussian",
+        "--guide",
+        guide,
+        "--network",
+        "mlp(hidden=(4,))",
+        "--latent-dim",
+        1,
+    )
     folder = tmp_path / "run"
-    assert call("train", "--dataset", tmp_path / "x.npy", *options, "--epochs", 1, "--output", folder).code == 0
+    assert (
+        call(
+            "train", "--dataset", tmp_path / "x.npy", *options, "--epochs", 1, "--output", folder
+        ).code
+        == 0
+    )
     said = call("evaluate", folder, "--split", "validation", "--num-particles", 2, "--report")
     assert (said.code, said.err) == (0, "")
     assert not (folder / "report.html").exists()
@@ -302,15 +365,21 @@ def luminance(colour):
 def test_in_a_browser(run, tmp_path, scheme):
     page = escape((run / "report.html").read_text())
     widths = (400, 1280)
-    frames = "".join(f'<iframe width="{w}" height="800" style="border:0" srcdoc="{page}"></iframe>' for w in widths)
+    frames = "".join(
+        f'<iframe width="{w}" height="800" style="border:0" srcdoc="{page}"></iframe>'
+        for w in widths
+    )
     (tmp_path / "probe.html").write_text(PROBE.format(frames=frames))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     flags += f"--disable-component-update --disable-sync --window-size=1400,900 --user-data-dir={tmp_path / 'profile'} "
     flags += f"--blink-settings=preferredColorScheme={int(scheme == 'light')} --dump-dom"
     done = subprocess.run(
         [CHROMIUM, *flags.split(), (tmp_path / "probe.html").as_uri()],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1])
     assert [frame["inner"] for frame in found] == list(widths)
     for frame in found:
@@ -321,4 +390,6 @@ def test_in_a_browser(run, tmp_path, scheme):
         assert frame["text"] > 9  # pixels: labels of charts can be read
         ground, ink = luminance(frame["ground"]), luminance(frame["ink"])
         assert (ground > ink) == (scheme == "light")
-        assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 7  # contrast, WCAG's level AAA
+        assert (max(ground, ink) + 0.05) / (
+            min(ground, ink) + 0.05
+        ) > 7  # contrast, WCAG's level AAA

@@ -21,7 +21,10 @@ def everything(run):
     """All that a run leaves except how long it took, for comparison."""
     with safe_open(run / "last.safetensors", "pt") as file:
         header = json.loads(file.metadata()["pyro_vae"])
-    timeless = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows(run)]
+    timeless = [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        for row in rows(run)
+    ]
     return header, timeless
 
 
@@ -40,8 +43,22 @@ def assert_same_run(a, b):
         (),
         ("--objective", "elbo(beta=0)", "--learning-rate", 0.01),  # its first epoch stays the best
         ("--guide", "fullrank", "--objective", "iwae(num_particles=3)", "--binarize", "static"),
-        ("--network", "mlp(hidden=(8,),dropout=0.2)", "--optimizer", "sgd(momentum=0.9)", "--learning-rate", 0.001),
-        ("--objective", "pyro.infer:TraceMeanField_ELBO", "--validation-fraction", 0, "--precision", "float64"),
+        (
+            "--network",
+            "mlp(hidden=(8,),dropout=0.2)",
+            "--optimizer",
+            "sgd(momentum=0.9)",
+            "--learning-rate",
+            0.001,
+        ),
+        (
+            "--objective",
+            "pyro.infer:TraceMeanField_ELBO",
+            "--validation-fraction",
+            0,
+            "--precision",
+            "float64",
+        ),
         ("--likelihood", "gaussian(scale='learned')", "--network", "convnet(channels=(4,))"),
     ],
 )

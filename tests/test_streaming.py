@@ -15,7 +15,19 @@ import torch
 from PIL import Image
 
 from conftest import SMALL
-from pyro_vae import MLP, SVI, VAE, Bernoulli, Bridge, InputError, MeanField, Split, StandardNormal, elbo, load_data
+from pyro_vae import (
+    MLP,
+    SVI,
+    VAE,
+    Bernoulli,
+    Bridge,
+    InputError,
+    MeanField,
+    Split,
+    StandardNormal,
+    elbo,
+    load_data,
+)
 from pyro_vae.data import bridges, streams
 from pyro_vae.data.streams import Images, Mapped
 from pyro_vae.inference.fit import Progress, run_epochs
@@ -60,7 +72,11 @@ def test_values_and_splits_are_those_in_memory(levels, folder, workers):
     for path in (levels, folder):
         memory, disk = both(path, workers=workers)
         assert isinstance(disk.values["train"], streams.Stream)
-        assert (memory.representation, memory.maximum, memory.shape) == (disk.representation, disk.maximum, disk.shape)
+        assert (memory.representation, memory.maximum, memory.shape) == (
+            disk.representation,
+            disk.maximum,
+            disk.shape,
+        )
         for split, values in memory.values.items():
             assert disk.values[split][:].equal(values)
             assert disk.values[split][torch.tensor([2, 0])].equal(values[[2, 0]])
@@ -89,7 +105,9 @@ def test_bits_and_noise_are_those_in_memory(levels, monkeypatch, kind, dtype, pi
     assert a.first(5)[:].equal(b.first(5)[:])
     if hasattr(b.values, "states"):
         assert len(b.values.states) <= states
-    a, b = (Split(values, bridge, dtype) for values in (memory, disk))  # drawn anew, from the global generator
+    a, b = (
+        Split(values, bridge, dtype) for values in (memory, disk)
+    )  # drawn anew, from the global generator
     torch.manual_seed(1)
     first = [x.clone() for x in a.batches(order, 7)]
     torch.manual_seed(1)
@@ -136,8 +154,15 @@ def test_what_the_values_are_is_found_piece_by_piece(tmp_path, monkeypatch, arra
 
 def make():
     pyro.set_rng_seed(0)
-    vae = VAE(StandardNormal(2), MLP((2,), (1, *SHAPE), hidden=(8,)), Bernoulli(SHAPE), MeanField(MLP(SHAPE), 2))
-    return vae, SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01), ELBO(), reduction="mean")
+    vae = VAE(
+        StandardNormal(2),
+        MLP((2,), (1, *SHAPE), hidden=(8,)),
+        Bernoulli(SHAPE),
+        MeanField(MLP(SHAPE), 2),
+    )
+    return vae, SVI(
+        vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01), ELBO(), reduction="mean"
+    )
 
 
 def trained(data, *, stop=None, epochs=3, compile=False):
@@ -152,7 +177,13 @@ def trained(data, *, stop=None, epochs=3, compile=False):
 
     splits = [data.split(name, Bridge("dynamic", 255.0)) for name in ("train", "validation")]
     train, validation = splits
-    options = {"epochs": epochs, "batch_size": 7, "validation": validation, "compile": compile, "progress": progress}
+    options = {
+        "epochs": epochs,
+        "batch_size": 7,
+        "validation": validation,
+        "compile": compile,
+        "progress": progress,
+    }
     rows = list(run_epochs(svi, train, stop=halt, **options))
     if stop is not None:
         assert progress.position  # inside an epoch
@@ -184,7 +215,9 @@ def test_evaluation_is_the_same_bit_by_bit(levels):
     found = []
     for data in both(levels, workers=1):
         torch.manual_seed(0)
-        found.append(elbo(vae.model, vae.guide, data.split("test", Bridge("dynamic", 255.0)), batch_size=5))
+        found.append(
+            elbo(vae.model, vae.guide, data.split("test", Bridge("dynamic", 255.0)), batch_size=5)
+        )
     assert found[0] == found[1]
 
 
@@ -197,17 +230,32 @@ def test_reading_ahead_leaves_the_random_state(levels):
 
 def test_only_pieces_are_read(tmp_path, monkeypatch):
     n, rows = 5000, []
-    np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(n, *SHAPE)).flush()
+    np.lib.format.open_memmap(
+        tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(n, *SHAPE)
+    ).flush()
     read = Mapped.read
-    monkeypatch.setattr(Mapped, "read", lambda self, index: rows.append(len(index)) or read(self, index))
-    monkeypatch.setattr(Mapped, "_array", lambda self: Unread(np.lib.format.open_memmap(self.path, mode="r")))
+    monkeypatch.setattr(
+        Mapped, "read", lambda self, index: rows.append(len(index)) or read(self, index)
+    )
+    monkeypatch.setattr(
+        Mapped, "_array", lambda self: Unread(np.lib.format.open_memmap(self.path, mode="r"))
+    )
     for module in (streams, bridges):
         monkeypatch.setattr(module, "CHUNK", 1500 * 15)
     data = load_data(str(tmp_path / "x.npy"), stream=True, workers=0)
     train = data.split("train", Bridge("none"))
     train.moments()
     _, svi = make()
-    list(run_epochs(svi, train, epochs=1, batch_size=500, compile=False, validation=data.split("test", Bridge("none"))))
+    list(
+        run_epochs(
+            svi,
+            train,
+            epochs=1,
+            batch_size=500,
+            compile=False,
+            validation=data.split("test", Bridge("none")),
+        )
+    )
     assert sum(rows) > 2 * n
     assert max(rows) <= 1500
 
@@ -226,12 +274,23 @@ class Unread:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_image_ends_training_with_one_sentence(folder, call, tmp_path, monkeypatch, workers):
+def test_a_damaged_image_ends_training_with_one_sentence(
+    folder, call, tmp_path, monkeypatch, workers
+):
     def damage(self, epoch):
         (folder / "07.png").write_bytes(b"no image")
 
     monkeypatch.setattr("pyro_vae.train.Display.epoch", damage)
-    options = ("--likelihood", "gaussian", "--scale", *SMALL, "--stream", "yes", "--workers", workers)
+    options = (
+        "--likelihood",
+        "gaussian",
+        "--scale",
+        *SMALL,
+        "--stream",
+        "yes",
+        "--workers",
+        workers,
+    )
     options = (*options, "--test-fraction", 0, "--validation-fraction", 0)
     said = call("train", "--dataset", folder, *options, "--epochs", 3, "--output", tmp_path / "run")
     assert said.code == 2
@@ -247,7 +306,16 @@ def numbers(run):
 
 
 def test_programs_say_the_same(folder, train, call):
-    options = ("--dataset", folder, "--likelihood", "gaussian", "--dequantize", *SMALL, "--batch-size", 10)
+    options = (
+        "--dataset",
+        folder,
+        "--likelihood",
+        "gaussian",
+        "--dequantize",
+        *SMALL,
+        "--batch-size",
+        10,
+    )
     memory = train("memory", *options, "--epochs", 2, "--stream", "no")
     disk = train("disk", *options, "--epochs", 1, "--stream", "yes", "--workers", 1)
     said = call("train", "--resume", disk, "--epochs", 2, "--workers", 0)
@@ -279,7 +347,10 @@ def test_labels_stay_with_their_data(folder, tmp_path):
         (folder / "even").mkdir(exist_ok=True)
         (folder / f"{i:02}.png").rename(folder / "even" / f"{i:02}.png")
     memory, disk = both(folder, workers=0)
-    assert all((memory.labels[k] == v).all() and len(v) == len(disk.values[k]) for k, v in disk.labels.items())
+    assert all(
+        (memory.labels[k] == v).all() and len(v) == len(disk.values[k])
+        for k, v in disk.labels.items()
+    )
 
 
 def test_a_worker_that_is_killed_is_told_of(levels):
@@ -294,7 +365,10 @@ def test_a_worker_that_is_killed_is_told_of(levels):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--dataset", "digits", "--stream", "yes"), "--stream is for a folder of images or a .npy file"),
+        (
+            ("--dataset", "digits", "--stream", "yes"),
+            "--stream is for a folder of images or a .npy file",
+        ),
         (("--workers", "-1"), "--workers -1 must be at least 0"),
     ],
 )

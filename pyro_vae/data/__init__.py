@@ -4,4 +4,14 @@ from pyro_vae.data.bridges import BRIDGES, Bridge, Split, spread
 from pyro_vae.data.named import EPOCHS, NAMED
 from pyro_vae.data.sets import SPLITS, DataSet, load_data
 
-__all__ = ["BRIDGES", "EPOCHS", "NAMED", "SPLITS", "Bridge", "DataSet", "Split", "load_data", "spread"]
+__all__ = [
+    "BRIDGES",
+    "EPOCHS",
+    "NAMED",
+    "SPLITS",
+    "Bridge",
+    "DataSet",
+    "Split",
+    "load_data",
+    "spread",
+]

@@ -33,7 +33,12 @@ class Bridge:
     maximum: float = 1.0
 
     def __call__(
-        self, v: Tensor, *, dtype: torch.dtype, generator: torch.Generator | None = None, draw: Draw | None = None
+        self,
+        v: Tensor,
+        *,
+        dtype: torch.dtype,
+        generator: torch.Generator | None = None,
+        draw: Draw | None = None,
     ) -> Tensor:
         """`x` for stored values `v`; the random bridges draw anew at each call, by `torch.rand` or as `draw` does."""
         v = v.to(dtype)
@@ -48,8 +53,14 @@ class Bridge:
             case "scale":
                 return v / self.maximum
             case "dequantize":
-                u = draw(v, dtype) if draw else torch.rand(v.shape, dtype=dtype, device=v.device, generator=generator)
-                step = torch.finfo(dtype).eps / 2  # between the values of torch.rand; x is never rounded to 0 or 1
+                u = (
+                    draw(v, dtype)
+                    if draw
+                    else torch.rand(v.shape, dtype=dtype, device=v.device, generator=generator)
+                )
+                step = (
+                    torch.finfo(dtype).eps / 2
+                )  # between the values of torch.rand; x is never rounded to 0 or 1
                 return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
         return v
 
@@ -69,7 +80,9 @@ class Bridge:
         return int(self.maximum) + 1 if self.kind == "dequantize" else 1
 
     def __str__(self) -> str:
-        return BRIDGES[self.kind].format(maximum=f"{self.maximum:g}", levels=f"{self.maximum + 1:g}")
+        return BRIDGES[self.kind].format(
+            maximum=f"{self.maximum:g}", levels=f"{self.maximum + 1:g}"
+        )
 
 
 BRIDGES = {
@@ -122,7 +135,9 @@ class Split:
     ) -> None:
         self.bridge, self.dtype = bridge, dtype
         self.values = values.to(device) if isinstance(values, Tensor) else values
-        self.device = self.values.device if isinstance(self.values, Tensor) else torch.device(device or "cpu")
+        self.device = (
+            self.values.device if isinstance(self.values, Tensor) else torch.device(device or "cpu")
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -135,11 +150,15 @@ class Split:
         for batch in self.later(order, batch_size, draw=None):
             yield batch.made()
 
-    def later(self, order: Tensor, batch_size: int, *, draw: Draw | None = uniform) -> Iterator[Later]:
+    def later(
+        self, order: Tensor, batch_size: int, *, draw: Draw | None = uniform
+    ) -> Iterator[Later]:
         """The same for training: made from the stored values where they are used, with numbers of their own."""
         seen = Seen(self.bridge, self.dtype, draw)
         if isinstance(self.values, Stream):
-            for v in self.values.batches(order.cpu(), batch_size, pin_memory=self.device.type == "cuda"):
+            for v in self.values.batches(
+                order.cpu(), batch_size, pin_memory=self.device.type == "cuda"
+            ):
                 yield Later(seen, (v.to(self.device, non_blocking=True),), len(v))
         else:
             for index in order.to(self.device).split(batch_size):
@@ -153,7 +172,12 @@ class Split:
         if self.bridge.kind not in ("dynamic", "static", "dequantize"):
             return self
         if isinstance(self.values, Stream):
-            return Split(Fixed(self.values, self.bridge, self.dtype, seed), Bridge("none"), self.dtype, self.device)
+            return Split(
+                Fixed(self.values, self.bridge, self.dtype, seed),
+                Bridge("none"),
+                self.dtype,
+                self.device,
+            )
         generator = torch.Generator().manual_seed(seed)
         x = self.bridge(self.values.cpu(), dtype=self.dtype, generator=generator)
         stored = x.to(torch.uint8) if self.bridge.binarizes else x
@@ -196,12 +220,16 @@ class Fixed(Stream):
         for block in np.unique(blocks):
             here = torch.from_numpy(np.flatnonzero(blocks == block))
             rows = torch.from_numpy(index)[here] - int(block) * self.block
-            beside = v.new_zeros((int(rows.max()) + 1, *v.shape[1:]))  # a bridge draws as many numbers for any value
+            beside = v.new_zeros(
+                (int(rows.max()) + 1, *v.shape[1:])
+            )  # a bridge draws as many numbers for any value
             beside[rows] = v[here]
             x[here] = self._draw(beside, self._state(int(block)))[0][rows].to(x.dtype)
         return x
 
-    def batches(self, order: Tensor, batch_size: int, *, pin_memory: bool = False) -> Iterator[Tensor]:
+    def batches(
+        self, order: Tensor, batch_size: int, *, pin_memory: bool = False
+    ) -> Iterator[Tensor]:
         self._state((len(self) - 1) // self.block)  # here, once, and not in every worker
         return super().batches(order, batch_size, pin_memory=pin_memory)
 

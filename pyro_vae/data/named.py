@@ -77,8 +77,12 @@ def _torchvision() -> Any:
     try:
         from torchvision import datasets
     except RuntimeError:
-        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define(
+            "torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+        torch.library.define(
+            "torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
         from torchvision import datasets
     return datasets
 
@@ -92,7 +96,9 @@ def _download(request: Request, name: str, what: str) -> None:
             warnings.simplefilter("ignore")
             getattr(_torchvision(), name)(str(root), train=True, download=True)
     except (OSError, RuntimeError) as error:
-        raise _missing(request, what, f", and could not be downloaded ({one_line(error)})") from error
+        raise _missing(
+            request, what, f", and could not be downloaded ({one_line(error)})"
+        ) from error
 
 
 def _binarized_mnist(request: Request) -> Loaded:
@@ -128,7 +134,10 @@ def _omniglot(request: Request) -> Loaded:
         except (OSError, RuntimeError) as error:
             reason = f", and torchvision's copy could not be downloaded ({one_line(error)})"
             raise _missing(request, "omniglot/omniglot_28x28.npz", reason) from error
-        small = [(255 - np.asarray(image.convert("L").resize((28, 28))), label) for image, label in drawings]
+        small = [
+            (255 - np.asarray(image.convert("L").resize((28, 28))), label)
+            for image, label in drawings
+        ]
         images[part] = np.stack([image for image, _ in small])
         labels[part] = np.array([label for _, label in small])
     return (

@@ -41,7 +41,9 @@ def _separate_labels(path: Path, request: Request) -> Parts | None:
         return None
     file = Path(request.labels).expanduser()
     if not file.is_file():
-        raise InputError(f"--labels {request.labels} is no file; {path.name} has no labels of that name inside")
+        raise InputError(
+            f"--labels {request.labels} is no file; {path.name} has no labels of that name inside"
+        )
     if file.suffix.lower() == ".npy":
         return {"train": read_npy(file).reshape(-1)}
     return {"train": np.array(file.read_text().split())}
@@ -57,22 +59,39 @@ def _own_npz(path: Path, request: Request) -> Loaded:
     archive = read_npz(path)
     keys = ", ".join(archive) or "no arrays"
     if "train" in archive:
-        names = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
+        names = {
+            "train": "train",
+            "validation": "validation",
+            "valid": "validation",
+            "test": "test",
+        }
         parts = {split: archive[key] for key, split in names.items() if key in archive}
         suffix = request.labels or "labels"
-        found = {s: archive[f"{k}_{suffix}"] for k, s in names.items() if k in archive and f"{k}_{suffix}" in archive}
+        found = {
+            s: archive[f"{k}_{suffix}"]
+            for k, s in names.items()
+            if k in archive and f"{k}_{suffix}" in archive
+        }
         if request.labels and len(found) < len(parts):
-            raise InputError(f"{path} has no arrays train_{suffix}, ... for --labels {suffix}; it has {keys}")
+            raise InputError(
+                f"{path} has no arrays train_{suffix}, ... for --labels {suffix}; it has {keys}"
+            )
         return parts, found if len(found) == len(parts) else None, str(path)
     key: str | None = next((k for k in ("x", "images", "data") if k in archive), None)
     rest = [k for k in archive if k != request.labels]
     if key is None and len(rest) == 1:
         key = rest[0]
     if key is None:
-        raise InputError(f"{path} must hold its data under the name x, images, data or train; it has {keys}")
+        raise InputError(
+            f"{path} must hold its data under the name x, images, data or train; it has {keys}"
+        )
     label_key = request.labels or next((k for k in ("y", "labels") if k in archive), None)
     if label_key is None or label_key in archive:
-        return {"train": archive[key]}, None if label_key is None else {"train": archive[label_key]}, str(path)
+        return (
+            {"train": archive[key]},
+            None if label_key is None else {"train": archive[label_key]},
+            str(path),
+        )
     return {"train": archive[key]}, _separate_labels(path, request), str(path)
 
 
@@ -96,10 +115,14 @@ def _own_csv(path: Path, request: Request) -> Loaded:
         labels = _separate_labels(path, request)
     for column in table:
         if not pandas.api.types.is_numeric_dtype(table[column]):
-            raise InputError(f"column {column!r} of {path} does not hold numbers; name it with --labels or remove it")
+            raise InputError(
+                f"column {column!r} of {path} does not hold numbers; name it with --labels or remove it"
+            )
         if table[column].isna().any():
             row = int(table[column].isna().to_numpy().argmax())
-            raise InputError(f"column {column!r} of {path} has a missing value in data row {row} (counted from 0)")
+            raise InputError(
+                f"column {column!r} of {path} has a missing value in data row {row} (counted from 0)"
+            )
     return {"train": table.to_numpy()}, labels, str(path)
 
 

@@ -52,8 +52,12 @@ class DataSet:
         train = self.values["train"]
         if not isinstance(train, Stream):
             return None
-        size = sum(math.prod(v.shape) for v in self.values.values()) * train[:0].element_size() / 1e9
-        return f"{size:,.3g} GB, read batch by batch" + (f" by {train.workers} workers" if train.workers else "")
+        size = (
+            sum(math.prod(v.shape) for v in self.values.values()) * train[:0].element_size() / 1e9
+        )
+        return f"{size:,.3g} GB, read batch by batch" + (
+            f" by {train.workers} workers" if train.workers else ""
+        )
 
     def split(self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32) -> Split:
         """One split under a bridge: for training with fresh bits or noise at each visit, for the others drawn once."""
@@ -63,7 +67,12 @@ class DataSet:
         return split.fixed(seed=SPLITS.index(name))
 
     def bridge(
-        self, likelihood: Likelihood, *, binarize: str | None = None, dequantize: bool = False, scale: bool = False
+        self,
+        likelihood: Likelihood,
+        *,
+        binarize: str | None = None,
+        dequantize: bool = False,
+        scale: bool = False,
     ) -> Bridge:
         """The bridge from these data to a likelihood: the one asked for, else the field's default for a named data set.
 
@@ -77,13 +86,19 @@ class DataSet:
             InputError: when the likelihood does not accept the data, naming the ways out.
         """
         support = likelihood.support
-        asked = [k for k in (binarize, "dequantize" if dequantize else None, "scale" if scale else None) if k]
+        asked = [
+            k
+            for k in (binarize, "dequantize" if dequantize else None, "scale" if scale else None)
+            if k
+        ]
         if len(asked) > 1:
             raise InputError("choose one of --binarize, --dequantize and --scale")
         holds = self.representation
         if not asked:
             kind = "none" if support.admits(holds) or not self.named else self._default(support)
-        elif holds is Representation.REAL or (asked == ["dequantize"] and holds is Representation.UNIT):
+        elif holds is Representation.REAL or (
+            asked == ["dequantize"] and holds is Representation.UNIT
+        ):
             raise InputError(
                 f"{self.name} holds {holds.value}, which --{'binarize' if binarize else asked[0]} cannot take"
             )
@@ -98,7 +113,11 @@ class DataSet:
         grey = self.representation is Representation.LEVELS
         if grey and support is Representation.BINARY:
             return "dynamic"
-        return "dequantize" if grey and support in (Representation.REAL, Representation.UNIT) else "none"
+        return (
+            "dequantize"
+            if grey and support in (Representation.REAL, Representation.UNIT)
+            else "none"
+        )
 
     def _refusal(self, support: Representation, likelihood: str, bridge: Bridge) -> str:
         after = bridge.result(self.representation)
@@ -115,9 +134,13 @@ class DataSet:
                 f"{text}: add --binarize dynamic (fresh bits at each visit), --binarize static (bits drawn once) or "
                 "--binarize threshold (1 above half), or choose a likelihood for such data"
             )
-        if support in (Representation.REAL, Representation.UNIT) and self.representation is not Representation.REAL:
+        if (
+            support in (Representation.REAL, Representation.UNIT)
+            and self.representation is not Representation.REAL
+        ):
             return (
-                f"{text}: add --dequantize (uniform noise) or --scale (divide by the maximum), or choose a likelihood"
+                f"{text}: add --dequantize (uniform noise) or --scale (divide by the maximum), "
+                "or choose a likelihood"
             )
         return f"{text}; choose a likelihood for such data"
 
@@ -150,7 +173,9 @@ def load_data(
     >>> {split: len(values) for split, values in load_data("digits").values.items()}
     {'train': 1294, 'test': 359, 'validation': 144}
     """
-    request = Request(dataset, data_dir, labels, validation_fraction, test_fraction, stream, workers)
+    request = Request(
+        dataset, data_dir, labels, validation_fraction, test_fraction, stream, workers
+    )
     if workers < 0:
         raise InputError(f"--workers {workers} must be at least 0")
     for option in ("validation_fraction", "test_fraction"):
@@ -165,10 +190,14 @@ def load_data(
     else:
         parts, found, source = own(request)
         named = False
-    values = {k: v if isinstance(v, Stream) else stored(request.dataset, v) for k, v in parts.items()}
+    values = {
+        k: v if isinstance(v, Stream) else stored(request.dataset, v) for k, v in parts.items()
+    }
     _check_parts(request.dataset, values, found)
     if stream and not any(isinstance(v, Stream) for v in values.values()):
-        raise InputError(f"--stream is for a folder of images or a .npy file, which {request.dataset} is not")
+        raise InputError(
+            f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
+        )
     representation, maximum = _nature(request.dataset, values)
     values, found = _divide(request, values, found)
     return DataSet(request.dataset, values, found, representation, maximum, named, source)
@@ -180,7 +209,10 @@ def _nature(name: str, values: dict[str, Tensor | Stream]) -> tuple[Representati
     found, maximum = Representation.BINARY, -math.inf
     for v in values.values():
         for x in chunks(v):
-            found, maximum = found.joined(Representation.of(x.to(dtype))), max(maximum, float(x.max()))
+            found, maximum = (
+                found.joined(Representation.of(x.to(dtype))),
+                max(maximum, float(x.max())),
+            )
             if found is Representation.LEVELS:
                 return found, MAXIMA.get(name, 255.0)
     return found, 1.0 if found in (Representation.BINARY, Representation.UNIT) else maximum
@@ -201,9 +233,13 @@ def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | 
         )
     for split in labels or {}:
         if labels is not None and labels[split].ndim != 1:
-            raise InputError(f"the labels of {name} must be one for each datum, but have shape {labels[split].shape}")
+            raise InputError(
+                f"the labels of {name} must be one for each datum, but have shape {labels[split].shape}"
+            )
         if labels is not None and len(labels[split]) != len(values[split]):
-            raise InputError(f"{name} has {len(values[split])} {split} data but {len(labels[split])} labels")
+            raise InputError(
+                f"{name} has {len(values[split])} {split} data but {len(labels[split])} labels"
+            )
 
 
 DEFAULT_FRACTIONS = {"validation": 0.1, "test": 0.2}
@@ -218,7 +254,9 @@ def _divide(
         given = getattr(request, f"{split}_fraction")
         if split in values:
             if given is not None:
-                raise InputError(f"{request.dataset} has its own {split} data, so --{split}-fraction cannot be used")
+                raise InputError(
+                    f"{request.dataset} has its own {split} data, so --{split}-fraction cannot be used"
+                )
             continue
         n = len(values["train"])
         held_out = FIXED_SIZES.get((request.dataset, split)) if given is None else None
@@ -231,7 +269,11 @@ def _divide(
             )
         order = torch.from_numpy(np.random.RandomState(0).permutation(n))
         rest, held = order[held_out:].sort().values, order[:held_out].sort().values
-        values = {**values, split: take(values["train"], held), "train": take(values["train"], rest)}
+        values = {
+            **values,
+            split: take(values["train"], held),
+            "train": take(values["train"], rest),
+        }
         if labels is not None:
             train = labels["train"]
             labels = {**labels, split: train[held.numpy()], "train": train[rest.numpy()]}

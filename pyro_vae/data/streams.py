@@ -48,14 +48,18 @@ class Stream(ABC):
         """Some of the data, still on disk."""
         return Rows(self, index.numpy())
 
-    def batches(self, order: Tensor, batch_size: int, *, pin_memory: bool = False) -> Iterator[Tensor]:
+    def batches(
+        self, order: Tensor, batch_size: int, *, pin_memory: bool = False
+    ) -> Iterator[Tensor]:
         """The data `order` (indices on the CPU) in batches, read ahead by the workers; no random stream is touched.
 
         Raises:
             InputError: naming the file that could not be read.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # more workers than cores, which is for the user to say
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # more workers than cores, which is for the user to say
             loader = DataLoader(
                 _Batches(self),
                 batch_size=None,
@@ -136,7 +140,11 @@ def read_image(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             grey = image.mode in ("1", "L", "I", "I;16", "LA")
             array = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow says a damaged file in all three ways
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # Pillow says a damaged file in all three ways
         raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
     return array if grey else array.transpose(2, 0, 1)
 
@@ -154,7 +162,9 @@ class Mapped(Stream):
         except OSError:
             raise
         except Exception as error:  # a damaged header can fail in any part of NumPy's reader
-            raise InputError(f"{self.path} is not a .npy file of numbers: {one_line(error)}") from error
+            raise InputError(
+                f"{self.path} is not a .npy file of numbers: {one_line(error)}"
+            ) from error
 
     def read(self, index: np.ndarray) -> Tensor:
         return stored(str(self.path), self._array()[index], index)
@@ -173,11 +183,15 @@ def stored(name: str, array: np.ndarray, index: np.ndarray | None = None) -> Ten
         if not np.isfinite(array).all():
             row = int(np.argwhere(~np.isfinite(array))[0][0])
             row = row if index is None else int(index[row])
-            raise InputError(f"{name} holds a value that is missing or infinite in datum {row} (counted from 0)")
+            raise InputError(
+                f"{name} holds a value that is missing or infinite in datum {row} (counted from 0)"
+            )
     elif array.dtype == bool:
         array = array.astype(np.uint8)
     elif array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise InputError(f"{name} holds uint64 values above {np.iinfo(np.int64).max}, which are too large")
+        raise InputError(
+            f"{name} holds uint64 values above {np.iinfo(np.int64).max}, which are too large"
+        )
     elif array.dtype != np.uint8:
         array = array.astype(np.int64)
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
@@ -219,4 +233,8 @@ def available_memory() -> float:
         table = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return min(most, 1024 * float(table["MemAvailable"].split()[0]))
     except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else most
+        return (
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            if hasattr(os, "sysconf")
+            else most
+        )

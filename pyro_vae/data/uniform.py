@@ -14,7 +14,11 @@ def uniform(like: Tensor, dtype: torch.dtype) -> Tensor:
     On a CPU `torch.rand` draws one number after the other in one thread. Here, unless there are few, it gives one key,
     and number i is a function of key and i, so that a compiled graph draws them with all its threads and vector units.
     """
-    if like.device.type != "cpu" or like.numel() < FEW or dtype not in (torch.float32, torch.float64):
+    if (
+        like.device.type != "cpu"
+        or like.numel() < FEW
+        or dtype not in (torch.float32, torch.float64)
+    ):
         return torch.rand(like.shape, dtype=dtype, device=like.device)
     key, n = torch.randint(-(2**63), 2**63 - 1, (2,)), like.numel()
     if dtype == torch.float64:

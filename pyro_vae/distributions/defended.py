@@ -30,7 +30,9 @@ class Defended(TorchDistribution):
         return Defended(self.q.expand(batch_shape), self.p, self.share.expand(batch_shape))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return torch.logaddexp(torch.log1p(-self.share) + self.q.log_prob(z), self.share.log() + self.p.log_prob(z))
+        return torch.logaddexp(
+            torch.log1p(-self.share) + self.q.log_prob(z), self.share.log() + self.p.log_prob(z)
+        )
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature

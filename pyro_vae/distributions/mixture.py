@@ -42,7 +42,9 @@ class DiagonalMixture(TorchDistribution):
         return new
 
     def log_prob(self, z: Tensor) -> Tensor:
-        if self.loc.dim() == 2 and self.scale.dim() == 2:  # one mixture for all z: by matrix products
+        if (
+            self.loc.dim() == 2 and self.scale.dim() == 2
+        ):  # one mixture for all z: by matrix products
             precision = self.scale.pow(-2)
             constant = -0.5 * dimension_term(self.loc.square() * precision, self.scale)
             log_parts = z @ (self.loc * precision).mT - 0.5 * z.square() @ precision.mT + constant
@@ -54,7 +56,10 @@ class DiagonalMixture(TorchDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         z = self._draw(sample_shape)
-        if not (torch.is_grad_enabled() and any(p.requires_grad for p in (self.log_weights, self.loc, self.scale))):
+        if not (
+            torch.is_grad_enabled()
+            and any(p.requires_grad for p in (self.log_weights, self.loc, self.scale))
+        ):
             return z
         with torch.no_grad():
             tail, sign, weights, density = self._conditionals(z)
@@ -64,14 +69,20 @@ class DiagonalMixture(TorchDistribution):
             jacobian = (deviation.mT @ slope).tril(-1) + torch.diag_embed(sign * density)
         tail, _, weights, _ = self._conditionals(z)
         moved = (weights * tail).sum(-2)
-        change = torch.linalg.solve_triangular(jacobian, (moved - moved.detach()).unsqueeze(-1), upper=False)
+        change = torch.linalg.solve_triangular(
+            jacobian, (moved - moved.detach()).unsqueeze(-1), upper=False
+        )
         return z - change.squeeze(-1)
 
     @torch.no_grad()
     def _draw(self, sample_shape: Any) -> Tensor:
         shape = self._extended_shape(sample_shape)  # (*sample, *batch, D)
-        noise = torch.empty(shape[:-1] + self.log_weights.shape[-1:], dtype=self.loc.dtype, device=self.loc.device)
-        which = (self.log_weights - noise.exponential_().log()).argmax(-1)[..., None, None]  # Gumbel's maximum
+        noise = torch.empty(
+            shape[:-1] + self.log_weights.shape[-1:], dtype=self.loc.dtype, device=self.loc.device
+        )
+        which = (self.log_weights - noise.exponential_().log()).argmax(-1)[
+            ..., None, None
+        ]  # Gumbel's maximum
         wide = (*shape[:-1], *self.loc.shape[-2:])
         index = which.expand(*shape[:-1], 1, shape[-1])
         loc = self.loc.expand(wide).gather(-2, index).squeeze(-2)

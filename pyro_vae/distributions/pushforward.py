@@ -149,7 +149,9 @@ class Planar(Step):
         h = torch.tanh(root + b)
         with torch.no_grad():
             derivative = 1 + slope * (1 - h * h)
-        root = root - (root + slope * h - along) / derivative  # a Newton step: it carries the gradient
+        root = (
+            root - (root + slope * h - along) / derivative
+        )  # a Newton step: it carries the gradient
         h = torch.tanh(root + b)
         return z - self.u * h.unsqueeze(-1), torch.log1p(slope * (1 - h * h))
 
@@ -204,7 +206,9 @@ class Sylvester(Step):
             jacobian = self.r1 @ ((1 - h * h).unsqueeze(-1) * self.r2)
             jacobian = jacobian + torch.eye(jacobian.shape[-1], dtype=z.dtype, device=z.device)
         surplus = y + (self.r1 @ self._h(y).unsqueeze(-1)).squeeze(-1) - target
-        y = y - torch.linalg.solve_triangular(jacobian, surplus.unsqueeze(-1), upper=True).squeeze(-1)  # Newton
+        y = y - torch.linalg.solve_triangular(jacobian, surplus.unsqueeze(-1), upper=True).squeeze(
+            -1
+        )  # Newton
         h = self._h(y)
         return z - self._apply(h), self._ladj(h)
 
@@ -216,7 +220,9 @@ class Autoregressive(Step):
     Flow.
     """
 
-    def __init__(self, network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], context: Tensor) -> None:
+    def __init__(
+        self, network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], context: Tensor
+    ) -> None:
         self.network, self.context = network, context
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:

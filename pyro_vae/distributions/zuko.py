@@ -11,7 +11,13 @@ KINDS = ("realnvp", "nsf", "maf")
 
 
 def flow(
-    kind: str, latent_dim: int, context: int = 0, *, transforms: int, hidden: tuple[int, ...], bins: int = 8
+    kind: str,
+    latent_dim: int,
+    context: int = 0,
+    *,
+    transforms: int,
+    hidden: tuple[int, ...],
+    bins: int = 8,
 ) -> nn.Module:
     """A lazy transform from data to noise that starts near the identity: call it with a context, `(..., context)`.
 
@@ -28,9 +34,15 @@ def flow(
 
     if kind not in KINDS:
         raise InputError(f"kind={kind!r} must be 'realnvp', 'nsf' or 'maf'")
-    arguments: dict[str, Any] = {"features": latent_dim, "context": context, "transforms": transforms}
+    arguments: dict[str, Any] = {
+        "features": latent_dim,
+        "context": context,
+        "transforms": transforms,
+    }
     arguments |= {"hidden_features": hidden, "passes": None if kind == "maf" else 2}
-    family = zuko.flows.NSF(**arguments, bins=bins) if kind == "nsf" else zuko.flows.MAF(**arguments)
+    family = (
+        zuko.flows.NSF(**arguments, bins=bins) if kind == "nsf" else zuko.flows.MAF(**arguments)
+    )
     with torch.no_grad():
         for layer in family.transform.modules():
             network = getattr(layer, "hyper", None)

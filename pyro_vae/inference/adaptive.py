@@ -28,8 +28,12 @@ DEFENCE = 0.1  # of the draws for a refined q(z|x) come from the prior
 LEAST_CHAINS = 25  # fewer have no Pareto k
 EFFECTIVE_CHAINS = 10  # of an annealed datum that is believed: a standard error of about 0.3 nats
 
-Proposals = Callable[[Tensor, Tensor], tuple[RefinedGuide, Tensor]]  # of data and their k; and which were refined
-Weighted = Callable[[Any, Tensor, int], LogMarginal]  # by a guide of these data and a number of draws
+Proposals = Callable[
+    [Tensor, Tensor], tuple[RefinedGuide, Tensor]
+]  # of data and their k; and which were refined
+Weighted = Callable[
+    [Any, Tensor, int], LogMarginal
+]  # by a guide of these data and a number of draws
 Chains = Callable[[Tensor], LogMarginal]  # of hard data by their indices
 
 
@@ -152,7 +156,9 @@ def log_marginal_adaptive(
     >>> effort.draws <= effort.budget
     True
     """
-    at_least_one("log_marginal_adaptive", num_particles=num_particles, num_temperatures=num_temperatures)
+    at_least_one(
+        "log_marginal_adaptive", num_particles=num_particles, num_temperatures=num_temperatures
+    )
     least = 2 * num_particles * len(x)
     budget = 5 * least if budget is None else budget
     annealing = budget if annealing is None else annealing
@@ -164,10 +170,16 @@ def log_marginal_adaptive(
 
     def bad(r: LogMarginal) -> Tensor:
         doubtful = ~(r.pareto_k <= limit)
-        return doubtful if standard_error is None else doubtful | ~(r.standard_errors <= standard_error)
+        return (
+            doubtful
+            if standard_error is None
+            else doubtful | ~(r.standard_errors <= standard_error)
+        )
 
     def weighted(guide: Any, data: Tensor, count: int) -> LogMarginal:
-        return log_marginal(vae.model, guide, data, num_particles=count, memory=memory, progress=progress)
+        return log_marginal(
+            vae.model, guide, data, num_particles=count, memory=memory, progress=progress
+        )
 
     pilot: LogMarginal | None = None
     result: LogMarginal | None = None
@@ -175,7 +187,9 @@ def log_marginal_adaptive(
     for batch in batches(vae, x, batch_size):
         part, final = (weighted(vae.guide, batch, num_particles) for _ in range(2))
         kept.append(batch[bad(part).to(batch.device)])
-        pilot, result = (part, final) if pilot is None or result is None else (pilot + part, result + final)
+        pilot, result = (
+            (part, final) if pilot is None or result is None else (pilot + part, result + final)
+        )
     assert pilot is not None
     assert result is not None
     rows = bad(pilot).nonzero().flatten()
@@ -189,7 +203,11 @@ def log_marginal_adaptive(
         data = hard.x[which]
         return _as_weights(
             annealed_importance_sampling(
-                vae.model, data, num_chains=num_chains, num_temperatures=num_temperatures, memory=memory
+                vae.model,
+                data,
+                num_chains=num_chains,
+                num_temperatures=num_temperatures,
+                memory=memory,
             )
         )
 
@@ -197,15 +215,22 @@ def log_marginal_adaptive(
     if annealable(vae.model):
         hard.anneal(chains, gradients_per_datum(num_chains, num_temperatures), annealing)
     for which, part in hard.values(weighted, chains):
-        elbo, reconstruction, kl = (c[rows[which]] for c in (result.elbo, result.reconstruction, result.kl))
+        elbo, reconstruction, kl = (
+            c[rows[which]] for c in (result.elbo, result.reconstruction, result.kl)
+        )
         of_guide = replace(part, elbo=elbo, reconstruction=reconstruction, kl=kl)
         result = result.replaced(rows[which], of_guide)
     words = f"Pareto k above {limit} or fewer than {EFFECTIVE_CHAINS} effective chains"
     words += "" if standard_error is None else f" or a standard error above {standard_error}"
-    road, unaffordable = torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.bool)
+    road, unaffordable = (
+        torch.zeros(len(x), dtype=torch.long),
+        torch.zeros(len(x), dtype=torch.bool),
+    )
     road[rows], unaffordable[rows] = hard.road, hard.road == GUIDE
     spent = least + hard.draws
-    return result, Effort(road, unaffordable, bad(result), spent, budget, hard.gradients, annealing, words)
+    return result, Effort(
+        road, unaffordable, bad(result), spent, budget, hard.gradients, annealing, words
+    )
 
 
 class _Hard:
@@ -220,13 +245,20 @@ class _Hard:
     def __init__(self, x: Tensor, k: Tensor, judge: Callable[[LogMarginal], Tensor]) -> None:
         self.x, self.k, self.judge = x, k, judge
         self.bad = torch.ones(len(x), dtype=torch.bool)  # by the last pilot
-        self.road, self.counts, self.place = (torch.zeros(len(x), dtype=torch.long) for _ in range(3))
-        self.guide: RefinedGuide | None = None  # of those that the budget allows one; `place` says where they stand
+        self.road, self.counts, self.place = (
+            torch.zeros(len(x), dtype=torch.long) for _ in range(3)
+        )
+        self.guide: RefinedGuide | None = (
+            None  # of those that the budget allows one; `place` says where they stand
+        )
         self.draws = self.gradients = 0
 
     def draw(self, proposals: Proposals, weighted: Weighted, count: int, budget: int) -> None:
         """Pilots from better q(z|x), each with more draws, until all are good or the budget is spent."""
-        left, saved = torch.arange(len(self.x)), 0  # saved: of a datum's value, the draws that are already paid for
+        left, saved = (
+            torch.arange(len(self.x)),
+            0,
+        )  # saved: of a datum's value, the draws that are already paid for
         while len(left):
             count *= GROWTH
             price = 2 * count - saved  # a pilot and a value
@@ -235,7 +267,10 @@ class _Hard:
                 break
             if self.guide is None:
                 self.guide, refining = proposals(self.x[left], self.k[left])
-                self.road[left], self.place[left] = torch.where(refining, REFINED, MORE), torch.arange(len(left))
+                self.road[left], self.place[left] = (
+                    torch.where(refining, REFINED, MORE),
+                    torch.arange(len(left)),
+                )
             part = weighted(self.guide[self.place[left]], self.x[left], count)
             self.draws, saved = self.draws + price * len(left), count
             self.counts[left], self.k[left], self.bad[left] = count, part.pareto_k, self.judge(part)
@@ -275,13 +310,17 @@ def _worst(k: Tensor, most: int) -> Tensor:
     return k.nan_to_num(math.inf).argsort(descending=True)[:most]
 
 
-def _proposals(vae: VAE, x: Tensor, refining: Tensor, batch_size: int, *, steps: int, rate: float) -> RefinedGuide:
+def _proposals(
+    vae: VAE, x: Tensor, refining: Tensor, batch_size: int, *, steps: int, rate: float
+) -> RefinedGuide:
     """The guide's q(z|x) of these data; of those marked `refining` refined, and a tenth of the draws from the prior.
 
     Not so where `log q` is slow away from the guide's own draws (`IAF`).
     """
     parts = []
-    for batch, which in zip(x.split(batch_size), refining.to(x.device).split(batch_size), strict=True):
+    for batch, which in zip(
+        x.split(batch_size), refining.to(x.device).split(batch_size), strict=True
+    ):
         parameters, family = starting_parameters(vae, batch)
         improved = torch.zeros_like(which)
         if which.any():

@@ -58,12 +58,16 @@ class AnnealedEstimate(PerDatum):
         if (self.num_chains, self.num_temperatures) != (other.num_chains, other.num_temperatures):
             raise InputError("results with different chains or temperatures cannot be joined")
         columns = {k: torch.cat([v, getattr(other, k)]) for k, v in self.per_datum.items()}
-        return AnnealedEstimate(**columns, num_chains=self.num_chains, num_temperatures=self.num_temperatures)
+        return AnnealedEstimate(
+            **columns, num_chains=self.num_chains, num_temperatures=self.num_temperatures
+        )
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The five columns by name, each `(N,)`."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("num_")}
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("num_")
+        }
 
     def __str__(self) -> str:
         return (
@@ -169,13 +173,17 @@ class _Path:
         gain = there.density(beta) - 0.5 * p.square().sum(-1) - energy
         accepted = torch.rand_like(gain).log() < gain.nan_to_num(-math.inf)
         masks = (accepted if t.dim() == accepted.dim() else accepted[..., None] for t in here)
-        return _Place(*(torch.where(m, new, old) for m, new, old in zip(masks, there, here, strict=True))), accepted
+        return _Place(
+            *(torch.where(m, new, old) for m, new, old in zip(masks, there, here, strict=True))
+        ), accepted
 
     def tune(self, z: Tensor) -> Tensor:
         """Step sizes for each temperature between the ends and each datum, from chains of their own."""
         if len(self.betas) == 2:
             return z.new_empty(0)
-        step = torch.full(z.shape[1:2], 0.5 * z.shape[-1] ** -0.25, dtype=torch.float64, device=z.device)
+        step = torch.full(
+            z.shape[1:2], 0.5 * z.shape[-1] ** -0.25, dtype=torch.float64, device=z.device
+        )
         place, found = self.look(z), []
         for beta in [self.betas[1]] * WARM_UP + self.betas[1:-1]:
             place, accepted = self.move(place, beta, step)
@@ -205,7 +213,9 @@ class _Path:
         return log_w
 
 
-def gradients_per_datum(num_chains: int, num_temperatures: int, leapfrogs: int = 10, *, ways: int = 1) -> int:
+def gradients_per_datum(
+    num_chains: int, num_temperatures: int, leapfrogs: int = 10, *, ways: int = 1
+) -> int:
     """How many gradients of `log p(x, z)` `annealed_importance_sampling` takes for one datum; with two `ways`
     `bidirectional_monte_carlo`.
     """
@@ -221,7 +231,12 @@ def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ratio = (log_w - value).exp()
     error = ratio.std(0) / math.sqrt(chains) if chains > 1 else torch.full_like(value, math.nan)
     largest = log_w.topk(min(tail_length(chains) + 1, chains), dim=0).values.T
-    return value.cpu(), error.cpu(), (chains / ratio.square().mean(0)).cpu(), pareto_k(largest).cpu()
+    return (
+        value.cpu(),
+        error.cpu(),
+        (chains / ratio.square().mean(0)).cpu(),
+        pareto_k(largest).cpu(),
+    )
 
 
 def _discrete(p: Any) -> bool:
@@ -240,12 +255,21 @@ class _Paths:
     """Makes the path of each batch: both log-densities and their gradients come from one function, or one graph."""
 
     def __init__(
-        self, model: Any, guide: Any, betas: Tensor, leapfrogs: int, progress: Callable[[int], None] | None
+        self,
+        model: Any,
+        guide: Any,
+        betas: Tensor,
+        leapfrogs: int,
+        progress: Callable[[int], None] | None,
     ) -> None:
         if not hasattr(model, "log_joint") or not hasattr(model, "prior"):
-            raise InputError("annealing needs a model with log_joint and prior, such as that of a VAE")
+            raise InputError(
+                "annealing needs a model with log_joint and prior, such as that of a VAE"
+            )
         if not annealable(model):
-            raise InputError("annealing moves latents along gradients, and those of this model are discrete")
+            raise InputError(
+                "annealing moves latents along gradients, and those of this model are discrete"
+            )
         if not getattr(guide, "has_density", True):
             raise InputError("the guide is a point for each datum; anneal from the prior instead")
         self.model, self.guide, self.betas, self.leapfrogs = model, guide, betas, leapfrogs
@@ -260,7 +284,9 @@ class _Paths:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             values = [self.start(x).log_prob(z), self.model.log_joint(x, z)]
-            gradients = [torch.autograd.grad(value.sum(), z, retain_graph=True)[0] for value in values]
+            gradients = [
+                torch.autograd.grad(value.sum(), z, retain_graph=True)[0] for value in values
+            ]
         return [v.detach() for v in (*values, *gradients)], None
 
     def prepare(self, x: Tensor, rows: int, memory: int, wanted: bool | str) -> int:
@@ -404,7 +430,9 @@ def bidirectional_monte_carlo(
             log_w, accepted = path.forward(p.sample((num_chains,)), steps)
             part = AnnealedEstimate(*_estimate(log_w), accepted.cpu(), num_chains, num_temperatures)
             lower = part if lower is None else lower + part
-            value, error, *_ = _estimate(-path.backward(exact.expand(num_chains, *exact.shape), steps))
+            value, error, *_ = _estimate(
+                -path.backward(exact.expand(num_chains, *exact.shape), steps)
+            )
             uppers.append(-value)
             errors.append(error)
     assert lower is not None

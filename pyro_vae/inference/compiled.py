@@ -17,8 +17,15 @@ from pyro_vae.inference.products import by_kernels
 
 PATIENCE = 100  # visits of a further shape before it gets a graph of its own, such as the last batch of an epoch
 MOST_GRAPHS = 8
-OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}  # eager's random numbers
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of the first call, relative; 0.05 in lower precision
+OPTIONS = {
+    "fallback_random": True,
+    "size_asserts": False,
+    "alignment_asserts": False,
+}  # eager's random numbers
+TOLERANCE = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-3,
+}  # of the first call, relative; 0.05 in lower precision
 
 
 class CompileWarning(UserWarning):
@@ -92,7 +99,9 @@ class Compiled:
         state, constants = self._state()
         tensors: list[Tensor] = []
         structure = _without_tensors(args, tensors)
-        kinds = tuple([(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*state, *tensors)])
+        kinds = tuple(
+            [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*state, *tensors)]
+        )
         key = (structure, kinds, constants, torch.is_grad_enabled())
         if key not in self._graphs:
             self._visits[key] = visits = self._visits.get(key, 0) + 1
@@ -128,7 +137,9 @@ class Compiled:
             _verify(graph, run, state)
         except _CannotCompileError:
             raise
-        except Exception as error:  # no compiler here, an operation that it does not know: all is well eagerly
+        except (
+            Exception
+        ) as error:  # no compiler here, an operation that it does not know: all is well eagerly
             raise _CannotCompileError(f"the compiler failed with {_reason(error)}") from error
         return run, graph.static
 
@@ -146,7 +157,10 @@ def _without_tensors(value: Any, found: list[Tensor]) -> Hashable:
 
 
 def trace(
-    function: Callable[..., tuple[list[Tensor], Any]], state: list[Tensor], tensors: list[Tensor], args: Any
+    function: Callable[..., tuple[list[Tensor], Any]],
+    state: list[Tensor],
+    tensors: list[Tensor],
+    args: Any,
 ) -> Graph:
     """Run the function once and write down what it does to `state` and to the tensors among its arguments.
 
@@ -236,7 +250,9 @@ class _Recorded:
         moved = [i for i, (mine, given) in enumerate(pairs) if mine.data_ptr() != given.data_ptr()]
         if new := set(moved) - self._own:
             self._own |= new
-            self._inputs = [given.clone() if i in new else self._inputs[i] for i, given in enumerate(inputs)]
+            self._inputs = [
+                given.clone() if i in new else self._inputs[i] for i, given in enumerate(inputs)
+            ]
             self._record()
         for i in moved:
             self._inputs[i].copy_(inputs[i])
@@ -264,7 +280,9 @@ def restored(state: Sequence[Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, value in zip(state, before, strict=True):
-                tensor.copy_(value)  # always: batch normalisation leaves no trace in the tensor's version
+                tensor.copy_(
+                    value
+                )  # always: batch normalisation leaves no trace in the tensor's version
 
 
 @contextmanager
@@ -272,7 +290,12 @@ def _without_reading() -> Iterator[None]:
     """Keep Pyro's own losses from reading their value back to Python, which a graph cannot do."""
     instead = {"torch_item": _detached, "warn_if_nan": lambda value, *_: value}
     modules = [getattr(pyro.infer, name) for name in ("trace_elbo", "trace_mean_field_elbo")]
-    before = [(module, name, getattr(module, name)) for module in modules for name in instead if hasattr(module, name)]
+    before = [
+        (module, name, getattr(module, name))
+        for module in modules
+        for name in instead
+        if hasattr(module, name)
+    ]
     try:
         for module, name, _ in before:
             setattr(module, name, instead[name])
@@ -299,4 +322,6 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if "aten._local_scalar_dense" in text or "data-dependent" in text:
         return "a tensor's value decides what Python does next (an if, float() or .item())"
-    return f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
+    return (
+        f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
+    )

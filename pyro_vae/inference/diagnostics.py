@@ -38,7 +38,9 @@ def pareto_k(largest: Tensor) -> Tensor:
     flat, inside = (log_w.exp() - threshold.exp()).flatten(0, -2), in_tail.flatten(0, -2)
     count = inside.sum(-1)
     k = torch.full_like(flat[..., 0], math.inf)
-    for m in count.unique().tolist():  # ties at the threshold shorten the tail of some data: one fit for each length
+    for m in (
+        count.unique().tolist()
+    ):  # ties at the threshold shorten the tail of some data: one fit for each length
         if m > 4:
             rows = count == m
             k[rows] = _fit(flat[rows][:, -m:])

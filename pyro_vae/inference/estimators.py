@@ -60,7 +60,9 @@ def check_data(model: Program, x: Any) -> None:
         check(x[:1000])
 
 
-def batches(x: Any, batch_size: int, order: Tensor | None = None, *, later: bool = False) -> Iterator[Any]:
+def batches(
+    x: Any, batch_size: int, order: Tensor | None = None, *, later: bool = False
+) -> Iterator[Any]:
     """The data in batches, all of them as they stand or those of `order`; data that can read ahead do.
 
     With `later` a batch may be a `Later`, which makes it where it is used.
@@ -77,7 +79,9 @@ def batches(x: Any, batch_size: int, order: Tensor | None = None, *, later: bool
 
 
 @torch.no_grad()
-def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1) -> Bound:
+def elbo(
+    model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1
+) -> Bound:
     """The ELBO of a data set by Monte Carlo, `E_q[log p(x|z)] - E_q[log q(z|x) - log p(z)]`, averaged over the data.
 
     Args:
@@ -96,7 +100,9 @@ def elbo(model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_
     with local_parameters():
         for batch in batches(x, batch_size):
             t = terms(model, guide, batch, num_particles=num_particles)
-            sums = torch.stack([double(t.log_px.mean(0)).sum(), double((t.log_qz - t.log_pz).mean(0)).sum()])
+            sums = torch.stack(
+                [double(t.log_px.mean(0)).sum(), double((t.log_qz - t.log_pz).mean(0)).sum()]
+            )
             total += sums.cpu()
     reconstruction, kl = (total / len(x)).tolist()
     return Bound(reconstruction - kl, reconstruction, kl)
@@ -162,7 +168,9 @@ def _student(freedom: Tensor, level: float) -> Tensor:
     """The two-sided quantile of Student's t: `P(|t| < q) = level`, with at least one degree of freedom."""
     if not 0 < level < 1:
         raise InputError(f"level={level!r} must lie between 0 and 1")
-    return torch.as_tensor(stdtrit(freedom.clamp_min(1).numpy(), (1 + level) / 2), dtype=torch.float64)
+    return torch.as_tensor(
+        stdtrit(freedom.clamp_min(1).numpy(), (1 + level) / 2), dtype=torch.float64
+    )
 
 
 @dataclass(frozen=True)
@@ -197,7 +205,9 @@ class LogMarginal(PerDatum):
         if not (isinstance(joined, int) and isinstance(added, int)):
             joined = torch.cat([self.particles, other.particles])
         elif joined != added:
-            raise InputError(f"results with different numbers of particles, {joined} and {added}, cannot be joined")
+            raise InputError(
+                f"results with different numbers of particles, {joined} and {added}, cannot be joined"
+            )
         columns = {name: torch.cat([v, getattr(other, name)]) for name, v in self.per_datum.items()}
         shared = [k for k in self.curve if k in other.curve]
         curve = {k: torch.cat([self.curve[k], other.curve[k]]) for k in shared}
@@ -205,8 +215,12 @@ class LogMarginal(PerDatum):
 
     def replaced(self, rows: Tensor, other: "LogMarginal") -> "LogMarginal":
         """The same with the data `rows` (indices, or N booleans) taken from `other`; each datum keeps its own K."""
-        columns = {name: v.index_put((rows,), getattr(other, name)) for name, v in self.per_datum.items()}
-        return LogMarginal(**columns, num_particles=self.particles.index_put((rows,), other.particles), curve={})
+        columns = {
+            name: v.index_put((rows,), getattr(other, name)) for name, v in self.per_datum.items()
+        }
+        return LogMarginal(
+            **columns, num_particles=self.particles.index_put((rows,), other.particles), curve={}
+        )
 
     @property
     def particles(self) -> Tensor:
@@ -217,7 +231,11 @@ class LogMarginal(PerDatum):
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The seven columns by name, each `(N,)`."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("num_particles", "curve")}
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("num_particles", "curve")
+        }
 
     @property
     def bias(self) -> float:
@@ -303,7 +321,9 @@ class _Accumulator:
         k = self.num_particles
         assert self.log_sum is not None
         inverse_ess = (self.log_sum_sq - 2 * self.log_sum).exp()
-        variance = (inverse_ess - 1 / k).clamp_min(0) * k / max(k - 1, 1)  # of the mean weight, over its square
+        variance = (
+            (inverse_ess - 1 / k).clamp_min(0) * k / max(k - 1, 1)
+        )  # of the mean weight, over its square
         reconstruction, kl = self.sums / k
         columns = {
             "values": self.log_sum - math.log(k),
@@ -314,8 +334,12 @@ class _Accumulator:
             "reconstruction": reconstruction,
             "kl": kl,
         }
-        curve = {groups.size: groups.mean().cpu() for groups in self.curve} | {k: columns["values"].cpu()}
-        return LogMarginal(**{name: column.cpu() for name, column in columns.items()}, num_particles=k, curve=curve)
+        curve = {groups.size: groups.mean().cpu() for groups in self.curve} | {
+            k: columns["values"].cpu()
+        }
+        return LogMarginal(
+            **{name: column.cpu() for name, column in columns.items()}, num_particles=k, curve=curve
+        )
 
 
 class _Groups:
@@ -336,7 +360,9 @@ class _Groups:
                 self._close(self.partial.unsqueeze(0))
         whole = (len(log_w) - take) // self.size
         if whole:
-            self._close(log_w[take : take + whole * self.size].unflatten(0, (whole, self.size)).logsumexp(1))
+            self._close(
+                log_w[take : take + whole * self.size].unflatten(0, (whole, self.size)).logsumexp(1)
+            )
         if take + whole * self.size < len(log_w):
             rest = log_w[take + whole * self.size :]
             self.partial, self.filled = rest.logsumexp(0), len(rest)
@@ -379,7 +405,9 @@ def choice(wanted: bool | str, *, repaid: bool) -> bool:
     return repaid if isinstance(wanted, str) else wanted
 
 
-def compiled(function: Callable[..., Any], modules: list[nn.Module], name: str, *, asked: bool) -> Compiled:
+def compiled(
+    function: Callable[..., Any], modules: list[nn.Module], name: str, *, asked: bool
+) -> Compiled:
     """A function of tensors and of modules that do not change; unasked, a failure is logged and not warned of."""
     state = list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
     warn = None if asked else logging.getLogger(__name__).info
@@ -449,7 +477,9 @@ def log_marginal(
     with local_parameters():
         draw = _bytes_per_draw(model, guide, x)
         with pyro.validation_enabled(False):  # the two measuring calls above were validated
-            chunks = _Chunks.within(memory, num_particles=num_particles, size=len(x), draw=draw, device=x[:1].device)
+            chunks = _Chunks.within(
+                memory, num_particles=num_particles, size=len(x), draw=draw, device=x[:1].device
+            )
             repaid = num_particles * len(x) * draw >= REPAID
             weigh = _weigher(model, guide, compile, repaid=repaid)
             result: LogMarginal | None = None
@@ -497,9 +527,13 @@ class _Chunks(NamedTuple):
     block: int
 
     @classmethod
-    def within(cls, memory: int, *, num_particles: int, size: int, draw: int, device: Any) -> "_Chunks":
+    def within(
+        cls, memory: int, *, num_particles: int, size: int, draw: int, device: Any
+    ) -> "_Chunks":
         """For `draw` bytes a draw; the draws are split evenly where that is possible: one shape, one graph."""
-        tail = 4 * 8 * (tail_length(num_particles) + 1)  # one datum's largest weights, and copies while they are merged
+        tail = (
+            4 * 8 * (tail_length(num_particles) + 1)
+        )  # one datum's largest weights, and copies while they are merged
         if tail + draw > memory:
             raise InputError(
                 f"{num_particles} particles need {_mib(tail + draw)} MiB for a single datum and the memory bound is "
@@ -512,9 +546,16 @@ class _Chunks(NamedTuple):
         data = max(1, min(most // particles, size))
         summed = min(memory // 4 // WEIGHTS or 1, LARGEST_CHUNK)
         rows = max(data, min(summed // num_particles, memory // 4 // tail) // data * data)
-        return cls(data, particles, rows, max(particles, min(num_particles, summed // rows) // particles * particles))
+        return cls(
+            data,
+            particles,
+            rows,
+            max(particles, min(num_particles, summed // rows) // particles * particles),
+        )
 
-    def weigh(self, weigh: Weigh, batch: Tensor, count: int, progress: Callable[[int], None] | None) -> Tensor:
+    def weigh(
+        self, weigh: Weigh, batch: Tensor, count: int, progress: Callable[[int], None] | None
+    ) -> Tensor:
         """What `weigh` gives for `count` draws of all data of a batch, `(3, count, batch)`."""
         columns = []
         for data in batch.split(self.data):

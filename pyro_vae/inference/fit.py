@@ -32,7 +32,9 @@ def cosine(t: float, *, floor: float = 0.0) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * t)) / 2
 
 
-def step(t: float, *, at: tuple[float, ...] = (0.7, 0.9), factors: tuple[float, ...] = (0.3, 0.1)) -> float:
+def step(
+    t: float, *, at: tuple[float, ...] = (0.7, 0.9), factors: tuple[float, ...] = (0.3, 0.1)
+) -> float:
     """`factors[i]` times the rate from the fraction `at[i]` of the run on; by default 0.3 from 70 %, 0.1 from 90 %."""
     return ([1.0] + [f for start, f in zip(at, factors, strict=True) if t >= start])[-1]
 
@@ -91,7 +93,11 @@ class Progress:
     epoch: int = 0  # whole epochs done
     order: Tensor | None = None  # the data order of the epoch under way, on the host
     position: int = 0  # how many of its data are done
-    totals: tuple[float, float, float] = (0.0, 0.0, 0.0)  # summed over them: loss, reconstruction, KL
+    totals: tuple[float, float, float] = (
+        0.0,
+        0.0,
+        0.0,
+    )  # summed over them: loss, reconstruction, KL
     seconds: float = 0.0  # spent on them
 
 
@@ -107,7 +113,9 @@ class Rows:
         self.records.append(record)
         self.sizes.append(size)
 
-    def drain(self, first_step: int, totals: tuple[float, float, float]) -> tuple[float, float, float]:
+    def drain(
+        self, first_step: int, totals: tuple[float, float, float]
+    ) -> tuple[float, float, float]:
         """Read the records kept since the last call and add their loss, reconstruction and KL to `totals`.
 
         Raises `NonFiniteLossError` for the first record whose loss is not finite; `first_step` is the number of the
@@ -120,9 +128,15 @@ class Rows:
         if len(bad):
             row, step = table[bad[0, 0]], first_step + int(bad[0, 0])
             sites = zip(self.records[0].sites, row[3:].tolist(), strict=True)
-            found = [(f"log-probability of site {name}", value) for name, value in sites if not math.isfinite(value)]
+            found = [
+                (f"log-probability of site {name}", value)
+                for name, value in sites
+                if not math.isfinite(value)
+            ]
             name, value = [*found, ("loss", row[0].item())][0]
-            raise NonFiniteLossError(f"the loss stopped being finite at step {step}: the {name} is {value}; {ADVICE}")
+            raise NonFiniteLossError(
+                f"the loss stopped being finite at step {step}: the {name} is {value}; {ADVICE}"
+            )
         # Added one by one, so that the sum does not depend on when somebody reads.
         table[:, 0] *= torch.tensor(self.sizes)
         self.records, self.sizes = [], []
@@ -200,7 +214,11 @@ def run_epochs(
                 progress.totals = rows.drain(first, progress.totals)
                 first += kept
                 progress.seconds = before + now - started
-                report(progress.position, size, (progress.totals[1] - progress.totals[2]) / progress.position)
+                report(
+                    progress.position,
+                    size,
+                    (progress.totals[1] - progress.totals[2]) / progress.position,
+                )
             if halt and progress.position < size:
                 return
         epoch = _close(svi, data, validation, progress=progress, rate=rate, steps=steps)
@@ -211,7 +229,9 @@ def run_epochs(
             return
 
 
-def _compile(svi: SVI, wanted: bool | str, steps: int, batch_size: int, say: Callable[[str], None] | None) -> None:
+def _compile(
+    svi: SVI, wanted: bool | str, steps: int, batch_size: int, say: Callable[[str], None] | None
+) -> None:
     """Compile the steps of a run if that is `wanted`, or `'auto'` and the run long enough."""
     device = svi.optimizer.param_groups[0]["params"][0].device.type if svi.has_optimizer else "cpu"
     repaid = REPAID.get(device, math.inf)
@@ -228,21 +248,33 @@ def _mode(svi: SVI, *, train: bool) -> None:
             program.train(train)
 
 
-def _close(svi: SVI, data: Any, validation: Any, *, progress: Progress, rate: float, steps: int) -> Epoch:
+def _close(
+    svi: SVI, data: Any, validation: Any, *, progress: Progress, rate: float, steps: int
+) -> Epoch:
     """The record of an epoch whose steps are done."""
     size = len(data)
     loss, reconstruction, kl = (total / size for total in progress.totals)
-    if not all(bool(p.isfinite().all()) for group in svi.optimizer.param_groups for p in group["params"]):
+    if not all(
+        bool(p.isfinite().all()) for group in svi.optimizer.param_groups for p in group["params"]
+    ):
         last = (progress.epoch + 1) * steps
-        raise NonFiniteLossError(f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}")
+        raise NonFiniteLossError(
+            f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}"
+        )
     _mode(svi, train=False)
     with forked_random():
-        torch.manual_seed(0)  # the same latents and bits after every epoch: differences are the model's
-        valid = Bound(*[math.nan] * 3) if validation is None else elbo(svi.model, svi.guide, validation)
+        torch.manual_seed(
+            0
+        )  # the same latents and bits after every epoch: differences are the model's
+        valid = (
+            Bound(*[math.nan] * 3) if validation is None else elbo(svi.model, svi.guide, validation)
+        )
         if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
             _, reconstruction, kl = elbo(svi.model, svi.guide, data[torch.arange(min(size, 1000))])
     if validation is not None and not math.isfinite(valid.elbo):
-        raise NonFiniteLossError(f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}")
+        raise NonFiniteLossError(
+            f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}"
+        )
     return Epoch(
         epoch=progress.epoch + 1,
         elbo=reconstruction - kl,
@@ -302,7 +334,13 @@ def fit(
     True
     """
     check_data(vae.model, data)
-    svi = SVI(vae.model, vae.guide, lambda p: optimizer(p, lr=learning_rate), objective or ELBO(), reduction="mean")
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        lambda p: optimizer(p, lr=learning_rate),
+        objective or ELBO(),
+        reduction="mean",
+    )
     return History(
         run_epochs(
             svi,

@@ -61,7 +61,9 @@ class Gaps:
     @property
     def approximation_errors(self) -> Tensor:
         """From independent draws."""
-        return (self.log_marginal.standard_errors.square() + self.refined_elbo_errors.square()).sqrt()
+        return (
+            self.log_marginal.standard_errors.square() + self.refined_elbo_errors.square()
+        ).sqrt()
 
     @property
     def amortisation(self) -> Tensor:
@@ -109,14 +111,20 @@ class Gaps:
             "inference": "inference, log p - L[q]",
         }
         lines = [f"{'nats per datum':<30}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}"]
-        lines += [f"{names[name]:<30}{a[0]:>12.4f}{a[1]:>10.4f}{a[2]:>16.4f}" for name, a in self.averages.items()]
-        return "\n".join([
-            *lines,
-            "",
-            f"q* is better than q for {int(self.improved.sum())} of {len(self)} data. A q* short of the best in its "
-            "family counts as approximation what is amortisation; a log p(x) that is too low hides approximation.",
-            self.log_marginal.verdict(),
-        ])  # fmt: skip
+        lines += [
+            f"{names[name]:<30}{a[0]:>12.4f}{a[1]:>10.4f}{a[2]:>16.4f}"
+            for name, a in self.averages.items()
+        ]
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"q* is better than q for {int(self.improved.sum())} of {len(self)} data. A q* short of the best in "
+                "its family counts as approximation what is amortisation; a log p(x) that is too low "
+                "hides approximation.",
+                self.log_marginal.verdict(),
+            ]
+        )
 
 
 def inference_gaps(
@@ -165,12 +173,16 @@ def inference_gaps(
     result: Gaps | None = None
     for batch in batches(vae, x, batch_size):
         guide, q = refined_from(vae, batch, steps=steps, rate=rate)
-        p = log_marginal(vae.model, guide, batch, num_particles=num_particles, memory=memory, progress=progress)
+        p = log_marginal(
+            vae.model, guide, batch, num_particles=num_particles, memory=memory, progress=progress
+        )
         with local_parameters():
             bounds = paired_bounds(vae, batch, (q, guide.given(batch)), elbo_particles)
         first, second = (b.cpu() for b in bounds)
         errors = [b.std(0) / math.sqrt(elbo_particles) for b in (second, first, second - first)]
-        part = Gaps(p, second.mean(0), errors[0], first.mean(0), errors[1], errors[2], guide.improved.cpu())
+        part = Gaps(
+            p, second.mean(0), errors[0], first.mean(0), errors[1], errors[2], guide.improved.cpu()
+        )
         result = part if result is None else result + part
     assert result is not None
     return result

@@ -70,12 +70,16 @@ class Terms(NamedTuple):
 
     def weigh(self, kl: Tensor) -> Tensor:
         """`kl_weight` times a term that stands for the KL or a part of it."""
-        return kl if isinstance(self.kl_weight, float) and self.kl_weight == 1 else self.kl_weight * kl
+        return (
+            kl if isinstance(self.kl_weight, float) and self.kl_weight == 1 else self.kl_weight * kl
+        )
 
     @property
     def log_score(self) -> Tensor | None:
         """`log q` summed over the sites that cannot be reparameterised, or `None` where all can."""
-        discrete = [s.log_q for s in self.sites.values() if s.log_q is not None and not s.q.has_rsample]
+        discrete = [
+            s.log_q for s in self.sites.values() if s.log_q is not None and not s.q.has_rsample
+        ]
         return torch.stack(discrete).sum(0) if discrete else None
 
 
@@ -95,19 +99,27 @@ class Particles(IndepMessenger):
             BroadcastMessenger._pyro_sample(msg)
 
 
-def traces(model: Program, guide: Program, *args: Any, num_particles: int, **kwargs: Any) -> tuple[Trace, Trace]:
+def traces(
+    model: Program, guide: Program, *args: Any, num_particles: int, **kwargs: Any
+) -> tuple[Trace, Trace]:
     """Trace the guide, replay the model against it, both inside a plate of particles at dim -2: (model, guide)."""
     with Particles(num_particles):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         seen = guide_trace.copy()
         for name, site in seen.nodes.items():
-            if site["type"] == "sample" and isinstance(site["value"], Tensor) and site["value"].requires_grad:
+            if (
+                site["type"] == "sample"
+                and isinstance(site["value"], Tensor)
+                and site["value"].requires_grad
+            ):
                 seen.nodes[name] = {**site, "value": site["value"].view_as(site["value"])}
         model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
 
-def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **kwargs: Any) -> Terms:
+def terms(
+    model: Program, guide: Program, *args: Any, num_particles: int = 1, **kwargs: Any
+) -> Terms:
     """Draw `num_particles` latents from the guide for each datum and score them under model and guide.
 
     Works for any Pyro pair whose sites all lie in one plate at dim -1, whether or not it comes from this package.
@@ -133,11 +145,15 @@ def terms(model: Program, guide: Program, *args: Any, num_particles: int = 1, **
     """
     p, q = traces(model, guide, *args, num_particles=num_particles, **kwargs)
     p_sites: dict[str, Any] = {name: s for name, s in p.nodes.items() if s["type"] == "sample"}
-    q_sites: dict[str, Any] = {name: s for name, s in q.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
+    q_sites: dict[str, Any] = {
+        name: s for name, s in q.nodes.items() if s["type"] == "sample" and not s["is_observed"]
+    }
     shape, scale = _frame({**q_sites, **p_sites})
     if extra := sorted(n for n, s in p_sites.items() if not s["is_observed"] and n not in q_sites):
         raise InputError(f"latent site {extra[0]!r} of the model does not stand in the guide")
-    if extra := sorted(n for n, s in q_sites.items() if n not in p_sites and not s["infer"].get("is_auxiliary")):
+    if extra := sorted(
+        n for n, s in q_sites.items() if n not in p_sites and not s["infer"].get("is_auxiliary")
+    ):
         raise InputError(f"site {extra[0]!r} of the guide does not stand in the model")
 
     log_px: list[Tensor] = []
@@ -172,18 +188,26 @@ def _frame(sites: dict[str, Any]) -> tuple[tuple[int, int], float]:
     for name, site in sites.items():
         plates = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
         if -1 not in plates:
-            raise InputError(f"site {name!r} lies outside the data plate; put it in a pyro.plate at dim=-1")
+            raise InputError(
+                f"site {name!r} lies outside the data plate; put it in a pyro.plate at dim=-1"
+            )
         if len(plates) > 2:
             inner = next(f.name for f in plates.values() if f.dim != -1 and f.name != PARTICLES)
-            raise InputError(f"site {name!r} lies in the plate {inner!r} too; declare its dimensions with .to_event()")
+            raise InputError(
+                f"site {name!r} lies in the plate {inner!r} too; declare its dimensions with .to_event()"
+            )
         shapes[name], scales[name] = (plates[-2].size, plates[-1].size), float(site["scale"])
     first = next(iter(shapes))
     for name, shape in shapes.items():
         if shape != shapes[first]:
             sizes = f"{shapes[first][1]} and {shape[1]}"
-            raise InputError(f"sites {first!r} and {name!r} lie in data plates of different sizes, {sizes}")
+            raise InputError(
+                f"sites {first!r} and {name!r} lie in data plates of different sizes, {sizes}"
+            )
         if scales[name] != scales[first]:
-            raise InputError(f"sites {first!r} and {name!r} are scaled differently; weigh the KL by ELBO(beta=...)")
+            raise InputError(
+                f"sites {first!r} and {name!r} are scaled differently; weigh the KL by ELBO(beta=...)"
+            )
     return shapes[first], scales[first]
 
 

@@ -33,7 +33,9 @@ def _covariance(means: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def activity(guide: Program, x: Any, *, draws: int = 200, batch_size: int = BATCH) -> dict[str, Tensor]:
+def activity(
+    guide: Program, x: Any, *, draws: int = 200, batch_size: int = BATCH
+) -> dict[str, Tensor]:
     """How much the posterior mean of each latent varies over the data: `Var_x(E_q[z_d | x])`, by site.
 
     A latent above `ACTIVE` is said to be active; one that is not carries next to nothing of x. Each mean is taken
@@ -232,14 +234,20 @@ def _bytes(run: Callable[[int], Any]) -> int:
 
 def _latent(model: Program, guide: Program, batch: Any) -> tuple[Any, Any]:
     """`q(z|x)` and `p(z)` at the only latent site of a pair, both of batch shape `(1, batch)`."""
-    latents = {name: site for name, site in terms(model, guide, batch).sites.items() if site.q is not None}
+    latents = {
+        name: site for name, site in terms(model, guide, batch).sites.items() if site.q is not None
+    }
     if len(latents) != 1:
         names = ", ".join(map(repr, latents))
-        raise InputError(f"latent_health looks at one latent site, and the guide has {len(latents)}: {names}")
+        raise InputError(
+            f"latent_health looks at one latent site, and the guide has {len(latents)}: {names}"
+        )
     name, site = latents.popitem()
     if len(site.q.event_shape) != 1:
         shape = tuple(site.q.event_shape)
-        raise InputError(f"latent_health looks at vectors, and one latent of site {name!r} has shape {shape}")
+        raise InputError(
+            f"latent_health looks at vectors, and one latent of site {name!r} has shape {shape}"
+        )
     if not has_density(site.q):
         raise InputError(
             "the guide is a point for each datum, without a density, so what its latents carry has no measure in nats; "
@@ -286,7 +294,9 @@ def _active_counts(means: Tensor, bootstrap: int, memory: int) -> Iterator[Tenso
     rows = max(1, memory // (32 * n))
     for done in range(0, bootstrap, rows):
         index = torch.randint(n, (min(rows, bootstrap - done), n), device=means.device)
-        weights = means.new_zeros(index.shape).scatter_add_(1, index, means.new_ones(()).expand(index.shape))
+        weights = means.new_zeros(index.shape).scatter_add_(
+            1, index, means.new_ones(()).expand(index.shape)
+        )
         products, a, b = (weights @ columns / n).chunk(3, -1)
         yield ((products - a * b) * n / (n - 1) > ACTIVE).sum(-1)
 
@@ -342,7 +352,11 @@ def latent_health(
     """
     _check_two(x)
     check_data(model, x)
-    for name, value, least in (("draws", draws, 1), ("mixture_size", mixture_size, 2), ("bootstrap", bootstrap, 1)):
+    for name, value, least in (
+        ("draws", draws, 1),
+        ("mixture_size", mixture_size, 2),
+        ("bootstrap", bootstrap, 1),
+    ):
         if value is not None and (not isinstance(value, int) or value < least):
             raise InputError(f"{name}={value!r} must be a whole number of at least {least}")
     localise(model, guide)
@@ -359,7 +373,10 @@ def latent_health(
         means = torch.cat([_means(q, memory) for q in whole.q], 1)
     log_mean = torch.logaddexp(others, part.log_q) - math.log(size)  # log q(z)
     counts = torch.cat(list(_active_counts(means, bootstrap, memory))).double().sort().values
-    interval = int(counts[math.floor(0.025 * (bootstrap - 1))]), int(counts[math.ceil(0.975 * (bootstrap - 1))])
+    interval = (
+        int(counts[math.floor(0.025 * (bootstrap - 1))]),
+        int(counts[math.ceil(0.975 * (bootstrap - 1))]),
+    )
     dimensions = whole.kl_per_dimension
     return LatentHealth(
         activity=_covariance(means).cpu(),

@@ -16,7 +16,12 @@ from pyro_vae.models.vae import VAE
 
 LEVEL = 0.05  # 1 - LEVEL: coverage of an interval, and the true positive rate of the threshold
 QUANTILE = 1.959964  # of the normal distribution at 1 - LEVEL / 2
-HIGHER_INSIDE = {"log p(x)": True, "ELBO": True, "regret": False, "typicality": False}  # of data like the training data
+HIGHER_INSIDE = {
+    "log p(x)": True,
+    "ELBO": True,
+    "regret": False,
+    "typicality": False,
+}  # of data like the training data
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,13 @@ class AnomalyScores:
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The four scores by the names of the table."""
-        return dict(zip(HIGHER_INSIDE, (self.log_marginal, self.elbo, self.regret, self.typicality), strict=True))
+        return dict(
+            zip(
+                HIGHER_INSIDE,
+                (self.log_marginal, self.elbo, self.regret, self.typicality),
+                strict=True,
+            )
+        )
 
 
 def anomaly_scores(
@@ -113,10 +124,18 @@ def anomaly_scores(
     torch.Size([3])
     """
     fitting: dict[str, Any] = {"steps": steps, "rate": rate, "batch_size": batch_size}
-    weighting: dict[str, Any] = {"num_particles": num_particles, "memory": memory, "progress": progress}
+    weighting: dict[str, Any] = {
+        "num_particles": num_particles,
+        "memory": memory,
+        "progress": progress,
+    }
     known = isinstance(train, int | float)
-    typical = float(train) if known else log_marginal_refined(vae, train, **fitting, **weighting).mean
-    return AnomalyScores(inference_gaps(vae, x, elbo_particles=elbo_particles, **fitting, **weighting), typical)
+    typical = (
+        float(train) if known else log_marginal_refined(vae, train, **fitting, **weighting).mean
+    )
+    return AnomalyScores(
+        inference_gaps(vae, x, elbo_particles=elbo_particles, **fitting, **weighting), typical
+    )
 
 
 class Detection(NamedTuple):
@@ -167,17 +186,23 @@ def detection(inside: Any, outside: Any) -> Detection:
     s, t = (np.asarray(v, dtype=np.float64) for v in (inside, outside))
     for v in (s, t):
         if v.ndim != 1 or len(v) < 2:
-            raise InputError(f"an AUROC needs two data or more on each side, one score for each, not shape {v.shape}")
+            raise InputError(
+                f"an AUROC needs two data or more on each side, one score for each, not shape {v.shape}"
+            )
     if np.isnan(s).any() or np.isnan(t).any():
         return Detection(*[math.nan] * 5)
     n, m = len(s), len(t)
     ranks = rankdata(np.concatenate([s, t]))
     below = (ranks[:n] - rankdata(s)) / m  # share of the data outside below each datum inside, (n,)
-    above = 1 - (ranks[n:] - rankdata(t)) / n  # share of the data inside above each datum outside, (m,)
+    above = (
+        1 - (ranks[n:] - rankdata(t)) / n
+    )  # share of the data inside above each datum outside, (m,)
     area = float(below.mean())
     error = math.sqrt(below.var(ddof=1) / n + above.var(ddof=1) / m)
     threshold = np.sort(s)[n - -(-95 * n // 100)]
-    return Detection(area, error, *_interval(area, error, min(n, m)), float((t >= threshold).mean()))
+    return Detection(
+        area, error, *_interval(area, error, min(n, m)), float((t >= threshold).mean())
+    )
 
 
 def _interval(area: float, error: float, pairs: int) -> tuple[float, float]:
@@ -217,7 +242,9 @@ class Separation:
     def detections(self) -> dict[str, Detection]:
         """The `Detection` of each score, each in its own direction: an AUROC above 0.5 is better than chance."""
         signs = {name: 1 if higher else -1 for name, higher in HIGHER_INSIDE.items()}
-        return {name: detection(signs[name] * a, signs[name] * b) for name, (a, b) in self.pairs.items()}
+        return {
+            name: detection(signs[name] * a, signs[name] * b) for name, (a, b) in self.pairs.items()
+        }
 
     @property
     def failure(self) -> str | None:
@@ -237,7 +264,8 @@ class Separation:
         if not any(bad):
             return None
         told = " and ".join(
-            f"{count} of {len(side)} {name} data" for count, side, name in zip(bad, sides, self.names, strict=True)
+            f"{count} of {len(side)} {name} data"
+            for count, side, name in zip(bad, sides, self.names, strict=True)
         )
         return f"Pareto k is above {PARETO_LIMIT} for {told}: their log p(x) is probably too low."
 
@@ -266,6 +294,11 @@ class Separation:
         for name, (x, y) in self.pairs.items():
             means = {"mean_inside": x.mean().item(), "mean_outside": y.mean().item()}
             d = detections[name]
-            area = {"auroc": d.auroc, "auroc_standard_error": d.standard_error, "low": d.low, "high": d.high}
+            area = {
+                "auroc": d.auroc,
+                "auroc_standard_error": d.standard_error,
+                "low": d.low,
+                "high": d.high,
+            }
             found[name] = means | {"higher_inside": HIGHER_INSIDE[name]} | area | {"fpr": d.fpr}
         return found

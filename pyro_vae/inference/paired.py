@@ -126,14 +126,18 @@ class Comparison:
         """The model `a` minus the model `b`, for any two names."""
         for name in (a, b):
             if name not in self.scores:
-                raise InputError(f"{name!r} was not compared; choose among {', '.join(self.scores)}")
+                raise InputError(
+                    f"{name!r} was not compared; choose among {', '.join(self.scores)}"
+                )
         return Difference.between(self.scores[a], self.scores[b])
 
     @property
     def warnings(self) -> list[str]:
         """What makes a number doubtful, one sentence each."""
         found = []
-        counts = {name: s.num_particles for name, s in self.scores.items() if s.num_particles is not None}
+        counts = {
+            name: s.num_particles for name, s in self.scores.items() if s.num_particles is not None
+        }
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{name} {_range(count)}" for name, count in counts.items())
             found.append(
@@ -147,7 +151,9 @@ class Comparison:
                     "probably too low and its Monte-Carlo error too small"
                 )
             if math.isnan(s.monte_carlo_standard_error):
-                found.append(f"{name} has no Monte-Carlo errors, so its difference counts the error of the data alone")
+                found.append(
+                    f"{name} has no Monte-Carlo errors, so its difference counts the error of the data alone"
+                )
         return found
 
     def __str__(self) -> str:
@@ -229,7 +235,9 @@ def compare(values: Mapping[str, Any]) -> Comparison:
     ('a', -1.0, 0.0742)
     """
     if len(values) < 2:
-        raise InputError(f"a comparison needs two runs or more, and there {'is 1' if values else 'are none'}")
+        raise InputError(
+            f"a comparison needs two runs or more, and there {'is 1' if values else 'are none'}"
+        )
     scores = {name: _scores(name, given) for name, given in values.items()}
     first, *others = scores
     size = len(scores[first].values)
@@ -243,7 +251,9 @@ def compare(values: Mapping[str, Any]) -> Comparison:
         raise InputError(f"a comparison needs two data or more, and {first} has {size}")
     ranked = dict(sorted(scores.items(), key=lambda item: -item[1].mean))
     best, *others = ranked
-    return Comparison(ranked, {name: Difference.between(ranked[name], ranked[best]) for name in others})
+    return Comparison(
+        ranked, {name: Difference.between(ranked[name], ranked[best]) for name in others}
+    )
 
 
 def _scores(name: str, given: Any) -> Scores:
@@ -258,16 +268,22 @@ def _scores(name: str, given: Any) -> Scores:
     if values is None:
         raise InputError(f"{name} has no array 'values' of log-likelihoods")
     if values.ndim != 1:
-        raise InputError(f"the values of {name} must be one for each datum, but have shape {values.shape}")
+        raise InputError(
+            f"the values of {name} must be one for each datum, but have shape {values.shape}"
+        )
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise InputError(
             f"{name} has log p(x) = {values[row]} for datum {row} (counted from 0), which has no difference"
         )
-    errors, k, count = (None,) * 3 if plain else map(column, ("standard_errors", "pareto_k", "num_particles"))
+    errors, k, count = (
+        (None,) * 3 if plain else map(column, ("standard_errors", "pareto_k", "num_particles"))
+    )
     for key, array in (("standard_errors", errors), ("pareto_k", k)):
         if array is not None and array.shape != values.shape:
-            raise InputError(f"{name} has {key} of shape {array.shape} and values of shape {values.shape}")
+            raise InputError(
+                f"{name} has {key} of shape {array.shape} and values of shape {values.shape}"
+            )
     told = count is not None and count.size > 0 and bool(np.isfinite(count).all())
     particles = (int(count.min()), int(count.max())) if told and count is not None else None
     return Scores(values, np.zeros_like(values) if errors is None else errors, k, particles)
@@ -275,6 +291,8 @@ def _scores(name: str, given: Any) -> Scores:
 
 def _array(name: str, key: str, value: Any) -> np.ndarray:
     try:
-        return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+        return np.asarray(
+            value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"the {key} of {name} are not an array of numbers: {error}") from error

@@ -139,7 +139,11 @@ class PosteriorComparison:
 
     def most_different(self, i: int, most: int) -> list[int]:
         """At most so many latents of datum i whose `kl` together is large, found one after the other; in order."""
-        shift, q, p = self.guide_mean[i] - self.mean[i], self.guide_covariance[i], self.covariance[i]
+        shift, q, p = (
+            self.guide_mean[i] - self.mean[i],
+            self.guide_covariance[i],
+            self.covariance[i],
+        )
         chosen: list[int] = []
         while len(chosen) < min(most, len(shift)):
             tried = torch.tensor([[*chosen, d] for d in range(len(shift)) if d not in chosen])
@@ -155,7 +159,9 @@ class PosteriorComparison:
         """
         d = self.draws.shape[-1]
         squares = (self.draws - self.mean[:, None, None]).square()
-        noise = 0.5 / self._diagnose("ess", method="mean") + (d + 1) / 4 / self._diagnose("ess", squares, method="mean")
+        noise = 0.5 / self._diagnose("ess", method="mean") + (d + 1) / 4 / self._diagnose(
+            "ess", squares, method="mean"
+        )
         return noise.sum(-1) + (0.0 if self.closed else d * (d + 3) / 4 / self.guide_draws.shape[1])
 
     def _diagnose(self, name: str, draws: Tensor | None = None, **options: Any) -> Tensor:
@@ -187,7 +193,9 @@ class PosteriorComparison:
             "ess_tail": self.ess_tail.amin(1),
             "divergences": self.divergences,
         }
-        return [{name: column[i].item() for name, column in columns.items()} for i in range(len(self))]
+        return [
+            {name: column[i].item() for name, column in columns.items()} for i in range(len(self))
+        ]
 
     @property
     def warnings(self) -> list[str]:
@@ -230,13 +238,15 @@ class PosteriorComparison:
             f"{row['ess_tail']:>7.0f}{row['divergences']:>10}"
             for number, row in zip(self.numbers, self.rows, strict=True)
         ]
-        return "\n".join([
-            *lines,
-            "KL(q || p): of the Gaussians with the moments of both, nats; noise: what the error of the draws adds",
-            "mean off: the largest |E_q[z] - E[z]| of a latent, in its posterior standard deviations",
-            "sd ratio: guide over posterior; R-hat is the largest of all latents, ESS and tail are the least",
-            *(f"warning: {sentence}" for sentence in self.warnings),
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                *lines,
+                "KL(q || p): of the Gaussians with the moments of both, nats; noise: what the error of the draws adds",
+                "mean off: the largest |E_q[z] - E[z]| of a latent, in its posterior standard deviations",
+                "sd ratio: guide over posterior; R-hat is the largest of all latents, ESS and tail are the least",
+                *(f"warning: {sentence}" for sentence in self.warnings),
+            ]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers under plain names: `rows`, and for each datum a list over the latents."""
@@ -264,7 +274,9 @@ class PosteriorComparison:
             dims = (*frame, *(f"{name}_dim_{i}" for i in range(len(shape))))
             groups[name] = (dims, values.reshape(*values.shape[:3], *shape).numpy())
         stats = {"diverging": (frame, self.diverging.permute(1, 2, 0).numpy())}
-        return quiet_arviz().InferenceData(posterior=xarray.Dataset(groups), sample_stats=xarray.Dataset(stats))
+        return quiet_arviz().InferenceData(
+            posterior=xarray.Dataset(groups), sample_stats=xarray.Dataset(stats)
+        )
 
 
 def compare_posterior(
@@ -312,7 +324,9 @@ def compare_posterior(
     >>> compare_posterior(vae.model, vae.guide, torch.eye(4)[:1], num_samples=20, num_chains=2).ratio.shape
     torch.Size([1, 2])
     """
-    warmup_steps = num_samples // 2 if warmup_steps is None and isinstance(num_samples, int) else warmup_steps
+    warmup_steps = (
+        num_samples // 2 if warmup_steps is None and isinstance(num_samples, int) else warmup_steps
+    )
     least = {"num_samples": FEWEST, "warmup_steps": 1, "num_chains": 2, "guide_samples": 2}
     given = dict(zip(least, (num_samples, warmup_steps, num_chains, guide_samples), strict=True))
     for name, value in given.items():
@@ -362,15 +376,21 @@ def _latents(model: Program, guide: Program, x: Tensor) -> dict[str, Site]:
     """The guide's sites, of one draw for each datum; `InputError` for those that NUTS cannot move."""
     t = terms(model, guide, x)
     if t.scale != 1:
-        raise InputError(f"the pair scales its log-density by {t.scale:g}, so it subsamples and has no p(z|x) to draw")
+        raise InputError(
+            f"the pair scales its log-density by {t.scale:g}, so it subsamples and has no p(z|x) to draw"
+        )
     sites = {name: site for name, site in t.sites.items() if site.q is not None}
     if not sites:
         raise InputError("the model has no latents, so there is no p(z|x)")
     for name, site in sites.items():
         if site.p is not None and site.p.support.is_discrete:
-            raise InputError(f"latent site {name!r} is discrete, and NUTS moves along gradients: it needs reals")
+            raise InputError(
+                f"latent site {name!r} is discrete, and NUTS moves along gradients: it needs reals"
+            )
         if not has_density(site.q):
-            raise InputError("the guide is a point for each datum, without a width to compare; take another guide")
+            raise InputError(
+                "the guide is a point for each datum, without a width to compare; take another guide"
+            )
     return sites
 
 
@@ -406,7 +426,9 @@ def _gaussian_kl(shift: Tensor, q: Tensor, p: Tensor) -> Tensor:
     spread = torch.linalg.solve_triangular(p, q, upper=False).square().sum((1, 2))
     moved = torch.linalg.solve_triangular(p, shift.unsqueeze(-1), upper=False).square().sum((1, 2))
     logs = (p.diagonal(dim1=-2, dim2=-1).log() - q.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
-    return (0.5 * (spread + moved - shift.shape[-1]) + logs).masked_fill((bad_q > 0) | (bad_p > 0), math.nan)
+    return (0.5 * (spread + moved - shift.shape[-1]) + logs).masked_fill(
+        (bad_q > 0) | (bad_p > 0), math.nan
+    )
 
 
 def _flat(values: list[Tensor], *shape: int) -> Tensor:

@@ -42,11 +42,15 @@ def kernels_are_faster() -> bool:
         return False
     try:
         _compile()
-    except Exception as error:  # no compiler here, or a PyTorch without these kernels: its own products do
+    except (
+        Exception
+    ) as error:  # no compiler here, or a PyTorch without these kernels: its own products do
         logging.getLogger(__name__).info("products are PyTorch's: %s", error)
         return False
     x, y = torch.ones(128, 512), torch.ones(256, 512)
-    return is_faster(lambda: torch.ops.pyro_vae.product(x, y.t(), None), than=lambda: torch.mm(x, y.t()))
+    return is_faster(
+        lambda: torch.ops.pyro_vae.product(x, y.t(), None), than=lambda: torch.mm(x, y.t())
+    )
 
 
 @cache
@@ -54,4 +58,6 @@ def _compile() -> None:
     from torch._inductor.codecache import CppCodeCache
 
     CppCodeCache.load(Path(__file__).with_name("products.cpp").read_text())
-    torch.library.register_fake("pyro_vae::product", lambda a, b, bias: a.new_empty(a.shape[0], b.shape[1]))
+    torch.library.register_fake(
+        "pyro_vae::product", lambda a, b, bias: a.new_empty(a.shape[0], b.shape[1])
+    )

@@ -54,7 +54,9 @@ class RefinedGuide:
             for i in first.nonzero().flatten().tolist():
                 if bool((self.x[i : i + n] == x).all()):
                     return self.family(self.parameters[i : i + n])
-        raise InputError(f"this q(z|x) was refined for {len(self)} data and is called with {n} that are no run of them")
+        raise InputError(
+            f"this q(z|x) was refined for {len(self)} data and is called with {n} that are no run of them"
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         q = self.given(x)
@@ -63,7 +65,13 @@ class RefinedGuide:
 
 
 def refine(
-    vae: VAE, x: Tensor, *, steps: int = 100, rate: float = 0.1, num_particles: int = 8, elbo_particles: int = 100
+    vae: VAE,
+    x: Tensor,
+    *,
+    steps: int = 100,
+    rate: float = 0.1,
+    num_particles: int = 8,
+    elbo_particles: int = 100,
 ) -> RefinedGuide:
     """Fit q(z|x) to each datum by itself, within the guide's own family: `max ELBO(x; parameters_x)`.
 
@@ -95,11 +103,19 @@ def refine(
     >>> log_marginal(vae.model, refine(vae, x, steps=5), x, num_particles=100).values.shape
     torch.Size([4])
     """
-    return refined_from(vae, x, steps=steps, rate=rate, num_particles=num_particles, elbo_particles=elbo_particles)[0]
+    return refined_from(
+        vae, x, steps=steps, rate=rate, num_particles=num_particles, elbo_particles=elbo_particles
+    )[0]
 
 
 def refined_from(
-    vae: VAE, x: Tensor, *, steps: int, rate: float, num_particles: int = 8, elbo_particles: int = 100
+    vae: VAE,
+    x: Tensor,
+    *,
+    steps: int,
+    rate: float,
+    num_particles: int = 8,
+    elbo_particles: int = 100,
 ) -> tuple[RefinedGuide, Distribution]:
     """The refined guide, and the q(z|x) it started from."""
     at_least_one("refine", steps=steps, num_particles=num_particles, elbo_particles=elbo_particles)
@@ -112,9 +128,13 @@ def refined_from(
             start, family = starting_parameters(vae, x)
             q = family(start)
         if not has_density(q):
-            raise InputError("the guide is a point for each datum and has no ELBO to refine; take one with a density")
+            raise InputError(
+                "the guide is a point for each datum and has no ELBO to refine; take one with a density"
+            )
         if not q.has_rsample:
-            raise InputError(f"refinement needs draws that carry gradients, and those of the {kind(q)} do not")
+            raise InputError(
+                f"refinement needs draws that carry gradients, and those of the {kind(q)} do not"
+            )
         path = getattr(vae.guide, "quick_density", True)
         at = start.clone().requires_grad_()
         adam = torch.optim.Adam([at], lr=rate, betas=(0.9, 0.99))
@@ -148,7 +168,9 @@ def _bound(vae: VAE, x: Tensor, q: Any, draws: int, *, path: bool = False) -> Te
 
 
 @torch.no_grad()
-def paired_bounds(vae: VAE, x: Tensor, pair: tuple[Any, Any], draws: int, *, at_a_time: int = 8) -> list[Tensor]:
+def paired_bounds(
+    vae: VAE, x: Tensor, pair: tuple[Any, Any], draws: int, *, at_a_time: int = 8
+) -> list[Tensor]:
     """`_bound` for two q(z|x) from the same noise, each `(draws, batch)`: so their difference has less of it."""
     parts: list[list[Tensor]] = []
     for done in range(0, draws, at_a_time):
@@ -210,7 +232,9 @@ def log_marginal_refined(
     result: LogMarginal | None = None
     for batch in batches(vae, x, batch_size):
         guide = refine(vae, batch, steps=steps, rate=rate)
-        part = log_marginal(vae.model, guide, batch, num_particles=num_particles, memory=memory, progress=progress)
+        part = log_marginal(
+            vae.model, guide, batch, num_particles=num_particles, memory=memory, progress=progress
+        )
         result = part if result is None else result + part
     assert result is not None
     return result

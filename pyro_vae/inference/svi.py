@@ -74,10 +74,14 @@ class SVI:
         compile: bool = False,
     ) -> None:
         if not isinstance(loss, pyro.infer.ELBO):
-            raise InputError(f"loss must be an Objective or a pyro.infer.ELBO, not {type(loss).__name__}")
+            raise InputError(
+                f"loss must be an Objective or a pyro.infer.ELBO, not {type(loss).__name__}"
+            )
         if not hasattr(loss, "differentiable_loss"):
             name = type(loss).__name__
-            raise InputError(f"{name} has no differentiable_loss, which SVI needs; take an Objective such as IWAE")
+            raise InputError(
+                f"{name} has no differentiable_loss, which SVI needs; take an Objective such as IWAE"
+            )
         if reduction not in ("sum", "mean"):
             raise InputError(f"reduction={reduction!r} must be 'sum' or 'mean'")
         self.model, self.guide, self.reduction = model, guide, reduction
@@ -92,7 +96,9 @@ class SVI:
         self._compiled: Compiled | None = None
         self._batch: int | None = None
         self._buffers = list(dict.fromkeys(b for module in self._modules for b in module.buffers()))
-        self._own: list[Tensor] = list(dict.fromkeys(p for module in self._modules for p in module.parameters()))
+        self._own: list[Tensor] = list(
+            dict.fromkeys(p for module in self._modules for p in module.parameters())
+        )
         if self._optimizer is None and len(self._modules) == 2 and self._own:
             self._optimizer = self._make([p for p in self._own if p.requires_grad])
         if compile:
@@ -118,7 +124,9 @@ class SVI:
             constants = (*(module.training for module in modules), *others)
             return [*self._parameters(), *self._buffers, *tensors], constants
 
-        self._compiled = Compiled(self._gradients, state=state, name="the step", limit=limit, warn=warn)
+        self._compiled = Compiled(
+            self._gradients, state=state, name="the step", limit=limit, warn=warn
+        )
 
     @property
     def compiled(self) -> bool:
@@ -134,7 +142,9 @@ class SVI:
     def optimizer(self) -> Optimizer:
         """The torch optimizer; for pairs written as functions it exists from the first step on."""
         if self._optimizer is None:
-            raise InputError("the optimizer is made at the first step, when the parameters are known")
+            raise InputError(
+                "the optimizer is made at the first step, when the parameters are known"
+            )
         return self._optimizer
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -162,11 +172,15 @@ class SVI:
     def _differentiated(self, args: Any, kwargs: Any) -> tuple[Record, list[int], list[Tensor]]:
         """The record, and the gradients with the places of their parameters."""
         compiled = self._compiled is not None and self._batch in (None, _rows(args))
-        if compiled and self._steps == 0 and len(self._modules) == 2:  # what the first step would check
+        if (
+            compiled and self._steps == 0 and len(self._modules) == 2
+        ):  # what the first step would check
             with forked_random(), restored(self._buffers):
                 self._gradients(args, kwargs)
             self._steps = 1
-        if self._compiled is None or not compiled or self._steps == 0:  # the first step finds functions' parameters
+        if (
+            self._compiled is None or not compiled or self._steps == 0
+        ):  # the first step finds functions' parameters
             (values, *gradients), (sites, used) = self._gradients(args, kwargs)
         else:
             (values, *gradients), (sites, used) = self._compiled(args, kwargs)
@@ -178,7 +192,9 @@ class SVI:
     def _gradients(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
         """The values of a record, then the gradients; the names of its sites, and which parameters have a gradient."""
         args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
-        validate = pyro.settings.get("validate_poutine") and self._steps == 0  # costs a third of a millisecond
+        validate = (
+            pyro.settings.get("validate_poutine") and self._steps == 0
+        )  # costs a third of a millisecond
         with local_parameters(), pyro.validation_enabled(validate):
             if len(self._modules) == 2:
                 loss, t = self._evaluate(args, kwargs)
@@ -190,7 +206,11 @@ class SVI:
             loss = loss / len(args[0])
         parameters = [(i, p) for i, p in enumerate(self._parameters()) if p.requires_grad]
         gradients = torch.autograd.grad(loss, [p for _, p in parameters], allow_unused=True)
-        found = [(i, _as_laid_out(g, p)) for (i, p), g in zip(parameters, gradients, strict=True) if g is not None]
+        found = [
+            (i, _as_laid_out(g, p))
+            for (i, p), g in zip(parameters, gradients, strict=True)
+            if g is not None
+        ]
         record = _record(loss.detach(), t)
         return [record.values, *(g for _, g in found)], (record.sites, [i for i, _ in found])
 
@@ -228,14 +248,22 @@ class SVI:
         """The parameters of the modules, and those of functions as far as they are known, in an order that stays."""
         if len(self._modules) == 2 or self._optimizer is None:
             return self._own
-        return list(dict.fromkeys([*self._own, *(p for g in self._optimizer.param_groups for p in g["params"])]))
+        return list(
+            dict.fromkeys(
+                [*self._own, *(p for g in self._optimizer.param_groups for p in g["params"])]
+            )
+        )
 
     def _adopt(self, trace: poutine.Trace) -> None:
         """Give parameters that `pyro.param` made to the optimizer."""
-        values: list[Any] = [site["value"] for site in trace.nodes.values() if site["type"] == "param"]
+        values: list[Any] = [
+            site["value"] for site in trace.nodes.values() if site["type"] == "param"
+        ]
         found = [v.unconstrained() for v in values if hasattr(v, "unconstrained")]
         if self._optimizer is None:
-            self._optimizer = self._make(list(dict.fromkeys([p for p in self._own if p.requires_grad] + found)))
+            self._optimizer = self._make(
+                list(dict.fromkeys([p for p in self._own if p.requires_grad] + found))
+            )
         known = {p for group in self._optimizer.param_groups for p in group["params"]}
         if new := [p for p in dict.fromkeys(found) if p not in known]:
             self._optimizer.add_param_group({"params": new})
@@ -270,13 +298,22 @@ def _fused_adam(optimizer: Optimizer, parameters: list[Tensor], gradients: list[
     group, state = optimizer.param_groups[0], optimizer.state
     plain = type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    if not plain or hooks or len(optimizer.param_groups) > 1 or len(parameters) < len(group["params"]):
+    if (
+        not plain
+        or hooks
+        or len(optimizer.param_groups) > 1
+        or len(parameters) < len(group["params"])
+    ):
         return False
     states: list[Any] = [state.get(p) for p in parameters]
-    if not all(states) or any(p.grad is not None or p.dtype != gradients[0].dtype for p in parameters):
+    if not all(states) or any(
+        p.grad is not None or p.dtype != gradients[0].dtype for p in parameters
+    ):
         return False
     steps = [s["step"] for s in states]
-    torch._foreach_add_(steps, [torch.ones_like(steps[0])] * len(steps))  # a third of the time that a number takes
+    torch._foreach_add_(
+        steps, [torch.ones_like(steps[0])] * len(steps)
+    )  # a third of the time that a number takes
     torch._fused_adam_(
         parameters,
         gradients,
@@ -331,8 +368,12 @@ def _maker(optim: Any) -> MakeOptimizer:
     if isinstance(optim, pyro.optim.PyroOptim):
         make, arguments = optim.pt_optim_constructor, optim.pt_optim_args
         if not isinstance(arguments, dict):
-            raise InputError("an optimizer of pyro.optim must have constant arguments, not a function of the name")
+            raise InputError(
+                "an optimizer of pyro.optim must have constant arguments, not a function of the name"
+            )
         return lambda parameters: make(parameters, **arguments)  # type: ignore[operator]
     if not isinstance(optim, Optimizer) and not callable(optim):
-        raise InputError(f"optim must be an optimizer or a function that makes one, not {type(optim).__name__}")
+        raise InputError(
+            f"optim must be an optimizer or a function that makes one, not {type(optim).__name__}"
+        )
     return optim

@@ -59,7 +59,9 @@ class StandardNormal(Prior):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> Distribution:
-        return Standard(dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
+        return Standard(
+            dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
+        )
 
 
 class GaussianMixture(Prior):
@@ -81,7 +83,9 @@ class GaussianMixture(Prior):
     def __init__(self, latent_dim: int, *, components: int = 10) -> None:
         super().__init__(latent_dim)
         if not isinstance(components, int) or components < 1:
-            raise InputError(f"components={components!r} of GaussianMixture must be a whole number of at least 1")
+            raise InputError(
+                f"components={components!r} of GaussianMixture must be a whole number of at least 1"
+            )
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
@@ -135,18 +139,27 @@ class Flow(Prior):
     scale: Tensor
 
     def __init__(
-        self, latent_dim: int, *, kind: str = "realnvp", transforms: int = 4, hidden: tuple[int, ...] = (100,)
+        self,
+        latent_dim: int,
+        *,
+        kind: str = "realnvp",
+        transforms: int = 4,
+        hidden: tuple[int, ...] = (100,),
     ) -> None:
         super().__init__(latent_dim)
         if not isinstance(transforms, int) or transforms < 1:
-            raise InputError(f"transforms={transforms!r} of Flow must be a whole number of at least 1")
+            raise InputError(
+                f"transforms={transforms!r} of Flow must be a whole number of at least 1"
+            )
         hidden = whole_numbers("hidden", hidden)
         self.flow = flow(kind, latent_dim, transforms=transforms, hidden=hidden)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> Distribution:
-        noise = Standard(dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
+        noise = Standard(
+            dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
+        )
         return Pushforward(noise, [Zuko(self.flow)])
 
 
@@ -175,10 +188,14 @@ class VampPrior(Prior):
 
     _guide: Any
 
-    def __init__(self, latent_dim: int, *, pseudo_inputs: int = 500, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, latent_dim: int, *, pseudo_inputs: int = 500, shape: tuple[int, ...] | None = None
+    ) -> None:
         super().__init__(latent_dim)
         if not isinstance(pseudo_inputs, int) or pseudo_inputs < 1:
-            raise InputError(f"pseudo_inputs={pseudo_inputs!r} of VampPrior must be a whole number of at least 1")
+            raise InputError(
+                f"pseudo_inputs={pseudo_inputs!r} of VampPrior must be a whole number of at least 1"
+            )
         self.examples, self.shape = pseudo_inputs, shape
         self.pseudo_inputs: nn.Parameter
 
@@ -189,7 +206,9 @@ class VampPrior(Prior):
                 f"VampPrior is made of posteriors at pseudo-inputs, and {name} has none without fitting it"
             )
         if not getattr(guide, "has_density", True):
-            raise InputError(f"VampPrior is a mixture of the guide's posteriors, and those of {name} are points")
+            raise InputError(
+                f"VampPrior is a mixture of the guide's posteriors, and those of {name} are points"
+            )
         if not getattr(guide, "quick_density", True):
             raise InputError(
                 f"VampPrior needs log q(z|x) at any latent, which takes {name} one pass for each of its entries; take "
@@ -197,8 +216,12 @@ class VampPrior(Prior):
             )
         shape = getattr(guide.encoder, "in_shape", None) if self.shape is None else self.shape
         if shape is None:
-            raise InputError("the encoder does not say its in_shape; give VampPrior shape=<the shape of one datum>")
-        object.__setattr__(self, "_guide", guide)  # looked at, not owned: its parameters stay the guide's alone
+            raise InputError(
+                "the encoder does not say its in_shape; give VampPrior shape=<the shape of one datum>"
+            )
+        object.__setattr__(
+            self, "_guide", guide
+        )  # looked at, not owned: its parameters stay the guide's alone
         self.pseudo_inputs = nn.Parameter(torch.rand(self.examples, *shape))
 
     @torch.no_grad()
@@ -210,7 +233,9 @@ class VampPrior(Prior):
             )
         chosen = examples[: self.examples].to(self.pseudo_inputs)
         encoder = self._guide.encoder
-        self.pseudo_inputs.copy_(encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen)
+        self.pseudo_inputs.copy_(
+            encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen
+        )
 
     def forward(self) -> Distribution:
         if "_guide" not in self.__dict__:
@@ -222,4 +247,6 @@ class VampPrior(Prior):
         base = getattr(parts, "base_dist", None)
         if isinstance(base, dist.Normal):
             return DiagonalMixture(logits, base.loc, base.scale)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False
+        )

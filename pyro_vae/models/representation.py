@@ -39,7 +39,13 @@ class Representation(Enum):
     def joined(self, other: "Representation") -> "Representation":
         """The narrowest representation of two sets of values together, stored as the same type."""
         kinds = {self, other} - {Representation.BINARY}
-        return kinds.pop() if len(kinds) == 1 else Representation.REAL if kinds else Representation.BINARY
+        return (
+            kinds.pop()
+            if len(kinds) == 1
+            else Representation.REAL
+            if kinds
+            else Representation.BINARY
+        )
 
     def holds(self, x: Tensor) -> bool:
         """Whether every value of `x` is one of this kind."""

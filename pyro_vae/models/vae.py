@@ -62,7 +62,9 @@ class VAE(AbstractProgram):
 
     guide: Any  # a Guide, or any module with `encoder`, `posterior` and a Pyro program as its call
 
-    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, guide: nn.Module) -> None:
+    def __init__(
+        self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, guide: nn.Module
+    ) -> None:
         super().__init__()
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide
@@ -105,7 +107,12 @@ class VAE(AbstractProgram):
 
     @torch.no_grad()
     def initialise(
-        self, mean: Tensor, std: Tensor, *, standardise: bool = False, examples: Tensor | None = None
+        self,
+        mean: Tensor,
+        std: Tensor,
+        *,
+        standardise: bool = False,
+        examples: Tensor | None = None,
     ) -> None:
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
 

@@ -109,7 +109,9 @@ def keep_variance(layer: nn.Module, *gains: float) -> None:
     Biases start at zero. Source: Glorot & Bengio 2010 (the condition for the forward signal).
     """
     if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        outputs, reach = (1, math.prod(layer.stride)) if isinstance(layer, nn.ConvTranspose2d) else (0, 1)
+        outputs, reach = (
+            (1, math.prod(layer.stride)) if isinstance(layer, nn.ConvTranspose2d) else (0, 1)
+        )
         n_in = layer.weight.numel() / layer.weight.shape[outputs] / reach
         for part, gain in zip(layer.weight.chunk(len(gains), outputs), gains, strict=True):
             bound = gain * math.sqrt(3 / n_in)
@@ -122,7 +124,9 @@ def whole_numbers(name: str, values: Any) -> tuple[int, ...]:
     """`values` as a tuple, once all are whole numbers of at least 1; `name` is the argument they were given as."""
     values = (values,) if not isinstance(values, tuple | list) else tuple(values)
     if any(not isinstance(v, int) or v < 1 for v in values):
-        raise InputError(f"{name}={values} must hold whole numbers of at least 1, such as {name}=(200, 200)")
+        raise InputError(
+            f"{name}={values} must hold whole numbers of at least 1, such as {name}=(200, 200)"
+        )
     return values
 
 
@@ -156,5 +160,7 @@ def features(encoder: nn.Module, given: int | None) -> int:
     shape = getattr(encoder, "out_shape", None) if given is None else (given,)
     if shape is None:
         name = type(encoder).__name__
-        raise InputError(f"the encoder {name} does not say its out_shape; give the guide features=<its output width>")
+        raise InputError(
+            f"the encoder {name} does not say its out_shape; give the guide features=<its output width>"
+        )
     return math.prod(shape)

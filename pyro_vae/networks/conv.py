@@ -41,7 +41,9 @@ class _Convolutional(Network):
         image = in_shape if out_shape is None else out_shape[1:]
         if not channels or len(image) not in (2, 3):
             name = type(self).__name__
-            raise InputError(f"{name} needs images of shape (H, W) or (C, H, W) and at least one layer, not {image}")
+            raise InputError(
+                f"{name} needs images of shape (H, W) or (C, H, W) and at least one layer, not {image}"
+            )
         sizes = [image[-2:]]  # height and width before each layer
         for _ in channels:
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -56,12 +58,18 @@ class _Convolutional(Network):
         else:
             planes = (math.prod(out_shape[:-2]), *channels)
             bottleneck = (widen * channels[-1], *sizes[-1])
-            body += [nn.Linear(math.prod(in_shape), math.prod(bottleneck)), nn.Unflatten(1, bottleneck)]
+            body += [
+                nn.Linear(math.prod(in_shape), math.prod(bottleneck)),
+                nn.Unflatten(1, bottleneck),
+            ]
             for layer in reversed(range(len(channels))):
                 (h, w), (h_in, w_in) = sizes[layer], sizes[layer + 1]
                 extra = (h - (2 * h_in - 1), w - (2 * w_in - 1))  # 1 where the size is even
                 c_in, c_out = planes[layer + 1], planes[layer] * (widen if layer else 1)
-                body += [*follow(c_in), nn.ConvTranspose2d(c_in, c_out, 3, 2, 1, output_padding=extra)]
+                body += [
+                    *follow(c_in),
+                    nn.ConvTranspose2d(c_in, c_out, 3, 2, 1, output_padding=extra),
+                ]
             self._image = tuple(in_shape)
             self.out_shape = tuple(out_shape)
         self.layers = nn.Sequential(*body)
@@ -199,7 +207,10 @@ class ResNet(_Convolutional):
         scale = 1 / math.sqrt(blocks * max(1, len(channels)))
 
         def follow(width: int) -> list[nn.Module]:
-            return [*(_Block(width, activation, scale) for _ in range(blocks)), activation_layer(activation)]
+            return [
+                *(_Block(width, activation, scale) for _ in range(blocks)),
+                activation_layer(activation),
+            ]
 
         super().__init__(in_shape, out_shape, channels, follow)
         for layer in self.layers:

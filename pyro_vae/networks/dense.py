@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._errors import InputError
-from pyro_vae.networks.base import Network, Shape, activation_layer, gain, keep_variance, spread, whole_numbers
+from pyro_vae.networks.base import (
+    Network,
+    Shape,
+    activation_layer,
+    gain,
+    keep_variance,
+    spread,
+    whole_numbers,
+)
 from pyro_vae.networks.products import Affine
 
 
@@ -113,7 +121,11 @@ class MLP(_Dense):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
-            in_shape, out_shape, hidden=hidden, dropout=dropout, nonlinearity=lambda: activation_layer(activation)
+            in_shape,
+            out_shape,
+            hidden=hidden,
+            dropout=dropout,
+            nonlinearity=lambda: activation_layer(activation),
         )
         for layer in self.layers:
             spread(layer, activation)
@@ -150,7 +162,9 @@ class GatedMLP(_Dense):
         hidden: tuple[int, ...] = (300, 300),
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(in_shape, out_shape, hidden=hidden, dropout=dropout, nonlinearity=nn.GLU, widen=2)
+        super().__init__(
+            in_shape, out_shape, hidden=hidden, dropout=dropout, nonlinearity=nn.GLU, widen=2
+        )
         for layer in self.layers:
             gains = (1.0,) if layer is self.output_layer else (gain(torch.sigmoid), 1.0)
             keep_variance(layer, *gains)

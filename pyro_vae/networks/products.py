@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from pyro_vae._abstract import is_traced
 
-LARGE = 10_000_000  # multiplications of a product from which the call of an autograd function is repaid
+LARGE = (
+    10_000_000  # multiplications of a product from which the call of an autograd function is repaid
+)
 LONG = 500  # terms of a sum from which it pays to turn a product of a wide layer's gradient round and back
 
 
@@ -21,7 +23,9 @@ def onednn_is_faster() -> bool:
     PyTorch multiplies float32 matrices by the BLAS that it was built with. Where that is MKL and the processor is not
     Intel's, it leaves the wide vector units unused that oneDNN takes: then this halves the time of a product.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
         return False
     x, y = torch.ones(256, 512), torch.ones(256, 512)
     return is_faster(lambda: by_onednn(x, y.t()), than=lambda: torch.mm(x, y.t()))
@@ -40,8 +44,12 @@ def is_faster(way: Callable[[], Any], *, than: Callable[[], Any]) -> bool:
 
 def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """`a @ b + bias` for matrices in float32 on a CPU, without gradients."""
-    turned = bias is None and not a.is_contiguous() and a.shape[0] > b.shape[1] and a.shape[1] >= LONG
-    left, right = (b.t(), a) if turned else (a, b.t())  # twice as fast with the fewer rows on the left
+    turned = (
+        bias is None and not a.is_contiguous() and a.shape[0] > b.shape[1] and a.shape[1] >= LONG
+    )
+    left, right = (
+        (b.t(), a) if turned else (a, b.t())
+    )  # twice as fast with the fewer rows on the left
     if not (right.is_contiguous() or right.t().is_contiguous()):
         right = right.contiguous()  # a part of a larger matrix would take a hundred times as long
     product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
@@ -52,9 +60,17 @@ class Affine(nn.Linear):
     """`torch.nn.Linear`, its large products by the faster library also where no graph is compiled."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.numel() * self.out_features < LARGE or input.dtype != torch.float32 or input.device.type != "cpu":
+        if (
+            input.numel() * self.out_features < LARGE
+            or input.dtype != torch.float32
+            or input.device.type != "cpu"
+        ):
             return super().forward(input)
-        others_turn = is_traced() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        others_turn = (
+            is_traced()
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+        )
         if others_turn or torch.is_autocast_enabled("cpu") or not onednn_is_faster():
             return super().forward(input)
         rows: Tensor = _Affine.apply(input.reshape(-1, self.in_features), self.weight, self.bias)

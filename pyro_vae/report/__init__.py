@@ -39,15 +39,21 @@ def report(folder: str | Path, *, split: str = "test", data: Any = None) -> str:
     evaluation = _read(str(folder), split)
     s = evaluation.summary
     if bad := [key for key in NEEDED if not isinstance(s.get(key), dict)]:
-        raise InputError(f"the evaluation of {folder} is damaged: it does not say {bad[0]!r}; evaluate the run again")
-    pictures = {p.stem: p for name in ("figures", "samples") for p in sorted((folder / name).glob("*.png"))}
+        raise InputError(
+            f"the evaluation of {folder} is damaged: it does not say {bad[0]!r}; evaluate the run again"
+        )
+    pictures = {
+        p.stem: p for name in ("figures", "samples") for p in sorted((folder / name).glob("*.png"))
+    }
     history = _read_metrics(folder / "metrics.csv", 10**9)
     config = read_toml(folder / "config.toml")
     facts = Facts(folder, s, evaluation.columns, config, history, pictures, data)
     return page(f"{folder.name}: report", _style(), *_body(facts))
 
 
-def write_report(folder: str | Path, path: str | Path, *, split: str = "test", data: Any = None) -> None:
+def write_report(
+    folder: str | Path, path: str | Path, *, split: str = "test", data: Any = None
+) -> None:
     """Write `report` to a file, replaced in one move; arguments as there."""
     text = report(folder, split=split, data=data)
     write_atomically(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
@@ -66,7 +72,9 @@ def _body(facts: Facts) -> tuple[Html, ...]:
         tag("p", "run ", code(str(facts.folder)), f", {facts.s['split']} data", class_="sub"),
     )
     contents = tag("nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents")
-    body = (tag("section", tag("h2", title), content, id=key) for key, (title, content) in parts.items())
+    body = (
+        tag("section", tag("h2", title), content, id=key) for key, (title, content) in parts.items()
+    )
     return contents, tag("main", header, hero(facts, warnings), *body)
 
 

@@ -35,7 +35,10 @@ def _nice(low: float, high: float, start: float, end: float, *, whole: bool = Fa
     """A scale that ends at round numbers."""
     if high <= low:
         low, high = low - 0.5, high + 0.5
-    ticks = [float(t) for t in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)]
+    ticks = [
+        float(t)
+        for t in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
+    ]
     return Scale(ticks[0], ticks[-1], start, end, ticks)
 
 
@@ -55,7 +58,14 @@ def _text(value: float) -> str:
     return f"{value:,.10g}".replace("-", "−")
 
 
-def _chart(alt: str, x: Scale, y: Scale, labels: tuple[str, str], *marks: Html, tick_names: Sequence[str] = ()) -> Html:
+def _chart(
+    alt: str,
+    x: Scale,
+    y: Scale,
+    labels: tuple[str, str],
+    *marks: Html,
+    tick_names: Sequence[str] = (),
+) -> Html:
     """The frame around marks: ticks, labels and lines of the grid."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
@@ -66,24 +76,66 @@ def _chart(alt: str, x: Scale, y: Scale, labels: tuple[str, str], *marks: Html, 
     for tick, name in zip(x.ticks, tick_names or list(map(_text, x.ticks)), strict=True):
         parts.append(tag("text", name, x=round(x(tick), 1), y=bottom + 18, text_anchor="middle"))
     parts.append(tag("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
-    parts.append(tag("text", labels[0], x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle", class_="label"))
+    parts.append(
+        tag(
+            "text",
+            labels[0],
+            x=(LEFT + right) / 2,
+            y=HEIGHT - 6,
+            text_anchor="middle",
+            class_="label",
+        )
+    )
     middle = (TOP + bottom) / 2
     turned = f"rotate(-90 14 {middle})"
-    parts.append(tag("text", labels[1], x=14, y=middle, text_anchor="middle", transform=turned, class_="label"))
-    inside = tag("svg", *marks, x=LEFT, y=0, width=right - LEFT, height=bottom + 1,
-                 viewBox=f"{LEFT} 0 {right - LEFT} {bottom + 1}")  # fmt: skip  # cuts off what lies outside
-    return tag("svg", *parts, inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=alt, class_="chart")
+    parts.append(
+        tag(
+            "text",
+            labels[1],
+            x=14,
+            y=middle,
+            text_anchor="middle",
+            transform=turned,
+            class_="label",
+        )
+    )
+    inside = tag(
+        "svg",
+        *marks,
+        x=LEFT,
+        y=0,
+        width=right - LEFT,
+        height=bottom + 1,
+        viewBox=f"{LEFT} 0 {right - LEFT} {bottom + 1}",
+    )  # cuts off what lies outside
+    return tag(
+        "svg",
+        *parts,
+        inside,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=alt,
+        class_="chart",
+    )
 
 
 def _bar(x: float, width: float, ends: tuple[float, float], *, kind: str, title: str) -> Html:
     top, bottom = min(ends), max(ends)
-    place = {"x": round(x, 1), "width": round(max(width, 0.5), 1), "y": round(top, 1), "height": round(bottom - top, 1)}
+    place = {
+        "x": round(x, 1),
+        "width": round(max(width, 0.5), 1),
+        "y": round(top, 1),
+        "height": round(bottom - top, 1),
+    }
     return tag("rect", tag("title", title), class_=kind, **place)
 
 
 def legend(entries: Mapping[str, str]) -> Html:
     """What the colours mean: `{class: words}`."""
-    items = (tag("li", tag("span", class_=f"key {kind}"), escape(words)) for kind, words in entries.items())
+    items = (
+        tag("li", tag("span", class_=f"key {kind}"), escape(words))
+        for kind, words in entries.items()
+    )
     return tag("ul", *items, class_="legend")
 
 
@@ -110,7 +162,9 @@ def lines(
     upwards = [v for _, y in series.values() for v in y if math.isfinite(v)]
     x = _across(min(across), max(across), whole=True)
     if log:
-        x = Scale(min(across), max(across), LEFT + 24, WIDTH - RIGHT - 24, sorted(set(across)), log=True)
+        x = Scale(
+            min(across), max(across), LEFT + 24, WIDTH - RIGHT - 24, sorted(set(across)), log=True
+        )
     y = _upwards(min(upwards) if low is None else low, max(upwards))
     marks = []
     for kind, (horizontal, vertical) in series.items():
@@ -124,10 +178,17 @@ def lines(
         marks.append(tag("path", d=path, class_=f"line {kind}"))
         if dots or len(points) == 1:
             marks += [
-                tag("circle", tag("title", f"{_text(a)}: {number(b)}"), cx=round(x(a), 1), cy=round(y(b), 1), r=4,
-                    class_=kind)
-                for a, b in points if math.isfinite(b)
-            ]  # fmt: skip
+                tag(
+                    "circle",
+                    tag("title", f"{_text(a)}: {number(b)}"),
+                    cx=round(x(a), 1),
+                    cy=round(y(b), 1),
+                    r=4,
+                    class_=kind,
+                )
+                for a, b in points
+                if math.isfinite(b)
+            ]
     return _chart(alt, x, y, labels, *marks)
 
 
@@ -140,14 +201,24 @@ def histogram(values: np.ndarray, *, label: str, alt: str, limit: float | None =
     edges = np.linspace(low, high, BINS + 1)
     if limit is not None and low < limit < high:  # no bar may stand on both sides
         width = edges[1] - edges[0]
-        edges = limit + width * np.arange(math.floor((low - limit) / width), math.ceil((high - limit) / width) + 1)
+        edges = limit + width * np.arange(
+            math.floor((low - limit) / width), math.ceil((high - limit) / width) + 1
+        )
     counts, edges = np.histogram(values, edges)
     x, y = _across(float(edges[0]), float(edges[-1])), _upwards(0, int(counts.max()), whole=True)
     marks = []
     for count, a, b in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         beyond = limit is not None and a >= limit - 1e-9
         title = f"{number(a)} to {number(b)}: {count}"
-        marks.append(_bar(x(a) + 0.5, x(b) - x(a) - 1, (y(0), y(count)), kind="bad" if beyond else "a", title=title))
+        marks.append(
+            _bar(
+                x(a) + 0.5,
+                x(b) - x(a) - 1,
+                (y(0), y(count)),
+                kind="bad" if beyond else "a",
+                title=title,
+            )
+        )
     if limit is not None and edges[0] < limit < edges[-1]:
         place = round(x(limit), 1)
         marks.append(tag("line", x1=place, x2=place, y1=TOP, y2=HEIGHT - BOTTOM, class_="limit"))
@@ -155,7 +226,12 @@ def histogram(values: np.ndarray, *, label: str, alt: str, limit: float | None =
 
 
 def bars(
-    values: Sequence[float], names: Sequence[str], kinds: Sequence[str], *, labels: tuple[str, str], alt: str
+    values: Sequence[float],
+    names: Sequence[str],
+    kinds: Sequence[str],
+    *,
+    labels: tuple[str, str],
+    alt: str,
 ) -> Html:
     """A bar for each value, with its name beneath as far as there is room."""
     count = len(values)

@@ -39,7 +39,10 @@ class Facts:
     def command(self) -> str:
         """The command that repeats the evaluation."""
         split = "" if self.s["split"] == "test" else f" --split {self.s['split']}"
-        return self.s.get("command") or f"python -m pyro_vae.evaluate {shlex.quote(str(self.folder))}{split}"
+        return (
+            self.s.get("command")
+            or f"python -m pyro_vae.evaluate {shlex.quote(str(self.folder))}{split}"
+        )
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -65,7 +68,10 @@ def warnings_of(facts: Facts) -> list[str]:
     if latents and latents["collapsed"]:
         found.append(latents["verdict"])
     refined = (s.get("gaps") or {}).get("log p(x)")
-    for name, other in (("Annealed importance sampling", s.get("ais")), ("Weighting from a refined guide", refined)):
+    for name, other in (
+        ("Annealed importance sampling", s.get("ais")),
+        ("Weighting from a refined guide", refined),
+    ):
         if not other or None in (other["mean"], marginal["mean"]):
             continue
         more = other["mean"] - marginal["mean"]
@@ -76,7 +82,9 @@ def warnings_of(facts: Facts) -> list[str]:
                 "number says."
             )
     if s["data"] < s["data_in_split"]:
-        found.append(f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated.")
+        found.append(
+            f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
+        )
     return found + _training_warnings(facts)
 
 
@@ -87,8 +95,15 @@ def _training_warnings(facts: Facts) -> list[str]:
     last, first, found = history[-1], history[0], []
     if isinstance(asked, int) and last["epoch"] < asked:
         found.append(f"Training stopped after {last['epoch']:.0f} of {asked} epochs.")
-    best = max(history, key=lambda row: row["validation_elbo"] if math.isfinite(row["validation_elbo"]) else -math.inf)
+    best = max(
+        history,
+        key=lambda row: (
+            row["validation_elbo"] if math.isfinite(row["validation_elbo"]) else -math.inf
+        ),
+    )
     steady = last["learning_rate"] > first["learning_rate"] / 2
     if best is last and len(history) > 1 and steady and math.isfinite(best["validation_elbo"]):
-        found.append("The last epoch was the best on validation data: more epochs would probably help.")
+        found.append(
+            "The last epoch was the best on validation data: more epochs would probably help."
+        )
     return found

@@ -9,11 +9,40 @@ from pyro_vae.report.page import Html, figure, join, number, paragraph, picture,
 PLUS_MINUS = "±\N{NO-BREAK SPACE}"
 
 SUMMARY = {  # the keys of evaluation.json that have a place of their own
-    "run", "epoch", "dataset", "split", "data", "data_in_split", "representation", "bridge", "num_particles",
-    "least_particles", "log_marginal", "curve", "elbo", "reconstruction", "kl", "bits_per_dimension",
-    "bits_per_dimension_of", "ess", "pareto_k", "verdict", "latents", "spec", "refinement_steps", "effort", "seed",
-    "checkpoint", "command", "versions", "gaps", "ais", "bdmc", "posterior", "roads",
-}  # fmt: skip
+    "run",
+    "epoch",
+    "dataset",
+    "split",
+    "data",
+    "data_in_split",
+    "representation",
+    "bridge",
+    "num_particles",
+    "least_particles",
+    "log_marginal",
+    "curve",
+    "elbo",
+    "reconstruction",
+    "kl",
+    "bits_per_dimension",
+    "bits_per_dimension_of",
+    "ess",
+    "pareto_k",
+    "verdict",
+    "latents",
+    "spec",
+    "refinement_steps",
+    "effort",
+    "seed",
+    "checkpoint",
+    "command",
+    "versions",
+    "gaps",
+    "ais",
+    "bdmc",
+    "posterior",
+    "roads",
+}
 
 CAPTIONS = {  # the pictures that the programs make, by the names of their files
     "prior": "What the model makes of latents drawn from the prior.",
@@ -29,7 +58,10 @@ CAPTIONS = {  # the pictures that the programs make, by the names of their files
     "latents": "Posterior means in two dimensions, coloured by label where there are labels.",
 }
 REDRAWN = {"learning_curves", "bound_curve"}  # figures that the page draws itself
-ACRONYMS = {name.lower(): name for name in ("AIS", "AUROC", "BDMC", "ELBO", "ESS", "FPR", "KL", "NUTS", "OOD")}
+ACRONYMS = {
+    name.lower(): name
+    for name in ("AIS", "AUROC", "BDMC", "ELBO", "ESS", "FPR", "KL", "NUTS", "OOD")
+}
 
 
 def shown(facts: Facts, *names: str) -> Html:
@@ -54,9 +86,16 @@ def further(facts: Facts) -> dict[str, tuple[str, Html]]:
     found = {}
     for key in facts.s:
         if key not in SUMMARY and facts.s[key] is not None:
-            figures = [name for name in facts.pictures if name not in used and name.split("_")[0].split("-")[0] == key]
+            figures = [
+                name
+                for name in facts.pictures
+                if name not in used and name.split("_")[0].split("-")[0] == key
+            ]
             used |= set(figures)
-            found[f"more-{key}"] = (_words(key), join([_anything(key, facts.s[key]), shown(facts, *figures)]))
+            found[f"more-{key}"] = (
+                _words(key),
+                join([_anything(key, facts.s[key]), shown(facts, *figures)]),
+            )
     rest = [name for name in facts.pictures if name not in used]
     if rest:
         found["figures"] = ("Further figures", shown(facts, *rest))
@@ -65,7 +104,9 @@ def further(facts: Facts) -> dict[str, tuple[str, Html]]:
 
 def _words(key: str) -> str:
     """The name of a key as a heading."""
-    words = " ".join(ACRONYMS.get(word, word) for word in str(key).replace("_", " ").replace("-", " ").split())
+    words = " ".join(
+        ACRONYMS.get(word, word) for word in str(key).replace("_", " ").replace("-", " ").split()
+    )
     return words[:1].upper() + words[1:]
 
 
@@ -83,7 +124,9 @@ def _anything(title: str, value: Any) -> Html:
     if plain:
         rows = [[_words(key), text] for key, text in _rows(plain).items()]
         parts.append(table(["", ""], rows, caption=_words(title)))
-    heads = {tuple(v) for v in nested.values() if not any(isinstance(u, Mapping) for u in v.values())}
+    heads = {
+        tuple(v) for v in nested.values() if not any(isinstance(u, Mapping) for u in v.values())
+    }
     if len(nested) > 1 and len(heads) == 1 and all(tuple(v) in heads for v in nested.values()):
         head = [_words(key) for key in _rows(next(iter(nested.values())))]
         rows = [[_words(key), *_rows(v).values()] for key, v in nested.items()]

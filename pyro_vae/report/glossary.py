@@ -76,7 +76,9 @@ TERMS = {
         "mutual information, I(x; z)",
         "What the latents tell about a datum. With KL(q(z) || p(z)), the distance of all posteriors taken together "
         "from the prior, it makes up the KL of the ELBO.",
-        {"Hoffman & Johnson 2016": "http://approximateinference.org/accepted/HoffmanJohnson2016.pdf"},
+        {
+            "Hoffman & Johnson 2016": "http://approximateinference.org/accepted/HoffmanJohnson2016.pdf"
+        },
     ),
 }
 
@@ -90,7 +92,9 @@ def glossary() -> Html:
     """All terms as a list."""
     parts = []
     for key, (name, meaning, sources) in TERMS.items():
-        links = [tag("a", words, href=address, rel="noreferrer") for words, address in sources.items()]
+        links = [
+            tag("a", words, href=address, rel="noreferrer") for words, address in sources.items()
+        ]
         parts.append(tag("dt", name, id=f"term-{key}"))
         parts.append(tag("dd", meaning, *([" ", *links] if links else [])))
     return tag("dl", *parts)

@@ -41,7 +41,9 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     """
     given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
     written = "".join(f' {k}="{html.escape(str(v))}"' for k, v in given.items())
-    return Html(f"<{name}{written}>" if name in VOID else f"<{name}{written}>{join(children)}</{name}>")
+    return Html(
+        f"<{name}{written}>" if name in VOID else f"<{name}{written}>{join(children)}</{name}>"
+    )
 
 
 def _decimals(error: float) -> int:
@@ -97,16 +99,23 @@ def paragraph(*parts: Any, class_: str | None = None) -> Html:
     return tag("p", *parts, class_=class_)
 
 
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, caption: str, text: int = 1) -> Html:
+def table(
+    head: Sequence[Any], rows: Iterable[Sequence[Any]], *, caption: str, text: int = 1
+) -> Html:
     """A table whose first column names the row; the first `text` columns hold words, the others numbers."""
 
     def row(cells: Sequence[Any]) -> Html:
         kinds = [None if i < text else "number" for i in range(len(cells))]
         first = tag("th", cells[0], scope="row")
-        rest = (tag("td", cell, class_=kind) for cell, kind in zip(cells[1:], kinds[1:], strict=True))
+        rest = (
+            tag("td", cell, class_=kind) for cell, kind in zip(cells[1:], kinds[1:], strict=True)
+        )
         return tag("tr", first, *rest)
 
-    names = (tag("th", name, scope="col", class_=None if i < text else "number") for i, name in enumerate(head))
+    names = (
+        tag("th", name, scope="col", class_=None if i < text else "number")
+        for i, name in enumerate(head)
+    )
     top = tag("thead", tag("tr", *names)) if any(head) else None
     content = tag("table", tag("caption", caption), top, tag("tbody", *map(row, rows)))
     return tag("div", content, class_="scroll", role="region", aria_label=caption, tabindex="0")
@@ -125,14 +134,25 @@ def picture(source: Path | Image.Image, alt: str, class_: str | None = None) -> 
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 width, height = image.size
                 image.verify()
-        except (UnidentifiedImageError, OSError, SyntaxError):  # what Pillow raises for a broken PNG
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+        ):  # what Pillow raises for a broken PNG
             return None
     else:
         buffer = io.BytesIO()
         source.save(buffer, "PNG")
         content, (width, height) = buffer.getvalue(), source.size
     data = base64.b64encode(content).decode()
-    return tag("img", src=f"data:image/png;base64,{data}", alt=alt, width=width, height=height, class_=class_)
+    return tag(
+        "img",
+        src=f"data:image/png;base64,{data}",
+        alt=alt,
+        width=width,
+        height=height,
+        class_=class_,
+    )
 
 
 def page(title: str, style: str, *content: Any) -> str:

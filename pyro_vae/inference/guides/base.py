@@ -25,9 +25,13 @@ class Guide(AbstractProgram):
         features: the encoder's output width, needed only for an encoder that has no `out_shape`.
     """
 
-    amortised: bool = True  # False: q(z|x) is not made by the encoder, so that inputs that are no data have none
+    amortised: bool = (
+        True  # False: q(z|x) is not made by the encoder, so that inputs that are no data have none
+    )
     has_density: bool = True  # False: a point
-    quick_density: bool = True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
+    quick_density: bool = (
+        True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
+    )
     smooth: bool = True  # False: gradients of draws cannot be differentiated once more
 
     def __init__(self, encoder: nn.Module, latent_dim: int, *, features: int | None = None) -> None:
@@ -67,7 +71,9 @@ class Guide(AbstractProgram):
 class HeadGuide(Guide):
     """A guide whose linear `head` turns features into `variational_parameters`; a subclass gives their `family`."""
 
-    def __init__(self, encoder: nn.Module, latent_dim: int, outputs: int, *, features: int | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, latent_dim: int, outputs: int, *, features: int | None = None
+    ) -> None:
         super().__init__(encoder, latent_dim, features=features)
         self.head = nn.Linear(self.features, outputs)
 

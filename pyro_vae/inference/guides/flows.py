@@ -36,7 +36,12 @@ class Planar(HeadGuide):
     """
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: int, *, transforms: int = 10, features: int | None = None
+        self,
+        encoder: nn.Module,
+        latent_dim: int,
+        *,
+        transforms: int = 10,
+        features: int | None = None,
     ) -> None:
         at_least_one("Planar", transforms=transforms)
         d = latent_dim
@@ -73,14 +78,21 @@ class Householder(HeadGuide):
     """
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: int, *, transforms: int = 8, features: int | None = None
+        self,
+        encoder: nn.Module,
+        latent_dim: int,
+        *,
+        transforms: int = 8,
+        features: int | None = None,
     ) -> None:
         at_least_one("Householder", transforms=transforms)
         super().__init__(encoder, latent_dim, (2 + transforms) * latent_dim, features=features)
         self.transforms = transforms
         self.shrink(slice(2 * latent_dim, None), 0.01)
         with torch.no_grad():  # pairs of reflections that undo each other: nearly the identity
-            pairs = torch.randn(-(-transforms // 2), latent_dim).repeat_interleave(2, 0)[:transforms]
+            pairs = torch.randn(-(-transforms // 2), latent_dim).repeat_interleave(2, 0)[
+                :transforms
+            ]
             self.head.bias[2 * latent_dim :] = pairs.flatten()
 
     def family(self, parameters: Tensor) -> Distribution:
@@ -127,7 +139,9 @@ class Sylvester(HeadGuide):
     ) -> None:
         at_least_one("Sylvester", transforms=transforms, columns=columns)
         if kind not in ("orthogonal", "householder", "triangular"):
-            raise InputError(f"kind={kind!r} of Sylvester must be 'orthogonal', 'householder' or 'triangular'")
+            raise InputError(
+                f"kind={kind!r} of Sylvester must be 'orthogonal', 'householder' or 'triangular'"
+            )
         d, t = latent_dim, transforms
         self._m = min(columns, d) if kind == "orthogonal" else d
         rows, cols = torch.triu_indices(self._m, self._m, offset=1)
@@ -146,7 +160,8 @@ class Sylvester(HeadGuide):
         r1, r2 = self._upper(diagonal1, above1), self._upper(diagonal2, above2)  # (..., t, M, M)
         basis = self._basis(q)
         steps = [
-            flows.Sylvester(basis[..., i, :, :], r1[..., i, :, :], r2[..., i, :, :], b[..., i, :]) for i in range(t)
+            flows.Sylvester(basis[..., i, :, :], r1[..., i, :, :], r2[..., i, :, :], b[..., i, :])
+            for i in range(t)
         ]
         return Pushforward(DiagonalNormal(loc, log_scale), steps)
 
@@ -160,7 +175,9 @@ class Sylvester(HeadGuide):
         d = self.latent_dim
         identity = torch.eye(d, dtype=q.dtype, device=q.device)
         if self.kind == "triangular":
-            return torch.stack([identity.flip(0) if i % 2 else identity for i in range(self.transforms)])
+            return torch.stack(
+                [identity.flip(0) if i % 2 else identity for i in range(self.transforms)]
+            )
         vectors = q.unflatten(-1, (d, -1))
         if self.kind == "orthogonal":
             return torch.linalg.qr(vectors).Q
@@ -248,14 +265,16 @@ class IAF(HeadGuide):
         hidden = whole_numbers("hidden", hidden)
         super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
         self.networks = nn.ModuleList(
-            _MaskedNetwork(latent_dim, context, hidden, reverse=i % 2 == 1) for i in range(transforms)
+            _MaskedNetwork(latent_dim, context, hidden, reverse=i % 2 == 1)
+            for i in range(transforms)
         )
 
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim
         loc, log_scale, context = parameters.split([d, d, parameters.shape[-1] - 2 * d], -1)
         return Pushforward(
-            DiagonalNormal(loc, log_scale), [flows.Autoregressive(net, context) for net in self.networks]
+            DiagonalNormal(loc, log_scale),
+            [flows.Autoregressive(net, context) for net in self.networks],
         )
 
 
@@ -297,7 +316,9 @@ class NSF(HeadGuide):
             raise InputError(f"bins={bins!r} of NSF must be a whole number of at least 2")
         hidden = whole_numbers("hidden", hidden)
         super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
-        self.flow = flow("nsf", latent_dim, context, transforms=transforms, hidden=hidden, bins=bins)
+        self.flow = flow(
+            "nsf", latent_dim, context, transforms=transforms, hidden=hidden, bins=bins
+        )
 
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim

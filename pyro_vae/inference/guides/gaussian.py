@@ -81,17 +81,27 @@ class LowRank(HeadGuide):
     torch.Size([3, 5, 5])
     """
 
-    def __init__(self, encoder: nn.Module, latent_dim: int, *, rank: int = 2, features: int | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, latent_dim: int, *, rank: int = 2, features: int | None = None
+    ) -> None:
         at_least_one("LowRank", rank=rank)
         super().__init__(encoder, latent_dim, (2 + rank) * latent_dim, features=features)
         self.rank = rank
-        self.shrink(slice(2 * latent_dim, None), 0.1)  # not 0, where F and -F are alike and the gradient vanishes
+        self.shrink(
+            slice(2 * latent_dim, None), 0.1
+        )  # not 0, where F and -F are alike and the gradient vanishes
 
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim
         loc, log_scale, factor = parameters.split([d, d, d * self.rank], -1)
-        factor = factor.unflatten(-1, (d, self.rank)) * log_scale.exp().unsqueeze(-1) / math.sqrt(self.rank)
-        return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp(), validate_args=False)
+        factor = (
+            factor.unflatten(-1, (d, self.rank))
+            * log_scale.exp().unsqueeze(-1)
+            / math.sqrt(self.rank)
+        )
+        return dist.LowRankMultivariateNormal(
+            loc, factor, (2 * log_scale).exp(), validate_args=False
+        )
 
 
 class Mixture(HeadGuide):
@@ -119,7 +129,12 @@ class Mixture(HeadGuide):
     smooth = False
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: int, *, components: int = 5, features: int | None = None
+        self,
+        encoder: nn.Module,
+        latent_dim: int,
+        *,
+        components: int = 5,
+        features: int | None = None,
     ) -> None:
         at_least_one("Mixture", components=components)
         super().__init__(encoder, latent_dim, components * (1 + 2 * latent_dim), features=features)
@@ -128,7 +143,9 @@ class Mixture(HeadGuide):
     def family(self, parameters: Tensor) -> Distribution:
         c, d = self.components, self.latent_dim
         logits, loc, log_scale = parameters.split([c, c * d, c * d], -1)
-        return DiagonalMixture(logits, loc.unflatten(-1, (c, d)), log_scale.unflatten(-1, (c, d)).exp())
+        return DiagonalMixture(
+            logits, loc.unflatten(-1, (c, d)), log_scale.unflatten(-1, (c, d)).exp()
+        )
 
 
 class Delta(HeadGuide):

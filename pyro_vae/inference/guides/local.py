@@ -21,12 +21,16 @@ class _Refined(Guide):
     steps: int
 
     def connect(self, model: nn.Module) -> None:
-        object.__setattr__(self, "_model", model)  # looked at, not owned: its parameters stay the model's alone
+        object.__setattr__(
+            self, "_model", model
+        )  # looked at, not owned: its parameters stay the model's alone
 
     def given(self, x: Tensor) -> Distribution:
         return self.family(self.parameters_given(x))
 
-    def _gradient(self, x: Tensor, parameters: Tensor, family: Callable[[Tensor], Any], *, twice: bool) -> Tensor:
+    def _gradient(
+        self, x: Tensor, parameters: Tensor, family: Callable[[Tensor], Any], *, twice: bool
+    ) -> Tensor:
         """The gradient of every datum's one-draw ELBO in its own `parameters`, `(batch, P)`.
 
         `twice` keeps what is needed to differentiate it once more. `Local`, whose density costs nothing at any latent,
@@ -140,12 +144,18 @@ class SemiAmortized(_Refined):
         if not isinstance(rate, (int, float)) or not rate > 0:
             raise InputError(f"rate={rate!r} of SemiAmortized must be positive")
         AbstractProgram.__init__(self)
-        self.start = guide(encoder, latent_dim, **({} if features is None else {"features": features}))
+        self.start = guide(
+            encoder, latent_dim, **({} if features is None else {"features": features})
+        )
         name = type(self.start).__name__
         if isinstance(self.start, _Refined) or not self.start.has_density:
-            raise InputError(f"SemiAmortized cannot refine {name}; give it an amortised guide such as MeanField")
+            raise InputError(
+                f"SemiAmortized cannot refine {name}; give it an amortised guide such as MeanField"
+            )
         if not self.start.smooth:
-            raise InputError(f"SemiAmortized differentiates through gradients, which {name} does not carry twice")
+            raise InputError(
+                f"SemiAmortized differentiates through gradients, which {name} does not carry twice"
+            )
         self.latent_dim, self.features, self.steps = latent_dim, self.start.features, steps
         self.quick_density = self.start.quick_density
         self.log_rate = nn.Parameter(torch.tensor(float(rate)).log())

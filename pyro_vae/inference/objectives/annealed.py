@@ -38,11 +38,17 @@ class Annealed(Objective):
     """
 
     def __init__(
-        self, *, objective: Objective | Callable[[], Objective] = ELBO, epochs: float = 10.0, shape: str = "linear"
+        self,
+        *,
+        objective: Objective | Callable[[], Objective] = ELBO,
+        epochs: float = 10.0,
+        shape: str = "linear",
     ) -> None:
         inner = objective if isinstance(objective, Objective) else objective()
         if not isinstance(inner, Objective):
-            raise InputError(f"Annealed wraps an Objective of this package, not {type(inner).__name__}")
+            raise InputError(
+                f"Annealed wraps an Objective of this package, not {type(inner).__name__}"
+            )
         if not isinstance(epochs, (int, float)) or not epochs > 0:
             raise InputError(f"epochs={epochs!r} of Annealed must be positive")
         if shape not in ("linear", "cyclical"):

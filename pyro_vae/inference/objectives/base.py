@@ -29,11 +29,15 @@ class Objective(pyro.infer.ELBO, ABC):
     """
 
     needs: tuple[str, ...] = ()  # of REQUIREMENTS: what each latent site must offer
-    score_function: bool = True  # False: the bound's gradient is right as it is for latents without reparameterisation
+    score_function: bool = (
+        True  # False: the bound's gradient is right as it is for latents without reparameterisation
+    )
 
     def __init__(self, *, num_particles: int = 1) -> None:
         if not isinstance(num_particles, int) or num_particles < 1:
-            raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
+            raise InputError(
+                f"num_particles={num_particles!r} must be a whole number of at least 1"
+            )
         super().__init__(num_particles=num_particles)
 
     @abstractmethod
@@ -65,7 +69,9 @@ class Objective(pyro.infer.ELBO, ABC):
         loss = -bound.sum()
         return loss if t.scale == 1 else t.scale * loss
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """The loss of one draw of the terms, as a tensor: nothing is read back to the host."""
         return self.loss_of(terms(model, guide, *args, num_particles=self.num_particles, **kwargs))
 
@@ -80,19 +86,29 @@ class Objective(pyro.infer.ELBO, ABC):
         loss.backward()
         return loss.detach()
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+    def _get_trace(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> tuple[Trace, Trace]:
         return traces(model, guide, *args, num_particles=self.num_particles, **kwargs)
 
 
 def independent(q: Any) -> bool:
     """Whether a latent vector's entries are independent, each with a density of its own."""
-    return isinstance(q, torch.distributions.Independent) and q.reinterpreted_batch_ndims == 1 and has_density(q)
+    return (
+        isinstance(q, torch.distributions.Independent)
+        and q.reinterpreted_batch_ndims == 1
+        and has_density(q)
+    )
 
 
 def closed_kl(site: Site) -> Tensor:
     """`KL(q || p)` of a site in closed form, `(num_particles, batch)`; `NotImplementedError` where there is none."""
     q, p = site.q, site.p
-    if isinstance(q, _Gaussian) and independent(p) and isinstance(p.base_dist, torch.distributions.Normal):
+    if (
+        isinstance(q, _Gaussian)
+        and independent(p)
+        and isinstance(p.base_dist, torch.distributions.Normal)
+    ):
         # E[-log p] - H(q)
         loc, scale = p.base_dist.loc, p.base_dist.scale
         squares = (q.variance + (q.mean - loc).square()) / scale.square()
@@ -113,7 +129,10 @@ def _has_closed_kl(site: Site) -> bool:
 
 
 REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
-    "density": (lambda s: has_density(s.q), "weighs draws by the guide's density, and at site {name!r} it is a point"),
+    "density": (
+        lambda s: has_density(s.q),
+        "weighs draws by the guide's density, and at site {name!r} it is a point",
+    ),
     "gradient": (
         lambda s: bool(s.q.has_rsample),
         "needs draws that carry gradients, and those of the {q} at site {name!r} do not",

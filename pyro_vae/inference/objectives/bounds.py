@@ -14,9 +14,17 @@ from pyro_vae.inference.objectives.base import Objective, closed_kl
 def number(objective: str, low: float = -math.inf, high: float = math.inf, **values: Any) -> None:
     """Raise `InputError` unless each value is a finite number between `low` and `high`."""
     for name, value in values.items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
-            limits = f" of at least {low:g}" if high == math.inf else f" between {low:g} and {high:g}"
-            raise InputError(f"{name}={value!r} of {objective} must be a number{limits if low > -math.inf else ''}")
+        if (
+            not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or not low <= value <= high
+        ):
+            limits = (
+                f" of at least {low:g}" if high == math.inf else f" between {low:g} and {high:g}"
+            )
+            raise InputError(
+                f"{name}={value!r} of {objective} must be a number{limits if low > -math.inf else ''}"
+            )
 
 
 def log_mean(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -65,7 +73,9 @@ class MeanFieldELBO(Objective):
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
-        kl = torch.stack([closed_kl(s).expand(t.log_px.shape) for s in t.sites.values() if s.q is not None]).sum(0)
+        kl = torch.stack(
+            [closed_kl(s).expand(t.log_px.shape) for s in t.sites.values() if s.q is not None]
+        ).sum(0)
         return (t.log_px - t.weigh(self.beta * kl)).mean(0)
 
 

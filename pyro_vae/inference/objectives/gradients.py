@@ -22,14 +22,22 @@ def stopped(thing: Any) -> Any:
     if isinstance(thing, dict):
         return {key: stopped(part) for key, part in thing.items()}
     if isinstance(thing, functools.partial):
-        return functools.partial(stopped(thing.func), *stopped(thing.args), **stopped(thing.keywords))
+        return functools.partial(
+            stopped(thing.func), *stopped(thing.args), **stopped(thing.keywords)
+        )
     if isinstance(owner := getattr(thing, "__self__", None), nn.Module):
         return getattr(stopped(owner), thing.__name__)
-    distribution = isinstance(thing, torch.distributions.Distribution | torch.distributions.Transform)
-    if not (isinstance(thing, nn.Module) or distribution or getattr(thing, "has_parameters", False)):
+    distribution = isinstance(
+        thing, torch.distributions.Distribution | torch.distributions.Transform
+    )
+    if not (
+        isinstance(thing, nn.Module) or distribution or getattr(thing, "has_parameters", False)
+    ):
         return thing
     twin = copy.copy(thing)  # less what it remembers of its draws
-    twin.__dict__ = {k: None if k in ("_drawn", "_inv") else stopped(part) for k, part in thing.__dict__.items()}
+    twin.__dict__ = {
+        k: None if k in ("_drawn", "_inv") else stopped(part) for k, part in thing.__dict__.items()
+    }
     return twin
 
 
@@ -123,7 +131,9 @@ class PIWAE(Objective):
         guide = (group_weights * t.weigh(t.log_qz)).sum(0)
         latents = [s for s in t.sites.values() if s.q is not None and s.seen.requires_grad]
         if latents:  # the gradient in z with the guide's weights; the one with the model's weights is stopped
-            wanted = torch.autograd.grad((group_weights * joint).sum(), [s.seen for s in latents], retain_graph=True)
+            wanted = torch.autograd.grad(
+                (group_weights * joint).sum(), [s.seen for s in latents], retain_graph=True
+            )
             for site, g in zip(latents, wanted, strict=True):
                 guide = guide - (g * site.value).reshape(*t.log_qz.shape, -1).sum((0, 2))
             through_latents(t, torch.zeros_like)
@@ -154,4 +164,6 @@ class ReweightedWakeSleep(Objective):
         through_latents(t, torch.zeros_like)
         scores = [s.q.log_prob(s.value.detach()) for s in t.sites.values() if s.q is not None]
         log_q = torch.stack([v.expand(t.log_qz.shape) for v in scores]).sum(0)
-        return surrogate(log_mean(t.log_weight), (weights * (t.log_px + t.weigh(t.log_pz) + log_q)).sum(0))
+        return surrogate(
+            log_mean(t.log_weight), (weights * (t.log_px + t.weigh(t.log_pz) + log_q)).sum(0)
+        )

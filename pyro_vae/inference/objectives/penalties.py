@@ -94,7 +94,9 @@ class BetaTC(Objective):
 
     needs = ("density", "gradient", "independence")
 
-    def __init__(self, *, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, num_particles: int = 1) -> None:
+    def __init__(
+        self, *, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, num_particles: int = 1
+    ) -> None:
         super().__init__(num_particles=num_particles)
         number("BetaTC", low=0, alpha=alpha, beta=beta, gamma=gamma)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
@@ -117,7 +119,9 @@ class BetaTC(Objective):
         size = max(self.size, m)
         log_own = q.log_prob(s.value)  # (K, B, D)
         pairs = q.log_prob(s.value.movedim(1, 0).unsqueeze(2))  # [i, k, j, d] = log q(z_ikd | x_j)
-        log_weights = pairs.new_full((m, 1, m), math.log((size - 1) / (size * (m - 1))) if m > 1 else 0.0)
+        log_weights = pairs.new_full(
+            (m, 1, m), math.log((size - 1) / (size * (m - 1))) if m > 1 else 0.0
+        )
         log_weights.diagonal(dim1=0, dim2=2).fill_(-math.log(size) if m > 1 else 0.0)
         pairs = pairs + log_weights.unsqueeze(-1)
         log_q = (pairs.sum(-1) - (pairs.shape[-1] - 1) * log_weights).logsumexp(2).T  # (K, B)
@@ -150,7 +154,9 @@ class InfoVAE(Objective):
         super().__init__(num_particles=num_particles)
         number("InfoVAE", alpha=alpha, weight=weight)
         if alpha > 1 or alpha + weight < 1:
-            raise InputError(f"alpha={alpha} and weight={weight} of InfoVAE must keep alpha <= 1 <= alpha + weight")
+            raise InputError(
+                f"alpha={alpha} and weight={weight} of InfoVAE must keep alpha <= 1 <= alpha + weight"
+            )
         self.alpha, self.weight = alpha, weight
 
     def bound(self, t: Terms) -> Tensor:

@@ -1,7 +1,13 @@
 """Likelihoods p(x|z), and the representation of data that each accepts."""
 
 from pyro_vae.models.likelihoods.base import Likelihood
-from pyro_vae.models.likelihoods.continuous import Beta, ContinuousBernoulli, Gaussian, Laplace, StudentT
+from pyro_vae.models.likelihoods.continuous import (
+    Beta,
+    ContinuousBernoulli,
+    Gaussian,
+    Laplace,
+    StudentT,
+)
 from pyro_vae.models.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflated
 from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, DiscretizedLogistic
 from pyro_vae.models.likelihoods.mixture import DiscretizedLogisticMixture

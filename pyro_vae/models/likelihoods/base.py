@@ -36,7 +36,9 @@ class Likelihood(nn.Module, ABC):
         """Raise `InputError` unless every value of `x` is one that this likelihood accepts."""
         if not self.support.holds(x):
             name = type(self).__name__
-            raise InputError(f"x holds values that {name} does not accept: it takes {self.support.value}")
+            raise InputError(
+                f"x holds values that {name} does not accept: it takes {self.support.value}"
+            )
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
         """The decoder output `(channels, *shape)` at which `p(x|z)` has the data's mean and standard deviation.

@@ -42,7 +42,9 @@ class LocationScale(Likelihood):
     shift: Tensor
     spread: Tensor
 
-    def __init__(self, shape: Shape, *, scale: float | str = "learned", min_scale: float = 1e-3) -> None:
+    def __init__(
+        self, shape: Shape, *, scale: float | str = "learned", min_scale: float = 1e-3
+    ) -> None:
         super().__init__(shape)
         name = type(self).__name__
         if scale not in ("learned", "element", "network") and not _positive(scale):
@@ -65,8 +67,14 @@ class LocationScale(Likelihood):
     def forward(self, h: Tensor) -> Distribution:
         loc, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
         fixed = not isinstance(self.scale, str)
-        scale = self.scale if fixed else self.spread * (self.min_scale + (rest[0] if rest else self.log_scale).exp())
-        return self.density(torch.addcmul(self.shift, self.spread, loc), scale).to_event(len(self.shape))
+        scale = (
+            self.scale
+            if fixed
+            else self.spread * (self.min_scale + (rest[0] if rest else self.log_scale).exp())
+        )
+        return self.density(torch.addcmul(self.shift, self.spread, loc), scale).to_event(
+            len(self.shape)
+        )
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         loc = (mean - self.shift) / self.spread
@@ -79,7 +87,9 @@ class LocationScale(Likelihood):
         self.spread.copy_(spread)
         if self.scale in ("learned", "element"):
             typical = self._log_scale_of(std)
-            self.log_scale.copy_(typical if self.scale == "element" else (2 * typical).exp().mean().log() / 2)
+            self.log_scale.copy_(
+                typical if self.scale == "element" else (2 * typical).exp().mean().log() / 2
+            )
 
     def _log_scale_of(self, std: Tensor) -> Tensor:
         """The `log_scale` of each element at which it has the standard deviation `std`, or the least one."""
@@ -87,7 +97,9 @@ class LocationScale(Likelihood):
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+    )
 
 
 class Gaussian(LocationScale):
@@ -140,7 +152,12 @@ class StudentT(LocationScale):
     """
 
     def __init__(
-        self, shape: Shape, *, df: float = 4.0, scale: float | str = "learned", min_scale: float = 1e-3
+        self,
+        shape: Shape,
+        *,
+        df: float = 4.0,
+        scale: float | str = "learned",
+        min_scale: float = 1e-3,
     ) -> None:
         super().__init__(shape, scale=scale, min_scale=min_scale)
         if not _positive(df) or df <= 1:
@@ -165,12 +182,17 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, h: Tensor) -> Distribution:
         logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
-        return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(len(self.shape))
+        return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(
+            len(self.shape)
+        )
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         """The logit whose mean, `1 / (1 - exp(-logit)) - 1 / logit`, is the data's: by bisection."""
         target = mean.double().clamp(1e-3, 1 - 1e-3)
-        low, high = torch.full_like(target, -1e3), torch.full_like(target, 1e3 + 1)  # never meets 0, where 0 / 0 stands
+        low, high = (
+            torch.full_like(target, -1e3),
+            torch.full_like(target, 1e3 + 1),
+        )  # never meets 0, where 0 / 0 stands
         for _ in range(80):
             middle = (low + high) / 2
             above = 1 / -torch.expm1(-middle) - 1 / middle > target
@@ -193,7 +215,9 @@ class Beta(Likelihood):
     channels = 2
 
     def forward(self, h: Tensor) -> Distribution:
-        return _Beta(*h.unbind(-len(self.shape) - 1)).to_event(len(self.shape))  # each (..., *shape)
+        return _Beta(*h.unbind(-len(self.shape) - 1)).to_event(
+            len(self.shape)
+        )  # each (..., *shape)
 
     def check(self, x: Tensor) -> None:
         super().check(x)
@@ -235,9 +259,14 @@ class _Beta(TorchDistribution):
         with torch.no_grad():
             m, r = self.logit.expand(self._extended_shape(sample_shape)), self.log_precision.exp()
             a, b = r * m.sigmoid(), r * (-m).sigmoid()
-            log_a, log_b = (torch._standard_gamma(c + 1).log() - torch.empty_like(c).exponential_() / c for c in (a, b))
+            log_a, log_b = (
+                torch._standard_gamma(c + 1).log() - torch.empty_like(c).exponential_() / c
+                for c in (a, b)
+            )
             limits = torch.finfo(m.dtype)
-            return (log_a - log_b).sigmoid().clamp(limits.tiny, 1 - limits.eps / 2)  # rounding would return 0 or 1
+            return (
+                (log_a - log_b).sigmoid().clamp(limits.tiny, 1 - limits.eps / 2)
+            )  # rounding would return 0 or 1
 
     def log_prob(self, x: Tensor) -> Tensor:
         log_m, log_1m = logsigmoid(self.logit), logsigmoid(-self.logit)

@@ -32,7 +32,9 @@ class Poisson(Likelihood):
         return dist.Poisson(rate, validate_args=False).to_event(len(self.shape))
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
-        return mean.clamp_min(1e-3).log().unsqueeze(0)  # an element that is always 0 as if it counted 1 in a thousand
+        return (
+            mean.clamp_min(1e-3).log().unsqueeze(0)
+        )  # an element that is always 0 as if it counted 1 in a thousand
 
 
 class NegativeBinomial(Likelihood):
@@ -58,7 +60,9 @@ class NegativeBinomial(Likelihood):
     def __init__(self, shape: Shape, *, dispersion: str = "element") -> None:
         super().__init__(shape)
         if dispersion not in ("element", "network"):
-            raise InputError(f"dispersion={dispersion!r} of NegativeBinomial must be 'element' or 'network'")
+            raise InputError(
+                f"dispersion={dispersion!r} of NegativeBinomial must be 'element' or 'network'"
+            )
         self.channels = 2 if dispersion == "network" else 1
         self.log_r = nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
 
@@ -107,11 +111,15 @@ class ZeroInflated(Likelihood):
 
     support = Representation.COUNTS
 
-    def __init__(self, shape: Shape, *, likelihood: Callable[[Shape], Likelihood] = Poisson) -> None:
+    def __init__(
+        self, shape: Shape, *, likelihood: Callable[[Shape], Likelihood] = Poisson
+    ) -> None:
         super().__init__(shape)
         inner = likelihood(self.shape) if callable(likelihood) else None
         if not isinstance(inner, Likelihood) or inner.support is not Representation.COUNTS:
-            raise InputError(f"likelihood={likelihood!r} of ZeroInflated must be one of counts, such as Poisson")
+            raise InputError(
+                f"likelihood={likelihood!r} of ZeroInflated must be one of counts, such as Poisson"
+            )
         self.inner = inner
         self.channels = inner.channels + 1
         self.output_spread = inner.output_spread
@@ -128,7 +136,9 @@ class ZeroInflated(Likelihood):
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
         """A gate of one in ten, and the moments that the counts behind it must have."""
         h = self.inner.starting_output(*_behind_the_gate(mean, std))
-        return None if h is None else torch.cat([torch.full_like(mean, GATE).logit().unsqueeze(0), h])
+        return (
+            None if h is None else torch.cat([torch.full_like(mean, GATE).logit().unsqueeze(0), h])
+        )
 
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
         self.inner.initialise(*_behind_the_gate(mean, std), standardise=standardise)

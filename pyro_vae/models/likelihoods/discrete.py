@@ -34,7 +34,9 @@ class Bernoulli(Likelihood):
 
     def forward(self, h: Tensor) -> Distribution:
         logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
-        return _Bits(dist.Bernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False)
+        return _Bits(
+            dist.Bernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False
+        )
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         # A pixel that is never lit would start at -inf: start as if it were lit once in a thousand data.
@@ -45,7 +47,11 @@ class _Bits(dist.Independent):
     """Independent bits, whose log-probability costs few logarithms in a graph."""
 
     def expand(self, batch_shape: Any, _instance: object = None) -> Distribution:
-        return self if torch.Size(batch_shape) == self.batch_shape else super().expand(batch_shape, _instance)
+        return (
+            self
+            if torch.Size(batch_shape) == self.batch_shape
+            else super().expand(batch_shape, _instance)
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`sum_i x_i l_i - log(1 + exp(l_i))`, from the logits l.
@@ -53,7 +59,11 @@ class _Bits(dist.Independent):
         Python would pay more for the passes through memory of `_SumOfSoftplus` than it saves on logarithms.
         """
         logits, dims = self.base_dist.logits, tuple(range(-len(self.event_shape), 0))
-        if not is_traced() or value.requires_grad or logits.dtype not in (torch.float32, torch.float64):
+        if (
+            not is_traced()
+            or value.requires_grad
+            or logits.dtype not in (torch.float32, torch.float64)
+        ):
             return (value * logits - softplus(logits, threshold=40.0)).sum(dims)
         sum_of_softplus: Tensor = _SumOfSoftplus.apply(logits.flatten(dims[0]))
         return (value * logits).sum(dims) - sum_of_softplus
@@ -70,7 +80,9 @@ class _SumOfSoftplus(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor) -> Tensor:
         ctx.save_for_backward(logits)
         groups = -(-logits.shape[-1] // FACTORS)
-        factors = pad(logits.abs().neg().exp() + 1, (0, groups * FACTORS - logits.shape[-1]), value=1.0)
+        factors = pad(
+            logits.abs().neg().exp() + 1, (0, groups * FACTORS - logits.shape[-1]), value=1.0
+        )
         logarithms = factors.unflatten(-1, (FACTORS, groups)).prod(-2).log().sum(-1)
         return logits.clamp_min(0).sum(-1) + logarithms
 
@@ -84,7 +96,9 @@ def whole(likelihood: Likelihood, name: str, value: int, least: int) -> int:
     """`value`, once it is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         owner = type(likelihood).__name__
-        raise InputError(f"{name}={value!r} of the {owner} likelihood must be a whole number of at least {least}")
+        raise InputError(
+            f"{name}={value!r} of the {owner} likelihood must be a whole number of at least {least}"
+        )
     return value
 
 
@@ -204,7 +218,9 @@ class DiscretizedLogistic(LogisticLevels):
     def __init__(self, shape: Shape, *, levels: int = 256, scale: str = "element") -> None:
         super().__init__(shape, levels=levels)
         if scale not in ("element", "network"):
-            raise InputError(f"scale={scale!r} of the DiscretizedLogistic likelihood must be 'element' or 'network'")
+            raise InputError(
+                f"scale={scale!r} of the DiscretizedLogistic likelihood must be 'element' or 'network'"
+            )
         self.channels = 2 if scale == "network" else 1
         if scale == "element":
             self.log_scale = nn.Parameter(torch.full(self.shape, -1.0))
@@ -212,10 +228,14 @@ class DiscretizedLogistic(LogisticLevels):
     def forward(self, h: Tensor) -> Distribution:
         loc, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
         scale = self.spread * (rest[0] if rest else self.log_scale).exp()
-        return RoundedLogistic(self.shift + self.spread * loc, scale, self.levels).to_event(len(self.shape))
+        return RoundedLogistic(self.shift + self.spread * loc, scale, self.levels).to_event(
+            len(self.shape)
+        )
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
-        return torch.stack([(mean - self.shift) / self.spread, self._log_scale_of(std)][: self.channels])
+        return torch.stack(
+            [(mean - self.shift) / self.spread, self._log_scale_of(std)][: self.channels]
+        )
 
     @torch.no_grad()
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
@@ -240,11 +260,15 @@ class RoundedLogistic(TorchDistribution):
         return constraints.integer_interval(0, self.levels - 1)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "RoundedLogistic":
-        return RoundedLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels)
+        return RoundedLogistic(
+            self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels
+        )
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         with torch.no_grad():
-            u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+            u = torch.rand(
+                self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
+            )
             return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.levels - 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -257,7 +281,9 @@ class RoundedLogistic(TorchDistribution):
 
     def _above(self) -> Iterator[tuple[int, Tensor]]:
         """Each k with `P(x > k)`, one at a time: 30 times as fast as one tensor over all levels of many elements."""
-        return ((k, torch.sigmoid((self.loc - (k + 0.5)) / self.scale)) for k in range(self.levels - 1))
+        return (
+            (k, torch.sigmoid((self.loc - (k + 0.5)) / self.scale)) for k in range(self.levels - 1)
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -50,10 +50,16 @@ class DiscretizedLogisticMixture(LogisticLevels):
         loc, scale = self.shift + self.spread * loc, self.spread * log_scale.exp()
         if self.colours > 1:
             lower = self._lower(a)
-            return _ColourMixture(logits.mean(-3), loc - self.shift * lower.sum(-3), scale, lower, self.levels)
-        logits, loc, scale = (part.movedim(dim, -1) for part in (logits, loc, scale))  # (..., *shape, K)
+            return _ColourMixture(
+                logits.mean(-3), loc - self.shift * lower.sum(-3), scale, lower, self.levels
+            )
+        logits, loc, scale = (
+            part.movedim(dim, -1) for part in (logits, loc, scale)
+        )  # (..., *shape, K)
         logistics = RoundedLogistic(loc, scale, self.levels)
-        mixture = dist.MixtureSameFamily(dist.Categorical(logits=logits), logistics, validate_args=False)
+        mixture = dist.MixtureSameFamily(
+            dist.Categorical(logits=logits), logistics, validate_args=False
+        )
         return mixture.to_event(len(self.shape))
 
     def _lower(self, a: Tensor) -> Tensor:
@@ -68,7 +74,9 @@ class DiscretizedLogisticMixture(LogisticLevels):
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         """Components of one weight and scale, evenly spread around the data's mean; colours independent in each."""
         k = self.components
-        offsets = (2 * torch.arange(k, dtype=mean.dtype, device=mean.device) + 1 - k) / k  # in (-1, 1)
+        offsets = (
+            2 * torch.arange(k, dtype=mean.dtype, device=mean.device) + 1 - k
+        ) / k  # in (-1, 1)
         offsets = offsets.reshape(k, *[1] * mean.dim())
         loc = (mean + offsets * std - self.shift) / self.spread
         log_scale = self._log_scale_of(std * (1 - offsets.square().mean()).sqrt()).expand_as(loc)
@@ -87,11 +95,23 @@ class _ColourMixture(TorchDistribution):
         levels: a pixel's colours are `0, ..., levels - 1`.
     """
 
-    arg_constraints = {"logits": constraints.real, "loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+    arg_constraints = {  # noqa: RUF012
+        "logits": constraints.real,
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
     has_rsample = False
 
-    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, lower: Tensor, levels: int) -> None:
-        self.logits, self.loc, self.scale, self.lower, self.levels = logits, loc, scale, lower, levels
+    def __init__(
+        self, logits: Tensor, loc: Tensor, scale: Tensor, lower: Tensor, levels: int
+    ) -> None:
+        self.logits, self.loc, self.scale, self.lower, self.levels = (
+            logits,
+            loc,
+            scale,
+            lower,
+            levels,
+        )
         super().__init__(loc.shape[:-4], loc.shape[-3:], validate_args=False)
 
     @property
@@ -100,7 +120,9 @@ class _ColourMixture(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "_ColourMixture":
         parts = self.logits, self.loc, self.scale, self.lower
-        logits, loc, scale, lower = (p.expand(*batch_shape, *p.shape[len(self.batch_shape) :]) for p in parts)
+        logits, loc, scale, lower = (
+            p.expand(*batch_shape, *p.shape[len(self.batch_shape) :]) for p in parts
+        )
         return _ColourMixture(logits, loc, scale, lower, self.levels)
 
     def _colour(self, before: Tensor) -> RoundedLogistic:
@@ -111,7 +133,10 @@ class _ColourMixture(TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         x = x.unsqueeze(-4)
-        colours = [self._colour(x[..., :c, :, :]).log_prob(x[..., c, :, :]) for c in range(self.event_shape[0])]
+        colours = [
+            self._colour(x[..., :c, :, :]).log_prob(x[..., c, :, :])
+            for c in range(self.event_shape[0])
+        ]
         return (self.logits.log_softmax(-3) + sum(colours)).logsumexp(-3).sum((-1, -2))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
@@ -132,8 +157,12 @@ class _ColourMixture(TorchDistribution):
         mean = self._means()
         own = [self._colour(mean[..., :c, :, :]).variance for c in range(self.event_shape[0])]
         lower = self.lower.movedim((-4, -3), (-2, -1))  # x = lower x + noise of variance `own`
-        effect = torch.linalg.inv(torch.eye(len(own), dtype=lower.dtype, device=lower.device) - lower)
-        variance = (effect.square() @ torch.stack(own, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, -3)
+        effect = torch.linalg.inv(
+            torch.eye(len(own), dtype=lower.dtype, device=lower.device) - lower
+        )
+        variance = (
+            (effect.square() @ torch.stack(own, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, -3)
+        )
         return self._mixed(variance + mean.square()) - self._mixed(mean).square()
 
     def _means(self) -> Tensor:
