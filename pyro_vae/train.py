@@ -154,6 +154,7 @@ def describe(job: Job) -> str:
         [
             f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
             *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
+            *(f"read       {note}" for note in job.data.notes),
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
             f"model      {config.prior}, {config.network}, {config.likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",

@@ -1,9 +1,9 @@
 """What is asked for, and reading arrays from files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,26 @@ class Request:
 
 
 Parts = dict[str, np.ndarray]
-Loaded = tuple[Mapping[str, "np.ndarray | Stream"], Parts | None, str]
+
+
+class Loaded(NamedTuple):
+    """What a reader found in a file or folder, before it is checked and divided.
+
+    Attributes:
+        parts: values `(N, *shape)` by split; what has no splits of its own is all `"train"`.
+        labels: one for each datum, by split, or `None`.
+        source: where it was found.
+        names: what each row is called (a file, an id), by split, or `None` where rows are only counted.
+        notes: one sentence for each thing that was taken for something (a header, an index column).
+        columns: names of the columns of a table, or `None`.
+    """
+
+    parts: Mapping[str, "np.ndarray | Stream"]
+    labels: Parts | None
+    source: str
+    names: Parts | None = None
+    notes: Sequence[str] = ()
+    columns: Sequence[str] | None = None
 
 
 def one_line(error: Exception) -> str:

@@ -37,7 +37,8 @@ def _digits(request: Request) -> Loaded:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return {"train": digits.images.astype(np.uint8)}, {"train": digits.target}, "scikit-learn"
+    images, labels = digits.images.astype(np.uint8), digits.target
+    return Loaded({"train": images}, {"train": labels}, "scikit-learn")
 
 
 def _idx(path: Path) -> np.ndarray:
@@ -67,7 +68,7 @@ def _mnist_like(folder: str) -> Callable[[Request], Loaded]:
                 found[f"{part}-{kind[:6]}"] = path
         images = {"train": _idx(found["train-images"]), "test": _idx(found["t10k-images"])}
         labels = {"train": _idx(found["train-labels"]), "test": _idx(found["t10k-labels"])}
-        return images, labels, str(found["train-images"].parent)
+        return Loaded(images, labels, str(found["train-images"].parent))
 
     return load
 
@@ -108,7 +109,7 @@ def _binarized_mnist(request: Request) -> Loaded:
         raise _missing(request, name)
     archive = read_npz(path)
     parts = {"train": archive["train"], "validation": archive["valid"], "test": archive["test"]}
-    return {k: v.reshape(-1, 28, 28) for k, v in parts.items()}, None, str(path)
+    return Loaded({k: v.reshape(-1, 28, 28) for k, v in parts.items()}, None, str(path))
 
 
 def _freyfaces(request: Request) -> Loaded:
@@ -116,7 +117,7 @@ def _freyfaces(request: Request) -> Loaded:
     path = _find(request, name)
     if path is None:
         raise _missing(request, name)
-    return {"train": read_npz(path)["images"]}, None, str(path)
+    return Loaded({"train": read_npz(path)["images"]}, None, str(path))
 
 
 def _omniglot(request: Request) -> Loaded:
@@ -124,7 +125,8 @@ def _omniglot(request: Request) -> Loaded:
     if path is not None:
         archive = read_npz(path)
         images = {"train": archive["train"], "test": archive["test"]}
-        return images, {"train": archive["train_char"], "test": archive["test_char"]}, str(path)
+        labels = {"train": archive["train_char"], "test": archive["test_char"]}
+        return Loaded(images, labels, str(path))
     images, labels = {}, {}
     for part, background in (("train", True), ("test", False)):
         try:
@@ -140,7 +142,7 @@ def _omniglot(request: Request) -> Loaded:
         ]
         images[part] = np.stack([image for image, _ in small])
         labels[part] = np.array([label for _, label in small])
-    return (
+    return Loaded(
         images,
         labels,
         "torchvision (background alphabets to train on, evaluation alphabets to test, resized to 28x28)",

@@ -51,8 +51,10 @@ def _separate_labels(path: Path, request: Request) -> Parts | None:
 
 def _own_npy(path: Path, request: Request) -> Loaded:
     if stays_on_disk(path.stat().st_size, request.stream):
-        return {"train": Mapped(path, request.workers)}, _separate_labels(path, request), str(path)
-    return {"train": read_npy(path)}, _separate_labels(path, request), str(path)
+        values: np.ndarray | Mapped = Mapped(path, request.workers)
+    else:
+        values = read_npy(path)
+    return Loaded({"train": values}, _separate_labels(path, request), str(path))
 
 
 def _own_npz(path: Path, request: Request) -> Loaded:
@@ -76,7 +78,7 @@ def _own_npz(path: Path, request: Request) -> Loaded:
             raise InputError(
                 f"{path} has no arrays train_{suffix}, ... for --labels {suffix}; it has {keys}"
             )
-        return parts, found if len(found) == len(parts) else None, str(path)
+        return Loaded(parts, found if len(found) == len(parts) else None, str(path))
     key: str | None = next((k for k in ("x", "images", "data") if k in archive), None)
     rest = [k for k in archive if k != request.labels]
     if key is None and len(rest) == 1:
@@ -87,12 +89,9 @@ def _own_npz(path: Path, request: Request) -> Loaded:
         )
     label_key = request.labels or next((k for k in ("y", "labels") if k in archive), None)
     if label_key is None or label_key in archive:
-        return (
-            {"train": archive[key]},
-            None if label_key is None else {"train": archive[label_key]},
-            str(path),
-        )
-    return {"train": archive[key]}, _separate_labels(path, request), str(path)
+        inside = None if label_key is None else {"train": archive[label_key]}
+        return Loaded({"train": archive[key]}, inside, str(path))
+    return Loaded({"train": archive[key]}, _separate_labels(path, request), str(path))
 
 
 def _own_csv(path: Path, request: Request) -> Loaded:
@@ -123,7 +122,7 @@ def _own_csv(path: Path, request: Request) -> Loaded:
             raise InputError(
                 f"column {column!r} of {path} has a missing value in data row {row} (counted from 0)"
             )
-    return {"train": table.to_numpy()}, labels, str(path)
+    return Loaded({"train": table.to_numpy()}, labels, str(path), columns=list(table.columns))
 
 
 def _is_number(cell: str) -> bool:
@@ -140,9 +139,10 @@ def _image_folder(path: Path, request: Request) -> Loaded:
         raise InputError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     images = Images(files, request.workers)
     labels = _separate_labels(path, request)
+    names = {"train": np.array([f.relative_to(path).as_posix() for f in files])}
     folders = np.array([str(f.parent.relative_to(path)) for f in files])
     if labels is None and len(set(folders.tolist())) > 1:
         labels = {"train": folders}
     if stays_on_disk(math.prod(images.shape), request.stream):
-        return {"train": images}, labels, str(path)
-    return {"train": images[:].numpy()}, labels, str(path)
+        return Loaded({"train": images}, labels, str(path), names)
+    return Loaded({"train": images[:].numpy()}, labels, str(path), names)

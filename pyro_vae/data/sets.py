@@ -1,8 +1,10 @@
 """A data set: splits, labels, representation, and the bridge to a likelihood."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +34,10 @@ class DataSet:
         maximum: the largest value they can take (255 for bytes).
         named: whether the field has a default bridge for it; a user's own data have none.
         source: where it was found.
+        rows: the place of each datum in the stored part that its split was taken from, counted from 0.
+        names: what each datum is called (a file, an id), by split, or `None`.
+        notes: one sentence for each thing that was taken for something when the data were read.
+        columns: names of the columns of a table, or `None`.
     """
 
     name: str
@@ -41,6 +47,10 @@ class DataSet:
     maximum: float
     named: bool
     source: str
+    rows: dict[str, np.ndarray]
+    names: dict[str, np.ndarray] | None = None
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -182,25 +192,34 @@ def load_data(
         value = getattr(request, option)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"--{option.replace('_', '-')} {value} must lie in [0, 1)")
-    if request.dataset in NAMED:
-        if request.labels is not None:
-            raise InputError(f"--labels is for your own data; {request.dataset} brings its own")
-        parts, found, source = NAMED[request.dataset](request)
-        named = True
-    else:
-        parts, found, source = own(request)
-        named = False
+    if request.dataset in NAMED and request.labels is not None:
+        raise InputError(f"--labels is for your own data; {request.dataset} brings its own")
+    named = request.dataset in NAMED
+    loaded = NAMED[request.dataset](request) if named else own(request)
     values = {
-        k: v if isinstance(v, Stream) else stored(request.dataset, v) for k, v in parts.items()
+        k: v if isinstance(v, Stream) else stored(request.dataset, v)
+        for k, v in loaded.parts.items()
     }
-    _check_parts(request.dataset, values, found)
+    _check_parts(request.dataset, values, loaded.labels)
     if stream and not any(isinstance(v, Stream) for v in values.values()):
         raise InputError(
             f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
         )
     representation, maximum = _nature(request.dataset, values)
-    values, found = _divide(request, values, found)
-    return DataSet(request.dataset, values, found, representation, maximum, named, source)
+    rows = _divide(request, {split: len(v) for split, v in values.items()})
+    return DataSet(
+        name=request.dataset,
+        values={split: _picked(values, place) for split, place in rows.items()},
+        labels=loaded.labels and {s: _picked(loaded.labels, place) for s, place in rows.items()},
+        representation=representation,
+        maximum=maximum,
+        named=named,
+        source=loaded.source,
+        rows={split: index.numpy() for split, (_, index) in rows.items()},
+        names=loaded.names and {s: _picked(loaded.names, place) for s, place in rows.items()},
+        notes=tuple(loaded.notes),
+        columns=None if loaded.columns is None else tuple(loaded.columns),
+    )
 
 
 def _nature(name: str, values: dict[str, Tensor | Stream]) -> tuple[Representation, float]:
@@ -245,36 +264,42 @@ def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | 
 DEFAULT_FRACTIONS = {"validation": 0.1, "test": 0.2}
 
 
-def _divide(
-    request: Request, values: dict[str, Tensor | Stream], labels: Parts | None
-) -> tuple[dict[str, Tensor | Stream], Parts | None]:
-    """Split off what the data set does not split itself, by one fixed shuffle."""
-    total = len(values["train"])
+Place = tuple[str, Tensor]  # a stored part, and the rows of it
+
+
+def _divide(request: Request, sizes: dict[str, int]) -> dict[str, Place]:
+    """For each split the stored part and the rows it takes; one fixed shuffle where the data have no split."""
+    rows = {split: (split, torch.arange(size)) for split, size in sizes.items()}
     for split in ("test", "validation"):
         given = getattr(request, f"{split}_fraction")
-        if split in values:
+        if split in sizes:
             if given is not None:
                 raise InputError(
-                    f"{request.dataset} has its own {split} data, so --{split}-fraction cannot be used"
+                    f"{request.dataset} has its own {split} data, "
+                    f"so --{split}-fraction cannot be used"
                 )
             continue
-        n = len(values["train"])
+        _, train = rows["train"]
+        n = len(train)
         held_out = FIXED_SIZES.get((request.dataset, split)) if given is None else None
         if held_out is None:
             fraction = DEFAULT_FRACTIONS[split] if given is None else given
             held_out = 0 if fraction == 0 else max(1, round(fraction * n))
         if n - held_out < 2:
             raise InputError(
-                f"{request.dataset} has {total} data, too few to divide: at least two must remain to train on"
+                f"{request.dataset} has {sizes['train']} data, too few to divide: "
+                "at least two must remain to train on"
             )
         order = torch.from_numpy(np.random.RandomState(0).permutation(n))
-        rest, held = order[held_out:].sort().values, order[:held_out].sort().values
-        values = {
-            **values,
-            split: take(values["train"], held),
-            "train": take(values["train"], rest),
-        }
-        if labels is not None:
-            train = labels["train"]
-            labels = {**labels, split: train[held.numpy()], "train": train[rest.numpy()]}
-    return values, labels
+        rows[split] = ("train", train[order[:held_out].sort().values])
+        rows["train"] = ("train", train[order[held_out:].sort().values])
+    return rows
+
+
+def _picked(parts: Mapping[str, Any], place: Place) -> Any:
+    """The rows of a stored part: of values, labels or names."""
+    part, index = place
+    of = parts[part]
+    if len(index) == len(of):
+        return of
+    return of[index.numpy()] if isinstance(of, np.ndarray) else take(of, index)
