@@ -80,6 +80,8 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "data.uniform",
         "data.bridges",
         "data.named",
+        "data.labels",
+        "data.images",
         "data.own",
         "data.sets",
         "data",

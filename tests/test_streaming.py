@@ -29,7 +29,8 @@ from pyro_vae import (
     load_data,
 )
 from pyro_vae.data import bridges, streams
-from pyro_vae.data.streams import Images, Mapped
+from pyro_vae.data.images import Images
+from pyro_vae.data.streams import Mapped
 from pyro_vae.inference.fit import Progress, run_epochs
 from pyro_vae.inference.objectives import ELBO
 

@@ -39,6 +39,8 @@ class Loaded(NamedTuple):
         names: what each row is called (a file, an id), by split, or `None` where rows are only counted.
         notes: one sentence for each thing that was taken for something (a header, an index column).
         columns: names of the columns of a table, or `None`.
+        maximum: the largest value that the whole numbers can take where the files say it (65535 for images of 16
+            bits), or `None`.
     """
 
     parts: Mapping[str, "np.ndarray | Stream"]
@@ -47,6 +49,7 @@ class Loaded(NamedTuple):
     names: Parts | None = None
     notes: Sequence[str] = ()
     columns: Sequence[str] | None = None
+    maximum: float | None = None
 
 
 def one_line(error: Exception) -> str:

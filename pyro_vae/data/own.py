@@ -1,24 +1,23 @@
 """The user's own data: .npy, .npz, .csv, or a folder of images."""
 
 import difflib
-import math
 from pathlib import Path
 
 import numpy as np
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_npy, read_npz
+from pyro_vae.data.files import Loaded, Request, one_line, read_npy, read_npz
+from pyro_vae.data.images import image_folder
+from pyro_vae.data.labels import separate_labels
 from pyro_vae.data.named import NAMED
-from pyro_vae.data.streams import Images, Mapped, stays_on_disk
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+from pyro_vae.data.streams import Mapped, stays_on_disk
 
 
 def own(request: Request) -> Loaded:
     """Read the file or folder that `request.dataset` names."""
     path = Path(request.dataset).expanduser()
     if path.is_dir():
-        return _image_folder(path, request)
+        return image_folder(path, request)
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz", ".csv"):
         near = difflib.get_close_matches(request.dataset, NAMED, 1)
@@ -35,26 +34,12 @@ def own(request: Request) -> Loaded:
     return read(path, request)
 
 
-def _separate_labels(path: Path, request: Request) -> Parts | None:
-    """Labels from a file of their own, named by --labels."""
-    if request.labels is None:
-        return None
-    file = Path(request.labels).expanduser()
-    if not file.is_file():
-        raise InputError(
-            f"--labels {request.labels} is no file; {path.name} has no labels of that name inside"
-        )
-    if file.suffix.lower() == ".npy":
-        return {"train": read_npy(file).reshape(-1)}
-    return {"train": np.array(file.read_text().split())}
-
-
 def _own_npy(path: Path, request: Request) -> Loaded:
     if stays_on_disk(path.stat().st_size, request.stream):
         values: np.ndarray | Mapped = Mapped(path, request.workers)
     else:
         values = read_npy(path)
-    return Loaded({"train": values}, _separate_labels(path, request), str(path))
+    return Loaded({"train": values}, separate_labels(path, request), str(path))
 
 
 def _own_npz(path: Path, request: Request) -> Loaded:
@@ -91,7 +76,7 @@ def _own_npz(path: Path, request: Request) -> Loaded:
     if label_key is None or label_key in archive:
         inside = None if label_key is None else {"train": archive[label_key]}
         return Loaded({"train": archive[key]}, inside, str(path))
-    return Loaded({"train": archive[key]}, _separate_labels(path, request), str(path))
+    return Loaded({"train": archive[key]}, separate_labels(path, request), str(path))
 
 
 def _own_csv(path: Path, request: Request) -> Loaded:
@@ -111,7 +96,7 @@ def _own_csv(path: Path, request: Request) -> Loaded:
     if request.labels is not None and request.labels in table:
         labels = {"train": table.pop(request.labels).to_numpy()}
     elif request.labels is not None:
-        labels = _separate_labels(path, request)
+        labels = separate_labels(path, request)
     for column in table:
         if not pandas.api.types.is_numeric_dtype(table[column]):
             raise InputError(
@@ -131,18 +116,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _image_folder(path: Path, request: Request) -> Loaded:
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    images = Images(files, request.workers)
-    labels = _separate_labels(path, request)
-    names = {"train": np.array([f.relative_to(path).as_posix() for f in files])}
-    folders = np.array([str(f.parent.relative_to(path)) for f in files])
-    if labels is None and len(set(folders.tolist())) > 1:
-        labels = {"train": folders}
-    if stays_on_disk(math.prod(images.shape), request.stream):
-        return Loaded({"train": images}, labels, str(path), names)
-    return Loaded({"train": images[:].numpy()}, labels, str(path), names)

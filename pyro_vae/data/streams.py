@@ -5,7 +5,7 @@ import os
 import signal
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,46 +107,6 @@ def _leave_signals(worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal: the training process decides, and its workers end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-class Images(Stream):
-    """Image files of one shape, as bytes: grey ones `(H, W)`, coloured ones `(3, H, W)`."""
-
-    def __init__(self, files: Sequence[Path], workers: int = 0) -> None:
-        self.files = np.array([str(file) for file in files])
-        self.one = read_image(files[0]).shape
-        self.shape, self.workers = (len(files), *self.one), workers
-
-    def read(self, index: np.ndarray) -> Tensor:
-        found = np.empty((len(index), *self.one), np.uint8)
-        for row, file in zip(found, self.files[index], strict=True):
-            row[...] = self._checked(file)
-        return torch.from_numpy(found)
-
-    def _checked(self, file: str) -> np.ndarray:
-        image = read_image(Path(file))
-        if image.shape != self.one:
-            raise InputError(
-                f"{file} has shape {image.shape} but {self.files[0]} has {self.one}; all must have one shape"
-            )
-        return image
-
-
-def read_image(file: Path) -> np.ndarray:
-    """The bytes of an image, `(H, W)` if it is grey, else `(3, H, W)`."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            grey = image.mode in ("1", "L", "I", "I;16", "LA")
-            array = np.asarray(image.convert("L" if grey else "RGB"))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # Pillow says a damaged file in all three ways
-        raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
-    return array if grey else array.transpose(2, 0, 1)
 
 
 class Mapped(Stream):
