@@ -8,7 +8,6 @@ if __name__ == "__main__":
 
 import csv
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -35,6 +34,7 @@ from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
+from pyro_vae.runs import clear, is_run
 
 
 @dataclass
@@ -218,15 +218,16 @@ def _folder(config: Config) -> Path:
     """The run folder, made and found writable."""
     if config.output is not None:
         folder = Path(config.output)
-        is_run = (folder / "config.toml").is_file()
-        if is_run and not config.overwrite:
+        ours = is_run(folder)
+        if ours and not config.overwrite:
             raise InputError(
                 f"{folder} holds a run already: go on with --resume {folder}, name another --output, or add --overwrite"
             )
-        if folder.is_dir() and not is_run and any(folder.iterdir()):
+        if folder.is_dir() and not ours and any(folder.iterdir()):
             raise InputError(
-                f"{folder} holds other files and no run; name an empty or new folder as --output"
+                f"{folder} holds other files and no run of this package; name an empty or new folder as --output"
             )
+        clear(folder)
     else:
         stem = (
             Path(config.dataset).stem
@@ -235,12 +236,6 @@ def _folder(config: Config) -> Path:
         )
         taken = (Path("runs") / (stem + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
         folder = next(f for f in taken if not f.exists())
-    for name in ("figures", "samples", "tensorboard"):  # of the run that --overwrite replaces
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.csv", "best.safetensors", "last.safetensors", "latents.npz"):
-        (folder / name).unlink(missing_ok=True)
-    for path in (*folder.glob("evaluation*"), *folder.glob("report*.html")):
-        path.unlink()
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -91,6 +91,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     ],
     [
         "_options",
+        "runs",
         "_program",
         "_config",
         "_display",
