@@ -81,6 +81,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "data.bridges",
         "data.named",
         "data.labels",
+        "data.text",
         "data.images",
         "data.own",
         "data.sets",

@@ -22,14 +22,15 @@ def image_folder(path: Path, request: Request) -> Loaded:
     if not files:
         raise InputError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))})")
     images = Images(files, request.workers)
-    labels = separate_labels(path, request)
     names = {"train": np.array([f.relative_to(path).as_posix() for f in files])}
+    sizes = {"train": len(files)}
+    labels, notes = separate_labels(path, request, sizes, names=names, files=True)
     folders = np.array([str(f.parent.relative_to(path)) for f in files])
     if labels is None and len(set(folders.tolist())) > 1:
         labels = {"train": folders}
     if stays_on_disk(math.prod(images.shape), request.stream):
-        return Loaded({"train": images}, labels, str(path), names)
-    return Loaded({"train": images[:].numpy()}, labels, str(path), names)
+        return Loaded({"train": images}, labels, str(path), names, notes)
+    return Loaded({"train": images[:].numpy()}, labels, str(path), names, notes)
 
 
 class Images(Stream):

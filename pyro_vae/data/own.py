@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.files import Loaded, Request, one_line, read_npy, read_npz
+from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_npy, read_npz
 from pyro_vae.data.images import image_folder
 from pyro_vae.data.labels import separate_labels
 from pyro_vae.data.named import NAMED
@@ -39,7 +39,8 @@ def _own_npy(path: Path, request: Request) -> Loaded:
         values: np.ndarray | Mapped = Mapped(path, request.workers)
     else:
         values = read_npy(path)
-    return Loaded({"train": values}, separate_labels(path, request), str(path))
+    labels, notes = separate_labels(path, request, _sizes(values))
+    return Loaded({"train": values}, labels, str(path), notes=notes)
 
 
 def _own_npz(path: Path, request: Request) -> Loaded:
@@ -76,7 +77,8 @@ def _own_npz(path: Path, request: Request) -> Loaded:
     if label_key is None or label_key in archive:
         inside = None if label_key is None else {"train": archive[label_key]}
         return Loaded({"train": archive[key]}, inside, str(path))
-    return Loaded({"train": archive[key]}, separate_labels(path, request), str(path))
+    labels, notes = separate_labels(path, request, _sizes(archive[key]))
+    return Loaded({"train": archive[key]}, labels, str(path), notes=notes)
 
 
 def _own_csv(path: Path, request: Request) -> Loaded:
@@ -92,11 +94,12 @@ def _own_csv(path: Path, request: Request) -> Loaded:
     if len(table) == 0:
         raise InputError(f"the file {path} has no rows of data")
     table.columns = [str(column) for column in table.columns]
-    labels = None
+    labels: Parts | None = None
+    notes: list[str] = []
     if request.labels is not None and request.labels in table:
         labels = {"train": table.pop(request.labels).to_numpy()}
     elif request.labels is not None:
-        labels = separate_labels(path, request)
+        labels, notes = separate_labels(path, request, {"train": len(table)})
     for column in table:
         if not pandas.api.types.is_numeric_dtype(table[column]):
             raise InputError(
@@ -107,7 +110,11 @@ def _own_csv(path: Path, request: Request) -> Loaded:
             raise InputError(
                 f"column {column!r} of {path} has a missing value in data row {row} (counted from 0)"
             )
-    return Loaded({"train": table.to_numpy()}, labels, str(path), columns=list(table.columns))
+    return Loaded({"train": table.to_numpy()}, labels, str(path), None, notes, list(table.columns))
+
+
+def _sizes(values: np.ndarray | Mapped) -> dict[str, int]:
+    return {"train": values.shape[0] if values.shape else 0}
 
 
 def _is_number(cell: str) -> bool:
