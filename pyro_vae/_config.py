@@ -52,9 +52,15 @@ class Config:
     )
     dequantize: bool = _option(False, "add uniform noise to whole numbers and scale them to [0, 1]")
     scale: bool = _option(False, "divide by the largest value")
+    maximum: int | None = _option(
+        None, "largest value of whole numbers (default: by the files, else by what occurs)"
+    )
     prior: str = _option("StandardNormal()", "p(z), see below")
     network: str = _option("MLP()", "body of encoder and decoder, see below")
-    likelihood: str = _option("Bernoulli()", "p(x|z), see below")
+    likelihood: str | None = _option(
+        None,
+        "p(x|z), see below (default: by what the data are; bernoulli for the named sets of images)",
+    )
     guide: str = _option("MeanField()", "q(z|x), see below")
     objective: str = _option(
         "ELBO()", "what is maximised, see below; also any pyro.infer:Trace_ELBO(...)"

@@ -69,7 +69,14 @@ def open_run(folder: str, *, checkpoint: str, device: str, data_dir: str | None)
             raise InputError(
                 f"the file {Path(folder) / 'config.toml'} has an unknown bridge {bridge.kind!r}"
             )
-        fields = ("dataset", "data_dir", "labels", "validation_fraction", "test_fraction")
+        fields = (
+            "dataset",
+            "data_dir",
+            "labels",
+            "validation_fraction",
+            "test_fraction",
+            "maximum",
+        )
         request: dict[str, Any] = {field: config.get(field) for field in fields}
         request |= {
             "stream": STREAM[config.get("stream", "auto")],

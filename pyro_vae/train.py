@@ -29,6 +29,7 @@ from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, pa
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint, write_atomically
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.streams import chunks
+from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.inference.fit import Epoch, Progress, run_epochs, score
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
@@ -52,6 +53,7 @@ class Job:
     device: torch.device
     train: Split
     validation: Split | None
+    reason: str | None  # why the likelihood is what it is, where none was asked for
 
 
 def prepare(config: Config) -> Job:
@@ -67,7 +69,8 @@ def prepare(config: Config) -> Job:
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
-    members: dict[str, Any] = {axis: str(parse(axis, getattr(config, axis))) for axis in AXES}
+    given = {axis: getattr(config, axis) for axis in AXES}
+    members: dict[str, Any] = {a: str(parse(a, v)) for a, v in given.items() if v is not None}
     config = replace(config, **members)
     optimizer, schedule = (
         parse_optimizer(config.optimizer, device.type),
@@ -81,12 +84,14 @@ def prepare(config: Config) -> Job:
         test_fraction=config.test_fraction,
         stream=STREAM[config.stream],
         workers=config.workers,
+        maximum=config.maximum,
     )
+    config, reason = _with_likelihood(config, data)
     if config.dataset not in NAMED:
         config = replace(config, dataset=str(Path(config.dataset).expanduser().resolve()))
-    spec = Spec(
-        data.shape, config.latent_dim, config.prior, config.network, config.likelihood, config.guide
-    )
+    assert config.likelihood is not None
+    parts = (config.prior, config.network, config.likelihood, config.guide)
+    spec = Spec(data.shape, config.latent_dim, *parts)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
     pyro.set_rng_seed(config.seed)
@@ -139,7 +144,18 @@ def prepare(config: Config) -> Job:
         device,
         train.to(device),
         validation.to(device) if len(validation) else None,
+        reason,
     )
+
+
+def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:
+    """The configuration with a likelihood: the one asked for, or the usual one of the data and why it is that."""
+    if config.likelihood is not None:
+        return config, None
+    usual, reason = usual_likelihood(
+        data, bits=config.binarize is not None, density=config.dequantize or config.scale
+    )
+    return replace(config, likelihood=usual), reason
 
 
 def describe(job: Job) -> str:
@@ -156,6 +172,7 @@ def describe(job: Job) -> str:
             *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
             *(f"read       {note}" for note in job.data.notes),
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
+            *([f"likelihood {config.likelihood}, because {job.reason}"] if job.reason else []),
             f"model      {config.prior}, {config.network}, {config.likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
@@ -229,11 +246,8 @@ def _folder(config: Config) -> Path:
             )
         clear(folder)
     else:
-        stem = (
-            Path(config.dataset).stem
-            + "-"
-            + config.likelihood.partition("(")[0].rpartition(":")[2].lower()
-        )
+        likelihood = (config.likelihood or "").partition("(")[0].rpartition(":")[2].lower()
+        stem = f"{Path(config.dataset).stem}-{likelihood}"
         taken = (Path("runs") / (stem + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
         folder = next(f for f in taken if not f.exists())
     (folder / "figures").mkdir(parents=True, exist_ok=True)

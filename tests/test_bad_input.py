@@ -15,6 +15,7 @@ from reading import mentions
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 GAUSSIAN = ("--likelihood", "gaussian")
+BERNOULLI = ("--likelihood", "bernoulli")
 TINY = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
 rng = np.random.default_rng(0)
 GREY = rng.integers(0, 256, (30, 4, 4)).astype(np.uint8)
@@ -277,13 +278,16 @@ def test_folder_without_pictures(refused, tmp_path):
     [
         (
             GREY,
-            [],
+            BERNOULLI,
             ["grey levels", "--binarize dynamic", "--binarize static", "--binarize threshold"],
         ),
         (GREY, GAUSSIAN, ["--dequantize", "--scale"]),
         (GREY, [*GAUSSIAN, "--binarize", "dynamic"], ["bits", "Gaussian"]),
         (GREY, ["--binarize", "static", "--scale"], ["choose one"]),
-        (REAL, [], ["reals", "Bernoulli"]),
+        (REAL, BERNOULLI, ["reals", "Bernoulli"]),
+        (GREY, ["--maximum", 100], ["the value", "above --maximum 100"]),
+        (GREY, ["--maximum", 0], ["--maximum 0", "at least 1"]),
+        (REAL, ["--maximum", 4], ["--maximum 4", "whole numbers", "reals"]),
         (REAL, ["--binarize", "threshold"], ["reals", "--binarize"]),
         (REAL, [*GAUSSIAN, "--scale"], ["reals", "--scale"]),
         (np.abs(REAL) % 1, [*GAUSSIAN, "--dequantize"], ["--dequantize"]),

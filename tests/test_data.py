@@ -30,7 +30,12 @@ class Some:
     [
         (torch.tensor([True, False]), R.BINARY),
         (torch.tensor([0, 1], dtype=torch.uint8), R.BINARY),
-        (torch.tensor([0, 7], dtype=torch.uint8), R.LEVELS),
+        (torch.tensor([[[0, 7]]], dtype=torch.uint8), R.LEVELS),
+        (torch.tensor([[[0.0, 7.0]]]), R.LEVELS),
+        (torch.tensor([[[0, 256]]]), R.COUNTS),
+        (torch.tensor([[[0, 65535]]]), R.LEVELS),
+        (torch.tensor([[0, 7]], dtype=torch.uint8), R.COUNTS),
+        (torch.tensor([[0, 255]]), R.LEVELS),
         (torch.tensor([0.0, 1.0]), R.BINARY),
         (torch.tensor([0.0, 0.2, 1.0]), R.UNIT),
         (torch.tensor([0.0, 3.0]), R.COUNTS),
@@ -202,7 +207,7 @@ def own(tmp_path, array, **options):
     return load_data(str(tmp_path / "x.npy"), **options)
 
 
-GREY = np.arange(200, dtype=np.uint8).reshape(20, 10)
+GREY = np.arange(200, dtype=np.uint8).reshape(20, 2, 5)
 
 
 def test_own_grey_data_under_bernoulli_name_the_ways_out(tmp_path):

@@ -77,6 +77,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     [
         "data.files",
         "data.streams",
+        "data.nature",
         "data.uniform",
         "data.bridges",
         "data.named",
@@ -85,6 +86,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "data.images",
         "data.own",
         "data.sets",
+        "data.usual",
         "data",
         "build",
         "checkpoint",

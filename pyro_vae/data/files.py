@@ -24,6 +24,7 @@ class Request:
     test_fraction: float | None = None
     stream: bool | None = None
     workers: int = 2
+    maximum: int | None = None
 
 
 Parts = dict[str, np.ndarray]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from pyro_vae._errors import InputError
 from pyro_vae.data.bridges import Bridge, Split, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
+from pyro_vae.data.nature import BYTE, nature_of
 from pyro_vae.data.own import own
-from pyro_vae.data.streams import Stream, chunks, stored
+from pyro_vae.data.streams import Stream, stored
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.representation import Representation
 
@@ -164,6 +164,7 @@ def load_data(
     test_fraction: float | None = None,
     stream: bool | None = None,
     workers: int = 2,
+    maximum: int | None = None,
 ) -> DataSet:
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
 
@@ -176,6 +177,8 @@ def load_data(
         stream: leave a folder of images or a .npy file on disk and read what is asked for; by default where its values
             take more than a quarter of the memory available.
         workers: processes that read streamed data ahead; 0 reads them when they are needed.
+        maximum: the largest value that whole numbers can take; by default what the files say, 255 for grey levels
+            that reach above 127, else the largest value that occurs.
 
     Raises:
         InputError: when the data cannot be found, read or split.
@@ -184,8 +187,10 @@ def load_data(
     {'train': 1294, 'test': 359, 'validation': 144}
     """
     request = Request(
-        dataset, data_dir, labels, validation_fraction, test_fraction, stream, workers
+        dataset, data_dir, labels, validation_fraction, test_fraction, stream, workers, maximum
     )
+    if maximum is not None and maximum < 1:
+        raise InputError(f"--maximum {maximum} must be at least 1")
     if workers < 0:
         raise InputError(f"--workers {workers} must be at least 0")
     for option in ("validation_fraction", "test_fraction"):
@@ -205,36 +210,22 @@ def load_data(
         raise InputError(
             f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
         )
-    representation, maximum = _nature(request.dataset, values)
+    known = MAXIMA.get(request.dataset, BYTE) if named else loaded.maximum
+    nature = nature_of(request.dataset, values, maximum=maximum, known=known)
     rows = _divide(request, {split: len(v) for split, v in values.items()})
     return DataSet(
         name=request.dataset,
         values={split: _picked(values, place) for split, place in rows.items()},
         labels=loaded.labels and {s: _picked(loaded.labels, place) for s, place in rows.items()},
-        representation=representation,
-        maximum=maximum,
+        representation=nature.representation,
+        maximum=nature.maximum,
         named=named,
         source=loaded.source,
         rows={split: index.numpy() for split, (_, index) in rows.items()},
         names=loaded.names and {s: _picked(loaded.names, place) for s, place in rows.items()},
-        notes=tuple(loaded.notes),
+        notes=(*loaded.notes, *nature.notes),
         columns=None if loaded.columns is None else tuple(loaded.columns),
     )
-
-
-def _nature(name: str, values: dict[str, Tensor | Stream]) -> tuple[Representation, float]:
-    """What the stored values are, and the largest value that they can take."""
-    dtype = reduce(torch.promote_types, (v[:0].dtype for v in values.values()))
-    found, maximum = Representation.BINARY, -math.inf
-    for v in values.values():
-        for x in chunks(v):
-            found, maximum = (
-                found.joined(Representation.of(x.to(dtype))),
-                max(maximum, float(x.max())),
-            )
-            if found is Representation.LEVELS:
-                return found, MAXIMA.get(name, 255.0)
-    return found, 1.0 if found in (Representation.BINARY, Representation.UNIT) else maximum
 
 
 def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | None) -> None:

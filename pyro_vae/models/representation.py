@@ -1,5 +1,6 @@
 """What the numbers of a data set are, and so which likelihoods may be put on them."""
 
+import math
 from enum import Enum
 
 import torch
@@ -21,31 +22,28 @@ class Representation(Enum):
 
     @classmethod
     def of(cls, x: Tensor) -> "Representation":
-        """The narrowest representation that holds `x`; whole numbers stored as `uint8` are grey levels.
+        """The narrowest representation that holds the data `x`, `(N, *shape)`, whatever type they are stored as.
+
+        Whole numbers from 0 to at most 255 are grey levels in images (data of two dimensions or more), and wherever
+        the largest is 255; other whole numbers are counts.
 
         >>> Representation.of(torch.tensor([0.0, 0.5, 1.0])).name
         'UNIT'
         """
-        if x.dtype is torch.bool:
-            return cls.BINARY
-        low, high = x.min(), x.max()
-        if x.dtype is torch.uint8:
-            return cls.LEVELS if high > 1 else cls.BINARY
+        x = x.byte() if x.dtype is torch.bool else x
         whole = not x.is_floating_point() or bool((x == x.round()).all())
-        if whole and low >= 0:
-            return cls.BINARY if high <= 1 else cls.COUNTS
-        return cls.UNIT if low >= 0 and high <= 1 else cls.REAL
+        return cls.within(float(x.min()), float(x.max()), whole=whole, image=x.dim() > 2)
 
-    def joined(self, other: "Representation") -> "Representation":
-        """The narrowest representation of two sets of values together, stored as the same type."""
-        kinds = {self, other} - {Representation.BINARY}
-        return (
-            kinds.pop()
-            if len(kinds) == 1
-            else Representation.REAL
-            if kinds
-            else Representation.BINARY
-        )
+    @classmethod
+    def within(cls, low: float, high: float, *, whole: bool, image: bool) -> "Representation":
+        """What numbers from `low` to `high` are, by whether all of them are whole, and whether they make an image."""
+        if not whole or low < 0:
+            return cls.UNIT if low >= 0 and high <= 1 else cls.REAL
+        if high <= 1:
+            return cls.BINARY
+        depth = math.log2(high + 1)
+        deep = image and depth > 8 and depth.is_integer()  # a camera of 10, 12 or 16 bits
+        return cls.LEVELS if high == 255 or (image and high < 255) or deep else cls.COUNTS
 
     def holds(self, x: Tensor) -> bool:
         """Whether every value of `x` is one of this kind."""
