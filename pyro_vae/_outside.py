@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae._errors import InputError
+from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._program import Run
 from pyro_vae.data import NAMED, Bridge, Split, load_data
 from pyro_vae.data.streams import chunks
@@ -93,7 +94,6 @@ def separations(opened: Run, data: Split, options: Any) -> Iterator[tuple[str, S
         other = split if options.limit is None else split.first(options.limit)
         scores = anomaly_scores(opened.vae, other, inside.typical, **given)
         found = Separation((f"{opened.data.name} {options.split}", _stem(name)), inside, scores)
-        path = opened.folder / "figures" / f"ood-{_stem(name)}.png"
-        path.parent.mkdir(exist_ok=True)
-        plots.separation(found).savefig(path)
+        path = subfolder(opened.folder, "figures") / f"ood-{_stem(name)}.png"
+        write_atomically(path, plots.separation(found).savefig)
         yield name, found, path

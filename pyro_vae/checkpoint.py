@@ -1,31 +1,23 @@
 """Runs on disk: weights and training state in safetensors with a JSON header, without pickle."""
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae._errors import InputError
+from pyro_vae._files import write_atomically
 from pyro_vae.build import Spec, build
 from pyro_vae.inference.fit import Progress
 from pyro_vae.models.vae import VAE
 
 FORMAT = 1
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path`, then rename it: a reader sees the old file or the new one, never half."""
-    beside = path.with_name(f".{path.name}.tmp")
-    write(beside)
-    os.replace(beside, path)
 
 
 def save_checkpoint(
@@ -77,9 +69,8 @@ def save_checkpoint(
         if progress.order is not None:
             tensors["progress.order"] = progress.order
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    write_atomically(
-        path, lambda p: save_file(tensors, p, metadata={"pyro_vae": json.dumps(header)})
-    )
+    content = save(tensors, metadata={"pyro_vae": json.dumps(header)})
+    write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

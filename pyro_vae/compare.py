@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import InputError
+from pyro_vae._files import write_atomically
 from pyro_vae._options import read_toml, run
-from pyro_vae.checkpoint import checkpoint_path, write_atomically
+from pyro_vae.checkpoint import checkpoint_path
 from pyro_vae.data.files import one_line, read_npz
 from pyro_vae.inference.paired import compare
 from pyro_vae.models.representation import Representation

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._errors import InputError
+from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._options import DRAWS, run
 from pyro_vae._program import Run, open_run
-from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data import SPLITS, spread
 from pyro_vae.inference.estimators import batches
 from pyro_vae.models.vae import VAE
@@ -365,9 +365,8 @@ def main(arguments: Sequence[str]) -> None:
         arrays.get(f"{split}_labels"),
     )
     figure = picture(mean, std, labels, fit=arrays["train_mean"])
-    target = opened.folder / "figures" / "latents.png"
-    target.parent.mkdir(exist_ok=True)
-    write_atomically(target, lambda path: figure.savefig(path, format="png"))
+    target = subfolder(opened.folder, "figures") / "latents.png"
+    write_atomically(target, figure.savefig)
     print(f"\nwritten: {output}, {target}")
 
 

@@ -21,10 +21,10 @@ import torch
 
 from pyro_vae import __version__
 from pyro_vae._errors import InputError
+from pyro_vae._files import subfolder, together, write_atomically
 from pyro_vae._options import run
 from pyro_vae._outside import outside, separations
 from pyro_vae._program import Run, open_run
-from pyro_vae.checkpoint import write_atomically
 from pyro_vae.data.bridges import spread
 from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
 from pyro_vae.inference.annealing import (
@@ -274,7 +274,7 @@ def _more(
         compared = _compare_posterior(opened, data, options.posterior, options.posterior_draws)
         s["posterior"] = compared.to_dict()
         print(f"\nThe guide against the posterior: {compared}", flush=True)
-        figures.append(opened.folder / "figures" / "posterior.png")
+        figures.append(subfolder(opened.folder, "figures") / "posterior.png")
         _draw_pairs(compared, figures[-1])
     return figures
 
@@ -321,18 +321,19 @@ def main(arguments: Sequence[str]) -> None:
     if result.curve:
         from pyro_vae import plots
 
-        written.append(opened.folder / "figures" / "bound_curve.png")
-        written[-1].parent.mkdir(exist_ok=True)
-        plots.bound_curve(result.curve).savefig(written[-1])
+        written.append(subfolder(opened.folder, "figures") / "bound_curve.png")
+        write_atomically(written[-1], plots.bound_curve(result.curve).savefig)
     if health is not None:
-        written.append(opened.folder / "figures" / "aggregated_posterior.png")
+        written.append(subfolder(opened.folder, "figures") / "aggregated_posterior.png")
         _draw_posterior(opened, few, health, written[-1])
-    write_atomically(written[0], lambda path: path.write_text(text + "\n"))
-    write_atomically(written[1], lambda path: _save_npz(path, columns))
+    with together() as put:
+        put(written[1], lambda path: _save_npz(path, columns))
+        put(written[0], lambda path: path.write_text(text + "\n"))
     if options.netcdf is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result.to_arviz().to_netcdf(str(options.netcdf))
+            tree = result.to_arviz()
+            write_atomically(options.netcdf, lambda path: tree.to_netcdf(str(path)))
         written.append(options.netcdf)
     if options.report:
         from pyro_vae.report import write_report
@@ -355,8 +356,7 @@ def _draw_posterior(opened: Run, data: Any, health: LatentHealth, path: Path) ->
     figure = plots.aggregated_posterior(
         torch.cat(draws), opened.vae.model.prior().sample((20_000,)), health.activity
     )
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
+    write_atomically(path, figure.savefig)
 
 
 def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> PosteriorComparison:
@@ -376,8 +376,7 @@ def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> Poster
 def _draw_pairs(compared: PosteriorComparison, path: Path) -> None:
     from pyro_vae import plots
 
-    path.parent.mkdir(exist_ok=True)
-    plots.posterior_pairs(compared).savefig(path)
+    write_atomically(path, plots.posterior_pairs(compared).savefig)
 
 
 def _save_npz(path: Path, columns: dict[str, Any]) -> None:

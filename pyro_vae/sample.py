@@ -6,6 +6,7 @@ if __name__ == "__main__":
     answer(sample_parser())  # before the imports, which take seconds
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._errors import InputError
+from pyro_vae._files import subfolder, together
 from pyro_vae._options import KINDS, run
 from pyro_vae._program import Run, open_run
 
@@ -64,8 +66,11 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(
             f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
         )
-    folder = Path(options.output) if options.output else opened.folder / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
+    if options.output is None:
+        folder = subfolder(opened.folder, "samples")
+    else:
+        folder = Path(options.output)
+        folder.mkdir(parents=True, exist_ok=True)
     kinds = options.kind or [k for k in KINDS if k != "manifold" or opened.spec.latent_dim == 2]
     for kind in dict.fromkeys(kinds):
         pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
@@ -73,8 +78,9 @@ def main(arguments: Sequence[str]) -> None:
             figure, values = draw(
                 opened, kind, count=options.count, split=options.split, mean=not options.draws
             )
-        figure.savefig(folder / f"{kind}.png")
-        np.save(folder / f"{kind}.npy", values.cpu().numpy())
+        with together() as put:
+            put(folder / f"{kind}.png", figure.savefig)
+            put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
         print(f"{folder / kind}.png, .npy  {list(values.shape)}")
 
 

@@ -23,10 +23,11 @@ from pyro_vae import __version__
 from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
 from pyro_vae._display import Display, signals
 from pyro_vae._errors import InputError
+from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._options import run
 from pyro_vae._program import pick_device
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
-from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint, write_atomically
+from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
@@ -392,7 +393,7 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
         figures["manifold"], _ = plots.manifold(vae)
         figures["posterior_means"] = plots.scatter(vae.posterior_mean(job.train[index]), labels)
     for name, figure in figures.items():
-        figure.savefig(folder / "figures" / f"{name}.png")
+        write_atomically(subfolder(folder, "figures") / f"{name}.png", figure.savefig)
     return [f"{name}.png" for name in figures]
 
 

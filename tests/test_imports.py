@@ -19,7 +19,7 @@ from pyro_vae.inference.fit import SCHEDULES
 
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
-    ["_errors", "_source"],
+    ["_errors", "_source", "_files"],
     [
         "_abstract",
         "networks.base",

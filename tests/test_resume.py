@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from pyro_vae._files import write_atomically
 from pyro_vae.inference.svi import SVI
 from reading import TINY, rows, same, weights
 
@@ -116,16 +117,19 @@ def test_death_while_a_checkpoint_is_written(call, three_epochs, tmp_path, monke
     run = tmp_path / "run"
     written = 0
 
-    def die(tensors, path, **options):
+    def die(path, write):
         nonlocal written
-        written += path.name == f".{file}.tmp"
+        written += path.name == file
         if written == 2:
-            path.write_bytes(b"half")
-            raise Killed
-        save_file(tensors, path, **options)
+            write_atomically(path, half)
+        write_atomically(path, write)
+
+    def half(path):
+        path.write_bytes(b"half")
+        raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_vae.checkpoint.save_file", die)
+        patch.setattr("pyro_vae.checkpoint.write_atomically", die)
         with pytest.raises(Killed):
             call("train", "--epochs", 3, *TINY, "--output", "run")
     with (run / "metrics.csv").open("a") as metrics:
