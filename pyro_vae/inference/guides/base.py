@@ -12,6 +12,10 @@ from pyro_vae._abstract import AbstractProgram
 from pyro_vae._errors import InputError
 from pyro_vae.networks import features as encoder_features
 
+# Where the logarithm of each scale of q(z|x) starts. Drawn as wide as the prior, the first latents are noise: the
+# decoder learns to do without them before the encoder has anything to say, and the KL then closes them for good.
+NARROW = -2.0
+
 
 class Guide(AbstractProgram):
     """An amortised guide `q(z|x)`: the encoder's features, and a distribution over `z` made from them.
@@ -86,6 +90,12 @@ class HeadGuide(Guide):
     @abstractmethod
     def family(self, parameters: Tensor) -> Distribution:
         """`(..., P)` -> a distribution of batch shape `(...)`, event shape `(latent_dim,)`."""
+
+    @torch.no_grad()
+    def narrow(self, rows: slice) -> None:
+        """Start with these outputs of the head, logarithms of scales, at `NARROW` for every datum."""
+        self.head.weight[rows] = 0.0
+        self.head.bias[rows] = NARROW
 
     @torch.no_grad()
     def shrink(self, rows: slice, factor: float) -> None:

@@ -47,6 +47,7 @@ class Planar(HeadGuide):
         d = latent_dim
         super().__init__(encoder, d, 2 * d + transforms * (2 * d + 1), features=features)
         self.transforms = transforms
+        self.narrow(slice(d, 2 * d))
         self.shrink(slice(2 * d, (2 + transforms) * d), 0.01)  # u: nearly the identity
 
     def family(self, parameters: Tensor) -> Distribution:
@@ -88,6 +89,7 @@ class Householder(HeadGuide):
         at_least_one("Householder", transforms=transforms)
         super().__init__(encoder, latent_dim, (2 + transforms) * latent_dim, features=features)
         self.transforms = transforms
+        self.narrow(slice(latent_dim, 2 * latent_dim))
         self.shrink(slice(2 * latent_dim, None), 0.01)
         with torch.no_grad():  # pairs of reflections that undo each other: nearly the identity
             pairs = torch.randn(-(-transforms // 2), latent_dim).repeat_interleave(2, 0)[
@@ -149,6 +151,7 @@ class Sylvester(HeadGuide):
         self._sizes = [d, d, *(t * n for n in (self._m, len(rows), self._m, len(rows), self._m, q))]
         super().__init__(encoder, d, sum(self._sizes), features=features)
         self.transforms, self.kind = transforms, kind
+        self.narrow(slice(d, 2 * d))
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", cols, persistent=False)
         self.shrink(slice(2 * d, 2 * d + sum(self._sizes[2:4])), 0.01)  # R: nearly the identity
@@ -264,6 +267,7 @@ class IAF(HeadGuide):
         at_least_one("IAF", transforms=transforms, context=context)
         hidden = whole_numbers("hidden", hidden)
         super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
+        self.narrow(slice(latent_dim, 2 * latent_dim))
         self.networks = nn.ModuleList(
             _MaskedNetwork(latent_dim, context, hidden, reverse=i % 2 == 1)
             for i in range(transforms)
@@ -316,6 +320,7 @@ class NSF(HeadGuide):
             raise InputError(f"bins={bins!r} of NSF must be a whole number of at least 2")
         hidden = whole_numbers("hidden", hidden)
         super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
+        self.narrow(slice(latent_dim, 2 * latent_dim))
         self.flow = flow(
             "nsf", latent_dim, context, transforms=transforms, hidden=hidden, bins=bins
         )

@@ -23,6 +23,7 @@ class MeanField(HeadGuide):
 
     def __init__(self, encoder: nn.Module, latent_dim: int, *, features: int | None = None) -> None:
         super().__init__(encoder, latent_dim, 2 * latent_dim, features=features)
+        self.narrow(slice(latent_dim, None))
 
     def family(self, parameters: Tensor) -> Distribution:
         return DiagonalNormal(*parameters.chunk(2, -1))
@@ -48,6 +49,7 @@ class FullRank(HeadGuide):
         super().__init__(encoder, latent_dim, 2 * latent_dim + len(rows), features=features)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
+        self.narrow(slice(latent_dim, 2 * latent_dim))
         self.shrink(slice(2 * latent_dim, None), 0.0)
 
     def family(self, parameters: Tensor) -> Distribution:
@@ -87,6 +89,7 @@ class LowRank(HeadGuide):
         at_least_one("LowRank", rank=rank)
         super().__init__(encoder, latent_dim, (2 + rank) * latent_dim, features=features)
         self.rank = rank
+        self.narrow(slice(latent_dim, 2 * latent_dim))
         self.shrink(
             slice(2 * latent_dim, None), 0.1
         )  # not 0, where F and -F are alike and the gradient vanishes
@@ -139,6 +142,7 @@ class Mixture(HeadGuide):
         at_least_one("Mixture", components=components)
         super().__init__(encoder, latent_dim, components * (1 + 2 * latent_dim), features=features)
         self.components = components
+        self.narrow(slice(components * (1 + latent_dim), None))
 
     def family(self, parameters: Tensor) -> Distribution:
         c, d = self.components, self.latent_dim

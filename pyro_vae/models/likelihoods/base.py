@@ -20,9 +20,9 @@ class Likelihood(nn.Module, ABC):
 
     support: Representation
     channels: int = 1
-    # How much the decoder's outputs vary over the prior when training starts, `None`: as the network has it. Where the
-    # output is a location, a start that guesses wildly teaches the decoder to ignore z for good.
-    output_spread: float | None = None
+    # How much the decoder's outputs vary over the prior when training starts, `None`: as the network has it. A start
+    # that guesses wildly costs hundreds of nats; the first thing that the decoder then learns is to ignore z, for good.
+    output_spread: float | None = 0.1
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

@@ -36,7 +36,6 @@ class LocationScale(Likelihood):
     """
 
     support = Representation.REAL
-    output_spread = 0.1
     deviation = 1.0  # standard deviation of the density of scale 1
     log_scale: Tensor
     shift: Tensor

@@ -25,7 +25,6 @@ class Poisson(Likelihood):
     """
 
     support = Representation.COUNTS
-    output_spread = 0.1
 
     def forward(self, h: Tensor) -> Distribution:
         rate = h.squeeze(-len(self.shape) - 1).exp()  # (..., *shape)
@@ -55,7 +54,6 @@ class NegativeBinomial(Likelihood):
     """
 
     support = Representation.COUNTS
-    output_spread = 0.1
 
     def __init__(self, shape: Shape, *, dispersion: str = "element") -> None:
         super().__init__(shape)

@@ -170,7 +170,6 @@ class LogisticLevels(Levels):
     standard deviation, are one number for all elements: grey levels all have one scale.
     """
 
-    output_spread = 0.1
     shift: Tensor
     spread: Tensor
 
