@@ -16,7 +16,7 @@ COMPILE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 STREAM = {"auto": None, "yes": True, "no": False}
 NAMED = names("data/named", "NAMED")
 SCHEDULES = names("inference/fit", "SCHEDULES")
-OPTIMIZERS = names("build", "OPTIMIZERS")
+OPTIMIZERS = names("_optimizers", "OPTIMIZERS")
 BINARIZE = ("dynamic", "static", "threshold")
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pyro.infer
 import torch
-from torch.optim import Optimizer
 
 from pyro_vae._abstract import variants
 from pyro_vae._errors import InputError
+from pyro_vae._optimizers import ARGUMENTS, OPTIMIZERS, try_out
+from pyro_vae.checks import check, shown
 from pyro_vae.inference import fit
 from pyro_vae.inference.guides import Guide
 from pyro_vae.inference.objectives import Objective
@@ -32,15 +33,6 @@ AXES: dict[str, tuple[type, type, int]] = {
     "likelihood": (Likelihood, Likelihood, 1),
     "guide": (Guide, Guide, 2),
     "objective": (Objective, pyro.infer.ELBO, 0),
-}
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "Adagrad": torch.optim.Adagrad,
-    "Adam": torch.optim.Adam,
-    "Adamax": torch.optim.Adamax,
-    "AdamW": torch.optim.AdamW,
-    "RMSprop": torch.optim.RMSprop,
-    "SGD": torch.optim.SGD,
 }
 
 
@@ -100,11 +92,19 @@ def parse_optimizer(text: str, device: str = "cpu") -> Member:
     """An optimizer of `torch.optim` by name, `adam` or `sgd(momentum=0.9)`; call it with parameters and `lr`."""
     _, name, arguments = _read("optimizer", text)
     name, cls = _lookup("optimizer", name, OPTIMIZERS)
-    arguments = _checked("optimizer", name, cls, arguments, 2)
-    quick = "fused" in inspect.signature(cls).parameters and device in ("cpu", "cuda")
-    return Member(
-        name, partial(cls, fused=True) if quick and "fused" not in arguments else cls, arguments
+    parameters = inspect.signature(cls).parameters
+    arguments = _named(
+        "optimizer", name, arguments, [key for key in parameters if key in ARGUMENTS]
     )
+    for key, value in arguments.items():
+        default = parameters[key].default
+        arguments[key] = check(key, value, ARGUMENTS[key], owner=name, example=default)
+    quick = device in ("cpu", "cuda") and "fused" in parameters
+    if quick and not {"fused", "foreach"} & set(arguments):
+        cls = partial(cls, fused=True)
+    member = Member(name, cls, arguments)
+    try_out(member, text)
+    return member
 
 
 def parse_schedule(text: str) -> fit.Schedule:
@@ -112,10 +112,7 @@ def parse_schedule(text: str) -> fit.Schedule:
     _, name, arguments = _read("schedule", text)
     name, function = _lookup("schedule", name, fit.SCHEDULES)
     schedule = partial(function, **_checked("schedule", name, function, arguments, 1))
-    try:
-        schedule(0.0)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--schedule {text} cannot be used: {error}") from error
+    fit.try_out(schedule, f"--schedule {shown(text)}")
     return schedule
 
 
@@ -139,7 +136,7 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
         raise
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise InputError(
-            f"--{axis} {text!r} is not of the form name or name(key=value, ...) with plain values"
+            f"--{axis} {shown(text)} is not of the form name or name(key=value, ...) with plain values"
         ) from error
     return module, function.id, arguments
 
@@ -193,7 +190,11 @@ def _checked(
     parameters = _arguments(make, fixed)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return arguments
-    known = [p.name for p in parameters]
+    return _named(axis, name, arguments, [p.name for p in parameters])
+
+
+def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) -> dict[str, Any]:
+    """The arguments, once all have names that are known."""
     for key in arguments:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)

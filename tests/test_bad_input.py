@@ -64,7 +64,7 @@ REAL = rng.normal(size=(30, 4))
         ("--objective", "pyro.infer:Trace_ELBO(num_particles='a')", ["num_particles='a'"]),
         ("--network", "mlp(hidden=(0,))", ["hidden=(0,)"]),
         ("--network", "mlp(hidden='a')", ["hidden", "'a'"]),
-        ("--network", "mlp(hidden=None)", ["hidden=(None,)"]),
+        ("--network", "mlp(hidden=None)", ["hidden=None"]),
         ("--network", "mlp(dropout=1)", ["dropout=1"]),
         ("--network", "mlp(dropout='a')", ["dropout='a'"]),
         ("--network", "mlp(activation='rellu')", ["'rellu'", "relu"]),

@@ -10,18 +10,20 @@ import pytest
 
 import pyro_vae
 from pyro_vae import _config, variants
+from pyro_vae._optimizers import OPTIMIZERS
 from pyro_vae._options import evaluate_parser
 from pyro_vae._source import FAMILIES, summaries
-from pyro_vae.build import AXES, OPTIMIZERS
+from pyro_vae.build import AXES
 from pyro_vae.data import NAMED
 from pyro_vae.inference.estimators import MEMORY
 from pyro_vae.inference.fit import SCHEDULES
 
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
-    ["_errors", "_source", "_files"],
+    ["_errors", "_source", "_memory", "_files", "checks"],
     [
         "_abstract",
+        "_sizes",
         "networks.base",
         "networks.products",
         "networks.dense",
@@ -75,6 +77,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.outliers",
     ],
     [
+        "_optimizers",
         "data.files",
         "data.streams",
         "data.nature",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyro_vae._errors import InputError
+from pyro_vae._errors import one_line as one_line  # noqa: PLC0414  # the readers take it from here
 
 if TYPE_CHECKING:
     from pyro_vae.data.streams import Stream
@@ -51,11 +52,6 @@ class Loaded(NamedTuple):
     notes: Sequence[str] = ()
     columns: Sequence[str] | None = None
     maximum: float | None = None
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an exception's text, for use inside a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Data that stay on disk: read when they are asked for, and ahead of a training step by worker processes."""
 
 import math
-import os
 import signal
 import warnings
 from abc import ABC, abstractmethod
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyro_vae._errors import InputError
+from pyro_vae._memory import available_memory
 from pyro_vae.data.files import one_line
 
 SHARE = 0.25  # of the memory available: dividing resident data into splits holds them nearly three times
@@ -180,21 +180,3 @@ def chunks(values: Any) -> Iterator[Tensor]:
 def stays_on_disk(size: int, wanted: bool | None) -> bool:
     """Whether data of `size` bytes are streamed: as `wanted`, or by the memory available."""
     return size > SHARE * available_memory() if wanted is None else wanted
-
-
-def available_memory() -> float:
-    """Bytes of memory that can still be taken, as far as the system tells."""
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        limit = "max"
-    most = math.inf if limit == "max" else float(limit)
-    try:
-        table = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return min(most, 1024 * float(table["MemAvailable"].split()[0]))
-    except (OSError, KeyError):
-        return (
-            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            if hasattr(os, "sysconf")
-            else most
-        )

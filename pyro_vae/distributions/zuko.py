@@ -1,17 +1,15 @@
 """Coupling and autoregressive transforms, made by zuko."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from pyro_vae._errors import InputError
-
-KINDS = ("realnvp", "nsf", "maf")
+Kind = Literal["realnvp", "nsf", "maf"]
 
 
 def flow(
-    kind: str,
+    kind: Kind,
     latent_dim: int,
     context: int = 0,
     *,
@@ -32,8 +30,6 @@ def flow(
     """
     import zuko
 
-    if kind not in KINDS:
-        raise InputError(f"kind={kind!r} must be 'realnvp', 'nsf' or 'maf'")
     arguments: dict[str, Any] = {
         "features": latent_dim,
         "context": context,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae.checks import at_least_one
 from pyro_vae.distributions import Defended
 from pyro_vae.inference.annealing import (
     AnnealedEstimate,
@@ -17,7 +18,6 @@ from pyro_vae.inference.annealing import (
     gradients_per_datum,
 )
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, log_marginal
-from pyro_vae.inference.guides.base import at_least_one
 from pyro_vae.inference.refinement import RefinedGuide, batches, refine, starting_parameters
 from pyro_vae.models.vae import VAE
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyro.infer
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random
-from pyro_vae._errors import InputError
+from pyro_vae._errors import InputError, one_line
+from pyro_vae.checks import Positive, checked, increasing, share
 from pyro_vae.inference.estimators import Bound, batches, check_data, choice, elbo
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
 
 Schedule = Callable[[float], float]
+Fraction = Annotated[float, share(zero=False)]
 
 
 def constant(t: float) -> float:
@@ -27,19 +29,46 @@ def constant(t: float) -> float:
     return 1.0
 
 
-def cosine(t: float, *, floor: float = 0.0) -> float:
+@checked
+def cosine(t: float, *, floor: Annotated[float, share(one=True)] = 0.0) -> float:
     """`floor + (1 - floor) (1 + cos(pi t)) / 2`: from the full rate down to `floor` times it at the end of the run."""
     return floor + (1 - floor) * (1 + math.cos(math.pi * t)) / 2
 
 
+@checked
 def step(
-    t: float, *, at: tuple[float, ...] = (0.7, 0.9), factors: tuple[float, ...] = (0.3, 0.1)
+    t: float,
+    *,
+    at: Annotated[tuple[Fraction, ...], increasing] = (0.7, 0.9),
+    factors: tuple[Positive, ...] = (0.3, 0.1),
 ) -> float:
     """`factors[i]` times the rate from the fraction `at[i]` of the run on; by default 0.3 from 70 %, 0.1 from 90 %."""
+    if len(at) != len(factors):
+        raise InputError(f"at={at} and factors={factors} of step must have as many entries")
     return ([1.0] + [f for start, f in zip(at, factors, strict=True) if t >= start])[-1]
 
 
 SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "step": step}
+
+
+def try_out(schedule: Schedule, name: str = "schedule") -> None:
+    """Call a schedule over the whole run, before the first step is taken.
+
+    Raises:
+        InputError: where it fails, or does not return a finite number that is at least 0.
+    """
+    for t in (i / 1000 for i in range(1001)):
+        try:
+            factor = float(schedule(t))
+        except InputError as error:
+            raise InputError(f"{name} cannot be used: {error}") from error
+        except Exception as error:
+            said = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{name} fails at {t:g} of the run ({said})") from error
+        if not 0 <= factor < math.inf:
+            raise InputError(
+                f"{name} is {factor:g} at {t:g} of the run; it must be a finite number of at least 0"
+            )
 
 
 class Epoch(NamedTuple):
@@ -179,9 +208,10 @@ def run_epochs(
             logged, the second a `CompileWarning`.
 
     Raises:
-        InputError: when the objective does not fit the pair or the length of the run.
+        InputError: when the objective does not fit the pair or the length of the run, or the schedule fails in it.
         NonFiniteLossError: naming the step and the site.
     """
+    try_out(schedule)
     progress = Progress() if progress is None else progress
     size = len(data)
     steps = -(-size // batch_size)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
+from pyro_vae.checks import at_least_one
 from pyro_vae.inference.estimators import MEMORY, LogMarginal, check_data, double, log_marginal
-from pyro_vae.inference.guides.base import Guide, at_least_one
+from pyro_vae.inference.guides.base import Guide
 from pyro_vae.inference.importance import has_density, kind
 from pyro_vae.inference.objectives.gradients import stopped
 from pyro_vae.models.vae import VAE

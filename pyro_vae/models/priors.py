@@ -9,11 +9,13 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae._errors import InputError
+from pyro_vae._sizes import declared
+from pyro_vae.checks import Count, Layers
 from pyro_vae.distributions import DiagonalMixture, Pushforward, Standard
 from pyro_vae.distributions.pushforward import Zuko
-from pyro_vae.distributions.zuko import flow
+from pyro_vae.distributions.zuko import Kind, flow
 from pyro_vae.networks import Standardised
-from pyro_vae.networks.base import whole_numbers
+from pyro_vae.networks.base import Shape
 
 
 class Prior(nn.Module, ABC):
@@ -26,7 +28,13 @@ class Prior(nn.Module, ABC):
 
     examples: int = 0  # how many data `initialise` wants
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
+
+    @declared
+    def __init__(self, latent_dim: Count) -> None:
         super().__init__()
         self.latent_dim = latent_dim
 
@@ -53,7 +61,7 @@ class StandardNormal(Prior):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: Count) -> None:
         super().__init__(latent_dim)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
@@ -80,12 +88,8 @@ class GaussianMixture(Prior):
     torch.Size([5, 2])
     """
 
-    def __init__(self, latent_dim: int, *, components: int = 10) -> None:
+    def __init__(self, latent_dim: Count, *, components: Count = 10) -> None:
         super().__init__(latent_dim)
-        if not isinstance(components, int) or components < 1:
-            raise InputError(
-                f"components={components!r} of GaussianMixture must be a whole number of at least 1"
-            )
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
@@ -106,7 +110,7 @@ class Laplace(Prior):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: Count) -> None:
         super().__init__(latent_dim)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.full((latent_dim,), 0.5**0.5), persistent=False)
@@ -140,18 +144,13 @@ class Flow(Prior):
 
     def __init__(
         self,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        kind: str = "realnvp",
-        transforms: int = 4,
-        hidden: tuple[int, ...] = (100,),
+        kind: Kind = "realnvp",
+        transforms: Layers = 4,
+        hidden: tuple[Count, ...] = (100,),
     ) -> None:
         super().__init__(latent_dim)
-        if not isinstance(transforms, int) or transforms < 1:
-            raise InputError(
-                f"transforms={transforms!r} of Flow must be a whole number of at least 1"
-            )
-        hidden = whole_numbers("hidden", hidden)
         self.flow = flow(kind, latent_dim, transforms=transforms, hidden=hidden)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
@@ -189,13 +188,9 @@ class VampPrior(Prior):
     _guide: Any
 
     def __init__(
-        self, latent_dim: int, *, pseudo_inputs: int = 500, shape: tuple[int, ...] | None = None
+        self, latent_dim: Count, *, pseudo_inputs: Count = 500, shape: Shape | None = None
     ) -> None:
         super().__init__(latent_dim)
-        if not isinstance(pseudo_inputs, int) or pseudo_inputs < 1:
-            raise InputError(
-                f"pseudo_inputs={pseudo_inputs!r} of VampPrior must be a whole number of at least 1"
-            )
         self.examples, self.shape = pseudo_inputs, shape
         self.pseudo_inputs: nn.Parameter
 

@@ -3,14 +3,16 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae._errors import InputError
+from pyro_vae._sizes import declared
+from pyro_vae.checks import Count, one_of
 
-Shape = tuple[int, ...]
+Shape = tuple[Count, ...]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
@@ -21,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+Activation = Annotated[str, one_of(ACTIVATIONS)]
 
 
 class Network(nn.Module, ABC):
@@ -32,6 +35,11 @@ class Network(nn.Module, ABC):
 
     in_shape: Shape
     out_shape: Shape
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -69,8 +77,6 @@ class Network(nn.Module, ABC):
 
 def activation_layer(name: str) -> nn.Module:
     """The module of one of `ACTIVATIONS`."""
-    if name not in ACTIVATIONS:
-        raise InputError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
@@ -118,16 +124,6 @@ def keep_variance(layer: nn.Module, *gains: float) -> None:
             part.uniform_(-bound, bound)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-def whole_numbers(name: str, values: Any) -> tuple[int, ...]:
-    """`values` as a tuple, once all are whole numbers of at least 1; `name` is the argument they were given as."""
-    values = (values,) if not isinstance(values, tuple | list) else tuple(values)
-    if any(not isinstance(v, int) or v < 1 for v in values):
-        raise InputError(
-            f"{name}={values} must hold whole numbers of at least 1, such as {name}=(200, 200)"
-        )
-    return values
 
 
 class Standardised(nn.Module):

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Count, Layers
 from pyro_vae.networks.base import (
+    Activation,
     Network,
     Shape,
     activation_layer,
     gain,
     keep_variance,
     spread,
-    whole_numbers,
 )
 
 
@@ -32,12 +33,11 @@ class _Convolutional(Network):
         self,
         in_shape: Shape,
         out_shape: Shape | None,
-        channels: tuple[int, ...],
+        channels: tuple[Count, ...],
         follow: Callable[[int], Iterable[nn.Module]],
         widen: int = 1,
     ) -> None:
         super().__init__()
-        channels = whole_numbers("channels", channels)
         image = in_shape if out_shape is None else out_shape[1:]
         if not channels or len(image) not in (2, 3):
             name = type(self).__name__
@@ -110,8 +110,8 @@ class ConvNet(_Convolutional):
         in_shape: Shape,
         out_shape: Shape | None = None,
         *,
-        channels: tuple[int, ...] = (16, 32),
-        activation: str = "relu",
+        channels: tuple[Count, ...] = (16, 32),
+        activation: Activation = "relu",
     ) -> None:
         super().__init__(in_shape, out_shape, channels, lambda _: [activation_layer(activation)])
         for layer in self.layers:
@@ -144,7 +144,7 @@ class GatedConv(_Convolutional):
         in_shape: Shape,
         out_shape: Shape | None = None,
         *,
-        channels: tuple[int, ...] = (32, 64),
+        channels: tuple[Count, ...] = (32, 64),
     ) -> None:
         super().__init__(in_shape, out_shape, channels, lambda _: [nn.GLU(1)], widen=2)
         for layer in self.layers:
@@ -197,13 +197,10 @@ class ResNet(_Convolutional):
         in_shape: Shape,
         out_shape: Shape | None = None,
         *,
-        channels: tuple[int, ...] = (16, 32),
-        blocks: int = 1,
-        activation: str = "elu",
+        channels: tuple[Count, ...] = (16, 32),
+        blocks: Layers = 1,
+        activation: Activation = "elu",
     ) -> None:
-        if not isinstance(blocks, int) or blocks < 1:
-            raise InputError(f"blocks={blocks!r} must be a whole number of at least 1")
-        channels = whole_numbers("channels", channels)
         scale = 1 / math.sqrt(blocks * max(1, len(channels)))
 
         def follow(width: int) -> list[nn.Module]:

@@ -3,22 +3,24 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
+from pyro_vae.checks import Count, check, share
 from pyro_vae.networks.base import (
+    Activation,
     Network,
     Shape,
     activation_layer,
     gain,
     keep_variance,
     spread,
-    whole_numbers,
 )
 from pyro_vae.networks.products import Affine
+
+Dropout = Annotated[float, share()]
 
 
 class _Dense(Network):
@@ -35,15 +37,13 @@ class _Dense(Network):
         in_shape: Shape,
         out_shape: Shape | None,
         *,
-        hidden: tuple[int, ...] = (),
-        dropout: float = 0.0,
+        hidden: tuple[Count, ...] = (),
+        dropout: Dropout = 0.0,
         nonlinearity: Callable[[], nn.Module] = nn.Identity,
         widen: int = 1,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise InputError(f"dropout={dropout} must lie in [0, 1)")
-        widths = [math.prod(in_shape), *whole_numbers("hidden", hidden)]
+        widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
             layers += [Affine(n_in, widen * n_out), nonlinearity()]
@@ -58,7 +58,8 @@ class _Dense(Network):
     @classmethod
     def decoder(cls, latent_dim: int, shape: Shape, **arguments: Any) -> Self:
         if "hidden" in arguments:
-            arguments["hidden"] = whole_numbers("hidden", arguments["hidden"])[::-1]
+            hidden = check("hidden", arguments["hidden"], tuple[Count, ...], owner=cls.__name__)
+            arguments["hidden"] = hidden[::-1]
         return super().decoder(latent_dim, shape, **arguments)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,9 +117,9 @@ class MLP(_Dense):
         in_shape: Shape,
         out_shape: Shape | None = None,
         *,
-        hidden: tuple[int, ...] = (200, 200),
-        activation: str = "relu",
-        dropout: float = 0.0,
+        hidden: tuple[Count, ...] = (200, 200),
+        activation: Activation = "relu",
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(
             in_shape,
@@ -159,8 +160,8 @@ class GatedMLP(_Dense):
         in_shape: Shape,
         out_shape: Shape | None = None,
         *,
-        hidden: tuple[int, ...] = (300, 300),
-        dropout: float = 0.0,
+        hidden: tuple[Count, ...] = (300, 300),
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(
             in_shape, out_shape, hidden=hidden, dropout=dropout, nonlinearity=nn.GLU, widen=2

@@ -9,7 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram
-from pyro_vae._errors import InputError
+from pyro_vae._sizes import declared
+from pyro_vae.checks import Count
 from pyro_vae.networks import features as encoder_features
 
 # Where the logarithm of each scale of q(z|x) starts. Drawn as wide as the prior, the first latents are noise: the
@@ -38,7 +39,15 @@ class Guide(AbstractProgram):
     )
     smooth: bool = True  # False: gradients of draws cannot be differentiated once more
 
-    def __init__(self, encoder: nn.Module, latent_dim: int, *, features: int | None = None) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
+
+    @declared
+    def __init__(
+        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.latent_dim = latent_dim
@@ -76,7 +85,12 @@ class HeadGuide(Guide):
     """A guide whose linear `head` turns features into `variational_parameters`; a subclass gives their `family`."""
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: int, outputs: int, *, features: int | None = None
+        self,
+        encoder: nn.Module,
+        latent_dim: Count,
+        outputs: Count,
+        *,
+        features: Count | None = None,
     ) -> None:
         super().__init__(encoder, latent_dim, features=features)
         self.head = nn.Linear(self.features, outputs)
@@ -103,10 +117,3 @@ class HeadGuide(Guide):
         self.head.weight[rows] *= factor
         assert self.head.bias is not None
         self.head.bias[rows] *= factor
-
-
-def at_least_one(guide: str, **values: Any) -> None:
-    """Raise `InputError` unless each value is a whole number of at least 1."""
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{name}={value!r} of {guide} must be a whole number of at least 1")

@@ -1,19 +1,18 @@
 """Guides that bend a Gaussian: normalizing flows. `log q(z|x)` of a draw comes from the pass that made it."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pyro_vae._errors import InputError
+from pyro_vae.checks import Count, Layers, between
 from pyro_vae.distributions import DiagonalNormal
 from pyro_vae.distributions import pushforward as flows
 from pyro_vae.distributions.pushforward import Pushforward
 from pyro_vae.distributions.zuko import flow
-from pyro_vae.inference.guides.base import HeadGuide, at_least_one
-from pyro_vae.networks.base import whole_numbers
+from pyro_vae.inference.guides.base import HeadGuide
 
 
 class Planar(HeadGuide):
@@ -38,12 +37,11 @@ class Planar(HeadGuide):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        transforms: int = 10,
-        features: int | None = None,
+        transforms: Layers = 10,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("Planar", transforms=transforms)
         d = latent_dim
         super().__init__(encoder, d, 2 * d + transforms * (2 * d + 1), features=features)
         self.transforms = transforms
@@ -81,12 +79,11 @@ class Householder(HeadGuide):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        transforms: int = 8,
-        features: int | None = None,
+        transforms: Layers = 8,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("Householder", transforms=transforms)
         super().__init__(encoder, latent_dim, (2 + transforms) * latent_dim, features=features)
         self.transforms = transforms
         self.narrow(slice(latent_dim, 2 * latent_dim))
@@ -132,18 +129,13 @@ class Sylvester(HeadGuide):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        transforms: int = 4,
-        kind: str = "orthogonal",
-        columns: int = 8,
-        features: int | None = None,
+        transforms: Layers = 4,
+        kind: Literal["orthogonal", "householder", "triangular"] = "orthogonal",
+        columns: Count = 8,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("Sylvester", transforms=transforms, columns=columns)
-        if kind not in ("orthogonal", "householder", "triangular"):
-            raise InputError(
-                f"kind={kind!r} of Sylvester must be 'orthogonal', 'householder' or 'triangular'"
-            )
         d, t = latent_dim, transforms
         self._m = min(columns, d) if kind == "orthogonal" else d
         rows, cols = torch.triu_indices(self._m, self._m, offset=1)
@@ -257,15 +249,13 @@ class IAF(HeadGuide):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        transforms: int = 2,
-        hidden: tuple[int, ...] = (200,),
-        context: int = 50,
-        features: int | None = None,
+        transforms: Layers = 2,
+        hidden: tuple[Count, ...] = (200,),
+        context: Count = 50,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("IAF", transforms=transforms, context=context)
-        hidden = whole_numbers("hidden", hidden)
         super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
         self.narrow(slice(latent_dim, 2 * latent_dim))
         self.networks = nn.ModuleList(
@@ -307,18 +297,14 @@ class NSF(HeadGuide):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        transforms: int = 2,
-        bins: int = 8,
-        hidden: tuple[int, ...] = (100,),
-        context: int = 50,
-        features: int | None = None,
+        transforms: Layers = 2,
+        bins: Annotated[int, between(2, 1000)] = 8,
+        hidden: tuple[Count, ...] = (100,),
+        context: Count = 50,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("NSF", transforms=transforms, context=context)
-        if not isinstance(bins, int) or bins < 2:
-            raise InputError(f"bins={bins!r} of NSF must be a whole number of at least 2")
-        hidden = whole_numbers("hidden", hidden)
         super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
         self.narrow(slice(latent_dim, 2 * latent_dim))
         self.flow = flow(

@@ -7,8 +7,9 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from pyro_vae.checks import Count
 from pyro_vae.distributions import DiagonalMixture, DiagonalNormal
-from pyro_vae.inference.guides.base import HeadGuide, at_least_one
+from pyro_vae.inference.guides.base import HeadGuide
 
 
 class MeanField(HeadGuide):
@@ -21,7 +22,9 @@ class MeanField(HeadGuide):
     torch.Size([2])
     """
 
-    def __init__(self, encoder: nn.Module, latent_dim: int, *, features: int | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+    ) -> None:
         super().__init__(encoder, latent_dim, 2 * latent_dim, features=features)
         self.narrow(slice(latent_dim, None))
 
@@ -44,7 +47,9 @@ class FullRank(HeadGuide):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, encoder: nn.Module, latent_dim: int, *, features: int | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+    ) -> None:
         rows, columns = torch.tril_indices(latent_dim, latent_dim, offset=-1)
         super().__init__(encoder, latent_dim, 2 * latent_dim + len(rows), features=features)
         self.register_buffer("rows", rows, persistent=False)
@@ -84,9 +89,13 @@ class LowRank(HeadGuide):
     """
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: int, *, rank: int = 2, features: int | None = None
+        self,
+        encoder: nn.Module,
+        latent_dim: Count,
+        *,
+        rank: Count = 2,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("LowRank", rank=rank)
         super().__init__(encoder, latent_dim, (2 + rank) * latent_dim, features=features)
         self.rank = rank
         self.narrow(slice(latent_dim, 2 * latent_dim))
@@ -134,12 +143,11 @@ class Mixture(HeadGuide):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        components: int = 5,
-        features: int | None = None,
+        components: Count = 5,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("Mixture", components=components)
         super().__init__(encoder, latent_dim, components * (1 + 2 * latent_dim), features=features)
         self.components = components
         self.narrow(slice(components * (1 + latent_dim), None))
@@ -165,7 +173,9 @@ class Delta(HeadGuide):
 
     has_density = False
 
-    def __init__(self, encoder: nn.Module, latent_dim: int, *, features: int | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+    ) -> None:
         super().__init__(encoder, latent_dim, latent_dim, features=features)
 
     def family(self, parameters: Tensor) -> Distribution:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Count, Positive, Steps
 from pyro_vae.distributions import DiagonalNormal
-from pyro_vae.inference.guides.base import Guide, at_least_one
+from pyro_vae.inference.guides.base import Guide
 from pyro_vae.inference.guides.gaussian import MeanField
 from pyro_vae.inference.objectives.gradients import stopped
 
@@ -71,15 +72,12 @@ class Local(_Refined):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
-        steps: int = 50,
-        rate: float = 0.15,
-        features: int | None = None,
+        steps: Steps = 50,
+        rate: Positive = 0.15,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("Local", steps=steps)
-        if not isinstance(rate, (int, float)) or not rate > 0:
-            raise InputError(f"rate={rate!r} of Local must be positive")
         super().__init__(nn.Identity(), latent_dim, features=2 * latent_dim)
         self.steps, self.rate = steps, rate
         self.start = nn.Parameter(torch.zeros(2 * latent_dim))
@@ -133,16 +131,13 @@ class SemiAmortized(_Refined):
     def __init__(
         self,
         encoder: nn.Module,
-        latent_dim: int,
+        latent_dim: Count,
         *,
         guide: Callable[..., Guide] = MeanField,
-        steps: int = 5,
-        rate: float = 0.01,
-        features: int | None = None,
+        steps: Steps = 5,
+        rate: Positive = 0.01,
+        features: Count | None = None,
     ) -> None:
-        at_least_one("SemiAmortized", steps=steps)
-        if not isinstance(rate, (int, float)) or not rate > 0:
-            raise InputError(f"rate={rate!r} of SemiAmortized must be positive")
         AbstractProgram.__init__(self)
         self.start = guide(
             encoder, latent_dim, **({} if features is None else {"features": features})

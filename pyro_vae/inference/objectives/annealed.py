@@ -1,11 +1,13 @@
 """An objective whose KL term is turned on while training goes on."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Positive
 from pyro_vae.inference.importance import Terms
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import ELBO
@@ -41,18 +43,14 @@ class Annealed(Objective):
         self,
         *,
         objective: Objective | Callable[[], Objective] = ELBO,
-        epochs: float = 10.0,
-        shape: str = "linear",
+        epochs: Positive = 10.0,
+        shape: Literal["linear", "cyclical"] = "linear",
     ) -> None:
         inner = objective if isinstance(objective, Objective) else objective()
         if not isinstance(inner, Objective):
             raise InputError(
                 f"Annealed wraps an Objective of this package, not {type(inner).__name__}"
             )
-        if not isinstance(epochs, (int, float)) or not epochs > 0:
-            raise InputError(f"epochs={epochs!r} of Annealed must be positive")
-        if shape not in ("linear", "cyclical"):
-            raise InputError(f"shape={shape!r} of Annealed must be 'linear' or 'cyclical'")
         super().__init__(num_particles=inner.num_particles)
         self.objective, self.epochs, self.shape = inner, epochs, shape
         self.weight = torch.zeros(())

@@ -11,6 +11,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae._sizes import declared
+from pyro_vae.checks import Count
 from pyro_vae.inference.importance import Program, Site, Terms, has_density, kind, terms, traces
 
 
@@ -33,11 +35,13 @@ class Objective(pyro.infer.ELBO, ABC):
         True  # False: the bound's gradient is right as it is for latents without reparameterisation
     )
 
-    def __init__(self, *, num_particles: int = 1) -> None:
-        if not isinstance(num_particles, int) or num_particles < 1:
-            raise InputError(
-                f"num_particles={num_particles!r} must be a whole number of at least 1"
-            )
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
+
+    @declared
+    def __init__(self, *, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
 
     @abstractmethod

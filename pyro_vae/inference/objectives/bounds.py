@@ -1,30 +1,15 @@
 """Bounds on log p(x)."""
 
 import math
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Count, NotNegative, between
 from pyro_vae.inference.importance import Terms
 from pyro_vae.inference.objectives.base import Objective, closed_kl
-
-
-def number(objective: str, low: float = -math.inf, high: float = math.inf, **values: Any) -> None:
-    """Raise `InputError` unless each value is a finite number between `low` and `high`."""
-    for name, value in values.items():
-        if (
-            not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or not low <= value <= high
-        ):
-            limits = (
-                f" of at least {low:g}" if high == math.inf else f" between {low:g} and {high:g}"
-            )
-            raise InputError(
-                f"{name}={value!r} of {objective} must be a number{limits if low > -math.inf else ''}"
-            )
 
 
 def log_mean(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -43,9 +28,8 @@ class ELBO(Objective):
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Higgins et al. 2017, beta-VAE.
     """
 
-    def __init__(self, *, beta: float = 1.0, num_particles: int = 1) -> None:
+    def __init__(self, *, beta: NotNegative = 1.0, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
-        number("ELBO", low=0, beta=beta)
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
@@ -67,9 +51,8 @@ class MeanFieldELBO(Objective):
 
     needs = ("closed KL",)
 
-    def __init__(self, *, beta: float = 1.0, num_particles: int = 1) -> None:
+    def __init__(self, *, beta: NotNegative = 1.0, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
-        number("MeanFieldELBO", low=0, beta=beta)
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
@@ -90,7 +73,7 @@ class IWAE(Objective):
 
     needs = ("density",)
 
-    def __init__(self, *, num_particles: int = 5) -> None:
+    def __init__(self, *, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
 
     def bound(self, t: Terms) -> Tensor:
@@ -113,9 +96,8 @@ class Renyi(Objective):
 
     needs = ("density",)
 
-    def __init__(self, *, alpha: float = 0.5, num_particles: int = 5) -> None:
+    def __init__(self, *, alpha: float = 0.5, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
-        number("Renyi", alpha=alpha)
         self.alpha = alpha
 
     def bound(self, t: Terms) -> Tensor:
@@ -140,9 +122,10 @@ class CIWAE(Objective):
 
     needs = ("density",)
 
-    def __init__(self, *, beta: float = 0.5, num_particles: int = 5) -> None:
+    def __init__(
+        self, *, beta: Annotated[float, between(0, 1)] = 0.5, num_particles: Count = 5
+    ) -> None:
         super().__init__(num_particles=num_particles)
-        number("CIWAE", low=0, high=1, beta=beta)
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
@@ -164,7 +147,7 @@ class MIWAE(Objective):
 
     needs = ("density",)
 
-    def __init__(self, *, groups: int = 8, num_particles: int = 64) -> None:
+    def __init__(self, *, groups: Count = 8, num_particles: Count = 64) -> None:
         super().__init__(num_particles=num_particles)
         self.groups = divisor(groups, num_particles)
 
@@ -174,6 +157,6 @@ class MIWAE(Objective):
 
 def divisor(groups: int, num_particles: int) -> int:
     """`groups`, once the particles can be dealt out to them."""
-    if not isinstance(groups, int) or groups < 1 or num_particles % groups:
+    if num_particles % groups:
         raise InputError(f"groups={groups!r} must divide num_particles={num_particles}")
     return groups

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.checks import Count
 from pyro_vae.inference.importance import Terms
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import divisor, log_mean
@@ -94,7 +95,7 @@ class DReG(Objective):
 
     needs = ("density", "gradient")
 
-    def __init__(self, *, num_particles: int = 5) -> None:
+    def __init__(self, *, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
 
     def bound(self, t: Terms) -> Tensor:
@@ -119,7 +120,7 @@ class PIWAE(Objective):
 
     needs = ("density", "gradient")
 
-    def __init__(self, *, groups: int = 8, num_particles: int = 64) -> None:
+    def __init__(self, *, groups: Count = 8, num_particles: Count = 64) -> None:
         super().__init__(num_particles=num_particles)
         self.groups = divisor(groups, num_particles)
 
@@ -156,7 +157,7 @@ class ReweightedWakeSleep(Objective):
     needs = ("density",)
     score_function = False
 
-    def __init__(self, *, num_particles: int = 5) -> None:
+    def __init__(self, *, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
 
     def bound(self, t: Terms) -> Tensor:

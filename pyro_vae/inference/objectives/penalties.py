@@ -8,9 +8,9 @@ import math
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Count, NotNegative
 from pyro_vae.inference.importance import Site, Terms
 from pyro_vae.inference.objectives.base import Objective
-from pyro_vae.inference.objectives.bounds import number
 
 
 def _latents(t: Terms) -> list[Site]:
@@ -34,9 +34,8 @@ class FreeBits(Objective):
 
     needs = ("density", "gradient", "independence")
 
-    def __init__(self, *, nats: float = 0.1, num_particles: int = 1) -> None:
+    def __init__(self, *, nats: NotNegative = 0.1, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
-        number("FreeBits", low=0, nats=nats)
         self.nats = nats
 
     def bound(self, t: Terms) -> Tensor:
@@ -65,9 +64,10 @@ class Capacity(Objective):
 
     needs = ("gradient",)
 
-    def __init__(self, *, nats: float = 25.0, gamma: float = 10.0, num_particles: int = 1) -> None:
+    def __init__(
+        self, *, nats: NotNegative = 25.0, gamma: NotNegative = 10.0, num_particles: Count = 1
+    ) -> None:
         super().__init__(num_particles=num_particles)
-        number("Capacity", low=0, nats=nats, gamma=gamma)
         self.nats, self.gamma = nats, gamma
 
     def bound(self, t: Terms) -> Tensor:
@@ -95,10 +95,14 @@ class BetaTC(Objective):
     needs = ("density", "gradient", "independence")
 
     def __init__(
-        self, *, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, num_particles: int = 1
+        self,
+        *,
+        alpha: NotNegative = 1.0,
+        beta: NotNegative = 6.0,
+        gamma: NotNegative = 1.0,
+        num_particles: Count = 1,
     ) -> None:
         super().__init__(num_particles=num_particles)
-        number("BetaTC", low=0, alpha=alpha, beta=beta, gamma=gamma)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.size = 0  # as large as the batch until `prepare` says how many data there are
 
@@ -150,9 +154,10 @@ class InfoVAE(Objective):
 
     needs = ("gradient",)
 
-    def __init__(self, *, alpha: float = 0.5, weight: float = 10.0, num_particles: int = 1) -> None:
+    def __init__(
+        self, *, alpha: float = 0.5, weight: float = 10.0, num_particles: Count = 1
+    ) -> None:
         super().__init__(num_particles=num_particles)
-        number("InfoVAE", alpha=alpha, weight=weight)
         if alpha > 1 or alpha + weight < 1:
             raise InputError(
                 f"alpha={alpha} and weight={weight} of InfoVAE must keep alpha <= 1 <= alpha + weight"

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Positive, above
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
+
+Scale = Positive | Literal["learned", "element", "network"]
 
 
 class LocationScale(Likelihood):
@@ -42,15 +45,9 @@ class LocationScale(Likelihood):
     spread: Tensor
 
     def __init__(
-        self, shape: Shape, *, scale: float | str = "learned", min_scale: float = 1e-3
+        self, shape: Shape, *, scale: Scale = "learned", min_scale: Positive = 1e-3
     ) -> None:
         super().__init__(shape)
-        name = type(self).__name__
-        if scale not in ("learned", "element", "network") and not _positive(scale):
-            choices = "a positive number, 'learned', 'element' or 'network'"
-            raise InputError(f"scale={scale!r} of the {name} likelihood must be {choices}")
-        if not _positive(min_scale):
-            raise InputError(f"min_scale={min_scale!r} of the {name} likelihood must be positive")
         self.scale: Any = scale
         self.min_scale = min_scale
         self.channels = 2 if scale == "network" else 1
@@ -154,13 +151,11 @@ class StudentT(LocationScale):
         self,
         shape: Shape,
         *,
-        df: float = 4.0,
-        scale: float | str = "learned",
-        min_scale: float = 1e-3,
+        df: Annotated[float, above(1)] = 4.0,
+        scale: Scale = "learned",
+        min_scale: Positive = 1e-3,
     ) -> None:
         super().__init__(shape, scale=scale, min_scale=min_scale)
-        if not _positive(df) or df <= 1:
-            raise InputError(f"df={df!r} of the StudentT likelihood must be a number above 1")
         self.df = float(df)
 
     def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:

@@ -1,7 +1,7 @@
 """Likelihoods of counts."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -55,12 +55,10 @@ class NegativeBinomial(Likelihood):
 
     support = Representation.COUNTS
 
-    def __init__(self, shape: Shape, *, dispersion: str = "element") -> None:
+    def __init__(
+        self, shape: Shape, *, dispersion: Literal["element", "network"] = "element"
+    ) -> None:
         super().__init__(shape)
-        if dispersion not in ("element", "network"):
-            raise InputError(
-                f"dispersion={dispersion!r} of NegativeBinomial must be 'element' or 'network'"
-            )
         self.channels = 2 if dispersion == "network" else 1
         self.log_r = nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
 

@@ -1,7 +1,7 @@
 """Likelihoods with a mass: bits and grey levels."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid, pad, softplus
 
 from pyro_vae._abstract import is_traced
 from pyro_vae._errors import InputError
+from pyro_vae.checks import between
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
@@ -92,14 +93,8 @@ class _SumOfSoftplus(torch.autograd.Function):
         return g.unsqueeze(-1) * logits.sigmoid()
 
 
-def whole(likelihood: Likelihood, name: str, value: int, least: int) -> int:
-    """`value`, once it is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        owner = type(likelihood).__name__
-        raise InputError(
-            f"{name}={value!r} of the {owner} likelihood must be a whole number of at least {least}"
-        )
-    return value
+Scale = Literal["element", "network"]
+LevelCount = Annotated[int, between(2, 2**16)]  # up to those of 16-bit images
 
 
 class Levels(Likelihood):
@@ -107,9 +102,9 @@ class Levels(Likelihood):
 
     support = Representation.LEVELS
 
-    def __init__(self, shape: Shape, *, levels: int = 256) -> None:
+    def __init__(self, shape: Shape, *, levels: LevelCount = 256) -> None:
         super().__init__(shape)
-        self.levels = whole(self, "levels", levels, 2)
+        self.levels = levels
 
     def check(self, x: Tensor) -> None:
         super().check(x)
@@ -138,7 +133,7 @@ class Categorical(Levels):
     tensor(-2.7726)
     """
 
-    def __init__(self, shape: Shape, *, levels: int = 256) -> None:
+    def __init__(self, shape: Shape, *, levels: LevelCount = 256) -> None:
         super().__init__(shape, levels=levels)
         self.channels = levels
 
@@ -173,7 +168,7 @@ class LogisticLevels(Levels):
     shift: Tensor
     spread: Tensor
 
-    def __init__(self, shape: Shape, *, levels: int = 256) -> None:
+    def __init__(self, shape: Shape, *, levels: LevelCount = 256) -> None:
         super().__init__(shape, levels=levels)
         self.register_buffer("shift", torch.tensor(levels / 2))
         self.register_buffer("spread", torch.tensor(levels / 4))
@@ -214,12 +209,14 @@ class DiscretizedLogistic(LogisticLevels):
 
     log_scale: Tensor
 
-    def __init__(self, shape: Shape, *, levels: int = 256, scale: str = "element") -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        levels: LevelCount = 256,
+        scale: Literal["element", "network"] = "element",
+    ) -> None:
         super().__init__(shape, levels=levels)
-        if scale not in ("element", "network"):
-            raise InputError(
-                f"scale={scale!r} of the DiscretizedLogistic likelihood must be 'element' or 'network'"
-            )
         self.channels = 2 if scale == "network" else 1
         if scale == "element":
             self.log_scale = nn.Parameter(torch.full(self.shape, -1.0))

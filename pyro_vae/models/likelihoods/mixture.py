@@ -9,7 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_vae.models.likelihoods.discrete import LogisticLevels, RoundedLogistic, whole
+from pyro_vae.checks import Count
+from pyro_vae.models.likelihoods.discrete import LevelCount, LogisticLevels, RoundedLogistic
 from pyro_vae.networks import Shape
 
 
@@ -37,9 +38,9 @@ class DiscretizedLogisticMixture(LogisticLevels):
     -0.6931
     """
 
-    def __init__(self, shape: Shape, *, levels: int = 256, components: int = 5) -> None:
+    def __init__(self, shape: Shape, *, levels: LevelCount = 256, components: Count = 5) -> None:
         super().__init__(shape, levels=levels)
-        self.components = whole(self, "components", components, 1)
+        self.components = components
         self.colours = self.shape[0] if len(self.shape) == 3 else 1
         self.channels = components * (3 + self.colours // 2)
 
