@@ -47,6 +47,9 @@ class Config:
         tuple(STREAM),
     )
     workers: int = _option(2, "processes that read ahead what is left on disk; 0: read when needed")
+    background: str | None = _option(
+        None, "what lies below transparent images: white, black, another colour or #rrggbb"
+    )
     binarize: str | None = _option(
         None, "make bits of grey values: fresh at each visit, drawn once, or 1 above half", BINARIZE
     )

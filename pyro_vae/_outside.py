@@ -42,7 +42,11 @@ def _stem(name: str) -> str:
 def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
     """The test split of a data set under the bridge of the run, its random bits or noise drawn once."""
     try:
-        data = load_data(name, data_dir=data_dir or opened.config.get("data_dir"))
+        data = load_data(
+            name,
+            data_dir=data_dir or opened.config.get("data_dir"),
+            background=opened.config.get("background") if Path(name).is_dir() else None,
+        )
     except InputError as error:
         raise InputError(str(error).replace("--dataset", "--ood")) from error
     own, bridge, support = opened.data, opened.bridge, opened.vae.model.likelihood.support

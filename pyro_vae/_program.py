@@ -76,6 +76,7 @@ def open_run(folder: str, *, checkpoint: str, device: str, data_dir: str | None)
             "validation_fraction",
             "test_fraction",
             "maximum",
+            "background",
         )
         request: dict[str, Any] = {field: config.get(field) for field in fields}
         request |= {

@@ -86,6 +86,7 @@ def prepare(config: Config) -> Job:
         stream=STREAM[config.stream],
         workers=config.workers,
         maximum=config.maximum,
+        background=config.background,
     )
     config, reason = _with_likelihood(config, data)
     if config.dataset not in NAMED:

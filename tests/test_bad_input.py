@@ -251,7 +251,7 @@ def pictures(tmp_path):
 
 def test_pictures_of_different_sizes(refused, pictures):
     Image.fromarray(GREY[0, :3]).save(pictures / "17.png")
-    mentions(refused("train", "--dataset", "pictures"), "17.png", "(3, 4)", "(4, 4)")
+    mentions(refused("train", "--dataset", "pictures"), "17.png", "3 x 4", "00.png", "4 x 4")
 
 
 @pytest.mark.parametrize("damage", ["no picture", "cut off", "a wrong length"])

@@ -29,7 +29,7 @@ from pyro_vae import (
     load_data,
 )
 from pyro_vae.data import bridges, streams
-from pyro_vae.data.images import Images
+from pyro_vae.data.images import survey
 from pyro_vae.data.streams import Mapped
 from pyro_vae.inference.fit import Progress, run_epochs
 from pyro_vae.inference.objectives import ELBO
@@ -392,7 +392,8 @@ def test_what_is_wrong_with_a_file_is_said_with_its_row(tmp_path):
 
 
 def test_a_stream_goes_to_a_new_process(levels, folder):
-    for stream in (Mapped(levels, 2), Images(sorted(folder.iterdir()), 2)):
+    images, _ = survey(folder, sorted(os.listdir(folder)), workers=2)
+    for stream in (Mapped(levels, 2), images):
         split = Split(stream.take(torch.arange(20)), Bridge("dynamic", 255.0)).fixed()
         there = pickle.loads(pickle.dumps(streams._Batches(split.values)))
         assert there[np.arange(5)].equal(split.values[:5])

@@ -1,5 +1,6 @@
 """What is asked for, and reading arrays from files."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Request:
     stream: bool | None = None
     workers: int = 2
     maximum: int | None = None
+    background: str | None = None
 
 
 Parts = dict[str, np.ndarray]
@@ -77,3 +79,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         Exception
     ) as error:  # of a damaged archive NumPy, zipfile and zlib each complain in their own way
         raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
+
+
+def shown(name: str | Path) -> str:
+    """A file's name as it can be printed: no line breaks, and bytes that are no text by their numbers."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(escaped)

@@ -1,73 +1,281 @@
-"""Folders of images."""
+"""Folders of images: one shape and one kind of numbers for all, in memory or on disk."""
 
-import math
+import atexit
+import os
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.files import Loaded, Request, one_line
+from pyro_vae.data.files import Loaded, Parts, Request, shown
+from pyro_vae.data.folders import counted, divided, images_below
 from pyro_vae.data.labels import separate_labels
-from pyro_vae.data.streams import Stream, stays_on_disk
+from pyro_vae.data.pixels import (
+    Ground,
+    Kind,
+    Page,
+    guarded,
+    look,
+    open_image,
+    parse_ground,
+    pixels,
+)
+from pyro_vae.data.streams import Stream, stays_on_disk, stored
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LOOKED_AT = 100  # images in which colours are compared, to see whether all are grey
 
 
 def image_folder(path: Path, request: Request) -> Loaded:
-    """The images in a folder and below it, with the names of the subfolders as labels."""
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
-    if not files:
-        raise InputError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))})")
-    images = Images(files, request.workers)
-    names = {"train": np.array([f.relative_to(path).as_posix() for f in files])}
-    sizes = {"train": len(files)}
-    labels, notes = separate_labels(path, request, sizes, names=names, files=True)
-    folders = np.array([str(f.parent.relative_to(path)) for f in files])
-    if labels is None and len(set(folders.tolist())) > 1:
-        labels = {"train": folders}
-    if stays_on_disk(math.prod(images.shape), request.stream):
-        return Loaded({"train": images}, labels, str(path), names, notes)
-    return Loaded({"train": images[:].numpy()}, labels, str(path), names, notes)
+    """The images in a folder and below it; `docs/data.md` says what is read as what.
+
+    The headers of all files are read first, one after the other, so that a wrong one is told before training: about
+    10 s for 100,000 files on a local disk, with a few hundred bytes of memory for each.
+
+    Raises:
+        InputError: for a file that cannot be read as it is, and files of several shapes or kinds, naming them.
+    """
+    ground = parse_ground(request.background)
+    found = images_below(path)
+    division = divided(path, found.images)
+    images, further = survey(path, found.images, ground, request.workers)
+    notes = [*found.notes(), *division.notes, *images.notes(request.background)]
+    if further:
+        notes.append(
+            f"{counted(further, 'picture')} inside files left out (previews, copies, masks)"
+        )
+
+    # Each page of a file belongs where the file does.
+    names: Parts = {}
+    labels: Parts = {}
+    values: dict[str, Stream] = {}
+    for split, files in division.splits.items():
+        rows = np.flatnonzero(np.isin(images.file_of, files))
+        names[split] = np.array([images.names[row] for row in rows])
+        if division.classes is not None:
+            labels[split] = np.array([division.classes[i] for i in images.file_of[rows]])
+        values[split] = images.take(torch.from_numpy(rows))
+
+    own, more = _own_labels(path, request, images, names)
+    notes += more
+    chosen: Parts | None = own if own is not None else labels or None
+    size = len(images) * images[:1].nbytes
+    if stays_on_disk(size, request.stream):
+        images.check_opaque()
+        parts: dict[str, np.ndarray | Stream] = dict(values)
+    else:
+        parts = {split: part[:].numpy() for split, part in values.items()}
+    return Loaded(parts, chosen, str(path), names, notes, maximum=images.kind.maximum)
+
+
+def _own_labels(
+    path: Path, request: Request, images: "Images", names: Parts
+) -> tuple[Parts | None, list[str]]:
+    """Labels from a file of their own, for each page or, where they name the files, for all pages of a file."""
+    sizes = {split: len(found) for split, found in names.items()}
+    try:
+        return separate_labels(path, request, sizes, names=names, files=True)
+    except InputError as error:
+        if not images.several:
+            raise
+        files = {s: np.array([n.partition("#")[0] for n in found]) for s, found in names.items()}
+        once = {split: np.unique(found) for split, found in files.items()}
+        sizes = {split: len(found) for split, found in once.items()}
+        labels, notes = separate_labels(path, request, sizes, names=once, files=True)
+        if labels is None or not any("matched by name" in note for note in notes):
+            raise error from None
+    return {s: labels[s][np.searchsorted(once[s], files[s])] for s in files}, notes
+
+
+def survey(
+    root: Path, files: Sequence[str], ground: Ground | None = None, workers: int = 0
+) -> tuple["Images", int]:
+    """The images in files, their headers read; and how many pictures in them are no data.
+
+    Raises:
+        InputError: for a file that cannot be read as it is, and files of several shapes or kinds, naming them.
+    """
+    pages: list[Page] = []
+    file_of: list[int] = []
+    same: dict[Page, Page] = {}  # the pages of most files are equal, and are kept once
+    further = 0
+    for i, file in enumerate(files):
+        some, more = look(os.path.join(root, file))
+        pages += [same.setdefault(page, page) for page in some]
+        file_of += [i] * len(some)
+        further += more
+    if not pages:
+        raise InputError(f"the files in {shown(root)} hold no images but previews and masks")
+    _check_one([page.size for page in pages], file_of, files, root)
+    kind = _joined([page.kind for page in pages], file_of, files, root)
+    return Images(
+        root, files, np.array(file_of), pages, kind=kind, ground=ground, workers=workers
+    ), further
+
+
+def _check_one(
+    sizes: list[tuple[int, int]], file_of: list[int], files: Sequence[str], root: Path
+) -> None:
+    if len(set(sizes)) > 1:
+        odd, most = _odd_one(sizes)
+        raise InputError(
+            f"{shown(root / files[file_of[odd]])} has {_by(sizes[odd])} pixels (height by width) but "
+            f"{shown(files[file_of[most]])} has {_by(sizes[most])}, as {sizes.count(sizes[most])} of "
+            f"{len(sizes)} images have; all must have one size: scale or crop them first"
+        )
+
+
+def _joined(kinds: list[Kind], file_of: list[int], files: Sequence[str], root: Path) -> Kind:
+    """The kind that the numbers of all images are read as."""
+    joined: Kind | None = kinds[0]
+    for kind in dict.fromkeys(kinds):
+        joined = joined and joined.joined(kind)
+    if joined is None:
+        odd, most = _odd_one(kinds)
+        raise InputError(
+            f"{shown(root / files[file_of[odd]])} is {kinds[odd]} but {shown(files[file_of[most]])} is "
+            f"{kinds[most]}, as {kinds.count(kinds[most])} of {len(kinds)} images are; all must be of one "
+            "kind: convert or remove the others"
+        )
+    return joined
+
+
+def _odd_one(values: Sequence[object]) -> tuple[int, int]:
+    """Where the rarest and the most frequent of several values stand first."""
+    often = Counter(values).most_common()
+    return values.index(often[-1][0]), values.index(often[0][0])
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 class Images(Stream):
-    """Image files of one shape, as bytes: grey ones `(H, W)`, coloured ones `(3, H, W)`."""
+    """The pictures in image files, `(H, W)` if they are grey, else `(3, H, W)`.
 
-    def __init__(self, files: Sequence[Path], workers: int = 0) -> None:
-        self.files = np.array([str(file) for file in files])
-        self.one = read_image(files[0]).shape
-        self.shape, self.workers = (len(files), *self.one), workers
+    Attributes:
+        names: of the files, relative to their folder; with `#` and the page where a file has several.
+        file_of: the place of each picture's file in the list of files.
+        kind: what the numbers are.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str],
+        file_of: np.ndarray,
+        pages: Sequence[Page],
+        *,
+        kind: Kind,
+        ground: Ground | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.root, self.files, self.file_of, self.pages = str(root), files, file_of, pages
+        self.kind, self.ground, self.workers = kind, ground, workers
+        self.several = set(np.flatnonzero(np.bincount(file_of) > 1).tolist())
+        self.shape = (len(pages), *((3,) if kind.colour else ()), *pages[0].size)
+
+    @property
+    def names(self) -> list[str]:
+        return [
+            shown(self.files[i]) + (f"#{page.number}" if i in self.several else "")
+            for i, page in zip(self.file_of, self.pages, strict=True)
+        ]
 
     def read(self, index: np.ndarray) -> Tensor:
-        found = np.empty((len(index), *self.one), np.uint8)
-        for row, file in zip(found, self.files[index], strict=True):
-            row[...] = self._checked(file)
-        return torch.from_numpy(found)
+        found = np.empty((len(index), *self.shape[1:]), self.kind.dtype)
+        for place in np.argsort(index, kind="stable"):  # so that a file's pages come in order
+            found[place] = self._one(int(index[place]))
+        return stored(self.root, found, index)
 
-    def _checked(self, file: str) -> np.ndarray:
-        image = read_image(Path(file))
-        if image.shape != self.one:
-            raise InputError(
-                f"{file} has shape {image.shape} but {self.files[0]} has {self.one}; all must have one shape"
+    def _one(self, row: int) -> np.ndarray:
+        i, page = int(self.file_of[row]), self.pages[row]
+        file = os.path.join(self.root, self.files[i])
+        if i in self.several:
+            with guarded(file):
+                return pixels(_KEPT.at(file, page.number), file, page, self.kind, self.ground)
+        with guarded(file), open_image(file) as image:
+            return pixels(image, file, page, self.kind, self.ground)
+
+    def check_opaque(self) -> None:
+        """Read once what may be transparent, where it must not be, before training meets it."""
+        if self.ground is None:
+            for row, page in enumerate(self.pages):
+                if page.alpha:
+                    self._one(row)
+
+    def notes(self, background: str | None) -> list[str]:
+        """One sentence for each thing about the images that is not plain."""
+        n, notes = len(self), []
+        kinds = {page.kind for page in self.pages}
+        if self.kind.dtype != "uint8" or self.kind.maximum != 255:
+            notes.append(f"numbers kept as they are stored ({self.kind})")
+        if len({kind.maximum for kind in kinds}) > 1:
+            notes.append("images of fewer than 8 bits lie beside others, and are read as 0 to 255")
+        if any(kind.indexed for kind in kinds):
+            notes.append(f"palettes: the colours that they stand for ({self.kind})")
+        if turned := sum(page.turned for page in self.pages):
+            notes.append(
+                f"{counted(turned, 'image')} turned upright, as their EXIF orientation says"
             )
-        return image
+        alpha = sum(page.alpha for page in self.pages)
+        if alpha and self.ground is None:
+            notes.append(f"{counted(alpha, 'image')} with a transparency that is nowhere used")
+        elif alpha:
+            notes.append(f"{counted(alpha, 'image')} with transparency laid on {background}")
+        elif self.ground is not None:
+            notes.append(
+                f"no image has transparency, so that --background {background} does nothing"
+            )
+        if self.several:
+            notes.append(
+                f"{counted(len(self.several), 'file')} of several pages: each page is a datum, named "
+                "file#page (counted from 0)"
+            )
+        if self.kind.colour and self._grey_planes():
+            notes.append(
+                f"grey images stored as colour (the first {min(n, LOOKED_AT)} looked at): each value "
+                "counts three times; save them as grey to count it once"
+            )
+        return notes
+
+    def _grey_planes(self) -> bool:
+        """Whether the three planes of the first images are equal."""
+        planes = (self._one(row) for row in range(min(len(self), LOOKED_AT)))
+        return all((image == image[:1]).all() for image in planes)
 
 
-def read_image(file: Path) -> np.ndarray:
-    """The bytes of an image, `(H, W)` if it is grey, else `(3, H, W)`."""
-    from PIL import Image
+class _Kept(threading.local):
+    """The file of several pages that was read last, kept open: to find a page, all before it are passed."""
 
-    try:
-        with Image.open(file) as image:
-            grey = image.mode in ("1", "L", "I", "I;16", "LA")
-            array = np.asarray(image.convert("L" if grey else "RGB"))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # Pillow says a damaged file in all three ways
-        raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
-    return array if grey else array.transpose(2, 0, 1)
+    def __init__(self) -> None:
+        self.key: tuple[int, str] | None = None
+        self.image: Image | None = None
+
+    def at(self, file: str, number: int) -> "Image":
+        """The file, standing at a page that has not been decoded yet."""
+        key = (os.getpid(), file)  # another process has a place of its own in the file
+        if self.image is None or self.key != key:
+            self.close()
+            self.image, self.key = open_image(file), key
+        if self.image.tell() == number:
+            self.image.seek(0 if number else 1)
+        self.image.seek(number)
+        return self.image
+
+    def close(self) -> None:
+        if self.image is not None:
+            self.image.close()
+        self.image = None
+
+
+_KEPT = _Kept()
+atexit.register(_KEPT.close)

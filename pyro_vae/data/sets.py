@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,7 @@ def load_data(
     stream: bool | None = None,
     workers: int = 2,
     maximum: int | None = None,
+    background: str | None = None,
 ) -> DataSet:
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
 
@@ -176,6 +178,7 @@ def load_data(
         test_fraction: share of the data held out for evaluation.
         stream: leave a folder of images or a .npy file on disk and read what is asked for; by default where its values
             take more than a quarter of the memory available.
+        background: the colour that transparent images are laid on: `'white'`, `'black'`, any name of CSS, `'#rrggbb'`.
         workers: processes that read streamed data ahead; 0 reads them when they are needed.
         maximum: the largest value that whole numbers can take; by default what the files say, 255 for grey levels
             that reach above 127, else the largest value that occurs.
@@ -187,7 +190,15 @@ def load_data(
     {'train': 1294, 'test': 359, 'validation': 144}
     """
     request = Request(
-        dataset, data_dir, labels, validation_fraction, test_fraction, stream, workers, maximum
+        dataset,
+        data_dir,
+        labels,
+        validation_fraction,
+        test_fraction,
+        stream,
+        workers,
+        maximum,
+        background,
     )
     if maximum is not None and maximum < 1:
         raise InputError(f"--maximum {maximum} must be at least 1")
@@ -200,6 +211,8 @@ def load_data(
     if request.dataset in NAMED and request.labels is not None:
         raise InputError(f"--labels is for your own data; {request.dataset} brings its own")
     named = request.dataset in NAMED
+    if background is not None and (named or not Path(dataset).expanduser().is_dir()):
+        raise InputError(f"--background is for a folder of images, which {dataset} is not")
     loaded = NAMED[request.dataset](request) if named else own(request)
     values = {
         k: v if isinstance(v, Stream) else stored(request.dataset, v)

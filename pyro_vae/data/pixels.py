@@ -1,0 +1,348 @@
+"""The numbers in one image file, as they are stored; what would be converted with loss is refused."""
+
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pyro_vae._errors import InputError
+from pyro_vae.data.files import one_line, shown
+from pyro_vae.data.whole import is_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "DIB", "WEBP", "PPM", "JPEG2000")
+FILMS = ("PNG", "GIF", "WEBP")  # formats whose further pictures are the frames of an animation
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
+COLOUR = ("RGB", "RGBA", "P", "PA")
+OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
+FINE = {1.0, 3.0, 15.0, 255.0}  # maxima of grey whose steps are whole numbers of a byte's
+
+# Tags of TIFF and of EXIF, and where Pillow keeps what tells how an image is turned.
+SUBFILE, BITS, ORIENTATION, COLOUR_MAP, SAMPLE_FORMAT = 254, 258, 274, 320, 339
+NOTES_ON_TURNING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+
+Ground = tuple[int, int, int]  # red, green and blue that lie below transparent pixels
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the numbers of an image are.
+
+    Attributes:
+        colour: whether there are three planes, red, green and blue.
+        dtype: the type that holds every number exactly.
+        maximum: the largest number that the file's format can hold; `None` where that says nothing.
+        indexed: whether the colours come from a palette, so that grey ones are exact as colours too.
+    """
+
+    colour: bool
+    dtype: str
+    maximum: float | None
+    indexed: bool = False
+
+    def __str__(self) -> str:
+        name = "colour" if self.colour else "grey"
+        if self.maximum is None:
+            return f"{name}, {self.dtype}"
+        return f"{name}, 0 to {self.maximum:g}"
+
+    def joined(self, other: "Kind") -> "Kind | None":
+        """The kind that holds the numbers of both with the same meaning, or `None` where there is none."""
+        both = replace(self, indexed=self.indexed and other.indexed)
+        if replace(self, indexed=other.indexed) == other:
+            return both
+        if self.colour != other.colour:
+            grey, colour = (other, self) if self.colour else (self, other)
+            return colour if grey.indexed else None
+        if {self.maximum, other.maximum} <= FINE:
+            return replace(both, maximum=255.0)
+        return None
+
+
+class Page(NamedTuple):
+    """What the header says of one picture in a file, before its pixels are read.
+
+    Attributes:
+        number: its place in the file.
+        size: height and width as people see it, turned as the file says.
+        kind: what its numbers are.
+        turned: whether it is stored turned or mirrored.
+        alpha: whether some pixels may be transparent.
+    """
+
+    number: int
+    size: tuple[int, int]
+    kind: Kind
+    turned: bool
+    alpha: bool
+
+
+@contextmanager
+def guarded(file: str) -> Iterator[None]:
+    """Whatever goes wrong with an image file becomes one sentence that names it."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what does not touch the pixels
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("error", message="Truncated File Read")
+            yield
+    except (InputError, MemoryError):
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{shown(file)} has more than the {Image.MAX_IMAGE_PIXELS or 0:,} pixels that an image "
+            "may have; cut it into smaller ones"
+        ) from error
+    except Exception as error:  # a damaged file can fail in any part of Pillow
+        reason = getattr(error, "strerror", None) or one_line(error)
+        if "cannot identify" in reason:
+            reason = "it is damaged, or of a format or a type of pixels that is not known"
+        raise InputError(f"{shown(file)} cannot be read as an image: {shown(reason)}") from error
+
+
+def open_image(file: str) -> "Image":
+    """An image file, its header read."""
+    from PIL import Image
+
+    if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would be waited for
+        raise InputError(f"{shown(file)} is no regular file; remove it from the folder")
+    return Image.open(file, formats=FORMATS)
+
+
+def look(file: str) -> tuple[list[Page], int]:
+    """The pictures in a file that are data, and how many others (previews, masks) it holds.
+
+    Raises:
+        InputError: for a file that cannot be read, an animation, and pixels that cannot be read without loss.
+    """
+    with guarded(file), open_image(file) as image:
+        film = image.format in FILMS and getattr(image, "is_animated", False)
+        if film:
+            raise InputError(
+                f"{shown(file)} is an animation, and a file must be one image; save its frames as "
+                "files of their own, or remove it"
+            )
+        if image.format != "TIFF":
+            return [page_of(file, image)], getattr(image, "n_frames", 1) - 1
+        pages = []
+        for number in range(image.n_frames):  # type: ignore[attr-defined]
+            image.seek(number)
+            smaller_or_mask = image.tag_v2.get(SUBFILE, 0) & 0b101  # type: ignore[attr-defined]
+            if not smaller_or_mask:
+                pages.append(page_of(file, image, number))
+        return pages, image.n_frames - len(pages)  # type: ignore[attr-defined]
+
+
+def page_of(file: str, image: "Image", number: int = 0) -> Page:
+    """What the header says of the picture at which an open file stands."""
+    unsaid = image.format == "PNG" and not NOTES_ON_TURNING & image.info.keys()
+    turn = 1 if unsaid else image.getexif().get(ORIENTATION, 1)  # else a PNG would be decoded
+    across = turn in (5, 6, 7, 8) and image.format != "TIFF"  # whose size Pillow has turned
+    size = (image.width, image.height) if across else (image.height, image.width)
+    alpha = image.has_transparency_data
+    return Page(number, size, _kind(file, image, alpha), turn in range(2, 9), alpha)
+
+
+def _kind(file: str, image: "Image", alpha: bool) -> Kind:
+    """What the numbers of an open image are; refuses those that Pillow would convert with loss."""
+    raw, maxval = _coding(image)
+    if reason := _loss(image, raw, maxval):
+        raise InputError(
+            f"{shown(file)} {reason}; convert it first, or save the pixels of all images as one "
+            "array (N, H, W) or (N, 3, H, W) in a .npy file"
+        )
+    mode, tags = image.mode, getattr(image, "tag_v2", {})
+    if mode in ("P", "PA"):
+        table = _palette(image)
+        is_grey = bool((table == table[:, :1]).all())
+        return Kind(not is_grey, "uint8", 255.0, indexed=True)
+    if mode in ("RGB", "RGBA"):
+        return Kind(True, "uint8", float(maxval or 255))
+    if mode == "F":
+        return Kind(False, "float32", None)
+
+    # Whole numbers: signed ones, and those of 32 bits, have no maximum worth knowing.
+    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
+    if signed or (mode == "I" and image.format == "TIFF"):
+        return Kind(False, f"{'' if signed else 'u'}int{tags[BITS][0]}", None)
+    if mode.startswith("I"):
+        return Kind(False, "uint16", float(maxval or (4095 if raw == "I;12" else 65535)))
+    if alpha:
+        return Kind(False, "uint8", 255.0)
+    bits = 1 if mode == "1" else int(raw[2]) if raw[:3] in ("L;2", "L;4") else 8
+    return Kind(False, "uint8", float(maxval or 2**bits - 1))
+
+
+def _coding(image: "Image") -> tuple[str, int | None]:
+    """How the pixels lie in the file, in Pillow's words, and the largest number that a netpbm file declares."""
+    tiles: Any = getattr(image, "tile", None)
+    if not tiles:
+        return "", None
+    told = tiles[0][3]
+    told = (told,) if isinstance(told, str) else tuple(told or ("",))
+    declares = image.format == "PPM" and len(told) == 2
+    return str(told[0]), int(told[1]) if declares else None
+
+
+def _loss(image: "Image", raw: str, maxval: int | None) -> str | None:
+    """What Pillow would lose of an open image, as the end of a sentence."""
+    mode, tags = image.mode, getattr(image, "tag_v2", {})
+    planes, read = len(tags.get(BITS, (1,))), len(image.getbands())
+    if mode in OTHER_COLOURS:
+        return f"holds {mode} colours, which have no exact red, green and blue"
+    if mode not in GREY + COLOUR:
+        return f"holds pixels of the kind {mode}, which is not known here"
+    if mode in (*COLOUR, "LA", "La") and (";16" in raw or (maxval or 0) > 255):
+        return "holds colours or transparency of 16 bits, of which only 8 can be read"
+    if planes > read:
+        return f"holds {planes} planes, of which only {read} can be read"
+    if mode in ("P", "PA") and COLOUR_MAP in tags:
+        table = np.array(tags[COLOUR_MAP])
+        if (table % 256).any() and (table % 257).any():
+            return "has a palette of 16 bits, of which only 8 can be read"
+    if image.format == "JPEG2000" and not _plain_depth(image):
+        return "holds neither 8 bits a plane nor 16 bits of grey, which JPEG 2000 files must"
+    return None
+
+
+def _plain_depth(image: "Image") -> bool:
+    """Whether a JPEG 2000 file has 8 bits a plane, or 16 of grey; Pillow scales all others."""
+    with open(image.filename, "rb") as file:  # type: ignore[attr-defined]
+        head = file.read(2**16)
+    size = head.find(b"\xff\x4f\xff\x51") + 2  # where the segment SIZ begins
+    planes = int.from_bytes(head[size + 38 : size + 40], "big")
+    depths = set(head[size + 40 : size + 40 + 3 * planes : 3])  # bits less 1, and 128 if signed
+    return depths == {15 if image.mode.startswith("I") else 7}
+
+
+def _palette(image: "Image") -> np.ndarray:
+    """The colours of a palette, `(colours, 3)`; red, green and blue in any order."""
+    palette: Any = image.palette
+    coding = palette.rawmode or palette.mode
+    table = np.frombuffer(bytes(palette.palette), np.uint8)
+    if coding == "RGB;L":
+        return table[: len(table) // 3 * 3].reshape(3, -1).T
+    width = len(coding.partition(";")[0])
+    return table[: len(table) // width * width].reshape(-1, width)[:, :3]
+
+
+def pixels(image: "Image", file: str, page: Page, kind: Kind, ground: Ground | None) -> np.ndarray:
+    """The numbers of an open file, `(H, W)` or `(3, H, W)`.
+
+    Args:
+        image: the file, standing at the page.
+        file: its name, for what is said about it.
+        page: what its header said before.
+        kind: what the numbers are to be: the page's own kind, joined to that of other files.
+        ground: the colour that transparent pixels are laid on, or `None` where none may be transparent.
+
+    Raises:
+        InputError: for a damaged file, for transparency without a ground, for a file that has changed meanwhile.
+    """
+    from PIL import ImageOps
+
+    now = page_of(file, image, page.number)
+    raw, _ = _coding(image)
+    if not is_whole(image):
+        raise InputError(f"{shown(file)} cannot be read as an image: it is cut off")
+    image.load()
+    if image.format != "TIFF":  # which Pillow turns by itself
+        ImageOps.exif_transpose(image, in_place=True)
+    if now != page or (image.height, image.width) != page.size:
+        raise InputError(f"{shown(file)} is not what its header said; has it changed meanwhile?")
+    array = _numbers(image, raw, page.kind, kind)
+    if page.alpha:
+        array = _laid(file, array, _opacity(image, raw), kind, ground)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{shown(file)} holds a value that is missing or infinite")
+    return array
+
+
+def _numbers(image: "Image", raw: str, own: Kind, kind: Kind) -> np.ndarray:
+    """The numbers of a loaded image, without its transparency."""
+    if image.mode in COLOUR:
+        array = np.asarray(image.convert("RGBA" if image.mode[-1] == "A" else "RGB"))
+        array = array[..., :3].transpose(2, 0, 1) if kind.colour else array[..., 0]
+    elif image.mode in ("LA", "La"):
+        array = np.asarray(image.convert("LA"))[..., 0]
+    else:
+        array = np.asarray(image)
+    if image.mode == "1":
+        return array.astype(np.uint8) * np.uint8(kind.maximum or 1)
+
+    # Pillow keeps numbers of other types in those of its own, bit by bit.
+    if own.maximum is None and array.dtype.itemsize == np.dtype(own.dtype).itemsize:
+        return array.view(own.dtype)
+
+    # It scales numbers of fewer bits to the full range and rounds, which can be undone.
+    full = 65535 if own.dtype == "uint16" else 255
+    if kind.maximum not in (None, full) and raw != "I;12":
+        array = np.rint(array * (kind.maximum / full))
+    return array.astype(kind.dtype)
+
+
+def _opacity(image: "Image", raw: str) -> np.ndarray:
+    """How opaque each pixel of a loaded image is, `(H, W)`, 0 to 255."""
+    key: Any = image.info.get("transparency")
+    if image.mode == "P":
+        return np.asarray(image.convert("RGBA"))[..., 3]
+    if image.mode == "La":
+        return np.asarray(image.convert("LA"))[..., 1]
+    if image.mode in ("LA", "PA", "RGBA"):
+        return np.asarray(image.getchannel("A"))
+    array = np.asarray(image)
+    if image.mode == "1":
+        array = array * 255
+    if raw[:3] in ("L;2", "L;4"):  # the key is as in the file, the numbers are scaled to bytes
+        key *= 255 // (2 ** int(raw[2]) - 1)
+    clear = (array == np.array(key)).all(-1) if array.ndim == 3 else array == key
+    return np.where(clear, 0, 255)
+
+
+def _laid(
+    file: str, array: np.ndarray, opacity: np.ndarray, kind: Kind, ground: Ground | None
+) -> np.ndarray:
+    """An image laid on a ground of one colour, rounded to whole numbers; itself where it is opaque."""
+    if (opacity == 255).all():
+        return array
+    if ground is None:
+        raise InputError(
+            f"{shown(file)} has transparent pixels, whose colour nobody sees; say what lies below them "
+            "with --background white, black or another colour"
+        )
+    if not kind.colour and len(set(ground)) > 1:
+        raise InputError(
+            f"{shown(file)} is grey, so that it can be laid on a grey --background only, such as white, "
+            "black or #808080"
+        )
+    planes = np.array(ground if kind.colour else ground[:1]).reshape(-1, 1, 1)
+    below = planes * int(kind.maximum or 255) // 255
+    share = opacity.astype(np.int64)
+    mixed = (array * share + below * (255 - share) + 127) // 255
+    return mixed.reshape(array.shape).astype(array.dtype)
+
+
+def parse_ground(text: str | None) -> Ground | None:
+    """Red, green and blue of a colour by its name or as #rrggbb."""
+    from PIL import ImageColor
+
+    if text is None:
+        return None
+    try:
+        colour = ImageColor.getrgb(text)
+    except ValueError:
+        colour = (0, 0, 0, 0)
+    if len(colour) == 4:  # no colour, or one that is transparent itself
+        raise InputError(
+            f"--background {text} is no colour; use a name such as white or black, or #rrggbb"
+        )
+    return colour
