@@ -1,10 +1,9 @@
 """Folders of images: one shape and one kind of numbers for all, in memory or on disk."""
 
-import atexit
 import os
-import threading
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +19,15 @@ from pyro_vae.data.pixels import (
     Ground,
     Kind,
     Page,
-    guarded,
     look,
-    open_image,
+    opened,
     parse_ground,
     pixels,
 )
 from pyro_vae.data.streams import Stream, stays_on_disk, stored
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 LOOKED_AT = 100  # images in which colours are compared, to see whether all are grey
 
@@ -191,26 +189,24 @@ class Images(Stream):
         ]
 
     def read(self, index: np.ndarray) -> Tensor:
-        found = np.empty((len(index), *self.shape[1:]), self.kind.dtype)
-        for place in np.argsort(index, kind="stable"):  # so that a file's pages come in order
-            found[place] = self._one(int(index[place]))
-        return stored(self.root, found, index)
-
-    def _one(self, row: int) -> np.ndarray:
-        i, page = int(self.file_of[row]), self.pages[row]
-        file = os.path.join(self.root, self.files[i])
-        if i in self.several:
-            with guarded(file):
-                return pixels(_KEPT.at(file, page.number), file, page, self.kind, self.ground)
-        with guarded(file), open_image(file) as image:
-            return pixels(image, file, page, self.kind, self.ground)
+        rows, places = np.unique(index, return_inverse=True)  # so that each file is opened once
+        found = np.empty((len(rows), *self.shape[1:]), self.kind.dtype)
+        for i, group in groupby(range(len(rows)), lambda place: int(self.file_of[rows[place]])):
+            file = os.path.join(self.root, self.files[i])
+            with opened(file) as image:
+                for place in group:
+                    page = self.pages[rows[place]]
+                    if page.number:
+                        image.seek(page.number)
+                    found[place] = pixels(image, file, page, self.kind, self.ground)
+        return stored(self.root, found[places], index)
 
     def check_opaque(self) -> None:
         """Read once what may be transparent, where it must not be, before training meets it."""
         if self.ground is None:
             for row, page in enumerate(self.pages):
                 if page.alpha:
-                    self._one(row)
+                    self.read(np.array([row]))
 
     def notes(self, background: str | None) -> list[str]:
         """One sentence for each thing about the images that is not plain."""
@@ -249,33 +245,5 @@ class Images(Stream):
 
     def _grey_planes(self) -> bool:
         """Whether the three planes of the first images are equal."""
-        planes = (self._one(row) for row in range(min(len(self), LOOKED_AT)))
-        return all((image == image[:1]).all() for image in planes)
-
-
-class _Kept(threading.local):
-    """The file of several pages that was read last, kept open: to find a page, all before it are passed."""
-
-    def __init__(self) -> None:
-        self.key: tuple[int, str] | None = None
-        self.image: Image | None = None
-
-    def at(self, file: str, number: int) -> "Image":
-        """The file, standing at a page that has not been decoded yet."""
-        key = (os.getpid(), file)  # another process has a place of its own in the file
-        if self.image is None or self.key != key:
-            self.close()
-            self.image, self.key = open_image(file), key
-        if self.image.tell() == number:
-            self.image.seek(0 if number else 1)
-        self.image.seek(number)
-        return self.image
-
-    def close(self) -> None:
-        if self.image is not None:
-            self.image.close()
-        self.image = None
-
-
-_KEPT = _Kept()
-atexit.register(_KEPT.close)
+        planes = (self[row : row + 1] for row in range(min(len(self), LOOKED_AT)))
+        return all(bool((image == image[:, :1]).all()) for image in planes)

@@ -85,8 +85,8 @@ class Page(NamedTuple):
 
 
 @contextmanager
-def guarded(file: str) -> Iterator[None]:
-    """Whatever goes wrong with an image file becomes one sentence that names it."""
+def opened(file: str) -> Iterator["Image"]:
+    """An image file, its header read; whatever goes wrong within becomes one sentence that names it."""
     from PIL import Image
 
     try:
@@ -94,7 +94,11 @@ def guarded(file: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # of what does not touch the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", message="Truncated File Read")
-            yield
+            if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would be waited for
+                raise InputError(f"{shown(file)} is no regular file; remove it from the folder")
+            # By its name Pillow would map it into memory, and garble a TIFF that is stored turned.
+            with open(file, "rb") as stream, Image.open(stream, formats=FORMATS) as image:
+                yield image
     except (InputError, MemoryError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -109,22 +113,13 @@ def guarded(file: str) -> Iterator[None]:
         raise InputError(f"{shown(file)} cannot be read as an image: {shown(reason)}") from error
 
 
-def open_image(file: str) -> "Image":
-    """An image file, its header read."""
-    from PIL import Image
-
-    if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would be waited for
-        raise InputError(f"{shown(file)} is no regular file; remove it from the folder")
-    return Image.open(file, formats=FORMATS)
-
-
 def look(file: str) -> tuple[list[Page], int]:
     """The pictures in a file that are data, and how many others (previews, masks) it holds.
 
     Raises:
         InputError: for a file that cannot be read, an animation, and pixels that cannot be read without loss.
     """
-    with guarded(file), open_image(file) as image:
+    with opened(file) as image:
         film = image.format in FILMS and getattr(image, "is_animated", False)
         if film:
             raise InputError(
@@ -155,7 +150,7 @@ def page_of(file: str, image: "Image", number: int = 0) -> Page:
 def _kind(file: str, image: "Image", alpha: bool) -> Kind:
     """What the numbers of an open image are; refuses those that Pillow would convert with loss."""
     raw, maxval = _coding(image)
-    if reason := _loss(image, raw, maxval):
+    if reason := _loss(file, image, raw, maxval):
         raise InputError(
             f"{shown(file)} {reason}; convert it first, or save the pixels of all images as one "
             "array (N, H, W) or (N, 3, H, W) in a .npy file"
@@ -193,7 +188,7 @@ def _coding(image: "Image") -> tuple[str, int | None]:
     return str(told[0]), int(told[1]) if declares else None
 
 
-def _loss(image: "Image", raw: str, maxval: int | None) -> str | None:
+def _loss(file: str, image: "Image", raw: str, maxval: int | None) -> str | None:
     """What Pillow would lose of an open image, as the end of a sentence."""
     mode, tags = image.mode, getattr(image, "tag_v2", {})
     planes, read = len(tags.get(BITS, (1,))), len(image.getbands())
@@ -209,19 +204,19 @@ def _loss(image: "Image", raw: str, maxval: int | None) -> str | None:
         table = np.array(tags[COLOUR_MAP])
         if (table % 256).any() and (table % 257).any():
             return "has a palette of 16 bits, of which only 8 can be read"
-    if image.format == "JPEG2000" and not _plain_depth(image):
+    if image.format == "JPEG2000" and not _plain_depth(file, mode):
         return "holds neither 8 bits a plane nor 16 bits of grey, which JPEG 2000 files must"
     return None
 
 
-def _plain_depth(image: "Image") -> bool:
+def _plain_depth(file: str, mode: str) -> bool:
     """Whether a JPEG 2000 file has 8 bits a plane, or 16 of grey; Pillow scales all others."""
-    with open(image.filename, "rb") as file:  # type: ignore[attr-defined]
-        head = file.read(2**16)
+    with open(file, "rb") as stream:
+        head = stream.read(2**16)
     size = head.find(b"\xff\x4f\xff\x51") + 2  # where the segment SIZ begins
     planes = int.from_bytes(head[size + 38 : size + 40], "big")
     depths = set(head[size + 40 : size + 40 + 3 * planes : 3])  # bits less 1, and 128 if signed
-    return depths == {15 if image.mode.startswith("I") else 7}
+    return depths == {15 if mode.startswith("I") else 7}
 
 
 def _palette(image: "Image") -> np.ndarray:
@@ -252,7 +247,7 @@ def pixels(image: "Image", file: str, page: Page, kind: Kind, ground: Ground | N
 
     now = page_of(file, image, page.number)
     raw, _ = _coding(image)
-    if not is_whole(image):
+    if not is_whole(image, file):
         raise InputError(f"{shown(file)} cannot be read as an image: it is cut off")
     image.load()
     if image.format != "TIFF":  # which Pillow turns by itself

@@ -10,12 +10,11 @@ OFFSETS, LENGTHS = (273, 324), (279, 325)  # tags of TIFF: where strips and tile
 CODESTREAM, END = b"\xff\x4f\xff\x51", b"\xff\xd9"  # of JPEG 2000
 
 
-def is_whole(image: "Image") -> bool:
+def is_whole(image: "Image", path: str) -> bool:
     """Whether the file of an image that has been opened, and not yet decoded, holds all of its bytes.
 
     What Pillow itself finds out when it decodes is not looked for. A PNG is read against its checksums.
     """
-    path: str = image.filename  # type: ignore[attr-defined]
     if image.format == "TIFF":
         return _whole_tiff(image, path)
     if image.format == "JPEG2000":
