@@ -10,6 +10,7 @@ from typing import Any
 from pyro_vae._errors import InputError
 from pyro_vae._options import Parser, read_toml
 from pyro_vae._source import FAMILIES, names, summaries
+from pyro_vae.runs import located
 
 PRECISIONS = ("float32", "float64", "bf16")
 COMPILE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
@@ -137,6 +138,9 @@ def make_parser() -> Parser:
         "--resume", metavar="DIR", help="go on with the run in DIR, to --epochs if that is given"
     )
     parser.add_argument(
+        "--data", metavar="FILE", help="where the data of --resume lie now, if they have moved"
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the resolved configuration, shapes and sizes; train nothing",
@@ -158,15 +162,14 @@ def _members() -> str:
 def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
     """The configuration, the run to resume (if any), and whether this is a dry run."""
     given = vars(make_parser().parse_args(arguments))
-    dry, file, resume = (given.pop(k, None) for k in ("dry_run", "config", "resume"))
+    dry, file, resume, data = (given.pop(k, None) for k in ("dry_run", "config", "resume", "data"))
     if resume is not None:
         folder = Path(resume)
         if fixed := sorted(set(given) - RESUMABLE) + (["config"] if file else []):
             raise InputError(
                 f"--resume goes on with the options of {folder}; {flag(fixed[0])} cannot change"
             )
-        stored = read_toml(folder / "config.toml")
-        stored.pop("resolved", None)
+        stored = _moved(folder / "config.toml", data, given.get("data_dir"))
         return (
             replace(_from_table(stored, folder / "config.toml"), **given, output=str(folder)),
             folder,
@@ -174,9 +177,20 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
         )
     values = {}
     if file is not None:
-        values = read_toml(Path(file))
-        values.pop("resolved", None)
+        values = _moved(Path(file))
+    if data is not None:
+        raise InputError(
+            "--data says where the data of --resume lie now; a new run takes --dataset"
+        )
     return replace(_from_table(values, Path(file or "")), **given), None, bool(dry)
+
+
+def _moved(file: Path, data: str | None = None, data_dir: str | None = None) -> dict[str, Any]:
+    """The options in a TOML file; those that a run wrote down, with the places of its data as they are now."""
+    values = read_toml(file)
+    if values.pop("resolved", None) is None or not isinstance(values.get("dataset", ""), str):
+        return values
+    return located(values, file.parent, data=data, data_dir=data_dir)
 
 
 def _from_table(values: dict[str, Any], source: Path) -> Config:

@@ -100,7 +100,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"the file {path} is not valid TOML: {error}") from error
 
 
-def run_parser(program: str, description: str) -> Parser:
+MOVED = "where the data of the run lie now, if they have moved"
+
+
+def run_parser(program: str, description: str, data: str = MOVED) -> Parser:
     """The parser of a program that reads a trained run, with the options that all of them have."""
     parser = Parser(
         prog=f"python -m pyro_vae.{program}", description=description, allow_abbrev=False
@@ -113,7 +116,10 @@ def run_parser(program: str, description: str) -> Parser:
         help="which weights (default: best)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    parser.add_argument("--data-dir", help="where the data files lie now, if they have moved")
+    parser.add_argument("--data", metavar="FILE", help=data)
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="the folder of the data files, if they have moved"
+    )
     parser.add_argument(
         "--seed", type=seed, default=0, help="seed of the random numbers (default: 0)"
     )

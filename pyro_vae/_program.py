@@ -1,6 +1,8 @@
 """What the programs share: devices, and the run folder they read."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ from pyro_vae._errors import InputError
 from pyro_vae._options import read_toml
 from pyro_vae.build import Spec
 from pyro_vae.checkpoint import checkpoint_path, load_weights
-from pyro_vae.data import BRIDGES, Bridge, DataSet, Split, load_data
+from pyro_vae.data import BRIDGES, SPLITS, Bridge, DataSet, Split, load_data
+from pyro_vae.data.files import Request
+from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.models.vae import VAE
+from pyro_vae.runs import located, public_name, read_resolved, require_data
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,7 +40,23 @@ def pick_device(name: str) -> torch.device:
 
 @dataclass
 class Run:
-    """A trained run read back: the VAE, its data as it saw them, and what is known about both."""
+    """A trained run read back: the VAE, its data as it saw them, and what is known about both.
+
+    Its data are read at their first use; those that have changed since training are refused.
+
+    Attributes:
+        folder: the run folder.
+        vae: the weights, ready to evaluate.
+        spec: what the VAE is made of.
+        epoch: after which the weights were kept.
+        config: the content of `config.toml`.
+        device: where the VAE and its data are.
+        bridge: from stored values to what the likelihood sees.
+        dtype: of what the likelihood sees.
+        request: what `load_data` is asked for.
+        notes: sentences about the data, for whoever prints a result.
+        fingerprint: of the data as they were read, see `pyro_vae.data.fingerprint`.
+    """
 
     folder: Path
     vae: VAE
@@ -43,56 +64,99 @@ class Run:
     epoch: int
     config: dict[str, Any]
     device: torch.device
-    data: DataSet
     bridge: Bridge
     dtype: torch.dtype
+    request: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    fingerprint: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data that the run was trained on.
+
+        Raises:
+            InputError: when they cannot be found, or are not those that the run was trained on.
+        """
+        require_data(self.request["dataset"], self.folder)
+        data = load_data(**self.request)
+        if data.shape != self.spec.shape:
+            raise InputError(
+                f"{data.name} has data of shape {data.shape}, but the run was trained on {self.spec.shape}"
+            )
+        self.check(data, () if data.streamed else SPLITS)
+        return data
+
+    @property
+    def name(self) -> str:
+        """What the data are called: a named data set, or the last part of a path."""
+        return public_name(self.request["dataset"])
+
+    def check(self, data: DataSet, splits: Sequence[str]) -> None:
+        """Raise `InputError` unless the sizes and these splits are those that the run was trained on."""
+        found = fingerprint(data, splits)
+        self.fingerprint |= found
+        told = check_same(self.folder, self.config["resolved"], data, found)
+        self.notes += [sentence for sentence in told if sentence not in self.notes]
+
+    @property
+    def has_new_labels(self) -> bool:
+        """Whether the data have other labels than in training."""
+        return new_labels(self.config["resolved"]["fingerprint"], self.fingerprint)
+
+    def announce(self) -> None:
+        """Read the data, and print what is to be said about them."""
+        self.data  # noqa: B018
+        for sentence in self.notes:
+            print(f"note: {sentence}", flush=True)
 
     def split(self, name: str) -> Split:
         """One split as it is evaluated: its random bits or noise drawn once, from a fixed seed."""
+        if self.data.streamed:
+            self.check(self.data, (name,))
         split = self.data.split(name, self.bridge, dtype=self.dtype).fixed()
         if len(split) == 0:
             raise InputError(f"the run {self.folder} has no {name} data; choose another --split")
         return split.to(self.device)
 
 
-def open_run(folder: str, *, checkpoint: str, device: str, data_dir: str | None) -> Run:
-    """Rebuild a run from its folder, without the command that made it."""
+def open_run(
+    folder: str | Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "cpu",
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> Run:
+    """Rebuild a run from its folder, without the command that made it.
+
+    Args:
+        folder: the run folder that `python -m pyro_vae.train` made.
+        checkpoint: `'best'` by validation ELBO, or `'last'`.
+        device: where to put it: `'auto'`, `'cpu'`, `'cuda'` or `'mps'`.
+        data: where its data are now, if not where they were.
+        data_dir: the folder in which the files of named data sets are now.
+
+    Raises:
+        InputError: when there is no such run, or its files are damaged. Data that are missing or have changed are
+            refused when they are asked for.
+    """
     path = checkpoint_path(folder, checkpoint)
-    config = read_toml(Path(folder) / "config.toml")
+    folder = Path(folder)
+    config = read_toml(folder / "config.toml")
     vae, spec, header = load_weights(path)
     chosen = pick_device(device)
     dtype = torch.float64 if config.get("precision") == "float64" else torch.float32
+    config["resolved"] = resolved = read_resolved(folder / "config.toml")
     try:
-        resolved = config["resolved"]
         bridge = Bridge(resolved["bridge"], float(resolved["maximum"]))
-        if bridge.kind not in BRIDGES:
-            raise InputError(
-                f"the file {Path(folder) / 'config.toml'} has an unknown bridge {bridge.kind!r}"
-            )
-        fields = (
-            "dataset",
-            "data_dir",
-            "labels",
-            "validation_fraction",
-            "test_fraction",
-            "maximum",
-            "background",
-        )
-        request: dict[str, Any] = {field: config.get(field) for field in fields}
-        request |= {
-            "stream": STREAM[config.get("stream", "auto")],
-            "workers": int(config.get("workers", 2)),
-        }
+        now = located(config, folder, data=data, data_dir=data_dir)
+        request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
+        request["stream"] = STREAM[now.get("stream", "auto")]
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
-            f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"
+            f"the file {folder / 'config.toml'} does not describe a run: its table [resolved] is damaged"
         ) from error
-    data = load_data(**{**request, "data_dir": data_dir or request["data_dir"]})
-    if data.shape != spec.shape:
-        raise InputError(
-            f"{data.name} has data of shape {data.shape}, but the run was trained on {spec.shape}"
-        )
+    if bridge.kind not in BRIDGES:
+        raise InputError(f"the file {folder / 'config.toml'} has an unknown bridge {bridge.kind!r}")
     vae = vae.to(device=chosen, dtype=dtype).eval()
-    return Run(Path(folder), vae, spec, header["epoch"], config, chosen, data, bridge, dtype)
+    return Run(folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request)

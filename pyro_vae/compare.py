@@ -110,15 +110,33 @@ def _read(folder: str, split: str) -> _Evaluation:
     return _Evaluation(summary, columns, sizes, precision if random else "")
 
 
+def _fingerprint(summary: Mapping[str, Any]) -> str | None:
+    """What the evaluated data are known by, `None` in an evaluation of an earlier version."""
+    return summary.get("fingerprint")
+
+
+def _unchecked(found: Mapping[str, _Evaluation]) -> list[str]:
+    """A warning about evaluations whose data are known by name only."""
+    names = [name for name, evaluation in found.items() if not _fingerprint(evaluation.summary)]
+    if not names:
+        return []
+    told = "has" if len(names) == 1 else "have"
+    return [
+        f"{', '.join(names)} {told} no fingerprint of the data (evaluated by an earlier version): whether the values "
+        "are the same could not be checked; evaluate again"
+    ]
+
+
 def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) -> None:
     """Raise `InputError` unless both runs were evaluated on the same numbers x.
 
     The random bits or noise of a split are drawn once for all of its data, from a fixed seed, and data of a `--limit`
-    are spread evenly over it; so split, sizes, bridge and precision decide what x is. Of the
-    data themselves only the name is known.
+    are spread evenly over it; so fingerprint, split, sizes, bridge and precision decide what x is. An evaluation of an
+    earlier version has no fingerprint: there only the name of the data can be compared.
     """
     first, other = found[a].summary, found[b].summary
-    if first["dataset"] != other["dataset"]:
+    known = _fingerprint(first) and _fingerprint(other)
+    if not known and first["dataset"] != other["dataset"]:
         raise InputError(
             f"{a} was evaluated on {first['dataset']} and {b} on {other['dataset']}: not the same data"
         )
@@ -142,6 +160,11 @@ def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) ->
         raise InputError(
             f"{a} and {b} divide {first['dataset']} differently, so their {split} data are not the same: {one}, and "
             f"{two}"
+        )
+    if known and _fingerprint(first) != _fingerprint(other):
+        raise InputError(
+            f"{a} and {b} were not evaluated on the same data: the {split} data of {first['dataset']} ({a}) and of "
+            f"{other['dataset']} ({b}) differ, be it in units, rows or order; train both on the same file"
         )
     if first["data"] != other["data"]:
         raise InputError(
@@ -188,7 +211,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in others:
         _check_pair(options.split, first, name, found)
     result = compare({name: evaluation.columns for name, evaluation in found.items()})
-    warnings = [*result.warnings, *_refinement(found)]
+    warnings = [*result.warnings, *_unchecked(found), *_refinement(found)]
     s = found[first].summary
     print(
         f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data\n"

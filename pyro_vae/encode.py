@@ -348,13 +348,23 @@ def main(arguments: Sequence[str]) -> None:
     if options.num_draws < 2:
         raise InputError("--num-draws 1 gives no standard deviation; draw two or more")
     opened = open_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir
+        options.run,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        data=options.data,
+        data_dir=options.data_dir,
     )
+    opened.announce()
+    if opened.has_new_labels:
+        raise InputError(
+            f"the labels of {opened.name} are not those that were beside the data when {opened.folder} was trained: "
+            "put them back, or train anew"
+        )
     output = _output(options.output, opened.folder)
     pyro.set_rng_seed(options.seed)
     arrays = encode_run(opened, draws=options.num_draws)
     sizes = ", ".join(f"{len(arrays[f'{s}_mean'])} {s}" for s in SPLITS if f"{s}_mean" in arrays)
-    print(f"{opened.data.name}: {sizes} data")
+    print(f"{opened.name}: {sizes} data")
     print(f"latent dimension {opened.spec.latent_dim}, weights of epoch {opened.epoch}\n")
     write_atomically(output, lambda path: _save(path, arrays, output.suffix))
     print(_report(arrays))

@@ -39,6 +39,7 @@ from pyro_vae.inference.latents import LatentHealth, latent_health
 from pyro_vae.inference.posterior import CHAINS, FEWEST, PosteriorComparison, compare_posterior
 from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.representation import Representation
+from pyro_vae.runs import public_command, public_path
 
 __all__ = ["LogMarginal", "elbo", "evaluate", "log_marginal", "main", "pareto_k", "table"]
 
@@ -103,9 +104,10 @@ def summary(
         return {"mean": column.mean().item(), "data_standard_error": error}
 
     return {
-        "run": str(opened.folder),
+        "run": public_path(opened.folder),
         "epoch": opened.epoch,
-        "dataset": opened.data.name,
+        "dataset": opened.name,
+        "fingerprint": opened.fingerprint[split],
         "split": split,
         "data": len(result),
         "data_in_split": len(opened.data.values[split]),
@@ -283,8 +285,13 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = _options(arguments)
     opened = open_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir
+        options.run,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        data=options.data,
+        data_dir=options.data_dir,
     )
+    opened.announce()
     options.ood = outside(opened, options)
     result, effort = evaluate(
         opened,
@@ -314,7 +321,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     figures = _more(opened, data, options, s, columns)
     s |= {"seed": options.seed, "checkpoint": options.checkpoint, "versions": _versions()}
-    s["command"] = shlex.join(["python", "-m", "pyro_vae.evaluate", *arguments])
+    s["command"] = public_command("evaluate", arguments)
     text = json.dumps(_json(s), indent=2)
     stem = "evaluation" if options.split == "test" else f"evaluation-{options.split}"
     written = [opened.folder / f"{stem}.json", opened.folder / f"{stem}.npz", *figures]
@@ -341,7 +348,7 @@ def main(arguments: Sequence[str]) -> None:
         written.append(opened.folder / f"{stem.replace('evaluation', 'report')}.html")
         write_report(opened.folder, written[-1], split=options.split, data=data)
     print(
-        f"\nwritten: {', '.join(map(str, written))}\nnext: python -m pyro_vae.sample {opened.folder}"
+        f"\nwritten: {', '.join(map(str, written))}\nnext: python -m pyro_vae.sample {shlex.quote(str(opened.folder))}"
     )
 
 

@@ -1,10 +1,18 @@
 """The run folder: how it is known for one of ours, and which files in it the programs wrote."""
 
+import os
 import re
+import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pyro_vae._errors import InputError
+from pyro_vae._options import SPLITS, read_toml
+from pyro_vae._source import names
+
+NAMED = names("data/named", "NAMED")
 
 # What training, evaluation, sampling and encoding write, as patterns of paths relative to the run folder.
 EVALUATION = r"evaluation(-(train|validation|test|new)[\w.+-]*)?"
@@ -41,6 +49,23 @@ def description(folder: Path) -> dict[str, Any] | None:
     return config if ours else None
 
 
+def read_resolved(file: Path) -> dict[str, Any]:
+    """The table [resolved] of a run's `config.toml`: what its options came to.
+
+    Raises:
+        InputError: when it is missing or damaged.
+    """
+    resolved = read_toml(file).get("resolved")
+    try:
+        sizes = {split: int(resolved["sizes"][split]) for split in SPLITS}  # type: ignore[index]
+        known = {str(k): str(v) for k, v in resolved.get("fingerprint", {}).items()}  # type: ignore[union-attr]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the file {file} does not describe a run: its table [resolved] is damaged"
+        ) from error
+    return {**resolved, "sizes": sizes, "fingerprint": known}  # type: ignore[dict-item]
+
+
 def is_run(folder: Path) -> bool:
     """Whether training made this folder: its `config.toml` has the table that training adds, with the version."""
     return description(folder) is not None
@@ -68,3 +93,94 @@ def clear(folder: Path) -> None:
     for place in sorted(places - {Path()}, key=lambda p: len(p.parts), reverse=True):
         if not any((folder / place).iterdir()):
             (folder / place).rmdir()
+
+
+def portable(path: str | Path, folder: Path) -> str:
+    """How a run in `folder` writes a path down: from the folder on, so that a project can be moved as a whole.
+
+    What shares with the folder no more than the home folder or the root, and lies at home, is written with `~`.
+    """
+    there, here, home = Path(path).expanduser().resolve(), folder.resolve(), Path.home()
+    common = Path(os.path.commonpath([there, here]))
+    if there.is_relative_to(home) and not common.is_relative_to(home):
+        return (Path("~") / there.relative_to(home)).as_posix()
+    return Path(os.path.relpath(there, here)).as_posix()
+
+
+def located(
+    config: Mapping[str, Any],
+    folder: Path,
+    *,
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """A run's options, with the places of its data as they are now; what cannot be found stays as it was written.
+
+    Args:
+        config: the options, as training wrote them into `folder`.
+        folder: the run folder.
+        data: the data themselves, if they are elsewhere now.
+        data_dir: the folder of the data, if they are elsewhere now.
+    """
+    known = {
+        **config,
+        **({"dataset": data} if data else {}),
+        **({"data_dir": data_dir} if data_dir else {}),
+    }
+    if known.get("dataset") not in NAMED and data is None:
+        known["dataset"] = str(_found(known["dataset"], folder, data_dir) or known["dataset"])
+    if known.get("labels") is not None:
+        beside = None if known["dataset"] in NAMED else str(Path(known["dataset"]).parent)
+        known["labels"] = str(_found(known["labels"], folder, data_dir, beside) or known["labels"])
+    if known.get("data_dir") is not None and data_dir is None:
+        known["data_dir"] = str(_found(known["data_dir"], folder) or known["data_dir"])
+    return known
+
+
+def require_data(dataset: str, folder: Path) -> None:
+    """Raise `InputError` where a run's own file or folder of data is not to be found."""
+    if dataset not in NAMED and not Path(dataset).expanduser().exists():
+        raise InputError(
+            f"the data of the run {folder} are no longer at {dataset}, and no {Path(dataset).name} is in the current "
+            "folder; say where they are with --data FILE"
+        )
+
+
+def _found(written: str, folder: Path, *others: str | None) -> Path | None:
+    """What a run in `folder` wrote down by `portable`, where it lies now; `None` if it is nowhere.
+
+    It is looked for by its name in the `others`, then as it is written, from the run folder (a run of an earlier
+    version wrote down whole paths) and from the current folder, then by its name in the current folder.
+    """
+    path = Path(written).expanduser()
+    named = [Path(other).expanduser() / path.name for other in others if other]
+    places = (*named, folder / path, path, Path(path.name))
+    return next((shown(place) for place in places if path.name and place.exists()), None)
+
+
+def public_name(dataset: str) -> str:
+    """What data are called in what others read: the name of a named set, or of a file without its folder."""
+    return dataset if dataset in NAMED else Path(dataset).resolve().name
+
+
+def public_path(path: str | Path) -> str:
+    """A path for others to read: from the current folder on if it lies in it, else its last part."""
+    there, here = Path(path).expanduser().resolve(), Path.cwd()
+    return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.name
+
+
+def public_command(program: str, arguments: Sequence[str]) -> str:
+    """A command for others to read and to paste: quoted, its whole paths shortened as by `public_path`."""
+    words = []
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        option, value = (option + equals, value) if option.startswith("--") else ("", argument)
+        words.append(option + public_path(value) if Path(value).is_absolute() else argument)
+    return shlex.join(["python", "-m", f"pyro_vae.{program}", *words])
+
+
+def shown(path: Path) -> Path:
+    """The same place in the shortest words: relative to the current folder if it lies in it or beside it."""
+    there = path.resolve()
+    near = Path(os.path.relpath(there))
+    return near if len(near.parts) < len(there.parts) and near.parts[:2] != ("..", "..") else there

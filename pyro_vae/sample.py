@@ -21,6 +21,8 @@ from pyro_vae._files import subfolder, together
 from pyro_vae._options import KINDS, run
 from pyro_vae._program import Run, open_run
 
+DATALESS = {"prior", "manifold"}  # kinds that are drawn from the model alone
+
 
 def draw(
     opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = True
@@ -56,22 +58,36 @@ def draw(
     return plots.traversal(vae, data.first(1)[:])
 
 
+def _require_data(opened: Run) -> None:
+    """Read the data before anything is drawn."""
+    try:
+        opened.announce()
+    except InputError as error:
+        raise InputError(f"{error}; --kind prior needs no data") from error
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)
     opened = open_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, data_dir=options.data_dir
+        options.run,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        data=options.data,
+        data_dir=options.data_dir,
     )
     if "manifold" in (options.kind or ()) and opened.spec.latent_dim != 2:
         raise InputError(
             f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
         )
+    kinds = options.kind or [k for k in KINDS if k != "manifold" or opened.spec.latent_dim == 2]
+    if not set(kinds) <= DATALESS:
+        _require_data(opened)
     if options.output is None:
         folder = subfolder(opened.folder, "samples")
     else:
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
-    kinds = options.kind or [k for k in KINDS if k != "manifold" or opened.spec.latent_dim == 2]
     for kind in dict.fromkeys(kinds):
         pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
         with torch.no_grad():

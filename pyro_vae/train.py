@@ -29,6 +29,7 @@ from pyro_vae._program import pick_device
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.inference.fit import Epoch, Progress, run_epochs, score
@@ -36,7 +37,7 @@ from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
-from pyro_vae.runs import clear, is_run
+from pyro_vae.runs import clear, is_run, portable, read_resolved, require_data
 
 
 @dataclass
@@ -55,10 +56,17 @@ class Job:
     train: Split
     validation: Split | None
     reason: str | None  # why the likelihood is what it is, where none was asked for
+    fingerprint: dict[str, str]
+    notes: list[str]  # about the data of a run that goes on
 
 
-def prepare(config: Config) -> Job:
-    """Load the data and build the pair; every mistake in the options is found here."""
+def prepare(config: Config, resumed: Path | None = None) -> Job:
+    """Load the data and build the pair; every mistake in the options is found here.
+
+    Args:
+        config: the options.
+        resumed: the run folder that they are of, whose data must be the same as they were.
+    """
     for name, low in (("batch_size", 1), ("epochs", 1), ("learning_rate", 0)):
         value = getattr(config, name)
         if value is not None and (
@@ -77,6 +85,8 @@ def prepare(config: Config) -> Job:
         parse_optimizer(config.optimizer, device.type),
         parse_schedule(config.schedule),
     )
+    if resumed is not None:
+        require_data(config.dataset, resumed)
     data = load_data(
         config.dataset,
         data_dir=config.data_dir,
@@ -88,9 +98,10 @@ def prepare(config: Config) -> Job:
         maximum=config.maximum,
         background=config.background,
     )
+    known, notes = fingerprint(data), []
+    if resumed is not None:
+        notes = check_same(resumed, read_resolved(resumed / "config.toml"), data, known)
     config, reason = _with_likelihood(config, data)
-    if config.dataset not in NAMED:
-        config = replace(config, dataset=str(Path(config.dataset).expanduser().resolve()))
     assert config.likelihood is not None
     parts = (config.prior, config.network, config.likelihood, config.guide)
     spec = Spec(data.shape, config.latent_dim, *parts)
@@ -147,6 +158,8 @@ def prepare(config: Config) -> Job:
         train.to(device),
         validation.to(device) if len(validation) else None,
         reason,
+        known,
+        notes,
     )
 
 
@@ -172,7 +185,7 @@ def describe(job: Job) -> str:
         [
             f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
             *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
-            *(f"read       {note}" for note in job.data.notes),
+            *(f"read       {note}" for note in (*job.data.notes, *job.notes)),
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
             *([f"likelihood {config.likelihood}, because {job.reason}"] if job.reason else []),
             f"model      {config.prior}, {config.network}, {config.likelihood}: {count['model']:,} parameters",
@@ -212,25 +225,28 @@ def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
     return "\n".join(["layers     name, kind, shape for one datum, parameters", *lines])
 
 
-def _toml(job: Job) -> str:
-    """The run's configuration, with what it resolved to in a table of its own."""
+def _toml(job: Job, folder: Path) -> str:
+    """The run's configuration, with what it resolved to in a table of its own; paths are written from `folder` on."""
     given = {f.name: getattr(job.config, f.name) for f in fields(Config)}
-    for name in ("data_dir", "output"):
-        given[name] = None if given[name] is None else str(Path(given[name]).resolve())
-    if given["labels"] is not None and Path(given["labels"]).is_file():
-        given["labels"] = str(Path(given["labels"]).resolve())
-    options = {k: v for k, v in given.items() if v is not None and k != "overwrite"}
+    places = ["data_dir"] if job.config.dataset in NAMED else ["data_dir", "dataset"]
+    if given["labels"] is not None and Path(given["labels"]).expanduser().is_file():
+        places.append("labels")
+    for name in places:
+        given[name] = None if given[name] is None else portable(given[name], folder)
+    kept = {k: v for k, v in given.items() if v is not None and k not in ("output", "overwrite")}
+    source = Path(job.data.source)
     resolved = {
         "version": __version__,
-        "source": job.data.source,
+        "source": portable(source, folder) if source.exists() else job.data.source,
         "shape": list(job.data.shape),
         "sizes": {split: len(v) for split, v in job.data.values.items()},
+        "fingerprint": job.fingerprint,
         "stored": job.data.representation.name,
         "representation": job.bridge.result(job.data.representation).name,
         "bridge": job.bridge.kind,
         "maximum": job.bridge.maximum,
     }
-    return tomli_w.dumps({**options, "resolved": resolved})
+    return tomli_w.dumps({**kept, "resolved": resolved})
 
 
 def _folder(config: Config) -> Path:
@@ -313,7 +329,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
             )
     rows = _read_metrics(metrics, progress.epoch)
     writer = _tensorboard(config, folder)
-    write_atomically(folder / "config.toml", lambda path: path.write_text(_toml(job)))
+    write_atomically(folder / "config.toml", lambda path: path.write_text(_toml(job, folder)))
     _write_metrics(metrics, rows)
 
     def save(value: float) -> None:
@@ -401,11 +417,11 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     config, resumed, dry = resolve(arguments)
-    job = prepare(config)
+    job = prepare(config, resumed)
     print(describe(job))
     if dry:
         print(_shapes(job.vae, job.spec.shape))
-        print(f"\n{_toml(job)}", end="")
+        print(f"\n{_toml(job, Path())}", end="")
         return
     folder = resumed or _folder(job.config)
     print(f"run        {folder}, on {job.device}", flush=True)

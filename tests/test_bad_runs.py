@@ -40,7 +40,7 @@ def test_output_that_cannot_be_made(refused, tmp_path, output):
         (["--resume", "run", "--config", "run/config.toml"], ["--config"]),
         (["--resume", "."], ["config.toml"]),
         (["--resume", "run/metrics.csv"], ["run/metrics.csv"]),
-        (["--config", "run/config.toml"], ["holds a run already"]),
+        (["--config", "run/config.toml", "--output", "run"], ["holds a run already"]),
         (["--config", "run"], ["run"]),
     ],
 )

@@ -197,6 +197,7 @@ SUMMARY = {
     "representation": "BINARY",
     "bridge": "dynamic binarization",
     "num_particles": 50,
+    "fingerprint": "8f3c",
 }
 
 
@@ -225,7 +226,11 @@ def run_folder(
             ["a mass of bits (0 or 1) (a) and a density of reals (b) are not comparable"],
         ),
         ({"bridge": "static binarization"}, ["b", "another bridge", "static binarization"]),
-        ({"dataset": "mnist"}, ["digits", "mnist", "not the same data"]),
+        (
+            {"dataset": "mnist", "fingerprint": None},
+            ["digits", "mnist", "not the same data"],
+        ),
+        ({"fingerprint": "1d07"}, ["not evaluated on the same data", "units, rows or order"]),
         ({"data": 5}, ["6 test data", "5", "--limit"]),
         ({"data_in_split": 7}, ["divide digits differently"]),
         ({"sizes": (40, 5, 6)}, ["divide digits differently", "40 train"]),
@@ -264,6 +269,16 @@ def test_refinement_of_some_runs(call, tmp_path):
         "warning: the steps of refinement differ (a 0, b 100)",
     )
     assert "refinement" in json.loads((tmp_path / "x.json").read_text())["warnings"][-1]
+
+
+def test_data_known_by_name_only(call, tmp_path):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b", seed=1, fingerprint=None)
+    run_folder(tmp_path / "c", seed=1, dataset="a_copy_of_digits.npy")
+    mentions(call("compare", "a", "b").out, "warning: b has no fingerprint of the data")
+    said = call("compare", "a", "c")  # the same data by another name
+    assert said.code == 0
+    assert "warning" not in said.out
 
 
 def test_particles_of_each_datum(call, tmp_path):

@@ -93,6 +93,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "data.own",
         "data.sets",
         "data.usual",
+        "data.fingerprint",
         "data",
         "build",
         "checkpoint",

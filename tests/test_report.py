@@ -249,7 +249,7 @@ def test_hostile_names_are_text(changed, tmp_path):
     page = Page(text)  # no mark-up that others wrote is left open, nor any there at all
     assert not {"b", "i", "u", "script"} & {tag for tag, _ in page.elements}
     assert page.text.count(hostile) >= 3
-    mentions(page.text, str(folder), "alert(1)", "<i>&quot")
+    mentions(page.text, folder.name, "alert(1)", "<i>&quot")
     assert escape(hostile) in text
 
 

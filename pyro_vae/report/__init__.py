@@ -48,7 +48,7 @@ def report(folder: str | Path, *, split: str = "test", data: Any = None) -> str:
     history = _read_metrics(folder / "metrics.csv", 10**9)
     config = read_toml(folder / "config.toml")
     facts = Facts(folder, s, evaluation.columns, config, history, pictures, data)
-    return page(f"{folder.name}: report", _style(), *_body(facts))
+    return page(f"{folder.resolve().name}: report", _style(), *_body(facts))
 
 
 def write_report(
@@ -69,7 +69,7 @@ def _body(facts: Facts) -> tuple[Html, ...]:
         "header",
         tag("p", "Report of a variational autoencoder", class_="kicker"),
         tag("h1", facts.s["dataset"]),
-        tag("p", "run ", code(str(facts.folder)), f", {facts.s['split']} data", class_="sub"),
+        tag("p", "run ", code(facts.place), f", {facts.s['split']} data", class_="sub"),
     )
     contents = tag("nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents")
     body = (

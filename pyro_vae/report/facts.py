@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae.runs import public_path
+
 MATTERS = 0.1  # nats; less is not worth a warning
 DISTINCT = 3  # standard errors
 
@@ -36,12 +38,16 @@ class Facts:
     data: Any = None
 
     @property
+    def place(self) -> str:
+        """The run folder in words for a reader elsewhere."""
+        return public_path(self.folder)
+
+    @property
     def command(self) -> str:
         """The command that repeats the evaluation."""
         split = "" if self.s["split"] == "test" else f" --split {self.s['split']}"
         return (
-            self.s.get("command")
-            or f"python -m pyro_vae.evaluate {shlex.quote(str(self.folder))}{split}"
+            self.s.get("command") or f"python -m pyro_vae.evaluate {shlex.quote(self.place)}{split}"
         )
 
     @property

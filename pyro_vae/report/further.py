@@ -12,6 +12,7 @@ SUMMARY = {  # the keys of evaluation.json that have a place of their own
     "run",
     "epoch",
     "dataset",
+    "fingerprint",
     "split",
     "data",
     "data_in_split",

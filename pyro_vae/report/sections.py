@@ -410,7 +410,7 @@ def samples(facts: Facts) -> Html:
         "traversal",
     ]
     pictures = shown(facts, *names, "manifold")
-    command = f"python -m pyro_vae.sample {shlex.quote(str(facts.folder))}"
+    command = f"python -m pyro_vae.sample {shlex.quote(facts.place)}"
     more = (
         None
         if "traversal" in facts.pictures
@@ -599,7 +599,7 @@ def configuration(facts: Facts) -> Html:
         ["checkpoint", s.get("checkpoint", "?")],
         ["seed of the evaluation", str(s.get("seed", "?"))],
     ]
-    repeat = f"python -m pyro_vae.train --config {shlex.quote(str(facts.folder / 'config.toml'))} --output NEW_FOLDER"
+    repeat = f"python -m pyro_vae.train --config {shlex.quote(facts.place + '/config.toml')} --output NEW_FOLDER"
     return join(
         [
             paragraph("To evaluate again:"),
