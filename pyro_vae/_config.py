@@ -14,6 +14,7 @@ from pyro_vae.runs import located
 
 PRECISIONS = ("float32", "float64", "bf16")
 COMPILE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
+YES_NO = ("yes", "no")
 STREAM = {"auto": None, "yes": True, "no": False}
 NAMED = names("data/named", "NAMED")
 SCHEDULES = names("inference/fit", "SCHEDULES")
@@ -38,6 +39,19 @@ class Config:
     labels: str | None = _option(
         None, "labels of your own data: a file, a column of the .csv, or a name in the .npz"
     )
+    header: str | None = _option(
+        None, "whether a table begins with the names of its columns (default: found out)", YES_NO
+    )
+    delimiter: str | None = _option(
+        None, "sign between the cells of a table, or tab, or space (default: found out)"
+    )
+    decimal: str | None = _option(
+        None, "sign before the decimals of a table's numbers (default: found out)", (".", ",")
+    )
+    drop: str | None = _option(
+        None, "columns of a table that are no data, by name or number from 0, as in a,b; or none"
+    )
+    id: str | None = _option(None, "column of a table that names its rows")
     validation_fraction: float | None = _option(
         None, "share of the data held out to choose the best epoch"
     )

@@ -29,6 +29,7 @@ from pyro_vae._program import pick_device
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
@@ -87,17 +88,8 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )
     if resumed is not None:
         require_data(config.dataset, resumed)
-    data = load_data(
-        config.dataset,
-        data_dir=config.data_dir,
-        labels=config.labels,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        stream=STREAM[config.stream],
-        workers=config.workers,
-        maximum=config.maximum,
-        background=config.background,
-    )
+    request = {f.name: getattr(config, f.name) for f in fields(Request)}
+    data = load_data(**{**request, "stream": STREAM[config.stream]})
     known, notes = fingerprint(data), []
     if resumed is not None:
         notes = check_same(resumed, read_resolved(resumed / "config.toml"), data, known)

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What to load and where to look: the options of the programs that concern data."""
+    """What to load and where to look: the options of the programs that concern data; `load_data` describes them."""
 
     dataset: str = "digits"
     data_dir: str | None = None
     labels: str | None = None
+    header: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
+    drop: str | None = None
+    id: str | None = None
     validation_fraction: float | None = None
     test_fraction: float | None = None
     stream: bool | None = None

@@ -15,7 +15,7 @@ from pyro_vae.data.bridges import Bridge, Split, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
 from pyro_vae.data.nature import BYTE, nature_of
-from pyro_vae.data.own import own
+from pyro_vae.data.own import OWN, own
 from pyro_vae.data.streams import Stream, stored
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.representation import Representation
@@ -161,6 +161,11 @@ def load_data(
     *,
     data_dir: str | None = None,
     labels: str | None = None,
+    header: str | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    drop: str | None = None,
+    id: str | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
     stream: bool | None = None,
@@ -171,9 +176,15 @@ def load_data(
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
 
     Args:
-        dataset: one of `NAMED`, or the path of a .npy, .npz or .csv file or of a folder of images.
+        dataset: one of `NAMED`, or the path of a file (a table, a .npy or .npz file) or of a folder of images.
         data_dir: where the files of named data sets lie (else `PYRO_VAE_DATA`, else the cache folder).
-        labels: where the labels of one's own data are: a file, a column of the .csv, an array of the .npz.
+        labels: where the labels of one's own data are: a file, a column of the table, an array of the .npz.
+        header: `'yes'` or `'no'`: whether a table begins with the names of its columns; by default it is found out.
+        delimiter: the sign between the cells of a table, or `'tab'` or `'space'`; by default it is found out.
+        decimal: `'.'` or `','`, before the decimals of a table's numbers; by default it is found out.
+        drop: columns of a table that are no data, by name or by number from 0, with commas between them; `'none'` where
+            a column that would be taken for the names of the rows or for labels is data.
+        id: the column of a table that names its rows.
         validation_fraction: share of the data held out to choose the best epoch.
         test_fraction: share of the data held out for evaluation.
         stream: leave a folder of images or a .npy file on disk and read what is asked for; by default where its values
@@ -189,17 +200,7 @@ def load_data(
     >>> {split: len(values) for split, values in load_data("digits").values.items()}
     {'train': 1294, 'test': 359, 'validation': 144}
     """
-    request = Request(
-        dataset,
-        data_dir,
-        labels,
-        validation_fraction,
-        test_fraction,
-        stream,
-        workers,
-        maximum,
-        background,
-    )
+    request = Request(**locals())
     if maximum is not None and maximum < 1:
         raise InputError(f"--maximum {maximum} must be at least 1")
     if workers < 0:
@@ -208,8 +209,9 @@ def load_data(
         value = getattr(request, option)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"--{option.replace('_', '-')} {value} must lie in [0, 1)")
-    if request.dataset in NAMED and request.labels is not None:
-        raise InputError(f"--labels is for your own data; {request.dataset} brings its own")
+    for option in OWN:
+        if request.dataset in NAMED and getattr(request, option) is not None:
+            raise InputError(f"--{option} is for your own data, which {request.dataset} is not")
     named = request.dataset in NAMED
     if background is not None and (named or not Path(dataset).expanduser().is_dir()):
         raise InputError(f"--background is for a folder of images, which {dataset} is not")

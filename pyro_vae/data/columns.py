@@ -1,0 +1,358 @@
+"""The columns of a table: which hold data, which names the rows, which labels them."""
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae._errors import InputError
+from pyro_vae.data.files import Loaded, Request
+from pyro_vae.data.labels import one_each, separate_labels
+
+ID_NAME = re.compile(
+    r"(?i:index|idx|row|rownames?|rowid|obs_names|(.*[\s_.-])?(id|uuid|guid))|.*[a-z](Id|ID)"
+)
+LABEL_NAME = re.compile(
+    r"labels?|class(es)?|targets?|y|species|categor(y|ies)|group|kind|type|variety|diagnosis|"
+    r"outcome|clusters?|cell[_ ]?types?|genus",
+    re.IGNORECASE,
+)
+NUMBER_LABEL_NAME = re.compile(r"labels?|class(es)?|targets?", re.IGNORECASE)
+STAND_INS = (-9, -99, -999, -9999, -99999, -32768, 999, 9999, 99999, 32767, 1e20, -1e20, 1e30)
+CHECKED = 1000  # rows or columns that are looked at for what is only said
+EXACT = 2**53  # whole numbers below it are the same in float64
+
+
+@dataclass
+class Table:
+    """Columns of a table that are not yet told apart.
+
+    Attributes:
+        path: the file.
+        frame: a pandas DataFrame whose columns are numbered.
+        names: of its columns.
+        headed: whether the file gives these names.
+        notes: what was taken for what.
+        left: the columns that are data as far as is known.
+    """
+
+    path: Path
+    frame: Any
+    names: list[str]
+    headed: bool
+    notes: list[str]
+    left: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = list(range(len(self.names)))
+        for name in sorted(
+            {n for n in self.names if self.names.count(n) > 1} if self.headed else ()
+        ):
+            self.notes.append(f"{self.names.count(name)} columns have the name {name!r}")
+
+    def find(self, given: str, option: str) -> int:
+        """The column that an option names, by its name or by its number from 0."""
+        places = [c for c, name in enumerate(self.names) if name == given]
+        if len(places) > 1:
+            raise InputError(
+                f"--{option} {given}: {len(places)} columns of {self.path} have that name; name it by its number, "
+                f"counted from 0, as in --{option} {places[0]}"
+            )
+        if re.fullmatch(r"-?\d{1,9}", given) and not places:
+            places = [c for c in (int(given), int(given) + len(self.names)) if c in self.left][:1]
+        if not places:
+            near = difflib.get_close_matches(given, self.names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {_few(self.names)}"
+            file = ", and there is no such file" if option == "labels" else ""
+            raise InputError(f"--{option} {given}: {self.path} has no such column{file}; {hint}")
+        if places[0] not in self.left:
+            raise InputError(f"--{option} {given}: this column is left out by another option")
+        return places[0]
+
+    def called(self, column: int) -> str:
+        """A column as an option or a sentence names it."""
+        return self.names[column] or str(column)
+
+    def said(self, column: int) -> str:
+        """A column in a sentence."""
+        return (
+            f"column {self.names[column]!r}"
+            if self.names[column]
+            else f"column {column}, without a name,"
+        )
+
+    def kind(self, column: int) -> str:
+        """The letter of NumPy for what a column holds: `b`, `i`, `u`, `f`; `O` for text, `V` for other objects."""
+        series = self.frame[column]
+        other = series.dtype.kind == "O" and not isinstance(series.iloc[0], str)
+        return "V" if other else series.dtype.kind
+
+    def unique(self, column: int) -> bool:
+        return bool(self.frame[column].is_unique)
+
+    def take(self, column: int) -> np.ndarray:
+        """The values of a column that is no data."""
+        self.left.remove(column)
+        return self.frame[column].to_numpy()
+
+
+def loaded(table: Table, request: Request) -> Loaded:
+    """The data of a table, the names of its rows, and their labels.
+
+    Raises:
+        InputError: for a column that holds no numbers, a value that is missing or infinite, and where it is not certain
+            what a column is, naming the option that says it.
+    """
+    if len(table.frame) == 0:
+        raise InputError(f"the file {table.path} has no rows of data")
+    drop = (request.drop or "").strip()
+    guess = drop.lower() != "none" or drop in table.names
+    for given in drop.split(",") if drop and guess else ():
+        table.left.remove(table.find(given.strip(), "drop"))
+    names = _names(table, request, guess)
+    labels = _labels(table, request, guess)
+    values = _values(table)
+    _note_stand_ins(table, values)
+    if labels is None and request.labels is not None:
+        known = None if names is None else {"train": names}
+        parts, notes = separate_labels(table.path, request, {"train": len(values)}, names=known)
+        table.notes += notes
+    else:
+        parts = None if labels is None else {"train": labels}
+    return Loaded(
+        {"train": values},
+        parts,
+        str(table.path),
+        None if names is None else {"train": names},
+        table.notes,
+        [table.called(c) for c in table.left],
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _names(table: Table, request: Request, guess: bool) -> np.ndarray | None:
+    """What the rows are called: by the column that is asked for, or one that can be nothing else."""
+    if request.id is not None:
+        return table.take(table.find(request.id, "id")).astype(str)
+    found = [c for c in table.left if guess and _is_id(table, c)]
+    label = _column_of_labels(table, request)
+    found = [c for c in found if c != label]
+    if len(found) == len(table.left):
+        found = []
+    if not found:
+        if guess:
+            _refuse_doubt(table)
+        return None
+    for column in found:
+        kept = " (--drop none keeps it as data)" if table.kind(column) in "iu" else ""
+        table.notes.append(
+            f"{table.said(column)} ({_shown(table.frame[column])}) taken for the names of the rows, not for data{kept}"
+        )
+    return [table.take(column) for column in found][-1].astype(str)
+
+
+def _is_id(table: Table, column: int) -> bool:
+    """Whether a column names the rows: by its name, or because it has none, or as the first column of texts."""
+    name, kind = table.names[column].strip(), table.kind(column)
+    if kind not in "iuO" or not table.unique(column) or len(table.frame) < 2:
+        return False
+    if kind == "O" and (table.frame[column] == "").any():
+        return False
+    if column == 0 and kind == "O" and not _like_numbers(table.frame[column]):
+        return True
+    unnamed = (column == 0 and name == "") or re.fullmatch(r"Unnamed: \d+", name)
+    return table.headed and bool(unnamed or ID_NAME.fullmatch(name))
+
+
+def _like_numbers(series: Any) -> bool:
+    """Whether texts begin with figures, as in 5 %, 1,2 or 2020-01-01: not what names and labels look like."""
+    return bool(series.head(CHECKED).astype(str).str.match(r"[^A-Za-z]*\d").mean() > 0.5)
+
+
+def _refuse_doubt(table: Table) -> None:
+    """Refuse a first column that may name the rows or be data; note one that has a name."""
+    if 0 not in table.left or len(table.left) < 2:
+        return
+    if table.headed and table.names[0].strip() == "" and table.kind(0) in "biuf":
+        raise InputError(
+            f"the first column of {table.path} has no name and may be an index or data: leave it out with --drop 0, "
+            "take it for the names of the rows with --id 0, or keep it as data with --drop none"
+        )
+    for column in table.left:
+        numbers = table.frame[column].to_numpy()[:CHECKED]
+        if table.kind(column) not in "iu" or len(numbers) < 3 or not (np.diff(numbers) == 1).all():
+            continue
+        if table.headed:
+            table.notes.append(
+                f"{table.said(column)} counts the rows ({_shown(table.frame[column])}) and is kept as data; "
+                f"--drop {table.called(column)} leaves it out"
+            )
+        elif column == 0 and numbers[0] in (0, 1):
+            raise InputError(
+                f"the first column of {table.path} counts the rows and may be an index or data: leave it out with "
+                "--drop 0, take it for the names of the rows with --id 0, or keep it as data with --drop none"
+            )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _column_of_labels(table: Table, request: Request) -> int | None:
+    """The column that --labels names, if it names one and no file."""
+    given = request.labels
+    if given is None or (given not in table.names and Path(given).expanduser().is_file()):
+        return None
+    return table.find(given, "labels")
+
+
+def _labels(table: Table, request: Request, guess: bool) -> np.ndarray | None:
+    """The labels inside a table: the column that is asked for, or one that can be nothing else."""
+    column = _column_of_labels(table, request)
+    if column is None and request.labels is None and guess:
+        column = _guessed_labels(table)
+        if column is not None:
+            shown = _shown(table.frame[column].drop_duplicates())
+            table.notes.append(f"{table.said(column)} ({shown}) taken for labels, not for data")
+    if column is None:
+        return None
+    text = table.kind(column) == "O"
+    values = table.take(column)
+    labels, notes = one_each(values.astype(str) if text else values, table.said(column))
+    table.notes += notes
+    return labels
+
+
+def _guessed_labels(table: Table) -> int | None:
+    texts = [c for c in table.left if table.kind(c) == "O"]
+    if len(texts) == 1 and len(table.left) > 1:
+        column = texts[0]
+        last = not table.headed and column == table.left[-1]
+        named = table.headed and LABEL_NAME.fullmatch(table.names[column].strip())
+        certain = named or (last and not _like_numbers(table.frame[column]))
+        return column if certain and not table.unique(column) else None
+    named_so = [
+        c
+        for c in table.left
+        if table.headed and table.kind(c) in "iub" and NUMBER_LABEL_NAME.fullmatch(table.names[c])
+    ]
+    few = [c for c in named_so if table.frame[c].nunique() <= max(2, len(table.frame) // 2)]
+    return few[0] if len(few) == 1 and not texts and len(table.left) > 1 else None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _values(table: Table) -> np.ndarray:
+    """The columns that are left, as numbers."""
+    others = [c for c in table.left if table.kind(c) not in "biuf"]
+    if len(others) == len(table.left):
+        row, cell = _odd_one(table.frame[others[0]]) if others else (0, "")
+        example = f": {table.said(others[0])} holds {cell!r} in data row {row}" if others else ""
+        raise InputError(f"{table.path} has no column of numbers that could be data{example}")
+    if others:
+        raise InputError(_not_numbers(table, others))
+    truths = [c for c in table.left if table.kind(c) == "b"]
+    if truths:
+        few = _few([table.called(c) for c in truths])
+        table.notes.append(f"True and False taken for 1 and 0 (in {few})")
+        table.frame = table.frame.astype(dict.fromkeys(truths, np.uint8))
+    values = table.frame[table.left].to_numpy()
+    if values.dtype.kind == "f":
+        _refuse_missing(table, values)
+        long = [c for c in table.left if table.kind(c) in "iu" and _longest(table, c) > EXACT]
+        if long:
+            raise InputError(
+                f"{table.said(long[0])} of {table.path} holds whole numbers beyond 2^53 among columns of reals, which "
+                f"cannot be kept exactly: leave it out with --drop {table.called(long[0])}"
+            )
+    return values
+
+
+def _longest(table: Table, column: int) -> int:
+    series = table.frame[column]
+    return max(abs(int(series.min())), abs(int(series.max())))
+
+
+def _not_numbers(table: Table, others: Sequence[int]) -> str:
+    column, called = others[0], table.called(others[0])
+    series = table.frame[column]
+    row, cell = _odd_one(series)
+    if len(others) > 1:
+        names = _few([table.called(c) for c in others])
+        return (
+            f"the columns {names} of {table.path} do not hold numbers (as {cell!r} in data row {row}, counted from 0): "
+            "name one with --labels or --id, and leave the others out with "
+            f"--drop {','.join(table.called(c) for c in others[1:4])}"
+        )
+    if table.kind(column) != "O":
+        return (
+            f"{table.said(column)} of {table.path} holds {series.dtype} and not numbers: leave it out with "
+            f"--drop {called}"
+        )
+    return (
+        f"{table.said(column)} of {table.path} does not hold numbers, as {cell!r} in data row {row} (counted from 0): "
+        f"take it for labels with --labels {called}, for the names of the rows with --id {called}, or leave it out "
+        f"with --drop {called}"
+    )
+
+
+def _odd_one(series: Any) -> tuple[int, str]:
+    """The first cell of a column that is not like a number: its row and what it holds."""
+    for row, cell in enumerate(series.astype(str)):
+        if not re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", cell):
+            return row, cell if len(cell) < 30 else cell[:30] + "..."
+    return 0, str(series.iloc[0])[:30]
+
+
+def _refuse_missing(table: Table, values: np.ndarray) -> None:
+    """Refuse a value that is missing or infinite, naming its column and row."""
+    if np.isfinite(values).all():
+        return
+    wrong = ~np.isfinite(values)
+    column = int(wrong.any(0).argmax())
+    row = int(wrong[:, column].argmax())
+    rows, columns = int(wrong.any(1).sum()), int(wrong.any(0).sum())
+    called = table.called(table.left[column])
+    if wrong[:, column].all():
+        raise InputError(
+            f"column {called!r} of {table.path} has no values: leave it out with --drop {called}"
+        )
+    what = "an infinite value" if math.isinf(values[row, column]) else "a missing value"
+    raise InputError(
+        f"column {called!r} of {table.path} has {what} in datum {row} (data row {row}, counted from 0); "
+        f"rows with such values: {rows}, columns: {columns}; fill them in, remove those rows, or leave the columns out "
+        f"with --drop {called}"
+    )
+
+
+def _note_stand_ins(table: Table, values: np.ndarray) -> None:
+    """Note numbers such as -999, far from all others of their column, that often say that a value is missing."""
+    for number in STAND_INS:
+        found = values == number
+        for place in np.flatnonzero(found.any(0))[:CHECKED]:
+            others = values[~found[:, place], place]
+            near = others[np.abs(others) >= abs(number) / 2] if len(others) else [0]
+            if len(near) == 0:
+                rows = int(found[:, place].sum())
+                table.notes.append(
+                    f"{table.said(table.left[place])} holds {number:g} in {rows} {'rows' if rows > 1 else 'row'}, far "
+                    "from its other values, and it is kept as data: remove those rows if it stands for a missing value"
+                )
+
+
+def _shown(series: Any) -> str:
+    """The first values of a column."""
+    few = [str(value) for value in series.head(3)]
+    return ", ".join(few) + (", ..." if len(series) > 3 else "")
+
+
+def _few(names: Sequence[str]) -> str:
+    few = ", ".join(repr(name) for name in names[:6])
+    return few + (f", ... {len(names)} in all" if len(names) > 6 else "")
