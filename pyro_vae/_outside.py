@@ -9,7 +9,7 @@ from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._program import Run
 from pyro_vae.data import NAMED, Bridge, Split, load_data
 from pyro_vae.data.streams import chunks
-from pyro_vae.inference.estimators import check_data
+from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.outliers import Separation, anomaly_scores
 from pyro_vae.models.representation import Representation
 
@@ -78,7 +78,7 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
         )
     split = data.split("test", bridge, dtype=opened.dtype).to(opened.device)
     try:
-        check_data(opened.vae.model, split)
+        as_data(opened.vae.model, split)
     except InputError as error:
         raise InputError(f"--ood {name}: {error}") from error
     return split

@@ -22,9 +22,8 @@ from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.priors import Prior
-from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
-from pyro_vae.networks import Network, Standardised
+from pyro_vae.networks import Network
 
 # Each axis: the family, the class a user's own member must have, and how many arguments the contract fixes.
 AXES: dict[str, tuple[type, type, int]] = {
@@ -253,8 +252,6 @@ def build(spec: Spec) -> VAE:
     network = parse("network", spec.network)
     likelihood = parse("likelihood", spec.likelihood)(spec.shape)
     encoder = Member(network.name, network.make.encoder, network.arguments)(spec.shape)  # type: ignore[attr-defined]
-    if likelihood.support in (Representation.REAL, Representation.COUNTS, Representation.LEVELS):
-        encoder = Standardised(encoder)
     decoder = Member(network.name, network.make.decoder, network.arguments)(  # type: ignore[attr-defined]
         spec.latent_dim, (likelihood.channels, *spec.shape)
     )

@@ -26,6 +26,7 @@ from pyro_vae._options import DRAWS, run
 from pyro_vae._program import Run, open_run
 from pyro_vae.data import SPLITS, spread
 from pyro_vae.inference.estimators import batches
+from pyro_vae.inference.inputs import as_data
 from pyro_vae.models.vae import VAE
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def encode(
     Raises:
         InputError: for empty `x`, for fewer than two draws, or for a mean that is not finite.
     """
-    if len(x) == 0:
-        raise InputError("there are no data")
+    x = as_data(vae.model, x, values=False)
     if not isinstance(draws, int) or draws < 2:
         raise InputError(f"draws={draws!r} must be a whole number of at least 2")
     means, stds = [], []

@@ -38,7 +38,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "distributions.zuko",
         "distributions",
     ],
-    ["inference.importance"],
+    ["inference.importance", "inference.inputs"],
     [
         "inference.diagnostics",
         "inference.objectives.base",

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data.streams import CHUNK, Stream
 from pyro_vae.data.uniform import uniform
 from pyro_vae.inference.compiled import Later
+from pyro_vae.inference.inputs import mean_and_std
 from pyro_vae.models.representation import Representation
 
 BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
@@ -190,14 +191,8 @@ class Split:
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each element of x over the split (at most 10,000 data), each of `shape`."""
         few, rows = self.first(10_000), max(1, CHUNK // math.prod(self.values.shape[1:]))
-        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-        for batch in few.batches(torch.arange(len(few)), rows):
-            x = batch.double()
-            n, centre = len(x), x.mean(0)
-            shift, total = centre - mean, count + n
-            squares = squares + (x - centre).square().sum(0) + shift.square() * (count * n / total)
-            mean, count = mean + shift * (n / total), total
-        return mean.to(self.dtype), (squares / count).sqrt().to(self.dtype)
+        mean, std = mean_and_std(few.batches(torch.arange(len(few)), rows))
+        return mean.to(self.dtype), std.to(self.dtype)
 
 
 class Fixed(Stream):

@@ -20,11 +20,11 @@ from pyro_vae.inference.estimators import (
     PerDatum,
     batches,
     bytes_of,
-    check_data,
     choice,
     compiled,
     double,
 )
+from pyro_vae.inference.inputs import as_data
 
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
 WARM_UP = 30  # moves at the first temperature before step sizes are kept
@@ -357,7 +357,7 @@ def annealed_importance_sampling(
     >>> annealed_importance_sampling(vae.model, torch.ones(3, 4), num_chains=4, num_temperatures=10).values.shape
     torch.Size([3])
     """
-    check_data(model, x)
+    x = as_data(model, x)
     betas = temperatures(num_temperatures, schedule)
     _whole(num_chains=num_chains, leapfrogs=leapfrogs, memory=memory)
     paths = _Paths(model, guide, betas, leapfrogs, progress)

@@ -18,6 +18,7 @@ from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
 from pyro_vae.inference.importance import Program, has_density, terms
+from pyro_vae.inference.inputs import as_data
 
 if TYPE_CHECKING:
     import arviz
@@ -49,15 +50,6 @@ def quiet_arviz() -> Any:
         warnings.simplefilter("ignore", FutureWarning)
         import arviz
     return arviz
-
-
-def check_data(model: Program, x: Any) -> None:
-    """Raise `InputError` when there are no data, or when the model's likelihood does not accept the first thousand."""
-    if len(x) == 0:
-        raise InputError("there are no data")
-    check = getattr(getattr(model, "likelihood", None), "check", None)
-    if check is not None:
-        check(x[:1000])
 
 
 def batches(
@@ -94,7 +86,16 @@ def elbo(
     Raises:
         InputError: for an empty `x`, or values that the model's likelihood does not accept.
     """
-    check_data(model, x)
+    return mean_bound(
+        model, guide, as_data(model, x), batch_size=batch_size, num_particles=num_particles
+    )
+
+
+@torch.no_grad()
+def mean_bound(
+    model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1
+) -> Bound:
+    """`elbo` of data that have been checked."""
     total = torch.zeros(2, dtype=torch.float64)
     localise(model, guide)
     with local_parameters():
@@ -469,7 +470,7 @@ def log_marginal(
     >>> log_marginal(vae.model, vae.guide, torch.ones(8, 4), num_particles=100).values.shape
     torch.Size([8])
     """
-    check_data(model, x)
+    x = as_data(model, x)
     if not isinstance(num_particles, int) or num_particles < 1:
         raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
     choice(compile, repaid=False)

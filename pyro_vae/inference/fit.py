@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError, one_line
 from pyro_vae.checks import Positive, checked, increasing, share
-from pyro_vae.inference.estimators import Bound, batches, check_data, choice, elbo
+from pyro_vae.inference.estimators import Bound, batches, choice, mean_bound
+from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
 
@@ -297,10 +298,14 @@ def _close(
             0
         )  # the same latents and bits after every epoch: differences are the model's
         valid = (
-            Bound(*[math.nan] * 3) if validation is None else elbo(svi.model, svi.guide, validation)
+            Bound(*[math.nan] * 3)
+            if validation is None
+            else mean_bound(svi.model, svi.guide, validation)
         )
         if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
-            _, reconstruction, kl = elbo(svi.model, svi.guide, data[torch.arange(min(size, 1000))])
+            _, reconstruction, kl = mean_bound(
+                svi.model, svi.guide, data[torch.arange(min(size, 1000))]
+            )
     if validation is not None and not math.isfinite(valid.elbo):
         raise NonFiniteLossError(
             f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}"
@@ -332,12 +337,14 @@ def fit(
     optimizer: Callable[..., Optimizer] = ADAM,
     validation: Any = None,
     compile: bool | str = "auto",
+    start: bool = True,
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
     Args:
         vae: anything with a `.model` and a `.guide`, such as a `VAE`.
-        data: training data, `(N, *shape)`: a tensor, or anything with a length that an index tensor takes batches from.
+        data: training data, `(N, *shape)`: a tensor, an array, a table, a map-style data set, or anything with a length
+            that an index tensor takes batches from.
         objective: an `Objective` or a `pyro.infer.ELBO`; `ELBO()` by default.
         epochs: passes over the data.
         batch_size: data in a step.
@@ -347,6 +354,7 @@ def fit(
         validation: data for the validation ELBO after each epoch.
         compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` when the run is long enough to repay the
             seconds that compiling takes: from 10,000 steps on a CPU and 1,000 on CUDA.
+        start: set the starting weights of a `VAE` that is still as it was made from the data, by `VAE.start`.
 
     Returns:
         The `History`: one `Epoch` for each pass.
@@ -363,7 +371,11 @@ def fit(
     >>> history[-1].elbo > history[0].elbo
     True
     """
-    check_data(vae.model, data)
+    data = as_data(vae.model, data, name="data")
+    if validation is not None:
+        validation = as_data(vae.model, validation, name="validation")
+    if start and getattr(vae, "fresh", False):
+        vae.start(data)
     svi = SVI(
         vae.model,
         vae.guide,

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import MEMORY, _Allocations, check_data, double
+from pyro_vae.inference.estimators import MEMORY, _Allocations, double
 from pyro_vae.inference.importance import PARTICLES, Program, has_density, terms
+from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.objectives.base import independent
 
 ACTIVE = 0.01
@@ -52,6 +53,7 @@ def activity(
 
     Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, section 5.2.
     """
+    x = as_data(guide, x)
     _check_two(x)
     means: dict[str, list[Tensor]] = {}
     localise(guide)
@@ -350,8 +352,8 @@ def latent_health(
     >>> health.activity.shape, health.kl.value < 1
     (torch.Size([2]), True)
     """
+    x = as_data(model, x)
     _check_two(x)
-    check_data(model, x)
     for name, value, least in (
         ("draws", draws, 1),
         ("mixture_size", mixture_size, 2),

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae._errors import InputError
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT
 from pyro_vae.inference.gaps import Gaps, inference_gaps
+from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.vae import VAE
 
@@ -129,10 +130,11 @@ def anomaly_scores(
         "memory": memory,
         "progress": progress,
     }
-    known = isinstance(train, int | float)
-    typical = (
-        float(train) if known else log_marginal_refined(vae, train, **fitting, **weighting).mean
-    )
+    if isinstance(train, int | float):
+        typical = float(train)
+    else:
+        seen = as_data(vae.model, train, name="train")
+        typical = log_marginal_refined(vae, seen, **fitting, **weighting).mean
     return AnomalyScores(
         inference_gaps(vae, x, elbo_particles=elbo_particles, **fitting, **weighting), typical
     )

@@ -17,8 +17,9 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, N
 
 from pyro_vae._abstract import local_parameters, localise
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import check_data, double, quiet_arviz
+from pyro_vae.inference.estimators import double, quiet_arviz
 from pyro_vae.inference.importance import PARTICLES, Program, Site, has_density, terms
+from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.objectives.base import independent
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ def compare_posterior(
             raise InputError(f"{name}={value!r} must be a whole number of at least {least[name]}")
     if not isinstance(target_accept, float) or not 0 < target_accept < 1:
         raise InputError(f"target_accept={target_accept!r} must lie between 0 and 1")
-    check_data(model, x)
+    x = as_data(model, x)
     x = x[: len(x)]  # looked up once: some data sets draw their noise anew at every look
     localise(model, guide)
     with local_parameters(), torch.enable_grad():

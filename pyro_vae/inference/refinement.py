@@ -11,9 +11,10 @@ from torch import Tensor
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
 from pyro_vae.checks import at_least_one
-from pyro_vae.inference.estimators import MEMORY, LogMarginal, check_data, double, log_marginal
+from pyro_vae.inference.estimators import MEMORY, LogMarginal, double, log_marginal
 from pyro_vae.inference.guides.base import Guide
 from pyro_vae.inference.importance import has_density, kind
+from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.objectives.gradients import stopped
 from pyro_vae.models.vae import VAE
 
@@ -122,7 +123,7 @@ def refined_from(
     at_least_one("refine", steps=steps, num_particles=num_particles, elbo_particles=elbo_particles)
     if not isinstance(rate, (int, float)) or not rate > 0:
         raise InputError(f"rate={rate!r} of refine must be positive")
-    check_data(vae.model, x)
+    x = as_data(vae.model, x)
     localise(vae.model, vae.guide)
     with local_parameters():
         with torch.no_grad():
@@ -185,7 +186,7 @@ def paired_bounds(
 def batches(vae: VAE, x: Any, batch_size: int) -> Iterator[Tensor]:
     """The data in parts. Each is looked up once: a training split draws its noise anew at every look."""
     at_least_one("the batches", batch_size=batch_size)
-    check_data(vae.model, x)
+    x = as_data(vae.model, x)
     for start in range(0, len(x), batch_size):
         yield x[start : start + batch_size]
 

@@ -8,9 +8,12 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram
+from pyro_vae._errors import InputError
 from pyro_vae.inference.guides.base import Guide
+from pyro_vae.inference.inputs import SAMPLE, as_data, moments
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.priors import Prior
+from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Network, Standardised
 
 
@@ -71,6 +74,14 @@ class VAE(AbstractProgram):
         for part, other in ((prior, guide), (guide, self.model)):
             if isinstance(part, Prior | Guide):
                 part.connect(other)  # type: ignore[arg-type]
+        self._first = [p.detach().flatten()[:8].clone() for p in self.parameters()]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether all weights are still as they were made: neither trained, nor loaded, nor set from data."""
+        now = [p.detach().flatten()[:8] for p in self.parameters()]
+        pairs = zip(self._first, now, strict=False)
+        return len(now) == len(self._first) and all(torch.equal(a.to(b), b) for a, b in pairs)
 
     def forward(self, x: Tensor) -> Distribution:
         """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
@@ -78,11 +89,21 @@ class VAE(AbstractProgram):
 
     def encode(self, x: Tensor) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        guide = self.guide
+        guide, x = self.guide, as_data(self.model, x, values=False)
         return guide.given(x) if isinstance(guide, Guide) else guide.posterior(guide.encoder(x))
 
     def decode(self, z: Tensor) -> Distribution:
-        """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`."""
+        """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
+
+        Raises:
+            InputError: for latents of another length.
+        """
+        z = torch.as_tensor(z, dtype=self._type.dtype, device=self._type.device)
+        latent_dim = self.model.prior.latent_dim
+        if z.ndim == 0 or z.shape[-1] != latent_dim:
+            raise InputError(
+                f"z has shape {tuple(z.shape)} and the model takes (..., {latent_dim})"
+            )
         return self.model.likelihood(self.model.decoder(z))
 
     @torch.no_grad()
@@ -94,7 +115,7 @@ class VAE(AbstractProgram):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of `p(x'|z)` at one draw `z ~ q(z|x)`: `(batch, *shape) -> (batch, *shape)`."""
-        return self(x).mean
+        return self(as_data(self.model, x, values=False)).mean
 
     @torch.no_grad()
     def posterior_mean(self, x: Tensor, *, draws: int = 100) -> Tensor:
@@ -104,6 +125,24 @@ class VAE(AbstractProgram):
             return q.mean
         except NotImplementedError:
             return q.sample((draws,)).mean(0)
+
+    @property
+    def _type(self) -> Tensor:
+        return next(p for p in self.parameters() if p.is_floating_point())
+
+    def start(self, x: Any) -> None:
+        """`initialise` from the data `x`, `(N, *shape)`, as the training program does; `fit` calls it where `fresh`.
+
+        Reals beyond [0, 1] count as columns on scales of their own.
+        """
+        x = as_data(self.model, x)
+        mean, std = moments(x)
+        n, wanted = len(x), self.model.prior.examples
+        some = x[: min(n, SAMPLE)]
+        count = min(n, wanted)
+        examples = x[torch.arange(count) * n // count] if wanted else None
+        real = Representation.of(some) is Representation.REAL
+        self.initialise(mean, std, standardise=real, examples=examples)
 
     @torch.no_grad()
     def initialise(

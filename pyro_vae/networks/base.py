@@ -130,17 +130,23 @@ class Standardised(nn.Module):
     """An encoder body that sees `(x - shift) / spread`: real data of any scale look alike to it.
 
     `shift` and `spread` are buffers of the shape of one datum, 0 and 1 until `VAE.initialise` sets them from the data.
+
+    Args:
+        body: any module, `(..., *shape) -> (..., features)`.
+        shape: of one datum.
+        features: the width of what `body` returns.
     """
 
     shift: Tensor
     spread: Tensor
 
-    def __init__(self, body: Network) -> None:
+    def __init__(self, body: nn.Module, shape: Shape, features: int) -> None:
         super().__init__()
         self.body = body
-        self.in_shape, self.out_shape = body.in_shape, body.out_shape
-        self.register_buffer("shift", torch.zeros(body.in_shape))
-        self.register_buffer("spread", torch.ones(body.in_shape))
+        self.in_shape = shape
+        self.out_shape = getattr(body, "out_shape", (features,))
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("spread", torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., *in_shape) -> (..., *out_shape)`."""

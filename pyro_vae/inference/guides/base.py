@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from pyro_vae._abstract import AbstractProgram
 from pyro_vae._sizes import declared
 from pyro_vae.checks import Count
+from pyro_vae.models.representation import Representation
+from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
+
+# Data that come on any scale.
+UNSCALED = (Representation.REAL, Representation.COUNTS, Representation.LEVELS)
 
 # Where the logarithm of each scale of q(z|x) starts. Drawn as wide as the prior, the first latents are noise: the
 # decoder learns to do without them before the encoder has anything to say, and the KL then closes them for good.
@@ -66,7 +71,15 @@ class Guide(AbstractProgram):
             return pyro.sample("z", self.given(x))
 
     def connect(self, model: nn.Module) -> None:
-        """Called once by `VAE` with the model, for guides that look at it."""
+        """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.
+
+        A subclass that looks at the model calls this too.
+        """
+        likelihood: Any = getattr(model, "likelihood", None)
+        if not self.amortised or isinstance(self.encoder, Standardised):
+            return
+        if getattr(likelihood, "support", None) in UNSCALED:
+            self.encoder = Standardised(self.encoder, likelihood.shape, self.features)
 
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""

@@ -22,9 +22,9 @@ class _Refined(Guide):
     steps: int
 
     def connect(self, model: nn.Module) -> None:
-        object.__setattr__(
-            self, "_model", model
-        )  # looked at, not owned: its parameters stay the model's alone
+        # Looked at, not owned: its parameters stay the model's alone.
+        object.__setattr__(self, "_model", model)
+        super().connect(model)
 
     def given(self, x: Tensor) -> Distribution:
         return self.family(self.parameters_given(x))
@@ -154,6 +154,10 @@ class SemiAmortized(_Refined):
         self.latent_dim, self.features, self.steps = latent_dim, self.start.features, steps
         self.quick_density = self.start.quick_density
         self.log_rate = nn.Parameter(torch.tensor(float(rate)).log())
+
+    def connect(self, model: nn.Module) -> None:
+        object.__setattr__(self, "_model", model)
+        self.start.connect(model)
 
     def __getattr__(self, name: str) -> Any:
         return self.start.encoder if name == "encoder" else super().__getattr__(name)

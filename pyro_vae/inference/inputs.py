@@ -1,0 +1,323 @@
+"""What people hand over as data: tensors, arrays, tables and data sets, as a pair takes them."""
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pyro_vae._errors import InputError
+
+CHUNK = 2**22  # elements checked at a time
+SAMPLE = 10_000  # data that moments are taken from
+FINE = 1e-3  # of a standard deviation: rounding that moves no density by a thousandth of a nat
+
+
+def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
+    """The data `x` as `model` takes them: a tensor `(N, *shape)`, or something with a length and batches of such.
+
+    Taken are tensors of any float type, NumPy and SciPy arrays, pandas and other tables, nested lists, and map-style
+    data sets (of pairs such as image and label, the first counts). Floats get the type of the model's parameters; a
+    VAE's data also when they are whole numbers or booleans. A tensor that fits is returned as it is.
+
+    Args:
+        model: the model; what it says of itself, its likelihood and parameters, decides what is checked.
+        x: the data.
+        name: what an error calls them.
+        values: whether to look at every value and not only at the shape.
+
+    Raises:
+        InputError: for what is no data set, for a shape or values that the model does not accept, or for values that
+            its float type cannot hold apart.
+    """
+    likelihood = getattr(model, "likelihood", None)
+    parameter = _parameter(model)
+    if hasattr(x, "batches"):  # reads itself, such as a Split
+        _check_some(likelihood, x, name)
+        return x
+    x = _array_like(x, name)
+    if isinstance(x, Dataset):
+        _not_empty(x, name)
+        return Items(x, model, name)
+    tensor = _as_tensor(x, name)
+    if tensor is None:  # something else that an index takes batches from
+        _check_some(likelihood, x, name)
+        return x
+    return _fitted(tensor, likelihood, parameter, name, values=values)
+
+
+class Items:
+    """A map-style data set as data: `len(d)`, `d[indices]`, `d[a:b]`, `d.batches(order, size)`."""
+
+    def __init__(self, dataset: Any, model: Any, name: str) -> None:
+        self.dataset, self.model, self.name = dataset, model, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if isinstance(index, slice):
+            index = torch.arange(*index.indices(len(self)))
+        rows = torch.as_tensor(index).tolist()
+        read = getattr(self.dataset, "__getitems__", None)
+        items = read(rows) if read else [self.dataset[i] for i in rows]
+        some = [_first(item, self.name) for item in items]
+        if len({t.shape for t in some}) > 1:
+            shapes = sorted({str(tuple(t.shape)) for t in some})
+            raise InputError(f"the data of {self.name} do not have one shape: {', '.join(shapes)}")
+        likelihood, parameter = getattr(self.model, "likelihood", None), _parameter(self.model)
+        return _fitted(torch.stack(some), likelihood, parameter, self.name, values=True)
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """The data `order` in batches."""
+        for index in order.split(batch_size):
+            yield self[index]
+
+
+def moments(x: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each element over the data (at most 10,000, spread evenly), each of `shape`."""
+    count = min(len(x), SAMPLE)
+    few = torch.arange(count) * len(x) // count
+    rows = max(1, CHUNK // max(1, math.prod(x[few[:1]].shape[1:])))
+    dtype = x[few[:1]].dtype
+    mean, std = mean_and_std(x[index] for index in few.split(rows))
+    return mean.to(dtype), std.to(dtype)
+
+
+@torch.no_grad()
+def mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each element over all data in some batches, in float64.
+
+    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance.
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        x = batch.double()
+        n, centre = len(x), x.mean(0)
+        shift, total = centre - mean, count + n
+        squares = squares + (x - centre).square().sum(0) + shift.square() * (count * n / total)
+        mean, count = mean + shift * (n / total), total
+    return mean, (squares / count).sqrt()
+
+
+def _parameter(model: Any) -> Tensor | None:
+    """A floating parameter of the model, whose type and device are those of its data."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return next((p for p in parameters if p.is_floating_point()), None)
+
+
+def _array_like(x: Any, name: str) -> Any:
+    """`x`, or the part of it that holds the data; a sentence for what is often given and is no data set."""
+    if isinstance(x, DataLoader):
+        raise InputError(
+            f"{name} is a DataLoader; give the data set in it, {name}.dataset, and batch_size="
+        )
+    if isinstance(x, (str, bytes, Path)):
+        raise InputError(f"{name}={x!r} is a text and no data; read the file with load_data first")
+    if hasattr(x, "representation") and hasattr(x, "split"):  # a DataSet
+        raise InputError(
+            f"{name} is a data set with splits; give one of them: "
+            f"{name}.split('train', {name}.bridge(vae.model.likelihood))"
+        )
+    if isinstance(x, (tuple, dict)):
+        raise InputError(
+            f"{name} is a {type(x).__name__} of {len(x)} parts; give the data alone, (N, ...)"
+        )
+    if isinstance(x, IterableDataset) or not hasattr(x, "__len__"):
+        raise InputError(
+            f"{name} is a {type(x).__name__}, which cannot be looked up by number; "
+            "give a tensor, an array, a table or a map-style data set"
+        )
+    return x.tensors[0] if isinstance(x, TensorDataset) else x
+
+
+def _as_tensor(x: Any, name: str) -> Tensor | None:
+    """A tensor with the values of an array, a table or nested lists; `None` for anything else."""
+    if isinstance(x, Tensor):
+        return x.to_dense() if x.layout is not torch.strided else x
+    if hasattr(x, "columns") and hasattr(x, "to_numpy"):  # a table
+        _check_columns(x, name)
+        x = x.to_numpy()
+    elif hasattr(x, "toarray"):  # a sparse matrix
+        x = x.toarray()
+    elif isinstance(x, list) or hasattr(x, "__array__"):
+        x = _numpy(x, name)
+    if not isinstance(x, np.ndarray):
+        return None
+    if x.dtype == object:
+        x = _numpy(x.tolist(), name)
+    if x.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {x.dtype} and not numbers")
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        x = x.astype(np.float64)
+    if x.dtype.kind == "u" and x.dtype.itemsize > 1:  # torch computes with signed ones alone
+        x = x.astype(np.int64)
+    native = np.require(x, x.dtype.newbyteorder("="), ["C"])
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def _numpy(x: Any, name: str) -> np.ndarray:
+    try:
+        if isinstance(x, list) and x and isinstance(x[0], Tensor):
+            return torch.stack(x).cpu().numpy()
+        array = np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name} is no array of numbers of one shape ({error})") from error
+    if array.dtype == object:
+        raise InputError(f"{name} holds {type(x).__name__} objects and not numbers of one shape")
+    return array
+
+
+def _check_columns(table: Any, name: str) -> None:
+    """Raise `InputError` for the first column of a table that holds no numbers, or lacks some."""
+    for column in table.columns:
+        values = np.asarray(table[column])
+        if values.dtype.kind not in "biuf":
+            raise InputError(
+                f"column {column!r} of {name} holds {values.dtype} and not numbers; "
+                f"leave it out: {name}.drop(columns={column!r})"
+            )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row = int((~np.isfinite(values)).argmax())
+            raise InputError(
+                f"column {column!r} of {name} holds a value that is missing or infinite "
+                f"in row {row} (counted from 0)"
+            )
+
+
+def _first(item: Any, name: str) -> Tensor:
+    """The datum of an item, which may be a pair of datum and label."""
+    datum = item[0] if isinstance(item, (tuple, list)) and len(item) else item
+    if isinstance(datum, dict):
+        raise InputError(
+            f"an item of {name} is a dict with {', '.join(map(str, datum))}; "
+            "give a data set whose items are the data alone, or pairs that begin with them"
+        )
+    if isinstance(datum, Tensor):
+        return datum
+    found = _as_tensor(np.asarray(datum), name)
+    assert found is not None
+    return found
+
+
+def _not_empty(x: Any, name: str) -> None:
+    if len(x) == 0:
+        raise InputError("there are no data" if name == "x" else f"there are no data in {name}")
+
+
+def _fitted(
+    x: Tensor, likelihood: Any, parameter: Tensor | None, name: str, *, values: bool
+) -> Tensor:
+    """A tensor checked and brought to the model's type and device."""
+    if x.ndim == 0:
+        raise InputError(f"{name} is a single number and no data set; give a batch (N, ...)")
+    shape = getattr(likelihood, "shape", None)
+    if shape is not None:
+        _check_shape(tuple(x.shape), tuple(shape), name)
+    _not_empty(x, name)
+    if x.is_complex():
+        raise InputError(f"{name} holds complex numbers; give their real and imaginary parts")
+    if parameter is None:
+        numbers = x.is_floating_point() and x.dtype is torch.float64
+        return x.to(torch.get_default_dtype()) if numbers else x
+    wanted = parameter.dtype if likelihood is not None or x.is_floating_point() else x.dtype
+    result = x.to(device=parameter.device, dtype=wanted)
+    if likelihood is not None and values:
+        _check_values(x, result, likelihood, name)
+    return result
+
+
+def _check_shape(got: tuple[int, ...], shape: tuple[int, ...], name: str) -> None:
+    """Raise `InputError` unless data of shape `got` are `(N, *shape)`, with the way to make them so."""
+    if got[1:] == shape:
+        return
+    wanted = f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
+    text = f"{name} has shape {got} and the model takes {wanted}"
+    channels_last = len(shape) == 3 and got[1:] == (*shape[1:], shape[0])
+    if got == shape:
+        raise InputError(f"{text}: this is one datum; give a batch, {name}[None]")
+    if channels_last:
+        raise InputError(
+            f"{text}: bring the channels to the front, torch.as_tensor({name}).permute(0, 3, 1, 2)"
+        )
+    if math.prod(got[1:]) == math.prod(shape):
+        raise InputError(f"{text}: use {name}.reshape({', '.join(map(str, (-1, *shape)))})")
+    raise InputError(text)
+
+
+def _check_values(x: Tensor, result: Tensor, likelihood: Any, name: str) -> None:
+    """Raise `InputError` for the first datum with a value that the likelihood, or the type of `result`, cannot hold."""
+    rows = max(1, CHUNK // max(1, math.prod(x.shape[1:])))
+    for start in range(0, len(x), rows):
+        stored, seen = x[start : start + rows], result[start : start + rows]
+        if stored.is_floating_point():
+            bad = ~(stored.isfinite() & seen.isfinite()).reshape(len(stored), -1).all(1)
+        else:
+            bad = (seen.to(stored.dtype) != stored).reshape(len(stored), -1).any(1)
+        if bad.any():
+            row = start + int(bad.nonzero()[0])
+            kind = str(result.dtype).removeprefix("torch.")
+            raise InputError(
+                f"{name} holds a value that is missing, infinite or beyond {kind} "
+                f"in datum {row} (counted from 0)"
+            )
+        _accepted(likelihood, seen, start, name)
+    if x.is_floating_point() and result.dtype is not torch.float64:
+        _check_rounding(x, result.dtype, name)
+
+
+def _accepted(likelihood: Any, x: Tensor, start: int, name: str) -> None:
+    """Let the likelihood check `x`; its complaint names the datum, the first of `x` being number `start`."""
+    check = getattr(likelihood, "check", None)
+    if check is None:
+        return
+    try:
+        check(x)
+    except InputError as error:
+        for row in range(len(x)):
+            try:
+                check(x[row : row + 1])
+            except InputError:
+                text = str(error).replace("x holds", f"{name} holds", 1)
+                raise InputError(f"{text}; datum {start + row} (counted from 0) has one") from error
+        raise
+
+
+def _check_rounding(x: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Raise `InputError` for an element so far from zero for its spread that `dtype` cannot tell its values apart."""
+    if len(x) < 2:
+        return
+    mean, std = moments(x.double())
+    coarse = (torch.finfo(dtype).eps * mean.abs() > FINE * std) & (std > 0)
+    if not coarse.any():
+        return
+    exact = ((x == x.round()) & (x.abs() <= 1 / torch.finfo(dtype).eps)).all(0)
+    coarse &= ~exact
+    if coarse.any():
+        where = coarse.nonzero()[0].tolist()
+        place = tuple(where)
+        index = ", ".join(map(str, where))
+        kind = str(dtype).removeprefix("torch.")
+        raise InputError(
+            f"element ({index}) of {name} lies around {mean[place].item():.4g} with a spread of "
+            f"{std[place].item():.2g}, which {kind} rounds too coarsely: subtract "
+            f"{name}.mean(0) in float64 first, or take a pair in float64, vae.double()"
+        )
+
+
+def _check_some(likelihood: Any, x: Any, name: str) -> None:
+    """Look at the first thousand of data that read themselves."""
+    _not_empty(x, name)
+    if likelihood is None:
+        return
+    some = x[:1000]
+    if not isinstance(some, Tensor):
+        raise InputError(f"a slice of {name} is a {type(some).__name__} and no tensor")
+    _check_shape(
+        (len(x), *some.shape[1:]), tuple(getattr(likelihood, "shape", some.shape[1:])), name
+    )
+    _accepted(likelihood, some, 0, name)
