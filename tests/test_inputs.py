@@ -277,6 +277,22 @@ def test_weights_are_set_from_the_data_once_and_only_when_fresh():
     assert small().double().fresh
 
 
+def test_a_decoder_with_weights_of_its_own_is_kept():
+    x = torch.from_numpy(REALS) * 100
+    trained = small()
+    fit(trained, x, epochs=1)
+    decoder, likelihood = trained.model.decoder, trained.model.likelihood
+    before = {k: v.clone() for k, v in decoder.state_dict().items()}
+    again = VAE(StandardNormal(2), decoder, likelihood, MeanField(MLP((3,)), 2))
+    assert not again.fresh
+    fit(again, x, epochs=1, learning_rate=1e-30)
+    assert all(torch.allclose(v, before[k]) for k, v in decoder.state_dict().items())
+
+    frozen = small()
+    frozen.model.requires_grad_(False)
+    assert not frozen.fresh
+
+
 def test_start_is_what_the_training_program_does():
     x = torch.from_numpy(REALS) * torch.tensor([1.0, 10.0, 100.0])
     vae, by_hand = small(), small()

@@ -78,7 +78,15 @@ class VAE(AbstractProgram):
 
     @property
     def fresh(self) -> bool:
-        """Whether all weights are still as they were made: neither trained, nor loaded, nor set from data."""
+        """Whether all weights are still as they were made: neither trained, nor loaded, nor set from data.
+
+        Seen from their first values; a decoder that was trained before has a bias in its last layer.
+        """
+        if not all(p.requires_grad for p in self.parameters()):
+            return False
+        layer = getattr(self.model.decoder, "output_layer", None)
+        if layer is not None and layer.bias is not None and bool(layer.bias.any()):
+            return False
         now = [p.detach().flatten()[:8] for p in self.parameters()]
         pairs = zip(self._first, now, strict=False)
         return len(now) == len(self._first) and all(torch.equal(a.to(b), b) for a, b in pairs)
