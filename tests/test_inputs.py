@@ -15,15 +15,20 @@ from pyro_vae import (
     Bernoulli,
     FullRank,
     Gaussian,
+    Guide,
     InputError,
+    Likelihood,
     Local,
     MeanField,
+    Network,
     Poisson,
     SemiAmortized,
+    Spec,
     StandardNormal,
     VampPrior,
     annealed_importance_sampling,
     anomaly_scores,
+    build,
     elbo,
     fit,
     inference_gaps,
@@ -32,6 +37,7 @@ from pyro_vae import (
     log_marginal,
     log_marginal_adaptive,
     log_marginal_refined,
+    variants,
 )
 from pyro_vae.encode import encode
 from pyro_vae.networks import Standardised
@@ -257,16 +263,17 @@ def same(vae, weights):
 def test_weights_are_set_from_the_data_once_and_only_when_fresh():
     x = torch.from_numpy(REALS) * 100
     vae = small()
-    assert vae.fresh
+    assert vae.fresh("model")
+    assert vae.fresh("guide")
     fit(vae, x, epochs=1, learning_rate=1e-30)
-    assert not vae.fresh
+    assert not vae.fresh("model")
+    assert not vae.fresh("guide")
     started = {k: v.clone() for k, v in vae.state_dict().items()}
     fit(vae, 5 * x + 3, epochs=1, learning_rate=1e-30)
     assert same(vae, started)
 
     loaded = small()
     loaded.load_state_dict(started)
-    assert not loaded.fresh
     fit(loaded, 5 * x + 3, epochs=1, learning_rate=1e-30)
     assert same(loaded, started)
 
@@ -274,7 +281,7 @@ def test_weights_are_set_from_the_data_once_and_only_when_fresh():
     before = {k: v.clone() for k, v in left.state_dict().items()}
     fit(left, REALS, epochs=1, learning_rate=1e-30, start=False)
     assert same(left, before)
-    assert small().double().fresh
+    assert small().double().fresh("model")
 
 
 def test_a_decoder_with_weights_of_its_own_is_kept():
@@ -284,13 +291,29 @@ def test_a_decoder_with_weights_of_its_own_is_kept():
     decoder, likelihood = trained.model.decoder, trained.model.likelihood
     before = {k: v.clone() for k, v in decoder.state_dict().items()}
     again = VAE(StandardNormal(2), decoder, likelihood, MeanField(MLP((3,)), 2))
-    assert not again.fresh
+    assert not again.fresh("model")
     fit(again, x, epochs=1, learning_rate=1e-30)
     assert all(torch.allclose(v, before[k]) for k, v in decoder.state_dict().items())
+    torch.testing.assert_close(again.guide.encoder.shift, x.mean(0))
 
     frozen = small()
     frozen.model.requires_grad_(False)
-    assert not frozen.fresh
+    assert not frozen.fresh("model")
+    assert frozen.fresh("guide")
+
+
+@pytest.mark.parametrize("network", variants(Network))
+@pytest.mark.parametrize("likelihood", variants(Likelihood))
+def test_every_new_pair_is_fresh(network, likelihood):
+    vae = build(Spec((8, 8), 3, network=network, likelihood=likelihood))
+    assert vae.fresh("model")
+    assert vae.fresh("guide")
+    assert vae.double().fresh("model")
+
+
+@pytest.mark.parametrize("guide", variants(Guide))
+def test_every_new_guide_is_fresh(guide):
+    assert build(Spec((8,), 3, guide=guide)).fresh("guide")
 
 
 def test_start_is_what_the_training_program_does():

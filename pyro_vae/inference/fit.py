@@ -354,7 +354,7 @@ def fit(
         validation: data for the validation ELBO after each epoch.
         compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` when the run is long enough to repay the
             seconds that compiling takes: from 10,000 steps on a CPU and 1,000 on CUDA.
-        start: set the starting weights of a `VAE` that is still as it was made from the data, by `VAE.start`.
+        start: set weights of a `VAE` that are still as they were made from the data first, by `VAE.start`.
 
     Returns:
         The `History`: one `Epoch` for each pass.
@@ -374,7 +374,7 @@ def fit(
     data = as_data(vae.model, data, name="data")
     if validation is not None:
         validation = as_data(vae.model, validation, name="validation")
-    if start and getattr(vae, "fresh", False):
+    if start and hasattr(vae, "start"):
         vae.start(data)
     svi = SVI(
         vae.model,

@@ -74,22 +74,22 @@ class VAE(AbstractProgram):
         for part, other in ((prior, guide), (guide, self.model)):
             if isinstance(part, Prior | Guide):
                 part.connect(other)  # type: ignore[arg-type]
-        self._first = [p.detach().flatten()[:8].clone() for p in self.parameters()]
+        self._made = {name: _beginning(p) for name, p in self.named_parameters()}
 
-    @property
-    def fresh(self) -> bool:
-        """Whether all weights are still as they were made: neither trained, nor loaded, nor set from data.
+    def fresh(self, part: str) -> bool:
+        """Whether the weights of `"model"` or `"guide"` are as they were made: not trained, loaded, or set from data.
 
-        Seen from their first values; a decoder that was trained before has a bias in its last layer.
+        Seen from their first values. A decoder that was trained before has a bias in its last layer.
         """
-        if not all(p.requires_grad for p in self.parameters()):
+        module: nn.Module = getattr(self, part)
+        if not all(p.requires_grad for p in module.parameters()):
             return False
-        layer = getattr(self.model.decoder, "output_layer", None)
+        layer = getattr(self.model.decoder, "output_layer", None) if part == "model" else None
         if layer is not None and layer.bias is not None and bool(layer.bias.any()):
             return False
-        now = [p.detach().flatten()[:8] for p in self.parameters()]
-        pairs = zip(self._first, now, strict=False)
-        return len(now) == len(self._first) and all(torch.equal(a.to(b), b) for a, b in pairs)
+        now = {f"{part}.{name}": _beginning(p) for name, p in module.named_parameters()}
+        made = {name: p.to(now[name]) for name, p in self._made.items() if name in now}
+        return made.keys() == now.keys() and all(torch.equal(made[k], p) for k, p in now.items())
 
     def forward(self, x: Tensor) -> Distribution:
         """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
@@ -138,19 +138,24 @@ class VAE(AbstractProgram):
     def _type(self) -> Tensor:
         return next(p for p in self.parameters() if p.is_floating_point())
 
+    @torch.no_grad()
     def start(self, x: Any) -> None:
-        """`initialise` from the data `x`, `(N, *shape)`, as the training program does; `fit` calls it where `fresh`.
+        """Set what is still `fresh` from the data `x`, `(N, *shape)`, as the training program does; `fit` calls it.
 
         Reals beyond [0, 1] count as columns on scales of their own.
         """
         x = as_data(self.model, x)
+        new_model, new_guide = self.fresh("model"), self.fresh("guide")
+        if not new_model and not new_guide:
+            return
         mean, std = moments(x)
         n, wanted = len(x), self.model.prior.examples
-        some = x[: min(n, SAMPLE)]
-        count = min(n, wanted)
-        examples = x[torch.arange(count) * n // count] if wanted else None
-        real = Representation.of(some) is Representation.REAL
-        self.initialise(mean, std, standardise=real, examples=examples)
+        real = Representation.of(x[: min(n, SAMPLE)]) is Representation.REAL
+        if new_guide:
+            self._start_guide(mean, std, standardise=real)
+        if new_model:
+            index = torch.arange(min(n, wanted)) * n // max(min(n, wanted), 1)
+            self._start_model(mean, std, standardise=real, examples=x[index] if wanted else None)
 
     @torch.no_grad()
     def initialise(
@@ -168,12 +173,20 @@ class VAE(AbstractProgram):
         for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is. A
         `VampPrior` takes `examples`, `(n, *shape)`, as its pseudo-inputs.
         """
-        likelihood, decoder = self.model.likelihood, self.model.decoder
-        likelihood.initialise(mean, std, standardise=standardise)
+        self._start_guide(mean, std, standardise=standardise)
+        self._start_model(mean, std, standardise=standardise, examples=examples)
+
+    def _start_guide(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
         if isinstance(self.guide.encoder, Standardised):
             shift, spread = units(mean, std, standardise=standardise)
             self.guide.encoder.shift.copy_(shift)
             self.guide.encoder.spread.copy_(spread)
+
+    def _start_model(
+        self, mean: Tensor, std: Tensor, *, standardise: bool, examples: Tensor | None
+    ) -> None:
+        likelihood, decoder = self.model.likelihood, self.model.decoder
+        likelihood.initialise(mean, std, standardise=standardise)
         if examples is not None:
             self.model.prior.initialise(examples)
         h = likelihood.starting_output(mean, std)
@@ -181,3 +194,7 @@ class VAE(AbstractProgram):
             decoder.set_output_spread(likelihood.output_spread, self.model.prior().sample((256,)))
         if isinstance(decoder, Network) and h is not None:
             decoder.set_output_bias(h)
+
+
+def _beginning(parameter: Tensor) -> Tensor:
+    return parameter.detach().flatten()[:8].clone()
