@@ -82,6 +82,21 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def folder(tmp_path):
+    """An empty folder, for images."""
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def rng():
+    """Random numbers for what is written to files."""
+    import numpy as np
+
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
 def train(call, tmp_path):
     """Train into `tmp_path / name` and return that folder."""
 

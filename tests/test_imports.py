@@ -87,6 +87,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "data.labels",
         "data.text",
         "data.whole",
+        "data.ground",
         "data.pixels",
         "data.folders",
         "data.images",

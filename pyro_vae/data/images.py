@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,20 +13,10 @@ from torch import Tensor
 from pyro_vae._errors import InputError
 from pyro_vae.data.files import Loaded, Parts, Request, shown
 from pyro_vae.data.folders import counted, divided, images_below
+from pyro_vae.data.ground import Ground, parse_ground
 from pyro_vae.data.labels import separate_labels
-from pyro_vae.data.pixels import (
-    Ground,
-    Kind,
-    Page,
-    look,
-    opened,
-    parse_ground,
-    pixels,
-)
+from pyro_vae.data.pixels import Kind, Page, look, opened, pixels
 from pyro_vae.data.streams import Stream, stays_on_disk, stored
-
-if TYPE_CHECKING:
-    pass
 
 LOOKED_AT = 100  # images in which colours are compared, to see whether all are grey
 
@@ -36,7 +25,7 @@ def image_folder(path: Path, request: Request) -> Loaded:
     """The images in a folder and below it; `docs/data.md` says what is read as what.
 
     The headers of all files are read first, one after the other, so that a wrong one is told before training: about
-    10 s for 100,000 files on a local disk, with a few hundred bytes of memory for each.
+    10 s for 100,000 files on a local disk (TIFF 30 s), and 100 bytes of memory for each.
 
     Raises:
         InputError: for a file that cannot be read as it is, and files of several shapes or kinds, naming them.

@@ -12,7 +12,8 @@ import numpy as np
 
 from pyro_vae._errors import InputError
 from pyro_vae.data.files import one_line, shown
-from pyro_vae.data.whole import is_whole
+from pyro_vae.data.ground import Ground, laid, opacity_of
+from pyro_vae.data.whole import is_whole, quiet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,8 +28,6 @@ FINE = {1.0, 3.0, 15.0, 255.0}  # maxima of grey whose steps are whole numbers o
 # Tags of TIFF and of EXIF, and where Pillow keeps what tells how an image is turned.
 SUBFILE, BITS, ORIENTATION, COLOUR_MAP, SAMPLE_FORMAT = 254, 258, 274, 320, 339
 NOTES_ON_TURNING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-
-Ground = tuple[int, int, int]  # red, green and blue that lie below transparent pixels
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,7 @@ def look(file: str) -> tuple[list[Page], int]:
             image.seek(number)
             smaller_or_mask = image.tag_v2.get(SUBFILE, 0) & 0b101  # type: ignore[attr-defined]
             if not smaller_or_mask:
+                _check_whole(file, image)  # before another page of it is decoded
                 pages.append(page_of(file, image, number))
         return pages, image.n_frames - len(pages)  # type: ignore[attr-defined]
 
@@ -247,19 +247,25 @@ def pixels(image: "Image", file: str, page: Page, kind: Kind, ground: Ground | N
 
     now = page_of(file, image, page.number)
     raw, _ = _coding(image)
-    if not is_whole(image, file):
-        raise InputError(f"{shown(file)} cannot be read as an image: it is cut off")
-    image.load()
+    _check_whole(file, image)
+    with quiet(image):
+        image.load()
     if image.format != "TIFF":  # which Pillow turns by itself
         ImageOps.exif_transpose(image, in_place=True)
     if now != page or (image.height, image.width) != page.size:
         raise InputError(f"{shown(file)} is not what its header said; has it changed meanwhile?")
     array = _numbers(image, raw, page.kind, kind)
     if page.alpha:
-        array = _laid(file, array, _opacity(image, raw), kind, ground)
+        below = None if ground is None else ground.of(file, kind.colour, kind.maximum)
+        array = laid(file, array, opacity_of(image, raw), below)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{shown(file)} holds a value that is missing or infinite")
     return array
+
+
+def _check_whole(file: str, image: "Image") -> None:
+    if not is_whole(image, file):
+        raise InputError(f"{shown(file)} cannot be read as an image: it is cut off")
 
 
 def _numbers(image: "Image", raw: str, own: Kind, kind: Kind) -> np.ndarray:
@@ -283,61 +289,3 @@ def _numbers(image: "Image", raw: str, own: Kind, kind: Kind) -> np.ndarray:
     if kind.maximum not in (None, full) and raw != "I;12":
         array = np.rint(array * (kind.maximum / full))
     return array.astype(kind.dtype)
-
-
-def _opacity(image: "Image", raw: str) -> np.ndarray:
-    """How opaque each pixel of a loaded image is, `(H, W)`, 0 to 255."""
-    key: Any = image.info.get("transparency")
-    if image.mode == "P":
-        return np.asarray(image.convert("RGBA"))[..., 3]
-    if image.mode == "La":
-        return np.asarray(image.convert("LA"))[..., 1]
-    if image.mode in ("LA", "PA", "RGBA"):
-        return np.asarray(image.getchannel("A"))
-    array = np.asarray(image)
-    if image.mode == "1":
-        array = array * 255
-    if raw[:3] in ("L;2", "L;4"):  # the key is as in the file, the numbers are scaled to bytes
-        key *= 255 // (2 ** int(raw[2]) - 1)
-    clear = (array == np.array(key)).all(-1) if array.ndim == 3 else array == key
-    return np.where(clear, 0, 255)
-
-
-def _laid(
-    file: str, array: np.ndarray, opacity: np.ndarray, kind: Kind, ground: Ground | None
-) -> np.ndarray:
-    """An image laid on a ground of one colour, rounded to whole numbers; itself where it is opaque."""
-    if (opacity == 255).all():
-        return array
-    if ground is None:
-        raise InputError(
-            f"{shown(file)} has transparent pixels, whose colour nobody sees; say what lies below them "
-            "with --background white, black or another colour"
-        )
-    if not kind.colour and len(set(ground)) > 1:
-        raise InputError(
-            f"{shown(file)} is grey, so that it can be laid on a grey --background only, such as white, "
-            "black or #808080"
-        )
-    planes = np.array(ground if kind.colour else ground[:1]).reshape(-1, 1, 1)
-    below = planes * int(kind.maximum or 255) // 255
-    share = opacity.astype(np.int64)
-    mixed = (array * share + below * (255 - share) + 127) // 255
-    return mixed.reshape(array.shape).astype(array.dtype)
-
-
-def parse_ground(text: str | None) -> Ground | None:
-    """Red, green and blue of a colour by its name or as #rrggbb."""
-    from PIL import ImageColor
-
-    if text is None:
-        return None
-    try:
-        colour = ImageColor.getrgb(text)
-    except ValueError:
-        colour = (0, 0, 0, 0)
-    if len(colour) == 4:  # no colour, or one that is transparent itself
-        raise InputError(
-            f"--background {text} is no colour; use a name such as white or black, or #rrggbb"
-        )
-    return colour

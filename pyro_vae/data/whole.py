@@ -1,6 +1,9 @@
 """Whether an image file is all there; Pillow reads some that are cut off without a word."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +37,8 @@ def _whole_tiff(image: "Image", path: str) -> bool:
         file.seek(tags.offset)
         head, entry = (8, 20) if big else (2, 12)
         entries = int.from_bytes(file.read(head), order)  # type: ignore[arg-type]
-    ends = [tags.offset + head + entries * entry]
+    link = 8 if big else 4  # to the next page
+    ends = [tags.offset + head + entries * entry + link]
     for offsets, lengths in zip(OFFSETS, LENGTHS, strict=True):
         starts, spans = tags.get(offsets, ()), tags.get(lengths, ())
         ends += [start + span for start, span in zip(starts, spans, strict=False)]
@@ -59,3 +63,38 @@ def _verify(path: str) -> None:
 
     with Image.open(path, formats=("PNG",)) as again:
         again.verify()
+
+
+_QUIET = threading.Lock()
+
+
+@contextmanager
+def quiet(image: "Image") -> Iterator[None]:
+    """While a compressed TIFF is decoded, keep what libtiff itself prints of damage out of the error output."""
+    tiles = getattr(image, "tile", None)
+    by_libtiff = tiles and tiles[0][0] == "libtiff"
+    if not by_libtiff or not _QUIET.acquire(blocking=False):  # or another thread keeps it quiet
+        yield
+        return
+    try:
+        with _error_output_closed():
+            yield
+    finally:
+        _QUIET.release()
+
+
+@contextmanager
+def _error_output_closed() -> Iterator[None]:
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
