@@ -21,8 +21,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from pyro_vae import SVI, VAE, Spec, build
 from pyro_vae.build import parse
 from pyro_vae.inference.compiled import trace
-from pyro_vae.inference.products import kernels_are_faster
-from pyro_vae.networks.products import by_onednn, onednn_is_faster
+from pyro_vae.inference.products import has_kernels
+from pyro_vae.networks.products import by_onednn, usual_products
 
 Step = Callable[[], Any]
 ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -172,10 +172,12 @@ def pyro_svi(setting: Setting, *, jit: bool = False) -> Step | None:
 
 
 def library(name: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """`a @ b + bias` by oneDNN as it comes, or by the kernels of our graphs; `None` where PyTorch is not slower."""
+    """`a @ b + bias` by oneDNN as it comes, or by the kernels of our graphs; `None` where PyTorch's own are taken."""
+    if usual_products() != "onednn":
+        return None
     if name == "oneDNN":
-        return by_onednn if onednn_is_faster() else None
-    return torch.ops.pyro_vae.product if kernels_are_faster() else None
+        return by_onednn
+    return torch.ops.pyro_vae.product if has_kernels() else None
 
 
 def products(setting: Setting, *, by: str = "") -> Step | None:

@@ -19,6 +19,7 @@ STREAM = {"auto": None, "yes": True, "no": False}
 NAMED = names("data/named", "NAMED")
 SCHEDULES = names("inference/fit", "SCHEDULES")
 OPTIMIZERS = names("_optimizers", "OPTIMIZERS")
+PRODUCTS = names("networks/products", "PRODUCTS")
 BINARIZE = ("dynamic", "static", "threshold")
 
 
@@ -99,6 +100,11 @@ class Config:
     compile: str = _option(
         "auto", "run steps as compiled graphs; auto: when the run is long enough", tuple(COMPILE)
     )
+    products: str = _option(
+        "auto",
+        "library of float32 products on a CPU; auto: by the processor, and then kept by the run",
+        ("auto", *PRODUCTS),
+    )
     output: str | None = _option(
         None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)"
     )
@@ -107,7 +113,7 @@ class Config:
 
 
 OPTIONS = {f.name: f for f in fields(Config)}
-RESUMABLE = {"compile", "epochs", "device", "data_dir", "log", "stream", "workers"}
+RESUMABLE = {"products", "compile", "epochs", "device", "data_dir", "log", "stream", "workers"}
 
 
 def flag(name: str) -> str:

@@ -16,6 +16,7 @@ from pyro_vae._files import write_atomically
 from pyro_vae.build import Spec, build
 from pyro_vae.inference.fit import Progress
 from pyro_vae.models.vae import VAE
+from pyro_vae.networks.products import PRODUCTS, has_onednn, products_of, use_products
 
 FORMAT = 1
 
@@ -50,6 +51,7 @@ def save_checkpoint(
         "epoch": epoch,
         "score": score,
         "best": best,
+        "products": products_of(vae.modules()),
     }
     if optimizer is not None and progress is not None:
         state = optimizer.state_dict()
@@ -109,6 +111,8 @@ def load_weights(path: Path) -> tuple[VAE, Spec, dict[str, Any]]:
     if any(v.dtype is torch.float64 for k, v in tensors.items() if k.startswith("model.")):
         vae.double()
     _put_weights(vae, tensors, path)
+    if header.get("products") in PRODUCTS and (header["products"] == "torch" or has_onednn()):
+        use_products(vae, header["products"])
     return vae, spec, header
 
 

@@ -38,6 +38,7 @@ from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
+from pyro_vae.networks.products import use_products, usual_products
 from pyro_vae.runs import clear, is_run, portable, read_resolved, require_data
 
 
@@ -101,6 +102,9 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
     pyro.set_rng_seed(config.seed)
     vae = build(spec)
+    products = usual_products() if config.products == "auto" else config.products
+    use_products(vae, products)
+    config = replace(config, products=products)
     bridge = data.bridge(
         vae.model.likelihood,
         binarize=config.binarize,

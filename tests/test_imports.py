@@ -17,6 +17,7 @@ from pyro_vae.build import AXES
 from pyro_vae.data import NAMED
 from pyro_vae.inference.estimators import MEMORY
 from pyro_vae.inference.fit import SCHEDULES
+from pyro_vae.networks.products import PRODUCTS
 
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
@@ -227,6 +228,7 @@ def test_choices_in_help_are_those_of_the_program():
     assert tuple(NAMED) == _config.NAMED
     assert tuple(SCHEDULES) == _config.SCHEDULES
     assert tuple(OPTIMIZERS) == _config.OPTIMIZERS
+    assert PRODUCTS == _config.PRODUCTS
     assert tuple(FAMILIES) == tuple(AXES)
     assert evaluate_parser().get_default("memory") * 2**20 == MEMORY
 

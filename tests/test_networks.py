@@ -244,7 +244,7 @@ def test_affine_is_linear_by_another_library(shape, bias, monkeypatch):
     linear.load_state_dict(affine.state_dict())
     calls = []
     monkeypatch.setattr(products, "LARGE", 0)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    products.use_products(affine, "onednn")
     monkeypatch.setattr(
         products, "by_onednn", lambda *a, f=products.by_onednn: calls.append(1) or f(*a)
     )
@@ -264,8 +264,8 @@ def test_affine_is_linear_by_another_library(shape, bias, monkeypatch):
 
 def test_affine_leaves_transforms_to_pytorch(monkeypatch):
     monkeypatch.setattr(products, "LARGE", 0)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     affine, x = products.Affine(3, 2), torch.randn(4, 3)
+    products.use_products(affine, "onednn")
     jacobians = torch.func.vmap(torch.func.jacrev(affine))(x)
     torch.testing.assert_close(jacobians, affine.weight.expand(4, 2, 3))
     with torch.autocast("cpu", torch.bfloat16):

@@ -76,6 +76,7 @@ class Compiled:
         name: of what is compiled, for the warning.
         limit: the most operations that a graph may have.
         warn: called with the reason why there is no graph, instead of a `CompileWarning`.
+        products: `'torch'`, or `'onednn'` to hand products in float32 on a CPU to the kernels of `products.cpp`.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Compiled:
         name: str = "the function",
         limit: int | None = None,
         warn: Callable[[str], None] | None = None,
+        products: str = "torch",
     ) -> None:
         self._function, self._state = function, state
+        self._products = products
         self._name, self._limit, self._warn = name, limit, warn
         self._graphs: dict[Hashable, tuple[Callable[..., Sequence[Tensor]], Any]] = {}
         self._visits: dict[Hashable, int] = {}
@@ -133,6 +136,8 @@ class Compiled:
                 f"its graph has {len(graph.module.graph.nodes):,} operations, which would take minutes to compile"
             )
         try:
+            if self._products == "onednn":
+                by_kernels(graph.module)
             run = compile_graph(graph)
             _verify(graph, run, state)
         except _CannotCompileError:
@@ -196,7 +201,6 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     with _quietly(), torch.no_grad(), forked_random():
         if inputs[0].is_cuda:
             return _Recorded(torch._inductor.compile(module, inputs, options=OPTIONS), graph.inputs)
-        by_kernels(module)
         for node in module.graph.nodes:
             node.meta.clear()  # Inductor finds shapes anew, which for C++ must not be mixed with the tracer's
         try:

@@ -19,6 +19,7 @@ from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
 from pyro_vae.inference.importance import Program, has_density, terms
 from pyro_vae.inference.inputs import as_data
+from pyro_vae.networks.products import products_of
 
 if TYPE_CHECKING:
     import arviz
@@ -412,7 +413,8 @@ def compiled(
     """A function of tensors and of modules that do not change; unasked, a failure is logged and not warned of."""
     state = list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
     warn = None if asked else logging.getLogger(__name__).info
-    return Compiled(function, state=lambda: (state, None), name=name, warn=warn)
+    products = products_of(m for program in modules for m in program.modules())
+    return Compiled(function, state=lambda: (state, None), name=name, warn=warn, products=products)
 
 
 def _bytes_per_draw(model: Program, guide: Program, x: Any) -> int:

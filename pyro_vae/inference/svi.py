@@ -16,6 +16,7 @@ from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled, Later, restored
 from pyro_vae.inference.importance import Program, Terms, terms
 from pyro_vae.inference.objectives import Objective
+from pyro_vae.networks.products import products_of
 
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
 
@@ -125,7 +126,12 @@ class SVI:
             return [*self._parameters(), *self._buffers, *tensors], constants
 
         self._compiled = Compiled(
-            self._gradients, state=state, name="the step", limit=limit, warn=warn
+            self._gradients,
+            state=state,
+            name="the step",
+            limit=limit,
+            warn=warn,
+            products=products_of(modules),
         )
 
     @property

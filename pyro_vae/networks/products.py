@@ -1,15 +1,18 @@
 """Matrix products by whichever library is the faster one on this processor."""
 
-import time
-from collections.abc import Callable
+import platform
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae._abstract import is_traced
+from pyro_vae._errors import InputError
 
+PRODUCTS = ("torch", "onednn")
 LARGE = (
     10_000_000  # multiplications of a product from which the call of an autograd function is repaid
 )
@@ -17,29 +20,51 @@ LONG = 500  # terms of a sum from which it pays to turn a product of a wide laye
 
 
 @cache
-def onednn_is_faster() -> bool:
-    """Whether oneDNN needs less than three quarters of the time of `torch.mm`; measured once, in some 20 ms.
+def usual_products() -> str:
+    """Which of `PRODUCTS` is the faster library here, found out from the processor: the same in every process.
 
     PyTorch multiplies float32 matrices by the BLAS that it was built with. Where that is MKL and the processor is not
-    Intel's, it leaves the wide vector units unused that oneDNN takes: then this halves the time of a product.
+    Intel's, it leaves the vector units of 512 bits unused that oneDNN takes: then this halves the time of a product. It
+    is no measurement, because the libraries round differently, and a clock that is read under load would give the same
+    command other weights.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    ):
-        return False
-    x, y = torch.ones(256, 512), torch.ones(256, 512)
-    return is_faster(lambda: by_onednn(x, y.t()), than=lambda: torch.mm(x, y.t()))
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    gains = wide and torch.backends.mkl.is_available() and not _is_intel()
+    return "onednn" if gains and has_onednn() else "torch"
 
 
-def is_faster(way: Callable[[], Any], *, than: Callable[[], Any]) -> bool:
-    """Whether one way needs less than three quarters of the time of another, each at its best of 20 times."""
-    best = [float("inf")] * 2
-    for _ in range(20):
-        for i, call in enumerate((way, than)):
-            started = time.perf_counter()
-            call()
-            best[i] = min(best[i], time.perf_counter() - started)
-    return best[0] < 0.75 * best[1]
+def has_onednn() -> bool:
+    """Whether this PyTorch can multiply by oneDNN."""
+    linear = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return linear and bool(torch.backends.mkldnn.is_available())
+
+
+def _is_intel() -> bool:
+    told = Path("/proc/cpuinfo")
+    text = told.read_text() if told.is_file() else platform.processor()
+    return "GenuineIntel" in text
+
+
+def use_products(program: nn.Module, name: str) -> None:
+    """Let a pair, or one of its programs, multiply by one of `PRODUCTS` instead of the usual one of this processor.
+
+    The choice stays with its modules. Float32 on a CPU only: elsewhere PyTorch multiplies.
+
+    Raises:
+        InputError: when there is no such library here.
+    """
+    if name not in PRODUCTS:
+        raise InputError(f"products={name!r} must be one of {', '.join(PRODUCTS)}")
+    if name == "onednn" and not has_onednn():
+        raise InputError("products='onednn' is not available in this PyTorch; take 'torch'")
+    for module in program.modules():
+        module._products = name  # type: ignore[assignment]
+
+
+def products_of(modules: Iterable[nn.Module]) -> str:
+    """Which of `PRODUCTS` these modules multiply by."""
+    told = (getattr(module, "_products", None) for module in modules)
+    return next((name for name in told if name is not None), usual_products())
 
 
 def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -71,7 +96,7 @@ class Affine(nn.Linear):
             or torch.compiler.is_compiling()
             or torch._C._are_functorch_transforms_active()
         )
-        if others_turn or torch.is_autocast_enabled("cpu") or not onednn_is_faster():
+        if others_turn or torch.is_autocast_enabled("cpu") or products_of([self]) != "onednn":
             return super().forward(input)
         rows: Tensor = _Affine.apply(input.reshape(-1, self.in_features), self.weight, self.bias)
         return rows.view(*input.shape[:-1], self.out_features)
