@@ -1,8 +1,11 @@
 """`evaluate --ood DATASET`: other data as a run would see them, and how well its scores tell them from its own."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, write_atomically
@@ -59,7 +62,8 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
             f"--ood {name} has fewer than two test data, too few to tell them from others"
         )
     if bridge.kind == "none" or (bridge.binarizes and data.representation is Representation.BINARY):
-        bridge, accepted = Bridge("none"), support.admits(data.representation)
+        bridge = replace(bridge, kind="none")
+        accepted = support.admits(data.representation)
     else:
         bits = {
             d.representation is Representation.BINARY for d in (data, own)
@@ -70,7 +74,12 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
             f"--ood {name} holds {data.representation.value}, but the run was trained on {own.name}, which holds "
             f"{own.representation.value}"
         )
-    largest = max(float(part.max()) for part in chunks(data.values["test"]))
+    if bridge.units is None or bridge.units.whole or data.units:
+        bridge = replace(bridge, units=data.units)  # levels are spelled as these data spell them
+    plain = Bridge("none", units=bridge.units)
+    largest = max(
+        float(plain(part, dtype=torch.float64).max()) for part in chunks(data.values["test"])
+    )
     if bridge.kind != "none" and largest > bridge.maximum:
         raise InputError(
             f"--ood {name} holds values up to {largest:g}, but those of the run end at {bridge.maximum:g}: bring both "

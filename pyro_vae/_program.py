@@ -13,7 +13,7 @@ from pyro_vae._errors import InputError
 from pyro_vae._options import read_toml
 from pyro_vae.build import Spec
 from pyro_vae.checkpoint import checkpoint_path, load_weights
-from pyro_vae.data import BRIDGES, SPLITS, Bridge, DataSet, Split, load_data
+from pyro_vae.data import KINDS, SPLITS, Bridge, DataSet, Split, load_data
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.models.vae import VAE
@@ -148,7 +148,7 @@ def open_run(
     dtype = torch.float64 if config.get("precision") == "float64" else torch.float32
     config["resolved"] = resolved = read_resolved(folder / "config.toml")
     try:
-        bridge = Bridge(resolved["bridge"], float(resolved["maximum"]))
+        bridge = Bridge.from_dict(resolved)
         now = located(config, folder, data=data, data_dir=data_dir)
         request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
         request["stream"] = STREAM[now.get("stream", "auto")]
@@ -156,7 +156,7 @@ def open_run(
         raise InputError(
             f"the file {folder / 'config.toml'} does not describe a run: its table [resolved] is damaged"
         ) from error
-    if bridge.kind not in BRIDGES:
+    if bridge.kind not in KINDS:
         raise InputError(f"the file {folder / 'config.toml'} has an unknown bridge {bridge.kind!r}")
     vae = vae.to(device=chosen, dtype=dtype).eval()
     return Run(folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request)

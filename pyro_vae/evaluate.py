@@ -41,6 +41,9 @@ from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.representation import Representation
 from pyro_vae.runs import public_command, public_path
 
+WILD = 100  # distances of the quartiles below the median
+MOST = 5  # wild data that are named
+
 __all__ = ["LogMarginal", "elbo", "evaluate", "log_marginal", "main", "pareto_k", "table"]
 
 
@@ -98,9 +101,17 @@ def summary(
     dimensions, bridge = math.prod(opened.spec.shape), opened.bridge
     levels = bridge.levels
 
+    sound = result.sound
+    if not sound.any():
+        raise InputError(
+            f"no datum of the {split} split has a finite log p(x) under the run {opened.folder}: its weights or these "
+            "data are not what they were"
+        )
+    ess, pareto = result.ess[sound], result.pareto_k[sound]
+
     def part(name: str) -> dict[str, float]:
-        column = result.per_datum[name]
-        error = column.std().item() / math.sqrt(len(result)) if len(result) > 1 else math.nan
+        column = result.per_datum[name][sound]
+        error = column.std().item() / math.sqrt(len(column)) if len(column) > 1 else math.nan
         return {"mean": column.mean().item(), "data_standard_error": error}
 
     return {
@@ -121,24 +132,55 @@ def summary(
             "monte_carlo_standard_error": result.monte_carlo_standard_error,
             "estimated_bias": result.bias,
         },
-        "curve": {str(k): bound.mean().item() for k, bound in result.curve.items()},
+        "curve": {str(k): bound[sound].mean().item() for k, bound in result.curve.items()},
         "elbo": part("elbo"),
         "reconstruction": part("reconstruction"),
         "kl": part("kl"),
         "bits_per_dimension": result.bits_per_dimension(dimensions, levels),
-        "bits_per_dimension_of": f"{levels} grey levels"
-        if levels > 1
-        else bridge.result(opened.data.representation).value,
-        "ess": {"median": result.ess.median().item(), "least": result.ess.min().item()},
+        "bits_per_dimension_of": bridge.counted(opened.data.representation),
+        "ess": {"median": ess.median().item(), "least": ess.min().item()},
         "pareto_k": {
-            "median": result.pareto_k.median().item(),
-            "largest": result.pareto_k.max().item(),
+            "median": pareto.median().item(),
+            "largest": pareto.max().item(),
             "above_limit": int(result.doubtful.sum()),
         },
         "verdict": result.verdict(),
+        "wild": wild(opened, result.values, split),
         "latents": None if health is None else _latents(health),
         "spec": opened.spec.to_dict(),
     }
+
+
+def wild(opened: Run, values: torch.Tensor, split: str) -> list[dict[str, Any]]:
+    """The data whose log p(x) is not finite or so low that one of them moves the mean: which they are, and a sentence.
+
+    Low is what lies more than `WILD` times the distance of the quartiles below the median, and moves the mean by more
+    than one nat.
+    """
+    sound = values.isfinite()
+    low, median, high = values[sound].quantile(values.new_tensor([0.25, 0.5, 0.75]))
+    deep = (median - values > WILD * (high - low)) & ((median - values) / len(values) > 1)
+    places = (~sound | deep).nonzero().flatten()
+    rest = values[sound & ~deep]
+    rows = opened.data.rows[split][spread(len(values), len(opened.data.values[split])).numpy()]
+    names = None if opened.data.names is None else opened.data.names[split]
+    found: list[dict[str, Any]] = []
+    for i in places.tolist():
+        row, value = int(rows[i]), values[i].item()
+        if len(found) == MOST:
+            sentence = (
+                f"{len(places) - MOST} more data are like that; evaluation.npz has all values."
+            )
+            found.append({"row": None, "log_marginal": None, "sentence": sentence})
+            break
+        name = "" if names is None else f" ({names[spread(len(values), len(names))[i]]})"
+        what = "no finite log p(x) and is left out" if not sound[i] else f"log p(x) = {value:.4g}"
+        sentence = (
+            f"Row {row}{name} of the data has {what}; without such rows the mean of log p(x) is {rest.mean():.3f}: "
+            "look at that row."
+        )
+        found.append({"row": row, "log_marginal": value, "sentence": sentence})
+    return found
 
 
 def _latents(health: LatentHealth) -> dict[str, Any]:
@@ -174,14 +216,10 @@ def table(s: dict[str, Any]) -> str:
     rows = [(f"log p(x), K = {count}", marginal), ("ELBO", s["elbo"])]
     rows += [("  reconstruction", s["reconstruction"]), ("  KL", s["kl"])]
     for name, row in rows:
-        monte_carlo = (
-            f"{row['monte_carlo_standard_error']:>16.4f}"
-            if "monte_carlo_standard_error" in row
-            else ""
-        )
-        lines.append(
-            f"{name:<26}{row['mean']:>12.3f}{row['data_standard_error']:>10.3f}{monte_carlo}"
-        )
+        cells = _cell(row["mean"], 12, 3) + _cell(row["data_standard_error"], 10, 3)
+        if "monte_carlo_standard_error" in row:
+            cells += _cell(row["monte_carlo_standard_error"], 16, 4)
+        lines.append(f"{name:<26}{cells}")
     lines += [
         f"{'bits per dimension':<26}{s['bits_per_dimension']:>12.4f}   ({s['bits_per_dimension_of']})",
         "",
@@ -195,8 +233,15 @@ def table(s: dict[str, Any]) -> str:
             else []
         ),
         s["verdict"],
+        *(w["sentence"] for w in s["wild"]),
     ]
     return "\n".join(lines)
+
+
+def _cell(number: float, width: int, digits: int) -> str:
+    """A number in a column of the table, in powers of ten where it would fill more than its column."""
+    text = f"{number:{width}.{digits}f}"
+    return text if len(text.strip()) < width else f"{number:{width}.2g}"
 
 
 def _json(value: Any) -> Any:
@@ -305,7 +350,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     data = opened.split(options.split)
     data = data if options.limit is None else data.first(options.limit)
-    few = data.first(1000)
+    few = data.among(result.sound).first(1000)
     health = latent_health(opened.vae.model, opened.vae.guide, few) if len(few) > 1 else None
     s = summary(opened, result, options.split, health)
     s |= {"refinement_steps": options.refine or (100 if options.adaptive else None)}

@@ -94,6 +94,7 @@ def main(arguments: Sequence[str]) -> None:
             figure, values = draw(
                 opened, kind, count=options.count, split=options.split, mean=not options.draws
             )
+        values = opened.bridge.inverse(values)
         with together() as put:
             put(folder / f"{kind}.png", figure.savefig)
             put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))

@@ -36,6 +36,7 @@ from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.inference.fit import Epoch, Progress, run_epochs, score
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
+from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.products import use_products, usual_products
@@ -116,17 +117,11 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )  # bf16 is of the networks alone
     train = data.split("train", bridge, dtype=dtype)
     validation = data.split("validation", bridge, dtype=dtype)
-    for values in (
-        data.values.values() if bridge.kind == "none" else ()
-    ):  # the other bridges keep to what they promise
-        for part in chunks(values):
-            vae.model.likelihood.check(part)
+    for values in data.values.values() if bridge.kind == "none" else ():
+        for part in chunks(values):  # the other bridges keep to what they promise
+            vae.model.likelihood.check(bridge(part, dtype=dtype))
     vae.to(device=device, dtype=dtype)
-    mean, std = train.moments()
-    real = bridge.result(data.representation) is Representation.REAL
-    wanted = vae.model.prior.examples
-    examples = train[spread(wanted, len(train))] if wanted else None
-    vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples)
+    _start(vae, data, bridge, train, device)
     autocast = torch.bfloat16 if config.precision == "bf16" else None
 
     def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -157,6 +152,20 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         known,
         notes,
     )
+
+
+def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.device) -> None:
+    """Start the weights from the training data, and tell the model in which units x is counted."""
+    mean, std = train.moments()
+    real = bridge.result(data.representation) is Representation.REAL
+    wanted = vae.model.prior.examples
+    examples = train[spread(wanted, len(train))] if wanted else None
+    vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples)
+    vae.model.count_in(bridge.log_unit(math.prod(data.shape)))
+    floors = data.floors(bridge)
+    if floors is not None and isinstance(vae.model.likelihood, LocationScale):
+        vae.model.likelihood.keep_above(floors)
+    data.notes = (*data.notes, *data.remarks(bridge))
 
 
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:
@@ -239,8 +248,7 @@ def _toml(job: Job, folder: Path) -> str:
         "fingerprint": job.fingerprint,
         "stored": job.data.representation.name,
         "representation": job.bridge.result(job.data.representation).name,
-        "bridge": job.bridge.kind,
-        "maximum": job.bridge.maximum,
+        **job.bridge.to_dict(),
     }
     return tomli_w.dumps({**kept, "resolved": resolved})
 
@@ -357,7 +365,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
                 rows.append(e._asdict())
                 with metrics.open("a", newline="") as file:
                     csv.DictWriter(file, Epoch._fields).writerow(e._asdict())
-                if score(e) > best:
+                if score(e) > best or not (folder / "best.safetensors").is_file():
                     best = score(e)
                     save_checkpoint(
                         folder / "best.safetensors", job.vae, job.spec, epoch=e.epoch, score=best

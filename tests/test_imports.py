@@ -80,6 +80,9 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     [
         "_optimizers",
         "data.files",
+        "data.lattice",
+        "data.units",
+        "data.marginals",
         "data.streams",
         "data.nature",
         "data.uniform",

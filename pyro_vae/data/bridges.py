@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data.streams import CHUNK, Stream
 from pyro_vae.data.uniform import uniform
+from pyro_vae.data.units import Each, Units, each
 from pyro_vae.inference.compiled import Later
 from pyro_vae.inference.inputs import mean_and_std
 from pyro_vae.models.representation import Representation
@@ -26,12 +27,17 @@ class Bridge:
     """How stored numbers `v` become what a likelihood sees, `x`; stored with a run and printed with its result.
 
     Attributes:
-        kind: one of `BRIDGES`.
-        maximum: the largest value that `v` can take.
+        kind: one of `KINDS`.
+        maximum: the largest value that `v` can take, in `units`.
+        units: what stored numbers are counted from and in, before anything else is done; `None`: 0 and 1.
+        steps: of the noise of `'dequantize'` for each element, where each has a lattice of its own; `x` is then not
+            scaled, and log p(x) is a density over the stored numbers.
     """
 
     kind: str
     maximum: float = 1.0
+    units: Units | None = None
+    steps: Each = ()
 
     def __call__(
         self,
@@ -42,7 +48,7 @@ class Bridge:
         draw: Draw | None = None,
     ) -> Tensor:
         """`x` for stored values `v`; the random bridges draw anew at each call, by `torch.rand` or as `draw` does."""
-        v = v.to(dtype)
+        v = (v if self.units is None else self.units(v)).to(dtype)
         match self.kind:
             case "dynamic" | "static" if generator is None:  # as below, and faster
                 u = draw(v, dtype) if draw else torch.rand(v.shape, dtype=dtype, device=v.device)
@@ -62,6 +68,8 @@ class Bridge:
                 step = (
                     torch.finfo(dtype).eps / 2
                 )  # between the values of torch.rand; x is never rounded to 0 or 1
+                if self.steps:
+                    return v + each(self.steps, v, dtype) * u
                 return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
         return v
 
@@ -73,25 +81,74 @@ class Bridge:
         """What `x` is when `v` was `before`."""
         if self.binarizes:
             return Representation.BINARY
+        if self.steps:
+            return Representation.REAL
         return Representation.UNIT if self.kind in ("scale", "dequantize") else before
 
     @property
-    def levels(self) -> int:
-        """Grey levels in one unit of x, for bits per dimension: 1 unless dequantized."""
-        return int(self.maximum) + 1 if self.kind == "dequantize" else 1
+    def levels(self) -> float:
+        """Levels in one unit of a stored number or of x, for bits per dimension: 1 unless dequantized.
+
+        Where each element has a step of its own, the geometric mean of their numbers of levels; 1 if one has no step.
+        """
+        if self.kind != "dequantize":
+            return 1
+        if not self.steps:
+            return int(self.maximum) + 1
+        if not all(self.steps):
+            return 1
+        logs = [math.log(step) for step in self.steps]
+        unit = self.log_unit(len(logs)) / len(logs)
+        return math.exp(-math.fsum(logs) / len(logs) - unit)
+
+    def counted(self, before: Representation) -> str:
+        """What bits per dimension are bits of."""
+        if self.kind != "dequantize" or (self.steps and not all(self.steps)):
+            return self.result(before).value
+        return "steps of each column" if self.steps else f"{self.levels:g} grey levels"
+
+    def log_unit(self, elements: int) -> float:
+        """What log p(x) exceeds the log-density of stored numbers by, in nats: `sum_i log |dv_i / dx_i|`.
+
+        It is 0 where x is bits, levels, or scaled to [0, 1]: a mass has no unit, and the last is said with the number.
+        """
+        real = self.units is not None and not self.units.whole
+        return self.units.log_abs_det(elements) if real and self.units else 0.0
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Stored numbers for values that a likelihood gave, where x is not bits made of them or scaled to [0, 1]."""
+        plain = self.kind == "none" or bool(self.steps)
+        return self.units.inverse(x) if plain and self.units else x
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for TOML; `from_dict` reads them back."""
+        more: dict[str, Any] = {"units": self.units.to_dict()} if self.units else {}
+        more |= {"steps": list(self.steps)} if self.steps else {}
+        return {"bridge": self.kind, "maximum": self.maximum, **more}
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> "Bridge":
+        """The bridge that `to_dict` described; `KeyError`, `TypeError` or `ValueError` where it did not."""
+        units = Units.from_dict(table["units"]) if "units" in table else None
+        steps = tuple(float(step) for step in table.get("steps", ()))
+        return cls(table["bridge"], float(table["maximum"]), units, steps)
 
     def __str__(self) -> str:
-        return BRIDGES[self.kind].format(
-            maximum=f"{self.maximum:g}", levels=f"{self.maximum + 1:g}"
-        )
+        kind = "noise" if self.steps else self.kind
+        text = BRIDGES[kind].format(maximum=f"{self.maximum:g}", levels=f"{self.maximum + 1:g}")
+        if self.units is None:
+            return text
+        return f"as {self.units}" if kind == "none" else f"{text}, value = {self.units}"
 
 
+KINDS = ("none", "dynamic", "static", "threshold", "scale", "dequantize")
 BRIDGES = {
     "none": "as stored",
     "dynamic": "dynamic binarization (fresh bits at each visit, P(1) = value / {maximum})",
     "static": "static binarization (bits drawn once, P(1) = value / {maximum})",
     "threshold": "binarization by threshold (1 where value > {maximum} / 2)",
     "scale": "scaled to [0, 1] (value / {maximum})",
+    "noise": "uniform dequantization (value + step * noise, noise uniform in [0, 1), each column with its own step)",
     "dequantize": "uniform dequantization ((value + noise) / {levels}, noise uniform in [0, 1))",
 }
 
@@ -187,6 +244,13 @@ class Split:
     def first(self, n: int) -> "Split":
         """`n` data spread evenly over the split (every datum where `n` exceeds its size)."""
         return Split(take(self.values, spread(n, len(self))), self.bridge, self.dtype, self.device)
+
+    def among(self, kept: Tensor) -> "Split":
+        """The data for which `kept`, `(N,)` booleans, is true."""
+        if kept.all():
+            return self
+        index = kept.nonzero().flatten().cpu()
+        return Split(take(self.values, index), self.bridge, self.dtype, self.device)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each element of x over the split (at most 10,000 data), each of `shape`."""

@@ -4,14 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae.data.lattice import Lattice, is_decimal, lattice
+from pyro_vae.data.marginals import POOLED, ROWS, SPARSE
 from pyro_vae.data.streams import Stream, chunks
+from pyro_vae.data.units import Units, alike
 from pyro_vae.models.representation import Representation
 
 BYTE = 255.0
+LEVELS = 2**16  # no image has more
+NEAR = 0.05  # steps by which a value may miss its place
+FEWEST = 10  # columns of a table that is taken for flat images, and times that a level occurs in it on average
 
 
 class Nature(NamedTuple):
@@ -21,11 +28,13 @@ class Nature(NamedTuple):
         representation: the kind of number.
         maximum: the largest value that they can take.
         notes: one sentence for each thing that was taken for something.
+        units: how the values are spelled, where they are bits or levels in another spelling (`x / 255`).
     """
 
     representation: Representation
     maximum: float
     notes: tuple[str, ...] = ()
+    units: Units | None = None
 
 
 class Range(NamedTuple):
@@ -60,6 +69,24 @@ def nature_of(
     """
     image = len(next(iter(values.values())).shape) > 2
     found = _range(values, image=image, enough=known if maximum is None else None)
+    if maximum is None and (units := _two_values(values, found)):
+        note = f"the two values {found.low:.6g} and {found.high:.6g} are taken for the bits 0 and 1"
+        return Nature(Representation.BINARY, 1.0, (note,), units)
+    spelled = None if found.whole else _levels(values, image=image)
+    if spelled is not None:
+        units, high = spelled
+        top = maximum or (BYTE if BYTE / 2 < high <= BYTE else high)
+        if high > top:
+            raise InputError(f"{name} holds the level {high}, above --maximum {maximum}")
+        note = f"the values {units} are taken for grey levels from 0 to {top:g}; --maximum N says otherwise"
+        return Nature(Representation.LEVELS, float(top), (note,), units)
+    return _grey(name, found, image=image, maximum=maximum, known=known)
+
+
+def _grey(
+    name: str, found: Range, *, image: bool, maximum: int | None, known: float | None
+) -> Nature:
+    """What values in a range are, and the largest that they can take."""
     kind = Representation.within(*found[:2], whole=found.whole, image=image)
     levels = found.whole and found.low >= 0
 
@@ -84,6 +111,77 @@ def nature_of(
     top = BYTE if BYTE / 2 < found.high <= BYTE else found.high
     note = f"the values are taken for grey levels from 0 to {top:g}; --maximum N says otherwise"
     return Nature(kind, top, (note,))
+
+
+def _sample(values: Mapping[str, Tensor | Stream]) -> np.ndarray:
+    """Some of the values, `(n, D)`, from data spread evenly over all of them."""
+    train = next(iter(values.values()))
+    few = min(len(train), ROWS, max(2, POOLED // math.prod(train.shape[1:])))
+    return train[torch.arange(few) * len(train) // few].flatten(1).numpy()
+
+
+def _two_values(values: Mapping[str, Tensor | Stream], found: Range) -> Units | None:
+    """How bits are spelled, where there are two values and they are not 0 and 1."""
+    if (found.low, found.high) == (0, 1) or not found.low < found.high:
+        return None
+    ends = torch.tensor([found.low, found.high], dtype=torch.float64)
+    if len(np.unique(_sample(values))) > 2:
+        return None
+    for v in values.values():
+        if not all(bool(torch.isin(part.double(), ends).all()) for part in chunks(v)):
+            return None
+    return Units((found.low,), (found.high - found.low,), whole=True)
+
+
+def _levels(values: Mapping[str, Tensor | Stream], *, image: bool) -> tuple[Units, int] | None:
+    """How grey levels are spelled, and the highest of them, where all values lie on a lattice, or those of a channel.
+
+    A lattice of a step that people round to is one of rounded measurements, and is none of levels.
+    """
+    sample = _sample(values)
+    shape = next(iter(values.values())).shape[1:]
+    colours = shape[0] if len(shape) == 3 and shape[0] <= 4 else 1
+    for channels in dict.fromkeys((1, colours)):
+        parts = np.split(sample, channels, axis=1)
+        grids = [_grid(part, image=image) for part in parts]
+        if all(grids):
+            return _spelled(values, [g for g in grids if g], math.prod(shape) // channels)
+    return None
+
+
+def _grid(sample: np.ndarray, *, image: bool) -> Lattice | None:
+    """The lattice of levels on which some values lie."""
+    different = np.unique(sample).astype(np.float64)
+    grid = lattice(different, float(np.finfo(sample.dtype).eps)) if len(different) > 2 else None
+    if grid is None or is_decimal(grid.step) or grid.high >= LEVELS:
+        return None
+    scarce = not image and (sample.shape[1] < FEWEST or len(different) * FEWEST > sample.size)
+    sparse = float(np.median(np.diff(different))) > SPARSE * grid.step
+    return None if scarce or sparse else grid
+
+
+def _spelled(
+    values: Mapping[str, Tensor | Stream], grids: list[Lattice], size: int
+) -> tuple[Units, int] | None:
+    """The units of levels on the lattices of channels, of `size` elements each, once all values are found on them."""
+    steps = torch.tensor([grid.step for grid in grids], dtype=torch.float64)[:, None]
+    low = torch.full_like(steps, math.inf)
+    high = torch.full_like(steps, -math.inf)
+    for v in values.values():
+        for part in chunks(v):
+            flat = part.double().reshape(len(part), len(grids), size)
+            k = (flat - torch.tensor([grid.origin for grid in grids])[:, None]) / steps
+            if bool(((k - k.round()).abs() > NEAR).any()):
+                return None
+            low = torch.minimum(low, flat.amin((0, 2))[:, None])
+            high = torch.maximum(high, flat.amax((0, 2))[:, None])
+
+    # Levels are counted from 0 where that is one of them, else from the least value.
+    k = low / steps
+    low = low.where((low < 0) | ((k - k.round()).abs() > NEAR / 10), 0.0)
+    top = int(((high - low) / steps).round().max())
+    each = [alike([n for n in t.flatten().tolist() for _ in range(size)]) for t in (low, steps)]
+    return Units(each[0], each[1], whole=True), top
 
 
 def _range(values: Mapping[str, Tensor | Stream], *, image: bool, enough: float | None) -> Range:

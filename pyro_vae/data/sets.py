@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.bridges import Bridge, Split, take
+from pyro_vae.data.bridges import Bridge, Split, spread, take
 from pyro_vae.data.files import Parts, Request
+from pyro_vae.data.marginals import ROWS, Columns
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
 from pyro_vae.data.nature import BYTE, nature_of
 from pyro_vae.data.own import OWN, own
 from pyro_vae.data.streams import Stream, stored
+from pyro_vae.data.units import Units, each
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.representation import Representation
 
@@ -39,6 +42,7 @@ class DataSet:
         names: what each datum is called (a file, an id), by split, or `None`.
         notes: one sentence for each thing that was taken for something when the data were read.
         columns: names of the columns of a table, or `None`.
+        units: how bits or grey levels are spelled, where the stored values are others (`x / 255`), or `None`.
     """
 
     name: str
@@ -52,6 +56,7 @@ class DataSet:
     names: dict[str, np.ndarray] | None = None
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
+    units: Units | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,20 +110,72 @@ class DataSet:
         if len(asked) > 1:
             raise InputError("choose one of --binarize, --dequantize and --scale")
         holds = self.representation
+        real = {Representation.REAL, Representation.UNIT}
+        if asked == ["dequantize"] and support is Representation.REAL and holds in self._OF_COLUMNS:
+            return self._noise()
+        if self.representation is Representation.COUNTS and support in real and not asked:
+            self.seen.check(self.name, noise=True)  # what stands in the way of all ways out
         if not asked:
             kind = "none" if support.admits(holds) or not self.named else self._default(support)
         elif holds is Representation.REAL or (
             asked == ["dequantize"] and holds is Representation.UNIT
         ):
-            raise InputError(
-                f"{self.name} holds {holds.value}, which --{'binarize' if binarize else asked[0]} cannot take"
-            )
+            option = "binarize" if binarize else asked[0]
+            raise InputError(f"{self.name} holds {holds.value}, which --{option} cannot take")
         else:
             kind = asked[0]
-        bridge = Bridge(kind, self.maximum)
+        bridge = Bridge(kind, self.maximum, self.units)
         if not support.admits(bridge.result(holds)):
             raise InputError(self._refusal(support, type(likelihood).__name__, bridge))
-        return bridge
+        if kind != "none" or holds not in real:
+            return bridge
+        self.seen.check(self.name, noise=False)
+        return replace(bridge, units=self.seen.units) if support is Representation.REAL else bridge
+
+    _OF_COLUMNS = (Representation.REAL, Representation.UNIT, Representation.COUNTS)
+
+    def _noise(self) -> Bridge:
+        """The bridge that adds noise of one step to each column that lies on a lattice."""
+        self.seen.check(self.name, noise=True)
+        units, steps = self.seen.units, self.seen.steps
+        if not any(steps):
+            raise InputError(
+                f"{self.name} holds reals that lie on no lattice, so that --dequantize has nothing to do"
+            )
+        return Bridge(
+            "dequantize", self.maximum, units, steps if units is None else units.of(steps)
+        )
+
+    @cached_property
+    def seen(self) -> Columns:
+        """The columns of the training data as a density has to know them, from at most 10,000 of them."""
+        few = take(self.values["train"], self._some)
+        return Columns(few[:].cpu().numpy(), self.columns)
+
+    @property
+    def _some(self) -> Tensor:
+        return spread(ROWS, len(self.values["train"]))
+
+    def floors(self, bridge: Bridge) -> Tensor | None:
+        """The least scale that a density of x may have for each element, `None` where any is right."""
+        plain = self.representation in (Representation.REAL, Representation.UNIT)
+        if bridge.kind != "none" or not plain or not any(self.seen.floors):
+            return None
+        floors = self.seen.floors if bridge.units is None else bridge.units.of(self.seen.floors)
+        return each(floors, torch.empty(1, *self.shape), torch.float64).expand(self.shape)
+
+    def remarks(self, bridge: Bridge) -> list[str]:
+        """What someone who puts a density on the data by this bridge should know, a sentence each."""
+        after = bridge.result(self.representation)
+        if bridge.kind not in ("none", "dequantize") or after is not Representation.REAL:
+            return []
+        found = self.seen.remarks(self.rows["train"][self._some.numpy()], noise=bool(bridge.steps))
+        for split in ("validation", "test"):
+            values = self.values[split]
+            if isinstance(values, Tensor) and len(values) and len(self.shape) == 1:
+                far = self.seen.farthest(values.numpy(), self.rows[split])
+                found += [f"{split} data: {far}"] if far else []
+        return found
 
     def _default(self, support: Representation) -> str:
         grey = self.representation is Representation.LEVELS
@@ -240,6 +297,7 @@ def load_data(
         names=loaded.names and {s: _picked(loaded.names, place) for s, place in rows.items()},
         notes=(*loaded.notes, *nature.notes),
         columns=None if loaded.columns is None else tuple(loaded.columns),
+        units=nature.units,
     )
 
 

@@ -121,19 +121,26 @@ class PerDatum:
         return len(self.values)
 
     @property
+    def sound(self) -> Tensor:
+        """Which data have a finite value, `(N,)` booleans: a density that underflows has none, and no mean bears it."""
+        return self.values.isfinite()
+
+    @property
     def mean(self) -> float:
-        """The average log-likelihood, nats per datum."""
-        return self.values.mean().item()
+        """The average log-likelihood of the data that have a finite one, nats per datum."""
+        return self.values[self.sound].mean().item()
 
     @property
     def data_standard_error(self) -> float:
         """How far another sample of N data would move the mean: `std(values) / sqrt(N)`; nan for a single datum."""
-        return (self.values.std() / math.sqrt(len(self))).item() if len(self) > 1 else math.nan
+        values = self.values[self.sound]
+        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
 
     @property
     def monte_carlo_standard_error(self) -> float:
         """How far other draws would move the mean: `sqrt(sum se^2) / N`."""
-        return (self.standard_errors.square().sum().sqrt() / len(self)).item()
+        errors = self.standard_errors[self.sound]
+        return errors.square().sum().sqrt().item() / max(len(errors), 1)
 
     def intervals(self, level: float = 0.95) -> Tensor:
         """For each datum, where `log p(x)` lies by the spread of its own draws, `(N, 2)`: `value ± t_(ESS - 1) se`.
@@ -245,14 +252,14 @@ class LogMarginal(PerDatum):
 
         Source: Nowozin 2018, Debiasing Evidence Approximations.
         """
-        return -self.standard_errors.square().mean().item() / 2
+        return -self.standard_errors[self.sound].square().mean().item() / 2
 
     @property
     def doubtful(self) -> Tensor:
-        """Which data have a Pareto k above 0.7 or too few particles to tell, `(N,)` booleans."""
-        return ~(self.pareto_k <= PARETO_LIMIT)
+        """Which data have a Pareto k above 0.7, too few particles to tell, or no finite value, `(N,)` booleans."""
+        return ~((self.pareto_k <= PARETO_LIMIT) & self.sound)
 
-    def bits_per_dimension(self, dimensions: int, levels: int = 1) -> float:
+    def bits_per_dimension(self, dimensions: int, levels: float = 1) -> float:
         """`(-mean / log 2) / dimensions + log2(levels)`; `levels` is the number of grey levels in one unit of x."""
         return -self.mean / math.log(2) / dimensions + math.log2(levels)
 

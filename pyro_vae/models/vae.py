@@ -24,22 +24,42 @@ class Model(AbstractProgram):
         prior: `p(z)`.
         decoder: any module, `(..., latent_dim) -> (..., channels, *shape)`.
         likelihood: `p(x|z)` from the decoder's output.
+
+    Where x is counted in units of its own (`count_in`), a third site, the factor `units`, makes the density one over
+    the numbers as they were stored.
     """
+
+    log_unit: Tensor | None
 
     def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
+        self.register_buffer("log_unit", None)
 
     def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x), dim=-1):
             z = pyro.sample("z", self.prior())
+            if self.log_unit is not None:
+                pyro.factor("units", -self.log_unit)
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """`log p(x|z) + log p(z)`: `(batch, *shape)` and `(..., batch, latent_dim)` -> `(..., batch)`."""
-        return self.likelihood(self.decoder(z)).log_prob(x) + self.prior().log_prob(z)
+        log_joint = self.likelihood(self.decoder(z)).log_prob(x) + self.prior().log_prob(z)
+        return log_joint if self.log_unit is None else log_joint - self.log_unit
+
+    def count_in(self, log_unit: float) -> None:
+        """Say that x is counted in units whose logarithms add up to `log_unit` over its elements, in nats."""
+        if log_unit:
+            parameter = next(self.parameters())
+            self.log_unit = torch.tensor(log_unit, dtype=parameter.dtype, device=parameter.device)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if self.log_unit is None:  # a buffer that only some models have
+            self.log_unit = state_dict.get(f"{prefix}log_unit")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class VAE(AbstractProgram):

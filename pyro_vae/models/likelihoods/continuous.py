@@ -41,6 +41,7 @@ class LocationScale(Likelihood):
     support = Representation.REAL
     deviation = 1.0  # standard deviation of the density of scale 1
     log_scale: Tensor
+    floor: Tensor | None
     shift: Tensor
     spread: Tensor
 
@@ -53,6 +54,7 @@ class LocationScale(Likelihood):
         self.channels = 2 if scale == "network" else 1
         self.register_buffer("shift", torch.zeros(self.shape))
         self.register_buffer("spread", torch.ones(self.shape))
+        self.register_buffer("floor", None)
         if scale in ("learned", "element"):
             self.log_scale = nn.Parameter(torch.zeros(self.shape if scale == "element" else ()))
 
@@ -66,7 +68,7 @@ class LocationScale(Likelihood):
         scale = (
             self.scale
             if fixed
-            else self.spread * (self.min_scale + (rest[0] if rest else self.log_scale).exp())
+            else self._least() + self.spread * (rest[0] if rest else self.log_scale).exp()
         )
         return self.density(torch.addcmul(self.shift, self.spread, loc), scale).to_event(
             len(self.shape)
@@ -86,6 +88,19 @@ class LocationScale(Likelihood):
             self.log_scale.copy_(
                 typical if self.scale == "element" else (2 * typical).exp().mean().log() / 2
             )
+
+    def keep_above(self, floor: Tensor) -> None:
+        """Give each element a least scale of its own, in the units of x: half a step, for values on a lattice."""
+        self.floor = floor.to(self.spread)
+
+    def _least(self) -> Tensor:
+        least = self.spread * self.min_scale
+        return least if self.floor is None else torch.maximum(least, self.floor)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if self.floor is None:  # a buffer that only some likelihoods have
+            self.floor = state_dict.get(f"{prefix}floor")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _log_scale_of(self, std: Tensor) -> Tensor:
         """The `log_scale` of each element at which it has the standard deviation `std`, or the least one."""
