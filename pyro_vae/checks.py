@@ -208,7 +208,8 @@ def check(
     subject = f"{name}={shown(value)}" + (f" of {owner}" if owner else "")
     if isinstance(value, (tuple, list)) and len(value) > LONGEST:
         raise InputError(f"{subject} has {len(value):,} entries; {LONGEST:,} are the most")
-    if large := _too_large(value, hint):
+    large = _too_large(value, hint)
+    if large > available_memory():
         raise InputError(
             f"{subject} would take {in_words(large)} of memory, and {in_words(available_memory())} are available"
         )
@@ -256,9 +257,11 @@ def _taken(value: Any, hint: Any) -> Any:
         return value if isinstance(value, hint) else _REFUSED
     if kind is collections.abc.Callable:
         return value if callable(value) else _REFUSED
-    # A type of which nothing else is known: what is no such thing at all is refused.
-    fits = isinstance(hint, type) and isinstance(value, hint)
-    return value if hint is Any or fits or not isinstance(value, PLAIN) else _REFUSED
+    if hint is Any or (isinstance(hint, type) and isinstance(value, hint)):
+        return value
+    # Of a type from elsewhere, such as a torch module, anything can play the part that is no plain value.
+    ours = getattr(hint, "__module__", "").startswith(f"{__package__}.")
+    return _REFUSED if ours or isinstance(value, PLAIN) else value
 
 
 def _number(value: Any) -> Any:
@@ -266,7 +269,8 @@ def _number(value: Any) -> Any:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not -LARGEST <= value <= LARGEST:  # nan is not in any range
         return _REFUSED
-    return value if isinstance(value, (int, float)) else float(value)
+    small = isinstance(value, int) and abs(value) < 2**53  # others are more than torch can count
+    return value if small or isinstance(value, float) else float(value)
 
 
 def _tuple(value: Any, hints: tuple[Any, ...]) -> Any:

@@ -58,7 +58,7 @@ def try_out(schedule: Schedule, name: str = "schedule") -> None:
     Raises:
         InputError: where it fails, or does not return a finite number that is at least 0.
     """
-    for t in (i / 1000 for i in range(1001)):
+    for t in (i / 200 for i in range(201)):
         try:
             factor = float(schedule(t))
         except InputError as error:
@@ -374,6 +374,7 @@ def fit(
     data = as_data(vae.model, data, name="data")
     if validation is not None:
         validation = as_data(vae.model, validation, name="validation")
+    try_out(schedule)
     if start and hasattr(vae, "start"):
         vae.start(data)
     svi = SVI(

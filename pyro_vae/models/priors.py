@@ -209,7 +209,12 @@ class VampPrior(Prior):
                 f"VampPrior needs log q(z|x) at any latent, which takes {name} one pass for each of its entries; take "
                 "MeanField or another guide"
             )
-        shape = getattr(guide.encoder, "in_shape", None) if self.shape is None else self.shape
+        seen = getattr(guide.encoder, "in_shape", None)
+        shape = seen if self.shape is None else self.shape
+        if seen is not None and shape is not None and tuple(seen) != tuple(shape):
+            raise InputError(
+                f"shape={shape} of VampPrior is not the shape {tuple(seen)} that the encoder reads"
+            )
         if shape is None:
             raise InputError(
                 "the encoder does not say its in_shape; give VampPrior shape=<the shape of one datum>"

@@ -159,9 +159,14 @@ class Standardised(nn.Module):
 
 def features(encoder: nn.Module, given: int | None) -> int:
     """The number of features that an encoder returns: its `out_shape`, or the number `given` for any other module."""
-    shape = getattr(encoder, "out_shape", None) if given is None else (given,)
+    shape, name = getattr(encoder, "out_shape", None), type(encoder).__name__
+    if given is not None:
+        if shape is not None and math.prod(shape) != given:
+            raise InputError(
+                f"features={given} are not those of the encoder {name}, whose out_shape is {tuple(shape)}"
+            )
+        return given
     if shape is None:
-        name = type(encoder).__name__
         raise InputError(
             f"the encoder {name} does not say its out_shape; give the guide features=<its output width>"
         )
