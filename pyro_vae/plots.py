@@ -5,99 +5,31 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyro_vae._figures import drawable, legend, new_figure
+from pyro_vae._grid import grid
 from pyro_vae.inference.outliers import Separation
 from pyro_vae.inference.posterior import PosteriorComparison
 from pyro_vae.models.vae import VAE
 
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def is_image(shape: Sequence[int]) -> bool:
-    """Whether data of this shape can be shown as pictures: `(H, W)`, `(1, H, W)` or `(3, H, W)`."""
-    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
-
-
-def grid(x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] = ()) -> Figure:
-    """Data side by side, row by row: pictures, or for any other shape each datum as a line over its elements.
-
-    Args:
-        x: `(n, *shape)`; pictures are shown from 0 (black) to 1 (white), or over their own range if they exceed it.
-        columns: pictures in a row.
-        title: above the figure.
-        row_labels: at the left of each row.
-    """
-    x = x.detach().cpu().float()
-    rows = math.ceil(len(x) / columns)
-    if not is_image(x.shape[1:]):
-        return _lines(x.flatten(1).numpy(), rows, columns, title, row_labels)
-    x = x.reshape(len(x), -1, *x.shape[-2:])  # (n, 1 or 3, h, w)
-    low, high = min(0.0, x.min().item()), max(1.0, x.max().item())
-    c, h, w = x.shape[1:]
-    gap = max(1, round(0.06 * min(h, w)))
-    canvas = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, c), dtype=np.float32)
-    for i, image in enumerate(((x - low) / (high - low)).permute(0, 2, 3, 1).numpy()):
-        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
-        canvas[top : top + h, left : left + w] = image
-    scale = min(0.75, 11 / columns) / w
-    figure = _figure(
-        max(canvas.shape[1] * scale + (1.4 if row_labels else 0.2), 3.2),
-        canvas.shape[0] * scale + 0.6,
-    )
-    axes = figure.add_subplot()
-    axes.imshow(
-        canvas.squeeze(-1) if c == 1 else canvas,
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    axes.set_xticks([])
-    axes.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(row_labels))], row_labels)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=10)
-    return figure
-
-
-def _lines(x: np.ndarray, rows: int, columns: int, title: str, row_labels: Sequence[str]) -> Figure:
-    """Each datum as a line in a cell of its own, on one scale; columns of very different ranges each on its own."""
-    low, high = x.min(0), x.max(0)
-    if np.ptp(x) > 20 * np.median(high - low):
-        title += " (each element on a scale of its own)"
-    else:
-        low, high = x.min(), x.max()
-    height = (x - low) / np.where(high > low, high - low, 1.0)
-    across = np.linspace(0.05, 0.95, x.shape[1]) if x.shape[1] > 1 else np.array([0.5])
-    cells = np.arange(len(x))
-    points = np.empty((*x.shape, 2))
-    points[..., 0] = across + (cells % columns)[:, None]
-    points[..., 1] = 0.1 + 0.8 * height + (rows - 1 - cells // columns)[:, None]
-    figure = _figure(min(1.1 * columns, 12) + 0.6, min(0.8 * rows, 14) + 0.6)
-    axes = figure.add_subplot()
-    axes.add_collection(LineCollection(list(points), colors="C0", linewidths=1))
-    if x.shape[1] == 1:
-        axes.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color="C0")
-    axes.set_xlim(0, columns)
-    axes.set_ylim(0, rows)
-    axes.set_xticks(range(columns + 1), [])
-    axes.set_yticks(range(rows + 1), [])
-    axes.grid(color="0.85")
-    axes.tick_params(length=0)
-    axes.spines[:].set_color("0.85")
-    for row, label in enumerate(row_labels):
-        axes.text(-0.05, rows - 0.5 - row, label, ha="right", va="center", fontsize=8)
-    axes.set_title(title, fontsize=10)
-    return figure
+__all__ = [
+    "aggregated_posterior",
+    "bound_curve",
+    "grid",
+    "interpolation",
+    "learning_curves",
+    "manifold",
+    "posterior_pairs",
+    "reconstructions",
+    "scatter",
+    "separation",
+    "traversal",
+]
+MANY = 2**24  # numbers that a decoder gives at a time
+LARGEST = 2**30  # bytes of the pictures that one figure shows
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELBO") -> Figure:
@@ -105,7 +37,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELB
 
     Under a guide that is a point the ELBO is called by another name, `bound`.
     """
-    figure = _figure(10, 3.6)
+    figure = new_figure(10, 3.6)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) == 1 else None
     names_in_words = {"elbo": bound, "kl": "KL"}
@@ -147,7 +79,7 @@ def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
     """The mean of the bound `L_k` over the number of particles k, nats per datum; a curve that still rises at the end
     says that `log p(x)` is higher.
     """
-    figure = _figure(5.6, 3.8)
+    figure = new_figure(5.6, 3.8)
     axes = figure.add_subplot()
     sizes, means = list(curve), [bound.mean().item() for bound in curve.values()]
     axes.semilogx(sizes, means, marker="o")
@@ -186,19 +118,18 @@ def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10) -> F
 def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
     """Posterior means `(n, 2)` in the plane, coloured by label (at most 20 kinds) where there are labels."""
     points = means.detach().cpu().numpy()
-    figure = _figure(6.4, 5.6)
+    figure = new_figure(6.4, 5.6)
     axes = figure.add_subplot()
     kinds = [] if labels is None else sorted({k for k in labels.tolist() if k == k})  # noqa: PLR0124  # not nan
     if labels is None or not 1 < len(kinds) <= 20:
         axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6)
     else:
+        dots = []
         for i, kind in enumerate(kinds):
             colour = f"C{i}" if len(kinds) <= 10 else _wheel(i, len(kinds))
             x, y = points[labels == kind].T
-            axes.scatter(x, y, s=8, alpha=0.7, color=colour, label=str(kind), linewidths=0)
-        axes.legend(
-            frameon=False, fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5)
-        )
+            dots.append(axes.scatter(x, y, s=8, alpha=0.7, color=colour, linewidths=0))
+        legend(figure, dots, kinds, markerscale=2, loc="outside right center")
     axes.set_xlabel("z[0]")
     axes.set_ylabel("z[1]")
     axes.set_aspect("equal")
@@ -220,6 +151,8 @@ def manifold(vae: VAE, *, side: int = 20) -> tuple[Figure, Tensor]:
     Source: Kingma & Welling 2013, figure 4.
     """
     parameter = next(vae.parameters())
+    elements = math.prod(vae.model.likelihood.shape) * parameter.element_size()
+    side = max(2, min(side, math.isqrt(LARGEST // elements)))  # fewer pictures of large data
     u = (torch.arange(side, dtype=parameter.dtype, device=parameter.device) + 0.5) / side
     z = torch.special.ndtri(u)
     plane = torch.stack(
@@ -247,21 +180,48 @@ def interpolation(vae: VAE, pairs: Tensor, *, steps: int = 11) -> tuple[Figure, 
 
 
 @torch.no_grad()
-def traversal(vae: VAE, x: Tensor, *, steps: int = 11, width: float = 3.0) -> tuple[Figure, Tensor]:
+def traversal(
+    vae: VAE, x: Tensor, *, steps: int = 11, width: float = 3.0, most: int = 40
+) -> tuple[Figure, Tensor]:
     """Each latent in turn from `-width` to `width`, the others held at one draw of q(z | x).
 
-    `x` is one datum `(1, *shape)`. Returns the figure and the means of p(x | z), `(latent_dim, steps, *shape)`.
+    Args:
+        vae: the model and its guide.
+        x: one datum `(1, *shape)`.
+        steps: pictures of each latent.
+        width: how far a latent goes.
+        most: latents at most, those that change the picture most; fewer where the pictures would take 1 GiB.
+
+    Returns:
+        The figure, whose rows name the latents, and the means of p(x | z), `(latents, steps, *shape)`.
     """
     z = vae.encode(x).sample()  # (1, latent)
-    latent = z.shape[-1]
+    count, elements = z.shape[-1], math.prod(x.shape[1:])
     values = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
-    moved = z.expand(latent, steps, latent).clone()
-    index = torch.arange(latent)
-    moved[index, :, index] = values
-    means = vae.decode(moved).mean
-    labels = [f"z[{i}]" for i in range(latent)]
+
+    def means(latents: Tensor) -> Tensor:
+        moved = z.repeat(len(latents), steps, 1)  # (latents, steps, latent)
+        moved[torch.arange(len(latents)), :, latents] = values
+        return vae.decode(moved).mean
+
+    # Some latents at a time, so that memory does not grow with the square of their number.
+    some = max(1, MANY // (steps * max(count, elements)))
+    shown = torch.arange(count)
+    kept = max(1, min(most, LARGEST // (steps * elements * z.element_size())))
+    if kept < count:
+        change = [_range(means(part)) for part in shown.split(some)]
+        shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
+    found = torch.cat([means(part) for part in shown.split(some)])
     title = f"mean of p(x | z), one latent at a time from {-width:g} to {width:g}"
-    return grid(means.flatten(0, 1), columns=steps, title=title, row_labels=labels), means
+    if kept < count:
+        title += f" (of {count:,} the {kept} that change it most)"
+    labels = [f"z[{i}]" for i in shown.tolist()]
+    return grid(found.flatten(0, 1), columns=steps, title=title, row_labels=labels), found
+
+
+def _range(means: Tensor) -> Tensor:
+    """How far a datum's elements go on average while a latent moves, `(latents,)`, from `(latents, steps, *shape)`."""
+    return (means.amax(1) - means.amin(1)).flatten(1).mean(1)
 
 
 def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: int = 12) -> Figure:
@@ -282,7 +242,7 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
     drawn, expected = z.detach().cpu().double().numpy(), prior.detach().cpu().double().numpy()
     columns = min(4, len(order))
     rows = math.ceil(len(order) / columns)
-    figure = _figure(max(2.5 * columns, 4), 1.9 * rows + 0.6)
+    figure = new_figure(max(2.5 * columns, 4), 1.9 * rows + 0.6)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, d in zip(panels, order, strict=False):
         ends = np.concatenate([np.quantile(v[:, d], (0.001, 0.999)) for v in (drawn, expected)])
@@ -324,21 +284,21 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
 
 def separation(found: Separation) -> Figure:
     """Each score of data inside and outside the distribution of the training data, as histograms of equal area."""
-    figure, detections = _figure(9, 5.4), found.detections
+    figure, detections = new_figure(9, 5.4), found.detections
     for axes, (name, pair) in zip(figure.subplots(2, 2).ravel(), found.pairs.items(), strict=True):
         drawn = [v[v.isfinite()].numpy() for v in pair]
         ends = [np.quantile(v, (0.002, 0.998)) for v in drawn if len(v)] or [np.zeros(2)]
         low, high = np.min(ends), np.max(ends)
         edges = np.linspace(low, high if high > low else low + 1, 51)
-        for v, label in zip(drawn, found.names, strict=True):
-            axes.hist(v, edges, density=len(v) > 0, alpha=0.6, label=label)
+        for v in drawn:
+            axes.hist(v, edges, density=len(v) > 0, alpha=0.6)
         axes.set_title(f"{name}, AUROC {detections[name].auroc:.3f}", fontsize=9)
         axes.set_xlabel("nats", fontsize=8)
         axes.set_yticks([])
         axes.tick_params(labelsize=8)
         axes.spines[["left", "top", "right"]].set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    bars = figure.axes[0].containers
+    legend(figure, bars, found.names, ncols=2, loc="outside lower center")
     return figure
 
 
@@ -352,7 +312,7 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
     """
     i = int(compared.kl.argmax())
     order = compared.most_different(i, most)
-    names = [compared.names[d] for d in order]
+    names = [drawable(compared.names[d]) for d in order]
     true, guide = (
         v[:, order].numpy() for v in (compared.draws[i].flatten(0, 1), compared.guide_draws[i])
     )
@@ -364,7 +324,7 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
     shown = np.stack(list(thinned), 1).reshape(
         2 * count, n
     )  # by turns, so that neither covers the other
-    figure = _figure(max(1.9 * n + 0.4, 4.2), max(1.7 * n + 0.9, 3.4))
+    figure = new_figure(max(1.9 * n + 0.4, 4.2), max(1.7 * n + 0.9, 3.4))
     panels = figure.subplots(n, n, squeeze=False, sharex="col")
     for row in range(n):
         for column in range(n):
@@ -400,9 +360,9 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
                 axes.set_ylim(low[row], high[row])
             axes.set_xlim(low[column], high[column])
             if row == n - 1:
-                axes.set_xlabel(names[column], fontsize=9)
+                axes.set_xlabel(names[column], fontsize=9, parse_math=False)
             if column == 0 < row:
-                axes.set_ylabel(names[row], fontsize=9)
+                axes.set_ylabel(names[row], fontsize=9, parse_math=False)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     more = (

@@ -105,6 +105,8 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "data",
         "build",
         "checkpoint",
+        "_figures",
+        "_grid",
         "plots",
     ],
     [

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from pyro_vae._config import Config
+from pyro_vae._grid import is_image
 from pyro_vae.inference.estimators import PARETO_LIMIT
 from pyro_vae.inference.latents import ACTIVE
 from pyro_vae.models.representation import Representation
-from pyro_vae.plots import is_image
 from pyro_vae.report import charts
 from pyro_vae.report.facts import Facts
 from pyro_vae.report.further import PLUS_MINUS, estimate, shown

@@ -1,0 +1,125 @@
+"""Figures: of any shape and any number of data, with any text, in bounded size."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyro_vae import Spec, build, plots
+from pyro_vae._figures import drawable
+
+
+def drawn(figure):
+    """The pixels of a figure; warnings, as of a glyph that is missing, are errors."""
+    file = io.BytesIO()
+    figure.savefig(file)
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+SHAPES = [
+    *((28, 28), (3, 16, 16), (1, 8, 8), (200, 4), (2, 500), (1, 1), (5, 9, 7), (3, 400, 300)),
+    *((1,), (2,), (300,), (20_000,), (4, 3, 5, 6), (40, 8, 8)),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("count", [1, 7, 25])
+def test_data_of_any_shape_fill_a_figure_of_bounded_size(shape, count):
+    x = torch.rand((count, *shape), generator=torch.Generator().manual_seed(0))
+    pixels = drawn(plots.grid(x, columns=min(10, count), title="draws"))
+    assert max(pixels.shape) < 2500
+    assert min(pixels.shape[:2]) > 60
+    assert (pixels < 250).mean() > 0.02
+
+
+def test_many_data_are_shown_in_part():
+    figure = plots.grid(torch.rand(5000, 4, 4), columns=10, title="draws")
+    assert figure.axes[0].get_title() == "draws (the first 600 of 5,000)"
+    assert max(drawn(figure).shape) < 6000
+
+
+def test_large_pictures_are_averaged():
+    x = torch.zeros(1, 800, 800)
+    x[:, ::2] = 1.0  # which every second pixel would make white or black
+    canvas = plots.grid(x, columns=1).axes[0].images[0].get_array()
+    assert np.allclose(canvas, 0.5, atol=0.1)
+
+
+def test_a_long_line_keeps_its_peaks():
+    x = torch.zeros(2, 20_000)
+    x[0, 12_345] = 1.0
+    (lines,) = plots.grid(x, columns=2).axes[0].collections
+    peaks = [segment[:, 1].max() for segment in lines.get_segments()]
+    assert np.allclose(peaks, [0.9, 0.1])
+
+
+ODD = ["$5_to_$10", "$\\frac", "_", "_x", "", " ", "a\nb", "猫", "é", "x" * 100, "\udcff", "a\tb"]
+
+
+def test_labels_are_drawn_as_they_are():
+    labels = np.array([ODD[i % len(ODD)] for i in range(60)])
+    figure = plots.scatter(torch.randn(60, 2), labels)
+    assert drawn(figure).std() > 0
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(texts) == len(set(labels.tolist()))
+    assert {"$5_to_$10", "$\\frac", " _x", "a\\nb", "\\u732b", "é", "\\udcff"} <= set(texts)
+    assert max(map(len, texts)) <= 40
+
+
+@pytest.mark.parametrize("name", ["$5_to_$10", "_new", "$", "日本"])
+def test_names_of_other_data_are_drawn_as_they_are(name):
+    scores = {k: torch.randn(50) for k in ("log_prob", "elbo", "regret", "typicality")}
+    found = SimpleNamespace(
+        names=("test", name),
+        pairs={score: (values, -values) for score, values in scores.items()},
+        detections={score: SimpleNamespace(auroc=0.5) for score in scores},
+    )
+    figure = plots.separation(found)
+    drawn(figure)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["test", drawable(name)]
+
+
+@pytest.fixture
+def wide():
+    """A model of 300 latents of which some move its data and the others do not."""
+    torch.manual_seed(0)
+    vae = build(Spec((6, 6), 300, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()"))
+    (weight,) = [p for p in vae.model.decoder.parameters() if p.ndim == 2]
+    with torch.no_grad():
+        weight.mul_(1e-3)
+        weight[:, [3, 70, 299]] = 1.0
+    return vae
+
+
+def test_the_latents_that_matter_are_traversed(wide):
+    x = torch.rand(1, 6, 6).round()
+    torch.manual_seed(1)
+    figure, means = plots.traversal(wide, x, most=3)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["z[3]", "z[70]", "z[299]"]
+    assert "of 300 the 3 that change it most" in figure.axes[0].get_title()
+    torch.manual_seed(1)
+    z = wide.encode(x).sample().repeat(11, 1)
+    z[:, 70] = torch.linspace(-3, 3, 11)
+    assert torch.allclose(means[1], wide.decode(z).mean, atol=1e-6)
+
+
+def test_all_latents_are_traversed_where_they_are_few(wide, monkeypatch):
+    x = torch.rand(1, 6, 6).round()
+    torch.manual_seed(1)
+    _, means = plots.traversal(wide, x, most=300)
+    assert means.shape == (300, 11, 6, 6)
+    monkeypatch.setattr(plots, "MANY", 5 * 11 * 300)  # five latents at a time
+    torch.manual_seed(1)
+    assert torch.allclose(plots.traversal(wide, x, most=300)[1], means, atol=1e-6)
+
+
+def test_pictures_that_take_too_much_memory_are_fewer(wide, monkeypatch):
+    monkeypatch.setattr(plots, "LARGEST", 5 * 11 * 36 * 4)
+    assert plots.traversal(wide, torch.rand(1, 6, 6).round())[1].shape == (5, 11, 6, 6)
+    plane = build(Spec((6, 6), 2, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()"))
+    assert plots.manifold(plane)[1].shape == (7, 7, 6, 6)
