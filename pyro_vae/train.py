@@ -117,9 +117,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )  # bf16 is of the networks alone
     train = data.split("train", bridge, dtype=dtype)
     validation = data.split("validation", bridge, dtype=dtype)
-    for values in data.values.values() if bridge.kind == "none" else ():
-        for part in chunks(values):  # the other bridges keep to what they promise
-            vae.model.likelihood.check(bridge(part, dtype=dtype))
+    _check_values(data, bridge, vae, dtype)
     vae.to(device=device, dtype=dtype)
     _start(vae, data, bridge, train, device)
     autocast = torch.bfloat16 if config.precision == "bf16" else None
@@ -154,6 +152,26 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )
 
 
+def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -> None:
+    """Raise `InputError` unless the likelihood accepts all values, and `dtype` holds them."""
+    if bridge.kind != "none":
+        return  # the other bridges keep to what they promise
+    for split, values in data.values.items():
+        done = 0
+        for part in chunks(values):
+            x = bridge(part, dtype=dtype)
+            lost = (~x.isfinite()).flatten(1).any(1)
+            if lost.any():
+                row = data.rows[split][done + int(lost.nonzero()[0])]
+                raise InputError(
+                    f"row {row} (counted from 0) of {data.name} holds a value that is too large for "
+                    f"{str(dtype).removeprefix('torch.')} beside the others: look at that row, or add --precision "
+                    "float64"
+                )
+            vae.model.likelihood.check(x)
+            done += len(part)
+
+
 def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.device) -> None:
     """Start the weights from the training data, and tell the model in which units x is counted."""
     mean, std = train.moments()
@@ -165,7 +183,8 @@ def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.
     floors = data.floors(bridge)
     if floors is not None and isinstance(vae.model.likelihood, LocationScale):
         vae.model.likelihood.keep_above(floors)
-    data.notes = (*data.notes, *data.remarks(bridge))
+    dtype = next(vae.parameters()).dtype
+    data.notes = (*data.notes, *data.remarks(bridge, dtype))
 
 
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:

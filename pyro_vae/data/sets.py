@@ -23,6 +23,8 @@ from pyro_vae.data.units import Units, each
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.representation import Representation
 
+EXACT = {torch.float32: 2**24, torch.float64: 2**53}  # whole numbers up to it are exact
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 SPLITS = ("train", "validation", "test")
 
 
@@ -164,8 +166,15 @@ class DataSet:
         floors = self.seen.floors if bridge.units is None else bridge.units.of(self.seen.floors)
         return each(floors, torch.empty(1, *self.shape), torch.float64).expand(self.shape)
 
-    def remarks(self, bridge: Bridge) -> list[str]:
-        """What someone who puts a density on the data by this bridge should know, a sentence each."""
+    def remarks(self, bridge: Bridge, dtype: torch.dtype) -> list[str]:
+        """What someone who puts a likelihood on the data by this bridge should know, a sentence each."""
+        whole = self.representation in (Representation.COUNTS, Representation.LEVELS)
+        if bridge.kind == "none" and whole and self.maximum > EXACT[dtype]:
+            kept = "" if dtype is torch.float64 else "; --precision float64 keeps them"
+            return [
+                f"whole numbers above {EXACT[dtype]:,} are rounded, that of {self.maximum:.6g} to the next "
+                f"{float(np.spacing(np.array(self.maximum, _NUMPY[dtype]))):g}{kept}"
+            ]
         after = bridge.result(self.representation)
         if bridge.kind not in ("none", "dequantize") or after is not Representation.REAL:
             return []
