@@ -22,12 +22,13 @@ from pyro_vae.inference.annealing import (
 )
 from pyro_vae.inference.compiled import CompileWarning as CompileWarning
 from pyro_vae.inference.diagnostics import pareto_k as pareto_k
+from pyro_vae.inference.epochs import History as History
 from pyro_vae.inference.estimators import (
     LogMarginal as LogMarginal,
     elbo as elbo,
     log_marginal as log_marginal,
 )
-from pyro_vae.inference.fit import History as History, fit as fit
+from pyro_vae.inference.fit import fit as fit
 from pyro_vae.inference.gaps import Gaps as Gaps, inference_gaps as inference_gaps
 from pyro_vae.inference.guides import (
     IAF as IAF,
@@ -85,6 +86,7 @@ from pyro_vae.inference.refinement import (
     refine as refine,
 )
 from pyro_vae.inference.svi import SVI as SVI
+from pyro_vae.inference.watch import TrainingWarning as TrainingWarning
 from pyro_vae.models import likelihoods as likelihoods, priors as priors
 from pyro_vae.models.likelihoods import (
     Bernoulli as Bernoulli,

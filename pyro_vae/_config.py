@@ -86,6 +86,9 @@ class Config:
     )
     latent_dim: int = _option(10, "length of z")
     epochs: int | None = _option(None, "passes over the data (default: 300 for digits, else 100)")
+    patience: int | None = _option(
+        None, "stop after so many epochs without a better one, counted after a warm-up"
+    )
     batch_size: int = _option(100, "data in a step")
     learning_rate: float = _option(1e-3, "rate before the schedule")
     schedule: str = _option(
@@ -94,11 +97,15 @@ class Config:
     optimizer: str = _option(
         "adam", f"{', '.join(OPTIMIZERS).lower()}; or with arguments, as in sgd(momentum=0.9)"
     )
+    weight_decay: float = _option(
+        0.0, "times the rate: the share of themselves that weights of layers lose in each step"
+    )
+    clip_norm: float | None = _option(None, "shorten gradients that are longer, all together")
     seed: int = _option(0, "seed of weights, data order and latents")
     device: str = _option("auto", "auto, cpu, cuda or mps")
     precision: str = _option("float32", "of the networks", PRECISIONS)
     compile: str = _option(
-        "auto", "run steps as compiled graphs; auto: when the run is long enough", tuple(COMPILE)
+        "auto", "run steps as compiled graphs; auto: when it saves time", tuple(COMPILE)
     )
     products: str = _option(
         "auto",
@@ -113,7 +120,17 @@ class Config:
 
 
 OPTIONS = {f.name: f for f in fields(Config)}
-RESUMABLE = {"products", "compile", "epochs", "device", "data_dir", "log", "stream", "workers"}
+RESUMABLE = {
+    "products",
+    "compile",
+    "epochs",
+    "patience",
+    "device",
+    "data_dir",
+    "log",
+    "stream",
+    "workers",
+}
 
 
 def flag(name: str) -> str:

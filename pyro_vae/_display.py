@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from pyro_vae.inference.fit import Epoch
+from pyro_vae.inference.epochs import Epoch
 
 
 @contextmanager
@@ -32,9 +32,15 @@ def signals() -> Iterator[list[int]]:
 
 
 class Display:
-    """Progress: a bar on a terminal, a plain line for each epoch elsewhere; `bound` is what its number is called."""
+    """Progress: a bar on a terminal, a plain line for each epoch elsewhere.
 
-    def __init__(self, epochs: int, first: int, bound: str = "ELBO") -> None:
+    `bound` is what its number is called, `judge` what the best epoch is chosen by, shown where it is another.
+    """
+
+    def __init__(
+        self, epochs: int, first: int, bound: str = "ELBO", judge: str | None = None
+    ) -> None:
+        self.judge = judge if judge != bound else None
         self.epochs, self.first, self.started, self.bound = (
             epochs,
             first,
@@ -66,6 +72,8 @@ class Display:
         self.validation = (
             "" if math.isnan(e.validation_elbo) else f", validation {e.validation_elbo:.2f}"
         )
+        if self.judge is not None and not math.isnan(e.score):
+            self.validation += f", {self.judge} {e.score:.2f}"
         speed = f"{e.images_per_second:,.0f} images/s"
         parts = f"{self.bound} {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
         if self.bar is not None:
@@ -77,6 +85,13 @@ class Display:
             (time.perf_counter() - self.started) / (e.epoch - self.first) * (self.epochs - e.epoch)
         )
         print(f"epoch {e.epoch}/{self.epochs}: {parts}, {left:.0f} s left", flush=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar if there is one."""
+        if self.bar is None:
+            print(text, flush=True)
+        else:
+            self.bar.write(text)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from pyro_vae._errors import InputError
 from pyro_vae._files import write_atomically
 from pyro_vae.build import Spec, build
-from pyro_vae.inference.fit import Progress
+from pyro_vae.inference.epochs import Progress
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.products import PRODUCTS, has_onednn, products_of, use_products
 

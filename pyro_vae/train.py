@@ -10,7 +10,7 @@ import csv
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._options import run
 from pyro_vae._program import pick_device
+from pyro_vae._remedies import remedy
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
@@ -33,9 +34,11 @@ from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
-from pyro_vae.inference.fit import Epoch, Progress, run_epochs, score
+from pyro_vae.inference.epochs import Epoch, Progress
+from pyro_vae.inference.fit import run_epochs
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
+from pyro_vae.inference.watch import Remark
 from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
@@ -70,7 +73,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         config: the options.
         resumed: the run folder that they are of, whose data must be the same as they were.
     """
-    for name, low in (("batch_size", 1), ("epochs", 1), ("learning_rate", 0)):
+    for name, low in (("batch_size", 1), ("epochs", 1), ("patience", 1), ("learning_rate", 0)):
         value = getattr(config, name)
         if value is not None and (
             not math.isfinite(value) or value < low or (low == 0 and value == 0)
@@ -130,7 +133,16 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         raise InputError(
             f"--objective {config.objective}: num_particles must be a whole number of at least 1"
         )
-    svi = SVI(vae.model, vae.guide, make, objective, reduction="mean", autocast=autocast)
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        make,
+        objective,
+        reduction="mean",
+        autocast=autocast,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
     svi.check(train[torch.arange(min(2, len(train)))].to(device))
     if isinstance(objective, Objective):
         objective.prepare(len(train), config.epochs or 0)
@@ -222,6 +234,13 @@ def describe(job: Job) -> str:
 def _bound(vae: VAE) -> str:
     """What `E_q[log p(x, z) - log q(z|x)]` is called: under a guide that is a point it is no bound."""
     return "ELBO" if vae.guide.has_density else "log p(x, z)"
+
+
+def _judged_by(job: Job) -> str:
+    """What the best epoch is chosen by."""
+    objective = job.svi.loss
+    own = isinstance(objective, Objective) and objective.tightens
+    return objective.judged_by if own else _bound(job.vae)
 
 
 def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
@@ -337,18 +356,21 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
     """
     config, epochs = job.config, job.config.epochs
     assert epochs is not None
-    progress, best = Progress(), -math.inf
+    progress = Progress()
     last, metrics = folder / "last.safetensors", folder / "metrics.csv"
     if resume:
         if not last.is_file():
             raise InputError(
                 f"{folder} has no checkpoint to go on from; start again with --output {folder} --overwrite"
             )
-        progress, header = restore_training(last, job.vae, job.svi.optimizer)
-        best = -math.inf if header["best"] is None else header["best"]
-        if epochs < progress.epoch or (epochs == progress.epoch and progress.order is None):
+        progress, _ = restore_training(last, job.vae, job.svi.optimizer)
+        if epochs < progress.epoch or progress.finished(epochs):
             raise InputError(
                 f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs"
+            )
+        if progress.finished(epochs, config.patience):
+            raise InputError(
+                f"{folder} stopped after {progress.waited} epochs without a better one; ask for more with --patience"
             )
     rows = _read_metrics(metrics, progress.epoch)
     writer = _tensorboard(config, folder)
@@ -359,11 +381,15 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
         state: dict[str, Any] = {
             "optimizer": job.svi.optimizer,
             "progress": progress,
-            "best": best if math.isfinite(best) else None,
+            "best": progress.best,
         }
         save_checkpoint(last, job.vae, job.spec, epoch=progress.epoch, score=value, **state)
 
-    display = Display(epochs, progress.epoch, _bound(job.vae))
+    display = Display(epochs, progress.epoch, _bound(job.vae), _judged_by(job))
+
+    def noticed(remark: Remark) -> None:
+        display.say(f"{remark.kind:<10} {remark.text}; try {remedy(remark.kind, asdict(config))}")
+
     with signals() as asked:
         steps = run_epochs(
             job.svi,
@@ -373,23 +399,23 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
             learning_rate=config.learning_rate,
             schedule=job.schedule,
             validation=job.validation,
+            patience=config.patience,
             compile=COMPILE[config.compile],
             progress=progress,
             stop=lambda: bool(asked),
             report=display.within,
-            say=lambda text: print(f"compiling  {text}", flush=True),
+            say=lambda text: display.say(f"compiling  {text}"),
+            remark=noticed,
         )
         try:
             for e in steps:
                 rows.append(e._asdict())
                 with metrics.open("a", newline="") as file:
                     csv.DictWriter(file, Epoch._fields).writerow(e._asdict())
-                if score(e) > best or not (folder / "best.safetensors").is_file():
-                    best = score(e)
-                    save_checkpoint(
-                        folder / "best.safetensors", job.vae, job.spec, epoch=e.epoch, score=best
-                    )
-                save(score(e))
+                best = folder / "best.safetensors"
+                if progress.best_epoch == e.epoch or not best.is_file():
+                    save_checkpoint(best, job.vae, job.spec, epoch=e.epoch, score=e.score)
+                save(e.score)
                 display.epoch(e)
                 for name in Epoch._fields[1:] if writer else ():
                     writer.add_scalar(name, getattr(e, name), e.epoch)
@@ -406,7 +432,13 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
                 writer.close()
         if progress.order is not None:  # broken off inside an epoch: keep that too
             save(math.nan)
-    return progress.epoch >= epochs
+    finished = progress.finished(epochs, config.patience)
+    if finished and progress.epoch < epochs:
+        waited = f"{progress.waited} epochs without a better {_judged_by(job)}"
+        print(
+            f"stopped    after epoch {progress.epoch}, {waited} than in epoch {progress.best_epoch}"
+        )
+    return finished
 
 
 def draw_figures(job: Job, folder: Path) -> list[str]:
@@ -457,9 +489,12 @@ def main(arguments: Sequence[str]) -> None:
     names = draw_figures(job, folder)
     _, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
+    if math.isnan(header["score"]):
+        chosen = f"weights of epoch {header['epoch']}, the last, as all lie inside the warm-up"
+    else:
+        chosen = f"best {kind} {_judged_by(job)} {header['score']:.2f} nats per datum, after epoch {header['epoch']}"
     print(
-        f"\ndone in {time.perf_counter() - started:.0f} s: best {kind} {_bound(job.vae)} {header['score']:.2f} nats "
-        f"per datum, after epoch {header['epoch']}\n"
+        f"\ndone in {time.perf_counter() - started:.0f} s: {chosen}\n"
         f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors, figures/ ({', '.join(names)})\n"
         f"next: python -m pyro_vae.evaluate {folder}"
     )

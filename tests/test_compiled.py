@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import re
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -32,7 +34,8 @@ from pyro_vae import (
 )
 from pyro_vae.build import AXES, parse
 from pyro_vae.data import Bridge, Split, uniform
-from pyro_vae.inference import compiled, estimators
+from pyro_vae.inference import compiled, estimators, worth
+from pyro_vae.inference.epochs import Progress
 from pyro_vae.inference.fit import run_epochs
 from reading import rows
 from test_contracts import SHAPE, D, example
@@ -447,14 +450,54 @@ def test_latents_that_cannot_be_reparameterised(no_compiler):
     assert losses[0] == losses[1]
 
 
-def test_auto_compiles_when_the_run_is_long(no_compiler, monkeypatch):
-    monkeypatch.setitem(__import__("pyro_vae.inference.fit", fromlist=["REPAID"]).REPAID, "cpu", 6)
-    for epochs, expected in ((2, False), (3, True)):
-        svi, said = small(reduction="mean"), []
-        list(run_epochs(svi, bits(8), epochs=epochs, batch_size=4, say=said.append))
+@pytest.fixture
+def _costs(monkeypatch):
+    """Compiling takes 7 s, and each operation saves a hundredth of a second in each step."""
+    monkeypatch.setitem(worth.RATES, "cpu", worth.Rates(1, 7.0, 0.0, 0.01, 0.0))
+
+
+@pytest.mark.usefixtures("no_compiler", "_costs")
+def test_auto_compiles_by_the_seconds_that_it_saves():
+    """A step has more than 150 operations and fewer than 300: 2 steps save 3 to 6 s, 6 of them 9 to 18."""
+    for epochs, expected in ((1, False), (3, True)):
+        svi, said, progress = small(reduction="mean"), [], Progress()
+        options = {"epochs": epochs, "batch_size": 4, "progress": progress, "say": said.append}
+        list(run_epochs(svi, bits(8), **options))
         assert svi.compiled is expected
+        assert progress.compiled is expected
         assert len(said) == int(expected)
-    assert said == ["6 steps repay compiling, which 6 and more do; the first epoch includes it"]
+    assert re.fullmatch(r"6 steps repay it, saving about \d+ s for 7 s in the first epoch", said[0])
+
+
+@pytest.mark.usefixtures("no_compiler", "_costs")
+@pytest.mark.parametrize("decided", [True, False])
+def test_what_auto_decided_stays_decided(decided):
+    """Resumed with more epochs or fewer, a run keeps to its way, so that it gives the bits it would have given."""
+    svi, progress = small(reduction="mean"), Progress(compiled=decided)
+    list(run_epochs(svi, bits(8), epochs=1 if decided else 9, batch_size=4, progress=progress))
+    assert svi.compiled is decided
+
+
+@pytest.mark.usefixtures("no_compiler", "_costs")
+def test_deciding_changes_nothing():
+    """Neither weights nor random numbers, and two decisions are the same."""
+    losses = []
+    for way in ("auto", "auto", True):
+        torch.manual_seed(0)
+        svi = small(reduction="mean")
+        losses.append([e.loss for e in run_epochs(svi, bits(8), epochs=3, compile=way)])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_long_steps_repay_compiling_sooner_than_short_ones():
+    """8,200 steps of a network that writes much are worth it; of one that writes little, not yet."""
+    x = torch.rand(100, 28, 28).round()
+    for network, expected in (("resnet", True), ("mlp(hidden=(50,))", False)):
+        vae = build(Spec((28, 28), 20, network=network))
+        svi = SVI(vae.model, vae.guide, partial(torch.optim.Adam, lr=1e-3), ELBO())
+        assert (worth.worth(svi, x, steps=8200, batch_size=100) is not None) is expected
+        assert worth.worth(svi, x, steps=800, batch_size=100) is None
+        assert worth.worth(svi, x, steps=10**5, batch_size=100) is not None
 
 
 def test_fit_takes_it_in_words():

@@ -56,7 +56,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.compiled",
         "inference.posterior",
     ],
-    ["inference.svi", "inference.fit"],
+    ["inference.svi", "inference.epochs", "inference.watch", "inference.worth", "inference.fit"],
     [
         "models.representation",
         "models.priors",
@@ -111,6 +111,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     ],
     [
         "_options",
+        "_remedies",
         "runs",
         "_program",
         "_config",

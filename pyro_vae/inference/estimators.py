@@ -19,6 +19,7 @@ from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
 from pyro_vae.inference.importance import Program, has_density, terms
 from pyro_vae.inference.inputs import as_data
+from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.networks.products import products_of
 
 if TYPE_CHECKING:
@@ -108,6 +109,18 @@ def mean_bound(
             total += sums.cpu()
     reconstruction, kl = (total / len(x)).tolist()
     return Bound(reconstruction - kl, reconstruction, kl)
+
+
+@torch.no_grad()
+def mean_objective(model: Program, guide: Program, x: Any, objective: Objective) -> float:
+    """The bound of an objective, averaged over a data set; arguments as in `elbo`."""
+    total = torch.zeros((), dtype=torch.float64)
+    localise(model, guide)
+    with local_parameters():
+        for batch in batches(x, max(1, 1000 // objective.num_particles)):
+            t = terms(model, guide, batch, num_particles=objective.num_particles)
+            total += double(objective.bound(t)).sum().cpu()
+    return (total / len(x)).item()
 
 
 class PerDatum:

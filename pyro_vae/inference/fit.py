@@ -3,23 +3,26 @@
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import pyro.infer
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError, one_line
 from pyro_vae.checks import Positive, checked, increasing, share
-from pyro_vae.inference.estimators import Bound, batches, choice, mean_bound
+from pyro_vae.inference.epochs import Epoch, History, Progress
+from pyro_vae.inference.estimators import Bound, batches, choice, mean_bound, mean_objective
 from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
+from pyro_vae.inference.watch import Remark, TrainingWarning, remarks
+from pyro_vae.inference.worth import LARGEST, worth
 
 Schedule = Callable[[float], float]
 Fraction = Annotated[float, share(zero=False)]
@@ -72,63 +75,12 @@ def try_out(schedule: Schedule, name: str = "schedule") -> None:
             )
 
 
-class Epoch(NamedTuple):
-    """What one epoch did; log-probabilities in nats per datum, un-annealed whatever was optimised.
-
-    ELBO, reconstruction and KL are means over the steps of the epoch (for an ELBO of Pyro's, which keeps its terms to
-    itself: over the first thousand data after it). `loss` is the mean of the objective's loss per datum; the
-    `validation_*` are nan without validation data.
-    """
-
-    epoch: int
-    elbo: float
-    reconstruction: float
-    kl: float
-    loss: float
-    validation_elbo: float
-    validation_reconstruction: float
-    validation_kl: float
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-
-
-class History(list[Epoch]):
-    """The epochs of a run in order; `history.best` has the highest validation ELBO, or training ELBO without one."""
-
-    @property
-    def best(self) -> Epoch:
-        return max(self, key=score)
-
-
-def score(epoch: Epoch) -> float:
-    """What a checkpoint is judged by: the validation ELBO, or the training ELBO where there are no validation data."""
-    return epoch.elbo if math.isnan(epoch.validation_elbo) else epoch.validation_elbo
-
-
 ADAM = partial(torch.optim.Adam, fused=True)
-REPAID = {"cpu": 10_000, "cuda": 1_000}  # steps from which compiling gains more time than it takes
-LARGEST = 10_000  # operations of a graph that is compiled unasked: more would take minutes
 ADVICE = "lower the learning rate or check the scale of the data"
 
 
 class NonFiniteLossError(InputError):
     """The loss became infinite or not a number; the message names the step and the site."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands: all that training changes beside the parameters, the optimizer and the random state."""
-
-    epoch: int = 0  # whole epochs done
-    order: Tensor | None = None  # the data order of the epoch under way, on the host
-    position: int = 0  # how many of its data are done
-    totals: tuple[float, float, float] = (
-        0.0,
-        0.0,
-        0.0,
-    )  # summed over them: loss, reconstruction, KL
-    seconds: float = 0.0  # spent on them
 
 
 class Rows:
@@ -184,11 +136,13 @@ def run_epochs(
     learning_rate: float = 1e-3,
     schedule: Schedule = constant,
     validation: Any = None,
+    patience: int | None = None,
     compile: bool | str = "auto",
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[int, int, float], None] = lambda done, size, elbo: None,
     say: Callable[[str], None] | None = None,
+    remark: Callable[[Remark], None] | None = None,
 ) -> Iterator[Epoch]:
     """The training loop, one `Epoch` at a time; `fit` for those who do not need what lies between the epochs.
 
@@ -201,26 +155,33 @@ def run_epochs(
         learning_rate: multiplied by `schedule(t)`, `t` the fraction of the run that is done.
         schedule: `constant`, `cosine`, `step` or any function of `t`.
         validation: data for the validation ELBO, taken after each epoch with the same random numbers every time.
-        compile: as in `fit`.
+        patience: as in `fit`.
+        compile: as in `fit`; what `'auto'` decided in `progress` stays decided.
         progress: where to go on; it is updated in place, so that it can be saved at any time between two steps.
         stop: asked after each step whether to break off; `progress` then holds the unfinished epoch.
         report: called from time to time with the number of data done, the size of the epoch, and its ELBO so far.
         say: called with a sentence when steps are compiled unasked, or cannot be compiled; by default the first is
             logged, the second a `CompileWarning`.
+        remark: called with what training notices about itself, each kind once in a run; by default a
+            `TrainingWarning`.
 
     Raises:
-        InputError: when the objective does not fit the pair or the length of the run, or the schedule fails in it.
+        InputError: when the objective does not fit the pair or the length of the run, when the schedule fails in it, or
+            for a patience below 1.
         NonFiniteLossError: naming the step and the site.
     """
     try_out(schedule)
     progress = Progress() if progress is None else progress
     size = len(data)
     steps = -(-size // batch_size)
+    if patience is not None and (type(patience) is not int or patience < 1):
+        raise InputError(f"patience={patience!r} must be a whole number of epochs, at least 1")
     objective = svi.loss if isinstance(svi.loss, Objective) else None
     if objective is not None:
         objective.prepare(size, epochs)
-    _compile(svi, compile, epochs * steps, min(batch_size, size), say)
-    while progress.epoch < epochs:
+    look = partial(worth, svi, data, steps=epochs * steps, batch_size=min(batch_size, size))
+    _compile(svi, compile, progress, look, say, batch_size=min(batch_size, size))
+    while not progress.finished(epochs, patience):
         if progress.order is None:
             progress.order = torch.randperm(size)
         _mode(svi, train=True)
@@ -253,24 +214,41 @@ def run_epochs(
             if halt and progress.position < size:
                 return
         epoch = _close(svi, data, validation, progress=progress, rate=rate, steps=steps)
-        progress.epoch, progress.order, progress.position = progress.epoch + 1, None, 0
-        progress.totals, progress.seconds = (0.0, 0.0, 0.0), 0.0
+        progress.close(epoch)
+        over = progress.finished(epochs, patience)
+        for noticed in remarks(epoch, progress, steps=epoch.epoch * steps, over=over):
+            (remark or _warn)(noticed)
         yield epoch
         if stop():
             return
 
 
+def _warn(noticed: Remark) -> None:
+    warnings.warn(str(noticed), TrainingWarning, stacklevel=4)
+
+
 def _compile(
-    svi: SVI, wanted: bool | str, steps: int, batch_size: int, say: Callable[[str], None] | None
+    svi: SVI,
+    wanted: bool | str,
+    progress: Progress,
+    look: Callable[[], str | None],
+    say: Callable[[str], None] | None,
+    *,
+    batch_size: int,
 ) -> None:
-    """Compile the steps of a run if that is `wanted`, or `'auto'` and the run long enough."""
-    device = svi.optimizer.param_groups[0]["params"][0].device.type if svi.has_optimizer else "cpu"
-    repaid = REPAID.get(device, math.inf)
-    if choice(wanted, repaid=steps >= repaid):
-        svi.compile(batch_size=batch_size, limit=LARGEST if wanted == "auto" else None, warn=say)
-    if svi.compiled and wanted == "auto":
-        text = f"{steps:,} steps repay compiling, which {repaid:,} and more do; the first epoch includes it"
-        (say or logging.getLogger(__name__).info)(text)
+    """Compile the steps of a run if that is `wanted`, or `'auto'` and they save more time than it takes.
+
+    `look` tells why they do, or gives `None`; it is asked once in a run.
+    """
+    asked, reason = choice(wanted, repaid=False), None
+    if wanted == "auto" and progress.compiled is None:
+        reason = look()
+        progress.compiled = reason is not None
+    if not asked and not (wanted == "auto" and progress.compiled):
+        return
+    svi.compile(batch_size=batch_size, limit=None if asked else LARGEST, warn=say)
+    if svi.compiled and reason is not None:
+        (say or logging.getLogger(__name__).info)(reason)
 
 
 def _mode(svi: SVI, *, train: bool) -> None:
@@ -306,6 +284,8 @@ def _close(
             _, reconstruction, kl = mean_bound(
                 svi.model, svi.guide, data[torch.arange(min(size, 1000))]
             )
+        held_out = reconstruction - kl if validation is None else valid.elbo
+        score = _score(svi, validation, held_out=held_out, loss=loss, epochs=progress.epoch + 1)
     if validation is not None and not math.isfinite(valid.elbo):
         raise NonFiniteLossError(
             f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}"
@@ -319,10 +299,23 @@ def _close(
         validation_elbo=valid.elbo,
         validation_reconstruction=valid.reconstruction,
         validation_kl=valid.kl,
+        score=score,
         learning_rate=rate,
         seconds=progress.seconds,
         images_per_second=size / progress.seconds,
     )
+
+
+def _score(svi: SVI, validation: Any, *, held_out: float, loss: float, epochs: int) -> float:
+    """What the best epoch is chosen by, when so many epochs are done; nan inside a warm-up."""
+    objective = svi.loss if isinstance(svi.loss, Objective) else None
+    if objective is not None and not objective.settled(epochs):
+        return math.nan
+    if objective is None or not objective.tightens:
+        return held_out
+    if validation is None:
+        return -loss
+    return mean_objective(svi.model, svi.guide, validation, objective.plain)
 
 
 def fit(
@@ -335,7 +328,10 @@ def fit(
     learning_rate: float = 1e-3,
     schedule: Schedule = constant,
     optimizer: Callable[..., Optimizer] = ADAM,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
     validation: Any = None,
+    patience: int | None = None,
     compile: bool | str = "auto",
     start: bool = True,
 ) -> History:
@@ -351,9 +347,14 @@ def fit(
         learning_rate: times `schedule(t)`, `t` from 0 to 1 over the run; the loss is in nats per datum.
         schedule: `constant`, `cosine`, `step`, or any function of `t`.
         optimizer: a class or function called with parameters and `lr`; fused Adam by default.
+        weight_decay: before each step the weights of encoder, guide and decoder shrink by `rate * weight_decay` of
+            themselves, whatever the optimizer; see `SVI`.
+        clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
         validation: data for the validation ELBO after each epoch.
-        compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` when the run is long enough to repay the
-            seconds that compiling takes: from 10,000 steps on a CPU and 1,000 on CUDA.
+        patience: stop after so many epochs without a better one, counted after the warm-up; `history.best` is then
+            that many epochs back. The parameters are those of the last epoch.
+        compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` where the operations of a step and the
+            number of steps promise to save more time than compiling takes.
         start: set weights of a `VAE` that are still as they were made from the data first, by `VAE.start`.
 
     Returns:
@@ -363,6 +364,10 @@ def fit(
         InputError: for empty data, values that the model's likelihood does not accept, or an objective that does not
             fit the pair or the length of the run.
         NonFiniteLossError: when the loss stops being finite, naming the step and the site.
+
+    Warns:
+        TrainingWarning: for latents that collapse, for training and validation data that drift apart, for a best epoch
+            inside a warm-up; once each.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> _ = torch.manual_seed(0)
@@ -383,6 +388,8 @@ def fit(
         lambda p: optimizer(p, lr=learning_rate),
         objective or ELBO(),
         reduction="mean",
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
     )
     return History(
         run_epochs(
@@ -393,6 +400,7 @@ def fit(
             learning_rate=learning_rate,
             schedule=schedule,
             validation=validation,
+            patience=patience,
             compile=compile,
         )
     )

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae._abstract import forked_random, local_parameters, localise
+from pyro_vae._abstract import forked_random, local_parameters, localise, traced
 from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled, Later, restored
 from pyro_vae.inference.importance import Program, Terms, terms
@@ -45,6 +45,10 @@ class SVI:
         loss: an `Objective`, or any `pyro.infer.ELBO`.
         reduction: `'sum'` for the loss summed over the batch, as in Pyro, or `'mean'` for nats per datum.
         autocast: run the networks in this lower precision (`torch.bfloat16`); the parameters keep theirs.
+        weight_decay: lambda; each step also takes `rate * lambda` of themselves from the weights of linear layers and
+            convolutions, whatever the optimizer, as AdamW does. Biases, scales, everything of the prior and parameters
+            of your own outside such layers keep their size.
+        clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
         compile: run loss and gradient as one compiled graph without Pyro's handlers, see `Compiled`: the same numbers
             from the same random numbers, up to rounding. What else the pair reads than parameters, buffers, tensors
             among the arguments and tensors that are attributes of the objective is fixed when the graph is made.
@@ -72,6 +76,8 @@ class SVI:
         *,
         reduction: str = "sum",
         autocast: torch.dtype | None = None,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
         compile: bool = False,
     ) -> None:
         if not isinstance(loss, pyro.infer.ELBO):
@@ -85,13 +91,20 @@ class SVI:
             )
         if reduction not in ("sum", "mean"):
             raise InputError(f"reduction={reduction!r} must be 'sum' or 'mean'")
+        for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise InputError(f"{name}={value!r} must be a finite number of at least 0")
+        if clip_norm == 0:
+            raise InputError("clip_norm=0 would let nothing move; give it a positive number")
         self.model, self.guide, self.reduction = model, guide, reduction
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
         self.loss: Any = loss
         self.autocast = autocast
         self._modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
         self._steps = 0
         self._checked = False
         localise(model, guide)
+        self._weights = _weights(self._modules) if weight_decay else []
         self._optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._make = _maker(optim)
         self._compiled: Compiled | None = None
@@ -162,6 +175,12 @@ class SVI:
         record, used, gradients = self._differentiated(args, kwargs)
         parameters = self._parameters()
         moved = [parameters[i] for i in used]
+        if self.clip_norm is not None:
+            gradients = _clipped(gradients, self.clip_norm)
+        if self._weights:
+            rate = self.optimizer.param_groups[0]["lr"]
+            with torch.no_grad():
+                torch._foreach_mul_(self._weights, 1 - rate * self.weight_decay)
         if not _fused_adam(self.optimizer, moved, gradients):
             _accumulate(moved, gradients)
             self.optimizer.step()
@@ -174,6 +193,11 @@ class SVI:
         parameters = self._parameters()
         _accumulate([parameters[i] for i in used], gradients)
         return record.values[0], record
+
+    def rehearse(self, batch: Callable[[], Tensor]) -> None:
+        """Compute loss and gradients of a batch as a graph would, and leave everything as it was."""
+        with traced(), forked_random(), restored(self._buffers):
+            self._gradients((batch(),), {})
 
     def _differentiated(self, args: Any, kwargs: Any) -> tuple[Record, list[int], list[Tensor]]:
         """The record, and the gradients with the places of their parameters."""
@@ -273,6 +297,26 @@ class SVI:
         known = {p for group in self._optimizer.param_groups for p in group["params"]}
         if new := [p for p in dict.fromkeys(found) if p not in known]:
             self._optimizer.add_param_group({"params": new})
+
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS_BACK = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def _weights(programs: list[nn.Module]) -> list[Tensor]:
+    """What weight decay is for: matrices and kernels of layers, but for those of a model's `prior`."""
+    priors = [getattr(program, "prior", None) for program in programs]
+    exempt = {p for prior in priors if isinstance(prior, nn.Module) for p in prior.parameters()}
+    layers = [m for program in programs for m in program.modules()]
+    weights = [m.weight for m in layers if isinstance(m, LAYERS + LAYERS_BACK)]
+    return [w for w in dict.fromkeys(weights) if w.requires_grad and w not in exempt]
+
+
+def _clipped(gradients: list[Tensor], longest: float) -> list[Tensor]:
+    """The gradients, shortened together to a length of `longest` where they are longer; nothing is read to the host."""
+    length = nn.utils.get_total_norm(gradients)
+    factor = (longest / length.clamp_min(1e-12)).clamp_max(1.0)
+    return list(torch._foreach_mul(gradients, factor))
 
 
 def _rows(args: Any) -> int:

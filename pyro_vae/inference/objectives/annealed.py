@@ -17,7 +17,8 @@ class Annealed(Objective):
     """Another objective, with `log p(z) - log q(z|x)` weighed by a factor that grows from 0 to 1 in its first epochs.
 
     The weight stands where the objective has the KL: before it in `ELBO` and its kin, inside the importance weights of
-    `IWAE` and the like, before the target of `Capacity`. What is reported while training is the plain ELBO.
+    `IWAE` and the like, before the target of `Capacity`. What is reported while training is the plain ELBO. Epochs that
+    end while the factor is below 1 cannot be the best of a run.
 
     Args:
         objective: the objective, or a class whose default arguments will do.
@@ -54,6 +55,17 @@ class Annealed(Objective):
         super().__init__(num_particles=inner.num_particles)
         self.objective, self.epochs, self.shape = inner, epochs, shape
         self.weight = torch.zeros(())
+        self.own_bound = inner.own_bound
+
+    @property
+    def plain(self) -> Objective:
+        return self.objective.plain
+
+    def settled(self, epoch: float) -> bool:
+        done = epoch / self.epochs
+        if self.shape == "linear":
+            return done >= 1 and self.objective.settled(epoch)
+        return (done % 1 >= 0.5 or done % 1 == 0) and self.objective.settled(epoch)
 
     def check(self, t: Terms) -> None:
         self.objective.check(t)

@@ -44,6 +44,30 @@ class Objective(pyro.infer.ELBO, ABC):
     def __init__(self, *, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
 
+    # The name of the bound on log p(x) that is maximised where it is another than the ELBO, `{K}` for the particles:
+    # the best epoch is then chosen by it. Objectives that are no such bound, such as penalised ones, have none.
+    own_bound: str | None = None
+
+    @property
+    def tightens(self) -> bool:
+        """Whether the best epoch is chosen by this objective's own bound instead of the ELBO."""
+        return self.own_bound is not None and self.num_particles > 1
+
+    @property
+    def judged_by(self) -> str:
+        """What the best epoch is chosen by, such as `'ELBO'` or `'IWAE-5 bound'`."""
+        own = self.own_bound if self.tightens else None
+        return "ELBO" if own is None else own.format(K=self.num_particles)
+
+    @property
+    def plain(self) -> "Objective":
+        """The objective without what changes while training goes on."""
+        return self
+
+    def settled(self, epoch: float) -> bool:
+        """Whether, when so many epochs are done, the objective is what it will be: no warm-up goes on."""
+        return True
+
     @abstractmethod
     def bound(self, t: Terms) -> Tensor:
         """`(num_particles, batch)` terms -> `(batch,)` bound, in nats per datum."""

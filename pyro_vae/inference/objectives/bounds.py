@@ -72,6 +72,7 @@ class IWAE(Objective):
     """
 
     needs = ("density",)
+    own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
@@ -99,6 +100,9 @@ class Renyi(Objective):
     def __init__(self, *, alpha: float = 0.5, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
         self.alpha = alpha
+        self.own_bound = (
+            "Rényi-{K} bound" if 0 <= alpha < 1 else None
+        )  # between IWAE's and the ELBO
 
     def bound(self, t: Terms) -> Tensor:
         power = 1 - self.alpha
@@ -121,6 +125,7 @@ class CIWAE(Objective):
     """
 
     needs = ("density",)
+    own_bound = "CIWAE-{K} bound"
 
     def __init__(
         self, *, beta: Annotated[float, between(0, 1)] = 0.5, num_particles: Count = 5
@@ -146,6 +151,7 @@ class MIWAE(Objective):
     """
 
     needs = ("density",)
+    own_bound = "MIWAE-{K} bound"
 
     def __init__(self, *, groups: Count = 8, num_particles: Count = 64) -> None:
         super().__init__(num_particles=num_particles)

@@ -94,6 +94,7 @@ class DReG(Objective):
     """
 
     needs = ("density", "gradient")
+    own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
@@ -119,6 +120,7 @@ class PIWAE(Objective):
     """
 
     needs = ("density", "gradient")
+    own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, groups: Count = 8, num_particles: Count = 64) -> None:
         super().__init__(num_particles=num_particles)
@@ -155,6 +157,7 @@ class ReweightedWakeSleep(Objective):
     """
 
     needs = ("density",)
+    own_bound = "IWAE-{K} bound"
     score_function = False
 
     def __init__(self, *, num_particles: Count = 5) -> None:

@@ -1,0 +1,88 @@
+"""What training tells of its epochs, which of them is the best, and where a run stands."""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Epoch(NamedTuple):
+    """What one epoch did; log-probabilities in nats per datum, un-annealed whatever was optimised.
+
+    ELBO, reconstruction and KL are means over the steps of the epoch (for an ELBO of Pyro's, which keeps its terms to
+    itself: over the first thousand data after it). `loss` is the mean of the objective's loss per datum; the
+    `validation_*` are nan without validation data. `score` is what the best epoch is chosen by: the ELBO, or the bound
+    that is optimised where the objective has one of its own (`Objective.judges`), on validation data if there are any;
+    nan inside a warm-up, whose epochs cannot be the best.
+    """
+
+    epoch: int
+    elbo: float
+    reconstruction: float
+    kl: float
+    loss: float
+    validation_elbo: float
+    validation_reconstruction: float
+    validation_kl: float
+    score: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+    @property
+    def held_out(self) -> float:
+        """The validation ELBO, or the training ELBO where there are no validation data."""
+        return self.elbo if math.isnan(self.validation_elbo) else self.validation_elbo
+
+
+class History(list[Epoch]):
+    """The epochs of a run in order; `history.best` has the highest score: the last one, if all lie in a warm-up."""
+
+    @property
+    def best(self) -> Epoch:
+        judged = [epoch for epoch in self if not math.isnan(epoch.score)]
+        return max(judged, key=lambda epoch: epoch.score) if judged else self[-1]
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that training changes beside the parameters, the optimizer and the random state."""
+
+    epoch: int = 0  # whole epochs done
+    order: Tensor | None = None  # the data order of the epoch under way, on the host
+    position: int = 0  # how many of its data are done
+    totals: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of them: loss, reconstruction, KL
+    seconds: float = 0.0  # spent on them
+    compiled: bool | None = None  # whether steps are compiled, once that is decided
+
+    best_epoch: int = 0  # the one to keep: the latest as long as a warm-up lasts
+    best: float | None = None  # its score; None inside a warm-up
+    best_elbo: float = -math.inf  # its held-out ELBO
+    best_training: float = -math.inf  # its training ELBO
+    waited: int = 0  # epochs since then that could have been the best
+    early_epoch: int = 0  # the epoch of a warm-up with the highest held-out ELBO
+    early_elbo: float = -math.inf  # that ELBO
+    closed: int = 0  # epochs in a row in which the latents carried nothing
+    apart: int = 0  # epochs in a row in which training and validation had drifted apart
+    said: list[str] = field(default_factory=list)  # the kinds of remarks that were made
+
+    def finished(self, epochs: int, patience: int | None = None) -> bool:
+        """Whether a run of so many epochs is over, or has waited as long for a better one as it may."""
+        exhausted = patience is not None and self.waited >= patience
+        return self.order is None and (self.epoch >= epochs or exhausted)
+
+    def close(self, e: Epoch) -> None:
+        """Count an epoch as done, and judge it."""
+        self.epoch, self.order, self.position = e.epoch, None, 0
+        self.totals, self.seconds = (0.0, 0.0, 0.0), 0.0
+        if math.isnan(e.score):
+            if self.best is None:
+                self.best_epoch = e.epoch
+            if e.held_out > self.early_elbo:
+                self.early_epoch, self.early_elbo = e.epoch, e.held_out
+        elif self.best is None or e.score > self.best:
+            self.best_epoch, self.best, self.waited = e.epoch, e.score, 0
+            self.best_elbo, self.best_training = e.held_out, e.elbo
+        else:
+            self.waited += 1
