@@ -330,7 +330,7 @@ def _read_metrics(path: Path, epochs: int) -> list[dict[str, float]]:
 def _write_metrics(path: Path, rows: Sequence[dict[str, float]]) -> None:
     def write(beside: Path) -> None:
         with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, Epoch._fields)
+            writer = csv.DictWriter(file, Epoch._fields, restval="nan")
             writer.writeheader()
             writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
 

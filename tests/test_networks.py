@@ -271,3 +271,22 @@ def test_affine_leaves_transforms_to_pytorch(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         assert affine(x).dtype is torch.bfloat16
     assert affine.double()(x.double()).dtype is torch.float64
+
+
+@pytest.mark.parametrize("network", ["mlp", "gatedmlp"])
+def test_dropout_of_encoder_and_decoder_apart(network):
+    for dropout, of in (("(0.3, 0.0)", [0.3]), ("(0.0, 0.4)", [0.4]), ("[0.3, 0.4]", [0.3, 0.4])):
+        vae = build(Spec((4,), 2, network=f"{network}(hidden=(9,), dropout={dropout})"))
+        found = [m.p for m in vae.modules() if isinstance(m, torch.nn.Dropout)]
+        assert sorted(found) == of
+    for wrong, message in (
+        ("(0.1, 0.2, 0.3)", "must be a tuple of 2 numbers"),
+        ("(0.1, 1.0)", "must be a tuple of 2 numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build(Spec((4,), 2, network=f"{network}(dropout={wrong})"))
+
+
+def test_one_network_has_one_dropout():
+    with pytest.raises(InputError, match="this is one network: give it one number"):
+        MLP((4,), dropout=(0.1, 0.2))

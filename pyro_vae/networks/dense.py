@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._errors import InputError
 from pyro_vae.checks import Count, check, share
 from pyro_vae.networks.base import (
     Activation,
@@ -20,7 +21,9 @@ from pyro_vae.networks.base import (
 )
 from pyro_vae.networks.products import Affine
 
-Dropout = Annotated[float, share()]
+Share = Annotated[float, share()]
+Pair = tuple[Share, Share]
+Dropout = Share | Pair
 
 
 class _Dense(Network):
@@ -43,6 +46,10 @@ class _Dense(Network):
         widen: int = 1,
     ) -> None:
         super().__init__()
+        if isinstance(dropout, tuple | list):
+            raise InputError(
+                f"dropout={dropout} names an encoder and a decoder, and this is one network: give it one number"
+            )
         widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
@@ -56,11 +63,15 @@ class _Dense(Network):
         self.out_shape = (widths[-1],) if out_shape is None else tuple(out_shape)
 
     @classmethod
+    def encoder(cls, shape: Shape, **arguments: Any) -> Self:
+        return super().encoder(shape, **_share(arguments, 0))
+
+    @classmethod
     def decoder(cls, latent_dim: int, shape: Shape, **arguments: Any) -> Self:
         if "hidden" in arguments:
             hidden = check("hidden", arguments["hidden"], tuple[Count, ...], owner=cls.__name__)
             arguments["hidden"] = hidden[::-1]
-        return super().decoder(latent_dim, shape, **arguments)
+        return super().decoder(latent_dim, shape, **_share(arguments, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layers(x.flatten(x.dim() - len(self.in_shape)))  # (..., prod(out_shape))
@@ -70,6 +81,14 @@ class _Dense(Network):
     def output_layer(self) -> nn.Linear | None:
         last = self.layers[-1] if len(self.layers) else None
         return last if isinstance(last, nn.Linear) else None
+
+
+def _share(arguments: dict[str, Any], which: int) -> dict[str, Any]:
+    """The arguments of the encoder (0) or of the decoder (1), where `dropout` may name one for each."""
+    dropout = arguments.get("dropout")
+    if not isinstance(dropout, tuple | list):
+        return arguments
+    return {**arguments, "dropout": check("dropout", dropout, Pair)[which]}
 
 
 class Linear(_Dense):
@@ -103,7 +122,8 @@ class MLP(_Dense):
         hidden: widths of the hidden layers from the data to the latent (a decoder uses them in reverse); `()` makes a
             linear map.
         activation: one of `networks.ACTIVATIONS`.
-        dropout: probability of dropping a hidden unit while training.
+        dropout: probability of dropping a hidden unit while training; of `encoder` and `decoder` also a pair with one
+            for each.
 
     Raises:
         InputError: for an unknown activation, a width below 1, or a dropout outside [0, 1).
@@ -143,7 +163,8 @@ class GatedMLP(_Dense):
         in_shape: shape of one input; it is flattened.
         out_shape: shape of one output, or `None` to end with the last hidden layer.
         hidden: widths of the hidden layers from the data to the latent (a decoder uses them in reverse).
-        dropout: probability of dropping a hidden unit while training.
+        dropout: probability of dropping a hidden unit while training; of `encoder` and `decoder` also a pair with one
+            for each.
 
     Raises:
         InputError: for a width below 1 or a dropout outside [0, 1).
