@@ -25,6 +25,7 @@ from pyro_vae._files import subfolder, together, write_atomically
 from pyro_vae._options import run
 from pyro_vae._outside import outside, separations
 from pyro_vae._program import Run, open_run
+from pyro_vae._remedies import remedy
 from pyro_vae.data.bridges import spread
 from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
 from pyro_vae.inference.annealing import (
@@ -146,7 +147,7 @@ def summary(
         },
         "verdict": result.verdict(),
         "wild": wild(opened, result.values, split),
-        "latents": None if health is None else _latents(health),
+        "latents": None if health is None else _latents(health, opened.config),
         "spec": opened.spec.to_dict(),
     }
 
@@ -183,7 +184,7 @@ def wild(opened: Run, values: torch.Tensor, split: str) -> list[dict[str, Any]]:
     return found
 
 
-def _latents(health: LatentHealth) -> dict[str, Any]:
+def _latents(health: LatentHealth, config: dict[str, Any]) -> dict[str, Any]:
     """The content of `latents` in `evaluation.json`."""
     return {
         "data": health.num_data,
@@ -200,6 +201,7 @@ def _latents(health: LatentHealth) -> dict[str, Any]:
         "aggregated_kl": health.aggregated_kl._asdict(),
         "collapsed": health.collapsed,
         "verdict": health.verdict(),
+        "remedy": remedy("collapsed", config) if health.collapsed else None,
     }
 
 
@@ -364,6 +366,8 @@ def main(arguments: Sequence[str]) -> None:
         "\n\n".join(str(part) for part in (table(s), effort, health) if part is not None),
         flush=True,
     )
+    if health is not None and health.collapsed:
+        print(f"train again with {s['latents']['remedy']}", flush=True)
     figures = _more(opened, data, options, s, columns)
     s |= {"seed": options.seed, "checkpoint": options.checkpoint, "versions": _versions()}
     s["command"] = public_command("evaluate", arguments)

@@ -1,7 +1,9 @@
 """Training watches itself: which epoch is the best, when it stops, and what it says; weight decay and clipping."""
 
+import html
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +34,7 @@ from pyro_vae.build import parse
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.fit import run_epochs
 from pyro_vae.inference.watch import remarks
+from pyro_vae.report.facts import _training_warnings
 
 
 def bits(n, seed=0):
@@ -222,6 +225,24 @@ def test_a_best_epoch_inside_the_warm_up_is_said_at_the_end():
     assert not noticed([*warm, epoch(3, -1.0), epoch(4, -5.0)])
 
 
+def test_the_page_tells_of_drift_and_not_of_a_run_that_its_patience_ended():
+    def row(number, elbo, validation):
+        scores = {"validation_elbo": validation, "score": validation, "learning_rate": 0.1}
+        return {"epoch": number, "elbo": elbo, **scores}
+
+    history = [row(1, -5.0, -5.0), *(row(i, -4.0, -6.0) for i in range(2, 8))]
+    for patience, expected in (
+        (None, ["drifted apart", "stopped after 7 of 50"]),
+        (6, ["drifted"]),
+    ):
+        config = {"epochs": 50, "patience": patience, "objective": "ELBO()"}
+        facts = SimpleNamespace(history=history, config=config)
+        found = _training_warnings(facts)
+        assert len(found) == len(expected)
+        assert all(text in sentence for text, sentence in zip(expected, found, strict=True))
+    assert "--weight-decay 1" in found[0]
+
+
 def test_fit_warns_of_a_collapse():
     """With so heavy a KL nothing else can happen."""
     with pytest.warns(TrainingWarning, match=r"collapsed: KL .* wrap the objective in Annealed"):
@@ -238,6 +259,10 @@ def test_the_program_says_it_with_an_option_that_works(call, tmp_path):
     option = lines[0].partition("; try ")[2]
     assert option == '--objective "ELBO(beta=1.0)"'
     name, _, value = option.partition(" ")
+    found = call("evaluate", run, "--num-particles", 10, "--limit", 50, "--report").out
+    assert f"train again with {option}" in found
+    box = html.unescape((run / "report.html").read_text().partition("<aside")[2])
+    assert box.index(f"Train with {option}") < box.index("Only 50 of the")
     again = call("train", *tiny, name, value.strip('"'), "--output", tmp_path / "again")
     assert again.code == 0
     assert "collapsed" not in again.out

@@ -47,7 +47,7 @@ def remarks(e: Epoch, progress: Progress, *, steps: int, over: bool) -> Iterator
     """
     nothing = e.kl < CLOSED and e.kl != 0  # a pair without latents has a KL of exactly 0
     progress.closed = progress.closed + 1 if nothing else 0
-    below = _far_below(e.validation_elbo, progress.best_elbo) and e.elbo > progress.best_training
+    below = far_below(e.validation_elbo, progress.best_elbo) and e.elbo > progress.best_training
     progress.apart = progress.apart + 1 if below else 0
     for kind, look in LOOKS.items():
         found = None if kind in progress.said else look(e, progress, steps, over)
@@ -56,7 +56,7 @@ def remarks(e: Epoch, progress: Progress, *, steps: int, over: bool) -> Iterator
             yield Remark(kind, *found)
 
 
-def _far_below(elbo: float, best: float) -> bool:
+def far_below(elbo: float, best: float) -> bool:
     """Whether one ELBO is lower than another by more than noise; not if there is none."""
     return math.isfinite(best) and best - elbo > max(LEAST, SHARE * abs(best))
 
@@ -84,7 +84,7 @@ def _drift(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
 def _early(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
     if not over or progress.best is None:
         return None
-    if not _far_below(progress.best_elbo, progress.early_elbo):
+    if not far_below(progress.best_elbo, progress.early_elbo):
         return None
     text = (
         f"epoch {progress.early_epoch}, inside the warm-up, had an ELBO of {progress.early_elbo:.2f}, higher than any "

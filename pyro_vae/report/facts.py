@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae._remedies import remedy
+from pyro_vae.inference.watch import WAIT, far_below
 from pyro_vae.runs import public_path
 
 MATTERS = 0.1  # nats; less is not worth a warning
@@ -58,21 +60,33 @@ class Facts:
 
 
 def warnings_of(facts: Facts) -> list[str]:
-    """Each reason to doubt the run or its number, as a sentence."""
+    """Each reason to doubt the run or its number, as a sentence; the gravest first."""
     s, marginal, found = facts.s, facts.s["log_marginal"], []
     if marginal["mean"] is None:
         found.append("log p(x) is not a finite number for some of the data.")
+    latents = s.get("latents")
+    if latents and latents["collapsed"]:
+        found.append(f"{latents['verdict']} Train with {remedy('collapsed', facts.config)}.")
     if s["pareto_k"]["above_limit"]:
         found.append(s["verdict"])
+    found += _opinions(s)
     curve = [v for v in s.get("curve", {}).values() if v is not None]
     if len(curve) > 1 and curve[-1] - curve[-2] > MATTERS:
         found.append(
             f"The bound still rises by {curve[-1] - curve[-2]:.2f} nats at its last step, so log p(x) is higher than "
             "the number says; draw more particles."
         )
-    latents = s.get("latents")
-    if latents and latents["collapsed"]:
-        found.append(latents["verdict"])
+    found += _training_warnings(facts)
+    if s["data"] < s["data_in_split"]:
+        found.append(
+            f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
+        )
+    return found
+
+
+def _opinions(s: dict[str, Any]) -> list[str]:
+    """Where a second estimate of log p(x) is clearly higher than the first."""
+    found, marginal = [], s["log_marginal"]
     refined = (s.get("gaps") or {}).get("log p(x)")
     for name, other in (
         ("Annealed importance sampling", s.get("ais")),
@@ -87,11 +101,7 @@ def warnings_of(facts: Facts) -> list[str]:
                 f"{name} finds {more:.2f} nats more, beyond {DISTINCT} standard errors: log p(x) is higher than the "
                 "number says."
             )
-    if s["data"] < s["data_in_split"]:
-        found.append(
-            f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
-        )
-    return found + _training_warnings(facts)
+    return found
 
 
 def _training_warnings(facts: Facts) -> list[str]:
@@ -99,17 +109,37 @@ def _training_warnings(facts: Facts) -> list[str]:
     if not history:
         return []
     last, first, found = history[-1], history[0], []
-    if isinstance(asked, int) and last["epoch"] < asked:
+    held_out = [row for row in history if math.isfinite(_score(row))]
+    best = max(held_out, key=_score) if held_out else None
+    if best is not None and _apart(history, best):
+        found.append(
+            f"Training and validation drifted apart after epoch {best['epoch']:.0f}, whose weights were kept: the "
+            f"training ELBO rose from {best['elbo']:.2f} to {last['elbo']:.2f} and the validation ELBO fell from "
+            f"{best['validation_elbo']:.2f} to {last['validation_elbo']:.2f}. Train with "
+            f"{remedy('overfits', facts.config)}."
+        )
+    patience = facts.config.get("patience")
+    waited = best is not None and patience and last["epoch"] - best["epoch"] >= patience
+    if isinstance(asked, int) and last["epoch"] < asked and not waited:
         found.append(f"Training stopped after {last['epoch']:.0f} of {asked} epochs.")
-    best = max(
-        history,
-        key=lambda row: (
-            row["validation_elbo"] if math.isfinite(row["validation_elbo"]) else -math.inf
-        ),
-    )
     steady = last["learning_rate"] > first["learning_rate"] / 2
-    if best is last and len(history) > 1 and steady and math.isfinite(best["validation_elbo"]):
+    if best is last and len(history) > 1 and steady:
         found.append(
             "The last epoch was the best on validation data: more epochs would probably help."
         )
     return found
+
+
+def _score(row: Mapping[str, float]) -> float:
+    """What the best epoch is chosen by on validation data: nan without them, and inside a warm-up."""
+    held_out = row["validation_elbo"]
+    return held_out if math.isnan(held_out) else row.get("score", held_out)
+
+
+def _apart(history: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> bool:
+    """Whether the last epochs had a validation ELBO far below that of the best one, and a training ELBO above it."""
+    after = [row for row in history if row["epoch"] > best["epoch"]][-WAIT:]
+    return len(after) == WAIT and all(
+        far_below(row["validation_elbo"], best["validation_elbo"]) and row["elbo"] > best["elbo"]
+        for row in after
+    )
