@@ -131,3 +131,8 @@ def test_a_bit_that_is_wrong_makes_one_sentence_at_most(folder, rng, capfd, suff
         if suffix == ".png":  # which has checksums
             assert isinstance(found, str) or found.equal(x)
     assert capfd.readouterr().err == ""
+
+
+def test_an_empty_file_is_said_to_be_empty(folder):
+    (folder / "0.png").touch()
+    refuses(folder, r"0\.png is empty; copy it anew")

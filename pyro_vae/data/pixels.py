@@ -93,8 +93,11 @@ def opened(file: str) -> Iterator["Image"]:
             warnings.simplefilter("ignore")  # of what does not touch the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", message="Truncated File Read")
-            if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would be waited for
+            found = os.stat(file)
+            if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
                 raise InputError(f"{shown(file)} is no regular file; remove it from the folder")
+            if found.st_size == 0:
+                raise InputError(f"{shown(file)} is empty; copy it anew, or remove it")
             # By its name Pillow would map it into memory, and garble a TIFF that is stored turned.
             with open(file, "rb") as stream, Image.open(stream, formats=FORMATS) as image:
                 yield image
