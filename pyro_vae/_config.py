@@ -69,7 +69,10 @@ class Config:
     binarize: str | None = _option(
         None, "make bits of grey values: fresh at each visit, drawn once, or 1 above half", BINARIZE
     )
-    dequantize: bool = _option(False, "add uniform noise to whole numbers and scale them to [0, 1]")
+    dequantize: bool = _option(
+        False,
+        "add uniform noise of one step to values on a lattice; grey levels are scaled to [0, 1]",
+    )
     scale: bool = _option(False, "divide by the largest value")
     maximum: int | None = _option(
         None, "largest value of whole numbers (default: by the files, else by what occurs)"

@@ -89,7 +89,7 @@ def test_grey_levels_in_another_spelling_are_grey_levels(stored, spelled):
     bridge = data.bridge(parse("likelihood", "discretizedlogistic")(data.shape))
     train = data.split("train", bridge)[:].reshape(-1, 4, 4)
     assert torch.equal(train, stored(BYTES).values["train"].float())
-    with pytest.raises(InputError, match=r"holds grey levels.*--dequantize"):
+    with pytest.raises(InputError, match=r"grey levels.*(stored - |accepts reals).*--dequantize"):
         data.bridge(gaussian(data.shape))
     noisy = data.split("test", data.bridge(gaussian(data.shape), dequantize=True))
     plain = stored(BYTES)
@@ -137,7 +137,7 @@ def test_columns_that_no_density_can_bear(stored, kind):
     with pytest.raises(InputError, match=words):
         data.bridge(gaussian((3,)))
     if kind in ("constant", "prices", "doses"):
-        with pytest.raises(InputError, match="leave it out"):
+        with pytest.raises(InputError, match=r"leave it out .np.delete.x, .2., axis=1"):
             data.bridge(gaussian((3,)), dequantize=True)
         return
     bridge = data.bridge(gaussian((3,)), dequantize=True)
@@ -327,3 +327,25 @@ def test_counts_that_are_rounded_are_said(call):
     assert (
         "rounded" not in call("train", "--dataset", "x.npy", "--precision", "float64", *given).out
     )
+
+
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
+def test_a_table_names_its_columns(refused, call):
+    rows = [f"{x!r},{i % 2},{y!r},7" for i, (x, y) in enumerate(NORMAL.tolist())]
+    Path("x.csv").write_text("\n".join(["height,is male,weight,unit", *rows]) + "\n")
+    sentence = refused("train", "--dataset", "x.csv")
+    assert "one value in all data of column unit" in sentence
+    assert "leave it out (--drop unit)" in sentence
+    sentence = refused("train", "--dataset", "x.csv", "--drop", "unit")
+    assert "step (1) in column is male" in sentence
+    assert "--drop 'is male'" in sentence
+    said = call("train", "--dataset", "x.csv", "--drop", "unit,is male", "--dry-run", *TINY)
+    assert (said.code, said.err) == (0, "")
+    assert "Gaussian(scale='element'), because the data are reals in columns" in said.out
+
+
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
+def test_scaled_levels_are_said_to_be_on_a_lattice(call):
+    np.save("x.npy", BYTES)
+    said = call("train", "--dataset", "x.npy", "--scale", "--dry-run", *TINY)
+    assert re.search(r"read +whole numbers that are scaled lie on a lattice", said.out)

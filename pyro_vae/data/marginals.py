@@ -6,6 +6,7 @@ kept above half a step cannot, since the density at the points of the lattice, t
 """
 
 import math
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -185,7 +186,7 @@ class Columns:
         if found := self.of("constant"):
             raise InputError(
                 f"{data} has one value in all data of {self.listed(found)}, on which a density has no meaning; "
-                f"leave it out{self.dropping(found)}"
+                f"{self.dropping(found)}"
             )
         if found := [i for i, c in enumerate(self.parts) if c.blurred]:
             c = self.parts[found[0]]
@@ -197,7 +198,7 @@ class Columns:
         if found := self.of("few"):
             raise InputError(
                 f"{data} has only {self.parts[found[0]].different} different values in {self.listed(found)}, where a "
-                f"density can grow without end; leave it out{self.dropping(found)}"
+                f"density can grow without end; {self.dropping(found)}"
             )
         found = self.of("coarse", "whole")
         if found and not noise:
@@ -206,7 +207,7 @@ class Columns:
             raise InputError(
                 f"the values of {data} are whole multiples of a step ({said}) in {self.listed(found)}, where a density "
                 "can grow without end: add --dequantize (uniform noise of one step), choose a likelihood for whole "
-                f"numbers, or leave it out{self.dropping(found)}"
+                f"numbers, or {self.dropping(found)}"
             )
 
     def remarks(self, rows: np.ndarray, *, noise: bool) -> list[str]:
@@ -262,4 +263,9 @@ class Columns:
 
     def dropping(self, found: list[int]) -> str:
         """How to leave columns out."""
-        return f" (--drop {','.join(self.names[i] for i in found[:4])})" if self.named else ""
+        it = "them" if found[1:] else "it"
+        if len(self.shape) > 1:
+            return "change the images"
+        if self.named:
+            return f"leave {it} out (--drop {shlex.quote(','.join(self.names[i] for i in found))})"
+        return f"leave {it} out (np.delete(x, {found}, axis=1))"

@@ -175,6 +175,11 @@ class DataSet:
                 f"whole numbers above {EXACT[dtype]:,} are rounded, that of {self.maximum:.6g} to the next "
                 f"{float(np.spacing(np.array(self.maximum, _NUMPY[dtype]))):g}{kept}"
             ]
+        if bridge.kind == "scale":
+            return [
+                "whole numbers that are scaled lie on a lattice, where a density can grow without end, so that its "
+                "value says little; --dequantize adds noise of one step"
+            ]
         after = bridge.result(self.representation)
         if bridge.kind not in ("none", "dequantize") or after is not Representation.REAL:
             return []
@@ -203,7 +208,11 @@ class DataSet:
             if bridge.kind == "none"
             else f" after {bridge.kind} {'binarization' if bridge.binarizes else ''}".rstrip()
         )
-        text = f"{self.name} holds {after.value}{how} and the {likelihood} likelihood accepts {support.value}"
+        spelled = f", spelled so that they are {self.units}," if self.units else ""
+        text = (
+            f"{self.name} holds {after.value}{how}{spelled} and the {likelihood} likelihood accepts "
+            f"{support.value}"
+        )
         if bridge.kind != "none":
             return f"{text}; leave that option out or choose another likelihood"
         if support is Representation.BINARY and self.representation is not Representation.REAL:
