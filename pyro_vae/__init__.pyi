@@ -2,8 +2,9 @@
 
 from pyro_vae._abstract import AbstractProgram as AbstractProgram, variants as variants
 from pyro_vae._errors import InputError as InputError
+from pyro_vae._program import Run as Run, open_run as open_run
 from pyro_vae.build import Spec as Spec, build as build
-from pyro_vae.checkpoint import load as load
+from pyro_vae.checkpoint import load as load, save as save
 from pyro_vae.data import (
     Bridge as Bridge,
     DataSet as DataSet,

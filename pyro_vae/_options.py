@@ -100,6 +100,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"the file {path} is not valid TOML: {error}") from error
 
 
+NEW = "new data, all of whose rows are taken; or the data of the run, if they have moved"
 MOVED = "where the data of the run lie now, if they have moved"
 
 
@@ -131,9 +132,11 @@ def evaluate_parser() -> Parser:
     parser = run_parser(
         "evaluate",
         "Estimate log p(x) of each datum by importance weighting; say how far to trust it.",
+        data=NEW,
     )
     add = parser.add_argument
-    add("--split", choices=SPLITS, default="test", help="which data (default: test)")
+    add("--labels", metavar="LABELS", help="labels of new data, as in training")
+    add("--split", choices=SPLITS, help="which data of the run (default: test)")
     add("--limit", type=whole, metavar="N", help="at most N data, spread evenly over the split")
     add(
         "--num-particles",
@@ -206,6 +209,8 @@ def evaluate_parser() -> Parser:
         metavar="D",
         help="of each of its 4 chains (default: 1000)",
     )
+    add("--csv", metavar="FILE", help="also write a table with a line for each datum")
+    add("--parquet", metavar="FILE", help="the same as a .parquet file")
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
     add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
     return parser
@@ -259,11 +264,18 @@ def compare_parser() -> Parser:
 def encode_parser() -> Parser:
     """The options of encoding."""
     parser = run_parser(
-        "encode", "Write the posterior means of all data, read their labels from them, draw them."
+        "encode",
+        "Write the posterior means of all data, read their labels from them, draw them.",
+        data=NEW,
     )
+    parser.add_argument("--labels", metavar="LABELS", help="labels of new data, as in training")
     parser.add_argument(
         "--output", metavar="FILE", help="a .npz or .parquet file (default: RUN/latents.npz)"
     )
+    parser.add_argument(
+        "--csv", metavar="FILE", help="also write a table with a line for each datum"
+    )
+    parser.add_argument("--parquet", metavar="FILE", help="the same as a .parquet file")
     parser.add_argument(
         "--num-draws",
         type=whole,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_vae._config import STREAM
 from pyro_vae._errors import InputError
@@ -104,8 +105,7 @@ class Run:
         return new_labels(self.config["resolved"]["fingerprint"], self.fingerprint)
 
     def announce(self) -> None:
-        """Read the data, and print what is to be said about them."""
-        self.data  # noqa: B018
+        """Print what is to be said about the data that were read."""
         for sentence in self.notes:
             print(f"note: {sentence}", flush=True)
 
@@ -117,6 +117,27 @@ class Run:
         if len(split) == 0:
             raise InputError(f"the run {self.folder} has no {name} data; choose another --split")
         return split.to(self.device)
+
+    def see(self, values: Any) -> Tensor:
+        """Stored values, as they would stand in a file of the run's data, as the likelihood sees them.
+
+        Random bits or noise are drawn once, from a fixed seed, as for evaluation.
+
+        Args:
+            values: `(N, *shape)`: an array, a tensor, a DataFrame or nested lists, in the units of the run's data.
+
+        Returns:
+            `x` of shape `(N, *shape)`, to be given to `log_marginal`, `elbo`, `vae.encode` and the others.
+
+        Raises:
+            InputError: when the shape or the kind of the numbers is not that of the run's data.
+
+        >>> run = open_run("runs/digits-bernoulli")  # doctest: +SKIP
+        >>> log_marginal(run.vae.model, run.vae.guide, run.see(numpy.load("new.npy")))  # doctest: +SKIP
+        """
+        from pyro_vae._rows import see
+
+        return see(self, values)
 
 
 def open_run(
@@ -142,6 +163,10 @@ def open_run(
     """
     path = checkpoint_path(folder, checkpoint)
     folder = Path(folder)
+    if not (folder / "config.toml").is_file():
+        raise InputError(
+            f"{folder} has no config.toml: it holds weights alone, which load reads, and nothing about their data"
+        )
     config = read_toml(folder / "config.toml")
     vae, spec, header = load_weights(path)
     chosen = pick_device(device)

@@ -76,6 +76,7 @@ def declared(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def make(self: Any, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.setdefault("_given", (args, kwargs))  # of the outermost class
         if _watched.get():  # the outermost call watches
             return function(self, *args, **kwargs)
         what = _written(init, self, args, kwargs)
@@ -93,6 +94,16 @@ def declared(init: Callable[..., None]) -> Callable[..., None]:
             _watched.reset(token)
 
     return make
+
+
+def given(made: Any) -> dict[str, Any]:
+    """The arguments that a member was made with, defaults among them; empty for what is no member."""
+    if "_given" not in vars(made):
+        return {}
+    args, kwargs = vars(made)["_given"]
+    bound = inspect.signature(type(made)).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 def is_too_large(error: BaseException) -> bool:

@@ -1,19 +1,22 @@
 """Runs on disk: weights and training state in safetensors with a JSON header, without pickle."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae._described import described
 from pyro_vae._errors import InputError
 from pyro_vae._files import write_atomically
 from pyro_vae.build import Spec, build
+from pyro_vae.data.files import one_line
 from pyro_vae.inference.epochs import Progress
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.products import PRODUCTS, has_onednn, products_of, use_products
@@ -71,7 +74,7 @@ def save_checkpoint(
         if progress.order is not None:
             tensors["progress.order"] = progress.order
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    content = save(tensors, metadata={"pyro_vae": json.dumps(header)})
+    content = to_bytes(tensors, metadata={"pyro_vae": json.dumps(header)})
     write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
@@ -177,15 +180,58 @@ def checkpoint_path(run: str | Path, which: str = "best") -> Path:
 
 
 def load(run: str | Path, *, checkpoint: str = "best", device: str | torch.device = "cpu") -> VAE:
-    """The trained VAE of a run folder, ready to evaluate.
+    """The trained VAE of a run folder or a checkpoint file, ready to evaluate.
 
     Args:
-        run: the folder that `python -m pyro_vae.train` made.
-        checkpoint: `'best'` by validation ELBO, or `'last'`.
+        run: the folder that `python -m pyro_vae.train` made, or a `.safetensors` file of it or of `save`.
+        checkpoint: `'best'` by validation ELBO, or `'last'`; of a folder.
         device: where to put it.
 
     Raises:
-        InputError: when there is no such run, or its checkpoint is damaged.
+        InputError: when there is no such run, when its checkpoint is damaged, or when there is no such device.
     """
-    vae, _, _ = load_weights(checkpoint_path(run, checkpoint))
-    return vae.to(device).eval()
+    path = Path(run)
+    if path.suffix != ".safetensors" or path.is_dir():
+        path = checkpoint_path(run, checkpoint)
+    vae, _, _ = load_weights(path)
+    try:
+        return vae.to(device).eval()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device={str(device)!r} is not available here ({one_line(error)}); device='cpu' always is"
+        ) from error
+
+
+def save(vae: VAE, path: str | Path, *, spec: Spec | None = None) -> None:
+    """Write a VAE that was trained in Python so that `load` reads it back: its `Spec` and its weights.
+
+    Args:
+        vae: made by `build`, or put together from members of this package, by whatever names.
+        path: a file that ends in `.safetensors`, which is replaced, or a new folder.
+        spec: what `build` would make it from, where that cannot be read from its parts.
+
+    Raises:
+        InputError: when the place cannot be written, or when no `Spec` describes the VAE.
+
+    >>> import tempfile
+    >>> from pyro_vae import MLP, Bernoulli, FullRank, StandardNormal
+    >>> made = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), FullRank(MLP((4,)), 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(made, f"{folder}/mine.safetensors")
+    ...     type(load(f"{folder}/mine.safetensors").guide).__name__
+    'FullRank'
+    """
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        if file.exists() and not (file.is_dir() and not any(file.iterdir())):
+            raise InputError(
+                f"{file} is there already; name a new folder, or a file that ends in .safetensors"
+            )
+        file /= "best.safetensors"
+    elif not file.parent.is_dir():
+        raise InputError(f"the folder {file.parent} does not exist")
+    elif file.is_dir():
+        raise InputError(f"{file} is a folder; name a file")
+    spec, copy = described(vae, spec)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(file, copy, spec, epoch=0, score=math.nan)

@@ -7,6 +7,8 @@ if __name__ == "__main__":
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import InputError
+from pyro_vae._evaluations import evaluations, headline
 from pyro_vae._files import write_atomically
 from pyro_vae._options import read_toml, run
 from pyro_vae.checkpoint import checkpoint_path
 from pyro_vae.data.files import one_line, read_npz
 from pyro_vae.inference.paired import compare
 from pyro_vae.models.representation import Representation
+from pyro_vae.runs import EVALUATION
 
 RANDOM = ("dynamic", "static", "dequantize")  # bridges that draw bits or noise
 
@@ -42,19 +46,52 @@ class _Evaluation:
     drawn: str
 
 
-def _read(folder: str, split: str) -> _Evaluation:
-    """The evaluation of one split of a run."""
-    checkpoint_path(folder)
-    stem = Path(folder) / ("evaluation" if split == "test" else f"evaluation-{split}")
-    told, arrays = stem.with_suffix(".json"), stem.with_suffix(".npz")
-    command = (
-        f"python -m pyro_vae.evaluate {folder}{'' if split == 'test' else f' --split {split}'}"
-    )
-    for path in (told, arrays):
+def named(name: str, split: str) -> tuple[Path, str]:
+    """The run folder and the name of the evaluation that `name` means: a run, or one of its evaluations' .json files.
+
+    Of a run it is the headline of the split; where there is none, the only other evaluation of the split.
+
+    Raises:
+        InputError: when the run has no evaluation of the split, or several and none of them the headline.
+    """
+    path = Path(name)
+    if path.suffix == ".json" and not path.is_dir():
+        checkpoint_path(path.parent)
         if not path.is_file():
-            raise InputError(
-                f"{folder} has no evaluation of its {split} data ({path.name}); run {command}"
-            )
+            raise InputError(f"the evaluation {name} does not exist")
+        return path.parent, path.stem
+    checkpoint_path(path)
+    there = evaluations(path, split)
+    if headline(split) in there or len(there) == 1:
+        return path, there[0]
+    if there:
+        raise InputError(
+            f"{name} has no evaluation of all of its {split} data, but {len(there)} others; name one of them in place "
+            f"of the run: {', '.join(str(path / f'{stem}.json') for stem in there)}"
+        )
+    raise InputError(
+        f"{name} has no evaluation of its {split} data ({headline(split)}.json); run {_again(path, split)}"
+    )
+
+
+def _again(folder: Path, split: str) -> str:
+    """The command that makes the headline of a split."""
+    option = "" if split in ("test", "new") else f" --split {split}"
+    return f"python -m pyro_vae.evaluate {shlex.quote(str(folder))}{option}"
+
+
+def read_evaluation(folder: Path, name: str) -> _Evaluation:
+    """The evaluation of this name, which is that of its files without ending."""
+    told, arrays = folder / f"{name}.json", folder / f"{name}.npz"
+    found = re.fullmatch(EVALUATION, name)
+    if found is None:
+        raise InputError(f"{told} is no evaluation of this package")
+    split = found[2] or "test"
+    command = _again(folder, split)
+    if not arrays.is_file():
+        raise InputError(
+            f"{folder} has no evaluation of its {split} data ({arrays.name}); run {command}"
+        )
     try:
         summary = json.loads(told.read_text())
     except ValueError as error:
@@ -81,6 +118,11 @@ def _read(folder: str, split: str) -> _Evaluation:
         ):
             raise InputError(
                 f"the file {arrays} is damaged: it has no {summary['data']} numbers {key!r}; run {command}"
+            )
+    for key in ("row", "name", "label"):
+        if key in columns and columns[key].shape != (summary["data"],):
+            raise InputError(
+                f"the file {arrays} is damaged: it has no {summary['data']} of {key!r}; run {command}"
             )
     marginal = summary.get("log_marginal")
     mean, told_mean = (
@@ -127,7 +169,7 @@ def _unchecked(found: Mapping[str, _Evaluation]) -> list[str]:
     ]
 
 
-def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) -> None:
+def _check_pair(a: str, b: str, found: Mapping[str, _Evaluation]) -> None:
     """Raise `InputError` unless both runs were evaluated on the same numbers x.
 
     The random bits or noise of a split are drawn once for all of its data, from a fixed seed, and data of a `--limit`
@@ -135,6 +177,9 @@ def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) ->
     earlier version has no fingerprint: there only the name of the data can be compared.
     """
     first, other = found[a].summary, found[b].summary
+    split = first["split"]
+    if split != other["split"]:
+        raise InputError(f"{a} is of {split} data and {b} of {other['split']} data")
     known = _fingerprint(first) and _fingerprint(other)
     if not known and first["dataset"] != other["dataset"]:
         raise InputError(
@@ -152,9 +197,8 @@ def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) ->
         )
     sizes = [found[name].sizes for name in (a, b)]
     total = [sum(s.values()) for s in sizes]
-    same = sizes[0] == sizes[1] or (
-        split == "test" and total[0] == total[1]
-    )  # test data are split off first
+    alike = sizes[0] == sizes[1] or (split == "test" and total[0] == total[1])  # split off first
+    same = alike if not known else alike or _fingerprint(first) == _fingerprint(other)
     if not same or first["data_in_split"] != other["data_in_split"]:
         one, two = (", ".join(f"{n} {name}" for name, n in s.items()) for s in sizes)
         raise InputError(
@@ -171,6 +215,9 @@ def _check_pair(split: str, a: str, b: str, found: Mapping[str, _Evaluation]) ->
             f"{a} was evaluated on {first['data']} {split} data and {b} on {other['data']}; evaluate both with the "
             "same --limit"
         )
+    rows, others = (found[name].columns.get("row") for name in (a, b))
+    if rows is not None and others is not None and not np.array_equal(rows, others):
+        raise InputError(f"{a} and {b} were evaluated on different rows of {first['dataset']}")
     if found[a].drawn != found[b].drawn:
         raise InputError(
             f"{a} sees its data in {found[a].drawn} and {b} in {found[b].drawn} (--precision), for which different "
@@ -207,9 +254,10 @@ def main(arguments: Sequence[str]) -> None:
         if (place := Path(name).resolve()) in seen:
             raise InputError(f"{seen[place]} and {name} are the same run")
         seen[place] = name
-    found = {name: _read(name, options.split) for name in options.runs}
+    places = {name: named(name, options.split) for name in options.runs}
+    found = {name: read_evaluation(*place) for name, place in places.items()}
     for name in others:
-        _check_pair(options.split, first, name, found)
+        _check_pair(first, name, found)
     result = compare({name: evaluation.columns for name, evaluation in found.items()})
     warnings = [*result.warnings, *_unchecked(found), *_refinement(found)]
     s = found[first].summary
@@ -219,6 +267,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     for sentence in warnings[len(result.warnings) :]:
         print(f"warning: {sentence}")
+    read = ", ".join(str(folder / f"{stem}.json") for folder, stem in places.values())
+    print(f"\nread: {read}")
     if output is not None:
         about = {k: s[k] for k in ("dataset", "split", "data_in_split", "representation", "bridge")}
         text = json.dumps({**about, **result.to_dict(), "warnings": warnings}, indent=2)

@@ -5,8 +5,8 @@ from pyro_vae._options import answer, encode_parser
 if __name__ == "__main__":
     answer(encode_parser())  # before the imports, which take seconds
 
-import importlib
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,13 @@ from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._options import DRAWS, run
 from pyro_vae._program import Run, open_run
+from pyro_vae._rows import NEW, Rows, new_rows, own_rows
+from pyro_vae._scores import check_tables, identity, plain, require_pyarrow, write_tables
 from pyro_vae.data import SPLITS, spread
 from pyro_vae.inference.estimators import batches
 from pyro_vae.inference.inputs import as_data
 from pyro_vae.models.vae import VAE
+from pyro_vae.runs import check_output
 
 if TYPE_CHECKING:
     import pandas
@@ -100,29 +103,23 @@ def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
         draws: as in `encode`.
 
     Returns:
-        `train_mean` and `train_std` of shape `(N, latent_dim)`, with labels `train_labels` of shape `(N,)`, and the
-        same for `validation` and `test`; in the order of the data set. A missing label is nan or an empty text.
+        `train_mean` and `train_std` of shape `(N, latent_dim)`, the places of these data in their file `train_rows`,
+        `(N,)`, their names `train_names` and labels `train_labels` where they have any, and the same for `validation`
+        and `test`; in the order of the data set. A missing label is nan or an empty text.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
-        if len(opened.data.values[split]) == 0:
-            continue
-        mean, std = encode(opened.vae, opened.split(split), draws=draws)
-        arrays |= {f"{split}_mean": mean.numpy(), f"{split}_std": std.numpy()}
-        if opened.data.labels is not None:
-            arrays[f"{split}_labels"] = _plain(opened.data.labels[split])
+        if len(opened.data.values[split]) > 0:
+            arrays |= encode_rows(opened, own_rows(opened, split), draws=draws)
     return arrays
 
 
-def _plain(labels: np.ndarray) -> np.ndarray:
-    """Labels without Python objects, which .npz files hold only pickled: as text, a missing one empty."""
-    if labels.dtype != object:
-        return labels
-    import pandas
-
-    return np.array(
-        ["" if pandas.isna(label) else str(label) for label in labels.tolist()], dtype=str
-    )
+def encode_rows(opened: Run, rows: Rows, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
+    """The latents of some rows, named as in `encode_run`; those of new data begin with `new_`."""
+    mean, std = encode(opened.vae, rows.x, draws=draws)
+    found = {"mean": mean.numpy(), "std": std.numpy()}
+    found |= {f"{key}s": values for key, values in identity(rows).items()}
+    return {f"{rows.split}_{key}": values for key, values in found.items()}
 
 
 @dataclass(frozen=True)
@@ -194,7 +191,7 @@ def probe(z: np.ndarray, labels: np.ndarray, test_z: np.ndarray, test_labels: np
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    labels, test_labels = _plain(labels), _plain(test_labels)
+    labels, test_labels = plain(labels), plain(test_labels)
     known, test_known = _known(labels), _known(test_labels)
     z, labels, test_z, test_labels = (
         z[known],
@@ -258,7 +255,7 @@ def picture(
         centre, directions, shares = _principal(z if fit is None else fit)
         points = (points - centre) @ directions
     if labels is not None:
-        labels = _plain(labels)[index]
+        labels = plain(labels)[index]
         if not (known := _known(labels)).all():
             labels = np.where(known, labels.astype(str), "no label")
     figure = plots.scatter(torch.from_numpy(points), labels)
@@ -295,15 +292,19 @@ def _principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     """The latents as a table with a row for each datum.
 
-    Columns: `split`, `datum` (its place in the split, from 0), `mean_0`, ..., `std_0`, ..., and `label` with labels.
+    Columns: `split`, `datum` (its place in the split, from 0), `row` (its place in the file, from 0), `name` where rows
+    have names, `mean_0`, ..., `std_0`, ..., and `label` with labels.
     """
     import pandas
 
     parts = []
-    for split in SPLITS:
+    for split in (*SPLITS, NEW):
         if f"{split}_mean" not in arrays:
             continue
         columns: dict[str, Any] = {"split": split, "datum": np.arange(len(arrays[f"{split}_mean"]))}
+        columns |= {
+            key: arrays[f"{split}_{key}s"] for key in ("row", "name") if f"{split}_{key}s" in arrays
+        }
         for kind in ("mean", "std"):
             columns |= {
                 f"{kind}_{d}": column for d, column in enumerate(arrays[f"{split}_{kind}"].T)
@@ -314,24 +315,20 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     return pandas.concat(parts, ignore_index=True)
 
 
-def _output(given: str | None, folder: Path) -> Path:
+def _output(given: str | None, folder: Path, new: str | None) -> Path:
     """Where the latents go; every reason why they cannot is found before the work."""
-    path = folder / "latents.npz" if given is None else Path(given)
+    path = folder / f"{_stem(new)}.npz" if given is None else Path(given)
     if path.suffix not in (".npz", ".parquet"):
         raise InputError(f"--output {path} must end in .npz or .parquet")
-    if not path.parent.is_dir():
-        raise InputError(f"--output {path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise InputError(f"--output {path} is a folder; name a file")
+    check_output(path, "--output")
     if path.suffix == ".parquet":
-        try:
-            importlib.import_module("pyarrow")
-        except ImportError:
-            raise InputError(
-                f"--output {path} needs the package pyarrow, which is not installed: pip install pyarrow, or name a "
-                ".npz file"
-            ) from None
+        require_pyarrow(f"--output {path}")
     return path
+
+
+def _stem(new: str | None) -> str:
+    """The name of the files of latents, without ending: those of new data have their own."""
+    return "latents" if new is None else "latents-new-" + re.sub(r"[^\w.+]+", "_", Path(new).stem)
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
@@ -347,41 +344,55 @@ def main(arguments: Sequence[str]) -> None:
     options = encode_parser().parse_args(arguments)
     if options.num_draws < 2:
         raise InputError("--num-draws 1 gives no standard deviation; draw two or more")
+    check_tables(options)
+    if options.labels is not None and options.data is None:
+        raise InputError("--labels goes with new data; name their file with --data FILE")
     opened = open_run(
         options.run,
         checkpoint=options.checkpoint,
         device=options.device,
-        data=options.data,
         data_dir=options.data_dir,
     )
-    opened.announce()
-    if opened.has_new_labels:
+    new = None if options.data is None else new_rows(opened, options.data, options.labels)
+    if new is None and opened.data and options.labels is None and opened.has_new_labels:
         raise InputError(
             f"the labels of {opened.name} are not those that were beside the data when {opened.folder} was trained: "
-            "put them back, or train anew"
+            "put them back, or name the new ones with --data and --labels"
         )
-    output = _output(options.output, opened.folder)
+    opened.announce()
+    fresh = None if new is None else new.dataset
+    output = _output(options.output, opened.folder, fresh)
     pyro.set_rng_seed(options.seed)
-    arrays = encode_run(opened, draws=options.num_draws)
-    sizes = ", ".join(f"{len(arrays[f'{s}_mean'])} {s}" for s in SPLITS if f"{s}_mean" in arrays)
-    print(f"{opened.name}: {sizes} data")
+    draws = options.num_draws
+    arrays = (
+        encode_run(opened, draws=draws) if new is None else encode_rows(opened, new, draws=draws)
+    )
+    splits = [s for s in (*SPLITS, NEW) if f"{s}_mean" in arrays]
+    sizes = ", ".join(f"{len(arrays[f'{s}_mean'])} {s}" for s in splits)
+    print(f"{fresh or opened.name}: {sizes} data")
     print(f"latent dimension {opened.spec.latent_dim}, weights of epoch {opened.epoch}\n")
     write_atomically(output, lambda path: _save(path, arrays, output.suffix))
     print(_report(arrays))
-    split = "test" if "test_mean" in arrays else "train"
+    split = "test" if "test" in splits else splits[0]
     mean, std, labels = (
         arrays[f"{split}_mean"],
         arrays[f"{split}_std"],
         arrays.get(f"{split}_labels"),
     )
-    figure = picture(mean, std, labels, fit=arrays["train_mean"])
-    target = subfolder(opened.folder, "figures") / "latents.png"
-    write_atomically(target, figure.savefig)
-    print(f"\nwritten: {output}, {target}")
+    written = [output]
+    if len(mean) > 1:  # one point is no picture
+        figure = picture(mean, std, labels, fit=arrays.get("train_mean"))
+        written.append(subfolder(opened.folder, "figures") / f"{_stem(fresh)}.png")
+        write_atomically(written[-1], figure.savefig)
+    if options.csv or options.parquet:
+        written += write_tables(frame(arrays), options)
+    print(f"\nwritten: {', '.join(map(str, written))}")
 
 
 def _report(arrays: dict[str, np.ndarray]) -> str:
     """The accuracies, or why there are none."""
+    if f"{NEW}_mean" in arrays:
+        return "no accuracies: these are fitted to training data and judged on test data"
     if "train_labels" not in arrays:
         return "no accuracies: the data have no labels"
     if "test_mean" not in arrays:

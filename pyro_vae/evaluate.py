@@ -18,15 +18,19 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from matplotlib.figure import Figure
 
 from pyro_vae import __version__
 from pyro_vae._errors import InputError
+from pyro_vae._evaluations import headline, plan_of, stem_of
 from pyro_vae._files import subfolder, together, write_atomically
 from pyro_vae._options import run
 from pyro_vae._outside import outside, separations
 from pyro_vae._program import Run, open_run
 from pyro_vae._remedies import remedy
-from pyro_vae.data.bridges import spread
+from pyro_vae._rows import NEW, Rows, new_rows, own_rows
+from pyro_vae._scores import check_tables, identity, scores, write_tables
+from pyro_vae.data import NAMED, Split, spread
 from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
 from pyro_vae.inference.annealing import (
     annealed_importance_sampling,
@@ -40,7 +44,7 @@ from pyro_vae.inference.latents import LatentHealth, latent_health
 from pyro_vae.inference.posterior import CHAINS, FEWEST, PosteriorComparison, compare_posterior
 from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.representation import Representation
-from pyro_vae.runs import public_command, public_path
+from pyro_vae.runs import check_output, public_command, public_path
 
 WILD = 100  # distances of the quartiles below the median
 MOST = 5  # wild data that are named
@@ -53,6 +57,7 @@ def evaluate(
     *,
     split: str = "test",
     limit: int | None = None,
+    data: Split | None = None,
     num_particles: int = 5000,
     memory: int = MEMORY,
     seed: int = 0,
@@ -65,14 +70,15 @@ def evaluate(
         opened: the run, from `open_run`.
         split: `'train'`, `'validation'` or `'test'`.
         limit: take this many data, spread evenly over the split.
+        data: other data, as the run sees them, in place of those of a split.
         num_particles: K, as in `log_marginal`.
         memory: in bytes, as in `log_marginal`.
         seed: of the particles.
         refine: fit q(z|x) to each datum by so many gradient steps first, as `log_marginal_refined`.
         adaptive: spend draws where they are needed, as `log_marginal_adaptive`, refining by `refine` or 100 steps.
     """
-    data = opened.split(split)
-    data = data if limit is None else data.first(limit)
+    if data is None:
+        data = own_rows(opened, split).first(limit).x
     pyro.set_rng_seed(seed)
     vae, options = opened.vae, dict[str, Any](num_particles=num_particles, memory=memory)
 
@@ -96,16 +102,17 @@ def _progress(unit: str, total: int | None) -> Iterator[Callable[[int], Any]]:
 
 
 def summary(
-    opened: Run, result: LogMarginal, split: str, health: LatentHealth | None = None
+    opened: Run, result: LogMarginal, rows: Rows, health: LatentHealth | None = None
 ) -> dict[str, Any]:
     """The numbers of the table under plain names: the content of `evaluation.json`."""
     dimensions, bridge = math.prod(opened.spec.shape), opened.bridge
     levels = bridge.levels
+    stored = Representation[opened.config["resolved"]["stored"]]
 
     sound = result.sound
     if not sound.any():
         raise InputError(
-            f"no datum of the {split} split has a finite log p(x) under the run {opened.folder}: its weights or these "
+            f"none of the {rows.split} data has a finite log p(x) under the run {opened.folder}: its weights or these "
             "data are not what they were"
         )
     ess, pareto = result.ess[sound], result.pareto_k[sound]
@@ -118,12 +125,12 @@ def summary(
     return {
         "run": public_path(opened.folder),
         "epoch": opened.epoch,
-        "dataset": opened.name,
-        "fingerprint": opened.fingerprint[split],
-        "split": split,
+        "dataset": rows.dataset,
+        "fingerprint": rows.fingerprint,
+        "split": rows.split,
         "data": len(result),
-        "data_in_split": len(opened.data.values[split]),
-        "representation": bridge.result(opened.data.representation).name,
+        "data_in_split": rows.total,
+        "representation": bridge.result(stored).name,
         "bridge": str(bridge),
         "num_particles": int(result.particles.max()),
         "least_particles": int(result.particles.min()),
@@ -138,7 +145,7 @@ def summary(
         "reconstruction": part("reconstruction"),
         "kl": part("kl"),
         "bits_per_dimension": result.bits_per_dimension(dimensions, levels),
-        "bits_per_dimension_of": bridge.counted(opened.data.representation),
+        "bits_per_dimension_of": bridge.counted(stored),
         "ess": {"median": ess.median().item(), "least": ess.min().item()},
         "pareto_k": {
             "median": pareto.median().item(),
@@ -146,13 +153,13 @@ def summary(
             "above_limit": int(result.doubtful.sum()),
         },
         "verdict": result.verdict(),
-        "wild": wild(opened, result.values, split),
+        "wild": wild(rows, result.values),
         "latents": None if health is None else _latents(health, opened.config),
         "spec": opened.spec.to_dict(),
     }
 
 
-def wild(opened: Run, values: torch.Tensor, split: str) -> list[dict[str, Any]]:
+def wild(rows: Rows, values: torch.Tensor) -> list[dict[str, Any]]:
     """The data whose log p(x) is not finite or so low that one of them moves the mean: which they are, and a sentence.
 
     Low is what lies more than `WILD` times the distance of the quartiles below the median, and moves the mean by more
@@ -163,18 +170,16 @@ def wild(opened: Run, values: torch.Tensor, split: str) -> list[dict[str, Any]]:
     deep = (median - values > WILD * (high - low)) & ((median - values) / len(values) > 1)
     places = (~sound | deep).nonzero().flatten()
     rest = values[sound & ~deep]
-    rows = opened.data.rows[split][spread(len(values), len(opened.data.values[split])).numpy()]
-    names = None if opened.data.names is None else opened.data.names[split]
     found: list[dict[str, Any]] = []
     for i in places.tolist():
-        row, value = int(rows[i]), values[i].item()
+        row, value = int(rows.rows[i]), values[i].item()
         if len(found) == MOST:
             sentence = (
                 f"{len(places) - MOST} more data are like that; evaluation.npz has all values."
             )
             found.append({"row": None, "log_marginal": None, "sentence": sentence})
             break
-        name = "" if names is None else f" ({names[spread(len(values), len(names))[i]]})"
+        name = "" if rows.names is None else f" ({rows.names[i]})"
         what = "no finite log p(x) and is left out" if not sound[i] else f"log p(x) = {value:.4g}"
         sentence = (
             f"Row {row}{name} of the data has {what}; without such rows the mean of log p(x) is {rest.mean():.3f}: "
@@ -263,19 +268,36 @@ def _options(arguments: Sequence[str]) -> Any:
         raise InputError(
             f"--posterior-draws {options.posterior_draws} is too few: {FEWEST} are the least"
         )
-    netcdf = options.netcdf = None if options.netcdf is None else Path(options.netcdf)
-    if netcdf is not None and not netcdf.parent.is_dir():
-        raise InputError(f"--netcdf {netcdf}: the folder {netcdf.parent} does not exist")
-    if netcdf is not None and netcdf.is_dir():
-        raise InputError(f"--netcdf {netcdf} is a folder; name a file")
+    if options.netcdf is not None:
+        options.netcdf = Path(options.netcdf)
+        check_output(options.netcdf, "--netcdf")
+    check_tables(options)
+    if options.labels is not None and options.data is None:
+        raise InputError("--labels goes with new data; name their file with --data FILE")
     return options
+
+
+def _chosen(opened: Run, options: Any) -> Rows:
+    """The rows that are evaluated: of new data all, else a split of the run's own."""
+    new = None
+    if options.data is not None:
+        new = new_rows(opened, options.data, options.labels)
+    if new is not None and options.split is not None:
+        raise InputError(
+            f"{options.data} is new to the run: all of its rows are taken, and --split {options.split} cannot be used"
+        )
+    rows = own_rows(opened, options.split or "test") if new is None else new
+    options.split = rows.split
+    return rows.first(options.limit)
 
 
 def _more(
     opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]
-) -> list[Path]:
-    """What `--gaps` and the options behind it ask for: print it, add it to the files, name the figures it drew."""
-    figures: list[Path] = []
+) -> dict[str, Figure]:
+    """What `--gaps` and the options behind it ask for: print it, add it to the files, return the figures by name."""
+    from pyro_vae import plots
+
+    figures: dict[str, Figure] = {}
     model = opened.vae.model
     annealing = {
         "num_chains": options.chains,
@@ -315,49 +337,50 @@ def _more(
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
     if options.ood:
         s["ood"] = {}
-        for name, found, path in separations(opened, data, options):
-            s["ood"][name] = found.to_dict()
-            figures.append(path)
-            print(f"\n{found}", flush=True)
+        for name, found, figure in separations(opened, data, s, options):
+            s["ood"][Path(name).name] = found.to_dict()
+            figures[f"ood-{Path(name).stem}"] = figure
+            kind = "test data" if name in NAMED else "rows"
+            told = f"{name}: {len(found.outside)} of its {len(options.ood[name])} {kind}"
+            print(f"\n{told}\n{found}", flush=True)
     if options.posterior:
         compared = _compare_posterior(opened, data, options.posterior, options.posterior_draws)
         s["posterior"] = compared.to_dict()
         print(f"\nThe guide against the posterior: {compared}", flush=True)
-        figures.append(subfolder(opened.folder, "figures") / "posterior.png")
-        _draw_pairs(compared, figures[-1])
+        figures["posterior"] = plots.posterior_pairs(compared)
     return figures
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
+    from pyro_vae import plots
+
     options = _options(arguments)
     opened = open_run(
         options.run,
         checkpoint=options.checkpoint,
         device=options.device,
-        data=options.data,
         data_dir=options.data_dir,
     )
+    rows = _chosen(opened, options)
+    outsiders = outside(opened, options)
     opened.announce()
-    options.ood = outside(opened, options)
     result, effort = evaluate(
         opened,
-        split=options.split,
-        limit=options.limit,
+        data=rows.x,
         num_particles=options.num_particles,
         memory=options.memory * 2**20,
         seed=options.seed,
         refine=options.refine,
         adaptive=options.adaptive,
     )
-    data = opened.split(options.split)
-    data = data if options.limit is None else data.first(options.limit)
-    few = data.among(result.sound).first(1000)
+    few = rows.x.among(result.sound).first(1000)
     health = latent_health(opened.vae.model, opened.vae.guide, few) if len(few) > 1 else None
-    s = summary(opened, result, options.split, health)
+    s = summary(opened, result, rows, health)
     s |= {"refinement_steps": options.refine or (100 if options.adaptive else None)}
     s |= {"effort": effort and str(effort), "roads": effort and effort.roads}
     columns = {
+        **identity(rows),
         "num_particles": result.particles.numpy(),
         **{k: v.numpy() for k, v in result.per_datum.items()},
     }
@@ -368,23 +391,22 @@ def main(arguments: Sequence[str]) -> None:
     )
     if health is not None and health.collapsed:
         print(f"train again with {s['latents']['remedy']}", flush=True)
-    figures = _more(opened, data, options, s, columns)
-    s |= {"seed": options.seed, "checkpoint": options.checkpoint, "versions": _versions()}
-    s["command"] = public_command("evaluate", arguments)
-    text = json.dumps(_json(s), indent=2)
-    stem = "evaluation" if options.split == "test" else f"evaluation-{options.split}"
-    written = [opened.folder / f"{stem}.json", opened.folder / f"{stem}.npz", *figures]
+    plan = plan_of(options, refine=s["refinement_steps"] or 0)
+    options.ood = outsiders
+    figures = _more(opened, rows.x, options, s, columns)
     if result.curve:
-        from pyro_vae import plots
-
-        written.append(subfolder(opened.folder, "figures") / "bound_curve.png")
-        write_atomically(written[-1], plots.bound_curve(result.curve).savefig)
+        figures["bound_curve"] = plots.bound_curve(result.curve)
     if health is not None:
-        written.append(subfolder(opened.folder, "figures") / "aggregated_posterior.png")
-        _draw_posterior(opened, few, health, written[-1])
-    with together() as put:
-        put(written[1], lambda path: _save_npz(path, columns))
-        put(written[0], lambda path: path.write_text(text + "\n"))
+        figures["aggregated_posterior"] = _posterior(opened, few, health)
+    s |= {"plan": plan, "seed": options.seed, "checkpoint": options.checkpoint}
+    s |= {"versions": _versions(), "command": public_command("evaluate", arguments)}
+    stem = stem_of(opened.folder, plan, s)
+    written = _write(opened.folder, stem, s, columns, figures)
+    each = scores(columns, rows.split)
+    if rows.split == NEW:
+        written.append(opened.folder / f"{stem}.csv")
+        write_atomically(written[-1], lambda path: each.to_csv(path, index=False))
+    written += write_tables(each, options)
     if options.netcdf is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -394,25 +416,51 @@ def main(arguments: Sequence[str]) -> None:
     if options.report:
         from pyro_vae.report import write_report
 
-        written.append(opened.folder / f"{stem.replace('evaluation', 'report')}.html")
-        write_report(opened.folder, written[-1], split=options.split, data=data)
-    print(
-        f"\nwritten: {', '.join(map(str, written))}\nnext: python -m pyro_vae.sample {shlex.quote(str(opened.folder))}"
-    )
+        written.append(opened.folder / f"{stem.replace('evaluation', 'report', 1)}.html")
+        write_report(opened.folder, written[-1], evaluation=stem, data=rows.x)
+    print(f"\nwritten: {', '.join(map(str, written))}")
+    if rows.split != NEW and stem != headline(rows.split):
+        print(_beside(opened.folder, rows.split))
+    print(f"next: python -m pyro_vae.sample {shlex.quote(str(opened.folder))}")
+
+
+def _write(
+    folder: Path, stem: str, s: dict[str, Any], columns: dict[str, Any], figures: dict[str, Figure]
+) -> list[Path]:
+    """Write the files of an evaluation, all together; the headline's figures lie in `figures/`, others in a folder."""
+    place = subfolder(folder, "figures")
+    if stem != headline(s["split"]) or s["split"] != "test":
+        place = subfolder(place, stem)
+    drawn = {place / f"{name}.png": figure for name, figure in figures.items()}
+    s["figures"] = [path.relative_to(folder).as_posix() for path in drawn]
+    text = json.dumps(_json(s), indent=2)
+    told, arrays = folder / f"{stem}.json", folder / f"{stem}.npz"
+    with together() as put:
+        put(arrays, lambda path: _save_npz(path, columns))
+        put(told, lambda path: path.write_text(text + "\n"))
+        for path, figure in drawn.items():
+            put(path, figure.savefig)
+    return [told, arrays, *drawn]
+
+
+def _beside(folder: Path, split: str) -> str:
+    """What an evaluation that is not the headline leaves alone, for a person."""
+    name = headline(split)
+    if (folder / f"{name}.json").is_file():
+        return f"kept: {folder / name}.json, the evaluation that report and comparison read"
+    return f"the report and comparison read {name}.json, of all {split} data; there is none yet"
 
 
 def _versions() -> dict[str, str]:
     return {"pyro_vae": __version__, "pyro": pyro.__version__, "torch": str(torch.__version__)}
 
 
-def _draw_posterior(opened: Run, data: Any, health: LatentHealth, path: Path) -> None:
+def _posterior(opened: Run, data: Any, health: LatentHealth) -> Figure:
     from pyro_vae import plots
 
     draws = [opened.vae.encode(data[i : i + 500]).sample() for i in range(0, len(data), 500)]
-    figure = plots.aggregated_posterior(
-        torch.cat(draws), opened.vae.model.prior().sample((20_000,)), health.activity
-    )
-    write_atomically(path, figure.savefig)
+    prior = opened.vae.model.prior().sample((20_000,))
+    return plots.aggregated_posterior(torch.cat(draws), prior, health.activity)
 
 
 def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> PosteriorComparison:
@@ -427,12 +475,6 @@ def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> Poster
             progress=progress,
         )
     return replace(compared, numbers=numbers)
-
-
-def _draw_pairs(compared: PosteriorComparison, path: Path) -> None:
-    from pyro_vae import plots
-
-    write_atomically(path, plots.posterior_pairs(compared).savefig)
 
 
 def _save_npz(path: Path, columns: dict[str, Any]) -> None:

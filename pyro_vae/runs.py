@@ -16,9 +16,10 @@ NAMED = names("data/named", "NAMED")
 
 # What training, evaluation, sampling and encoding write, as patterns of paths relative to the run folder.
 EVALUATION = r"evaluation(-(train|validation|test|new)[\w.+-]*)?"
+OF_AN_EVALUATION = re.compile(r"(bound_curve|aggregated_posterior|posterior|ood-.+)\.png")
 FIGURES = (
-    r"(learning_curves|reconstructions|prior_samples|manifold|posterior_means|latents|bound_curve"
-    r"|aggregated_posterior|posterior|ood-.+)\.png"
+    r"((learning_curves|reconstructions|prior_samples|manifold|posterior_means|latents)\.png"
+    rf"|{OF_AN_EVALUATION.pattern})"
 )
 OWNED = re.compile(
     "|".join(
@@ -36,6 +37,8 @@ OWNED = re.compile(
         )
     )
 )
+# Those of them that nothing else may replace.
+NEEDED = re.compile(rf"config\.toml|metrics\.csv|.+\.safetensors|{EVALUATION}\.(json|npz)")
 
 
 def description(folder: Path) -> dict[str, Any] | None:
@@ -82,6 +85,21 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from _files(path)
         elif not path.is_dir():
             yield path
+
+
+def check_output(path: Path, option: str) -> None:
+    """Raise `InputError` where a file cannot be written, or would take the place of one that a run needs."""
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise InputError(f"{option} {path} is a folder; name a file")
+    there = path.resolve()
+    for folder in there.parents:
+        inside = there.relative_to(folder).as_posix()
+        if NEEDED.fullmatch(inside) and is_run(folder):
+            raise InputError(
+                f"{option} {path} would take the place of a file of the run {folder.name}; name another"
+            )
 
 
 def clear(folder: Path) -> None:

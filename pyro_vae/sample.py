@@ -61,9 +61,10 @@ def draw(
 def _require_data(opened: Run) -> None:
     """Read the data before anything is drawn."""
     try:
-        opened.announce()
+        opened.data  # noqa: B018
     except InputError as error:
         raise InputError(f"{error}; --kind prior needs no data") from error
+    opened.announce()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,11 +9,13 @@ os.environ.setdefault(
 import contextlib
 import importlib
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from reading import contents
@@ -124,3 +126,30 @@ def refused(call, tmp_path):
         return err
 
     return check
+
+
+REAL = ("--likelihood", "gaussian", "--network", "mlp(hidden=(8,))", "--latent-dim", 2)
+X = np.random.default_rng(0).normal(size=(60, 4))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A project folder: a table with labels and a run on it, trained from the folder; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("project")
+    with contextlib.chdir(folder):
+        np.save("data.npy", X)
+        np.save("labels.npy", np.arange(60) % 2)
+        options = ("--dataset", folder / "data.npy", "--labels", folder / "labels.npy")
+        assert (
+            _call("train", *options, *REAL, "--epochs", 1, "--output", folder / "runs" / "a").code
+            == 0
+        )
+        assert _call("evaluate", "runs/a", "--num-particles", 10, "--report").code == 0
+    return folder
+
+
+@pytest.fixture
+def here(project, tmp_path, monkeypatch):
+    shutil.copytree(project, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"

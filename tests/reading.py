@@ -35,3 +35,8 @@ def contents(folder):
 def mentions(sentence, *words):
     for word in words:
         assert word in sentence, sentence
+
+
+def newest(run, pattern="evaluation*.json"):
+    """The file of the run that was written last: each evaluation has files of its own."""
+    return max(run.glob(pattern), key=lambda path: path.stat().st_mtime_ns)

@@ -50,7 +50,7 @@ def test_from_a_run_to_its_latents(call, run):
     assert list(arrays) == [
         f"{split}_{kind}"
         for split in ("train", "validation", "test")
-        for kind in ("mean", "std", "labels")
+        for kind in ("mean", "std", "rows", "labels")
     ]
     for split, labels in load_data("digits").labels.items():
         x = opened.split(split)[:]
@@ -188,8 +188,10 @@ def test_unlabelled_data(call, train):
         assert {k: v.shape for k, v in file.items()} == {
             "train_mean": (32, 2),
             "train_std": (32, 2),
+            "train_rows": (32,),
             "test_mean": (8, 2),
             "test_std": (8, 2),
+            "test_rows": (8,),
         }
     assert_picture(folder / "figures" / "latents.png")
 
@@ -244,7 +246,7 @@ def test_parquet(call, run):
 
     assert call("encode", run, "--output", "x.parquet").code == 0
     table = pandas.read_parquet("x.parquet")
-    assert table.shape == (1294 + 144 + 359, 2 + 3 + 3 + 1)
+    assert table.shape == (1294 + 144 + 359, 3 + 3 + 3 + 1)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_picture(latent_dim, label):
     z = rng.normal(size=(400, latent_dim)) * np.arange(1, latent_dim + 1)
     figure = picture(z, np.ones_like(z), np.where(rng.random(400) < 0.1, np.nan, 1.0))
     mentions(figure.axes[0].get_ylabel(), label)
-    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["1.0", "no label"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["1.0", "no label"]
 
 
 def test_picture_shows_the_principal_components():

@@ -25,6 +25,8 @@ VOID = {"img", "meta"}
 INLINE = {"a", "code", "strong"}
 K = 200
 DATA = 40
+NAME = f"evaluation-test-limit{DATA}-k{K}"  # of the files of such an evaluation
+PAGE = f"report-test-limit{DATA}-k{K}.html"
 
 
 class Page(HTMLParser):
@@ -74,7 +76,7 @@ def run(call, trained, tmp_path_factory):
     assert call("sample", folder, "--count", 20).code == 0
     said = call("evaluate", folder, "--limit", DATA, "--num-particles", K, "--report")
     assert (said.code, said.err) == (0, "")
-    assert str(folder / "report.html") in said.out.partition("written:")[2]
+    assert str(folder / PAGE) in said.out.partition("written:")[2]
     return folder
 
 
@@ -85,19 +87,19 @@ def changed(run, tmp_path):
     def change(**values):
         folder = tmp_path / "changed"
         shutil.copytree(run, folder)
-        s = json.loads((folder / "evaluation.json").read_text())
-        (folder / "evaluation.json").write_text(json.dumps(s | values))
+        s = json.loads((folder / f"{NAME}.json").read_text())
+        (folder / f"{NAME}.json").write_text(json.dumps(s | values))
         return folder
 
     return change
 
 
 def summary(run):
-    return json.loads((run / "evaluation.json").read_text())
+    return json.loads((run / f"{NAME}.json").read_text())
 
 
 def test_the_page_is_whole_and_loads_nothing(run):
-    text = (run / "report.html").read_text()
+    text = (run / PAGE).read_text()
     page = Page(text)
     assert text.startswith("<!doctype html>")
     assert page.all("html") == [{"lang": "en"}]
@@ -127,7 +129,7 @@ def test_the_page_is_whole_and_loads_nothing(run):
 
 def test_the_headline_has_the_numbers_of_the_evaluation(run):
     s = summary(run)
-    page = Page((run / "report.html").read_text())
+    page = Page((run / PAGE).read_text())
     shown = re.findall(r"−?\d[\d,]*\.\d+", page.texts["number"])
     numbers = [
         (float(t.replace("−", "-").replace(",", "")), len(t.partition(".")[2])) for t in shown
@@ -163,7 +165,7 @@ def bars(page, kind):
 
 
 def test_the_histogram_of_pareto_k_counts_the_data(run):
-    k = np.load(run / "evaluation.npz")["pareto_k"]
+    k = np.load(run / f"{NAME}.npz")["pareto_k"]
     section = report(run).partition('id="trust"')[2].partition("</section>")[0]
     assert (bars(section, "a"), bars(section, "bad")) == ((k <= 0.7).sum(), (k > 0.7).sum())
     assert (k > 0.7).any()
@@ -171,14 +173,15 @@ def test_the_histogram_of_pareto_k_counts_the_data(run):
 
 
 def test_the_least_probable_data_are_shown(run):
-    values = np.load(run / "evaluation.npz")["values"]
+    with np.load(run / f"{NAME}.npz") as file:
+        values, rows, labels = file["values"], file["row"], file["label"]
     opened = open_run(str(run), checkpoint="best", device="cpu", data_dir=None)
     x = opened.split("test").first(DATA)[:].numpy()
-    page = Page((run / "report.html").read_text())
+    page = Page((run / PAGE).read_text())
     pictures = [image for image in page.all("img") if image.get("class") == "pixels"]
     assert len(pictures) == 12
     for i, image in zip(np.argsort(values), pictures, strict=False):
-        assert image["alt"].startswith(f"Datum {i}, ")
+        assert image["alt"].startswith(f"row {rows[i]}, label {labels[i]}, ")
         pixels = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
         np.testing.assert_array_equal(np.asarray(pixels) / 255, x[i].reshape(8, 8))
     assert not [
@@ -229,9 +232,9 @@ def test_an_impossible_datum(run, changed):
     folder = changed(
         log_marginal=summary(run)["log_marginal"] | {"mean": None, "data_standard_error": None}
     )
-    columns = dict(np.load(folder / "evaluation.npz"))
+    columns = dict(np.load(folder / f"{NAME}.npz"))
     columns["values"][3] = -np.inf
-    np.savez(folder / "evaluation.npz", **columns)
+    np.savez(folder / f"{NAME}.npz", **columns)
     page = Page(report(folder))
     mentions(page.texts[""], "not a finite number")
     mentions(page.texts["worst"], "−∞")
@@ -254,7 +257,7 @@ def test_hostile_names_are_text(changed, tmp_path):
 
 
 def test_missing_parts_name_the_command(run):
-    page = Page((run / "report.html").read_text())
+    page = Page((run / PAGE).read_text())
     mentions(page.texts["gaps"], "not computed", "--gaps")
     mentions(page.texts["opinions"], "not computed", "--ais", "--bdmc")
     assert "not computed" not in page.texts["samples"]
@@ -317,7 +320,7 @@ def test_other_data_and_guides(call, tmp_path, guide):
     )
     said = call("evaluate", folder, "--split", "validation", "--num-particles", 2, "--report")
     assert (said.code, said.err) == (0, "")
-    assert not (folder / "report.html").exists()
+    assert not (folder / PAGE).exists()
     mentions(Page((folder / "report-validation.html").read_text()).text, "validation data", "x.npy")
     assert call("train", *options, "--epochs", 1, "--output", folder, "--overwrite").code == 0
     assert not list(folder.glob("report*"))  # it was of the run that is gone
@@ -363,7 +366,7 @@ def luminance(colour):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(run, tmp_path, scheme):
-    page = escape((run / "report.html").read_text())
+    page = escape((run / PAGE).read_text())
     widths = (400, 1280)
     frames = "".join(
         f'<iframe width="{w}" height="800" style="border:0" srcdoc="{page}"></iframe>'

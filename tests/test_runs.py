@@ -1,6 +1,5 @@
 """What a run knows: which files are its own, and which data it was trained on."""
 
-import contextlib
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import X
 from pyro_vae import load_data
 from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.runs import clear, is_run, owned
@@ -68,29 +68,6 @@ def test_a_link_out_of_a_run_is_not_followed(run, tmp_path):
     assert (outside / "learning_curves.png").read_text() == "mine"
     assert not is_run(run)
     assert [p.name for p in run.iterdir()] == ["figures"]
-
-
-REAL = ("--likelihood", "gaussian", *TINY)
-X = np.random.default_rng(0).normal(size=(60, 4))
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, call):
-    """A project folder: a table with labels and a run on it, trained from the folder; copy it before changing it."""
-    folder = tmp_path_factory.mktemp("project")
-    with contextlib.chdir(folder):
-        np.save("data.npy", X)
-        np.save("labels.npy", np.arange(60) % 2)
-        options = ("--dataset", folder / "data.npy", "--labels", folder / "labels.npy")
-        assert call("train", *options, *REAL, "--output", folder / "runs" / "a").code == 0
-        assert call("evaluate", "runs/a", "--num-particles", 10, "--report").code == 0
-    return folder
-
-
-@pytest.fixture
-def here(project, tmp_path, monkeypatch):
-    shutil.copytree(project, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
 
 
 def test_what_data_are_known_by(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.sets import SPLITS, DataSet
+from pyro_vae.data.sets import ALL, SPLITS, DataSet
 from pyro_vae.data.streams import Stream, chunks
 
 WORDS = 2**17  # of 8 bytes, worked on at a time: they stay in the cache
@@ -48,24 +48,26 @@ def _mixed(v: np.ndarray) -> np.ndarray:
     return v
 
 
-def fingerprint(data: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, str]:
+def fingerprint(data: DataSet, splits: Sequence[str] | None = None) -> dict[str, str]:
     """What a run keeps of its data, to know them again: independent of file, folder and way of reading.
 
     Args:
         data: the data set.
-        splits: which splits to read.
+        splits: which splits to read; all by default.
 
     Returns:
         A text for each of `splits`, of its values in their order; where all splits are read, `whole` for all rows in
         whatever order; where there are labels, `labels`, of all of them.
     """
-    kind = f"{data.shape} {data.values['train'][:0].dtype}"
+    every = [split for split in (*SPLITS, ALL) if split in data.values]
+    splits = every if splits is None else splits
+    kind = f"{data.shape} {next(iter(data.values.values()))[:0].dtype}"
     keys = {split: row_keys(data.values[split]) for split in splits}
     found = {split: _digest(kind, keys[split]) for split in splits}
-    if set(splits) == set(SPLITS):
+    if set(splits) == set(every):
         found["whole"] = _digest(kind, np.sort(np.concatenate(list(keys.values()))))
     if data.labels is not None:
-        labels = [str(label) for split in SPLITS for label in data.labels[split].tolist()]
+        labels = [str(label) for split in every for label in data.labels[split].tolist()]
         found["labels"] = _digest("\0".join(labels))
     return found
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae._errors import InputError
 from pyro_vae.data.bridges import Bridge, Split, spread, take
 from pyro_vae.data.files import Parts, Request
+from pyro_vae.data.joined import joined, joined_names
 from pyro_vae.data.marginals import ROWS, Columns
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
 from pyro_vae.data.nature import BYTE, nature_of
@@ -26,6 +27,7 @@ from pyro_vae.models.representation import Representation
 EXACT = {torch.float32: 2**24, torch.float64: 2**53}  # whole numbers up to it are exact
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 SPLITS = ("train", "validation", "test")
+ALL = "all"  # the one split of data that are not divided
 
 
 @dataclass
@@ -40,7 +42,8 @@ class DataSet:
         maximum: the largest value they can take (255 for bytes).
         named: whether the field has a default bridge for it; a user's own data have none.
         source: where it was found.
-        rows: the place of each datum in the stored part that its split was taken from, counted from 0.
+        rows: the place of each datum in the stored part that its split was taken from, counted from 0: its row in a
+            file of one's own.
         names: what each datum is called (a file, an id), by split, or `None`.
         notes: one sentence for each thing that was taken for something when the data were read.
         columns: names of the columns of a table, or `None`.
@@ -62,12 +65,16 @@ class DataSet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.values["train"].shape[1:])
+        return tuple(self._first.shape[1:])
+
+    @property
+    def _first(self) -> Tensor | Stream:
+        return next(iter(self.values.values()))
 
     @property
     def streamed(self) -> str | None:
         """A sentence about data that stay on disk."""
-        train = self.values["train"]
+        train = self._first
         if not isinstance(train, Stream):
             return None
         size = (
@@ -82,7 +89,7 @@ class DataSet:
         split = Split(self.values[name], bridge, dtype)
         if name == "train" and bridge.kind != "static":
             return split
-        return split.fixed(seed=SPLITS.index(name))
+        return split.fixed(seed=(*SPLITS, ALL).index(name))
 
     def bridge(
         self,
@@ -247,6 +254,7 @@ def load_data(
     workers: int = 2,
     maximum: int | None = None,
     background: str | None = None,
+    divide: bool = True,
 ) -> DataSet:
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
 
@@ -269,13 +277,16 @@ def load_data(
         maximum: the largest value that whole numbers can take; by default what the files say, 255 for grey levels
             that reach above 127, else the largest value that occurs.
 
+        divide: into splits; `False` leaves all rows together, as one split `'all'`.
+
     Raises:
         InputError: when the data cannot be found, read or split.
 
     >>> {split: len(values) for split, values in load_data("digits").values.items()}
     {'train': 1294, 'test': 359, 'validation': 144}
     """
-    request = Request(**locals())
+    asked = {name: value for name, value in locals().items() if name != "divide"}
+    request = Request(**asked)
     if maximum is not None and maximum < 1:
         raise InputError(f"--maximum {maximum} must be at least 1")
     if workers < 0:
@@ -302,17 +313,26 @@ def load_data(
         )
     known = MAXIMA.get(request.dataset, BYTE) if named else loaded.maximum
     nature = nature_of(request.dataset, values, maximum=maximum, known=known)
-    rows = _divide(request, {split: len(v) for split, v in values.items()})
+    sizes = {part: len(v) for part, v in values.items()}
+    kinds, names = loaded.labels or None, loaded.names or None
+    if divide:
+        places = _divide(request, sizes)
+    else:
+        places = {ALL: (ALL, torch.arange(sum(sizes.values())))}
+        values = {ALL: joined(values)}
+        kinds = kinds and {ALL: np.concatenate([kinds[part] for part in sizes])}
+        called = joined_names(names, sizes)
+        names = None if called is None else {ALL: called}
     return DataSet(
         name=request.dataset,
-        values={split: _picked(values, place) for split, place in rows.items()},
-        labels=loaded.labels and {s: _picked(loaded.labels, place) for s, place in rows.items()},
+        values={split: _picked(values, place) for split, place in places.items()},
+        labels=kinds and {s: _picked(kinds, place) for s, place in places.items()},
         representation=nature.representation,
         maximum=nature.maximum,
         named=named,
         source=loaded.source,
-        rows={split: index.numpy() for split, (_, index) in rows.items()},
-        names=loaded.names and {s: _picked(loaded.names, place) for s, place in rows.items()},
+        rows={split: index.numpy() for split, (_, index) in places.items()},
+        names=names and {s: _picked(names, place) for s, place in places.items()},
         notes=(*loaded.notes, *nature.notes),
         columns=None if loaded.columns is None else tuple(loaded.columns),
         units=nature.units,

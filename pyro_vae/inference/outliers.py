@@ -17,6 +17,7 @@ from pyro_vae.models.vae import VAE
 
 LEVEL = 0.05  # 1 - LEVEL: coverage of an interval, and the true positive rate of the threshold
 QUANTILE = 1.959964  # of the normal distribution at 1 - LEVEL / 2
+CLEAR = 0.9  # an AUROC below it is said to be weak
 HIGHER_INSIDE = {
     "log p(x)": True,
     "ELBO": True,
@@ -250,13 +251,28 @@ class Separation:
 
     @property
     def failure(self) -> str | None:
-        """A sentence when the AUROC of `log p(x)` lies below 0.5 with its whole interval."""
-        if not self.detections["log p(x)"].high < 0.5:
+        """A sentence when `log p(x)` does not tell the data outside from those inside; `None` when it does.
+
+        It fails where its AUROC lies below 0.5 with its whole interval, and is weak where the AUROC is below 0.9 or
+        more than half of the data outside pass at 95 % TPR.
+        """
+        found = self.detections
+        own = found["log p(x)"]
+        if own.high < 0.5:
+            return (
+                f"The model gives higher log p(x) to {self.names[1]} than to its own {self.names[0]} data; log p(x) "
+                "alone does not detect them (Nalisnick et al. 2019)."
+            )
+        if not (own.auroc < CLEAR or own.fpr > 0.5):
             return None
-        return (
-            f"The model gives higher log p(x) to {self.names[1]} than to its own {self.names[0]} data; log p(x) alone "
-            "does not detect them (Nalisnick et al. 2019)."
+        told = (
+            f"log p(x) hardly tells {self.names[1]} from {self.names[0]}: its AUROC is {own.auroc:.2f}, and at the "
+            f"threshold that 95 % of the data inside pass, {100 * own.fpr:.0f} % of those outside pass too"
         )
+        name, best = max(found.items(), key=lambda item: item[1].auroc)
+        if best.low > own.high:
+            return f"{told}; the {name} does better (AUROC {best.auroc:.2f}, {100 * best.fpr:.0f} % pass)."
+        return f"{told}; no other score does better."
 
     @property
     def doubt(self) -> str | None:

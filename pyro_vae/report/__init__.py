@@ -1,5 +1,6 @@
 """A run as one HTML page, for a reader who has not seen the code."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 from pyro_vae._errors import InputError
 from pyro_vae._files import write_atomically
 from pyro_vae._options import read_toml
-from pyro_vae.compare import _read
+from pyro_vae.compare import named, read_evaluation
 from pyro_vae.report.facts import Facts, warnings_of
 from pyro_vae.report.further import further
 from pyro_vae.report.glossary import glossary
 from pyro_vae.report.page import Html, code, page, tag
 from pyro_vae.report.sections import SECTIONS, hero
+from pyro_vae.runs import OF_AN_EVALUATION
 from pyro_vae.train import _read_metrics
 
 __all__ = ["report", "write_report"]
@@ -20,12 +22,15 @@ __all__ = ["report", "write_report"]
 NEEDED = ("log_marginal", "elbo", "reconstruction", "kl", "ess", "pareto_k", "spec")
 
 
-def report(folder: str | Path, *, split: str = "test", data: Any = None) -> str:
+def report(
+    folder: str | Path, *, split: str = "test", evaluation: str | None = None, data: Any = None
+) -> str:
     """A run folder as one HTML page, with pictures and style inside: nothing is loaded, and no script runs.
 
     Args:
         folder: the run folder, trained and evaluated.
-        split: whose evaluation, `'train'`, `'validation'` or `'test'`.
+        split: whose evaluation, `'train'`, `'validation'` or `'test'`: the one of all of its data.
+        evaluation: another evaluation of the run, by the name of its files without ending.
         data: the evaluated data, `(N, *shape)`, in the order of the evaluation: with them, pictures of the least
             probable ones are shown. A tensor, or anything whose slices are tensors.
 
@@ -36,26 +41,42 @@ def report(folder: str | Path, *, split: str = "test", data: Any = None) -> str:
         InputError: when the folder holds no run or no evaluation of the split, or its files are damaged.
     """
     folder = Path(folder)
-    evaluation = _read(str(folder), split)
-    s = evaluation.summary
+    name = named(str(folder), split)[1] if evaluation is None else evaluation
+    found = read_evaluation(folder, name)
+    s = found.summary
     if bad := [key for key in NEEDED if not isinstance(s.get(key), dict)]:
         raise InputError(
             f"the evaluation of {folder} is damaged: it does not say {bad[0]!r}; evaluate the run again"
         )
-    pictures = {
-        p.stem: p for name in ("figures", "samples") for p in sorted((folder / name).glob("*.png"))
-    }
+    pictures = {p.stem: p for p in _pictures(folder, s)}
     history = _read_metrics(folder / "metrics.csv", 10**9)
     config = read_toml(folder / "config.toml")
-    facts = Facts(folder, s, evaluation.columns, config, history, pictures, data)
+    facts = Facts(folder, s, found.columns, config, history, pictures, data)
     return page(f"{folder.resolve().name}: report", _style(), *_body(facts))
 
 
+def _pictures(folder: Path, s: Mapping[str, Any]) -> list[Path]:
+    """The pictures of training, of encoding and of this evaluation, and those of sampling, which win."""
+    drawn = sorted((folder / "figures").glob("*.png"))
+    if isinstance(s.get("figures"), list):
+        mine = [folder / str(name) for name in s["figures"]]
+        drawn = [p for p in drawn if not OF_AN_EVALUATION.fullmatch(p.name)]
+        drawn += [
+            p for p in mine if p.is_file() and p.parent.resolve().is_relative_to(folder.resolve())
+        ]
+    return [*drawn, *sorted((folder / "samples").glob("*.png"))]
+
+
 def write_report(
-    folder: str | Path, path: str | Path, *, split: str = "test", data: Any = None
+    folder: str | Path,
+    path: str | Path,
+    *,
+    split: str = "test",
+    evaluation: str | None = None,
+    data: Any = None,
 ) -> None:
     """Write `report` to a file, replaced in one move; arguments as there."""
-    text = report(folder, split=split, data=data)
+    text = report(folder, split=split, evaluation=evaluation, data=data)
     write_atomically(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
 
 

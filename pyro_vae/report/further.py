@@ -35,6 +35,8 @@ SUMMARY = {  # the keys of evaluation.json that have a place of their own
     "refinement_steps",
     "effort",
     "seed",
+    "plan",
+    "figures",
     "checkpoint",
     "command",
     "versions",

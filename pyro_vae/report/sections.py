@@ -257,13 +257,25 @@ def trust(facts: Facts) -> Html:
     return join(parts)
 
 
+def _called_by(facts: Facts) -> list[str]:
+    """The heads of the columns that say which datum it is."""
+    heads = {"row": "row of the file", "name": "name", "label": "label"}
+    return [head for key, head in heads.items() if key in facts.columns] or ["datum"]
+
+
+def _called(facts: Facts, i: int) -> dict[str, str]:
+    """Which datum it is: its row in the file, its name and label; its place in the evaluation where that is all."""
+    keys = ("row", "name", "label")
+    return {k: str(facts.columns[k][i]) for k in keys if k in facts.columns} or {"datum": str(i)}
+
+
 def _data_table(facts: Facts, order: np.ndarray, caption: str) -> Html:
     columns, rows = facts.columns, []
     for i in order.tolist():
         value, error = float(columns["values"][i]), float(columns["standard_errors"][i])
         rows.append(
             [
-                i,
+                *_called(facts, i).values(),
                 number(value, error),
                 number(error, error),
                 number(columns["pareto_k"][i], 0.1),
@@ -271,8 +283,9 @@ def _data_table(facts: Facts, order: np.ndarray, caption: str) -> Html:
                 short(int(columns["num_particles"][i])),
             ]
         )
-    head = ["datum", "log p(x)", "± Monte Carlo", "Pareto k", "ESS", "draws"]
-    return table(head, rows, caption=caption)
+    names = _called_by(facts)
+    head = [*names, "log p(x)", "± Monte Carlo", "Pareto k", "ESS", "draws"]
+    return table(head, rows, caption=caption, text=len(names))
 
 
 def training(facts: Facts) -> Html:
@@ -552,7 +565,9 @@ def worst(facts: Facts) -> Html:
     if facts.data is not None and is_image(facts.data[:1].shape[1:]):
         parts.append(_thumbnails(facts, order))
     parts.append(
-        _data_table(facts, order, f"The {len(order)} data with the lowest log p(x), counted from 0")
+        _data_table(
+            facts, order, f"The {len(order)} data with the lowest log p(x); rows are counted from 0"
+        )
     )
     return join(parts)
 
@@ -568,8 +583,10 @@ def _thumbnails(facts: Facts, order: np.ndarray) -> Html:
     ):
         pixels = x if x.ndim == 2 else x[0] if len(x) == 1 else np.moveaxis(x, 0, -1)
         value = number(facts.columns["values"][i], 0.1)
-        image = picture(Image.fromarray(pixels), f"Datum {i}, log p(x) {value}", "pixels")
-        shown.append(figure(image, caption=f"{i}: {value}"))
+        words = [v if k == "name" else f"{k} {v}" for k, v in _called(facts, i).items()]
+        called = ", ".join(words)
+        image = picture(Image.fromarray(pixels), f"{called}, log p(x) {value}", "pixels")
+        shown.append(figure(image, caption=f"{called}: {value}"))
     return tag("div", *shown, class_="thumbnails")
 
 

@@ -1,0 +1,108 @@
+"""The description of a VAE that was made in code: its `Spec`, read from how its parts were made."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_vae._abstract import variants
+from pyro_vae._errors import InputError
+from pyro_vae._sizes import given
+from pyro_vae.build import AXES, Spec, build
+from pyro_vae.models.vae import VAE
+from pyro_vae.networks import Standardised
+
+REMEDY = (
+    "give the Spec that build would make it from, save(vae, path, spec=Spec(...)), or keep the weights alone with "
+    "torch.save(vae.state_dict(), path)"
+)
+
+
+def described(vae: VAE, spec: Spec | None = None) -> tuple[Spec, VAE]:
+    """The `Spec` of a VAE, and a VAE built from it with the same weights.
+
+    Args:
+        vae: made by `build`, or put together from members of this package.
+        spec: what it is, where that cannot be read from its parts.
+
+    Raises:
+        InputError: when no `Spec` describes the VAE, saying which part is in the way.
+    """
+    chosen = _read(vae) if spec is None else spec
+    with torch.random.fork_rng():
+        copy = build(chosen)
+    parts, others = _parts(vae), _parts(copy)
+    for name, part in parts.items():
+        if _kind(part) != _kind(others[name]):
+            raise InputError(
+                f"no Spec describes this VAE: its {name} is {_words(part)}, and {chosen} makes {_words(others[name])}; "
+                f"{REMEDY}"
+            )
+    copy.to(dtype=next(vae.parameters()).dtype)
+    try:
+        copy.load_state_dict(vae.state_dict())
+    except RuntimeError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"the weights of this VAE are not those of {chosen}: {line}; {REMEDY}"
+        ) from error
+    return chosen, copy
+
+
+def _parts(vae: VAE) -> dict[str, Any]:
+    encoder = vae.guide.encoder
+    return {
+        "prior": vae.model.prior,
+        "likelihood": vae.model.likelihood,
+        "guide": vae.guide,
+        "encoder": encoder.body if isinstance(encoder, Standardised) else encoder,
+        "decoder": vae.model.decoder,
+    }
+
+
+def _kind(part: Any) -> tuple[type, dict[str, str]]:
+    """What a part is and what it was made from, other parts left out."""
+    return type(part), {
+        name: _spelling(value)
+        for name, value in given(part).items()
+        if not isinstance(value, nn.Module)
+    }
+
+
+def _words(part: Any) -> str:
+    _, arguments = _kind(part)
+    return f"{type(part).__name__}({', '.join(f'{k}={v}' for k, v in arguments.items())})"
+
+
+def _read(vae: VAE) -> Spec:
+    """The description that the parts of a VAE give of themselves."""
+    parts = _parts(vae)
+    shape, latent_dim = parts["likelihood"].shape, parts["prior"].latent_dim
+    axes = {axis: _member(axis, parts[axis]) for axis in ("prior", "likelihood", "guide")}
+    return Spec(tuple(shape), latent_dim, network=_member("network", parts["encoder"]), **axes)
+
+
+def _member(axis: str, part: Any) -> str:
+    """A part in the grammar of the command line."""
+    family, base, fixed = AXES[axis]
+    cls = type(part)
+    if not isinstance(part, base):
+        raise InputError(
+            f"no Spec describes this VAE: {cls.__name__} is no {base.__name__} of this package or derived from one; "
+            f"{REMEDY}"
+        )
+    own = list(inspect.signature(cls).parameters.values())[fixed:]
+    known = given(part)
+    arguments = {
+        p.name: known[p.name]
+        for p in own
+        if p.name in known and p.name != "features" and known[p.name] is not p.default
+    }
+    name = cls.__name__ if cls in variants(family).values() else f"{cls.__module__}:{cls.__name__}"
+    return f"{name}({', '.join(f'{k}={_spelling(v)}' for k, v in arguments.items())})"
+
+
+def _spelling(value: Any) -> str:
+    """A value as the command line has it; a class is a member."""
+    return f"{value.__name__}()" if isinstance(value, type) else repr(value)

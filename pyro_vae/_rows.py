@@ -1,0 +1,238 @@
+"""The rows that a program works on: a split of a run's own data, or other data, as the run would see them."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_vae._errors import InputError
+from pyro_vae._program import Run
+from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.data.files import Request
+from pyro_vae.data.fingerprint import fingerprint, row_keys
+from pyro_vae.data.nature import nature_of
+from pyro_vae.data.sets import ALL
+from pyro_vae.data.streams import Stream, chunks, stored
+from pyro_vae.data.units import Units
+from pyro_vae.inference.inputs import as_data
+from pyro_vae.models.representation import Representation
+from pyro_vae.runs import public_name
+
+REQUEST = {f.name for f in fields(Request)}
+NEW = "new"  # what takes the place of the name of a split
+NEAR = 1e-3  # of a unit: how far rounding may lead from a level
+READING = ("header", "delimiter", "decimal", "drop", "id")  # options of tables of text
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Data as a run sees them, and what each row is called.
+
+    Attributes:
+        dataset: what the data are called.
+        split: `'train'`, `'validation'`, `'test'`, or `'new'`.
+        x: what the likelihood sees, N data.
+        rows: their places in the file, counted from 0, `(N,)`.
+        names: their names, `(N,)`, or `None`.
+        labels: `(N,)`, or `None`.
+        total: how many there are in the split, or in the file.
+        fingerprint: of all of these.
+    """
+
+    dataset: str
+    split: str
+    x: Split
+    rows: np.ndarray
+    names: np.ndarray | None
+    labels: np.ndarray | None
+    total: int
+    fingerprint: str
+
+    def first(self, n: int | None) -> "Rows":
+        """`n` rows spread evenly over these; all of them for `None`."""
+        if n is None or n >= len(self.x):
+            return self
+        index = spread(n, len(self.x)).numpy()
+        names, labels = (None if v is None else v[index] for v in (self.names, self.labels))
+        return Rows(
+            self.dataset,
+            self.split,
+            self.x.first(n),
+            self.rows[index],
+            names,
+            labels,
+            self.total,
+            self.fingerprint,
+        )
+
+
+def own_rows(opened: Run, split: str) -> Rows:
+    """One split of the data that a run was trained on."""
+    x, data = opened.split(split), opened.data
+    names = None if data.names is None else data.names[split]
+    labels = None if data.labels is None else data.labels[split]
+    known = opened.fingerprint[split]
+    return Rows(opened.name, split, x, data.rows[split], names, labels, len(x), known)
+
+
+def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
+    """All rows of a file as new data of a run; `None` where they are the run's own data at another place.
+
+    Adds a sentence to `opened.notes`: which of the two it is, and how many rows the run has been trained on.
+
+    Args:
+        opened: the run; where `None` is returned, its data are read from `file`.
+        file: the file or folder, or the name of a named data set.
+        labels: of the rows, as `--labels` of training.
+
+    Raises:
+        InputError: when the file cannot be read, the model cannot take it, or it holds the run's rows in another order.
+    """
+    data = _read(opened, file, labels)
+    resolved, found = opened.config["resolved"], fingerprint(data)
+    known = resolved["fingerprint"]
+    same_size = len(data.values[ALL]) == sum(resolved["sizes"].values())
+    own = found["whole"] == known["whole"] if "whole" in known else same_size
+    if own and data.shape == opened.spec.shape:
+        opened.request |= {"dataset": file} | ({"labels": labels} if labels else {})
+        opened.data  # noqa: B018  # refused where its rows stand in another order
+        opened.notes.append(f"{file} holds the data of the run: its splits are those of training")
+        return None
+    x = seen(opened, data, ALL, file)
+    opened.notes += [note for note in data.notes if "--maximum" not in note]  # that is the run's
+    opened.notes.append(f"new data: {len(x)} of {file}; {_overlap(opened, data)}")
+    names, own_labels = (None if v is None else v[ALL] for v in (data.names, data.labels))
+    rows = data.rows[ALL]
+    return Rows(public_name(file), NEW, x, rows, names, own_labels, len(x), found["whole"])
+
+
+def _read(opened: Run, file: str, labels: str | None) -> DataSet:
+    """A file undivided, read as the run's own data were, as far as that is asked for there."""
+    own, path = opened.request, Path(file).expanduser()
+    alike = file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
+    kept = ("data_dir", "workers", *(READING if alike else ()))
+    if path.is_dir():
+        kept = (*kept, "background")
+    request = {k: own[k] for k in kept if k in own and k in REQUEST}
+    inside = own.get("labels")  # a column, or the name of an array; a file has labels of other rows
+    if labels is None and alike and inside is not None and not Path(inside).is_file():
+        try:
+            return load_data(file, labels=inside, divide=False, **request)
+        except InputError:  # the new data may have no labels
+            pass
+    try:
+        return load_data(file, labels=labels, divide=False, **request)
+    except InputError as error:
+        raise InputError(str(error).replace("--dataset", "--data")) from error
+
+
+def _overlap(opened: Run, data: DataSet) -> str:
+    """How many of new data the run has been trained on, in words."""
+    try:
+        trained = opened.data.values["train"]
+    except InputError:
+        return "whether the run was trained on some of them is not known, for its own data are not here"
+    kind, values = trained[:0].dtype, data.values[ALL]
+    if isinstance(values, torch.Tensor):
+        values = values.to(kind)
+    count = int(np.isin(row_keys(values), row_keys(trained)).sum())
+    if count == 0:
+        return "none of them is a row that the run was trained on"
+    return f"{count} of them are rows that the run was trained on, whose log p(x) is too high"
+
+
+def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = False) -> Split:
+    """Other data under the bridge of a run, their random bits or noise drawn once.
+
+    Args:
+        opened: the run.
+        data: the other data.
+        split: of these, which.
+        what: what they are called in a message.
+        strict: whether they must be of the run's kind as a whole, as another data set must; a few rows of its own kind
+            can be whole, or within [0, 1], by chance.
+
+    Raises:
+        InputError: when the model cannot take them.
+    """
+    if data.shape != opened.spec.shape:
+        raise InputError(
+            f"{what} has data of shape {data.shape}, but the run was trained on {opened.spec.shape}"
+        )
+    bridge, holds = opened.bridge, data.representation
+    own = Representation[opened.config["resolved"]["stored"]]
+
+    # Another data set may spell levels and bits its own way; rows of the run's kind are spelled as the run's.
+    values = data.values[split]
+    if strict and (bridge.units is None or bridge.units.whole):
+        bridge = replace(bridge, units=data.units)
+    plain = Bridge("none", units=bridge.units)
+    largest = max(float(plain(v, dtype=torch.float64).max()) for v in chunks(values))
+    binary = largest == 1 and _all(Representation.BINARY, values, plain)
+    bits = binary and own is not Representation.BINARY and own is not Representation.REAL
+
+    # Bits are taken as they are where the run made bits; all else goes over the run's own bridge.
+    if bits and bridge.binarizes:
+        bridge, accepted = replace(bridge, kind="none"), True
+    elif strict:
+        support = opened.vae.model.likelihood.support if bridge.kind == "none" else own
+        accepted = support.admits(holds) and not (bits and bridge.kind != "none")
+    else:
+        ambiguous = bits and bridge.kind != "none"
+        accepted = _spelled(bridge.units, values) and _all(own, values, plain) and not ambiguous
+    if not accepted:
+        raise InputError(
+            f"{what} holds {holds.value}, but the run was trained on {opened.name}, which holds {own.value}"
+        )
+    if bridge.kind != "none" and not bridge.steps and largest > bridge.maximum:
+        raise InputError(
+            f"{what} holds values up to {largest:g}, but those of the run end at {bridge.maximum:g}: bring both to one "
+            "scale"
+        )
+    x = data.split(split, bridge, dtype=opened.dtype).fixed().to(opened.device)
+    try:
+        as_data(opened.vae.model, x)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    return x
+
+
+def see(opened: Run, values: Any) -> torch.Tensor:
+    """Values in memory as a run sees them; see `Run.see`."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+    array = np.asarray(values)
+    shape = opened.spec.shape
+    if array.shape == shape:
+        raise InputError(
+            f"values of shape {array.shape} are one datum; give a batch of it, of shape {(1, *shape)}: values[None]"
+        )
+    if array.ndim != len(shape) + 1 or len(array) == 0:
+        raise InputError(
+            f"values of shape {array.shape} are no batch of data of shape {shape}; give {('N', *shape)}"
+        )
+    kept: dict[str, torch.Tensor | Stream] = {ALL: stored("the array", array)}
+    nature = nature_of("the array", kept)
+    rows = {ALL: np.arange(len(array))}
+    kind, maximum = nature.representation, nature.maximum
+    data = DataSet(
+        "the array", kept, None, kind, maximum, False, "memory", rows, units=nature.units
+    )
+    return seen(opened, data, ALL, "the array")[:]
+
+
+def _all(kind: Representation, values: Any, plain: Bridge) -> bool:
+    """Whether all values, in the units of a bridge, are of a kind."""
+    return all(kind.holds(plain(v, dtype=torch.float64)) for v in chunks(values))
+
+
+def _spelled(units: Units | None, values: Any) -> bool:
+    """Whether all values are on the lattice of `units`, up to rounding."""
+    if units is None or not units.whole:
+        return True
+    return all(
+        bool(((units.inverse(units(v)) - v).abs() <= NEAR * max(units.unit)).all())
+        for v in chunks(values)
+    )
