@@ -165,6 +165,13 @@ def test_columns_that_a_density_can_bear(stored, column):
     assert (bridge.kind, data.floors(bridge)) == ("none", None)
 
 
+def test_each_column_has_a_least_scale_of_its_own(stored):
+    columns = [NORMAL[:, 0].round(1), NORMAL[:, 0] / 3, NORMAL[:, 1].round(2) * 10]
+    data = stored(np.column_stack(columns))
+    floors = data.floors(data.bridge(gaussian((3,))))
+    assert floors.tolist() == pytest.approx([0.05, 0, 0.05])
+
+
 @pytest.mark.parametrize("name", ["gaussian", "laplace", "studentt"])
 @pytest.mark.parametrize("scale", ["learned", "element", "network"])
 def test_a_rounded_measurement_has_a_least_scale(stored, name, scale):

@@ -171,7 +171,7 @@ class DataSet:
         if bridge.kind != "none" or not plain or not any(self.seen.floors):
             return None
         floors = self.seen.floors if bridge.units is None else bridge.units.of(self.seen.floors)
-        return each(floors, torch.empty(1, *self.shape), torch.float64).expand(self.shape)
+        return each(floors, torch.empty(self.shape), torch.float64).expand(self.shape)
 
     def remarks(self, bridge: Bridge, dtype: torch.dtype) -> list[str]:
         """What someone who puts a likelihood on the data by this bridge should know, a sentence each."""
