@@ -50,9 +50,17 @@ class Config:
         None, "sign before the decimals of a table's numbers (default: found out)", (".", ",")
     )
     drop: str | None = _option(
-        None, "columns of a table that are no data, by name or number from 0, as in a,b; or none"
+        None,
+        "columns of a table, by name or number from 0, or arrays of the .npz that are no data, as in a,b; or none",
     )
     id: str | None = _option(None, "column of a table that names its rows")
+    key: str | None = _option(None, "array of the .npz that holds the data (default: found out)")
+    layer: str | None = _option(None, "layer of the .h5ad that holds the data (default: X)")
+    channels: str | None = _option(
+        None,
+        "where arrays of images have their channels (default: last for (H, W, 3) and (H, W, 1))",
+        ("first", "last"),
+    )
     validation_fraction: float | None = _option(
         None, "share of the data held out to choose the best epoch"
     )

@@ -1,63 +1,287 @@
 """Arrays of NumPy: .npy and .npz."""
 
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.files import Loaded, Request, read_npy, read_npz
-from pyro_vae.data.labels import separate_labels
+from pyro_vae._memory import available_memory
+from pyro_vae.data.channels import channels_first
+from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_header, read_npy
+from pyro_vae.data.labels import one_each, separate_labels
+from pyro_vae.data.sparse import sparse_values
 from pyro_vae.data.streams import Mapped, stays_on_disk
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+DATA_WORDS = ("x", "image", "images", "img", "imgs", "data", "input", "inputs", "features", "arr_0")
+LABEL_WORDS = ("y", "label", "labels", "target", "targets", "class", "classes")
+SPARSE = {"format", "shape", "data"}  # as SciPy stores a matrix
+ROWS = {"data", "indices", "indptr", "shape"}  # as others do
 
 
 def npy(path: Path, request: Request) -> Loaded:
-    """One array."""
-    if stays_on_disk(path.stat().st_size, request.stream):
-        values: np.ndarray | Mapped = Mapped(path, request.workers)
-    else:
-        values = read_npy(path)
-    labels, notes = separate_labels(path, request, _sizes(values))
-    return Loaded({"train": values}, labels, str(path), notes=notes)
+    """One array `(N, ...)`, left on disk where memory would run short."""
+    on_disk = stays_on_disk(path.stat().st_size, request.stream)
+    values = Mapped(path, request.workers) if on_disk else read_npy(path)
+    sizes = {"train": values.shape[0] if values.shape else 0}
+    labels, notes = separate_labels(path, request, sizes)
+    if len(values.shape) == 2 and 0 < 10 * values.shape[0] <= values.shape[1]:
+        count, width = values.shape
+        notes = [*notes, f"shape {count} x {width} taken for {count} data of {width} values each"]
+    return channels_first(
+        Loaded({"train": values}, labels, str(path), notes=notes), request.channels
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Member(NamedTuple):
+    """What an array in an archive is, by its header and its name.
+
+    Attributes:
+        shape: of the array.
+        dtype: of the array.
+        split: that its name says, as in `x_train`, or `None`.
+        word: what else its name says, in small letters.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    split: str | None
+    word: str
+
+    @property
+    def could_be_data(self) -> bool:
+        return self.dtype.kind in "biuf" and len(self.shape) > 1 and self.word not in LABEL_WORDS
+
+    def __str__(self) -> str:
+        return "(Python objects, never unpickled)" if self.dtype.hasobject else str(self.shape)
 
 
 def npz(path: Path, request: Request) -> Loaded:
-    """An archive of arrays with names."""
-    archive = read_npz(path)
-    keys = ", ".join(archive) or "no arrays"
-    if "train" in archive:
-        names = {
-            "train": "train",
-            "validation": "validation",
-            "valid": "validation",
-            "test": "test",
-        }
-        parts = {split: archive[key] for key, split in names.items() if key in archive}
-        suffix = request.labels or "labels"
-        found = {
-            s: archive[f"{k}_{suffix}"]
-            for k, s in names.items()
-            if k in archive and f"{k}_{suffix}" in archive
-        }
-        if request.labels and len(found) < len(parts):
-            raise InputError(
-                f"{path} has no arrays train_{suffix}, ... for --labels {suffix}; it has {keys}"
-            )
-        return Loaded(parts, found if len(found) == len(parts) else None, str(path))
-    key: str | None = next((k for k in ("x", "images", "data") if k in archive), None)
-    rest = [k for k in archive if k != request.labels]
-    if key is None and len(rest) == 1:
-        key = rest[0]
-    if key is None:
+    """An archive of arrays with names: data, with their splits and labels if it has them, or a sparse matrix of SciPy.
+
+    Only what is needed is read. Objects are never unpickled.
+
+    Raises:
+        InputError: where it is not certain which array holds the data or the labels, naming the option.
+    """
+    members = _members(path)
+    if members.keys() >= SPARSE or members.keys() >= ROWS:
+        return _sparse(path, members, request)
+    for name in (request.drop or "").split(",") if request.drop else ():
+        if name.strip() not in members:
+            raise InputError(f"--drop {name.strip()}: {path} has no such array; {_has(members)}")
+        del members[name.strip()]
+    keys = _data(path, members, request.key)
+    label_keys, notes = _labels(path, members, keys, request)
+    parts = {split: _read(path, key, members[key]) for split, key in keys.items()}
+    labels: Parts | None = None
+    if label_keys:
+        labels = {}
+        for split, key in label_keys.items():
+            labels[split], more = _one_each(path, key, members[key])
+            notes += more
+        notes.append(f"labels from {', '.join(label_keys.values())}")
+    elif request.labels is not None:
+        sizes = {split: values.shape[0] if values.shape else 0 for split, values in parts.items()}
+        labels, more = separate_labels(path, request, sizes)
+        notes += more
+    used = {*keys.values(), *label_keys.values()}
+    unread = [f"{name} {member}" for name, member in members.items() if name not in used]
+    if unread:
+        few = ", ".join(unread[:6]) + (f" and {len(unread) - 6} more" if len(unread) > 6 else "")
+        notes.append(f"left unread: {few}")
+    notes = [f"data from {', '.join(keys.values())}", *notes]
+    return channels_first(Loaded(parts, labels, str(path), notes=notes), request.channels)
+
+
+def _members(path: Path) -> dict[str, Member]:
+    """The arrays of an archive by name; only their headers are read."""
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if not name.endswith(".npy"):
+                    continue
+                with archive.open(name) as file:
+                    shape, dtype = read_header(file)
+                key = name.removesuffix(".npy")
+                found[key] = Member(shape, dtype, *_words(key))
+    except PermissionError:
+        raise
+    except (
+        Exception
+    ) as error:  # of a damaged archive NumPy, zipfile and zlib each complain in their own way
+        raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
+    return found
+
+
+def _words(name: str) -> tuple[str | None, str]:
+    """The split and the rest of what a name says: `('train', 'x')` of `x_train`, `XTrain` and `trainX`."""
+    spaced = re.sub(r"([a-z\d])([A-Z])|([XxYy])(?=(?i:train|valid|val|test))", r"\1\3_\2", name)
+    words = [word for word in re.split(r"[\W_]+", spaced.lower()) if word]
+    splits = [word for word in words if word in SPLIT_WORDS]
+    if len(splits) != 1:
+        return None, "_".join(words)
+    return SPLIT_WORDS[splits[0]], "_".join(word for word in words if word != splits[0])
+
+
+def _read(path: Path, key: str, member: Member) -> np.ndarray:
+    """One array of an archive."""
+    if member.dtype.hasobject:
         raise InputError(
-            f"{path} must hold its data under the name x, images, data or train; it has {keys}"
+            f"{key} of {path} holds Python objects, which are never unpickled: store it as numbers or texts, as by "
+            f"np.array({key}.tolist())"
         )
-    label_key = request.labels or next((k for k in ("y", "labels") if k in archive), None)
-    if label_key is None or label_key in archive:
-        inside = None if label_key is None else {"train": archive[label_key]}
-        return Loaded({"train": archive[key]}, inside, str(path))
-    labels, notes = separate_labels(path, request, _sizes(archive[key]))
-    return Loaded({"train": archive[key]}, labels, str(path), notes=notes)
+    size = member.dtype.itemsize * int(np.prod(member.shape, dtype=object))
+    if size > available_memory():
+        raise InputError(f"{key} of {path} takes {size / 1e9:.3g} GB, too much for memory")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[key]
+    except PermissionError:
+        raise
+    except Exception as error:  # as above
+        raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
 
 
-def _sizes(values: np.ndarray | Mapped) -> dict[str, int]:
-    return {"train": values.shape[0] if values.shape else 0}
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _data(path: Path, members: dict[str, Member], key: str | None) -> dict[str, str]:
+    """The array of each split; all that has no splits is for training."""
+    if key is not None:
+        word = members[key].word if key in members and members[key].split else key.lower()
+        group = _by_split(path, members, word)
+        if key in members and (members[key].split is None or "train" not in group):
+            return {"train": key}
+        if "train" not in group:
+            raise InputError(f"--key {key}: {path} has no such array; {_has(members)}")
+        return group
+    words = {member.word for member in members.values() if member.split == "train"}
+    groups = [word for word in sorted(words) if word in ("", *DATA_WORDS)]
+    if not groups:  # of another name
+        groups = [m.word for m in members.values() if m.split == "train" and m.could_be_data]
+    plain = [name for name, m in members.items() if m.split is None and m.word in DATA_WORDS]
+    if not groups and not plain:
+        plain = [name for name, member in members.items() if member.could_be_data]
+    found = [*(str(_by_split(path, members, word)["train"]) for word in groups), *plain]
+    if len(found) > 1:
+        raise InputError(
+            f"{path} has several arrays that may be the data, {', '.join(found)}: name one with --key {found[0]}"
+        )
+    if not found:
+        raise InputError(
+            f"{path} has no array of numbers (N, ...) that could be the data; {_has(members)}"
+        )
+    return _by_split(path, members, groups[0]) if groups else {"train": found[0]}
+
+
+def _by_split(path: Path, members: Mapping[str, Member], word: str) -> dict[str, str]:
+    """The arrays whose names say a split and this word."""
+    found: dict[str, str] = {}
+    for split in ("train", "validation", "test"):
+        names = [n for n, member in members.items() if (member.split, member.word) == (split, word)]
+        if len(names) > 1:
+            raise InputError(
+                f"{path} has several arrays of {split} data, {', '.join(names)}: leave out all but one with "
+                f"--drop {','.join(names[1:])}"
+            )
+        if names:
+            found[split] = names[0]
+    return found
+
+
+def _labels(
+    path: Path, members: dict[str, Member], keys: dict[str, str], request: Request
+) -> tuple[dict[str, str], list[str]]:
+    """The array of labels for each split, if the archive has them for all."""
+    given = request.labels
+    splits = members[next(iter(keys.values()))].split is not None
+    if given is not None and splits:
+        word = members[given].word if given in members else given.lower()
+        group = _by_split(path, members, word)
+        if group.keys() >= keys.keys():
+            return {split: group[split] for split in keys}, []
+        if not Path(given).expanduser().is_file():
+            wanted = ", ".join(f"{name}_{given}" for name in keys.values())
+            raise InputError(f"{path} has no arrays {wanted} for --labels {given}; {_has(members)}")
+        return {}, []
+    if given is not None:
+        return ({"train": given}, []) if given in members else ({}, [])
+    if splits:
+        words = {m.word for m in members.values() if m.split and m.word in LABEL_WORDS}
+        groups = {word: _by_split(path, members, word) for word in sorted(words)}
+        whole = {w: g for w, g in groups.items() if g.keys() >= keys.keys()}
+        part = [n for w, g in groups.items() if w not in whole for n in g.values()]
+        notes = [f"{', '.join(part)} are not labels for all splits"] if part else []
+        _refuse_several(path, [g["train"] for g in whole.values()])
+        return ({s: next(iter(whole.values()))[s] for s in keys} if whole else {}), notes
+    plain = [n for n, m in members.items() if m.split is None and m.word in LABEL_WORDS]
+    if not plain and keys["train"] == "arr_0" and _like_labels(members, "arr_1", "arr_0"):
+        plain = ["arr_1"]
+    _refuse_several(path, plain)
+    return ({"train": plain[0]} if plain else {}), []
+
+
+def _like_labels(members: Mapping[str, Member], name: str, data: str) -> bool:
+    """Whether the only other array has one whole number or text for each datum."""
+    if members.keys() != {name, data}:
+        return False
+    shape, kind = members[name].shape, members[name].dtype.kind
+    return kind in "biuUS" and shape in ((members[data].shape[0],), (members[data].shape[0], 1))
+
+
+def _refuse_several(path: Path, names: Iterable[str]) -> None:
+    names = list(names)
+    if len(names) > 1:
+        raise InputError(
+            f"{path} has several arrays that may be the labels, {', '.join(names)}: name one with --labels {names[0]}"
+        )
+
+
+def _one_each(path: Path, key: str, member: Member) -> tuple[np.ndarray, list[str]]:
+    """The labels in an array; what cannot be labels can be left out."""
+    try:
+        return one_each(_read(path, key, member), f"{key} of {path}")
+    except InputError as error:
+        raise InputError(f"{error}; --drop {key} leaves it out") from error
+
+
+def _has(members: Mapping[str, Member]) -> str:
+    listed = ", ".join(f"{name} {member}" for name, member in list(members.items())[:12])
+    return f"it has {listed or 'no arrays'}"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _sparse(path: Path, members: Mapping[str, Member], request: Request) -> Loaded:
+    """A matrix that scipy.sparse.save_npz wrote, or one in its compressed rows."""
+    import scipy.sparse
+
+    try:
+        if "format" in members:
+            matrix = scipy.sparse.load_npz(path)
+        else:
+            data, indices, indptr, shape = (
+                _read(path, key, members[key]) for key in ("data", "indices", "indptr", "shape")
+            )
+            matrix = scipy.sparse.csr_array((data, indices, indptr), shape=tuple(shape))
+    except (InputError, PermissionError):
+        raise
+    except Exception as error:  # as above
+        raise InputError(f"{path} is not a sparse matrix: {one_line(error)}") from error
+    values, said = sparse_values(path, matrix, request.stream)
+    labels, notes = separate_labels(path, request, {"train": matrix.shape[0]})
+    return Loaded({"train": values}, labels, str(path), notes=[said, *notes])

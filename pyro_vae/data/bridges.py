@@ -268,7 +268,7 @@ class Fixed(Stream):
 
     def __init__(self, of: Stream, bridge: Bridge, dtype: torch.dtype, seed: int) -> None:
         self.of, self.bridge, self.dtype = of, bridge, dtype
-        self.shape, self.workers = of.shape, of.workers
+        self.shape, self.workers, self.on_disk = of.shape, of.workers, of.on_disk
         self.block = max(1, BLOCK // math.prod(of.shape[1:]), -(-len(of) // STATES))
         self.states = [torch.Generator().manual_seed(seed).get_state()]
 

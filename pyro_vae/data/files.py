@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,9 @@ class Request:
     decimal: str | None = None
     drop: str | None = None
     id: str | None = None
+    key: str | None = None
+    layer: str | None = None
+    channels: str | None = None
     validation_fraction: float | None = None
     test_fraction: float | None = None
     stream: bool | None = None
@@ -61,11 +64,42 @@ class Loaded(NamedTuple):
     maximum: float | None = None
 
 
+WAYS_OUT = {
+    "c": "store real and imaginary parts, as by np.stack([x.real, x.imag], 1)",
+    "M": "store times as numbers, as by (x - x.min()) / np.timedelta64(1, 's')",
+    "m": "store durations as numbers, as by x / np.timedelta64(1, 's')",
+    "V": "store its fields as columns, as by numpy.lib.recfunctions.structured_to_unstructured(x)",
+    "O": "Python objects are never unpickled: store numbers in rows of one length, as by np.array(x.tolist(), float)",
+    "U": "turn texts into numbers first",
+    "S": "turn texts into numbers first",
+}
+
+
+def check_numbers(name: str, dtype: np.dtype) -> None:
+    """Raise `InputError` unless these are real numbers or truth values, saying how to make numbers of them."""
+    if dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {dtype} and not numbers; {WAYS_OUT[dtype.kind]}")
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the type of the array in an open .npy file; the array follows."""
+    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    header = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+    shape, _, dtype = getattr(np.lib.format, header)(file)
+    return tuple(shape), dtype
+
+
 def read_npy(path: Path) -> np.ndarray:
     """The array in a .npy file, never unpickled."""
     try:
         with path.open("rb") as file:
+            _, dtype = read_header(file)
+            if dtype.hasobject:
+                check_numbers(str(path), dtype)
+            file.seek(0)
             array = np.lib.format.read_array(file, allow_pickle=False)
+    except InputError:
+        raise
     except OSError:
         raise
     except Exception as error:  # a damaged header can fail in any part of NumPy's reader

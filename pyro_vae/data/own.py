@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pyro_vae._errors import InputError
 from pyro_vae.data.archives import npy, npz
 from pyro_vae.data.files import Loaded, Request
+from pyro_vae.data.h5ad import h5ad
 from pyro_vae.data.images import image_folder
 from pyro_vae.data.named import NAMED
 from pyro_vae.data.tables import parquet, text_table
@@ -25,10 +26,11 @@ COLUMNS = frozenset({"drop", "id"})
 TEXT = Reader(text_table, COLUMNS | {"header", "delimiter", "decimal"})
 TEXTS = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".psv", ".ssv", ".asc")
 READERS = {
-    ".npy": Reader(npy),
-    ".npz": Reader(npz),
+    ".npy": Reader(npy, frozenset({"channels"})),
+    ".npz": Reader(npz, frozenset({"channels", "drop", "key"})),
     ".parquet": Reader(parquet, COLUMNS),
     ".pq": Reader(parquet, COLUMNS),
+    ".h5ad": Reader(h5ad, frozenset({"layer"})),
     **dict.fromkeys(TEXTS, TEXT),
 }
 FOLDER = Reader(image_folder)

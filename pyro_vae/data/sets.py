@@ -75,7 +75,7 @@ class DataSet:
     def streamed(self) -> str | None:
         """A sentence about data that stay on disk."""
         train = self._first
-        if not isinstance(train, Stream):
+        if not isinstance(train, Stream) or not train.on_disk:
             return None
         size = (
             sum(math.prod(v.shape) for v in self.values.values()) * train[:0].element_size() / 1e9
@@ -248,6 +248,9 @@ def load_data(
     decimal: str | None = None,
     drop: str | None = None,
     id: str | None = None,
+    key: str | None = None,
+    layer: str | None = None,
+    channels: str | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
     stream: bool | None = None,
@@ -259,15 +262,20 @@ def load_data(
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
 
     Args:
-        dataset: one of `NAMED`, or the path of a file (a table, a .npy or .npz file) or of a folder of images.
+        dataset: one of `NAMED`, or the path of a file (a table, .npy, .npz or .h5ad) or of a folder of images.
         data_dir: where the files of named data sets lie (else `PYRO_VAE_DATA`, else the cache folder).
-        labels: where the labels of one's own data are: a file, a column of the table, an array of the .npz.
+        labels: where the labels of one's own data are: a file, a column of a table, an array of a .npz file, a column
+            of `obs` in an .h5ad file.
         header: `'yes'` or `'no'`: whether a table begins with the names of its columns; by default it is found out.
         delimiter: the sign between the cells of a table, or `'tab'` or `'space'`; by default it is found out.
         decimal: `'.'` or `','`, before the decimals of a table's numbers; by default it is found out.
         drop: columns of a table that are no data, by name or by number from 0, with commas between them; `'none'` where
-            a column that would be taken for the names of the rows or for labels is data.
+            a column that would be taken for the names of the rows or for labels is data. Or arrays of a .npz file.
         id: the column of a table that names its rows.
+        key: the array of a .npz file that holds the data; by default it is found by its name.
+        layer: the layer of an .h5ad file that holds the data, or `'raw'`; by default it is `X`.
+        channels: `'first'` or `'last'`, where arrays of images have their channels; by default those of shape
+            `(H, W, 3)` and `(H, W, 1)` have them last, and they are put in front.
         validation_fraction: share of the data held out to choose the best epoch.
         test_fraction: share of the data held out for evaluation.
         stream: leave a folder of images or a .npy file on disk and read what is asked for; by default where its values

@@ -5,6 +5,7 @@ import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyro_vae._errors import InputError
 from pyro_vae._memory import available_memory
-from pyro_vae.data.files import one_line
+from pyro_vae.data.files import check_numbers, one_line, read_header
 
 SHARE = 0.25  # of the memory available: dividing resident data into splits holds them nearly three times
 CHUNK = 2**24  # elements in memory at a time where all data are passed over
@@ -27,8 +28,10 @@ class Stream(ABC):
     Attributes:
         shape: `(N, *shape)`.
         workers: how many processes read ahead in `batches`; 0 reads in this one.
+        on_disk: whether the values are read from a disk, and not made from what is in memory.
     """
 
+    on_disk: bool = True
     shape: tuple[int, ...]
     workers: int
 
@@ -38,6 +41,11 @@ class Stream(ABC):
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of what is read."""
+        return self[:0].dtype
 
     def __getitem__(self, index: Any) -> Tensor:
         if isinstance(index, slice):
@@ -118,8 +126,11 @@ class Mapped(Stream):
 
     def _array(self) -> np.ndarray:
         try:
+            with self.path.open("rb") as file:
+                _, dtype = read_header(file)
+            check_numbers(str(self.path), dtype)
             return np.lib.format.open_memmap(self.path, mode="r")
-        except OSError:
+        except (OSError, InputError):
             raise
         except Exception as error:  # a damaged header can fail in any part of NumPy's reader
             raise InputError(
@@ -136,8 +147,7 @@ def stored(name: str, array: np.ndarray, index: np.ndarray | None = None) -> Ten
     Raises:
         InputError: for what is not a number, not finite or too large, naming the row.
     """
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name} holds {array.dtype} and not numbers")
+    check_numbers(name, array.dtype)
     if array.dtype.kind == "f":
         array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
         if not np.isfinite(array).all():
@@ -161,7 +171,7 @@ class Rows(Stream):
     """Some of the data of another stream."""
 
     def __init__(self, of: Stream, index: np.ndarray) -> None:
-        self.of, self.index, self.workers = of, index, of.workers
+        self.of, self.index, self.workers, self.on_disk = of, index, of.workers, of.on_disk
         self.shape = (len(index), *of.shape[1:])
 
     def read(self, index: np.ndarray) -> Tensor:

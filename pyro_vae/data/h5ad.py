@@ -1,0 +1,89 @@
+"""Annotated matrices of single cells: .h5ad."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae._errors import InputError
+from pyro_vae._memory import available_memory
+from pyro_vae.data.files import Loaded, Request, one_line
+from pyro_vae.data.labels import one_each, separate_labels
+from pyro_vae.data.sparse import Sparse, sparse_values
+from pyro_vae.data.streams import SHARE
+
+
+def h5ad(path: Path, request: Request) -> Loaded:
+    """The matrix `X` of an AnnData file, or a layer; rows are called by `obs_names`, columns by `var_names`.
+
+    Labels are a column of `obs`. Nothing else of the file is read.
+
+    Raises:
+        InputError: without the package anndata, for a damaged file, and for a layer or label that is not there.
+    """
+    try:
+        import h5py
+        from anndata.io import read_elem
+    except ImportError as error:
+        raise InputError(
+            f'{path} needs the package anndata, which is not installed: pip install "pyro-vae[anndata]"'
+        ) from error
+    try:
+        with h5py.File(path, "r") as file:
+            return _loaded(path, request, file, read_elem)
+    except (InputError, PermissionError):
+        raise
+    except Exception as error:  # of a damaged file h5py and anndata complain in ways of their own
+        raise InputError(f"{path} cannot be read as an .h5ad file: {one_line(error)}") from error
+
+
+def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
+    layers = [*file.get("layers", {}), *(["raw"] if "raw" in file else [])]
+    place, annotation = "X", "var"
+    if request.layer == "raw" and "raw" in file and "raw" not in file.get("layers", {}):
+        place, annotation = "raw/X", "raw/var"
+    elif request.layer is not None:
+        place = f"layers/{request.layer}"
+    if place not in file:
+        there = f"it has {', '.join(layers)}" if layers else "it has no layers"
+        what = f"no layer {request.layer}" if request.layer else "no matrix X"
+        raise InputError(f"{path} has {what}; {there} (--layer NAME)")
+    obs, var = read_elem(file["obs"]), read_elem(file[annotation])
+    values, notes = _matrix(path, file[place], read_elem, request.stream)
+    others = [layer for layer in layers if layer != request.layer]
+    said = f"{place} of the file" + (f"; --layer takes {', '.join(others)}" if others else "")
+    notes = [said, *notes]
+    names = {"train": obs.index.to_numpy().astype(str)}
+    if request.labels is not None and request.labels in obs:
+        column = obs[request.labels]
+        texts = column.dtype.kind not in "biuf"
+        found = column.astype(object).where(column.notna(), "").astype(str) if texts else column
+        labels, more = one_each(found.to_numpy(str if texts else None), request.labels)
+        parts = {"train": labels}
+    elif request.labels is not None and not Path(request.labels).expanduser().is_file():
+        raise InputError(
+            f"--labels {request.labels} is no file and no column of obs in {path}, which has "
+            f"{', '.join(map(str, obs.columns)) or 'none'}"
+        )
+    else:
+        found_apart, more = separate_labels(path, request, {"train": len(obs)}, names=names)
+        parts = found_apart  # type: ignore[assignment]
+        if request.labels is None and len(obs.columns):
+            more = [f"no labels; --labels takes {', '.join(map(str, obs.columns[:8]))}"]
+    columns = [str(name) for name in var.index]
+    return Loaded({"train": values}, parts, str(path), names, [*notes, *more], columns)
+
+
+def _matrix(
+    path: Path, node: Any, read_elem: Any, stream: bool | None
+) -> tuple[np.ndarray | Sparse, list[str]]:
+    """A dense or a sparse matrix of the file, which must fit in memory as it is."""
+    parts = [node] if hasattr(node, "dtype") else [node["data"], node["indices"]]
+    size = sum(part.size * part.dtype.itemsize for part in parts)
+    if size > 2 * SHARE * available_memory():
+        raise InputError(f"{path} holds a matrix of {size / 1e9:.3g} GB, too much for memory")
+    matrix = read_elem(node)
+    if isinstance(matrix, np.ndarray):
+        return matrix, []
+    values, said = sparse_values(path, matrix, stream)
+    return values, [said]

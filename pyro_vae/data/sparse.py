@@ -1,0 +1,51 @@
+"""Sparse matrices: kept sparse, and made dense row by row where they are read."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae._errors import InputError
+from pyro_vae._memory import available_memory
+from pyro_vae.data.files import one_line
+from pyro_vae.data.streams import SHARE, Stream, stored
+
+
+class Sparse(Stream):
+    """A SciPy sparse matrix `(N, D)` in memory; the rows that are asked for are made dense."""
+
+    on_disk = False
+
+    def __init__(self, name: str, matrix: Any) -> None:
+        self.name, self.matrix, self.workers = name, matrix, 0
+        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+
+    def read(self, index: np.ndarray) -> Tensor:
+        return stored(self.name, self.matrix[index].toarray(), index)
+
+
+def sparse_values(path: Path, matrix: Any, stream: bool | None) -> tuple[np.ndarray | Sparse, str]:
+    """A sparse matrix as data, and a sentence about it; dense if `stream` is `False`.
+
+    Raises:
+        InputError: for places outside of the matrix, for what is not a number, and where a dense one is too large.
+    """
+    if matrix.ndim != 2:
+        raise InputError(f"the sparse array in {path} has shape {matrix.shape}, and not (N, D)")
+    matrix = matrix.tocsr()
+    try:
+        matrix.check_format(full_check=True)
+    except (ValueError, IndexError) as error:
+        raise InputError(f"the sparse matrix in {path} is damaged: {one_line(error)}") from error
+    matrix.sum_duplicates()
+    share = matrix.nnz / max(1, matrix.shape[0] * matrix.shape[1])
+    said = f"sparse matrix of {matrix.shape[0]:,} x {matrix.shape[1]:,}, {share:.2g} of it not 0"
+    if stream is not False:
+        return Sparse(str(path), matrix), f"{said}: kept sparse, made dense batch by batch"
+    size = matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
+    if size > 2 * SHARE * available_memory():
+        raise InputError(
+            f"{path} takes {size / 1e9:.3g} GB as a dense matrix, too much for memory; leave out --stream no"
+        )
+    return matrix.toarray(), f"{said}: made dense"
