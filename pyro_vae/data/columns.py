@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class Table:
         headed: whether the file gives these names.
         notes: what was taken for what.
         left: the columns that are data as far as is known.
+        kinds: the letters of NumPy for what the columns hold.
     """
 
     path: Path
@@ -47,13 +49,14 @@ class Table:
     headed: bool
     notes: list[str]
     left: list[int] = field(init=False)
+    kinds: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.kinds = [dtype.kind for dtype in self.frame.dtypes]  # asking each column takes long
         self.left = list(range(len(self.names)))
-        for name in sorted(
-            {n for n in self.names if self.names.count(n) > 1} if self.headed else ()
-        ):
-            self.notes.append(f"{self.names.count(name)} columns have the name {name!r}")
+        for name, times in Counter(self.names if self.headed else ()).items():
+            if times > 1:
+                self.notes.append(f"{times} columns have the name {name!r}")
 
     def find(self, given: str, option: str) -> int:
         """The column that an option names, by its name or by its number from 0."""
@@ -88,9 +91,13 @@ class Table:
 
     def kind(self, column: int) -> str:
         """The letter of NumPy for what a column holds: `b`, `i`, `u`, `f`; `O` for text, `V` for other objects."""
-        series = self.frame[column]
-        other = series.dtype.kind == "O" and not isinstance(series.iloc[0], str)
-        return "V" if other else series.dtype.kind
+        kind = self.kinds[column]
+        return "V" if kind == "O" and not isinstance(self.frame[column].iloc[0], str) else kind
+
+    def put(self, column: int, values: Any) -> None:
+        """Other values in place of a column's."""
+        self.frame[column] = values
+        self.kinds[column] = self.frame[column].dtype.kind
 
     def unique(self, column: int) -> bool:
         return bool(self.frame[column].is_unique)
@@ -161,14 +168,12 @@ def _names(table: Table, request: Request, guess: bool) -> np.ndarray | None:
 def _is_id(table: Table, column: int) -> bool:
     """Whether a column names the rows: by its name, or because it has none, or as the first column of texts."""
     name, kind = table.names[column].strip(), table.kind(column)
-    if kind not in "iuO" or not table.unique(column) or len(table.frame) < 2:
-        return False
-    if kind == "O" and (table.frame[column] == "").any():
-        return False
-    if column == 0 and kind == "O" and not _like_numbers(table.frame[column]):
-        return True
     unnamed = (column == 0 and name == "") or re.fullmatch(r"Unnamed: \d+", name)
-    return table.headed and bool(unnamed or ID_NAME.fullmatch(name))
+    called_so = table.headed and bool(unnamed or ID_NAME.fullmatch(name))
+    first = column == 0 and kind == "O" and not _like_numbers(table.frame[column])
+    if not (called_so or first) or kind not in "iuO" or len(table.frame) < 2:
+        return False
+    return table.unique(column) and not (kind == "O" and (table.frame[column] == "").any())
 
 
 def _like_numbers(series: Any) -> bool:
@@ -185,7 +190,7 @@ def _refuse_doubt(table: Table) -> None:
             f"the first column of {table.path} has no name and may be an index or data: leave it out with --drop 0, "
             "take it for the names of the rows with --id 0, or keep it as data with --drop none"
         )
-    for column in table.left:
+    for column in table.left[:CHECKED]:
         numbers = table.frame[column].to_numpy()[:CHECKED]
         if table.kind(column) not in "iu" or len(numbers) < 3 or not (np.diff(numbers) == 1).all():
             continue
@@ -266,18 +271,16 @@ def _values(table: Table) -> np.ndarray:
     values = table.frame[table.left].to_numpy()
     if values.dtype.kind == "f":
         _refuse_missing(table, values)
-        long = [c for c in table.left if table.kind(c) in "iu" and _longest(table, c) > EXACT]
+        long = [
+            c for c, great in zip(table.left, np.abs(values).max(0) >= EXACT, strict=True) if great
+        ]
+        long = [c for c in long if table.kind(c) in "iu"]
         if long:
             raise InputError(
                 f"{table.said(long[0])} of {table.path} holds whole numbers beyond 2^53 among columns of reals, which "
                 f"cannot be kept exactly: leave it out with --drop {table.called(long[0])}"
             )
     return values
-
-
-def _longest(table: Table, column: int) -> int:
-    series = table.frame[column]
-    return max(abs(int(series.min())), abs(int(series.max())))
 
 
 def _not_numbers(table: Table, others: Sequence[int]) -> str:

@@ -64,7 +64,7 @@ def text_table(path: Path, request: Request) -> Loaded:
     said = _said(found, names, headed, trailing, frame.shape[1])
     table = Table(path, frame, named, names is not None, [said, *text.notes])
     for column in [c for c in range(frame.shape[1]) if table.kind(c) == "O"]:
-        frame[column] = _typed(table, column, found)
+        table.put(column, _typed(table, column, found))
     return loaded(table, request)
 
 

@@ -19,7 +19,8 @@ from pyro_vae.data.streams import SHARE
 
 SAMPLE = 2**19  # characters that are looked at to find out how a table is written
 SAMPLE_ROWS = 200
-LONGEST = 2**24  # characters in a line
+LONGEST = 2**22  # characters in the first line
+WIDEST = 100_000  # cells in it
 WHITE = "white space"
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", WHITE: "white space"}
 DECIMALS = {".": "points", ",": "commas"}
@@ -50,17 +51,18 @@ def read_text(path: Path) -> Text:
     """The lines of a file, which may be compressed; UTF-8 or UTF-16, else Western European.
 
     Raises:
-        InputError: for a damaged archive, for bytes that are no text, for a line of more than 16 million characters,
+        InputError: for a damaged archive, for bytes that are no text, for a first line of too many characters or cells,
             and for what memory does not hold.
     """
     text, notes = _decoded(path, _content(path))
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     longest = text.find("\n") if "\n" in text else len(text)
-    if longest > LONGEST:
+    widest = max(text.count(sign, 0, longest) for sign in ",;\t| ")
+    if longest > LONGEST or widest > WIDEST:
         raise InputError(
-            f"the first line of {path} has {longest:,} characters, too many for a row of a table; "
-            "store such data as a .npy file"
+            f"the first line of {path} has {longest:,} characters and about {widest + 1:,} cells, too many for a row "
+            "of a table; store such data as a .npy file"
         )
     lines = text.split("\n")
     delimiter = None
