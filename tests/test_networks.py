@@ -198,15 +198,18 @@ def test_a_decoder_mirrors_its_encoder():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("gatedmlp(hidden=(0,))", "hidden=(0,) must hold whole numbers"),
-        ("gatedmlp(dropout=1.0)", "dropout=1.0 must lie in [0, 1)"),
+        ("gatedmlp(hidden=(0,))", "hidden=(0,) of GatedMLP must be a tuple of whole numbers"),
+        ("gatedmlp(dropout=1.0)", "dropout=1.0 of GatedMLP must be a number in [0, 1)"),
         ("gatedconv(channels=())", "GatedConv needs images"),
-        ("gatedconv(channels=(2.5,))", "channels=(2.5,) must hold whole numbers"),
+        (
+            "gatedconv(channels=(2.5,))",
+            "channels=(2.5,) of GatedConv must be a tuple of whole numbers",
+        ),
         ("resnet(channels=())", "ResNet needs images"),
-        ("resnet(channels=(-1,))", "channels=(-1,) must hold whole numbers"),
-        ("resnet(blocks=0)", "blocks=0 must be a whole number"),
-        ("resnet(blocks=(1, 2))", "blocks=(1, 2) must be a whole number"),
-        ("resnet(activation='swish')", "activation='swish' is unknown"),
+        ("resnet(channels=(-1,))", "channels=(-1,) of ResNet must be a tuple of whole numbers"),
+        ("resnet(blocks=0)", "blocks=0 of ResNet must be a whole number"),
+        ("resnet(blocks=(1, 2))", "blocks=(1, 2) of ResNet must be a whole number"),
+        ("resnet(activation='swish')", "activation='swish' of ResNet must be"),
         ("linear(hidden=(3,))", "linear has no argument hidden: it takes none"),
     ],
 )
