@@ -1,34 +1,12 @@
-"""What a person sees while training, and how Ctrl-C is heard."""
+"""What a person sees while training."""
 
 import math
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from pyro_vae.inference.epochs import Epoch
-
-
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """Ctrl-C and a polite kill only ask: the list gets the signal and the step under way ends; a second is final."""
-    asked: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Display:

@@ -1,6 +1,7 @@
 """Files that are whole or absent: each is made in a folder beside its place, then moved there at once."""
 
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -182,3 +183,49 @@ def _turn(folder: Path) -> Iterator[None]:
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+
+
+_taken: set[Path] = set()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time writes a run: another is refused, and a lock that a kill left behind counts for nothing.
+
+    Raises:
+        InputError: when the run is being written.
+    """
+    place = folder.resolve()
+    if place in _taken:
+        raise InputError(f"{folder} is being trained in this process; wait until that ends")
+    _taken.add(place)
+    try:
+        with _lock_file(folder):
+            yield
+    finally:
+        _taken.discard(place)
+
+
+@contextmanager
+def _lock_file(folder: Path) -> Iterator[None]:
+    path = folder / LOCK
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        try:  # a lock of this process alone, which its workers do not inherit
+            if fcntl is not None:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            raise InputError(
+                f"{holder} is training {folder} at this moment; wait until it ends, or stop it"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)

@@ -6,10 +6,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pyro_vae._endings import INTERRUPTED, READER_GONE, interruptible, lasting_output, reader_gone
 from pyro_vae._errors import InputError
 from pyro_vae._source import names
 
@@ -46,29 +47,51 @@ def answer(parser: Parser) -> None:
 
 @contextmanager
 def _sentences(name: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        sys.exit(_say(name, str(error)))
-    except KeyboardInterrupt:
+    ended: SystemExit | None = None  # by --help
+    with interruptible() as heard, lasting_output() as output:
+        try:
+            yield
+        except SystemExit as end:
+            if end.code:
+                raise
+            ended = end
+        except BaseException as error:
+            output.flush()
+            sys.exit(_code(name, error, interrupted=bool(heard)))
+        output.flush()
+        if reader_gone():
+            sys.exit(READER_GONE)
+        if output.error is not None:
+            reason = getattr(output.error, "strerror", None) or output.error
+            sys.exit(_say(name, f"standard output cannot be written to: {reason}"))
+        if ended is not None:
+            raise ended
+
+
+def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
+    """The exit code for what ended a program, told in one sentence; what is a mistake of ours is raised again."""
+    if reader_gone():
+        return READER_GONE  # the reader of our output has gone; nothing is left to say
+    if interrupted or isinstance(error, KeyboardInterrupt):
         _say(name, "interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
-        sys.exit(141)
-    except OSError as error:
+        return INTERRUPTED
+    if isinstance(error, InputError):
+        return _say(name, str(error))
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_say(name, f"{where}{error.strerror or error}"))
-    except (MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "allocate memory" not in str(error):
-            raise
-        sys.exit(
-            _say(name, "not enough memory; use a smaller --batch-size, --num-particles or network")
+        return _say(name, f"{where}{error.strerror or error}")
+    memory = ("allocate memory", "out of memory")  # as PyTorch says it on a CPU and on CUDA
+    short = isinstance(error, RuntimeError) and any(words in str(error) for words in memory)
+    if short or isinstance(error, MemoryError):
+        return _say(
+            name, "not enough memory; use a smaller --batch-size, --num-particles or network"
         )
+    raise error
 
 
 def _say(name: str, message: str) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
+    with suppress(OSError, ValueError):
+        print(f"{name}: {message}", file=sys.stderr, flush=True)
     return 2
 
 

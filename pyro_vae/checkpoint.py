@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from pyro_vae._described import described
 from pyro_vae._errors import InputError
-from pyro_vae._files import write_atomically
+from pyro_vae._files import Write, write_atomically
 from pyro_vae.build import Spec, build
 from pyro_vae.data.files import one_line
 from pyro_vae.inference.epochs import Progress
@@ -34,6 +35,7 @@ def save_checkpoint(
     optimizer: Optimizer | None = None,
     progress: Progress | None = None,
     best: float | None = None,
+    write: Callable[[Path, Write], None] = write_atomically,
 ) -> None:
     """Write weights, and with `optimizer` and `progress` all that is needed to go on as if nothing had happened.
 
@@ -46,6 +48,7 @@ def save_checkpoint(
         optimizer: its state, together with
         progress: the state of the training.
         best: the best score so far.
+        write: what puts the file in its place.
     """
     tensors = {f"model.{k}": v for k, v in vae.state_dict().items()}
     header: dict[str, Any] = {
@@ -75,7 +78,7 @@ def save_checkpoint(
             tensors["progress.order"] = progress.order
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     content = to_bytes(tensors, metadata={"pyro_vae": json.dumps(header)})
-    write_atomically(path, lambda beside: beside.write_bytes(content))
+    write(path, lambda beside: beside.write_bytes(content))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,5 +1,10 @@
 """`python -m pyro_vae.compare RUN RUN ...`: which run has the higher log-likelihood, with the errors."""
 
+from pyro_vae._endings import at_once
+
+if __name__ == "__main__":
+    at_once("pyro_vae.compare")  # before anything that takes time
+
 from pyro_vae._options import answer, compare_parser
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """`python -m pyro_vae.encode RUN`: the latents of all data, how much their labels can be read from them, a picture."""
 
+from pyro_vae._endings import at_once
+
+if __name__ == "__main__":
+    at_once("pyro_vae.encode")  # before anything that takes time
+
 from pyro_vae._options import answer, encode_parser
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """`python -m pyro_vae.evaluate RUN`: the marginal log-likelihood of a trained run, with its errors."""
 
+from pyro_vae._endings import at_once
+
+if __name__ == "__main__":
+    at_once("pyro_vae.evaluate")  # before anything that takes time
+
 from pyro_vae._options import answer, evaluate_parser
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """`python -m pyro_vae.sample RUN`: pictures and arrays from a trained run."""
 
+from pyro_vae._endings import at_once
+
+if __name__ == "__main__":
+    at_once("pyro_vae.sample")  # before anything that takes time
+
 from pyro_vae._options import answer, sample_parser
 
 if __name__ == "__main__":

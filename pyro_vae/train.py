@@ -1,5 +1,10 @@
 """`python -m pyro_vae.train`: from options to a run folder with a trained VAE."""
 
+from pyro_vae._endings import at_once
+
+if __name__ == "__main__":
+    at_once("pyro_vae.train")  # before anything that takes time
+
 from pyro_vae._config import make_parser
 from pyro_vae._options import answer
 
@@ -7,9 +12,14 @@ if __name__ == "__main__":
     answer(make_parser())  # before the imports, which take seconds
 
 import csv
+import importlib.util
+import io
+import itertools
 import math
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +27,23 @@ from typing import Any
 import pyro
 import tomli_w
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from pyro_vae import __version__
 from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
-from pyro_vae._display import Display, signals
+from pyro_vae._display import Display
+from pyro_vae._endings import asking, reader_gone
 from pyro_vae._errors import InputError
-from pyro_vae._files import subfolder, write_atomically
+from pyro_vae._files import LOCK, MARK, locked, subfolder, write_atomically
+from pyro_vae._keep import Keeper
 from pyro_vae._options import run
 from pyro_vae._program import pick_device
 from pyro_vae._remedies import remedy
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
-from pyro_vae.data.files import Request
+from pyro_vae.data.files import Request, one_line
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
@@ -292,7 +305,7 @@ def _toml(job: Job, folder: Path) -> str:
 
 
 def _folder(config: Config) -> Path:
-    """The run folder, made and found writable."""
+    """The run folder, made if need be."""
     if config.output is not None:
         folder = Path(config.output)
         ours = is_run(folder)
@@ -300,18 +313,29 @@ def _folder(config: Config) -> Path:
             raise InputError(
                 f"{folder} holds a run already: go on with --resume {folder}, name another --output, or add --overwrite"
             )
-        if folder.is_dir() and not ours and any(folder.iterdir()):
+        if not ours and any(_foreign(folder)):
             raise InputError(
                 f"{folder} holds other files and no run of this package; name an empty or new folder as --output"
             )
-        clear(folder)
-    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    while True:
         likelihood = (config.likelihood or "").partition("(")[0].rpartition(":")[2].lower()
         stem = f"{Path(config.dataset).stem}-{likelihood}"
-        taken = (Path("runs") / (stem + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
-        folder = next(f for f in taken if not f.exists())
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    return folder
+        names = (stem + (f"-{i}" if i > 1 else "") for i in itertools.count(1))
+        folder = next(f for n in names if not (f := Path("runs") / n).exists())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # another run took the name in this moment
+            folder.mkdir()
+            return folder
+
+
+def _foreign(folder: Path) -> Iterator[Path]:
+    """The files in a folder, but for what a run leaves that was killed before it had written any."""
+    for path in folder.rglob("*"):
+        ours = path.name == LOCK or path.relative_to(folder).parts[0].startswith(MARK)
+        if not ours and (path.is_symlink() or not path.is_dir()):
+            yield path
 
 
 def _read_metrics(path: Path, epochs: int) -> list[dict[str, float]]:
@@ -327,26 +351,39 @@ def _read_metrics(path: Path, epochs: int) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in row.items()} for row in rows if int(row["epoch"]) <= epochs]
 
 
-def _write_metrics(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    def write(beside: Path) -> None:
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, Epoch._fields, restval="nan")
-            writer.writeheader()
-            writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
+def _lines(rows: Sequence[dict[str, float]], *, header: bool = True) -> str:
+    """Rows of `metrics.csv` as text."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, Epoch._fields, restval="nan")
+    if header:
+        writer.writeheader()
+    writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
+    return file.getvalue()
 
-    write_atomically(path, write)
 
+class _Events:
+    """Event files for TensorBoard, with `--log tensorboard`; the first epoch makes them."""
 
-def _tensorboard(config: Config, folder: Path) -> Any:
-    if config.log != "tensorboard":
-        return None
-    try:
+    def __init__(self, config: Config, folder: Path) -> None:
+        self._folder, self._wanted = folder, config.log == "tensorboard"
+        self._writer: Any = None
+        if self._wanted and importlib.util.find_spec("tensorboard") is None:
+            raise InputError(
+                "--log tensorboard needs the package tensorboard: pip install 'pyro-vae[tensorboard]'"
+            )
+
+    def add(self, epoch: Epoch) -> None:
+        if not self._wanted:
+            return
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "--log tensorboard needs the package tensorboard: pip install 'pyro-vae[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(folder / "tensorboard"))
+
+        self._writer = self._writer or SummaryWriter(str(self._folder / "tensorboard"))
+        for name in Epoch._fields[1:]:
+            self._writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
@@ -359,23 +396,26 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
     progress = Progress()
     last, metrics = folder / "last.safetensors", folder / "metrics.csv"
     if resume:
-        if not last.is_file():
-            raise InputError(
-                f"{folder} has no checkpoint to go on from; start again with --output {folder} --overwrite"
-            )
-        progress, _ = restore_training(last, job.vae, job.svi.optimizer)
-        if epochs < progress.epoch or progress.finished(epochs):
-            raise InputError(
-                f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs"
-            )
+        progress = _restore(job, folder)
         if progress.finished(epochs, config.patience):
-            raise InputError(
-                f"{folder} stopped after {progress.waited} epochs without a better one; ask for more with --patience"
-            )
+            return True
     rows = _read_metrics(metrics, progress.epoch)
-    writer = _tensorboard(config, folder)
-    write_atomically(folder / "config.toml", lambda path: path.write_text(_toml(job, folder)))
-    _write_metrics(metrics, rows)
+    events = _Events(config, folder)
+
+    def write_rows(path: Path) -> None:
+        path.write_text(_lines(rows), newline="")
+
+    def begin() -> None:
+        """The run that --overwrite replaces goes when there is something to put in its place."""
+        if config.overwrite and not resume:
+            clear(folder)
+        keeper.put(folder / "config.toml", lambda path: path.write_text(_toml(job, folder)))
+        keeper.put(metrics, write_rows)
+
+    display = Display(epochs, progress.epoch, _bound(job.vae), _judged_by(job))
+    keeper = Keeper(folder, begin, say=lambda text: display.say(f"not saved  {text}"))
+    if not is_run(folder) or resume:
+        keeper.start()
 
     def save(value: float) -> None:
         state: dict[str, Any] = {
@@ -383,55 +423,29 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
             "progress": progress,
             "best": progress.best,
         }
-        save_checkpoint(last, job.vae, job.spec, epoch=progress.epoch, score=value, **state)
+        state |= {"epoch": progress.epoch, "score": value, "write": keeper.put}
+        save_checkpoint(last, job.vae, job.spec, **state)
 
-    display = Display(epochs, progress.epoch, _bound(job.vae), _judged_by(job))
-
-    def noticed(remark: Remark) -> None:
-        display.say(f"{remark.kind:<10} {remark.text}; try {remedy(remark.kind, asdict(config))}")
-
-    with signals() as asked:
-        steps = run_epochs(
-            job.svi,
-            job.train,
-            epochs=epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            schedule=job.schedule,
-            validation=job.validation,
-            patience=config.patience,
-            compile=COMPILE[config.compile],
-            progress=progress,
-            stop=lambda: bool(asked),
-            report=display.within,
-            say=lambda text: display.say(f"compiling  {text}"),
-            remark=noticed,
-        )
+    with asking() as asked:
         try:
-            for e in steps:
+            for e in _epochs(job, progress, display, stop=lambda: bool(asked) or reader_gone()):
                 rows.append(e._asdict())
-                with metrics.open("a", newline="") as file:
-                    csv.DictWriter(file, Epoch._fields).writerow(e._asdict())
-                best = folder / "best.safetensors"
-                if progress.best_epoch == e.epoch or not best.is_file():
-                    save_checkpoint(best, job.vae, job.spec, epoch=e.epoch, score=e.score)
+                keeper.append(metrics, _lines(rows[-1:], header=False), write_rows)
+                best, write = folder / "best.safetensors", keeper.put
+                if progress.best_epoch == e.epoch or not keeper.has(best):
+                    number: dict[str, Any] = {"epoch": e.epoch, "score": e.score}
+                    save_checkpoint(best, job.vae, job.spec, write=write, **number)
                 save(e.score)
                 display.epoch(e)
-                for name in Epoch._fields[1:] if writer else ():
-                    writer.add_scalar(name, getattr(e, name), e.epoch)
+                events.add(e)
         except InputError as error:
-            kept = (
-                f"; the checkpoint after epoch {progress.epoch} is kept in {folder}"
-                if last.is_file()
-                else ""
-            )
-            raise InputError(f"{error}{kept}") from error
+            raise InputError(f"{error}{_kept(keeper, progress)}") from error
         finally:
             display.close()
-            if writer:
-                writer.close()
+            events.close()
         if progress.order is not None:  # broken off inside an epoch: keep that too
             save(math.nan)
+        keeper.finish()
     finished = progress.finished(epochs, config.patience)
     if finished and progress.epoch < epochs:
         waited = f"{progress.waited} epochs without a better {_judged_by(job)}"
@@ -441,32 +455,112 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
     return finished
 
 
-def draw_figures(job: Job, folder: Path) -> list[str]:
-    """The run's pictures, from its best checkpoint; the names of the files."""
-    from pyro_vae import plots
+def _kept(keeper: Keeper, progress: Progress) -> str:
+    """What is there after a training that failed, as the end of a sentence."""
+    if not keeper.begun:
+        return f"; the run that was to be replaced is still in {keeper.folder}"
+    if not (keeper.folder / "last.safetensors").is_file():
+        return ""
+    return f"; the checkpoint after epoch {progress.epoch} is kept in {keeper.folder}"
 
+
+def _restore(job: Job, folder: Path) -> Progress:
+    """Put a run back where it stands."""
+    last = folder / "last.safetensors"
+    if not last.is_file():
+        raise InputError(
+            f"{folder} has no checkpoint to go on from; start again with --output {folder} --overwrite"
+        )
+    progress, _ = restore_training(last, job.vae, job.svi.optimizer)
+    if (job.config.epochs or 0) < progress.epoch:
+        raise InputError(
+            f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs"
+        )
+    return progress
+
+
+def _epochs(
+    job: Job, progress: Progress, display: Display, stop: Callable[[], bool]
+) -> Iterator[Epoch]:
+    config = job.config
+
+    def noticed(remark: Remark) -> None:
+        display.say(f"{remark.kind:<10} {remark.text}; try {remedy(remark.kind, asdict(config))}")
+
+    return run_epochs(
+        job.svi,
+        job.train,
+        epochs=config.epochs or 0,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        schedule=job.schedule,
+        validation=job.validation,
+        patience=config.patience,
+        compile=COMPILE[config.compile],
+        progress=progress,
+        stop=stop,
+        report=display.within,
+        say=lambda text: display.say(f"compiling  {text}"),
+        remark=noticed,
+    )
+
+
+def figure_names(job: Job) -> list[str]:
+    """The pictures that training leaves."""
+    flat = ("manifold", "posterior_means") if job.config.latent_dim == 2 else ()
+    return ["learning_curves", "reconstructions", "prior_samples", *flat]
+
+
+def missing_figures(job: Job, folder: Path) -> list[str]:
+    """Those that are not there, or older than the last checkpoint."""
+    made = (folder / "last.safetensors").stat().st_mtime_ns
+    paths = {name: folder / "figures" / f"{name}.png" for name in figure_names(job)}
+    return [n for n, p in paths.items() if not p.is_file() or p.stat().st_mtime_ns < made]
+
+
+def draw_figures(job: Job, folder: Path) -> list[str]:
+    """The run's pictures, from its best checkpoint; the names of the files.
+
+    Raises:
+        InputError: for those that cannot be drawn, when all others are.
+    """
     vae, _, _ = load_weights(folder / "best.safetensors")
     vae.to(job.device).eval()
     pyro.set_rng_seed(job.config.seed)
-    held_out = job.validation if job.validation is not None else job.train.fixed()
-    x = held_out.first(20)[:]
-    figures = {
-        "learning_curves": plots.learning_curves(
-            _read_metrics(folder / "metrics.csv", 10**9), bound=_bound(vae)
-        ),
-        "reconstructions": plots.reconstructions(x, vae.reconstruct(x)),
-        "prior_samples": plots.grid(
-            vae.sample(100, mean=True), columns=10, title="mean of p(x | z), z from the prior"
-        ),
-    }
-    if job.config.latent_dim == 2:
-        index = spread(2000, len(job.train))
-        labels = None if job.data.labels is None else job.data.labels["train"][index.numpy()]
-        figures["manifold"], _ = plots.manifold(vae)
-        figures["posterior_means"] = plots.scatter(vae.posterior_mean(job.train[index]), labels)
-    for name, figure in figures.items():
-        write_atomically(subfolder(folder, "figures") / f"{name}.png", figure.savefig)
-    return [f"{name}.png" for name in figures]
+    names, failed = figure_names(job), []
+    for name in names:
+        try:
+            figure = _figure(name, job, vae, folder)
+            write_atomically(subfolder(folder, "figures") / f"{name}.png", figure.savefig)
+        except InputError:
+            raise
+        except Exception as error:  # a picture costs no run
+            failed.append(f"figures/{name}.png ({type(error).__name__}: {one_line(error)})")
+    if failed:
+        raise InputError(
+            f"training is done and saved in {folder}, but not drawn: {', '.join(failed)}; --resume {folder} tries again"
+        )
+    return [f"{name}.png" for name in names]
+
+
+def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
+    from pyro_vae import plots
+
+    if name == "learning_curves":
+        history = _read_metrics(folder / "metrics.csv", 10**9)
+        return plots.learning_curves(history, bound=_bound(vae))
+    if name == "reconstructions":
+        held_out = job.validation if job.validation is not None else job.train.fixed()
+        x = held_out.first(20)[:]
+        return plots.reconstructions(x, vae.reconstruct(x))
+    if name == "prior_samples":
+        title = "mean of p(x | z), z from the prior"
+        return plots.grid(vae.sample(100, mean=True), columns=10, title=title)
+    if name == "manifold":
+        return plots.manifold(vae)[0]
+    index = spread(2000, len(job.train))
+    labels = None if job.data.labels is None else job.data.labels["train"][index.numpy()]
+    return plots.scatter(vae.posterior_mean(job.train[index]), labels)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -479,24 +573,35 @@ def main(arguments: Sequence[str]) -> None:
         print(f"\n{_toml(job, Path())}", end="")
         return
     folder = resumed or _folder(job.config)
+    with locked(folder):
+        _train_and_draw(job, folder, resumed=resumed is not None)
+
+
+def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
     print(f"run        {folder}, on {job.device}", flush=True)
     started = time.perf_counter()
-    finished = train(job, folder, resume=resumed is not None)
-    command = f"python -m pyro_vae.train --resume {folder}"
+    finished = train(job, folder, resume=resumed)
     if not finished:
+        command = f"python -m pyro_vae.train --resume {shlex.quote(str(folder))}"
         print(f"stopped and saved; go on with: {command}", flush=True)
         raise KeyboardInterrupt
-    names = draw_figures(job, folder)
     _, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
     if math.isnan(header["score"]):
         chosen = f"weights of epoch {header['epoch']}, the last, as all lie inside the warm-up"
     else:
         chosen = f"best {kind} {_judged_by(job)} {header['score']:.2f} nats per datum, after epoch {header['epoch']}"
+    if resumed and not missing_figures(job, folder):
+        print(
+            f"nothing is missing: {folder} has had its epochs, and its figures are drawn; ask for more with "
+            f"--epochs{'' if job.config.patience is None else ' or --patience'}"
+        )
+        return
+    names = draw_figures(job, folder)
     print(
         f"\ndone in {time.perf_counter() - started:.0f} s: {chosen}\n"
         f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors, figures/ ({', '.join(names)})\n"
-        f"next: python -m pyro_vae.evaluate {folder}"
+        f"next: python -m pyro_vae.evaluate {shlex.quote(str(folder))}"
     )
 
 

@@ -21,7 +21,7 @@ from pyro_vae.networks.products import PRODUCTS
 
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
-    ["_errors", "_source", "_memory", "_files", "checks"],
+    ["_endings", "_errors", "_source", "_memory", "_files", "checks"],
     [
         "_abstract",
         "_sizes",
@@ -124,6 +124,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "_rows",
         "_scores",
         "_evaluations",
+        "_keep",
         "_outside",
         "train",
         "evaluate",

@@ -129,7 +129,7 @@ def test_death_while_a_checkpoint_is_written(call, three_epochs, tmp_path, monke
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_vae.checkpoint.write_atomically", die)
+        patch.setattr("pyro_vae._keep.write_atomically", die)
         with pytest.raises(Killed):
             call("train", "--epochs", 3, *TINY, "--output", "run")
     with (run / "metrics.csv").open("a") as metrics:

@@ -1,0 +1,149 @@
+"""How a program ends when it is interrupted, and when nobody takes what it prints; imported before everything else."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+INTERRUPTED = 130  # exit codes
+READER_GONE = 141
+POLITE = (signal.SIGINT, signal.SIGTERM)
+
+
+def at_once(name: str) -> None:
+    """Until `interruptible`, Ctrl-C and a polite kill end the program there and then: there is nothing to save.
+
+    Imports take seconds, and what is raised inside them comes out as errors of all kinds. Descriptors that the caller
+    closed are opened to nothing, lest a file of the run gets the number to which libraries print.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):
+            os.write(2, f"{name}: interrupted\n".encode())
+        os._exit(INTERRUPTED)
+
+    for number in POLITE:
+        signal.signal(number, end)
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # for the whole process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Ctrl-C and a polite kill raise `KeyboardInterrupt`, a second one ends the process; gives the signals heard."""
+    heard: list[int] = []
+
+    def hear() -> None:
+        raise KeyboardInterrupt
+
+    with _answering(heard, hear):
+        yield heard
+
+
+@contextmanager
+def asking() -> Iterator[list[int]]:
+    """Ctrl-C and a polite kill only ask: the list gets the signal. A second raises, and a third ends the process."""
+    asked: list[int] = []
+
+    def ask() -> None:
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+
+    with _answering(asked, ask, last=2):
+        yield asked
+
+
+@contextmanager
+def _answering(heard: list[int], answer: Any, last: int = 1) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield
+        return
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker: its parent decides
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if len(heard) >= last:
+            os._exit(INTERRUPTED)
+        heard.append(number)
+        answer()
+
+    before = {number: signal.signal(number, handle) for number in POLITE}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Output:
+    """Standard output that a program outlives: after a write that fails, what is printed is dropped.
+
+    Attributes:
+        error: why nothing more is written, if so.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.error: Exception | None = None
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self.stream.flush)
+
+    def _attempt(self, action: Any) -> None:
+        if self.error is not None:
+            return
+        try:
+            action()
+        except OSError as error:
+            self.error = error
+        except ValueError as error:  # such as a character that the terminal does not have
+            if not getattr(self.stream, "closed", False):
+                raise
+            self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def lasting_output() -> Iterator[Output]:
+    """Standard output as an `Output`."""
+    before = sys.stdout
+    output = Output(before)
+    sys.stdout = output  # type: ignore[assignment]
+    try:
+        yield output
+    finally:
+        output.flush()
+        sys.stdout = before
+        if output.error is not None:
+            _silence(before)
+
+
+def _silence(stream: Any) -> None:
+    """Let what is left in the stream go nowhere, instead of failing once more at the end of the process."""
+    with suppress(OSError, ValueError, AttributeError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
+def reader_gone() -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`."""
+    return isinstance(getattr(sys.stdout, "error", None), BrokenPipeError)
