@@ -65,11 +65,9 @@ class Bridge:
                     if draw
                     else torch.rand(v.shape, dtype=dtype, device=v.device, generator=generator)
                 )
-                step = (
-                    torch.finfo(dtype).eps / 2
-                )  # between the values of torch.rand; x is never rounded to 0 or 1
                 if self.steps:
                     return v + each(self.steps, v, dtype) * u
+                step = torch.finfo(dtype).eps / 2  # of torch.rand; x is never rounded to 0 or 1
                 return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
         return v
 
