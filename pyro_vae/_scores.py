@@ -74,7 +74,7 @@ def require_pyarrow(what: str) -> None:
         importlib.import_module("pyarrow")
     except ImportError:
         raise InputError(
-            f"{what} needs the package pyarrow, which is not installed: pip install pyarrow, or name a .npz or .csv file"
+            f"{what} needs the package pyarrow, which is missing: pip install pyarrow, or name a .npz or .csv file"
         ) from None
 
 
