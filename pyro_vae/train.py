@@ -181,6 +181,8 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
     """Raise `InputError` unless the likelihood accepts all values, and `dtype` holds them."""
     if bridge.kind != "none":
         return  # the other bridges keep to what they promise
+    name = str(dtype).removeprefix("torch.")
+    whole = data.representation in (Representation.COUNTS, Representation.LEVELS)
     for split, values in data.values.items():
         done = 0
         for part in chunks(values):
@@ -189,9 +191,17 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
             if lost.any():
                 row = data.rows[split][done + int(lost.nonzero()[0])]
                 raise InputError(
-                    f"row {row} (counted from 0) of {data.name} holds a value that is too large for "
-                    f"{str(dtype).removeprefix('torch.')} beside the others: look at that row, or add --precision "
-                    "float64"
+                    f"row {row} (counted from 0) of {data.name} holds a value that is too large for {name} beside the "
+                    "others: look at that row, or add --precision float64"
+                )
+            rounded = (
+                x.double() != part.double() if whole else torch.zeros_like(x, dtype=torch.bool)
+            )
+            if rounded.any():
+                row = data.rows[split][done + int(rounded.nonzero()[0, 0])]
+                raise InputError(
+                    f"row {row} (counted from 0) of {data.name} holds the whole number {int(part[rounded][0]):,}, "
+                    f"which {name} rounds: add --precision float64"
                 )
             vae.model.likelihood.check(x)
             done += len(part)
@@ -209,7 +219,7 @@ def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.
     if floors is not None and isinstance(vae.model.likelihood, LocationScale):
         vae.model.likelihood.keep_above(floors)
     dtype = next(vae.parameters()).dtype
-    data.notes = (*data.notes, *data.remarks(bridge, dtype))
+    data.notes = (*data.notes, *data.remarks(bridge))
 
 
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:

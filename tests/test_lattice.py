@@ -180,7 +180,7 @@ def test_a_rounded_measurement_has_a_least_scale(stored, name, scale):
     member = parse("likelihood", f"{name}(scale='{scale}')")((2,))
     bridge = data.bridge(member)
     assert data.floors(bridge).tolist() == [0.05, 0.05]
-    assert "rounded to 0.1" in " ".join(data.remarks(bridge, torch.float32))
+    assert "rounded to 0.1" in " ".join(data.remarks(bridge))
     member.initialise(torch.zeros(2), torch.ones(2), standardise=True)
     member.keep_above(data.floors(bridge))
     if scale != "network":
@@ -323,17 +323,6 @@ def test_a_value_that_no_float_holds_beside_the_others(refused):
     sentence = refused("train", "--dataset", "x.npy", *ELEMENT)
     assert "row 41 (counted from 0)" in sentence
     assert "--precision float64" in sentence
-
-
-@pytest.mark.usefixtures("in_a_folder_of_its_own")
-def test_counts_that_are_rounded_are_said(call):
-    np.save("x.npy", RNG.poisson(1e9, (60, 2)))
-    given = ("--likelihood", "negativebinomial", "--dry-run", *TINY)
-    said = call("train", "--dataset", "x.npy", *given)
-    assert re.search(r"read +whole numbers above 16,777,216 are rounded, .* next 64", said.out)
-    assert (
-        "rounded" not in call("train", "--dataset", "x.npy", "--precision", "float64", *given).out
-    )
 
 
 @pytest.mark.usefixtures("in_a_folder_of_its_own")

@@ -24,8 +24,6 @@ from pyro_vae.data.units import Units, each
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.representation import Representation
 
-EXACT = {torch.float32: 2**24, torch.float64: 2**53}  # whole numbers up to it are exact
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the one split of data that are not divided
 
@@ -173,15 +171,8 @@ class DataSet:
         floors = self.seen.floors if bridge.units is None else bridge.units.of(self.seen.floors)
         return each(floors, torch.empty(self.shape), torch.float64).expand(self.shape)
 
-    def remarks(self, bridge: Bridge, dtype: torch.dtype) -> list[str]:
+    def remarks(self, bridge: Bridge) -> list[str]:
         """What someone who puts a likelihood on the data by this bridge should know, a sentence each."""
-        whole = self.representation in (Representation.COUNTS, Representation.LEVELS)
-        if bridge.kind == "none" and whole and self.maximum > EXACT[dtype]:
-            kept = "" if dtype is torch.float64 else "; --precision float64 keeps them"
-            return [
-                f"whole numbers above {EXACT[dtype]:,} are rounded, that of {self.maximum:.6g} to the next "
-                f"{float(np.spacing(np.array(self.maximum, _NUMPY[dtype]))):g}{kept}"
-            ]
         if bridge.kind == "scale":
             return [
                 "whole numbers that are scaled lie on a lattice, where a density can grow without end, so that its "

@@ -1,19 +1,18 @@
 """Likelihoods with a density: reals, and reals in the unit interval."""
 
-import math
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from pyro_vae._errors import InputError
 from pyro_vae.checks import Positive, above
+from pyro_vae.distributions.student import Student
+from pyro_vae.distributions.unit import LogitBeta, LogitContinuousBernoulli
+from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
@@ -63,16 +62,14 @@ class LocationScale(Likelihood):
         """The distribution of each element, `(..., *shape)`."""
 
     def forward(self, h: Tensor) -> Distribution:
-        loc, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
-        fixed = not isinstance(self.scale, str)
-        scale = (
-            self.scale
-            if fixed
-            else self._least() + self.spread * (rest[0] if rest else self.log_scale).exp()
-        )
-        return self.density(torch.addcmul(self.shift, self.spread, loc), scale).to_event(
-            len(self.shape)
-        )
+        loc, *rest = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
+        shift, spread = wide(self.shift), wide(self.spread)
+        scale: Any = self.scale
+        if isinstance(scale, str):
+            log_scale = rest[0] if rest else wide(self.log_scale)
+            scale = self._least(spread) + spread * log_scale.exp()
+        density = self.density(torch.addcmul(shift, spread, loc), scale)
+        return Wide(density, len(self.shape), like=h)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         loc = (mean - self.shift) / self.spread
@@ -93,9 +90,9 @@ class LocationScale(Likelihood):
         """Give each element a least scale of its own, in the units of x: half a step, for values on a lattice."""
         self.floor = floor.to(self.spread)
 
-    def _least(self) -> Tensor:
-        least = self.spread * self.min_scale
-        return least if self.floor is None else torch.maximum(least, self.floor)
+    def _least(self, spread: Tensor) -> Tensor:
+        least = spread * self.min_scale
+        return least if self.floor is None else torch.maximum(least, wide(self.floor))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if self.floor is None:  # a buffer that only some likelihoods have
@@ -174,7 +171,7 @@ class StudentT(LocationScale):
         self.df = float(df)
 
     def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:
-        return dist.StudentT(self.df, loc, scale, validate_args=False)
+        return Student(self.df, loc, scale)
 
 
 class ContinuousBernoulli(Likelihood):
@@ -190,10 +187,8 @@ class ContinuousBernoulli(Likelihood):
     support = Representation.UNIT
 
     def forward(self, h: Tensor) -> Distribution:
-        logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
-        return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(
-            len(self.shape)
-        )
+        logits = wide(h).squeeze(-len(self.shape) - 1)  # (..., *shape)
+        return Wide(LogitContinuousBernoulli(logits), len(self.shape), like=h)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         """The logit whose mean, `1 / (1 - exp(-logit)) - 1 / logit`, is the data's: by bisection."""
@@ -224,9 +219,8 @@ class Beta(Likelihood):
     channels = 2
 
     def forward(self, h: Tensor) -> Distribution:
-        return _Beta(*h.unbind(-len(self.shape) - 1)).to_event(
-            len(self.shape)
-        )  # each (..., *shape)
+        logit, log_precision = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
+        return _OpenUnit(LogitBeta(logit, log_precision), len(self.shape), like=h)
 
     def check(self, x: Tensor) -> None:
         super().check(x)
@@ -242,62 +236,9 @@ class Beta(Likelihood):
         return torch.stack([mean.logit(), precision.clamp(1e-2, 1e4).log()])
 
 
-class _Beta(TorchDistribution):
-    """The beta distribution of mean `sigmoid(logit)` and precision `exp(log_precision)`.
-
-    With Stirling's approximation of each gamma function the leading terms cancel on paper: PyTorch's `Beta`, which
-    subtracts logarithms of gamma functions, loses all digits at large precisions in single precision.
-    """
-
-    arg_constraints = {"logit": constraints.real, "log_precision": constraints.real}  # noqa: RUF012  # torch's way
-    has_rsample = False
-
-    def __init__(self, logit: Tensor, log_precision: Tensor) -> None:
-        self.logit, self.log_precision = logit, log_precision
-        super().__init__(logit.shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.unit_interval
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "_Beta":
-        return _Beta(self.logit.expand(batch_shape), self.log_precision.expand(batch_shape))
+class _OpenUnit(Wide):
+    """Over the unit interval without its ends, which rounding would return."""
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        """`A / (A + B)` for gamma variables A and B of shapes a and b, by logarithms: `log A = log A' + log(U) / a`."""
-        with torch.no_grad():
-            m, r = self.logit.expand(self._extended_shape(sample_shape)), self.log_precision.exp()
-            a, b = r * m.sigmoid(), r * (-m).sigmoid()
-            log_a, log_b = (
-                torch._standard_gamma(c + 1).log() - torch.empty_like(c).exponential_() / c
-                for c in (a, b)
-            )
-            limits = torch.finfo(m.dtype)
-            return (
-                (log_a - log_b).sigmoid().clamp(limits.tiny, 1 - limits.eps / 2)
-            )  # rounding would return 0 or 1
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        log_m, log_1m = logsigmoid(self.logit), logsigmoid(-self.logit)
-        log_a, log_b = log_m + self.log_precision, log_1m + self.log_precision
-        log_x, log_1x = x.log(), torch.log1p(-x)
-        peak = log_a.exp() * (log_x - log_m) + log_b.exp() * (log_1x - log_1m)
-        flat = (self.log_precision + log_m + log_1m - math.log(2 * math.pi)) / 2 - log_x - log_1x
-        return peak + flat + _rest(self.log_precision) - _rest(log_a) - _rest(log_b)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.logit.sigmoid()
-
-    @property
-    def variance(self) -> Tensor:
-        return self.logit.sigmoid() * (-self.logit).sigmoid() / (1 + self.log_precision.exp())
-
-
-def _rest(log_a: Tensor) -> Tensor:
-    """What Stirling's `(a - 1/2) log(a) - a + log(2 pi) / 2` lacks of `log Gamma(a)`."""
-    a = log_a.exp()
-    large = a.clamp_min(10)
-    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / 1680 / large**2) / large**2) / large**2) / large
-    small = torch.lgamma(a + 1) - (a + 0.5) * log_a + a - math.log(2 * math.pi) / 2
-    return series.where(a > 10, small)
+        limits = torch.finfo(self.dtype)
+        return super().sample(sample_shape).clamp(limits.tiny, 1 - limits.eps / 2)

@@ -3,32 +3,52 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
 
 from pyro_vae._errors import InputError
+from pyro_vae.distributions.counts import LogNegativeBinomial, LogPoisson, ZeroInflatedCounts
+from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
 
 
-class Poisson(Likelihood):
+class Counting(Likelihood):
+    """Masses on 0, 1, 2, ...: what the members for counts share.
+
+    Counts stay below 2^32, where the masses are exact to 1e-4 nats.
+    """
+
+    support = Representation.COUNTS
+    bits = 32  # float32 counts stay below 2 to this power
+
+    def check(self, x: Tensor) -> None:
+        super().check(x)
+        single = x.is_floating_point() and x.dtype is not torch.float64
+        bits = self.bits if single else 32
+        most = x.max().item() if x.numel() else 0
+        if most >= 2**bits:
+            double = "use --precision float64 (in Python, float64 data and vae.double())"
+            raise InputError(
+                f"x holds the count {int(most):,}, and {type(self).__name__} is exact for counts below 2^{bits} = "
+                f"{2**bits:,}{' in float32' if bits < 32 else ''}; {double if bits < 32 else 'count in a larger unit'}"
+            )
+
+
+class Poisson(Counting):
     """`p(x|z) = prod_i rate_i^x_i exp(-rate_i) / x_i!`, with `rate = exp(decoder(z))`: counts.
 
     >>> Poisson((1,))(torch.zeros(1, 1)).log_prob(torch.zeros(1))  # a rate of 1
     tensor(-1.)
     """
 
-    support = Representation.COUNTS
+    bits = 24  # above, float32 rounds to even numbers, which matters to a mass as narrow as this
 
     def forward(self, h: Tensor) -> Distribution:
-        rate = h.squeeze(-len(self.shape) - 1).exp()  # (..., *shape)
-        return dist.Poisson(rate, validate_args=False).to_event(len(self.shape))
+        log_rate = wide(h).squeeze(-len(self.shape) - 1)  # (..., *shape)
+        return Wide(LogPoisson(log_rate), len(self.shape), like=h)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         return (
@@ -36,7 +56,7 @@ class Poisson(Likelihood):
         )  # an element that is always 0 as if it counted 1 in a thousand
 
 
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(Counting):
     """`p(x|z) = prod_i NB(x_i; mean_i(z), r_i)`, variance `mean + mean^2 / r`: counts that vary more than Poisson's.
 
     Args:
@@ -53,8 +73,6 @@ class NegativeBinomial(Likelihood):
     -0.6931
     """
 
-    support = Representation.COUNTS
-
     def __init__(
         self, shape: Shape, *, dispersion: Literal["element", "network"] = "element"
     ) -> None:
@@ -63,10 +81,9 @@ class NegativeBinomial(Likelihood):
         self.log_r = nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
 
     def forward(self, h: Tensor) -> Distribution:
-        log_mean, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
-        log_r = rest[0] if self.log_r is None else self.log_r
-        counts = dist.NegativeBinomial(log_r.exp(), logits=log_mean - log_r, validate_args=False)
-        return counts.to_event(len(self.shape))
+        log_mean, *rest = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
+        log_r = rest[0] if self.log_r is None else wide(self.log_r)
+        return Wide(LogNegativeBinomial(log_mean, log_r), len(self.shape), like=h)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         log_mean = mean.clamp_min(1e-3).log()
@@ -123,8 +140,8 @@ class ZeroInflated(Likelihood):
     def forward(self, h: Tensor) -> Distribution:
         gate, rest = h.split([1, self.channels - 1], -len(self.shape) - 1)
         counts: Any = self.inner(rest)
-        gate = gate.squeeze(-len(self.shape) - 1)  # (..., *shape)
-        return _ZeroInflated(gate, counts.base_dist).to_event(len(self.shape))
+        gate = wide(gate).squeeze(-len(self.shape) - 1)  # (..., *shape)
+        return Wide(ZeroInflatedCounts(gate, counts.base_dist), len(self.shape), like=h)
 
     def check(self, x: Tensor) -> None:
         self.inner.check(x)
@@ -145,44 +162,3 @@ def _behind_the_gate(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     inner = mean / (1 - GATE)
     variance = (std.square() + mean.square()) / (1 - GATE) - inner.square()
     return inner, variance.clamp_min(0).sqrt()
-
-
-class _ZeroInflated(TorchDistribution):
-    """Zero with probability `sigmoid(gate)`, else a draw from `counts`.
-
-    Pyro's `ZeroInflatedDistribution` cannot expand once its mean was asked for, and then has `log 0` at large gates.
-    """
-
-    arg_constraints = {"gate": constraints.real}  # noqa: RUF012  # torch's way
-    has_rsample = False
-
-    def __init__(self, gate: Tensor, counts: Any) -> None:
-        self.gate, self.counts = gate, counts.expand(gate.shape)
-        super().__init__(gate.shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.nonnegative_integer
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "_ZeroInflated":
-        return _ZeroInflated(self.gate.expand(batch_shape), self.counts)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        with torch.no_grad():
-            x = self.counts.sample(sample_shape)
-            return x.where(torch.rand_like(x) >= self.gate.sigmoid(), 0.0)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        gated, counted = logsigmoid(self.gate), logsigmoid(-self.gate) + self.counts.log_prob(x)
-        # torch.logaddexp(gated, counted), whose second derivative is nan where one of them is far below the other
-        return (gated + softplus(counted - gated)).where(x == 0, counted)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.sigmoid(-self.gate) * self.counts.mean
-
-    @property
-    def variance(self) -> Tensor:
-        """`(1 - g) (v + g m^2)` for counts of mean `m` and variance `v`."""
-        spread = self.counts.variance + self.gate.sigmoid() * self.counts.mean.square()
-        return torch.sigmoid(-self.gate) * spread

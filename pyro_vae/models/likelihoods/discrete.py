@@ -1,6 +1,5 @@
 """Likelihoods with a mass: bits and grey levels."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import pyro.distributions as dist
@@ -14,10 +13,13 @@ from torch.nn.functional import logsigmoid, pad, softplus
 from pyro_vae._abstract import is_traced
 from pyro_vae._errors import InputError
 from pyro_vae.checks import between
+from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
 
+STEEP = 4.0  # the scale, in levels, below which all that happens does so within
+NEAR = 320  # levels around the location
 FACTORS = 14  # whose product is taken before its logarithm
 
 
@@ -57,40 +59,38 @@ class _Bits(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         """`sum_i x_i l_i - log(1 + exp(l_i))`, from the logits l.
 
-        Python would pay more for the passes through memory of `_SumOfSoftplus` than it saves on logarithms.
+        Python would pay more for the passes through memory of `_LogBits` than it saves on logarithms.
         """
         logits, dims = self.base_dist.logits, tuple(range(-len(self.event_shape), 0))
-        if (
-            not is_traced()
-            or value.requires_grad
-            or logits.dtype not in (torch.float32, torch.float64)
-        ):
-            return (value * logits - softplus(logits, threshold=40.0)).sum(dims)
-        sum_of_softplus: Tensor = _SumOfSoftplus.apply(logits.flatten(dims[0]))
-        return (value * logits).sum(dims) - sum_of_softplus
+        in_graph = is_traced() and logits.dtype in (torch.float32, torch.float64)
+        if in_graph and not value.requires_grad:
+            values, logits = torch.broadcast_tensors(value, logits)
+            return _LogBits.apply(values.flatten(dims[0]), logits.flatten(dims[0]))  # type: ignore[no-any-return]
+        return (value * logits - softplus(logits, threshold=40.0)).sum(dims)
 
 
-class _SumOfSoftplus(torch.autograd.Function):
-    """`sum_i log(1 + exp(l_i)) = sum_i max(l_i, 0) + log(1 + exp(-|l_i|))` over the last dimension.
+class _LogBits(torch.autograd.Function):
+    """`sum_i x_i l_i - max(l_i, 0) - log(1 + exp(-|l_i|))` over the last dimension, x_i being 0 or 1.
 
-    One logarithm is taken of the product of some `1 + exp(-|l_i|)`, each between 1 and 2. The derivative is the
-    sigmoid.
+    One logarithm is taken of the product of some `1 + exp(-|l_i|)`, each between 1 and 2. The derivative by l_i is
+    `x_i - sigmoid(l_i)`. What is left of the first two terms when one is subtracted from the other is added up: their
+    sums alone have no digits left for it once the logits are large.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        ctx.save_for_backward(logits)
+    def forward(ctx: Any, x: Tensor, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(x, logits)
         groups = -(-logits.shape[-1] // FACTORS)
         factors = pad(
             logits.abs().neg().exp() + 1, (0, groups * FACTORS - logits.shape[-1]), value=1.0
         )
         logarithms = factors.unflatten(-1, (FACTORS, groups)).prod(-2).log().sum(-1)
-        return logits.clamp_min(0).sum(-1) + logarithms
+        return (x * logits - logits.clamp_min(0)).sum(-1) - logarithms
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        (logits,) = ctx.saved_tensors
-        return g.unsqueeze(-1) * logits.sigmoid()
+        x, logits = ctx.saved_tensors
+        return None, g.unsqueeze(-1) * (x - logits.sigmoid())
 
 
 Scale = Literal["element", "network"]
@@ -154,8 +154,8 @@ class _Categorical(dist.Categorical):
 
     @property
     def variance(self) -> Tensor:
-        squares = torch.arange(self.probs.shape[-1], device=self.probs.device).square()
-        return (self.probs * squares).sum(-1) - self.mean.square()
+        levels = torch.arange(self.probs.shape[-1], device=self.probs.device)
+        return (self.probs * (levels - self.mean.unsqueeze(-1)).square()).sum(-1)
 
 
 class LogisticLevels(Levels):
@@ -222,11 +222,11 @@ class DiscretizedLogistic(LogisticLevels):
             self.log_scale = nn.Parameter(torch.full(self.shape, -1.0))
 
     def forward(self, h: Tensor) -> Distribution:
-        loc, *rest = h.unbind(-len(self.shape) - 1)  # each (..., *shape)
-        scale = self.spread * (rest[0] if rest else self.log_scale).exp()
-        return RoundedLogistic(self.shift + self.spread * loc, scale, self.levels).to_event(
-            len(self.shape)
-        )
+        loc, *rest = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
+        shift, spread = wide(self.shift), wide(self.spread)
+        scale = spread * (rest[0] if rest else wide(self.log_scale)).exp()
+        rounded = RoundedLogistic(shift + spread * loc, scale, self.levels)
+        return Wide(rounded, len(self.shape), like=h)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         return torch.stack(
@@ -247,18 +247,16 @@ class RoundedLogistic(TorchDistribution):
     has_rsample = False
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
-        self.levels = levels
-        super().__init__(self.loc.shape, validate_args=False)
+        self.loc, self.scale, self.levels = loc, scale, levels  # one scale for many data stays one
+        shape = torch.broadcast_shapes(loc.shape, scale.shape)
+        super().__init__(shape, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.levels - 1)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "RoundedLogistic":
-        return RoundedLogistic(
-            self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels
-        )
+        return RoundedLogistic(self.loc.expand(batch_shape), self.scale, self.levels)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         with torch.no_grad():
@@ -275,18 +273,30 @@ class RoundedLogistic(TorchDistribution):
         width = (-torch.expm1(-1 / self.scale)).log().where((x > 0) & (x < self.levels - 1), 0.0)
         return below + above + width
 
-    def _above(self) -> Iterator[tuple[int, Tensor]]:
-        """Each k with `P(x > k)`, one at a time: 30 times as fast as one tensor over all levels of many elements."""
-        return (
-            (k, torch.sigmoid((self.loc - (k + 0.5)) / self.scale)) for k in range(self.levels - 1)
-        )
+    def _above(self, k: Tensor | int) -> Tensor:
+        """`P(x > k)`."""
+        return torch.sigmoid((self.loc - (k + 0.5)) / self.scale)
 
     @property
     def mean(self) -> Tensor:
-        """`sum_k P(x > k)`."""
-        return sum((above for _, above in self._above()), torch.zeros_like(self.loc))
+        """`sum_k P(x > k)`, one k at a time: 30 times as fast as one tensor over all levels of many elements."""
+        nothing = self.loc.new_zeros(self.batch_shape)
+        last = self.levels - 1
+        if last <= NEAR:
+            return sum((self._above(k) for k in range(last)), nothing)
+        first = (self.loc.round() - NEAR // 2).clamp(0, last - NEAR)  # below it, P is 1
+        steep = sum((self._above(first + j) for j in range(NEAR)), first + nothing)
+        return torch.where(self.scale < STEEP, steep, self._mean_by_integral())
+
+    def _mean_by_integral(self) -> Tensor:
+        """Euler and Maclaurin's formula for a sum over midpoints, right to 1e-6 levels for scales above `STEEP`."""
+        ends = self.loc / self.scale, (self.loc - (self.levels - 1)) / self.scale
+        low, high = (softplus(end, threshold=40.0) * self.scale for end in ends)
+        slopes = [-end.sigmoid() * (-end).sigmoid() / self.scale for end in ends]
+        return low - high - (slopes[1] - slopes[0]) / 24
 
     @property
     def variance(self) -> Tensor:
         """`sum_k (2 k + 1) P(x > k) - mean^2`."""
-        return sum(((2 * k + 1) * above for k, above in self._above()), -self.mean.square())
+        squares = ((2 * k + 1) * self._above(k) for k in range(self.levels - 1))
+        return sum(squares, -self.mean.square()).clamp_min(0)  # type: ignore[union-attr]

@@ -10,6 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from pyro_vae.checks import Count
+from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.models.likelihoods.discrete import LevelCount, LogisticLevels, RoundedLogistic
 from pyro_vae.networks import Shape
 
@@ -47,13 +48,13 @@ class DiscretizedLogisticMixture(LogisticLevels):
     def forward(self, h: Tensor) -> Distribution:
         dim, k = -len(self.shape) - 1, self.components
         sizes = [k, k, k, self.channels - 3 * k]
-        logits, loc, log_scale, a = h.split(sizes, dim)  # each (..., its size, *shape)
-        loc, scale = self.shift + self.spread * loc, self.spread * log_scale.exp()
+        logits, loc, log_scale, a = wide(h).split(sizes, dim)  # each (..., its size, *shape)
+        shift, spread = wide(self.shift), wide(self.spread)
+        loc, scale = shift + spread * loc, spread * log_scale.exp()
         if self.colours > 1:
             lower = self._lower(a)
-            return _ColourMixture(
-                logits.mean(-3), loc - self.shift * lower.sum(-3), scale, lower, self.levels
-            )
+            loc = loc - shift * lower.sum(-3)
+            return Wide(_ColourMixture(logits.mean(-3), loc, scale, lower, self.levels), 0, like=h)
         logits, loc, scale = (
             part.movedim(dim, -1) for part in (logits, loc, scale)
         )  # (..., *shape, K)
@@ -61,7 +62,7 @@ class DiscretizedLogisticMixture(LogisticLevels):
         mixture = dist.MixtureSameFamily(
             dist.Categorical(logits=logits), logistics, validate_args=False
         )
-        return mixture.to_event(len(self.shape))
+        return Wide(mixture, len(self.shape), like=h)
 
     def _lower(self, a: Tensor) -> Tensor:
         """`tanh(a)` as matrices `(..., K, C, C, H, W)` that are zero on and above the diagonal."""
