@@ -1,6 +1,7 @@
 """Families of classes: what a Pyro program of this package is, and who belongs to a family."""
 
 import inspect
+import threading
 import weakref
 from abc import ABCMeta
 from collections.abc import Iterator
@@ -18,8 +19,28 @@ from pyro.poutine.runtime import am_i_wrapped, effectful
 # raises that limit (mallopt(3), M_MMAP_THRESHOLD). No memory is touched.
 torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
-_announce = True
-_traced = False
+_process = threading.RLock()  # whose holder may use what a process has one of
+
+
+class _Mode(threading.local):
+    """What holds for the programs that this thread runs."""
+
+    announce = True
+    traced = False
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let no other thread of this package run meanwhile.
+
+    Pyro keeps one stack of handlers for all threads, and PyTorch one stream of random numbers: a thread that ran a
+    program while another does would find the other's handlers around it.
+    """
+    with _process:
+        yield
 
 
 def localise(*programs: Any) -> None:
@@ -33,37 +54,35 @@ def localise(*programs: Any) -> None:
 @contextmanager
 def local_parameters() -> Iterator[None]:
     """Run Pyro modules without the global parameter store: their parameters are the module's own, as in PyTorch."""
-    global _announce
-    before, _announce = _announce, False
+    before, _mode.announce = _mode.announce, False
     try:
-        with pyro.settings.context(module_local_params=True):
+        with alone(), pyro.settings.context(module_local_params=True):
             yield
     finally:
-        _announce = before
+        _mode.announce = before
 
 
 @contextmanager
 def traced() -> Iterator[None]:
     """What runs inside is written down as a graph, see `is_traced`."""
-    global _traced
-    before, _traced = _traced, True
+    before, _mode.traced = _mode.traced, True
     try:
-        yield
+        with alone():
+            yield
     finally:
-        _traced = before
+        _mode.traced = before
 
 
 def is_traced() -> bool:
     """Whether what runs now becomes a graph, in which many small operations cost little."""
-    return _traced
+    return _mode.traced
 
 
 @contextmanager
 def forked_random() -> Iterator[None]:
     """Leave the random streams as they were, whatever is drawn inside."""
-    with torch.random.fork_rng(
-        [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    ):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with alone(), torch.random.fork_rng(devices):
         yield
 
 
@@ -80,7 +99,7 @@ class AbstractProgram(PyroModule, metaclass=_ProgramMeta):  # type: ignore[misc,
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _announce and am_i_wrapped():
+        if _mode.announce and am_i_wrapped():
             prefix = f"{self._pyro_name}." if self._pyro_name else ""
             for name, parameter in self.named_parameters():
                 _announce_parameter(prefix + name, parameter)

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae._abstract import alone
 from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._options import DRAWS, run
@@ -70,25 +71,30 @@ def encode(
     x = as_data(vae.model, x, values=False)
     if not isinstance(draws, int) or draws < 2:
         raise InputError(f"draws={draws!r} must be a whole number of at least 2")
-    means, stds = [], []
+    # Each result has its place beforehand: small ones kept from every batch would hold all of the heap between them.
+    mean, std, done = torch.empty(0), torch.empty(0), 0
     for batch in batches(x, batch_size):
-        q = vae.encode(batch)
-        mean, variance = _closed(q, "mean"), _closed(q, "variance")
-        if mean is None or variance is None:
-            z = q.sample((draws,))  # (draws, batch, latent)
-            mean, variance = (
-                z.mean(0) if mean is None else mean,
-                z.var(0) if variance is None else variance,
-            )
-        means.append(mean.cpu())
-        stds.append(variance.clamp_min(0).sqrt().cpu())
-    mean = torch.cat(means)
+        centre, variance = _moments(vae.encode(batch), draws)
+        if done == 0:
+            mean, std = (torch.empty(len(x), centre.shape[-1], dtype=centre.dtype) for _ in "ms")
+        rows = slice(done, done + len(centre))
+        mean[rows], std[rows] = centre.cpu(), variance.clamp_min(0).sqrt().cpu()
+        done = rows.stop
     if not mean.isfinite().all():
         row = int((~mean.isfinite()).any(-1).nonzero()[0])
         raise InputError(
             f"the guide gives datum {row} (counted from 0) a posterior mean that is not finite"
         )
-    return mean, torch.cat(stds)
+    return mean, std
+
+
+def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each latent, `(batch, latent_dim)`, by draws where they have no closed form."""
+    mean, variance = _closed(q, "mean"), _closed(q, "variance")
+    if mean is not None and variance is not None:
+        return mean, variance
+    z = q.sample((draws,))  # (draws, batch, latent_dim)
+    return z.mean(0) if mean is None else mean, z.var(0) if variance is None else variance
 
 
 def _closed(q: Any, moment: str) -> Tensor | None:
@@ -344,6 +350,7 @@ def _save(path: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
+@alone()
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = encode_parser().parse_args(arguments)

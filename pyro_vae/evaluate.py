@@ -26,6 +26,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_vae import __version__
+from pyro_vae._abstract import alone
 from pyro_vae._errors import InputError
 from pyro_vae._evaluations import headline, plan_of, stem_of
 from pyro_vae._files import subfolder, together, write_atomically
@@ -356,6 +357,7 @@ def _more(
     return figures
 
 
+@alone()
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     from pyro_vae import plots

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae._abstract import alone
 from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, together
 from pyro_vae._options import KINDS, run
@@ -72,6 +73,7 @@ def _require_data(opened: Run) -> None:
     opened.announce()
 
 
+@alone()
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)

@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pyro_vae import __version__
+from pyro_vae._abstract import alone
 from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
 from pyro_vae._display import Display
 from pyro_vae._endings import asking, reader_gone
@@ -218,7 +219,6 @@ def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.
     floors = data.floors(bridge)
     if floors is not None and isinstance(vae.model.likelihood, LocationScale):
         vae.model.likelihood.keep_above(floors)
-    dtype = next(vae.parameters()).dtype
     data.notes = (*data.notes, *data.remarks(bridge))
 
 
@@ -573,6 +573,7 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     return plots.scatter(vae.posterior_mean(job.train[index]), labels)
 
 
+@alone()
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     config, resumed, dry = resolve(arguments)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 from mpmath import mp, mpf
 
@@ -24,6 +26,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae._abstract import traced
+from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.models.representation import Representation
 
 COLUMNS = 100  # of a datum
@@ -248,7 +251,7 @@ def test_a_datum_is_exact_to_a_thousandth_of_a_nat(truth):
     """Or to the rounding of float32, where so many nats have no thousandths."""
     random = np.random.default_rng(0)
     torch.manual_seed(0)
-    h = outputs(truth, 12, COLUMNS, random)
+    h = outputs(truth, 8, COLUMNS, random)
     likelihood = prepared(truth, COLUMNS)
     x = values(likelihood, h, random)
     expected = [sum(row) for row in truths(truth, x, h)]
@@ -385,8 +388,30 @@ def test_whole_numbers_that_float32_rounds_are_refused_at_the_door(
     x[7, 1] = 2**24 + 1
     np.save(tmp_path / "counts.npy", x)
     said = refused("train", "--dataset", tmp_path / "counts.npy", "--likelihood", likelihood)
-    assert "row 7 (counted from 0) of counts.npy holds the whole number 16,777,217" in said
+    assert "row 7 (counted from 0)" in said
+    assert "counts.npy holds the whole number 16,777,217" in said
     assert "--precision float64" in said
     if likelihood != "discretizedlogistic":
         given = ("--likelihood", likelihood, "--precision", "float64", "--dry-run")
         assert call("train", "--dataset", tmp_path / "counts.npy", *given).code == 0
+
+
+def test_dark_pixels_are_worth_what_the_best_continuous_bernoulli_says():
+    """At a mean of 2 / 256 its logit is -128 and its density e^-128x 128: log(128) - 1 nats a pixel."""
+    likelihood = likelihoods.ContinuousBernoulli((16,))
+    mean = torch.full((16,), 2 / 256)
+    h = likelihood.starting_output(mean, mean)
+    torch.testing.assert_close(h, torch.full_like(h, -128.0), rtol=1e-4, atol=0)
+    assert likelihood(h).log_prob(mean).item() == pytest.approx(16 * (math.log(128) - 1), abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.003])
+def test_a_mixture_of_narrow_normals(scale):
+    """As a `VampPrior` becomes where the encoder is sure of its latents."""
+    torch.manual_seed(0)
+    loc = 3 * torch.randn(30, 20)
+    p = DiagonalMixture(torch.randn(30), loc, torch.full((30, 20), scale))
+    z = loc.repeat(3, 1) + scale * torch.randn(90, 20)
+    parts = scipy.stats.norm.logpdf(z.double()[:, None], loc.double(), p.scale[0, 0].item()).sum(-1)
+    expected = scipy.special.logsumexp(parts + p.log_weights.double().numpy(), 1)
+    np.testing.assert_allclose(p.log_prob(z).numpy(), expected, atol=1e-3, rtol=0)

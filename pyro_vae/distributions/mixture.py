@@ -8,6 +8,8 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.distributions.wide import wide
+
 
 class DiagonalMixture(TorchDistribution):
     """`p(z) = sum_c pi_c N(z; loc_c, diag(scale_c^2))`.
@@ -42,12 +44,13 @@ class DiagonalMixture(TorchDistribution):
         return new
 
     def log_prob(self, z: Tensor) -> Tensor:
-        if (
-            self.loc.dim() == 2 and self.scale.dim() == 2
-        ):  # one mixture for all z: by matrix products
-            precision = self.scale.pow(-2)
-            constant = -0.5 * dimension_term(self.loc.square() * precision, self.scale)
-            log_parts = z @ (self.loc * precision).mT - 0.5 * z.square() @ precision.mT + constant
+        if self.loc.dim() == 2 and self.scale.dim() == 2:  # one for all z: by matrix products
+            # Their differences lose (loc / scale)^2 of the digits, more than float32 has where components are narrow.
+            wide_z, loc, scale = wide(z), wide(self.loc), wide(self.scale)
+            precision = scale.pow(-2)
+            constant = -0.5 * dimension_term(loc.square() * precision, scale)
+            squares = wide_z.square() @ precision.mT
+            log_parts = (wide_z @ (loc * precision).mT - 0.5 * squares + constant).to(z.dtype)
         else:
             x = (z.unsqueeze(-2) - self.loc) / self.scale  # (..., C, D)
             log_parts = -0.5 * dimension_term(x.square(), self.scale)

@@ -18,7 +18,7 @@ from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
 from pyro_vae.inference.importance import Program, has_density, terms
-from pyro_vae.inference.inputs import as_data
+from pyro_vae.inference.inputs import as_data, rows_within
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.networks.products import products_of
 
@@ -82,7 +82,7 @@ def elbo(
         model: any Pyro model with a data plate at dim -1, called with a batch of data.
         guide: its guide, called with the same.
         x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
-        batch_size: data in memory at a time.
+        batch_size: data in memory at a time, fewer where they are large.
         num_particles: draws for each datum.
 
     Raises:
@@ -101,7 +101,8 @@ def mean_bound(
     total = torch.zeros(2, dtype=torch.float64)
     localise(model, guide)
     with local_parameters():
-        for batch in batches(x, batch_size):
+        rows = min(batch_size, max(1, rows_within(x, MEMORY) // num_particles))
+        for batch in batches(x, rows):
             t = terms(model, guide, batch, num_particles=num_particles)
             sums = torch.stack(
                 [double(t.log_px.mean(0)).sum(), double((t.log_qz - t.log_pz).mean(0)).sum()]
@@ -501,7 +502,11 @@ def log_marginal(
         draw = _bytes_per_draw(model, guide, x)
         with pyro.validation_enabled(False):  # the two measuring calls above were validated
             chunks = _Chunks.within(
-                memory, num_particles=num_particles, size=len(x), draw=draw, device=x[:1].device
+                memory,
+                num_particles=num_particles,
+                size=min(len(x), rows_within(x, memory // 4)),
+                draw=draw,
+                device=x[:1].device,
             )
             repaid = num_particles * len(x) * draw >= REPAID
             weigh = _weigher(model, guide, compile, repaid=repaid)
@@ -553,7 +558,10 @@ class _Chunks(NamedTuple):
     def within(
         cls, memory: int, *, num_particles: int, size: int, draw: int, device: Any
     ) -> "_Chunks":
-        """For `draw` bytes a draw; the draws are split evenly where that is possible: one shape, one graph."""
+        """For `draw` bytes a draw; the draws are split evenly where that is possible: one shape, one graph.
+
+        `size` is the most data to have at a time.
+        """
         tail = (
             4 * 8 * (tail_length(num_particles) + 1)
         )  # one datum's largest weights, and copies while they are merged
@@ -568,7 +576,7 @@ class _Chunks(NamedTuple):
         particles = -(-num_particles // pieces)
         data = max(1, min(most // particles, size))
         summed = min(memory // 4 // WEIGHTS or 1, LARGEST_CHUNK)
-        rows = max(data, min(summed // num_particles, memory // 4 // tail) // data * data)
+        rows = max(data, min(summed // num_particles, memory // 4 // tail, size) // data * data)
         return cls(
             data,
             particles,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError
 
 CHUNK = 2**22  # elements checked at a time
+COPIES = 4  # of a datum while it is read: as stored, as a number of the model's type, with noise, as it is used
 SAMPLE = 10_000  # data that moments are taken from
 FINE = 1e-3  # of a standard deviation: rounding that moves no density by a thousandth of a nat
 
@@ -76,6 +78,14 @@ class Items:
         """The data `order` in batches."""
         for index in order.split(batch_size):
             yield self[index]
+
+
+def rows_within(x: Any, memory: int) -> int:
+    """How many data can be read at a time within `memory` bytes, copies on the way included; at least one."""
+    with forked_random():  # a first look must not cost what draws noise its numbers
+        first = x[:1]
+    size = first.numel() * first.element_size() if isinstance(first, Tensor) else 0
+    return max(1, memory // max(1, COPIES * size))
 
 
 def moments(x: Any) -> tuple[Tensor, Tensor]:
@@ -314,7 +324,7 @@ def _check_some(likelihood: Any, x: Any, name: str) -> None:
     _not_empty(x, name)
     if likelihood is None:
         return
-    some = x[:1000]
+    some = x[: min(1000, rows_within(x, 4 * CHUNK))]
     if not isinstance(some, Tensor):
         raise InputError(f"a slice of {name} is a {type(some).__name__} and no tensor")
     _check_shape(
