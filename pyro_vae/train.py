@@ -87,7 +87,13 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         config: the options.
         resumed: the run folder that they are of, whose data must be the same as they were.
     """
-    for name, low in (("batch_size", 1), ("epochs", 1), ("patience", 1), ("learning_rate", 0)):
+    for name, low in (
+        ("batch_size", 1),
+        ("epochs", 1),
+        ("patience", 1),
+        ("learning_rate", 0),
+        ("clip_norm", 0),
+    ):
         value = getattr(config, name)
         if value is not None and (
             not math.isfinite(value) or value < low or (low == 0 and value == 0)
@@ -95,6 +101,8 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
             raise InputError(
                 f"{flag(name)} {value} must be {'positive and finite' if low == 0 else f'at least {low}'}"
             )
+    if not 0 <= config.weight_decay < math.inf:
+        raise InputError(f"--weight-decay {config.weight_decay} must be finite and at least 0")
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)

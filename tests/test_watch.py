@@ -362,3 +362,19 @@ def test_senseless_weight_decay_and_clipping(options, message):
     with pytest.raises(InputError) as error:
         fit(make(), bits(8), epochs=1, **options)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--patience", 0, "--patience 0 must be at least 1"),
+        ("--weight-decay", -1, "--weight-decay -1.0 must be finite and at least 0"),
+        ("--weight-decay", "nan", "--weight-decay nan must be finite and at least 0"),
+        ("--clip-norm", 0, "--clip-norm 0.0 must be positive and finite"),
+        ("--clip-norm", "inf", "--clip-norm inf must be positive and finite"),
+    ],
+)
+def test_senseless_options_name_the_option(call, option, value, message):
+    said = call("train", option, value)
+    assert said.code == 2
+    assert said.err == f"pyro_vae.train: {message}\n"
