@@ -10,6 +10,7 @@ from pyro_vae._errors import InputError
 from pyro_vae._program import Run
 from pyro_vae._rows import seen
 from pyro_vae.data import NAMED, Split, load_data
+from pyro_vae.data.own import options_for
 from pyro_vae.data.sets import ALL
 from pyro_vae.inference.outliers import Separation, anomaly_scores
 
@@ -42,14 +43,13 @@ def _stem(name: str) -> str:
 def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
     """All data of a file, or the test data of a named set, as the run sees them."""
     named = name in NAMED
-    background = opened.config.get("background") if Path(name).is_dir() else None
+    kept = set() if named else {*options_for(name, opened.request["dataset"])}
+    if Path(name).is_dir():
+        kept.add("background")
+    request: dict[str, Any] = {option: opened.request.get(option) for option in kept}
+    request["data_dir"] = data_dir or opened.request.get("data_dir")
     try:
-        data = load_data(
-            name,
-            data_dir=data_dir or opened.request.get("data_dir"),
-            background=background,
-            divide=named,
-        )
+        data = load_data(name, divide=named, **request)
     except InputError as error:
         raise InputError(str(error).replace("--dataset", "--ood")) from error
     split = "test" if named else ALL

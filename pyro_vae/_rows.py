@@ -13,6 +13,7 @@ from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.data.nature import nature_of
+from pyro_vae.data.own import options_for
 from pyro_vae.data.sets import ALL
 from pyro_vae.data.streams import Stream, chunks, stored
 from pyro_vae.data.units import Units
@@ -23,7 +24,6 @@ from pyro_vae.runs import public_name
 REQUEST = {f.name for f in fields(Request)}
 NEW = "new"  # what takes the place of the name of a split
 NEAR = 1e-3  # of a unit: how far rounding may lead from a level
-READING = ("header", "delimiter", "decimal", "drop", "id")  # options of tables of text
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     """A file undivided, read as the run's own data were, as far as that is asked for there."""
     own, path = opened.request, Path(file).expanduser()
     alike = file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
-    kept = ("data_dir", "workers", *(READING if alike else ()))
+    kept = ("data_dir", "workers", *options_for(file, own["dataset"]))
     if path.is_dir():
         kept = (*kept, "background")
     request = {k: own[k] for k in kept if k in own and k in REQUEST}

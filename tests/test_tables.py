@@ -38,7 +38,7 @@ def read(tmp_path):
     def write_and_load(content, name="x.csv", **options):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return load_data(str(path), test_fraction=0, validation_fraction=0, **options)
+        return load_data(str(path), **{"test_fraction": 0, "validation_fraction": 0, **options})
 
     return write_and_load
 
@@ -576,6 +576,37 @@ def test_a_bad_table_is_one_sentence(refused, tmp_path, monkeypatch):
     (tmp_path / "x.csv").write_text(csv(L))
     assert "--labels name" in refused("train", "--dataset", "x.csv", "--likelihood", "gaussian")
     assert "--dataset is empty" in refused("train", "--dataset", "")
+
+
+def test_new_rows_are_read_as_those_of_the_run(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame(rng.normal(size=(60, 4)), columns=list("abcd")).assign(place="p")
+    table[:40].to_csv("x.csv")
+    table[40:].to_csv("new.csv")
+    table[40:41].to_csv("one.csv")
+    table[41:].to_parquet("new.parquet")
+    options = ("--drop", "place,d", "--likelihood", "gaussian", *SMALL, "--epochs", 1)
+    said = call("train", "--dataset", "x.csv", *options, "--latent-dim", 2, "--output", "run")
+    assert (said.code, said.err) == (0, "")
+    for file, count in {"new.csv": 20, "one.csv": 1, "new.parquet": 19}.items():
+        said = call("evaluate", "run", "--data", file, "--num-particles", 20)
+        assert (said.code, said.err) == (0, "")
+        assert f"new data: {count} of {file}" in said.out
+    said = call("evaluate", "run", "--ood", "new.csv", "--num-particles", 20)
+    assert (said.code, said.err) == (0, "")
+
+
+def test_one_row_is_read_as_many_are(read):
+    for content in (
+        csv(T[:1], index=True),
+        csv(T[:1]),
+        bare(T[:1]),
+        bare(L[:1]),
+        csv(T[3:4], index=True),
+    ):
+        data = read(content, divide=False)
+        assert data.columns in (tuple("abc"), tuple("012"))
+        assert data.values["all"].shape == (1, 3)
 
 
 def test_the_names_that_are_looked_for():

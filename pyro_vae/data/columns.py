@@ -171,7 +171,7 @@ def _is_id(table: Table, column: int) -> bool:
     unnamed = (column == 0 and name == "") or re.fullmatch(r"Unnamed: \d+", name)
     called_so = table.headed and bool(unnamed or ID_NAME.fullmatch(name))
     first = column == 0 and kind == "O" and not _like_numbers(table.frame[column])
-    if not (called_so or first) or kind not in "iuO" or len(table.frame) < 2:
+    if not (called_so or first) or kind not in "iuO":
         return False
     return table.unique(column) and not (kind == "O" and (table.frame[column] == "").any())
 
@@ -241,7 +241,8 @@ def _guessed_labels(table: Table) -> int | None:
         last = not table.headed and column == table.left[-1]
         named = table.headed and LABEL_NAME.fullmatch(table.names[column].strip())
         certain = named or (last and not _like_numbers(table.frame[column]))
-        return column if certain and not table.unique(column) else None
+        kinds = named or len(table.frame) == 1 or not table.unique(column)
+        return column if certain and kinds else None
     named_so = [
         c
         for c in table.left

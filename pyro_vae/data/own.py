@@ -37,13 +37,29 @@ FOLDER = Reader(image_folder)
 OWN = ("labels", *sorted({option for reader in READERS.values() for option in reader.options}))
 
 
+def _reader(path: Path) -> Reader | None:
+    reader = FOLDER if path.is_dir() else READERS.get(kind_of(path))
+    return None if path.suffix.lower() in COMPRESSED and reader is not TEXT else reader
+
+
+def options_for(other: str, trained: str) -> frozenset[str]:
+    """The options that told how to read the file `trained` and that hold for the file `other` too."""
+    first, second = (_reader(Path(file).expanduser()) for file in (trained, other))
+    if first is None or second is None:
+        return frozenset()
+    if kind_of(Path(other)) == kind_of(Path(trained)):
+        return second.options
+    tables = first.options >= COLUMNS and second.options >= COLUMNS
+    return COLUMNS if tables else frozenset()
+
+
 def own(request: Request) -> Loaded:
     """Read the file or folder that `request.dataset` names."""
     if not request.dataset.strip():
         raise InputError("--dataset is empty: name a data set, a file, or a folder of images")
     path = Path(request.dataset).expanduser()
-    reader = FOLDER if path.is_dir() else READERS.get(kind_of(path))
-    if reader is None or (path.suffix.lower() in COMPRESSED and reader is not TEXT):
+    reader = _reader(path)
+    if reader is None:
         raise InputError(_unknown(path, request.dataset))
     for option in OWN[1:]:
         if getattr(request, option) is not None and option not in reader.options:
