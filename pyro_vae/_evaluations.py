@@ -3,8 +3,11 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pyro_vae.runs import EVALUATION
 
@@ -14,6 +17,14 @@ EXTRAS = ("gaps", "ais", "bdmc", "posterior", "ood")  # what an evaluation can h
 def headline(split: str) -> str:
     """The name, without ending, of the evaluation that the report and the comparison read for a split."""
     return "evaluation" if split == "test" else f"evaluation-{split}"
+
+
+def digest(columns: Mapping[str, Any]) -> str:
+    """What the arrays of an evaluation are known by: stands in its .json file, so that halves of two are told apart."""
+    found = hashlib.sha256()
+    for name in ("values", "standard_errors", "pareto_k"):
+        found.update(np.ascontiguousarray(columns[name], dtype=np.float64).tobytes())
+    return found.hexdigest()[:16]
 
 
 def plan_of(options: Any, *, refine: int) -> dict[str, Any]:

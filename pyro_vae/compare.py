@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import InputError
-from pyro_vae._evaluations import evaluations, headline
+from pyro_vae._evaluations import digest, evaluations, headline
 from pyro_vae._files import write_atomically
 from pyro_vae._options import read_toml, run
 from pyro_vae.checkpoint import checkpoint_path
@@ -139,6 +139,10 @@ def read_evaluation(folder: Path, name: str) -> _Evaluation:
     ):
         raise InputError(
             f"{told} and {arrays} are not of the same evaluation: their means differ; run {command}"
+        )
+    if summary.get("arrays") not in (None, digest(columns)):
+        raise InputError(
+            f"{told} and {arrays} are not of the same evaluation: one was replaced without the other; run {command}"
         )
     if isinstance(summary.get("num_particles"), int):
         columns.setdefault("num_particles", summary["num_particles"])

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from pyro_vae import __version__
 from pyro_vae._abstract import alone
 from pyro_vae._errors import InputError
-from pyro_vae._evaluations import headline, plan_of, stem_of
+from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._files import subfolder, together, write_atomically
 from pyro_vae._options import run
 from pyro_vae._outside import outside, separations
@@ -37,6 +37,7 @@ from pyro_vae._remedies import remedy
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae._scores import check_tables, identity, scores, write_tables
 from pyro_vae.data import NAMED, Split, spread
+from pyro_vae.data.files import one_line
 from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
 from pyro_vae.inference.annealing import (
     annealed_importance_sampling,
@@ -439,15 +440,21 @@ def _write(
     if stem != headline(s["split"]) or s["split"] != "test":
         place = subfolder(place, stem)
     drawn = {place / f"{name}.png": figure for name, figure in figures.items()}
-    s["figures"] = [path.relative_to(folder).as_posix() for path in drawn]
-    text = json.dumps(_json(s), indent=2)
     told, arrays = folder / f"{stem}.json", folder / f"{stem}.npz"
+    done = []
     with together() as put:
         put(arrays, lambda path: _save_npz(path, columns))
-        put(told, lambda path: path.write_text(text + "\n"))
         for path, figure in drawn.items():
-            put(path, figure.savefig)
-    return [told, arrays, *drawn]
+            try:
+                put(path, figure.savefig)
+                done.append(path)
+            except ValueError as error:  # a picture that cannot be drawn costs no numbers
+                print(f"not drawn: {path.name} ({one_line(error)})")
+        s["figures"] = [path.relative_to(folder).as_posix() for path in done]
+        s["arrays"] = digest(columns)
+        text = json.dumps(_json(s), indent=2)
+        put(told, lambda path: path.write_text(text + "\n"))
+    return [told, arrays, *done]
 
 
 def _beside(folder: Path, split: str) -> str:

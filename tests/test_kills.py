@@ -278,3 +278,46 @@ def test_a_second_interrupt_does_not_wait_for_the_step(call, monkeypatch):
     said = call("train", "--epochs", 1, *TINY, "--output", "run")
     assert (said.code, said.err) == (130, "pyro_vae.train: interrupted\n")
     assert not (Path("run") / ".lock").exists()
+
+
+def test_halves_of_two_evaluations_are_refused(call, run):
+    assert call("evaluate", run, "--num-particles", 5).code == 0
+    other = shutil.copytree(run, "other")
+    assert call("evaluate", run, "--num-particles", 5, "--seed", 1).code == 0
+    seeded = next(run.glob("evaluation-*seed1*.npz"))
+    with np.load(run / "evaluation.npz") as mine, np.load(seeded) as theirs:
+        halves = {name: mine[name] for name in mine.files}
+        halves["standard_errors"] = theirs["standard_errors"]  # the mean alone would not tell
+    np.savez(run / "evaluation.npz", **halves)
+    said = call("compare", run, other)
+    assert said.code == 2
+    mentions(said.err, "are not of the same evaluation", "python -m pyro_vae.evaluate")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "run", "--num-particles", 200, "--report", "--netcdf", "run/out.nc"),
+        ("sample", "run"),
+        ("encode", "run"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_programs_that_are_killed_at_any_moment(start, call, run, tmp_path, command):
+    """Each file that is there is whole, and the same command does its work afterwards."""
+    began = time.monotonic()
+    process = start(tmp_path, f"pyro_vae.{command[0]}", *command[1:])
+    assert process.wait(timeout=300) == 0
+    lasts = time.monotonic() - began
+    for share in np.linspace(0.5, 1.05, 12):
+        process = start(tmp_path, f"pyro_vae.{command[0]}", *command[1:])
+        time.sleep(lasts * share)
+        process.kill()
+        process.communicate()
+        for left in tmp_path.rglob(f"{MARK}*"):
+            assert left.is_dir()
+            shutil.rmtree(left)  # the next call does so in the folders that it writes to
+        assert_whole(tmp_path)
+    assert call(*command).code == 0
+    assert_whole(tmp_path)
