@@ -100,6 +100,7 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
         opened.data  # noqa: B018  # refused where its rows stand in another order
         opened.notes.append(f"{file} holds the data of the run: its splits are those of training")
         return None
+    _check_columns(file, data, resolved.get("columns"))
     x = seen(opened, data, ALL, file)
     opened.notes += [note for note in data.notes if "--maximum" not in note]  # that is the run's
     opened.notes.append(f"new data: {len(x)} of {file}; {_overlap(opened, data)}")
@@ -126,6 +127,20 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
         return load_data(file, labels=labels, divide=False, **request)
     except InputError as error:
         raise InputError(str(error).replace("--dataset", "--data")) from error
+
+
+def _check_columns(file: str, data: DataSet, known: Any) -> None:
+    """Raise `InputError` where the columns of a table have other names than those of the run, or another order."""
+    if not isinstance(known, list) or data.columns is None:
+        return
+    numbered = [all(str(name).isdigit() for name in names) for names in (known, data.columns)]
+    pairs = zip(known, data.columns, strict=False)
+    other = next(((a, b) for a, b in pairs if str(a) != str(b)), None)
+    if other is not None and not any(numbered):
+        raise InputError(
+            f"{file} has the column {other[1]!r} where the run was trained on {other[0]!r}: give it the columns of the "
+            f"run, in their order: {', '.join(map(str, known))}"
+        )
 
 
 def _overlap(opened: Run, data: DataSet) -> str:
@@ -176,12 +191,18 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
     # Bits are taken as they are where the run made bits; all else goes over the run's own bridge.
     if bits and bridge.binarizes:
         bridge, accepted = replace(bridge, kind="none"), True
+        opened.notes.append(f"{what} holds 0 and 1 alone: they are taken for the bits themselves")
     elif strict:
         support = opened.vae.model.likelihood.support if bridge.kind == "none" else own
         accepted = support.admits(holds) and not (bits and bridge.kind != "none")
     else:
         ambiguous = bits and bridge.kind != "none"
         accepted = _spelled(bridge.units, values) and _all(own, values, plain) and not ambiguous
+    if not accepted and holds is own:
+        raise InputError(
+            f"{what} holds {holds.value} that are spelled otherwise than those of {opened.name}, which go up to "
+            f"{bridge.maximum:g}, {bridge}: bring both to one scale"
+        )
     if not accepted:
         raise InputError(
             f"{what} holds {holds.value}, but the run was trained on {opened.name}, which holds {own.value}"

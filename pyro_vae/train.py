@@ -59,6 +59,8 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.networks.products import use_products, usual_products
 from pyro_vae.runs import clear, is_run, portable, read_resolved, require_data
 
+COLUMNS = 1000  # names that a run keeps, to know them again in new data
+
 
 @dataclass
 class Job:
@@ -309,10 +311,12 @@ def _toml(job: Job, folder: Path) -> str:
         given[name] = None if given[name] is None else portable(given[name], folder)
     kept = {k: v for k, v in given.items() if v is not None and k not in ("output", "overwrite")}
     source = Path(job.data.source)
+    columns = job.data.columns or ()
     resolved = {
         "version": __version__,
         "source": portable(source, folder) if source.exists() else job.data.source,
         "shape": list(job.data.shape),
+        **({"columns": list(columns)} if 0 < len(columns) <= COLUMNS else {}),
         "sizes": {split: len(v) for split, v in job.data.values.items()},
         "fingerprint": job.fingerprint,
         "stored": job.data.representation.name,

@@ -152,6 +152,21 @@ def test_new_data_that_cannot_be_taken(refused, here, values, options, words):
         mentions(refused(program, "runs/a", "--data", "new.npy", *options), *words)
 
 
+def test_columns_keep_their_names_and_order(call, refused, train):
+    def write(name, columns, values):
+        lines = [",".join(f"{v:.4f}" for v in row) for row in values]
+        Path(name).write_text("\n".join([",".join(columns), *lines]))
+
+    write("x.csv", ("mass", "length", "age"), X[:, :3])
+    write("new.csv", ("mass", "length", "age"), NEW[:, :3])
+    write("other.csv", ("length", "mass", "age"), NEW[:, :3])
+    options = ("--likelihood", "gaussian", "--network", "mlp(hidden=(8,))", "--latent-dim", 2)
+    train("run", "--dataset", "x.csv", *options, "--epochs", 1)
+    assert call("evaluate", "run", *K, "--data", "new.csv").code == 0
+    sentence = refused("evaluate", "run", *K, "--data", "other.csv")
+    mentions(sentence, "'length'", "'mass'", "mass, length, age")
+
+
 def test_new_data_have_no_splits(refused, here):
     np.save("new.npy", NEW)
     sentence = refused("evaluate", "runs/a", "--data", "new.npy", "--split", "test")
@@ -183,7 +198,12 @@ def test_bytes_become_the_bits_of_the_run(trained):
     assert half[..., ::2].sum() == 0
     assert half[..., 1::2].mean().item() == pytest.approx(0.5, abs=0.03)  # 6400 bits
     assert torch.equal(run.see(torch.ones(2, 8, 8)), torch.ones(2, 8, 8))  # bits as they are
-    for values, words in ((np.full((1, 8, 8), 17), "up to 17"), (np.full((1, 8, 8), 0.5), "reals")):
+    sixteenths = np.arange(64).reshape(1, 8, 8) % 17 / 16
+    for values, words in (
+        (np.full((1, 8, 8), 17), "up to 17"),
+        (np.random.default_rng(0).uniform(size=(5, 8, 8)), "reals"),
+        (sixteenths, "one scale|reals"),
+    ):
         with pytest.raises(InputError, match=words):
             run.see(values)
 
