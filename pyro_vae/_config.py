@@ -2,14 +2,17 @@
 
 import argparse
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pyro_vae._errors import InputError
-from pyro_vae._options import Parser, read_toml
+from pyro_vae._options import Parser, add_trust
+from pyro_vae._reading import read_toml
 from pyro_vae._source import FAMILIES, names, summaries
+from pyro_vae.checks import shown
 from pyro_vae.runs import located
 
 PRECISIONS = ("float32", "float64", "bf16")
@@ -188,6 +191,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--data", metavar="FILE", help="where the data of --resume lie now, if they have moved"
     )
+    add_trust(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -210,6 +214,7 @@ def _members() -> str:
 def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
     """The configuration, the run to resume (if any), and whether this is a dry run."""
     given = vars(make_parser().parse_args(arguments))
+    given.pop("trust", None)  # seen by `by_the_command_line`
     dry, file, resume, data = (given.pop(k, None) for k in ("dry_run", "config", "resume", "data"))
     if resume is not None:
         folder = Path(resume)
@@ -236,6 +241,8 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
 def _moved(file: Path, data: str | None = None, data_dir: str | None = None) -> dict[str, Any]:
     """The options in a TOML file; those that a run wrote down, with the places of its data as they are now."""
     values = read_toml(file)
+    if not isinstance(values.get("resolved", {}), dict):
+        raise InputError(f"resolved in {file} must be a table, as training writes it")
     if values.pop("resolved", None) is None or not isinstance(values.get("dataset", ""), str):
         return values
     return located(values, file.parent, data=data, data_dir=data_dir)
@@ -264,9 +271,13 @@ def _from_table(values: dict[str, Any], source: Path) -> Config:
                 float: "a number",
                 str: "a text in quotes",
             }
-            raise InputError(f"{key} = {value!r} in {source} must be {words[wanted]}")
+            raise InputError(f"{key} = {shown(value)} in {source} must be {words[wanted]}")
         choices = option.metadata["choices"]
         if choices and value not in choices:
-            raise InputError(f"{key} = {value!r} in {source} must be one of {', '.join(choices)}")
+            raise InputError(
+                f"{key} = {shown(value)} in {source} must be one of {', '.join(choices)}"
+            )
         checked[name] = value
+    if 1000 >= checked.get("workers", 0) > (most := max(2, os.cpu_count() or 1)):
+        checked["workers"] = most  # a file starts no more processes than there are cores
     return Config(**checked)

@@ -4,18 +4,20 @@ import argparse
 import difflib
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pyro_vae._endings import INTERRUPTED, READER_GONE, interruptible, lasting_output, reader_gone
 from pyro_vae._errors import InputError
 from pyro_vae._source import names
+from pyro_vae._terminal import is_out_of_memory, printable, ready
+from pyro_vae.checks import shown
 
 SPLITS = names("data/sets", "SPLITS")
 KINDS = ("prior", "reconstructions", "interpolation", "traversal", "manifold")  # of pictures
+LONGEST = 600  # characters of a complaint
+MOST = 10**15  # of anything that an option counts
 DRAWS = 200  # for each datum, where q(z|x) has no mean in closed form
 
 
@@ -27,7 +29,9 @@ class Parser(argparse.ArgumentParser):
             options = [o for action in self._actions for o in action.option_strings]
             near = difflib.get_close_matches(unknown[1].partition("=")[0], options, 1)
             message += f"; did you mean {near[0]}?" if near else "; --help lists the options"
-        raise InputError(message)
+        raise InputError(
+            message if len(message) < LONGEST else f"{message[:300]} ... {message[-100:]}"
+        )
 
 
 def run(
@@ -47,6 +51,7 @@ def answer(parser: Parser) -> None:
 
 @contextmanager
 def _sentences(name: str) -> Iterator[None]:
+    ready()
     ended: SystemExit | None = None  # by --help
     with interruptible() as heard, lasting_output() as output:
         try:
@@ -80,9 +85,7 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _say(name, f"{where}{error.strerror or error}")
-    memory = ("allocate memory", "out of memory")  # as PyTorch says it on a CPU and on CUDA
-    short = isinstance(error, RuntimeError) and any(words in str(error) for words in memory)
-    if short or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return _say(
             name, "not enough memory; use a smaller --batch-size, --num-particles or network"
         )
@@ -91,7 +94,7 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
 
 def _say(name: str, message: str) -> int:
     with suppress(OSError, ValueError):
-        print(f"{name}: {message}", file=sys.stderr, flush=True)
+        print(f"{name}: {printable(message)}", file=sys.stderr, flush=True)
     return 2
 
 
@@ -102,7 +105,9 @@ def whole(text: str) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of at least 1")
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is too large: {MOST:,} is the most")
     return value
 
 
@@ -113,14 +118,13 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file."""
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"the file {path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the file {path} is not valid TOML: {error}") from error
+def add_trust(parser: Parser) -> None:
+    """The option that lets a file of options name code."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run code of other modules that the file names; without it they must be named in the call",
+    )
 
 
 NEW = "new data, all of whose rows are taken; or the data of the run, if they have moved"
@@ -141,6 +145,7 @@ def run_parser(program: str, description: str, data: str = MOVED) -> Parser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--data", metavar="FILE", help=data)
+    add_trust(parser)
     parser.add_argument(
         "--data-dir", metavar="DIR", help="the folder of the data files, if they have moved"
     )

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._config import STREAM
+from pyro_vae._config import STREAM, Config
 from pyro_vae._errors import InputError
-from pyro_vae._options import read_toml
+from pyro_vae._reading import read_toml
+from pyro_vae._trust import trusting
 from pyro_vae.build import Spec
 from pyro_vae.checkpoint import checkpoint_path, load_weights
 from pyro_vae.data import KINDS, SPLITS, Bridge, DataSet, Split, load_data
@@ -147,6 +148,7 @@ def open_run(
     device: str = "cpu",
     data: str | None = None,
     data_dir: str | None = None,
+    trust: bool = False,
 ) -> Run:
     """Rebuild a run from its folder, without the command that made it.
 
@@ -156,6 +158,7 @@ def open_run(
         device: where to put it: `'auto'`, `'cpu'`, `'cuda'` or `'mps'`.
         data: where its data are now, if not where they were.
         data_dir: the folder in which the files of named data sets are now.
+        trust: run the code of other modules that the run names for its members.
 
     Raises:
         InputError: when there is no such run, or its files are damaged. Data that are missing or have changed are
@@ -168,7 +171,8 @@ def open_run(
             f"{folder} has no config.toml: it holds weights alone, which load reads, and nothing about their data"
         )
     config = read_toml(folder / "config.toml")
-    vae, spec, header = load_weights(path)
+    with trusting(None if trust else ()):
+        vae, spec, header = load_weights(path)
     chosen = pick_device(device)
     dtype = torch.float64 if config.get("precision") == "float64" else torch.float32
     config["resolved"] = resolved = read_resolved(folder / "config.toml")
@@ -177,6 +181,9 @@ def open_run(
         now = located(config, folder, data=data, data_dir=data_dir)
         request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
         request["stream"] = STREAM[now.get("stream", "auto")]
+        request["workers"] = min(
+            max(0, int(now.get("workers", 2))), Config.workers
+        )  # no file starts more
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the file {folder / 'config.toml'} does not describe a run: its table [resolved] is damaged"

@@ -9,6 +9,7 @@ import torch
 
 from pyro_vae._errors import InputError
 from pyro_vae._program import Run
+from pyro_vae._reading import user_path
 from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
@@ -111,7 +112,7 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
 
 def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     """A file undivided, read as the run's own data were, as far as that is asked for there."""
-    own, path = opened.request, Path(file).expanduser()
+    own, path = opened.request, user_path(file)
     alike = file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
     kept = ("data_dir", "workers", *options_for(file, own["dataset"]))
     if path.is_dir():

@@ -7,13 +7,13 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae._errors import InputError
 from pyro_vae._memory import available_memory, in_words
+from pyro_vae._terminal import is_out_of_memory
 from pyro_vae.checks import PLAIN, checked, shown
 
 NOTICED = 2**24  # bytes of a tensor from which it is worth asking how much memory there is
@@ -24,15 +24,15 @@ _watched = ContextVar("_watched", default=False)
 
 
 class Bounded(TorchDispatchMode):
-    """Tensors made inside are held against the memory available, or against `limit` bytes altogether.
+    """Tensors made inside are held against the memory available, or against `limit` bytes in all, `most` in number.
 
     Raises:
-        InputError: naming `what` is made, the size and what there is; also for more than `MOST` tensors.
+        InputError: naming `what` is made, the size and what there is; also for more than `most` tensors.
     """
 
-    def __init__(self, what: str, limit: float = math.inf) -> None:
+    def __init__(self, what: str, limit: float = math.inf, most: int | None = None) -> None:
         super().__init__()
-        self.what, self.limit = what, limit
+        self.what, self.limit, self.most = what, limit, MOST if most is None else most
         self.made = self.total = 0
 
     def __torch_dispatch__(
@@ -41,9 +41,9 @@ class Bounded(TorchDispatchMode):
         kwargs = kwargs or {}
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
             self.made += 1
-            if self.made > MOST:
+            if self.made > self.most:
                 raise InputError(
-                    f"{self.what} cannot be made: it has more than {MOST:,} tensors; choose smaller numbers"
+                    f"{self.what} cannot be made: it has more than {self.most:,} tensors; choose smaller numbers"
                 )
             self._hold(func, args, kwargs)
         return func(*args, **kwargs)
@@ -84,10 +84,8 @@ def declared(init: Callable[..., None]) -> Callable[..., None]:
         try:
             with Bounded(what):
                 return function(self, *args, **kwargs)
-        except (OverflowError, MemoryError) as error:
-            raise InputError(f"{what} cannot be made: it is too large for memory") from error
-        except RuntimeError as error:
-            if not is_too_large(error):
+        except (OverflowError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, OverflowError) or is_too_large(error)):
                 raise
             raise InputError(f"{what} cannot be made: it is too large for memory") from error
         finally:
@@ -108,13 +106,8 @@ def given(made: Any) -> dict[str, Any]:
 
 def is_too_large(error: BaseException) -> bool:
     """Whether an error says that memory ran out, or that a size is beyond what can be counted."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        words in text
-        for words in ("allocate memory", "out of memory", "overflow", "Overflow", "too large")
-    )
+    beyond = any(words in str(error) for words in ("overflow", "Overflow", "too large"))
+    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and beyond)
 
 
 def _written(init: Callable[..., None], made: Any, args: Any, kwargs: dict[str, Any]) -> str:

@@ -13,9 +13,10 @@ import pyro.infer
 import torch
 
 from pyro_vae._abstract import variants
-from pyro_vae._errors import InputError
+from pyro_vae._errors import InputError, one_line
 from pyro_vae._optimizers import ARGUMENTS, OPTIMIZERS, try_out
-from pyro_vae.checks import check, shown
+from pyro_vae._trust import check_trusted
+from pyro_vae.checks import Count, check, shown
 from pyro_vae.inference import fit
 from pyro_vae.inference.guides import Guide
 from pyro_vae.inference.objectives import Objective
@@ -33,6 +34,9 @@ AXES: dict[str, tuple[type, type, int]] = {
     "guide": (Guide, Guide, 2),
     "objective": (Objective, pyro.infer.ELBO, 0),
 }
+
+
+LONGEST = 10_000  # characters of a member with its arguments
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,6 +121,8 @@ def parse_schedule(text: str) -> fit.Schedule:
 
 def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
     """`[module:]Name[(key=literal, ...)]` -> module, name, arguments."""
+    if len(text) > LONGEST:
+        raise InputError(f"--{axis} {shown(text)} is longer than {LONGEST:,} characters")
     head, colon, tail = text.partition(":")
     module = head.strip() if colon and "(" not in head else None
     name, bracket, rest = (text if module is None else tail).strip().partition("(")
@@ -164,11 +170,13 @@ def _lookup(axis: str, name: str, choices: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _import(axis: str, module: str, name: str, base: type) -> type:
+    check_trusted(axis, module, name)
     try:
         cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module's own code may fail in any way
         raise InputError(
-            f"the {axis} {module}:{name} cannot be imported ({error}); start from a folder where Python finds {module}"
+            f"the {axis} {module}:{name} cannot be imported ({one_line(error)}); start from a folder "
+            f"where Python finds {module}"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
         raise InputError(f"--{axis} {module}:{name} is not a finished subclass of {base.__name__}")
@@ -205,6 +213,10 @@ def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) ->
     return arguments
 
 
+HINTS = {"shape": tuple[Count, ...], "latent_dim": Count}
+HINTS |= dict.fromkeys(("prior", "network", "likelihood", "guide"), str)
+
+
 @dataclass(frozen=True)
 class Spec:
     """A VAE in words: what `build` needs and a checkpoint stores.
@@ -232,9 +244,9 @@ class Spec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Spec":
         try:
-            return cls(**values)
-        except (TypeError, KeyError) as error:
-            raise InputError(f"this is not the description of a VAE: {error}") from error
+            return cls(**{k: check(k, v, HINTS.get(k, Any)) for k, v in values.items()})
+        except (TypeError, AttributeError, InputError) as error:
+            raise InputError(f"this is not the description of a VAE: {one_line(error)}") from error
 
 
 def build(spec: Spec) -> VAE:
@@ -247,8 +259,7 @@ def build(spec: Spec) -> VAE:
     >>> type(vae.guide).__name__
     'FullRank'
     """
-    if not isinstance(spec.latent_dim, int) or spec.latent_dim < 1:
-        raise InputError(f"--latent-dim {spec.latent_dim!r} must be a whole number of at least 1")
+    check("--latent-dim", spec.latent_dim, Count)
     network = parse("network", spec.network)
     likelihood = parse("likelihood", spec.likelihood)(spec.shape)
     encoder = Member(network.name, network.make.encoder, network.arguments)(spec.shape)  # type: ignore[attr-defined]

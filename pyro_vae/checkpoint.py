@@ -5,24 +5,32 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae._described import described
-from pyro_vae._errors import InputError
+from pyro_vae._errors import InputError, one_line
 from pyro_vae._files import Write, write_atomically
+from pyro_vae._reading import reading
+from pyro_vae._sizes import Bounded
+from pyro_vae._trust import trusting
 from pyro_vae.build import Spec, build
-from pyro_vae.data.files import one_line
+from pyro_vae.checks import between, check, shown
 from pyro_vae.inference.epochs import Progress
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.products import PRODUCTS, has_onednn, products_of, use_products
 
 FORMAT = 1
+HEADER = {  # what the programs read of it
+    "spec": dict,
+    "epoch": Annotated[int, between(0, 10**9)],
+    "best": float | None,
+}
 
 
 def save_checkpoint(
@@ -96,24 +104,38 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise InputError(f"{path} is not a checkpoint of pyro_vae")
             header = json.loads(metadata["pyro_vae"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping, only its method
-    except (SafetensorError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the checkpoint {path} is damaged: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the checkpoint {path} is damaged: {one_line(error)[:200]}") from error
     if not isinstance(header, dict) or "spec" not in header:
         raise InputError(f"the checkpoint {path} is damaged: its header does not describe a VAE")
     if header.get("format") != FORMAT:
         raise InputError(
-            f"the checkpoint {path} has format {header.get('format')}, which this version cannot read"
+            f"the checkpoint {path} has format {shown(header.get('format'))}, which this version cannot read"
         )
+    try:
+        for key, hint in HEADER.items():
+            check(key, header.get(key), hint)
+    except InputError as error:
+        raise InputError(f"the checkpoint {path} is damaged: in its header {error}") from error
     return tensors, header
 
 
 def load_weights(path: Path) -> tuple[VAE, Spec, dict[str, Any]]:
-    """The VAE in a checkpoint, its description and the file's header."""
+    """The VAE in a checkpoint, its description and the file's header.
+
+    Nothing is made that takes much more memory than the weights in the file.
+    """
     tensors, header = read_checkpoint(path)
-    spec = Spec.from_dict(header["spec"])
-    vae = build(spec)
+    size = sum(v.nbytes for k, v in tensors.items() if k.startswith("model."))
+    try:
+        with reading(path, "a checkpoint that describes its VAE"):
+            spec = Spec.from_dict(header["spec"])
+            with Bounded("its VAE", limit=4 * size + 2**26, most=1000 + 20 * len(tensors)):
+                vae = build(spec)
+    except InputError as error:
+        raise InputError(f"the checkpoint {path} cannot be used: {error}") from error
     if any(v.dtype is torch.float64 for k, v in tensors.items() if k.startswith("model.")):
         vae.double()
     _put_weights(vae, tensors, path)
@@ -129,8 +151,14 @@ def _put_weights(vae: VAE, tensors: dict[str, Tensor], path: Path) -> None:
         )
     except RuntimeError as error:
         raise InputError(
-            f"the weights in {path} do not fit the VAE it describes: {str(error).splitlines()[-1].strip()}"
+            f"the weights in {path} do not fit the VAE it describes: {str(error).splitlines()[-1].strip()[:200]}"
         ) from error
+    for name, tensor in vae.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"the weights in {path} hold values that are not finite, in {name}; train anew, or take another "
+                "--checkpoint"
+            )
 
 
 def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progress, dict[str, Any]]:
@@ -144,9 +172,9 @@ def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progre
         values = {**header["progress"], "totals": tuple(header["progress"]["totals"])}
         progress = Progress(**values, order=tensors.get("progress.order"))
         return progress, header
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except Exception as error:
         raise InputError(
-            f"the training state in {path} is damaged: {type(error).__name__} {error}"
+            f"the training state in {path} is damaged: {type(error).__name__} {one_line(error)[:200]}"
         ) from error
 
 
@@ -182,21 +210,30 @@ def checkpoint_path(run: str | Path, which: str = "best") -> Path:
     return path
 
 
-def load(run: str | Path, *, checkpoint: str = "best", device: str | torch.device = "cpu") -> VAE:
+def load(
+    run: str | Path,
+    *,
+    checkpoint: str = "best",
+    device: str | torch.device = "cpu",
+    trust: bool = False,
+) -> VAE:
     """The trained VAE of a run folder or a checkpoint file, ready to evaluate.
 
     Args:
         run: the folder that `python -m pyro_vae.train` made, or a `.safetensors` file of it or of `save`.
         checkpoint: `'best'` by validation ELBO, or `'last'`; of a folder.
         device: where to put it.
+        trust: run the code of other modules that the run names for its members, such as your own.
 
     Raises:
-        InputError: when there is no such run, when its checkpoint is damaged, or when there is no such device.
+        InputError: when there is no such run, when its checkpoint is damaged or names code
+            that is not trusted, or when there is no such device.
     """
     path = Path(run)
     if path.suffix != ".safetensors" or path.is_dir():
         path = checkpoint_path(run, checkpoint)
-    vae, _, _ = load_weights(path)
+    with trusting(None if trust else ()):
+        vae, _, _ = load_weights(path)
     try:
         return vae.to(device).eval()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -24,12 +24,13 @@ import numpy as np
 from pyro_vae._errors import InputError
 from pyro_vae._evaluations import digest, evaluations, headline
 from pyro_vae._files import write_atomically
-from pyro_vae._options import read_toml, run
+from pyro_vae._options import run
+from pyro_vae._reading import read_json, read_toml
 from pyro_vae.checkpoint import checkpoint_path
-from pyro_vae.data.files import one_line, read_npz
+from pyro_vae.data.files import read_npz
 from pyro_vae.inference.paired import compare
 from pyro_vae.models.representation import Representation
-from pyro_vae.runs import EVALUATION
+from pyro_vae.runs import EVALUATION, check_output
 
 RANDOM = ("dynamic", "static", "dequantize")  # bridges that draw bits or noise
 
@@ -98,9 +99,9 @@ def read_evaluation(folder: Path, name: str) -> _Evaluation:
             f"{folder} has no evaluation of its {split} data ({arrays.name}); run {command}"
         )
     try:
-        summary = json.loads(told.read_text())
-    except ValueError as error:
-        raise InputError(f"the file {told} is damaged: {one_line(error)}; run {command}") from error
+        summary = read_json(told)
+    except InputError as error:
+        raise InputError(f"{error}; run {command}") from error
     wanted = {
         "dataset": str,
         "split": str,
@@ -251,10 +252,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = compare_parser().parse_intermixed_args(arguments)
     output = None if options.json is None else Path(options.json)
-    if output is not None and not output.parent.is_dir():
-        raise InputError(f"--json {output}: the folder {output.parent} does not exist")
-    if output is not None and output.is_dir():
-        raise InputError(f"--json {output} is a folder; name a file")
+    if output is not None:
+        check_output(output, "--json")
     if len(options.runs) < 2:
         raise InputError(f"a comparison needs two runs or more, and {options.runs[0]} is one")
     first, *others = options.runs
@@ -281,7 +280,7 @@ def main(arguments: Sequence[str]) -> None:
     if output is not None:
         about = {k: s[k] for k in ("dataset", "split", "data_in_split", "representation", "bridge")}
         text = json.dumps({**about, **result.to_dict(), "warnings": warnings}, indent=2)
-        write_atomically(output, lambda path: path.write_text(text + "\n"))
+        write_atomically(output, lambda path: path.write_text(text + "\n", encoding="utf-8"))
         print(f"\nwritten: {output}")
 
 

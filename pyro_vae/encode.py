@@ -364,6 +364,7 @@ def main(arguments: Sequence[str]) -> None:
         checkpoint=options.checkpoint,
         device=options.device,
         data_dir=options.data_dir,
+        trust=options.trust,
     )
     new = None if options.data is None else new_rows(opened, options.data, options.labels)
     if new is None and opened.data and options.labels is None and opened.has_new_labels:

@@ -369,6 +369,7 @@ def main(arguments: Sequence[str]) -> None:
         checkpoint=options.checkpoint,
         device=options.device,
         data_dir=options.data_dir,
+        trust=options.trust,
     )
     rows = _chosen(opened, options)
     outsiders = outside(opened, options)
@@ -453,7 +454,7 @@ def _write(
         s["figures"] = [path.relative_to(folder).as_posix() for path in done]
         s["arrays"] = digest(columns)
         text = json.dumps(_json(s), indent=2)
-        put(told, lambda path: path.write_text(text + "\n"))
+        put(told, lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return [told, arrays, *done]
 
 

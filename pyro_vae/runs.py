@@ -3,13 +3,13 @@
 import os
 import re
 import shlex
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyro_vae._errors import InputError
-from pyro_vae._options import SPLITS, read_toml
+from pyro_vae._options import SPLITS
+from pyro_vae._reading import read_toml, user_path
 from pyro_vae._source import names
 
 NAMED = names("data/named", "NAMED")
@@ -44,8 +44,8 @@ NEEDED = re.compile(rf"config\.toml|metrics\.csv|.+\.safetensors|{EVALUATION}\.(
 def description(folder: Path) -> dict[str, Any] | None:
     """What `config.toml` says of a run that training made; `None` where the file is missing, damaged or another's."""
     try:
-        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_toml(folder / "config.toml")
+    except InputError:
         return None
     resolved = config.get("resolved")
     ours = isinstance(resolved, dict) and {"version", "shape", "bridge"} <= resolved.keys()
@@ -72,6 +72,20 @@ def read_resolved(file: Path) -> dict[str, Any]:
 def is_run(folder: Path) -> bool:
     """Whether training made this folder: its `config.toml` has the table that training adds, with the version."""
     return description(folder) is not None
+
+
+def output_folder(option: str, given: str) -> Path:
+    """Where an option writes several files, made if need be: not the figures of a run, nor the run folder itself.
+
+    Raises:
+        InputError: when a run would lose files.
+    """
+    path = user_path(given)
+    there = path.resolve()
+    if is_run(there) or (is_run(there.parent) and there.name in ("figures", "tensorboard")):
+        raise InputError(f"{option} {path} holds files of a run; name another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def owned(folder: Path) -> list[Path]:
@@ -118,7 +132,7 @@ def portable(path: str | Path, folder: Path) -> str:
 
     What shares with the folder no more than the home folder or the root, and lies at home, is written with `~`.
     """
-    there, here, home = Path(path).expanduser().resolve(), folder.resolve(), Path.home()
+    there, here, home = user_path(path).resolve(), folder.resolve(), user_path("~")
     common = Path(os.path.commonpath([there, here]))
     if there.is_relative_to(home) and not common.is_relative_to(home):
         return (Path("~") / there.relative_to(home)).as_posix()
@@ -157,7 +171,7 @@ def located(
 
 def require_data(dataset: str, folder: Path) -> None:
     """Raise `InputError` where a run's own file or folder of data is not to be found."""
-    if dataset not in NAMED and not Path(dataset).expanduser().exists():
+    if dataset not in NAMED and not user_path(dataset).exists():
         raise InputError(
             f"the data of the run {folder} are no longer at {dataset}, and no {Path(dataset).name} is in the current "
             "folder; say where they are with --data FILE"
@@ -170,8 +184,8 @@ def _found(written: str, folder: Path, *others: str | None) -> Path | None:
     It is looked for by its name in the `others`, then as it is written, from the run folder (a run of an earlier
     version wrote down whole paths) and from the current folder, then by its name in the current folder.
     """
-    path = Path(written).expanduser()
-    named = [Path(other).expanduser() / path.name for other in others if other]
+    path = user_path(written)
+    named = [user_path(other) / path.name for other in others if other]
     places = (*named, folder / path, path, Path(path.name))
     return next((shown(place) for place in places if path.name and place.exists()), None)
 
@@ -183,7 +197,7 @@ def public_name(dataset: str) -> str:
 
 def public_path(path: str | Path) -> str:
     """A path for others to read: from the current folder on if it lies in it, else its last part."""
-    there, here = Path(path).expanduser().resolve(), Path.cwd()
+    there, here = user_path(path).resolve(), Path.cwd()
     return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.name
 
 

@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyro
@@ -26,6 +25,7 @@ from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, together
 from pyro_vae._options import KINDS, run
 from pyro_vae._program import Run, open_run
+from pyro_vae.runs import output_folder
 
 DATALESS = {"prior", "manifold"}  # kinds that are drawn from the model alone
 
@@ -83,6 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         device=options.device,
         data=options.data,
         data_dir=options.data_dir,
+        trust=options.trust,
     )
     if "manifold" in (options.kind or ()) and opened.spec.latent_dim != 2:
         raise InputError(
@@ -94,8 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.output is None:
         folder = subfolder(opened.folder, "samples")
     else:
-        folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = output_folder("--output", options.output)
     for kind in dict.fromkeys(kinds):
         pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
         with torch.no_grad():

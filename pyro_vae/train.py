@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import tomli_w
@@ -40,9 +40,12 @@ from pyro_vae._files import LOCK, MARK, locked, subfolder, write_atomically
 from pyro_vae._keep import Keeper
 from pyro_vae._options import run
 from pyro_vae._program import pick_device
+from pyro_vae._reading import reading, user_path
 from pyro_vae._remedies import remedy
+from pyro_vae._trust import by_the_command_line
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
+from pyro_vae.checks import between, check
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.files import Request, one_line
 from pyro_vae.data.fingerprint import check_same, fingerprint
@@ -103,8 +106,11 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
             raise InputError(
                 f"{flag(name)} {value} must be {'positive and finite' if low == 0 else f'at least {low}'}"
             )
+        if value is not None and value > 10**9:
+            raise InputError(f"{flag(name)} {value:g} is too large: 10^9 is the most")
     if not 0 <= config.weight_decay < math.inf:
         raise InputError(f"--weight-decay {config.weight_decay} must be finite and at least 0")
+    check("--workers", config.workers, Annotated[int, between(0, 1000)])
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
@@ -305,7 +311,7 @@ def _toml(job: Job, folder: Path) -> str:
     """The run's configuration, with what it resolved to in a table of its own; paths are written from `folder` on."""
     given = {f.name: getattr(job.config, f.name) for f in fields(Config)}
     places = ["data_dir"] if job.config.dataset in NAMED else ["data_dir", "dataset"]
-    if given["labels"] is not None and Path(given["labels"]).expanduser().is_file():
+    if given["labels"] is not None and user_path(given["labels"]).is_file():
         places.append("labels")
     for name in places:
         given[name] = None if given[name] is None else portable(given[name], folder)
@@ -364,13 +370,19 @@ def _read_metrics(path: Path, epochs: int) -> list[dict[str, float]]:
     """The rows of the first `epochs` epochs; anything later, or cut off by a kill, is dropped."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with reading(path, "a table of epochs"), path.open(newline="", encoding="utf-8") as file:
         rows = [
             r
             for r in csv.DictReader(file)
             if None not in r.values() and (r["epoch"] or "").isdigit()
         ]
-    return [{k: float(v) for k, v in row.items()} for row in rows if int(row["epoch"]) <= epochs]
+        if rows and not {"elbo", "validation_elbo"} <= rows[0].keys():
+            raise InputError(f"the file {path} is not a table of epochs: its header is another")
+        return [
+            {k: float(v) for k, v in row.items() if k in Epoch._fields}
+            for row in rows
+            if int(row["epoch"]) <= epochs
+        ]
 
 
 def _lines(rows: Sequence[dict[str, float]], *, header: bool = True) -> str:
@@ -425,13 +437,16 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
     events = _Events(config, folder)
 
     def write_rows(path: Path) -> None:
-        path.write_text(_lines(rows), newline="")
+        path.write_text(_lines(rows), newline="", encoding="utf-8")
 
     def begin() -> None:
         """The run that --overwrite replaces goes when there is something to put in its place."""
         if config.overwrite and not resume:
             clear(folder)
-        keeper.put(folder / "config.toml", lambda path: path.write_text(_toml(job, folder)))
+        keeper.put(
+            folder / "config.toml",
+            lambda path: path.write_text(_toml(job, folder), encoding="utf-8"),
+        )
         keeper.put(metrics, write_rows)
 
     display = Display(epochs, progress.epoch, _bound(job.vae), _judged_by(job))
@@ -484,6 +499,12 @@ def _kept(keeper: Keeper, progress: Progress) -> str:
     if not (keeper.folder / "last.safetensors").is_file():
         return ""
     return f"; the checkpoint after epoch {progress.epoch} is kept in {keeper.folder}"
+
+
+def _trust(spec: Spec) -> str:
+    """The option that reading a run needs whose members are of other modules."""
+    parts = (spec.prior, spec.network, spec.likelihood, spec.guide)
+    return " --trust" if any(":" in part for part in parts) else ""
 
 
 def _restore(job: Job, folder: Path) -> Progress:
@@ -586,6 +607,7 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
 
 
 @alone()
+@by_the_command_line
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     config, resumed, dry = resolve(arguments)
@@ -624,7 +646,7 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
     print(
         f"\ndone in {time.perf_counter() - started:.0f} s: {chosen}\n"
         f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors, figures/ ({', '.join(names)})\n"
-        f"next: python -m pyro_vae.evaluate {shlex.quote(str(folder))}"
+        f"next: python -m pyro_vae.evaluate {shlex.quote(str(folder))}{_trust(job.spec)}"
     )
 
 

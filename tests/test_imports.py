@@ -21,7 +21,17 @@ from pyro_vae.networks.products import PRODUCTS
 
 PACKAGE = Path(pyro_vae.__file__).parent
 LAYERS = [  # from the ground up; a module may import from lower layers and from its own line
-    ["_endings", "_errors", "_source", "_memory", "_files", "checks"],
+    [
+        "_endings",
+        "_errors",
+        "_source",
+        "_memory",
+        "_files",
+        "_reading",
+        "_terminal",
+        "_trust",
+        "checks",
+    ],
     [
         "_abstract",
         "_sizes",

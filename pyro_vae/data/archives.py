@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_vae._errors import InputError
 from pyro_vae._memory import available_memory
+from pyro_vae._reading import user_path
 from pyro_vae.data.channels import channels_first
 from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_header, read_npy
 from pyro_vae.data.labels import one_each, separate_labels
@@ -213,7 +214,7 @@ def _labels(
         group = _by_split(path, members, word)
         if group.keys() >= keys.keys():
             return {split: group[split] for split in keys}, []
-        if not Path(given).expanduser().is_file():
+        if not user_path(given).is_file():
             wanted = ", ".join(f"{name}_{given}" for name in keys.values())
             raise InputError(f"{path} has no arrays {wanted} for --labels {given}; {_has(members)}")
         return {}, []

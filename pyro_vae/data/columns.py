@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import InputError
+from pyro_vae._reading import user_path
 from pyro_vae.data.files import Loaded, Request
 from pyro_vae.data.labels import one_each, separate_labels
 
@@ -212,7 +213,7 @@ def _refuse_doubt(table: Table) -> None:
 def _column_of_labels(table: Table, request: Request) -> int | None:
     """The column that --labels names, if it names one and no file."""
     given = request.labels
-    if given is None or (given not in table.names and Path(given).expanduser().is_file()):
+    if given is None or (given not in table.names and user_path(given).is_file()):
         return None
     return table.find(given, "labels")
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from pyro_vae._errors import InputError
 from pyro_vae._memory import available_memory
+from pyro_vae._reading import user_path
 from pyro_vae.data.files import Loaded, Request, one_line
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.sparse import Sparse, sparse_values
@@ -60,7 +61,7 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
         found = column.astype(object).where(column.notna(), "").astype(str) if texts else column
         labels, more = one_each(found.to_numpy(str if texts else None), request.labels)
         parts = {"train": labels}
-    elif request.labels is not None and not Path(request.labels).expanduser().is_file():
+    elif request.labels is not None and not user_path(request.labels).is_file():
         raise InputError(
             f"--labels {request.labels} is no file and no column of obs in {path}, which has "
             f"{', '.join(map(str, obs.columns)) or 'none'}"

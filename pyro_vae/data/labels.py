@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import InputError
+from pyro_vae._reading import user_path
 from pyro_vae.data.files import Parts, Request, read_npy
 from pyro_vae.data.text import WHITE, cells, read_text
 
@@ -40,7 +41,7 @@ def separate_labels(
     """
     if request.labels is None:
         return None, []
-    file = Path(request.labels).expanduser()
+    file = user_path(request.labels)
     if not file.is_file():
         raise InputError(
             f"--labels {request.labels} is no file; {path.name} has no labels of that name inside"

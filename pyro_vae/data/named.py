@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from pyro_vae._errors import InputError
+from pyro_vae._reading import reading, user_path
 from pyro_vae.data.files import Loaded, Request, one_line, read_npz
 
 
 def _folders(request: Request) -> list[Path]:
     """Where files are looked for, in order; the last is where downloads go."""
     given = [d for d in (request.data_dir, os.environ.get("PYRO_VAE_DATA")) if d]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pyro_vae"
-    return [*(Path(d).expanduser() for d in given), cache]
+    cache = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "pyro_vae"
+    return [*(user_path(d) for d in given), cache]
 
 
 def _find(request: Request, *names: str) -> Path | None:
@@ -43,14 +44,12 @@ def _digits(request: Request) -> Loaded:
 
 def _idx(path: Path) -> np.ndarray:
     """An array in the idx format of MNIST's authors: two zero bytes, the type, the number of sizes, the sizes."""
-    content = path.read_bytes()
-    try:
+    with reading(path, "an idx file"):
+        content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         dims = content[3]
         shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise InputError(f"{path} is not an idx file: {error}") from error
 
 
 def _mnist_like(folder: str) -> Callable[[Request], Loaded]:
@@ -108,8 +107,9 @@ def _binarized_mnist(request: Request) -> Loaded:
     if path is None:
         raise _missing(request, name)
     archive = read_npz(path)
-    parts = {"train": archive["train"], "validation": archive["valid"], "test": archive["test"]}
-    return Loaded({k: v.reshape(-1, 28, 28) for k, v in parts.items()}, None, str(path))
+    with reading(path, "binarized MNIST"):
+        parts = {"train": archive["train"], "validation": archive["valid"], "test": archive["test"]}
+        return Loaded({k: v.reshape(-1, 28, 28) for k, v in parts.items()}, None, str(path))
 
 
 def _freyfaces(request: Request) -> Loaded:
@@ -117,16 +117,18 @@ def _freyfaces(request: Request) -> Loaded:
     path = _find(request, name)
     if path is None:
         raise _missing(request, name)
-    return Loaded({"train": read_npz(path)["images"]}, None, str(path))
+    with reading(path, "the archive of Frey's faces"):
+        return Loaded({"train": read_npz(path)["images"]}, None, str(path))
 
 
 def _omniglot(request: Request) -> Loaded:
     path = _find(request, "omniglot/omniglot_28x28.npz")
     if path is not None:
         archive = read_npz(path)
-        images = {"train": archive["train"], "test": archive["test"]}
-        labels = {"train": archive["train_char"], "test": archive["test_char"]}
-        return Loaded(images, labels, str(path))
+        with reading(path, "the archive of Omniglot"):
+            images = {"train": archive["train"], "test": archive["test"]}
+            labels = {"train": archive["train_char"], "test": archive["test_char"]}
+            return Loaded(images, labels, str(path))
     images, labels = {}, {}
     for part, background in (("train", True), ("test", False)):
         try:

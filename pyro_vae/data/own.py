@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyro_vae._errors import InputError
+from pyro_vae._reading import user_path
 from pyro_vae.data.archives import npy, npz
 from pyro_vae.data.files import Loaded, Request
 from pyro_vae.data.h5ad import h5ad
@@ -44,7 +45,7 @@ def _reader(path: Path) -> Reader | None:
 
 def options_for(other: str, trained: str) -> frozenset[str]:
     """The options that told how to read the file `trained` and that hold for the file `other` too."""
-    first, second = (_reader(Path(file).expanduser()) for file in (trained, other))
+    first, second = (_reader(user_path(file)) for file in (trained, other))
     if first is None or second is None:
         return frozenset()
     if kind_of(Path(other)) == kind_of(Path(trained)):
@@ -57,7 +58,7 @@ def own(request: Request) -> Loaded:
     """Read the file or folder that `request.dataset` names."""
     if not request.dataset.strip():
         raise InputError("--dataset is empty: name a data set, a file, or a folder of images")
-    path = Path(request.dataset).expanduser()
+    path = user_path(request.dataset)
     reader = _reader(path)
     if reader is None:
         raise InputError(_unknown(path, request.dataset))

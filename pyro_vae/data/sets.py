@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae._reading import user_path
 from pyro_vae.data.bridges import Bridge, Split, spread, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.joined import joined, joined_names
@@ -298,7 +298,7 @@ def load_data(
         if request.dataset in NAMED and getattr(request, option) is not None:
             raise InputError(f"--{option} is for your own data, which {request.dataset} is not")
     named = request.dataset in NAMED
-    if background is not None and (named or not Path(dataset).expanduser().is_dir()):
+    if background is not None and (named or not user_path(dataset).is_dir()):
         raise InputError(f"--background is for a folder of images, which {dataset} is not")
     loaded = NAMED[request.dataset](request) if named else own(request)
     values = {

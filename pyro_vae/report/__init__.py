@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_vae._errors import InputError
 from pyro_vae._files import write_atomically
-from pyro_vae._options import read_toml
+from pyro_vae._reading import read_toml
 from pyro_vae.compare import named, read_evaluation
 from pyro_vae.report.facts import Facts, warnings_of
 from pyro_vae.report.further import further
