@@ -47,6 +47,7 @@ from pyro_vae.inference.guides import (
     Sylvester as Sylvester,
 )
 from pyro_vae.inference.importance import Terms as Terms, terms as terms
+from pyro_vae.inference.inputs import DataWarning as DataWarning
 from pyro_vae.inference.latents import (
     LatentHealth as LatentHealth,
     activity as activity,

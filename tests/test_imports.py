@@ -74,6 +74,9 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     ["inference.svi", "inference.epochs", "inference.watch", "inference.worth", "inference.fit"],
     [
         "models.representation",
+        "data.lattice",
+        "data.units",
+        "data.marginals",
         "models.priors",
         "models.likelihoods.base",
         "models.likelihoods.continuous",
@@ -95,9 +98,6 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
     [
         "_optimizers",
         "data.files",
-        "data.lattice",
-        "data.units",
-        "data.marginals",
         "data.streams",
         "data.nature",
         "data.uniform",

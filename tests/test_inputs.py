@@ -13,6 +13,7 @@ from pyro_vae import (
     MLP,
     VAE,
     Bernoulli,
+    DataWarning,
     FullRank,
     Gaussian,
     Guide,
@@ -325,6 +326,32 @@ def test_start_is_what_the_training_program_does():
     by_hand.initialise(x.mean(0), x.std(0, correction=0), standardise=True)
     for key, value in by_hand.state_dict().items():
         torch.testing.assert_close(vae.state_dict()[key], value)
+
+
+LATTICES = {
+    "bytes / 255": (torch.randint(0, 256, (200, 4, 4)) / 255, "the images: .*step"),
+    "whole numbers": (torch.randint(0, 100, (200, 3)), r"columns 0, 1, 2 .*step \(1\)"),
+    "one-hot": (torch.cat([torch.randn(200, 2), torch.eye(2).repeat(100, 1)], 1), "columns 2, 3"),
+    "constant": (torch.cat([torch.randn(200, 2), torch.full((200, 1), 0.3)], 1), "column 2 .* one"),
+}
+
+
+@pytest.mark.parametrize("case", LATTICES)
+def test_a_density_on_values_with_gaps_is_warned_of(case):
+    x, words = LATTICES[case]
+    with pytest.warns(DataWarning, match=words):
+        fit(small(tuple(x.shape[1:])), x.numpy(), epochs=1)
+    small(tuple(x.shape[1:]), Gaussian).start(torch.randn(x.shape))  # and of no others
+
+
+def test_rounded_columns_have_a_least_scale():
+    torch.manual_seed(0)
+    vae = small((2,), lambda shape: Gaussian(shape, scale="element"))
+    vae.start((torch.randn(200, 2) * torch.tensor([1.0, 20.0])).mul(10).round() / 10)
+    vae.model.likelihood.log_scale.data.fill_(-50)
+    with torch.no_grad():
+        p = vae.decode(torch.zeros(1, 2))
+    assert p.base_dist.scale.flatten().tolist() == pytest.approx([0.05, 0.05])
 
 
 @pytest.mark.parametrize("guide", [MeanField, FullRank, SemiAmortized])

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyro_vae._errors import InputError
-from pyro_vae.data.lattice import lattice
+from pyro_vae.data.lattice import is_decimal, lattice
 from pyro_vae.data.units import Each, Units, alike
 
 ROWS = 10_000  # data that are looked at
@@ -209,6 +209,26 @@ class Columns:
                 "can grow without end: add --dequantize (uniform noise of one step), choose a likelihood for whole "
                 f"numbers, or {self.dropping(found)}"
             )
+
+    def doubt(self) -> str | None:
+        """Why a density of these columns can grow without end, in a sentence for someone who calls from code."""
+        constant, few, stepped = self.of("constant"), self.of("few"), self.of("coarse", "whole")
+        spelled = [
+            i for i in self.of("rounded") if not is_decimal(float(f"{self.parts[i].step:.4g}"))
+        ]
+        stepped = sorted([*stepped, *spelled])  # levels that were divided, as bytes by 255
+        if constant:
+            return f"{self.listed(constant)} has one value in all data, where a density can grow without end"
+        if few:
+            count = self.parts[few[0]].different
+            return f"{self.listed(few)} has only {count} different values, where a density can grow without end"
+        if not stepped:
+            return None
+        step = self.parts[stepped[0]].step
+        return (
+            f"{self.listed(stepped)}: the values are whole multiples of a step ({step:.6g}), where a density can grow "
+            "without end; add uniform noise of one step, or take a likelihood for whole numbers"
+        )
 
     def remarks(self, rows: np.ndarray, *, noise: bool) -> list[str]:
         """A sentence for each thing that someone who puts a density on the data should know.

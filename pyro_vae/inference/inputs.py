@@ -52,6 +52,10 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     return _fitted(tensor, likelihood, parameter, name, values=values)
 
 
+class DataWarning(UserWarning):
+    """The data are such that a number may mislead; the message says why and what to do."""
+
+
 class Items:
     """A map-style data set as data: `len(d)`, `d[indices]`, `d[a:b]`, `d.batches(order, size)`."""
 

@@ -1,5 +1,6 @@
 """The generative model and the pair: plain Pyro."""
 
+import warnings
 from typing import Any
 
 import pyro
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 from pyro_vae._abstract import AbstractProgram
 from pyro_vae._errors import InputError
 from pyro_vae.inference.guides.base import Guide
-from pyro_vae.inference.inputs import SAMPLE, as_data, moments
+from pyro_vae.inference.inputs import SAMPLE, DataWarning, as_data, moments
 from pyro_vae.models.likelihoods.base import Likelihood, units
+from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Network, Standardised
+
+FEWEST = 20  # data that tell whether values repeat
 
 
 class Model(AbstractProgram):
@@ -168,6 +172,8 @@ class VAE(AbstractProgram):
         new_model, new_guide = self.fresh("model"), self.fresh("guide")
         if not new_model and not new_guide:
             return
+        if new_model:
+            self._bound(x)
         mean, std = moments(x)
         n, wanted = len(x), self.model.prior.examples
         real = Representation.of(x[: min(n, SAMPLE)]) is Representation.REAL
@@ -176,6 +182,22 @@ class VAE(AbstractProgram):
         if new_model:
             index = torch.arange(min(n, wanted)) * n // max(min(n, wanted), 1)
             self._start_model(mean, std, standardise=real, examples=x[index] if wanted else None)
+
+    def _bound(self, x: Any) -> None:
+        """Keep the scale of a density above half a step of rounded columns; warn where it can grow without end."""
+        from pyro_vae.data.marginals import ROWS, Columns
+        from pyro_vae.data.units import each
+
+        likelihood = self.model.likelihood
+        continuous = likelihood.support in (Representation.REAL, Representation.UNIT)
+        if not continuous or not isinstance(x, Tensor) or len(x) < FEWEST:
+            return
+        few = x[torch.arange(min(len(x), ROWS)) * len(x) // min(len(x), ROWS)]
+        columns = Columns(few.cpu().numpy(), None)
+        if isinstance(likelihood, LocationScale) and any(columns.floors):
+            likelihood.keep_above(each(columns.floors, x[0], x.dtype).expand(x[0].shape))
+        if doubt := columns.doubt():
+            warnings.warn(doubt, DataWarning, stacklevel=4)
 
     @torch.no_grad()
     def initialise(
