@@ -324,8 +324,10 @@ def test_a_guide_of_ones_own(start, call, tmp_path, monkeypatch):
     assert (process.returncode, err) == (0, "")
     assert toml(tmp_path / "run")["guide"] == guide
     monkeypatch.syspath_prepend(tmp_path)
-    assert call("evaluate", "run", "--num-particles", 10, "--limit", 10).code == 0
-    assert call("train", "--resume", "run", "--epochs", 2).code == 0
+    few = ("--num-particles", 10, "--limit", 10)
+    assert call("evaluate", "run", *few).code == 2
+    assert call("evaluate", "run", *few, "--trust").code == 0
+    assert call("train", "--resume", "run", "--epochs", 2, "--trust").code == 0
 
 
 def test_objective_of_pyro_schedule_and_optimizer(train):

@@ -319,7 +319,7 @@ def edit(**changes):
             lambda folder: (folder / "evaluation.npz").unlink(),
             ["b has no evaluation of its test data"],
         ),
-        (damage("evaluation.json", "{"), ["b/evaluation.json is damaged"]),
+        (damage("evaluation.json", "{"), ["b/evaluation.json is not valid JSON", "run python -m"]),
         (damage("evaluation.json", "[]"), ["b/evaluation.json is damaged"]),
         (edit(data="six"), ["b/evaluation.json is damaged", "'data'"]),
         (edit(split="train"), ["b/evaluation.json is damaged", "test"]),
