@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,13 +32,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pyro_vae import __version__
-from pyro_vae._abstract import alone
+from pyro_vae._abstract import alone, forked_random
 from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
 from pyro_vae._display import Display
 from pyro_vae._endings import asking, reader_gone
 from pyro_vae._errors import InputError
 from pyro_vae._files import LOCK, MARK, locked, subfolder, write_atomically
 from pyro_vae._keep import Keeper
+from pyro_vae._memory import available_memory, in_words
 from pyro_vae._options import run
 from pyro_vae._program import pick_device
 from pyro_vae._reading import reading, user_path
@@ -51,7 +53,9 @@ from pyro_vae.data.files import Request, one_line
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
+from pyro_vae.inference.compiled import restored
 from pyro_vae.inference.epochs import Epoch, Progress
+from pyro_vae.inference.estimators import bytes_of
 from pyro_vae.inference.fit import run_epochs
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
@@ -192,6 +196,25 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         known,
         notes,
     )
+
+
+def _check_memory(job: Job) -> None:
+    """Raise `InputError` where a step needs more memory than there is, by what a few data need."""
+    size = min(job.config.batch_size, len(job.train))
+    if job.device.type != "cpu" or size < 4:
+        return
+    with forked_random(), restored(list(job.vae.buffers())):
+        few = job.train[torch.arange(4)]
+        two, four = (bytes_of(partial(job.svi.evaluate_loss, few[:n])) for n in (2, 4))
+    # Gradients need about half of all that is computed until the step is over.
+    needed = (four - two) / 2 * size / 2
+    # The weights are there already; their gradients and the two averages of Adam's are not.
+    needed += 3 * sum(p.nbytes for p in job.vae.parameters())
+    if needed > available_memory():
+        raise InputError(
+            f"a step of {size} data takes {in_words(needed)} of memory beside the weights, and "
+            f"{in_words(available_memory())} are available; use a smaller --batch-size, --latent-dim or network"
+        )
 
 
 def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -> None:
@@ -612,6 +635,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     config, resumed, dry = resolve(arguments)
     job = prepare(config, resumed)
+    _check_memory(job)
     print(describe(job))
     if dry:
         print(_shapes(job.vae, job.spec.shape))
