@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.sparse
 import torch
@@ -210,6 +212,26 @@ def test_what_is_no_data_set_gets_a_sentence(case):
         with pytest.raises(InputError, match=words.replace("(", r"\(")) as error:
             ask()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+def test_a_pair_of_functions_gets_its_tensors_as_they_are(dtype):
+    seen = []
+
+    def model(x):
+        seen.append(x.dtype)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    elbo(model, guide, torch.ones(4, dtype=dtype))
+    assert set(seen) == {dtype}
+    elbo(model, guide, np.ones(4))
+    assert seen[-1] is torch.float32
 
 
 def test_the_likelihood_sees_every_datum():

@@ -130,7 +130,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_something(
     if failure == "options":
         said = call("train", *TINY, "--output", run, "--overwrite", "--schedule", "nonsense")
     else:
-        options = ("--optimizer", "sgd", "--learning-rate", 1e30, "--epochs", 2)
+        options = ("--optimizer", "sgd", "--learning-rate", 1e8, "--epochs", 2)
         said = call("train", *TINY, *options, "--output", run, "--overwrite")
         mentions(said.err, "the run that was to be replaced is still in")
     assert said.code == 2

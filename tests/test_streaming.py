@@ -372,7 +372,7 @@ def test_a_worker_that_is_killed_is_told_of(levels):
             ("--dataset", "digits", "--stream", "yes"),
             "--stream is for a folder of images or a .npy file",
         ),
-        (("--workers", "-1"), "--workers -1 must be at least 0"),
+        (("--workers", "-1"), "--workers=-1 must be a whole number from 0"),
     ],
 )
 def test_refusals(refused, options, words):

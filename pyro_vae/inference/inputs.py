@@ -49,6 +49,8 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     if tensor is None:  # something else that an index takes batches from
         _check_some(likelihood, x, name)
         return x
+    if parameter is None and not isinstance(x, Tensor) and tensor.dtype is torch.float64:
+        tensor = tensor.to(torch.get_default_dtype())  # NumPy's reals, for a pair of functions
     return _fitted(tensor, likelihood, parameter, name, values=values)
 
 
@@ -236,8 +238,7 @@ def _fitted(
     if x.is_complex():
         raise InputError(f"{name} holds complex numbers; give their real and imaginary parts")
     if parameter is None:
-        numbers = x.is_floating_point() and x.dtype is torch.float64
-        return x.to(torch.get_default_dtype()) if numbers else x
+        return x
     wanted = parameter.dtype if likelihood is not None or x.is_floating_point() else x.dtype
     result = x.to(device=parameter.device, dtype=wanted)
     if likelihood is not None and values:

@@ -349,7 +349,7 @@ def latent_health(
     >>> _ = torch.manual_seed(0)
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
     >>> health = latent_health(vae.model, vae.guide, torch.rand(50, 4).round())
-    >>> health.activity.shape, health.kl.value < 1
+    >>> health.activity.shape, health.kl.value < 5
     (torch.Size([2]), True)
     """
     x = as_data(model, x)
