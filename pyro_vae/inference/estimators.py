@@ -281,7 +281,11 @@ class LogMarginal(PerDatum):
         """One sentence in words: whether the number can be believed."""
         n, bad = len(self), int(self.doubtful.sum())
         if bad == 0:
-            return f"All {n} data have Pareto k of at most {PARETO_LIMIT}: the importance weights are well behaved."
+            return (
+                f"All {n} data have Pareto k of at most {PARETO_LIMIT}: the importance weights that were drawn are "
+                "well behaved; a mode of p(z|x) that the guide never visits would not show in them, only in annealing "
+                "or in bounds on both sides."
+            )
         return (
             f"{bad} of {n} data ({100 * bad / n:.1f} %) have Pareto k above {PARETO_LIMIT}: a few particles carry the "
             "weight, so the mean is probably too low and its Monte-Carlo error too small; draw more particles or use a "
