@@ -18,6 +18,7 @@ from pyro_vae.checkpoint import checkpoint_path, load_weights
 from pyro_vae.data import KINDS, SPLITS, Bridge, DataSet, Split, load_data
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
+from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import located, public_name, read_resolved, require_data
 
@@ -178,6 +179,7 @@ def open_run(
     config["resolved"] = resolved = read_resolved(folder / "config.toml")
     try:
         bridge = Bridge.from_dict(resolved)
+        Representation[resolved["stored"]]  # a KeyError where there is no such
         now = located(config, folder, data=data, data_dir=data_dir)
         request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
         request["stream"] = STREAM[now.get("stream", "auto")]

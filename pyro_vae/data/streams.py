@@ -121,7 +121,7 @@ class Mapped(Stream):
     """The array in a .npy file, never unpickled; only the rows asked for are read."""
 
     def __init__(self, path: Path, workers: int = 0) -> None:
-        self.path, self.workers = path, workers
+        self.path, self.workers = Path(path), workers
         self.shape = self._array().shape
 
     def _array(self) -> np.ndarray:

@@ -20,7 +20,7 @@ UNSCALED = (Representation.REAL, Representation.COUNTS, Representation.LEVELS)
 
 # Where the logarithm of each scale of q(z|x) starts. Drawn as wide as the prior, the first latents are noise: the
 # decoder learns to do without them before the encoder has anything to say, and the KL then closes them for good.
-NARROW = -2.0
+NARROW = -1.0
 
 
 class Guide(AbstractProgram):
