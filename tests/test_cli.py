@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 import tomllib
 import warnings
 
@@ -21,6 +22,12 @@ from reading import TINY, mentions, newest, rows, same, toml, weights
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 PLANE = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2)
+
+
+@pytest.fixture
+def trained(trained, tmp_path_factory):
+    """A copy of the run, since evaluation writes into it."""
+    return shutil.copytree(trained, tmp_path_factory.mktemp("copy") / "run")
 
 
 def assert_picture(path):
