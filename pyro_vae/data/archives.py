@@ -120,9 +120,7 @@ def _members(path: Path) -> dict[str, Member]:
                 found[key] = Member(shape, dtype, *_words(key))
     except PermissionError:
         raise
-    except (
-        Exception
-    ) as error:  # of a damaged archive NumPy, zipfile and zlib each complain in their own way
+    except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
         raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
     return found
 

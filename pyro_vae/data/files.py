@@ -114,9 +114,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return {key: archive[key] for key in archive.files}
     except PermissionError:
         raise
-    except (
-        Exception
-    ) as error:  # of a damaged archive NumPy, zipfile and zlib each complain in their own way
+    except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
         raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
 
 
