@@ -17,6 +17,7 @@ from pyro_vae.checks import shown
 SPLITS = names("data/sets", "SPLITS")
 KINDS = ("prior", "reconstructions", "interpolation", "traversal", "manifold")  # of pictures
 LONGEST = 600  # characters of a complaint
+WORD = 250  # characters of a word in it, as long as the name of a file can be
 MOST = 10**15  # of anything that an option counts
 DRAWS = 200  # for each datum, where q(z|x) has no mean in closed form
 
@@ -93,8 +94,9 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
 
 
 def _say(name: str, message: str) -> int:
+    short = re.sub(rf"\S{{{WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", message)
     with suppress(OSError, ValueError):
-        print(f"{name}: {printable(message)}", file=sys.stderr, flush=True)
+        print(f"{name}: {printable(short)}", file=sys.stderr, flush=True)
     return 2
 
 

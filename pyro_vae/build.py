@@ -134,7 +134,8 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
             raise ValueError("no name")
         if call and (call.args or any(k.arg is None for k in call.keywords)):
             raise InputError(
-                f"--{axis} {text}: give every argument by name, as in {function.id}(key=value)"
+                f"--{axis} {shown(text)}: give every argument by name, "
+                f"as in {function.id}(key=value)"
             )
         arguments = {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords} if call else {}
     except InputError:

@@ -265,6 +265,7 @@ def _pair(vae):
     return vae.model, vae.guide
 
 
+@pytest.mark.filterwarnings("ignore:collapsed:pyro_vae.TrainingWarning")  # which is right here
 def test_an_unscaled_table_is_learned():
     """Independent columns on scales of their own: the best density is a normal one for each."""
     scales = torch.tensor([1e-3, 1.0, 1e5])

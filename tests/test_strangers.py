@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -511,3 +512,18 @@ def test_a_home_that_is_not_there(monkeypatch):
     with pytest.raises(InputError, match="does not exist"):
         read_toml(Path("none"))
     assert load_weights
+
+
+@pytest.mark.parametrize("value", ["a" * 5000, "1" * 5000, "meanfield(" + "-" * 5000 + "1)"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "encode", "compare"])
+def test_long_values_are_shortened_in_sentences(call, run, program, value):
+    """Every option that takes a value, whatever it is."""
+    first = ["--dry-run"] if program == "train" else ["run"]
+    _, usage, _ = call(program, "--help")
+    options = re.findall(r"^  (--[\w-]+) [^-\s]", usage, re.MULTILINE)
+    assert options
+    for option in options:
+        code, _, err = call(program, *first, f"{option}={value}")
+        assert code in (0, 2), (option, err)
+        assert len(err) < 900, (option, err)
+        assert "Traceback" not in err, (option, err)
