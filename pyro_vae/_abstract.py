@@ -5,7 +5,7 @@ import threading
 import weakref
 from abc import ABCMeta
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -18,6 +18,8 @@ from pyro.poutine.runtime import am_i_wrapped, effectful
 # data pays for every page anew, up to half of its time. Freed once, a block of nearly 32 MiB, the most that counts,
 # raises that limit (mallopt(3), M_MMAP_THRESHOLD). No memory is touched.
 torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+_PACKAGE = __name__.partition(".")[0] + "."
 
 _process = threading.RLock()  # whose holder may use what a process has one of
 
@@ -60,6 +62,34 @@ def local_parameters() -> Iterator[None]:
             yield
     finally:
         _mode.announce = before
+
+
+def is_own(*programs: Any) -> bool:
+    """Whether all of some programs are of this package: an `AbstractProgram`, or an instance of a class in it.
+
+    Any other pair (functions, plain Pyro modules, AutoGuides, bound methods, what `poutine` or a `partial` wraps) is
+    foreign, and one program of each kind makes a foreign pair.
+    """
+    return all(
+        isinstance(program, AbstractProgram) or type(program).__module__.startswith(_PACKAGE)
+        for program in programs
+    )
+
+
+@contextmanager
+def parameters_of(*programs: Any) -> Iterator[None]:
+    """Run programs with their parameters where they are: in the modules, or for a foreign pair where Pyro has them.
+
+    Programs of this package run in `local_parameters`. A foreign pair runs as in `pyro.infer.SVI`: `pyro.param`, Pyro
+    modules and the settings of Pyro do what they do outside.
+    """
+    with local_parameters() if is_own(*programs) else alone():
+        yield
+
+
+def unchecked(*programs: Any) -> AbstractContextManager[Any]:
+    """Leave out Pyro's validation of programs of this package, once it was done; foreign ones keep the user's."""
+    return pyro.validation_enabled(False) if is_own(*programs) else nullcontext()
 
 
 @contextmanager

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyro
 import torch
 from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae._abstract import forked_random, local_parameters, localise
+from pyro_vae._abstract import forked_random, localise, parameters_of, unchecked
 from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
@@ -100,7 +99,7 @@ def mean_bound(
     """`elbo` of data that have been checked."""
     total = torch.zeros(2, dtype=torch.float64)
     localise(model, guide)
-    with local_parameters():
+    with parameters_of(model, guide):
         rows = min(batch_size, max(1, rows_within(x, MEMORY) // num_particles))
         for batch in batches(x, rows):
             t = terms(model, guide, batch, num_particles=num_particles)
@@ -117,7 +116,7 @@ def mean_objective(model: Program, guide: Program, x: Any, objective: Objective)
     """The bound of an objective, averaged over a data set; arguments as in `elbo`."""
     total = torch.zeros((), dtype=torch.float64)
     localise(model, guide)
-    with local_parameters():
+    with parameters_of(model, guide):
         for batch in batches(x, max(1, 1000 // objective.num_particles)):
             t = terms(model, guide, batch, num_particles=objective.num_particles)
             total += double(objective.bound(t)).sum().cpu()
@@ -502,9 +501,9 @@ def log_marginal(
         raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
     choice(compile, repaid=False)
     localise(model, guide)
-    with local_parameters():
+    with parameters_of(model, guide):
         draw = _bytes_per_draw(model, guide, x)
-        with pyro.validation_enabled(False):  # the two measuring calls above were validated
+        with unchecked(model, guide):  # the two measuring calls above were validated
             chunks = _Chunks.within(
                 memory,
                 num_particles=num_particles,

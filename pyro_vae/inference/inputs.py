@@ -1,7 +1,7 @@
 """What people hand over as data: tensors, arrays, tables and data sets, as a pair takes them."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,39 @@ class Items:
         """The data `order` in batches."""
         for index in order.split(batch_size):
             yield self[index]
+
+
+def parts_of(batch: Any) -> list[Tensor]:
+    """The tensors with rows that a batch is made of: itself, or those in a tuple, list or dict, however nested."""
+    if isinstance(batch, Tensor):
+        return [batch] if batch.dim() else []
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    some = batch if isinstance(batch, (tuple, list)) else ()
+    return [part for item in some for part in parts_of(item)]
+
+
+def rows_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> int | None:
+    """How many data a pair is called with, as `program(*args, **kwargs)`: the length of the first batch among these.
+
+    A batch is a tensor `(N, ...)`, a tuple, list or dict of such, or anything else with a length. `None` where there is
+    no batch, and where the tensors of the first do not have one length.
+
+    >>> x, y = torch.zeros(40, 3), torch.zeros(40)
+    >>> rows_of([x]), rows_of([(x, y)]), rows_of([], {"x": x}), rows_of([(x, y[:7])]), rows_of([])
+    (40, 40, 40, None, None)
+    """
+    for batch in (*args, *(kwargs or {}).values()):
+        if hasattr(batch, "made"):  # a tensor that is made where it is used
+            return int(batch.size)
+        if parts := parts_of(batch):
+            lengths = {len(part) for part in parts}
+            return lengths.pop() if len(lengths) == 1 else None
+        if not isinstance(batch, (Tensor, str, bytes, Mapping, tuple)) and hasattr(
+            batch, "__len__"
+        ):
+            return len(batch)
+    return None
 
 
 def rows_within(x: Any, memory: int) -> int:

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae._abstract import forked_random, local_parameters, localise
+from pyro_vae._abstract import forked_random, localise, parameters_of, unchecked
 from pyro_vae._errors import InputError
 from pyro_vae.inference.estimators import MEMORY, _Allocations, double
 from pyro_vae.inference.importance import PARTICLES, Program, has_density, terms
@@ -57,7 +57,7 @@ def activity(
     _check_two(x)
     means: dict[str, list[Tensor]] = {}
     localise(guide)
-    with local_parameters(), pyro.validation_enabled(False):
+    with parameters_of(guide), unchecked(guide):
         for start in range(0, len(x), batch_size):
             with pyro.plate(PARTICLES, 2 * draws, dim=-2):
                 trace = poutine.trace(guide).get_trace(x[start : start + batch_size])
@@ -362,7 +362,7 @@ def latent_health(
         if value is not None and (not isinstance(value, int) or value < least):
             raise InputError(f"{name}={value!r} must be a whole number of at least {least}")
     localise(model, guide)
-    with local_parameters(), pyro.validation_enabled(False):
+    with parameters_of(model, guide), unchecked(model, guide):
         whole = _posteriors(model, guide, x, draws, memory)
         size, kept = min(mixture_size or len(x), len(x)), draws
         if mixture_size is None and draws * size**2 > (most := _affordable(whole)) ** 2:

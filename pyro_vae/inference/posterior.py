@@ -15,7 +15,7 @@ from pyro.infer.autoguide.initialization import init_to_sample
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from pyro_vae._abstract import local_parameters, localise
+from pyro_vae._abstract import localise, parameters_of
 from pyro_vae._errors import InputError
 from pyro_vae.inference.estimators import double, quiet_arviz
 from pyro_vae.inference.importance import PARTICLES, Program, Site, has_density, terms
@@ -338,7 +338,7 @@ def compare_posterior(
     x = as_data(model, x)
     x = x[: len(x)]  # looked up once: some data sets draw their noise anew at every look
     localise(model, guide)
-    with local_parameters(), torch.enable_grad():
+    with parameters_of(model, guide), torch.enable_grad():
         sites = _latents(model, guide, x)
         q, gaussian = _guide_draws(guide, x, sites, guide_samples), _gaussian(sites)
         names = [name for name, site in sites.items() if site.p is not None]
