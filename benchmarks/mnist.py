@@ -14,6 +14,9 @@ from pathlib import Path
 from benchmarks.runs import LATENT_DIM, NETWORK, RUNS
 
 
+EVALUATION = "evaluation-test-limit1000-k5000.json"
+
+
 def run(program: str, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", f"pyro_vae.{program}", *map(str, arguments)], check=True)
 
@@ -51,9 +54,9 @@ def row(name: str, folder: Path) -> str:
     with (folder / "metrics.csv").open(newline="") as file:
         epochs = list(csv.DictReader(file))
     seconds = sum(float(epoch["seconds"]) for epoch in epochs)
-    if not (folder / "evaluation.json").is_file():
+    if not (folder / EVALUATION).is_file():
         return f"| {name} | | | | | {seconds:.0f} |"
-    s = json.loads((folder / "evaluation.json").read_text())
+    s = json.loads((folder / EVALUATION).read_text())
     log_p, elbo = s["log_marginal"], s["elbo"]
     return (
         f"| {name} | {log_p['mean']:.2f} ± {log_p['data_standard_error']:.2f} ± "
@@ -72,7 +75,7 @@ def main() -> None:
     for name, folder in folders.items():
         if not (folder / "metrics.csv").is_file():
             train(folder, RUNS[name], options.epochs, options.seed)
-        if not (folder / "evaluation.json").is_file() and name != "Delta":
+        if not (folder / EVALUATION).is_file() and name != "Delta":
             run("evaluate", folder, "--limit", 1000)
     print("| member | test log p(x) | ELBO | KL | active | seconds |\n|---|---|---|---|---|---|")
     for name, folder in folders.items():
