@@ -13,7 +13,6 @@ from pathlib import Path
 
 from benchmarks.runs import LATENT_DIM, NETWORK, RUNS
 
-
 EVALUATION = "evaluation-test-limit1000-k5000.json"
 
 
