@@ -1,11 +1,11 @@
 """`evaluate --ood DATASET`: other data as a run would see them, and how well its scores tell them from its own."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
+from pyro_vae._drawing import Make
 from pyro_vae._errors import InputError
 from pyro_vae._program import Run
 from pyro_vae._rows import seen
@@ -62,8 +62,8 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
 
 def separations(
     opened: Run, data: Split, s: dict[str, Any], options: Any
-) -> Iterator[tuple[str, Separation, Figure]]:
-    """For each data set of `options.ood`: its name, its scores beside those of `data`, and a figure of both."""
+) -> Iterator[tuple[str, Separation, Make]]:
+    """For each data set of `options.ood`: name, scores beside those of `data`, what makes a figure of both."""
     from pyro_vae import plots
 
     given = {
@@ -76,4 +76,4 @@ def separations(
         other = split if options.limit is None else split.first(options.limit)
         scores = anomaly_scores(opened.vae, other, inside.typical, **given)
         found = Separation((f"{s['dataset']} {s['split']}", _stem(name)), inside, scores)
-        yield name, found, plots.separation(found)
+        yield name, found, partial(plots.separation, found)

@@ -56,6 +56,11 @@ def named(arguments: Sequence[str]) -> set[str]:
     return found
 
 
+def is_ours(module: str) -> bool:
+    """Whether a module is of this package or of Pyro's objectives, whose code runs unasked."""
+    return module == "pyro.infer" or module.partition(".")[0] == "pyro_vae"
+
+
 def check_trusted(axis: str, module: str, name: str) -> None:
     """Raise `InputError` unless the code of `module` may be run."""
     if not NAME.fullmatch(module):
@@ -63,8 +68,7 @@ def check_trusted(axis: str, module: str, name: str) -> None:
             f"--{axis} {module}:{name} must name its module in full, as in my_package.module:{name}"
         )
     trusted = _trusted.get()
-    ours = module == "pyro.infer" or module.partition(".")[0] == "pyro_vae"
-    if ours or trusted is None or module in trusted:
+    if is_ours(module) or trusted is None or module in trusted:
         return
     raise InputError(
         f"the {axis} {module}:{name} is code of the module {module}, which this call does not name; if you trust who "

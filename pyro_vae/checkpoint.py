@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae._commands import command
 from pyro_vae._described import described
 from pyro_vae._errors import InputError, one_line
 from pyro_vae._files import Write, write_atomically
@@ -198,7 +199,7 @@ def checkpoint_path(run: str | Path, which: str = "best") -> Path:
     folder = Path(run)
     if not folder.is_dir():
         raise InputError(
-            f"the run {folder} does not exist; make one with python -m pyro_vae.train --output {folder}"
+            f"the run {folder} does not exist; make one with {command('train', '--output', folder)}"
         )
     if which not in ("best", "last"):
         raise InputError(f"checkpoint={which!r} must be 'best' or 'last'")

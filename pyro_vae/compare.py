@@ -13,7 +13,6 @@ if __name__ == "__main__":
 import json
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae._commands import on_run
 from pyro_vae._errors import InputError
 from pyro_vae._evaluations import digest, evaluations, headline
 from pyro_vae._files import write_atomically
@@ -82,8 +82,8 @@ def named(name: str, split: str) -> tuple[Path, str]:
 
 def _again(folder: Path, split: str) -> str:
     """The command that makes the headline of a split."""
-    option = "" if split in ("test", "new") else f" --split {split}"
-    return f"python -m pyro_vae.evaluate {shlex.quote(str(folder))}{option}"
+    option = () if split in ("test", "new") else ("--split", split)
+    return on_run("evaluate", folder, *option)
 
 
 def read_evaluation(folder: Path, name: str) -> _Evaluation:

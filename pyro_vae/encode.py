@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,11 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._abstract import alone
+from pyro_vae._drawing import draw
 from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, write_atomically
 from pyro_vae._options import DRAWS, run
-from pyro_vae._program import Run, open_run
+from pyro_vae._program import Run, asked
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae._scores import check_tables, identity, plain, require_pyarrow, write_tables
 from pyro_vae.data import SPLITS, spread
@@ -359,13 +361,7 @@ def main(arguments: Sequence[str]) -> None:
     check_tables(options)
     if options.labels is not None and options.data is None:
         raise InputError("--labels goes with new data; name their file with --data FILE")
-    opened = open_run(
-        options.run,
-        checkpoint=options.checkpoint,
-        device=options.device,
-        data_dir=options.data_dir,
-        trust=options.trust,
-    )
+    opened = asked(options)
     new = None if options.data is None else new_rows(opened, options.data, options.labels)
     if new is None and opened.data and options.labels is None and opened.has_new_labels:
         raise InputError(
@@ -392,14 +388,16 @@ def main(arguments: Sequence[str]) -> None:
         arrays[f"{split}_std"],
         arrays.get(f"{split}_labels"),
     )
-    written = [output]
-    if len(mean) > 1:  # one point is no picture
-        figure = picture(mean, std, labels, fit=arrays.get("train_mean"))
-        written.append(subfolder(opened.folder, "figures") / f"{_stem(fresh)}.png")
-        write_atomically(written[-1], figure.savefig)
+    written, failed = [output], []
     if options.csv or options.parquet:
         written += write_tables(frame(arrays), options)
+    if len(mean) > 1:  # one point is no picture
+        make = partial(picture, mean, std, labels, fit=arrays.get("train_mean"))
+        drawn, failed = draw({subfolder(opened.folder, "figures") / f"{_stem(fresh)}.png": make})
+        written += drawn
     print(f"\nwritten: {', '.join(map(str, written))}")
+    if failed:
+        raise InputError(f"the latents are written to {output}, but not drawn: {failed[0]}")
 
 
 def _report(arrays: dict[str, np.ndarray]) -> str:

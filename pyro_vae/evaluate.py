@@ -12,11 +12,11 @@ if __name__ == "__main__":
 
 import json
 import math
-import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,18 @@ from matplotlib.figure import Figure
 
 from pyro_vae import __version__
 from pyro_vae._abstract import alone
+from pyro_vae._commands import on_run
+from pyro_vae._drawing import Make, draw
 from pyro_vae._errors import InputError
 from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._files import subfolder, together, write_atomically
 from pyro_vae._options import run
 from pyro_vae._outside import outside, separations
-from pyro_vae._program import Run, open_run
+from pyro_vae._program import Run, asked
 from pyro_vae._remedies import remedy
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae._scores import check_tables, identity, scores, write_tables
 from pyro_vae.data import NAMED, Split, spread
-from pyro_vae.data.files import one_line
 from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
 from pyro_vae.inference.annealing import (
     annealed_importance_sampling,
@@ -300,11 +301,11 @@ def _chosen(opened: Run, options: Any) -> Rows:
 
 def _more(
     opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]
-) -> dict[str, Figure]:
-    """What `--gaps` and the options behind it ask for: print it, add it to the files, return the figures by name."""
+) -> dict[str, Make]:
+    """What `--gaps` and the options behind it ask for: print it, add it to the files; what makes figures, by name."""
     from pyro_vae import plots
 
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Make] = {}
     model = opened.vae.model
     annealing = {
         "num_chains": options.chains,
@@ -344,9 +345,9 @@ def _more(
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
     if options.ood:
         s["ood"] = {}
-        for name, found, figure in separations(opened, data, s, options):
+        for name, found, make in separations(opened, data, s, options):
             s["ood"][Path(name).name] = found.to_dict()
-            figures[f"ood-{Path(name).stem}"] = figure
+            figures[f"ood-{Path(name).stem}"] = make
             kind = "test data" if name in NAMED else "rows"
             told = f"{name}: {len(found.outside)} of its {len(options.ood[name])} {kind}"
             print(f"\n{told}\n{found}", flush=True)
@@ -354,7 +355,7 @@ def _more(
         compared = _compare_posterior(opened, data, options.posterior, options.posterior_draws)
         s["posterior"] = compared.to_dict()
         print(f"\nThe guide against the posterior: {compared}", flush=True)
-        figures["posterior"] = plots.posterior_pairs(compared)
+        figures["posterior"] = partial(plots.posterior_pairs, compared)
     return figures
 
 
@@ -364,13 +365,7 @@ def main(arguments: Sequence[str]) -> None:
     from pyro_vae import plots
 
     options = _options(arguments)
-    opened = open_run(
-        options.run,
-        checkpoint=options.checkpoint,
-        device=options.device,
-        data_dir=options.data_dir,
-        trust=options.trust,
-    )
+    opened = asked(options)
     rows = _chosen(opened, options)
     outsiders = outside(opened, options)
     opened.announce()
@@ -404,24 +399,16 @@ def main(arguments: Sequence[str]) -> None:
     options.ood = outsiders
     figures = _more(opened, rows.x, options, s, columns)
     if result.curve:
-        figures["bound_curve"] = plots.bound_curve(result.curve)
+        figures["bound_curve"] = partial(plots.bound_curve, result.curve)
     if health is not None:
-        figures["aggregated_posterior"] = _posterior(opened, few, health)
+        figures["aggregated_posterior"] = partial(_posterior, opened, few, health)
     s |= {"plan": plan, "seed": options.seed, "checkpoint": options.checkpoint}
     s |= {"versions": _versions(), "command": public_command("evaluate", arguments)}
     stem = stem_of(opened.folder, plan, s)
-    written = _write(opened.folder, stem, s, columns, figures)
-    each = scores(columns, rows.split)
-    if rows.split == NEW:
-        written.append(opened.folder / f"{stem}.csv")
-        write_atomically(written[-1], lambda path: each.to_csv(path, index=False))
-    written += write_tables(each, options)
-    if options.netcdf is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = result.to_arviz()
-            write_atomically(options.netcdf, lambda path: tree.to_netcdf(str(path)))
-        written.append(options.netcdf)
+    written = _write(opened.folder, stem, s, columns)
+    written += _tables(opened.folder / stem, rows, columns, result, options)
+    drawn, failed = _draw(opened.folder, stem, s, figures)
+    written += drawn
     if options.report:
         from pyro_vae.report import write_report
 
@@ -430,32 +417,64 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\nwritten: {', '.join(map(str, written))}")
     if rows.split != NEW and stem != headline(rows.split):
         print(_beside(opened.folder, rows.split))
-    print(f"next: python -m pyro_vae.sample {shlex.quote(str(opened.folder))}")
+    print(f"next: {_next(opened, rows, options)}")
+    if failed:
+        raise InputError(
+            f"the evaluation is done and written to {written[0]}, but not drawn: {', '.join(failed)}"
+        )
 
 
-def _write(
-    folder: Path, stem: str, s: dict[str, Any], columns: dict[str, Any], figures: dict[str, Figure]
+def _tables(
+    stem: Path, rows: Rows, columns: dict[str, Any], result: LogMarginal, options: Any
 ) -> list[Path]:
-    """Write the files of an evaluation, all together; the headline's figures lie in `figures/`, others in a folder."""
+    """Write the numbers of each datum to the files that are asked for, of new data also beside the evaluation."""
+    each, written = scores(columns, rows.split), []
+    if rows.split == NEW:
+        written.append(stem.with_name(f"{stem.name}.csv"))
+        write_atomically(written[-1], lambda path: each.to_csv(path, index=False))
+    written += write_tables(each, options)
+    if options.netcdf is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = result.to_arviz()
+            write_atomically(options.netcdf, lambda path: tree.to_netcdf(str(path)))
+        written.append(options.netcdf)
+    return written
+
+
+def _next(opened: Run, rows: Rows, options: Any) -> str:
+    """The command that draws from the run, with the options that say where the run and its data are."""
+    moved = options.data if rows.split != NEW else None
+    given = {"data": moved, "data-dir": options.data_dir}
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    words += ["--checkpoint=last"] if options.checkpoint == "last" else []
+    return on_run("sample", opened.folder, *words)
+
+
+def _write(folder: Path, stem: str, s: dict[str, Any], columns: dict[str, Any]) -> list[Path]:
+    """Write the numbers of an evaluation, both files together."""
+    told, arrays = folder / f"{stem}.json", folder / f"{stem}.npz"
+    s |= {"figures": [], "arrays": digest(columns)}
+    with together() as put:
+        put(arrays, lambda path: _save_npz(path, columns))
+        put(told, partial(_save_json, s=s))
+    return [told, arrays]
+
+
+def _draw(
+    folder: Path, stem: str, s: dict[str, Any], figures: dict[str, Make]
+) -> tuple[list[Path], list[str]]:
+    """Draw the figures of an evaluation and name them in its file; which were drawn, and why others were not.
+
+    The headline's figures lie in `figures/`, others in a folder of their own.
+    """
     place = subfolder(folder, "figures")
     if stem != headline(s["split"]) or s["split"] != "test":
         place = subfolder(place, stem)
-    drawn = {place / f"{name}.png": figure for name, figure in figures.items()}
-    told, arrays = folder / f"{stem}.json", folder / f"{stem}.npz"
-    done = []
-    with together() as put:
-        put(arrays, lambda path: _save_npz(path, columns))
-        for path, figure in drawn.items():
-            try:
-                put(path, figure.savefig)
-                done.append(path)
-            except ValueError as error:  # a picture that cannot be drawn costs no numbers
-                print(f"not drawn: {path.name} ({one_line(error)})")
-        s["figures"] = [path.relative_to(folder).as_posix() for path in done]
-        s["arrays"] = digest(columns)
-        text = json.dumps(_json(s), indent=2)
-        put(told, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    return [told, arrays, *done]
+    drawn, failed = draw({place / f"{name}.png": make for name, make in figures.items()})
+    s["figures"] = [path.relative_to(folder).as_posix() for path in drawn]
+    write_atomically(folder / f"{stem}.json", partial(_save_json, s=s))
+    return drawn, failed
 
 
 def _beside(folder: Path, split: str) -> str:
@@ -490,6 +509,10 @@ def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> Poster
             progress=progress,
         )
     return replace(compared, numbers=numbers)
+
+
+def _save_json(path: Path, s: dict[str, Any]) -> None:
+    path.write_text(json.dumps(_json(s), indent=2) + "\n", encoding="utf-8")
 
 
 def _save_npz(path: Path, columns: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from pyro_vae._abstract import alone
 from pyro_vae._errors import InputError
 from pyro_vae._files import subfolder, together
 from pyro_vae._options import KINDS, run
-from pyro_vae._program import Run, open_run
+from pyro_vae._program import Run, asked
 from pyro_vae.runs import output_folder
 
 DATALESS = {"prior", "manifold"}  # kinds that are drawn from the model alone
@@ -77,14 +77,7 @@ def _require_data(opened: Run) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)
-    opened = open_run(
-        options.run,
-        checkpoint=options.checkpoint,
-        device=options.device,
-        data=options.data,
-        data_dir=options.data_dir,
-        trust=options.trust,
-    )
+    opened = asked(options, data=options.data)
     if "manifold" in (options.kind or ()) and opened.spec.latent_dim != 2:
         raise InputError(
             f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"

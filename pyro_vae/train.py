@@ -16,7 +16,6 @@ import importlib.util
 import io
 import itertools
 import math
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -33,23 +32,26 @@ from torch import nn
 
 from pyro_vae import __version__
 from pyro_vae._abstract import alone, forked_random
+from pyro_vae._commands import command, on_run, option, trust
 from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
 from pyro_vae._display import Display
+from pyro_vae._drawing import draw
 from pyro_vae._endings import asking, reader_gone
 from pyro_vae._errors import InputError
-from pyro_vae._files import LOCK, MARK, locked, subfolder, write_atomically
+from pyro_vae._files import LOCK, MARK, locked, subfolder
 from pyro_vae._keep import Keeper
 from pyro_vae._memory import available_memory, in_words
 from pyro_vae._options import run
 from pyro_vae._program import pick_device
 from pyro_vae._reading import reading, user_path
 from pyro_vae._remedies import remedy
+from pyro_vae._trust import AXES as TRUSTED
 from pyro_vae._trust import by_the_command_line
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.checks import between, check
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
-from pyro_vae.data.files import Request, one_line
+from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
@@ -362,7 +364,8 @@ def _folder(config: Config) -> Path:
         ours = is_run(folder)
         if ours and not config.overwrite:
             raise InputError(
-                f"{folder} holds a run already: go on with --resume {folder}, name another --output, or add --overwrite"
+                f"{folder} holds a run already: go on with {option('resume', folder)}, "
+                "name another --output, or add --overwrite"
             )
         if not ours and any(_foreign(folder)):
             raise InputError(
@@ -524,18 +527,12 @@ def _kept(keeper: Keeper, progress: Progress) -> str:
     return f"; the checkpoint after epoch {progress.epoch} is kept in {keeper.folder}"
 
 
-def _trust(spec: Spec) -> str:
-    """The option that reading a run needs whose members are of other modules."""
-    parts = (spec.prior, spec.network, spec.likelihood, spec.guide)
-    return " --trust" if any(":" in part for part in parts) else ""
-
-
 def _restore(job: Job, folder: Path) -> Progress:
     """Put a run back where it stands."""
     last = folder / "last.safetensors"
     if not last.is_file():
         raise InputError(
-            f"{folder} has no checkpoint to go on from; start again with --output {folder} --overwrite"
+            f"{folder} has no checkpoint to go on from; start again with {option('output', folder)} --overwrite"
         )
     progress, _ = restore_training(last, job.vae, job.svi.optimizer)
     if (job.config.epochs or 0) < progress.epoch:
@@ -593,18 +590,14 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
     vae, _, _ = load_weights(folder / "best.safetensors")
     vae.to(job.device).eval()
     pyro.set_rng_seed(job.config.seed)
-    names, failed = figure_names(job), []
-    for name in names:
-        try:
-            figure = _figure(name, job, vae, folder)
-            write_atomically(subfolder(folder, "figures") / f"{name}.png", figure.savefig)
-        except InputError:
-            raise
-        except Exception as error:  # a picture costs no run
-            failed.append(f"figures/{name}.png ({type(error).__name__}: {one_line(error)})")
+    names, place = figure_names(job), subfolder(folder, "figures")
+    _, failed = draw(
+        {place / f"{name}.png": partial(_figure, name, job, vae, folder) for name in names}
+    )
     if failed:
         raise InputError(
-            f"training is done and saved in {folder}, but not drawn: {', '.join(failed)}; --resume {folder} tries again"
+            f"training is done and saved in {folder}, but not drawn: {', '.join(failed)}; "
+            f"{option('resume', folder)} tries again"
         )
     return [f"{name}.png" for name in names]
 
@@ -651,8 +644,8 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
     started = time.perf_counter()
     finished = train(job, folder, resume=resumed)
     if not finished:
-        command = f"python -m pyro_vae.train --resume {shlex.quote(str(folder))}"
-        print(f"stopped and saved; go on with: {command}", flush=True)
+        again = command("train", "--resume", folder, *trust(asdict(job.config), TRUSTED))
+        print(f"stopped and saved; go on with: {again}", flush=True)
         raise KeyboardInterrupt
     _, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
@@ -670,7 +663,7 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
     print(
         f"\ndone in {time.perf_counter() - started:.0f} s: {chosen}\n"
         f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors, figures/ ({', '.join(names)})\n"
-        f"next: python -m pyro_vae.evaluate {shlex.quote(str(folder))}{_trust(job.spec)}"
+        f"next: {on_run('evaluate', folder)}"
     )
 
 

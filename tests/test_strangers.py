@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pyro_vae import InputError, MeanField, load
+from pyro_vae._commands import on_run, trust
 from pyro_vae._options import _sentences
 from pyro_vae._reading import read_json, read_toml, user_path
 from pyro_vae._terminal import printable
-from pyro_vae._trust import trusting
+from pyro_vae._trust import AXES, trusting
 from pyro_vae.build import parse
 from pyro_vae.checkpoint import load_weights
+from pyro_vae.compare import named
 from reading import contents, mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -82,7 +85,24 @@ def test_training_imports_what_this_call_names(refused, call, run, mine):
     said = call("train", *tiny, "--guide", mine, "--output", "a; b")
     assert said.code == 0
     assert "next: python -m pyro_vae.evaluate 'a; b' --trust" in said.out
-    assert call("evaluate", "a; b", *QUICK, "--trust").code == 0
+    evaluated = call("evaluate", "a; b", *QUICK, "--trust", "--checkpoint", "last")
+    assert evaluated.code == 0
+    command = evaluated.out.rpartition("next: ")[2].strip()
+    assert command == "python -m pyro_vae.sample 'a; b' --checkpoint=last --trust"
+    _, _, program, *rest = shlex.split(command)
+    assert call(program.partition(".")[2], *rest, "--count", 4).code == 0
+
+
+def test_every_printed_command_has_what_the_run_needs(run, mine, tmp_path):
+    name_it(run, f"{mine}()")
+    where = tmp_path / "a b"
+    run.rename(where)
+    assert on_run("sample", where, place="a b") == "python -m pyro_vae.sample 'a b' --trust"
+    with pytest.raises(InputError, match=r"run python -m pyro_vae.evaluate 'a b' --trust$"):
+        named("a b", "test")
+    assert trust({"objective": "pyro.infer:Trace_ELBO()"}, AXES) == []
+    assert trust({"objective": "annealed(objective='other:X')"}, AXES) == ["--trust"]
+    assert trust({"objective": "other:X()"}) == []  # the weights alone need none
 
 
 def test_load_in_code(run, mine):

@@ -325,6 +325,12 @@ UNCERTAIN = {
         {},
         "'name', 'other'.*--labels or --id.*--drop other",
     ),
+    "a name with a space": (
+        csv(L.set_axis([*"abc", "my kind"], axis=1)),
+        {},
+        "--labels 'my kind'.*--id 'my kind'.*--drop 'my kind'",
+    ),
+    "a name with a comma": ('"a,b",c\n,2\n1,3\n4,5\n', {}, "missing value.*--drop 0$"),
     "dates": (csv(T.assign(day=["2020-01-01"] * 10)), {}, "'day'.*'2020-01-01'.*--drop day"),
     "a text at the end": (csv() + "1,2,end\n", {}, "'c'.*'end' in data row 10"),
     "percent": ("a,b\n1%,2\n3%,4\n", {}, "'a'.*'1%'"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pyro_vae._commands import option
 from pyro_vae._errors import InputError
 from pyro_vae._memory import available_memory
 from pyro_vae._reading import user_path
@@ -177,7 +178,8 @@ def _data(path: Path, members: dict[str, Member], key: str | None) -> dict[str, 
     found = [*(str(_by_split(path, members, word)["train"]) for word in groups), *plain]
     if len(found) > 1:
         raise InputError(
-            f"{path} has several arrays that may be the data, {', '.join(found)}: name one with --key {found[0]}"
+            f"{path} has several arrays that may be the data, {', '.join(found)}: "
+            f"name one with {option('key', found[0])}"
         )
     if not found:
         raise InputError(
@@ -194,7 +196,7 @@ def _by_split(path: Path, members: Mapping[str, Member], word: str) -> dict[str,
         if len(names) > 1:
             raise InputError(
                 f"{path} has several arrays of {split} data, {', '.join(names)}: leave out all but one with "
-                f"--drop {','.join(names[1:])}"
+                f"{option('drop', ','.join(names[1:]))}"
             )
         if names:
             found[split] = names[0]
@@ -245,7 +247,8 @@ def _refuse_several(path: Path, names: Iterable[str]) -> None:
     names = list(names)
     if len(names) > 1:
         raise InputError(
-            f"{path} has several arrays that may be the labels, {', '.join(names)}: name one with --labels {names[0]}"
+            f"{path} has several arrays that may be the labels, {', '.join(names)}: "
+            f"name one with {option('labels', names[0])}"
         )
 
 
@@ -254,7 +257,7 @@ def _one_each(path: Path, key: str, member: Member) -> tuple[np.ndarray, list[st
     try:
         return one_each(_read(path, key, member), f"{key} of {path}")
     except InputError as error:
-        raise InputError(f"{error}; --drop {key} leaves it out") from error
+        raise InputError(f"{error}; {option('drop', key)} leaves it out") from error
 
 
 def _has(members: Mapping[str, Member]) -> str:

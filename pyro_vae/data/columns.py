@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae._commands import option
 from pyro_vae._errors import InputError
 from pyro_vae._reading import user_path
 from pyro_vae.data.files import Loaded, Request
@@ -81,6 +82,13 @@ class Table:
     def called(self, column: int) -> str:
         """A column as an option or a sentence names it."""
         return self.names[column] or str(column)
+
+    def pasted(self, name: str, *columns: int) -> str:
+        """An option that names columns, as it can be pasted; one whose name is not enough goes by its number."""
+        given = [self.called(c) for c in columns]
+        clear = ["," not in text and self.names.count(text) < 2 for text in given]
+        words = [t if ok else str(c) for t, ok, c in zip(given, clear, columns, strict=True)]
+        return option(name, ",".join(words))
 
     def said(self, column: int) -> str:
         """A column in a sentence."""
@@ -198,7 +206,7 @@ def _refuse_doubt(table: Table) -> None:
         if table.headed:
             table.notes.append(
                 f"{table.said(column)} counts the rows ({_shown(table.frame[column])}) and is kept as data; "
-                f"--drop {table.called(column)} leaves it out"
+                f"{table.pasted('drop', column)} leaves it out"
             )
         elif column == 0 and numbers[0] in (0, 1):
             raise InputError(
@@ -280,13 +288,13 @@ def _values(table: Table) -> np.ndarray:
         if long:
             raise InputError(
                 f"{table.said(long[0])} of {table.path} holds whole numbers beyond 2^53 among columns of reals, which "
-                f"cannot be kept exactly: leave it out with --drop {table.called(long[0])}"
+                f"cannot be kept exactly: leave it out with {table.pasted('drop', long[0])}"
             )
     return values
 
 
 def _not_numbers(table: Table, others: Sequence[int]) -> str:
-    column, called = others[0], table.called(others[0])
+    column = others[0]
     series = table.frame[column]
     row, cell = _odd_one(series)
     if len(others) > 1:
@@ -294,17 +302,17 @@ def _not_numbers(table: Table, others: Sequence[int]) -> str:
         return (
             f"the columns {names} of {table.path} do not hold numbers (as {cell!r} in data row {row}, counted from 0): "
             "name one with --labels or --id, and leave the others out with "
-            f"--drop {','.join(table.called(c) for c in others[1:4])}"
+            f"{table.pasted('drop', *others[1:4])}"
         )
     if table.kind(column) != "O":
         return (
             f"{table.said(column)} of {table.path} holds {series.dtype} and not numbers: leave it out with "
-            f"--drop {called}"
+            f"{table.pasted('drop', column)}"
         )
     return (
         f"{table.said(column)} of {table.path} does not hold numbers, as {cell!r} in data row {row} (counted from 0): "
-        f"take it for labels with --labels {called}, for the names of the rows with --id {called}, or leave it out "
-        f"with --drop {called}"
+        f"take it for labels with {table.pasted('labels', column)}, for the names of the rows with "
+        f"{table.pasted('id', column)}, or leave it out with {table.pasted('drop', column)}"
     )
 
 
@@ -325,15 +333,16 @@ def _refuse_missing(table: Table, values: np.ndarray) -> None:
     row = int(wrong[:, column].argmax())
     rows, columns = int(wrong.any(1).sum()), int(wrong.any(0).sum())
     called = table.called(table.left[column])
+    dropped = table.pasted("drop", table.left[column])
     if wrong[:, column].all():
         raise InputError(
-            f"column {called!r} of {table.path} has no values: leave it out with --drop {called}"
+            f"column {called!r} of {table.path} has no values: leave it out with {dropped}"
         )
     what = "an infinite value" if math.isinf(values[row, column]) else "a missing value"
     raise InputError(
         f"column {called!r} of {table.path} has {what} in datum {row} (data row {row}, counted from 0); "
         f"rows with such values: {rows}, columns: {columns}; fill them in, remove those rows, or leave the columns out "
-        f"with --drop {called}"
+        f"with {dropped}"
     )
 
 

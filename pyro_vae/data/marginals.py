@@ -6,13 +6,13 @@ kept above half a step cannot, since the density at the points of the lattice, t
 """
 
 import math
-import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from pyro_vae._commands import option
 from pyro_vae._errors import InputError
 from pyro_vae.data.lattice import is_decimal, lattice
 from pyro_vae.data.units import Each, Units, alike
@@ -287,5 +287,6 @@ class Columns:
         if len(self.shape) > 1:
             return "change the images"
         if self.named:
-            return f"leave {it} out (--drop {shlex.quote(','.join(self.names[i] for i in found))})"
+            names = ",".join(self.names[i] for i in found)
+            return f"leave {it} out ({option('drop', names)})"
         return f"leave {it} out (np.delete(x, {found}, axis=1))"

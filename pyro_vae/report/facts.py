@@ -1,7 +1,6 @@
 """What a report is made of, and what in it gives reason to doubt."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae._commands import on_run
 from pyro_vae._remedies import remedy
 from pyro_vae.inference.watch import WAIT, far_below
 from pyro_vae.runs import public_path
@@ -47,10 +47,9 @@ class Facts:
     @property
     def command(self) -> str:
         """The command that repeats the evaluation."""
-        split = "" if self.s["split"] == "test" else f" --split {self.s['split']}"
-        return (
-            self.s.get("command") or f"python -m pyro_vae.evaluate {shlex.quote(self.place)}{split}"
-        )
+        split = () if self.s["split"] == "test" else ("--split", self.s["split"])
+        known = self.s.get("command")
+        return known or on_run("evaluate", self.folder, *split, place=self.place)
 
     @property
     def resolved(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The parts of a report, in the order in which a reader asks."""
 
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -9,8 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pyro_vae._commands import command, on_run
+from pyro_vae._commands import trust as trust_option
 from pyro_vae._config import Config
 from pyro_vae._grid import is_image
+from pyro_vae._trust import AXES
 from pyro_vae.inference.estimators import PARETO_LIMIT
 from pyro_vae.inference.latents import ACTIVE
 from pyro_vae.models.representation import Representation
@@ -423,14 +425,14 @@ def samples(facts: Facts) -> Html:
         "traversal",
     ]
     pictures = shown(facts, *names, "manifold")
-    command = f"python -m pyro_vae.sample {shlex.quote(facts.place)}"
+    wanted = on_run("sample", facts.folder, place=facts.place)
     more = (
         None
         if "traversal" in facts.pictures
         else _missing(
             "Interpolation and traversal",
             "Draw them with ",
-            code(command),
+            code(wanted),
             " and write the report again.",
         )
     )
@@ -616,7 +618,8 @@ def configuration(facts: Facts) -> Html:
         ["checkpoint", s.get("checkpoint", "?")],
         ["seed of the evaluation", str(s.get("seed", "?"))],
     ]
-    repeat = f"python -m pyro_vae.train --config {shlex.quote(facts.place + '/config.toml')} --output NEW_FOLDER"
+    file, trusted = f"{facts.place}/config.toml", trust_option(facts.config, AXES)
+    repeat = command("train", "--config", file, "--output", "NEW_FOLDER", *trusted)
     return join(
         [
             paragraph("To evaluate again:"),
