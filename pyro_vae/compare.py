@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._commands import on_run
 from pyro_vae._errors import InputError
 from pyro_vae._evaluations import digest, evaluations, headline
 from pyro_vae._files import write_atomically
@@ -30,7 +29,7 @@ from pyro_vae.checkpoint import checkpoint_path
 from pyro_vae.data.files import read_npz
 from pyro_vae.inference.paired import compare
 from pyro_vae.models.representation import Representation
-from pyro_vae.runs import EVALUATION, check_output
+from pyro_vae.runs import EVALUATION, check_output, on_run
 
 RANDOM = ("dynamic", "static", "dequantize")  # bridges that draw bits or noise
 

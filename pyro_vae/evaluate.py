@@ -27,7 +27,6 @@ from matplotlib.figure import Figure
 
 from pyro_vae import __version__
 from pyro_vae._abstract import alone
-from pyro_vae._commands import on_run
 from pyro_vae._drawing import Make, draw
 from pyro_vae._errors import InputError
 from pyro_vae._evaluations import digest, headline, plan_of, stem_of
@@ -52,7 +51,7 @@ from pyro_vae.inference.latents import LatentHealth, latent_health
 from pyro_vae.inference.posterior import CHAINS, FEWEST, PosteriorComparison, compare_posterior
 from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.representation import Representation
-from pyro_vae.runs import check_output, public_command, public_path
+from pyro_vae.runs import check_output, on_run, public_command, public_path
 
 WILD = 100  # distances of the quartiles below the median
 MOST = 5  # wild data that are named

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_vae._commands import command, trust
 from pyro_vae._errors import InputError
 from pyro_vae._options import SPLITS
 from pyro_vae._reading import read_toml, user_path
@@ -209,6 +210,19 @@ def public_command(program: str, arguments: Sequence[str]) -> str:
         option, value = (option + equals, value) if option.startswith("--") else ("", argument)
         words.append(option + public_path(value) if Path(value).is_absolute() else argument)
     return shlex.join(["python", "-m", f"pyro_vae.{program}", *words])
+
+
+def on_run(program: str, folder: Path, *words: object, place: object = None) -> str:
+    """The command of a program that reads a run, with `--trust` where the run needs it.
+
+    Args:
+        program: `'evaluate'`, `'sample'` or another that takes a run folder first.
+        folder: the run folder.
+        words: further options.
+        place: what the folder is called in the command; by default its path.
+    """
+    where = folder if place is None else place
+    return command(program, where, *words, *trust(description(folder) or {}))
 
 
 def shown(path: Path) -> Path:

@@ -32,7 +32,7 @@ from torch import nn
 
 from pyro_vae import __version__
 from pyro_vae._abstract import alone, forked_random
-from pyro_vae._commands import command, on_run, option, trust
+from pyro_vae._commands import command, option, trust
 from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
 from pyro_vae._display import Display
 from pyro_vae._drawing import draw
@@ -66,7 +66,7 @@ from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.products import use_products, usual_products
-from pyro_vae.runs import clear, is_run, portable, read_resolved, require_data
+from pyro_vae.runs import clear, is_run, on_run, portable, read_resolved, require_data
 
 COLUMNS = 1000  # names that a run keeps, to know them again in new data
 

@@ -30,6 +30,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "_reading",
         "_terminal",
         "_trust",
+        "_commands",
         "checks",
     ],
     [
@@ -125,6 +126,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "build",
         "_described",
         "checkpoint",
+        "_drawing",
         "_figures",
         "_grid",
         "plots",

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pyro_vae import InputError, MeanField, load
-from pyro_vae._commands import on_run, trust
+from pyro_vae._commands import trust
 from pyro_vae._options import _sentences
 from pyro_vae._reading import read_json, read_toml, user_path
 from pyro_vae._terminal import printable
@@ -25,6 +25,7 @@ from pyro_vae._trust import AXES, trusting
 from pyro_vae.build import parse
 from pyro_vae.checkpoint import load_weights
 from pyro_vae.compare import named
+from pyro_vae.runs import on_run
 from reading import contents, mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")

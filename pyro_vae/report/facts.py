@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._commands import on_run
 from pyro_vae._remedies import remedy
 from pyro_vae.inference.watch import WAIT, far_below
-from pyro_vae.runs import public_path
+from pyro_vae.runs import on_run, public_path
 
 MATTERS = 0.1  # nats; less is not worth a warning
 DISTINCT = 3  # standard errors

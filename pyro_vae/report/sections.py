@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pyro_vae._commands import command, on_run
+from pyro_vae._commands import command
 from pyro_vae._commands import trust as trust_option
 from pyro_vae._config import Config
 from pyro_vae._grid import is_image
@@ -32,6 +32,7 @@ from pyro_vae.report.page import (
     table,
     tag,
 )
+from pyro_vae.runs import on_run
 
 WORST = 12  # data that are shown
 DOUBTFUL = 10
