@@ -1,7 +1,7 @@
 """What to do about a training run that went wrong, as options that can be pasted behind its own."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 WARM_UP = 10  # epochs
@@ -13,7 +13,7 @@ def remedy(kind: str, config: Mapping[str, Any]) -> str:
     >>> remedy("collapsed", {"objective": "IWAE(num_particles=5)", "epochs": 100})
     '--objective "annealed(objective=IWAE(num_particles=5), epochs=10)"'
     """
-    return {"collapsed": _opened, "overfits": _held, "warm-up": _shortened}[kind](config)
+    return REMEDIES[kind](config)
 
 
 def _opened(config: Mapping[str, Any]) -> str:
@@ -53,3 +53,10 @@ def _shortened(config: Mapping[str, Any]) -> str:
 def _quoted(name: str, value: str) -> str:
     """An option for a shell; nothing in the grammar of members means anything inside double quotes."""
     return f'--{name} "{value}"'
+
+
+REMEDIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "collapsed": _opened,
+    "overfits": _held,
+    "warm-up": _shortened,
+}

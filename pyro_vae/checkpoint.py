@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +26,7 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.networks.products import PRODUCTS, has_onednn, products_of, use_products
 
 FORMAT = 1
+HELD = ("order", "best_each", "early_each")  # of `Progress`: tensors, or None
 HEADER = {  # what the programs read of it
     "spec": dict,
     "epoch": Annotated[int, between(0, 10**9)],
@@ -82,9 +82,10 @@ def save_checkpoint(
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        header["progress"] = {k: v for k, v in asdict(progress).items() if k != "order"}
-        if progress.order is not None:
-            tensors["progress.order"] = progress.order
+        stands = vars(progress)
+        held = {k: v for k, v in stands.items() if k in HELD}
+        header["progress"] = {k: v for k, v in stands.items() if k not in held}
+        tensors |= {f"progress.{k}": v for k, v in held.items() if v is not None}
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     content = to_bytes(tensors, metadata={"pyro_vae": json.dumps(header)})
     write(path, lambda beside: beside.write_bytes(content))
@@ -171,7 +172,7 @@ def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progre
     try:
         _put_state(optimizer, tensors, header)
         values = {**header["progress"], "totals": tuple(header["progress"]["totals"])}
-        progress = Progress(**values, order=tensors.get("progress.order"))
+        progress = Progress(**values, **{k: tensors.get(f"progress.{k}") for k in HELD})
         return progress, header
     except Exception as error:
         raise InputError(

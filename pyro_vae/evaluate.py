@@ -47,13 +47,13 @@ from pyro_vae.inference.annealing import (
 from pyro_vae.inference.diagnostics import pareto_k
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
 from pyro_vae.inference.gaps import inference_gaps
+from pyro_vae.inference.held import far_down
 from pyro_vae.inference.latents import LatentHealth, latent_health
 from pyro_vae.inference.posterior import CHAINS, FEWEST, PosteriorComparison, compare_posterior
 from pyro_vae.inference.refinement import log_marginal_refined
 from pyro_vae.models.representation import Representation
 from pyro_vae.runs import check_output, on_run, public_command, public_path
 
-WILD = 100  # distances of the quartiles below the median
 MOST = 5  # wild data that are named
 
 __all__ = ["LogMarginal", "elbo", "evaluate", "log_marginal", "main", "pareto_k", "table"]
@@ -169,12 +169,9 @@ def summary(
 def wild(rows: Rows, values: torch.Tensor) -> list[dict[str, Any]]:
     """The data whose log p(x) is not finite or so low that one of them moves the mean: which they are, and a sentence.
 
-    Low is what lies more than `WILD` times the distance of the quartiles below the median, and moves the mean by more
-    than one nat.
+    Low is what `far_down` finds.
     """
-    sound = values.isfinite()
-    low, median, high = values[sound].quantile(values.new_tensor([0.25, 0.5, 0.75]))
-    deep = (median - values > WILD * (high - low)) & ((median - values) / len(values) > 1)
+    sound, deep = values.isfinite(), far_down(values)
     places = (~sound | deep).nonzero().flatten()
     rest = values[sound & ~deep]
     found: list[dict[str, Any]] = []

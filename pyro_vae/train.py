@@ -44,7 +44,7 @@ from pyro_vae._memory import available_memory, in_words
 from pyro_vae._options import run
 from pyro_vae._program import pick_device
 from pyro_vae._reading import reading, user_path
-from pyro_vae._remedies import remedy
+from pyro_vae._remedies import REMEDIES, remedy
 from pyro_vae._trust import AXES as TRUSTED
 from pyro_vae._trust import by_the_command_line
 from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
@@ -548,7 +548,12 @@ def _epochs(
     config = job.config
 
     def noticed(remark: Remark) -> None:
-        display.say(f"{remark.kind:<10} {remark.text}; try {remedy(remark.kind, asdict(config))}")
+        known = remark.kind in REMEDIES
+        advice = f"try {remedy(remark.kind, asdict(config))}" if known else remark.advice
+        display.say(f"{remark.kind:<10} {remark.text}; {advice}")
+
+    def called(i: int) -> str:
+        return f"row {job.data.rows['validation'][i]} (counted from 0) of {job.data.name}"
 
     return run_epochs(
         job.svi,
@@ -565,6 +570,7 @@ def _epochs(
         report=display.within,
         say=lambda text: display.say(f"compiling  {text}"),
         remark=noticed,
+        called=called,
     )
 
 

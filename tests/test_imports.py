@@ -72,7 +72,14 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "inference.compiled",
         "inference.posterior",
     ],
-    ["inference.svi", "inference.epochs", "inference.watch", "inference.worth", "inference.fit"],
+    [
+        "inference.svi",
+        "inference.epochs",
+        "inference.held",
+        "inference.watch",
+        "inference.worth",
+        "inference.fit",
+    ],
     [
         "models.representation",
         "data.lattice",

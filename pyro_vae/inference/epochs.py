@@ -1,6 +1,7 @@
 """What training tells of its epochs, which of them is the best, and where a run stands."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ class Epoch(NamedTuple):
     itself: over the first thousand data after it). `loss` is the mean of the objective's loss per datum; the
     `validation_*` are nan without validation data. `score` is what the best epoch is chosen by: the ELBO, or the bound
     that is optimised where the objective has one of its own (`Objective.judges`), on validation data if there are any;
-    nan inside a warm-up, whose epochs cannot be the best.
+    nan inside a warm-up, whose epochs cannot be the best. `validation_noise` is how far `validation_elbo` can lie below
+    that of the best epoch so far by the choice of the validation data alone (`held.chance`).
     """
 
     epoch: int
@@ -29,6 +31,7 @@ class Epoch(NamedTuple):
     learning_rate: float
     seconds: float
     images_per_second: float
+    validation_noise: float = math.nan
 
     @property
     def held_out(self) -> float:
@@ -37,10 +40,20 @@ class Epoch(NamedTuple):
 
 
 class History(list[Epoch]):
-    """The epochs of a run in order; `history.best` has the highest score: the last one, if all lie in a warm-up."""
+    """The epochs of a run in order; `history.best` has the highest score: the last one, if all lie in a warm-up.
+
+    With the `progress` that the run ended with, the best is what that says: scores of epochs before and after a
+    validation datum was left out are of different data.
+    """
+
+    def __init__(self, epochs: Iterable[Epoch] = (), progress: "Progress | None" = None) -> None:
+        super().__init__(epochs)
+        self._progress = progress
 
     @property
     def best(self) -> Epoch:
+        if self._progress is not None and self._progress.left_out:
+            return next(epoch for epoch in self if epoch.epoch == self._progress.best_epoch)
         judged = [epoch for epoch in self if not math.isnan(epoch.score)]
         return max(judged, key=lambda epoch: epoch.score) if judged else self[-1]
 
@@ -67,13 +80,33 @@ class Progress:
     apart: int = 0  # epochs in a row in which training and validation had drifted apart
     said: list[str] = field(default_factory=list)  # the kinds of remarks that were made
 
+    left_out: list[int] = field(default_factory=list)  # validation data without a finite bound
+    deep: int = 0  # epochs in a row in which one validation datum moved the mean of all
+    best_each: Tensor | None = None  # of the best epoch: ELBO and score of each, (2, N)
+    early_each: Tensor | None = None  # of the early one: ELBO of each, (N,)
+
     def finished(self, epochs: int, patience: int | None = None) -> bool:
         """Whether a run of so many epochs is over, or has waited as long for a better one as it may."""
         exhausted = patience is not None and self.waited >= patience
         return self.order is None and (self.epoch >= epochs or exhausted)
 
-    def close(self, e: Epoch) -> None:
-        """Count an epoch as done, and judge it."""
+    def kept(self, each: Tensor) -> Tensor:
+        """Values of validation data, `(..., N)`, without those that are left out."""
+        if not self.left_out:
+            return each
+        out = set(self.left_out)
+        return each[..., [i for i in range(each.shape[-1]) if i not in out]]
+
+    def leave_out(self, rows: Sequence[int]) -> None:
+        """Judge by the validation data without some more, the epochs that are done too."""
+        self.left_out = sorted({*self.left_out, *rows})
+        if self.best_each is not None and self.best is not None:
+            self.best_elbo, self.best = self.kept(self.best_each).mean(1).tolist()
+        if self.early_each is not None:
+            self.early_elbo = self.kept(self.early_each).mean().item()
+
+    def close(self, e: Epoch, each: Tensor | None = None) -> None:
+        """Count an epoch as done, and judge it; `each` holds ELBO and score of each validation datum, `(2, N)`."""
         self.epoch, self.order, self.position = e.epoch, None, 0
         self.totals, self.seconds = (0.0, 0.0, 0.0), 0.0
         if math.isnan(e.score):
@@ -81,8 +114,10 @@ class Progress:
                 self.best_epoch = e.epoch
             if e.held_out > self.early_elbo:
                 self.early_epoch, self.early_elbo = e.epoch, e.held_out
+                self.early_each = None if each is None else each[0]
         elif self.best is None or e.score > self.best:
             self.best_epoch, self.best, self.waited = e.epoch, e.score, 0
             self.best_elbo, self.best_training = e.held_out, e.elbo
+            self.best_each = each
         else:
             self.waited += 1

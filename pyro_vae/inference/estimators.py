@@ -92,35 +92,60 @@ def elbo(
     )
 
 
-@torch.no_grad()
 def mean_bound(
     model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1
 ) -> Bound:
     """`elbo` of data that have been checked."""
     total = torch.zeros(2, dtype=torch.float64)
-    localise(model, guide)
-    with parameters_of(model, guide):
-        rows = min(batch_size, max(1, rows_within(x, MEMORY) // num_particles))
-        for batch in batches(x, rows):
-            t = terms(model, guide, batch, num_particles=num_particles)
-            sums = torch.stack(
-                [double(t.log_px.mean(0)).sum(), double((t.log_qz - t.log_pz).mean(0)).sum()]
-            )
-            total += sums.cpu()
+
+    def take(part: Tensor) -> None:
+        total.add_(part.sum(1))
+
+    each_bound(model, guide, x, take, batch_size=batch_size, num_particles=num_particles)
     reconstruction, kl = (total / len(x)).tolist()
     return Bound(reconstruction - kl, reconstruction, kl)
 
 
 @torch.no_grad()
-def mean_objective(model: Program, guide: Program, x: Any, objective: Objective) -> float:
-    """The bound of an objective, averaged over a data set; arguments as in `elbo`."""
-    total = torch.zeros((), dtype=torch.float64)
+def each_bound(
+    model: Program,
+    guide: Program,
+    x: Any,
+    take: Callable[[Tensor], Any],
+    *,
+    batch_size: int = 1000,
+    num_particles: int = 1,
+) -> None:
+    """Give `take` the reconstruction and KL of each datum, batch by batch, `(2, batch)` in float64 on the host."""
     localise(model, guide)
+    most = min(rows_within(x, MEMORY), LARGEST_CHUNK)
     with parameters_of(model, guide):
-        for batch in batches(x, max(1, 1000 // objective.num_particles)):
+        for batch in batches(x, min(batch_size, max(1, most // num_particles))):
+            total = torch.zeros(2, 1, dtype=torch.float64)
+            for count in pieces(num_particles, most):
+                t = terms(model, guide, batch, num_particles=count)
+                parts = [double(t.log_px.mean(0)), double((t.log_qz - t.log_pz).mean(0))]
+                total = total + torch.stack(parts).cpu() * (count / num_particles)
+            take(total)
+
+
+def pieces(count: int, most: int) -> Iterator[int]:
+    """`count` in pieces of at most so many."""
+    for done in range(0, count, most):
+        yield min(most, count - done)
+
+
+@torch.no_grad()
+def each_objective(
+    model: Program, guide: Program, x: Any, objective: Objective, take: Callable[[Tensor], Any]
+) -> None:
+    """Give `take` the bound of an objective at each datum, batch by batch, `(batch,)` in float64 on the host."""
+    localise(model, guide)
+    most = min(1000, rows_within(x, MEMORY))
+    with parameters_of(model, guide):
+        for batch in batches(x, max(1, most // objective.num_particles)):
             t = terms(model, guide, batch, num_particles=objective.num_particles)
-            total += double(objective.bound(t)).sum().cpu()
-    return (total / len(x)).item()
+            take(double(objective.bound(t)).cpu())
 
 
 class PerDatum:

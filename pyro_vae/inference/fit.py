@@ -10,18 +10,20 @@ from typing import Annotated, Any
 
 import pyro.infer
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random
 from pyro_vae._errors import InputError, one_line
 from pyro_vae.checks import Positive, checked, increasing, share
 from pyro_vae.inference.epochs import Epoch, History, Progress
-from pyro_vae.inference.estimators import Bound, batches, choice, mean_bound, mean_objective
+from pyro_vae.inference.estimators import batches, choice, mean_bound
+from pyro_vae.inference.held import ELBO as BOUND
+from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
-from pyro_vae.inference.watch import Remark, TrainingWarning, remarks
+from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
 
 Schedule = Callable[[float], float]
@@ -143,6 +145,7 @@ def run_epochs(
     report: Callable[[int, int, float], None] = lambda done, size, elbo: None,
     say: Callable[[str], None] | None = None,
     remark: Callable[[Remark], None] | None = None,
+    called: Callable[[int], str] = "datum {} (counted from 0) of the validation data".format,
 ) -> Iterator[Epoch]:
     """The training loop, one `Epoch` at a time; `fit` for those who do not need what lies between the epochs.
 
@@ -164,6 +167,7 @@ def run_epochs(
             logged, the second a `CompileWarning`.
         remark: called with what training notices about itself, each kind once in a run; by default a
             `TrainingWarning`.
+        called: what a validation datum is called, by its number.
 
     Raises:
         InputError: when the objective does not fit the pair or the length of the run, when the schedule fails in it, or
@@ -213,10 +217,13 @@ def run_epochs(
                 )
             if halt and progress.position < size:
                 return
-        epoch = _close(svi, data, validation, progress=progress, rate=rate, steps=steps)
-        progress.close(epoch)
+        _check_parameters(svi, (progress.epoch + 1) * steps)
+        found = None if validation is None else _judge(svi, validation, progress)
+        told = () if found is None else tuple(wild(found, progress, called))
+        epoch = _close(svi, data, found, progress=progress, rate=rate)
+        progress.close(epoch, None if found is None else found[[BOUND, SCORE]])
         over = progress.finished(epochs, patience)
-        for noticed in remarks(epoch, progress, steps=epoch.epoch * steps, over=over):
+        for noticed in (*told, *remarks(epoch, progress, steps=epoch.epoch * steps, over=over)):
             (remark or _warn)(noticed)
         yield epoch
         if stop():
@@ -257,65 +264,79 @@ def _mode(svi: SVI, *, train: bool) -> None:
             program.train(train)
 
 
-def _close(
-    svi: SVI, data: Any, validation: Any, *, progress: Progress, rate: float, steps: int
-) -> Epoch:
-    """The record of an epoch whose steps are done."""
-    size = len(data)
-    loss, reconstruction, kl = (total / size for total in progress.totals)
+def _check_parameters(svi: SVI, last: int) -> None:
+    """Raise `NonFiniteLossError` where a parameter is not finite after step `last`."""
     if not all(
         bool(p.isfinite().all()) for group in svi.optimizer.param_groups for p in group["params"]
     ):
-        last = (progress.epoch + 1) * steps
         raise NonFiniteLossError(
             f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}"
         )
+
+
+def _judge(svi: SVI, validation: Any, progress: Progress) -> Tensor:
+    """The validation data after the epoch that is about to be closed, by `judge`; what is not finite is left out.
+
+    Raises:
+        NonFiniteLossError: where most of them have no finite bound.
+    """
+    own = svi.loss.plain if isinstance(svi.loss, Objective) and svi.loss.tightens else None
     _mode(svi, train=False)
     with forked_random():
-        torch.manual_seed(
-            0
-        )  # the same latents and bits after every epoch: differences are the model's
-        valid = (
-            Bound(*[math.nan] * 3)
-            if validation is None
-            else mean_bound(svi.model, svi.guide, validation)
-        )
-        if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
-            _, reconstruction, kl = mean_bound(
-                svi.model, svi.guide, data[torch.arange(min(size, 1000))]
-            )
-        held_out = reconstruction - kl if validation is None else valid.elbo
-        score = _score(svi, validation, held_out=held_out, loss=loss, epochs=progress.epoch + 1)
-    if validation is not None and not math.isfinite(valid.elbo):
+        torch.manual_seed(0)  # the same latents and bits after every epoch
+        found = judge(svi.model, svi.guide, validation, own)
+    lost = (~found.isfinite().all(0)).nonzero().flatten().tolist()
+    if 2 * len({*lost, *progress.left_out}) > found.shape[1]:
+        value = found[BOUND, lost[0]].item() if lost else math.nan
         raise NonFiniteLossError(
-            f"the validation ELBO after epoch {progress.epoch + 1} is {valid.elbo}; {ADVICE}"
+            f"the validation ELBO after epoch {progress.epoch + 1} is {value} for {len(lost)} of "
+            f"{found.shape[1]} data; {ADVICE}"
         )
+    return found
+
+
+def _close(svi: SVI, data: Any, found: Tensor | None, *, progress: Progress, rate: float) -> Epoch:
+    """The record of an epoch whose steps are done; `found` is of the validation data, by `judge`."""
+    size = len(data)
+    loss, reconstruction, kl = (total / size for total in progress.totals)
+    _mode(svi, train=False)
+    if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
+        with forked_random():
+            torch.manual_seed(0)
+            some = data[torch.arange(min(size, 1000))]
+            _, reconstruction, kl = mean_bound(svi.model, svi.guide, some)
+    valid, noise = [math.nan] * 3, math.nan
+    score = -loss if _optimises_its_own(svi) else reconstruction - kl
+    if found is not None:
+        kept = progress.kept(found)
+        *valid, score = kept.mean(1).tolist()
+        best = None if progress.best_each is None else progress.kept(progress.best_each[0])
+        noise = chance(best, kept[BOUND])
     return Epoch(
         epoch=progress.epoch + 1,
         elbo=reconstruction - kl,
         reconstruction=reconstruction,
         kl=kl,
         loss=loss,
-        validation_elbo=valid.elbo,
-        validation_reconstruction=valid.reconstruction,
-        validation_kl=valid.kl,
-        score=score,
+        validation_elbo=valid[BOUND],
+        validation_reconstruction=valid[RECONSTRUCTION],
+        validation_kl=valid[KL],
+        score=score if _settled(svi, progress.epoch + 1) else math.nan,
         learning_rate=rate,
         seconds=progress.seconds,
         images_per_second=size / progress.seconds,
+        validation_noise=noise,
     )
 
 
-def _score(svi: SVI, validation: Any, *, held_out: float, loss: float, epochs: int) -> float:
-    """What the best epoch is chosen by, when so many epochs are done; nan inside a warm-up."""
-    objective = svi.loss if isinstance(svi.loss, Objective) else None
-    if objective is not None and not objective.settled(epochs):
-        return math.nan
-    if objective is None or not objective.tightens:
-        return held_out
-    if validation is None:
-        return -loss
-    return mean_objective(svi.model, svi.guide, validation, objective.plain)
+def _settled(svi: SVI, epochs: int) -> bool:
+    """Whether no warm-up goes on when so many epochs are done."""
+    return not isinstance(svi.loss, Objective) or svi.loss.settled(epochs)
+
+
+def _optimises_its_own(svi: SVI) -> bool:
+    """Whether the best epoch is chosen by the objective's own bound and not by the ELBO."""
+    return isinstance(svi.loss, Objective) and svi.loss.tightens
 
 
 def fit(
@@ -367,7 +388,8 @@ def fit(
 
     Warns:
         TrainingWarning: for latents that collapse, for training and validation data that drift apart, for a best epoch
-            inside a warm-up; once each.
+            inside a warm-up, for a validation datum without a finite ELBO, which is left out of the choice of the best
+            epoch; once each.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> _ = torch.manual_seed(0)
@@ -391,6 +413,7 @@ def fit(
         weight_decay=weight_decay,
         clip_norm=clip_norm,
     )
+    progress = Progress()
     return History(
         run_epochs(
             svi,
@@ -402,5 +425,7 @@ def fit(
             validation=validation,
             patience=patience,
             compile=compile,
-        )
+            progress=progress,
+        ),
+        progress,
     )

@@ -1,15 +1,19 @@
 """What training notices about itself while it goes on."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from pyro_vae.inference.epochs import Epoch, Progress
+from pyro_vae.inference.held import ELBO, chance, far_down
 
 CLOSED = 0.1  # nats: a KL below it carries next to nothing
 ROW = 3  # epochs in a row with such a KL, before it is called collapsed
 SETTLED = 100  # steps that every run may take to find its feet
 SHARE, LEAST = 0.01, 0.2  # of an ELBO, and nats: less than either is noise
+NAMED = 5  # data in one remark
 WAIT = (
     5  # epochs in a row below the best one, before training and validation are said to drift apart
 )
@@ -23,7 +27,7 @@ class Remark(NamedTuple):
     """One thing noticed, once in a run.
 
     Attributes:
-        kind: `'collapsed'`, `'overfits'` or `'warm-up'`.
+        kind: `'collapsed'`, `'overfits'`, `'warm-up'` or `'wild'`, of a validation datum.
         text: what was seen.
         advice: what to do about it in Python; the programs name an option instead.
     """
@@ -47,7 +51,8 @@ def remarks(e: Epoch, progress: Progress, *, steps: int, over: bool) -> Iterator
     """
     nothing = e.kl < CLOSED and e.kl != 0  # a pair without latents has a KL of exactly 0
     progress.closed = progress.closed + 1 if nothing else 0
-    below = far_below(e.validation_elbo, progress.best_elbo) and e.elbo > progress.best_training
+    behind = far_below(e.validation_elbo, progress.best_elbo, e.validation_noise)
+    below = behind and e.elbo > progress.best_training
     progress.apart = progress.apart + 1 if below else 0
     for kind, look in LOOKS.items():
         found = None if kind in progress.said else look(e, progress, steps, over)
@@ -56,9 +61,48 @@ def remarks(e: Epoch, progress: Progress, *, steps: int, over: bool) -> Iterator
             yield Remark(kind, *found)
 
 
-def far_below(elbo: float, best: float) -> bool:
-    """Whether one ELBO is lower than another by more than noise; not if there is none."""
-    return math.isfinite(best) and best - elbo > max(LEAST, SHARE * abs(best))
+def wild(found: Tensor, progress: Progress, called: Callable[[int], str]) -> Iterator[Remark]:
+    """What is said of single validation data: those without a finite bound are left out, others only named.
+
+    Args:
+        found: what each is judged by, `(4, N)`, from `judge`.
+        progress: where the run stands; what is left out is added to it.
+        called: what a datum is called, by its number.
+    """
+    lost = (~found.isfinite()).any(0).nonzero().flatten().tolist()
+    fresh = [i for i in lost if i not in progress.left_out]
+    if fresh:
+        progress.leave_out(fresh)
+        text = (
+            f"{_some(fresh, called)} no finite ELBO; the validation ELBO and the choice of the best epoch go by the "
+            "rest"
+        )
+        yield Remark("wild", text, "look at that datum")
+    deep = far_down(found[ELBO]).nonzero().flatten().tolist()
+    progress.deep = progress.deep + 1 if deep else 0
+    if progress.deep == ROW and "wild" not in progress.said:
+        progress.said.append("wild")
+        text = (
+            f"{_some(deep, called)} an ELBO so low that one datum moves the mean of all, by which the best epoch is "
+            "chosen"
+        )
+        yield Remark("wild", text, "look at that datum")
+
+
+def _some(rows: Sequence[int], called: Callable[[int], str]) -> str:
+    """A few data by name, with their verb."""
+    named = ", ".join(called(i) for i in rows[:NAMED])
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return f"{named}{more} {'have' if len(rows) > 1 else 'has'}"
+
+
+def far_below(elbo: float, best: float, noise: float = math.nan) -> bool:
+    """Whether one ELBO is lower than another by more than noise; not if there is none.
+
+    `noise` is what the choice of the data explains, nan where it is not known.
+    """
+    least = max(LEAST, SHARE * abs(best), 0.0 if math.isnan(noise) else noise)
+    return math.isfinite(best) and best - elbo > least
 
 
 Found = tuple[str, str] | None
@@ -84,7 +128,10 @@ def _drift(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
 def _early(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
     if not over or progress.best is None:
         return None
-    if not far_below(progress.best_elbo, progress.early_elbo):
+    noise = math.nan
+    if progress.best_each is not None and progress.early_each is not None:
+        noise = chance(progress.kept(progress.early_each), progress.kept(progress.best_each[0]))
+    if not far_below(progress.best_elbo, progress.early_elbo, noise):
         return None
     text = (
         f"epoch {progress.early_epoch}, inside the warm-up, had an ELBO of {progress.early_elbo:.2f}, higher than any "

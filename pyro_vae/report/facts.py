@@ -138,6 +138,11 @@ def _apart(history: Sequence[Mapping[str, float]], best: Mapping[str, float]) ->
     """Whether the last epochs had a validation ELBO far below that of the best one, and a training ELBO above it."""
     after = [row for row in history if row["epoch"] > best["epoch"]][-WAIT:]
     return len(after) == WAIT and all(
-        far_below(row["validation_elbo"], best["validation_elbo"]) and row["elbo"] > best["elbo"]
+        far_below(
+            row["validation_elbo"],
+            best["validation_elbo"],
+            row.get("validation_noise", math.nan),
+        )
+        and row["elbo"] > best["elbo"]
         for row in after
     )
