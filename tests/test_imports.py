@@ -55,7 +55,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "distributions.zuko",
         "distributions",
     ],
-    ["inference.importance", "inference.inputs"],
+    ["inference.importance", "inference.inputs", "inference.particles"],
     [
         "inference.diagnostics",
         "inference.objectives.base",

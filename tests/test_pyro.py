@@ -289,9 +289,9 @@ def outside_plate(x):
         pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
 
-def inner_plate(x):
-    with pyro.plate("data", 2, dim=-1), pyro.plate("pixels", 3, dim=-3):
-        pyro.sample("x", dist.Normal(0.0, 1.0).expand([3, 1, 2]))
+def undeclared(x):
+    with pyro.plate("data", 3, dim=-1):
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([4, 3]), obs=torch.zeros(4, 3))
 
 
 def scaled(x):
@@ -315,7 +315,7 @@ def observed_only(x):
     ("model", "guide", "words"),
     [
         (outside_plate, lambda x: None, "outside the data plate"),
-        (inner_plate, lambda x: None, r"plate 'pixels'.*to_event"),
+        (undeclared, lambda x: None, r"site 'x'.*shape \(4, 3\).*to_event"),
         (scaled, plain, "scaled differently"),
         (plain, lambda x: None, "'z' of the model does not stand in the guide"),
         (observed_only, plain, "'z' of the guide does not stand in the model"),

@@ -13,7 +13,16 @@ from torch import Tensor
 from pyro_vae._errors import InputError
 from pyro_vae._sizes import declared
 from pyro_vae.checks import Count
-from pyro_vae.inference.importance import Program, Site, Terms, has_density, kind, terms, traces
+from pyro_vae.inference.importance import (
+    Program,
+    Several,
+    Site,
+    Terms,
+    has_density,
+    kind,
+    terms,
+    traces,
+)
 
 
 class Objective(pyro.infer.ELBO, ABC):
@@ -77,7 +86,14 @@ class Objective(pyro.infer.ELBO, ABC):
         for need in self.needs:
             holds, reason = REQUIREMENTS[need]
             for name, site in t.sites.items():
-                if site.q is not None and not holds(site):
+                if site.q is None or (not site.drawn and need not in PAIRED):
+                    continue
+                if site.p is None and need in PAIRED:
+                    raise InputError(
+                        f"{type(self).__name__} looks at each latent under guide and model, and site {name!r} of the "
+                        "guide does not stand in the model; take ELBO or IWAE"
+                    )
+                if not holds(site):
                     raise InputError(
                         f"{type(self).__name__} {reason.format(name=name, q=kind(site.q), p=kind(site.p))}"
                     )
@@ -122,6 +138,8 @@ class Objective(pyro.infer.ELBO, ABC):
 
 def independent(q: Any) -> bool:
     """Whether a latent vector's entries are independent, each with a density of its own."""
+    if isinstance(q, Several):
+        return all(independent(part) for part in q.parts)
     return (
         isinstance(q, torch.distributions.Independent)
         and q.reinterpreted_batch_ndims == 1
@@ -132,6 +150,13 @@ def independent(q: Any) -> bool:
 def closed_kl(site: Site) -> Tensor:
     """`KL(q || p)` of a site in closed form, `(num_particles, batch)`; `NotImplementedError` where there is none."""
     q, p = site.q, site.p
+    if isinstance(q, Several):
+        pairs = zip(q.parts, p.parts, strict=True)
+        return torch.stack([_closed_kl(one, other) for one, other in pairs])
+    return _closed_kl(q, p)
+
+
+def _closed_kl(q: Any, p: Any) -> Tensor:
     if (
         isinstance(q, _Gaussian)
         and independent(p)
@@ -156,9 +181,12 @@ def _has_closed_kl(site: Site) -> bool:
     return True
 
 
+# What is asked of a latent in the guide together with its counterpart in the model.
+PAIRED = ("closed KL", "independence", "path")
+
 REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
     "density": (
-        lambda s: has_density(s.q),
+        lambda s: not s.point,
         "weighs draws by the guide's density, and at site {name!r} it is a point",
     ),
     "gradient": (
@@ -173,5 +201,9 @@ REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
     "independence": (
         lambda s: independent(s.q) and independent(s.p),
         "needs entries that are independent in guide and prior, and at site {name!r} they are a {q} and a {p}",
+    ),
+    "path": (
+        lambda s: has_density(s.q),
+        "takes the guide's density apart from its draws, and at site {name!r} it is a point",
     ),
 }

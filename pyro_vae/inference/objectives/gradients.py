@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.checks import Count
-from pyro_vae.inference.importance import Terms
+from pyro_vae.inference.importance import Site, Terms, has_density
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import divisor, log_mean
 
@@ -45,10 +45,16 @@ def stopped(thing: Any) -> Any:
 def stopped_log_q(t: Terms) -> Tensor:
     """`log q(z|x)` as a function of z alone, `(num_particles, batch)`: its parameters carry no gradient.
 
-    It hangs on `Site.seen`, so that a hook there reaches the whole path derivative.
+    It hangs on `Site.seen`, so that a hook there reaches the whole path derivative. A factor of the guide, and the
+    log-Jacobian of a latent that is computed from auxiliary draws, depend on parameters only where the draws do.
     """
-    values = [stopped(s.q).log_prob(s.seen) for s in t.sites.values() if s.q is not None]
+    values = [_stopped_log_q(s) for s in t.sites.values() if s.q is not None]
     return torch.stack([v.expand(t.log_qz.shape) for v in values]).sum(0)
+
+
+def _stopped_log_q(s: Site) -> Tensor:
+    moved = s.log_q is not None and (not s.drawn or (not s.point and not has_density(s.q)))
+    return s.log_q if moved else stopped(s.q).log_prob(s.seen)  # type: ignore[no-any-return,return-value]
 
 
 def through_latents(t: Terms, change: Callable[[Tensor], Tensor]) -> None:
@@ -93,7 +99,7 @@ class DReG(Objective):
     Source: Tucker, Lawson, Gu & Maddison 2018, Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives.
     """
 
-    needs = ("density", "gradient")
+    needs = ("density", "gradient", "path")
     own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, num_particles: Count = 5) -> None:
@@ -119,7 +125,7 @@ class PIWAE(Objective):
     Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
     """
 
-    needs = ("density", "gradient")
+    needs = ("density", "gradient", "path")
     own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, groups: Count = 8, num_particles: Count = 64) -> None:
@@ -156,7 +162,7 @@ class ReweightedWakeSleep(Objective):
     Reweighted Wake-Sleep for Models with Stochastic Control Flow.
     """
 
-    needs = ("density",)
+    needs = ("density", "path")
     own_bound = "IWAE-{K} bound"
     score_function = False
 

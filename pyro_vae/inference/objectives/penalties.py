@@ -14,7 +14,7 @@ from pyro_vae.inference.objectives.base import Objective
 
 
 def _latents(t: Terms) -> list[Site]:
-    return [s for s in t.sites.values() if s.q is not None]
+    return [s for s in t.sites.values() if s.q is not None and s.p is not None and s.drawn]
 
 
 class FreeBits(Objective):

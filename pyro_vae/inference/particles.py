@@ -1,0 +1,528 @@
+"""How a pair draws several particles: all at once where that gives what single draws give, else one after the other."""
+
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pyro_vae._abstract import AbstractProgram, forked_random, is_own, is_traced
+
+PARTICLES = "particles"
+PAIRS = 64  # that are remembered, and for each of them
+SHAPES = 32  # as many kinds of batches
+TRIED = 3  # particles that a pair is tried with
+EXACT = {torch.float64: 1e-6, torch.float32: 1e-3}  # rounding of a log-probability, relative
+
+Program = Callable[..., Any]
+Sites = dict[str, Any]
+
+
+class ParticleWarning(UserWarning):
+    """A pair is run once for each particle; the message says why, and what it costs."""
+
+
+class Particles(IndepMessenger):
+    """`pyro.plate("particles", size, dim=dim)` without a site of its own for indices that nobody reads."""
+
+    def __init__(self, size: int, dim: int = -2) -> None:
+        super().__init__(PARTICLES, size, dim=dim)
+
+    def _process_message(self, msg: Any) -> None:
+        super()._process_message(msg)
+        shape = getattr(msg["fn"], "batch_shape", (self.size, None))
+        if len(shape) != 2 or shape[0] != self.size:
+            BroadcastMessenger._pyro_sample(msg)
+
+
+class Way(NamedTuple):
+    """How a pair draws particles of batches of one kind.
+
+    Attributes:
+        dim: of the plate of particles, at the left of all others; `None` to draw one after the other.
+        modes: the modules that ran when this was found, and whether each was in training mode.
+    """
+
+    dim: int | None
+    modes: tuple[tuple[Any, bool], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the modules that are left are in the mode in which this was found."""
+        found = ((module(), training) for module, training in self.modes)
+        return all(module is None or module.training == training for module, training in found)
+
+
+AT_ONCE = Way(-2)
+SINGLY = Way(None)
+
+
+class _Known:
+    """What is known of a pair that is not of this package."""
+
+    def __init__(self) -> None:
+        self.ways: OrderedDict[Hashable, Way] = OrderedDict()
+        self.points: frozenset[str] | None = None
+        self.together: bool | None = None
+        self.said = False
+
+
+class _Memory:
+    """`_Known` of the last pairs, held as long as they live. A bound method is its object and its function."""
+
+    def __init__(self) -> None:
+        self._pairs: OrderedDict[Hashable, tuple[list[Any], _Known]] = OrderedDict()
+
+    def of(self, *programs: Program) -> _Known:
+        """What is known of a pair; of programs that nothing can point to weakly, nothing is remembered."""
+        parts = [part for program in programs for part in _identity(program)]
+        key = tuple(id(part) for part in parts)
+        references, known = self._pairs.get(key, ([], None))
+        if known is None or any(r() is not p for r, p in zip(references, parts, strict=True)):
+            known = _Known()
+            try:
+                self._pairs[key] = ([weakref.ref(part) for part in parts], known)
+            except TypeError:
+                return known
+        self._pairs.move_to_end(key)
+        while len(self._pairs) > PAIRS:
+            self._pairs.popitem(last=False)
+        return known
+
+
+_memory = _Memory()
+
+
+def _identity(program: Any) -> tuple[Any, ...]:
+    owner, function = getattr(program, "__self__", None), getattr(program, "__func__", None)
+    return (program,) if owner is None or function is None else (owner, function)
+
+
+# Modules of torch that treat all dimensions but the last, or each element, alike.
+_ELEMENTWISE = {
+    nn.CELU,
+    nn.Dropout,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.LeakyReLU,
+    nn.Linear,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.RMSNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Threshold,
+}
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_TRUSTED = (
+    "pyro_vae",
+    "pyro",
+    "zuko",
+)  # whose modules take any leading dimensions as parts of ours
+
+
+def _takes_leading(module: nn.Module) -> bool:
+    """Whether a part of a program of this package is known to take dimensions at the left of the data."""
+    if isinstance(module, AbstractProgram) or type(module) in _CONTAINERS:
+        return all(_takes_leading(child) for child in module.children())
+    bases = {cls.__module__.partition(".")[0] for cls in type(module).__mro__}
+    return type(module) in _ELEMENTWISE or not bases.isdisjoint(_TRUSTED)
+
+
+_own: "weakref.WeakKeyDictionary[Any, tuple[Any, bool]]" = weakref.WeakKeyDictionary()
+
+
+def takes_particles(model: Program, guide: Program) -> bool:
+    """Whether a pair is of this package and of parts that are known to take any leading dimensions."""
+    if not is_own(model, guide):
+        return False
+    reference, answer = _own.get(model, (None, False))
+    if reference is None or reference() is not guide:
+        programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
+        answer = all(_takes_leading(program) for program in programs)
+        _own[model] = (weakref.ref(guide), answer)
+    return answer
+
+
+class _Untouched(TorchFunctionMode):
+    """Leaves the buffers of all modules that run inside as they were, and drops nothing out.
+
+    With `still`, batch normalisation takes its running statistics, so that no datum sees the others.
+    """
+
+    dropouts = (
+        F.dropout,
+        F.dropout1d,
+        F.dropout2d,
+        F.dropout3d,
+        F.alpha_dropout,
+        F.feature_alpha_dropout,
+    )
+
+    def __init__(self, *, still: bool = False) -> None:
+        super().__init__()
+        self.still = still
+        self.modules: dict[nn.Module, dict[str, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.dropouts:
+            return args[0] if args else kwargs["input"]
+        if self.still and func is F.batch_norm and len(args) > 5 and args[1] is not None:
+            args = (*args[:5], False, *args[6:])  # what was `training`
+        return func(*args, **kwargs)
+
+    def __enter__(self) -> "_Untouched":
+        register = nn.modules.module.register_module_forward_pre_hook
+        self._hook = register(self._remember)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._hook.remove()
+        with torch.no_grad():
+            for module, buffers in self.modules.items():
+                for name, value in buffers.items():
+                    module._buffers[name].copy_(value)  # type: ignore[union-attr]
+
+    def _remember(self, module: nn.Module, _: Any) -> None:
+        if module not in self.modules:
+            buffers = {n: b.detach().clone() for n, b in module._buffers.items() if b is not None}
+            self.modules[module] = buffers
+
+    @property
+    def modes(self) -> tuple[tuple[Any, bool], ...]:
+        return tuple((weakref.ref(module), module.training) for module in self.modules)
+
+
+def drawn(site: Any) -> bool:
+    """Whether a site of a trace is a draw from a distribution, not an observation and no choice of a subsample."""
+    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+
+
+def nodes_of(trace: Trace) -> dict[str, Any]:
+    """The sites of a trace by name."""
+    nodes: Any = trace.nodes
+    return nodes  # type: ignore[no-any-return]
+
+
+def sample_sites(trace: Trace) -> Sites:
+    """The sample sites of a trace that have a density, by name."""
+    sites: Any = prune_subsample_sites(trace).nodes.items()
+    return {
+        name: site
+        for name, site in sites
+        if site["type"] == "sample" and not site["infer"].get("_deterministic")
+    }
+
+
+def shown(trace: Trace, change: Callable[[str, Any], Any]) -> Trace:
+    """A copy of a trace in which the value of each draw is `change(name, value)`."""
+    seen = trace.copy()
+    for name, site in seen.nodes.items():
+        if drawn(site) and isinstance(site["value"], Tensor):
+            seen.nodes[name] = {**site, "value": change(name, site["value"])}
+    return seen
+
+
+def _chosen(trace: Trace) -> Trace:
+    """Only what plates chose as their subsample."""
+    kept = trace.copy()
+    for name, site in list(kept.nodes.items()):
+        if not site_is_subsample(site):
+            kept.remove_node(name)
+    return kept
+
+
+def at_once(
+    model: Program, guide: Program, args: Any, kwargs: Any, *, count: int, dim: int = -2
+) -> tuple[Trace, Trace]:
+    """Trace the guide, replay the model against it, both in a plate of particles: (model, guide)."""
+    with Particles(count, dim):
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        seen = shown(guide_trace, lambda _, v: v.view_as(v) if v.requires_grad else v)
+        model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
+    return model_trace, guide_trace
+
+
+class Singles(NamedTuple):
+    """Draws that were made one after the other.
+
+    Attributes:
+        pairs: traces of (model, guide).
+        values: of each latent, `(count, ...)` for all draws.
+        seen: views of these, of which the models saw slices: a gradient hook on one acts on what comes from them alone.
+    """
+
+    pairs: list[tuple[Trace, Trace]]
+    values: dict[str, Tensor]
+    seen: dict[str, Tensor]
+
+
+def singly(model: Program, guide: Program, args: Any, kwargs: Any, *, count: int) -> Singles:
+    """`count` draws, all of one subsample where the pair chooses one."""
+    guides: list[Trace] = []
+    for _ in range(count):
+        run = poutine.replay(guide, trace=_chosen(guides[0])) if guides else guide
+        guides.append(poutine.trace(run).get_trace(*args, **kwargs))
+    names = [name for name, site in guides[0].nodes.items() if drawn(site)]
+    values = {name: torch.stack([nodes_of(g)[name]["value"] for g in guides]) for name in names}
+    seen = {name: v.view_as(v) if v.requires_grad else v for name, v in values.items()}
+    pairs: list[tuple[Trace, Trace]] = []
+    for k, trace in enumerate(guides):
+        run = poutine.replay(model, trace=shown(trace, lambda name, _, k=k: seen[name][k]))  # type: ignore[misc]
+        pairs.append((poutine.trace(run).get_trace(*args, **kwargs), trace))
+    return Singles(pairs, values, seen)
+
+
+def _kind(value: Any) -> Hashable:
+    """What tells batches apart that a pair may treat differently: shapes, and plain values."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, (tuple, list)):
+        return tuple(_kind(part) for part in value)
+    if isinstance(value, dict):
+        return tuple((name, _kind(part)) for name, part in value.items())
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    return type(value).__qualname__
+
+
+def way_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Way:
+    """How a pair draws several particles of a batch of this kind; found out at the first.
+
+    A vectorised draw has to score as each of its particles does alone, under the guide and under the model. A pair that
+    failed in this once is run for each particle from then on, which a `ParticleWarning` says.
+    """
+    if takes_particles(model, guide):
+        return AT_ONCE
+    known = _memory.of(model, guide)
+    known.ways = OrderedDict((key, way) for key, way in known.ways.items() if way.holds)
+    if any(way.dim is None for way in known.ways.values()):
+        return SINGLY
+    key = _kind([args, kwargs])
+    if key not in known.ways:
+        if is_traced():  # becomes a graph, in which nothing can be looked at
+            return SINGLY
+        known.ways[key], reason = _tried(model, guide, args, kwargs)
+        if reason and not known.said:
+            known.said = True
+            warnings.warn(
+                f"the pair is run once for each particle, which takes as many times as long: {reason}",
+                ParticleWarning,
+                stacklevel=4,
+            )
+        while len(known.ways) > SHAPES:
+            known.ways.popitem(last=False)
+    return known.ways[key]
+
+
+def _tried(model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Way, str]:
+    """The way that a batch takes, and why it is the slow one."""
+    with forked_random(), _Untouched() as untouched:
+        ((p, q),) = singly(model, guide, args, kwargs, count=1).pairs
+        sites = [*sample_sites(p).values(), *sample_sites(q).values()]
+        plates = [f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
+        dim = min(plates, default=-1) - 1
+        reason = _difference(model, guide, args, kwargs, alone=(p, q), dim=dim)
+    return Way(None if reason else dim, untouched.modes), reason
+
+
+def _difference(
+    model: Program, guide: Program, args: Any, kwargs: Any, *, alone: tuple[Trace, Trace], dim: int
+) -> str:
+    """Why particles cannot be drawn at once, in words; empty where they can."""
+    try:
+        p, q = at_once(model, guide, args, kwargs, count=TRIED, dim=dim)
+    except Exception as error:
+        return (
+            f"it fails where particles are a dimension at the left of the data ({_said(error)}); networks that take "
+            "any leading dimensions are faster"
+        )
+    for k in (0, TRIED - 1):
+        try:
+            name = _apart(model, guide, args, kwargs, alone=alone, together=(p, q), dim=dim, k=k)
+        except Exception as error:
+            return f"one of several draws cannot be scored alone ({_said(error)})"
+        if name is not None:
+            return (
+                f"where particles are a dimension at the left of the data, site {name!r} has another density than "
+                "with one particle, as when z[:, 0] stands for z[..., 0] or a layer looks across the batch"
+            )
+    return ""
+
+
+def _said(error: Exception) -> str:
+    """An error of a pair in a few words, less what Pyro adds on shapes."""
+    said = " ".join(str(error).partition("Trace Shapes:")[0].split()) or "no message"
+    return f"{type(error).__name__}: {said[:150]}"
+
+
+def _apart(
+    model: Program,
+    guide: Program,
+    args: Any,
+    kwargs: Any,
+    *,
+    alone: tuple[Trace, Trace],
+    together: tuple[Trace, Trace],
+    dim: int,
+    k: int,
+) -> str | None:
+    """The first site at which particle k of several scores otherwise than by itself."""
+    p, q = together
+
+    def single(name: str, value: Tensor) -> Tensor:
+        batch = value.dim() - nodes_of(q)[name]["fn"].event_dim
+        value = value.select(batch + dim, k) if batch >= -dim else value
+        return value.reshape(nodes_of(alone[1])[name]["value"].shape)
+
+    # A transform of other draws is computed again: its density is that of a single value.
+    given = shown(q, single)
+    for name, site in list(given.nodes.items()):
+        if site["type"] != "sample" or (drawn(site) and is_point(site["fn"])):
+            given.remove_node(name)
+    run = poutine.replay(guide, trace=given)
+    q_alone = poutine.trace(run).get_trace(*args, **kwargs)
+    run = poutine.replay(model, trace=shown(q, single))
+    p_alone = poutine.trace(run).get_trace(*args, **kwargs)
+
+    # Every site, under the guide and then under the model.
+    for several, one in ((q, q_alone), (p, p_alone)):
+        sites, others = sample_sites(several), sample_sites(one)
+        if sites.keys() != others.keys():
+            return sorted(sites.keys() ^ others.keys())[0]
+        for name, site in sites.items():
+            ours = _measured(site)
+            ours = ours.select(ours.dim() + dim, k) if ours.dim() >= -dim else ours
+            if not _equal(ours, _measured(others[name])):
+                return name
+    return None
+
+
+def _measured(site: Any) -> Tensor:
+    """The log-probability of a site; for a point its density there and then, and its place is looked at too."""
+    fn: Any = site["fn"]
+    if drawn(site) and is_point(fn) and isinstance(fn, dist.Delta):
+        batch = fn.v.reshape(*fn.batch_shape, -1).sum(-1)
+        return batch + fn.log_density
+    log_prob: Tensor = scale_and_mask(fn.log_prob(site["value"]), mask=site["mask"])
+    return log_prob
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    try:
+        a, b = torch.broadcast_tensors(a, b)
+    except RuntimeError:
+        return False
+    bound = EXACT.get(a.dtype, 0.05)
+    return torch.allclose(a, b, rtol=bound, atol=bound, equal_nan=True)
+
+
+def is_point(q: Any) -> bool:
+    """Whether a distribution is a single point."""
+    return isinstance(getattr(q, "base_dist", q), dist.Delta)
+
+
+def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozenset[str]:
+    """The sites of a guide that are the same in every draw, as in `AutoDelta`: they have no density to weigh by.
+
+    A point that moves is a transform of other draws, as in `AutoNormal`, and carries its log-Jacobian as density.
+    """
+    known = _memory.of(model, guide)
+    if known.points is None:
+        if is_traced():
+            return frozenset()
+        with forked_random(), _Untouched():
+            first = poutine.trace(guide).get_trace(*args, **kwargs)
+            run = poutine.replay(guide, trace=_chosen(first))
+            second = poutine.trace(run).get_trace(*args, **kwargs)
+        names = [n for n, s in first.nodes.items() if drawn(s) and is_point(s["fn"])]
+        values = [(n, nodes_of(first)[n]["value"], nodes_of(second)[n]["value"]) for n in names]
+        known.points = frozenset(n for n, a, b in values if torch.equal(a, b))
+    return known.points
+
+
+@contextmanager
+def _tolerant() -> Iterator[None]:
+    with forked_random(), _Untouched(still=True):
+        yield
+
+
+def wants_all(
+    model: Program, guide: Program, part: Callable[[slice], tuple[Any, Any]], size: int
+) -> bool:
+    """Whether a pair has to be called with all data at once: it does not score some of them as it does among others.
+
+    So a guide that holds numbers for each datum, or a network that looks across the batch. `part` gives what the pair
+    is called with for some of the `size` data.
+    """
+    if is_own(model, guide) or size < 2:
+        return False
+    known = _memory.of(model, guide)
+    if known.together is None:
+        few = min(size, 8)
+        with _tolerant():
+            known.together = _depends(model, guide, part(slice(0, few)), part(slice(1, few)), few)
+    return known.together
+
+
+def _depends(model: Program, guide: Program, whole: Any, rest: Any, few: int) -> bool:
+    """Whether the data from the second on score otherwise where the first is left out."""
+    try:
+        ((p, q),) = singly(model, guide, *whole, count=1).pairs
+
+        def later(name: str, value: Tensor) -> Tensor:
+            site = nodes_of(q)[name]
+            at: int = value.dim() - site["fn"].event_dim + _data_dim(site, few)
+            return value.narrow(at, 1, few - 1)
+
+        given = shown(q, later)
+        for name, site in list(given.nodes.items()):
+            if site["type"] != "sample" or (drawn(site) and is_point(site["fn"])):
+                given.remove_node(name)
+        run = poutine.replay(guide, trace=given)
+        q_rest = poutine.trace(run).get_trace(*rest[0], **rest[1])
+        run = poutine.replay(model, trace=shown(q, later))
+        p_rest = poutine.trace(run).get_trace(*rest[0], **rest[1])
+        for full, less in ((q, q_rest), (p, p_rest)):
+            others = sample_sites(less)
+            for name, site in sample_sites(full).items():
+                log_prob = _measured(site)
+                at = log_prob.dim() + _data_dim(site, few)
+                if not _equal(log_prob.narrow(at, 1, few - 1), _measured(others[name])):
+                    return True
+    except Exception:
+        return True
+    return False
+
+
+def _data_dim(site: Any, few: int) -> int:
+    """The dimension of the data among those of a site's batch, from the right."""
+    return next(f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size == few)
