@@ -109,6 +109,8 @@ def test_exactly_that_many_particles_are_drawn(num_particles, memory):
             drawn.append(pyro.sample("z", dist.Normal(x / 2, 1.0)).numel())
 
     x = torch.linspace(-1, 1, 13).double()
+    log_marginal(model, guide, x, num_particles=num_particles, memory=memory)  # tries the pair
+    drawn.clear()
     done = []
     result = log_marginal(
         model, guide, x, num_particles=num_particles, memory=memory, progress=done.append
