@@ -2,23 +2,26 @@
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from pyro import poutine
 from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae._abstract import forked_random, localise, parameters_of, unchecked
+from pyro_vae._abstract import forked_random, is_own, localise, parameters_of, unchecked
 from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
-from pyro_vae.inference.importance import Program, has_density, terms
-from pyro_vae.inference.inputs import as_data, rows_within
+from pyro_vae.inference.importance import Program, Terms, terms
+from pyro_vae.inference.inputs import Call, as_data, rows_within
 from pyro_vae.inference.objectives.base import Objective
+from pyro_vae.inference.particles import wants_all, way_of
 from pyro_vae.networks.products import products_of
 
 if TYPE_CHECKING:
@@ -60,7 +63,9 @@ def batches(
 
     With `later` a batch may be a `Later`, which makes it where it is used.
     """
-    if hasattr(x, "batches"):
+    if isinstance(x, Call):
+        yield from x.batches(order, batch_size)
+    elif hasattr(x, "batches"):
         way = x.later if later and hasattr(x, "later") else x.batches
         yield from way(torch.arange(len(x)) if order is None else order, batch_size)
     elif order is None:
@@ -71,25 +76,86 @@ def batches(
             yield x.index_select(0, index) if isinstance(x, Tensor) else x[index]
 
 
-@torch.no_grad()
+def scored(model: Program, guide: Program, batch: Call, num_particles: int) -> Terms:
+    """The terms of a batch.
+
+    Raises:
+        InputError: as `terms`, and where the pair scores another number of data than it is given.
+    """
+    try:
+        t = terms(model, guide, *batch.args, num_particles=num_particles, **batch.kwargs)
+    except InputError:
+        raise
+    except (ValueError, RuntimeError, IndexError) as error:
+        sizes = set() if is_own(model, guide) else _sizes(guide, batch)
+        if sizes and len(batch) not in sizes:
+            raise InputError(_other_size(max(sizes), len(batch))) from error
+        raise
+    if t.log_px.shape[1] != len(batch):
+        raise InputError(_other_size(t.log_px.shape[1], len(batch)))
+    return t
+
+
+def _other_size(found: int, given: int) -> str:
+    return (
+        f"the pair draws for {found} data and is called with {given}: it holds numbers for each of its data, or "
+        "chooses some of them itself; give all the data that it was made for, and no others"
+    )
+
+
+def _sizes(guide: Program, batch: Call) -> set[int]:
+    """How many data a guide draws for, by the plates around its sites; nothing where it fails for another reason."""
+    with forked_random():
+        try:
+            found = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
+        except Exception as error:
+            text = re.search(r"Shape mismatch inside plate.* (\d+) vs (\d+)", str(error))
+            return set() if text is None else {int(text[2])}
+    nodes: Any = found.nodes
+    stacks = [s["cond_indep_stack"] for s in nodes.values() if s["type"] == "sample"]
+    return {f.size for stack in stacks for f in stack if f.vectorized}
+
+
+def _called_whole(model: Program, guide: Program, data: Call) -> bool:
+    """Whether a pair has to be called with all data at once."""
+
+    def part(rows: slice) -> tuple[Any, Any]:
+        some = data[rows]
+        return some.args, some.kwargs
+
+    return wants_all(model, guide, part, len(data))
+
+
 def elbo(
-    model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1
+    model: Program,
+    guide: Program,
+    x: Any,
+    *args: Any,
+    batch_size: int = 1000,
+    num_particles: int = 1,
+    **kwargs: Any,
 ) -> Bound:
     """The ELBO of a data set by Monte Carlo, `E_q[log p(x|z)] - E_q[log q(z|x) - log p(z)]`, averaged over the data.
 
+    A pair that scores data otherwise than it does among others, as where a guide holds numbers for each datum, is
+    called with all of them at once.
+
     Args:
-        model: any Pyro model with a data plate at dim -1, called with a batch of data.
+        model: any Pyro model with a data plate, called with a batch of data.
         guide: its guide, called with the same.
-        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors. A pair that is not of
+            this package may take a tuple or a dict of tensors, `program((x, y))`, and data sets of such items.
+        *args: what both are called with beside a batch of x, `program(x, y)`; tensors of N rows are cut along with it.
         batch_size: data in memory at a time, fewer where they are large.
         num_particles: draws for each datum.
+        **kwargs: the same by name.
 
     Raises:
-        InputError: for an empty `x`, or values that the model's likelihood does not accept.
+        InputError: for an empty `x`, values that the model's likelihood does not accept, a pair that `terms` refuses,
+            or one that draws for another number of data than it is given.
     """
-    return mean_bound(
-        model, guide, as_data(model, x), batch_size=batch_size, num_particles=num_particles
-    )
+    data = Call(as_data(model, x), args, kwargs)
+    return mean_bound(model, guide, data, batch_size=batch_size, num_particles=num_particles)
 
 
 def mean_bound(
@@ -118,12 +184,16 @@ def each_bound(
 ) -> None:
     """Give `take` the reconstruction and KL of each datum, batch by batch, `(2, batch)` in float64 on the host."""
     localise(model, guide)
-    most = min(rows_within(x, MEMORY), LARGEST_CHUNK)
+    data = x if isinstance(x, Call) else Call(x)
+    most = min(rows_within(data, MEMORY), LARGEST_CHUNK)
     with parameters_of(model, guide):
-        for batch in batches(x, min(batch_size, max(1, most // num_particles))):
+        rows = min(batch_size, max(1, most // num_particles))
+        if _called_whole(model, guide, data):
+            rows = len(data)
+        for batch in data.batches(None, rows):
             total = torch.zeros(2, 1, dtype=torch.float64)
             for count in pieces(num_particles, most):
-                t = terms(model, guide, batch, num_particles=count)
+                t = scored(model, guide, batch, count)
                 parts = [double(t.log_px.mean(0)), double((t.log_qz - t.log_pz).mean(0))]
                 total = total + torch.stack(parts).cpu() * (count / num_particles)
             take(total)
@@ -141,10 +211,14 @@ def each_objective(
 ) -> None:
     """Give `take` the bound of an objective at each datum, batch by batch, `(batch,)` in float64 on the host."""
     localise(model, guide)
-    most = min(1000, rows_within(x, MEMORY))
+    data = x if isinstance(x, Call) else Call(x)
+    most = min(1000, rows_within(data, MEMORY))
     with parameters_of(model, guide):
-        for batch in batches(x, max(1, most // objective.num_particles)):
-            t = terms(model, guide, batch, num_particles=objective.num_particles)
+        rows = max(1, most // objective.num_particles)
+        if _called_whole(model, guide, data):
+            rows = len(data)
+        for batch in data.batches(None, rows):
+            t = scored(model, guide, batch, objective.num_particles)
             take(double(objective.bound(t)).cpu())
 
 
@@ -466,18 +540,25 @@ def compiled(
     return Compiled(function, state=lambda: (state, None), name=name, warn=warn, products=products)
 
 
-def _bytes_per_draw(model: Program, guide: Program, x: Any) -> int:
-    """Memory for one particle of one datum, measured on the first datum: the difference between 3 particles and 1."""
+def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, bool]:
+    """Memory for one particle of one datum, and whether there are latents at all.
+
+    It is the difference between 3 particles and 1, measured on the data given, of which one will do.
+    """
+    latents = False
 
     def draw(count: int) -> None:
-        t = terms(model, guide, x[:1], num_particles=count)
-        if not all(s.q is None or has_density(s.q) for s in t.sites.values()):
+        nonlocal latents
+        t = scored(model, guide, batch, count)
+        if any(s.q is not None and s.drawn and s.point for s in t.sites.values()):
             raise InputError(
                 "the guide is a point for each datum, without a density to weigh draws by, so log p(x) cannot be "
                 "estimated from it; train with another guide, such as MeanField"
             )
+        latents = any(s.q is not None for s in t.sites.values())
 
-    return max((bytes_of(lambda: draw(3)) - bytes_of(lambda: draw(1))) // 2, 64)
+    several, one = bytes_of(lambda: draw(3)), bytes_of(lambda: draw(1))
+    return max((several - one) // 2 // len(batch), 64), latents
 
 
 @torch.no_grad()
@@ -485,33 +566,41 @@ def log_marginal(
     model: Program,
     guide: Program,
     x: Any,
-    *,
+    *args: Any,
     num_particles: int = 5000,
     memory: int = MEMORY,
     compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
+    **kwargs: Any,
 ) -> LogMarginal:
     """Importance-weighted estimate of the marginal log-likelihood of each datum.
 
     `log p(x) >= E[log 1/K sum_k p(x, z_k) / q(z_k|x)]`, `z_k ~ q(z|x)`, with equality as K grows. Exactly
-    `num_particles` are drawn for each datum, in chunks that keep within `memory`.
+    `num_particles` are drawn for each datum, in chunks that keep within `memory`. A pair that scores data otherwise
+    than it does among others, as where a guide holds numbers for each datum, is called with all of them at once. Of a
+    pair without latents the one weight is log p(x) itself, without an error.
 
     Args:
-        model: any Pyro model with a data plate at dim -1, called with a batch of data.
+        model: any Pyro model with a data plate, called with a batch of data.
         guide: its guide, called with the same.
-        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors. A pair that is not of
+            this package may take a tuple or a dict of tensors, `program((x, y))`, and data sets of such items.
+        *args: what both are called with beside a batch of x, `program(x, y)`; tensors of N rows are cut along with it.
         num_particles: K.
         memory: bytes to keep within (beside the data and the networks).
         compile: weigh by a compiled graph (see `SVI`), or with `'auto'` when there is enough to do to repay the seconds
-            that compiling takes: about half a minute of work without.
+            that compiling takes: about half a minute of work without. Pairs that are not of this package are compiled
+            with True alone.
         progress: called with the number of draws done since its last call.
+        **kwargs: what both are called with by name, cut as `args`.
 
     Returns:
         A `LogMarginal` with N values and their errors.
 
     Raises:
         InputError: for empty data or data that the likelihood does not accept, for a guide without a density (`Delta`),
-            for fewer than one particle, or for a memory bound too small for a single draw.
+            for fewer than one particle, for a memory bound too small for a single draw, for a pair that `terms`
+            refuses, or one that draws for another number of data than it is given.
 
     Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, equation 8.
 
@@ -521,25 +610,32 @@ def log_marginal(
     >>> log_marginal(vae.model, vae.guide, torch.ones(8, 4), num_particles=100).values.shape
     torch.Size([8])
     """
-    x = as_data(model, x)
+    data = Call(as_data(model, x), args, kwargs)
     if not isinstance(num_particles, int) or num_particles < 1:
         raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
     choice(compile, repaid=False)
     localise(model, guide)
     with parameters_of(model, guide):
-        draw = _bytes_per_draw(model, guide, x)
+        whole = _called_whole(model, guide, data)
+        first = data[: len(data) if whole else 1]
+        draw, latents = _bytes_per_draw(model, guide, first)
+        if not latents:
+            num_particles = 1
         with unchecked(model, guide):  # the two measuring calls above were validated
             chunks = _Chunks.within(
                 memory,
                 num_particles=num_particles,
-                size=min(len(x), rows_within(x, memory // 4)),
+                size=min(len(data), rows_within(data, memory // 4)),
                 draw=draw,
-                device=x[:1].device,
+                device=first.device,
+                singly=way_of(model, guide, first.args, first.kwargs).dim is None,
             )
-            repaid = num_particles * len(x) * draw >= REPAID
+            if whole:
+                chunks = chunks.of_all(len(data))
+            repaid = num_particles * len(data) * draw >= REPAID
             weigh = _weigher(model, guide, compile, repaid=repaid)
             result: LogMarginal | None = None
-            for batch in batches(x, chunks.rows):
+            for batch in data.batches(None, chunks.rows):
                 accumulator = _Accumulator(num_particles)
                 for done in range(0, num_particles, chunks.block):
                     count = min(chunks.block, num_particles - done)
@@ -547,10 +643,18 @@ def log_marginal(
                 part = accumulator.result()
                 result = part if result is None else result + part
     assert result is not None
-    return result
+    return result if latents else _exact(result)
 
 
-Weigh = Callable[[Tensor, int], tuple[list[Tensor], Any]]
+def _exact(result: LogMarginal) -> LogMarginal:
+    """The values of a pair without latents, which are no estimates."""
+    nothing = torch.zeros_like(result.values)
+    return replace(
+        result, standard_errors=nothing, pareto_k=torch.full_like(result.values, -math.inf)
+    )
+
+
+Weigh = Callable[[Any, Any, int], tuple[list[Tensor], Any]]
 
 
 def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool) -> Weigh:
@@ -559,11 +663,12 @@ def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool
     Only pairs of modules are compiled: what other programs read is not known.
     """
 
-    def weigh(batch: Tensor, count: int) -> tuple[list[Tensor], Any]:
-        t = terms(model, guide, batch, num_particles=count)
+    def weigh(args: Any, kwargs: Any, count: int) -> tuple[list[Tensor], Any]:
+        t = scored(model, guide, Call(args[0], args[1:], kwargs), count)
         return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
 
     modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
+    repaid = repaid and is_own(model, guide)
     if len(modules) < 2 or not choice(wanted, repaid=repaid):
         return weigh
     return compiled(weigh, modules, "importance weighting", asked=wanted is True)
@@ -584,11 +689,18 @@ class _Chunks(NamedTuple):
 
     @classmethod
     def within(
-        cls, memory: int, *, num_particles: int, size: int, draw: int, device: Any
+        cls,
+        memory: int,
+        *,
+        num_particles: int,
+        size: int,
+        draw: int,
+        device: Any,
+        singly: bool = False,
     ) -> "_Chunks":
         """For `draw` bytes a draw; the draws are split evenly where that is possible: one shape, one graph.
 
-        `size` is the most data to have at a time.
+        `size` is the most data to have at a time. Where draws are made `singly`, each is of as many data as can be.
         """
         tail = (
             4 * 8 * (tail_length(num_particles) + 1)
@@ -602,6 +714,8 @@ class _Chunks(NamedTuple):
         fewest = -(-num_particles // most)
         pieces = next((n for n in range(fewest, 2 * fewest) if num_particles % n == 0), fewest)
         particles = -(-num_particles // pieces)
+        if singly:
+            particles = max(1, min(num_particles, most // size))
         data = max(1, min(most // particles, size))
         summed = min(memory // 4 // WEIGHTS or 1, LARGEST_CHUNK)
         rows = max(data, min(summed // num_particles, memory // 4 // tail, size) // data * data)
@@ -612,15 +726,23 @@ class _Chunks(NamedTuple):
             max(particles, min(num_particles, summed // rows) // particles * particles),
         )
 
+    def of_all(self, size: int) -> "_Chunks":
+        """The same for a pair that is called with all `size` data at once: fewer draws at a time."""
+        particles = max(1, self.data * self.particles // size)
+        return _Chunks(
+            size, particles, size, particles * max(1, self.rows * self.block // size // particles)
+        )
+
     def weigh(
-        self, weigh: Weigh, batch: Tensor, count: int, progress: Callable[[int], None] | None
+        self, weigh: Weigh, batch: Call, count: int, progress: Callable[[int], None] | None
     ) -> Tensor:
         """What `weigh` gives for `count` draws of all data of a batch, `(3, count, batch)`."""
         columns = []
-        for data in batch.split(self.data):
+        for data in batch.batches(None, self.data) if self.data < len(batch) else (batch,):
             parts = []
             for done in range(0, count, self.particles):
-                parts.append(torch.stack(weigh(data, min(self.particles, count - done))[0]))
+                few = min(self.particles, count - done)
+                parts.append(torch.stack(weigh(data.args, data.kwargs, few)[0]))
                 if progress is not None:
                     progress(parts[-1][0].numel())
             columns.append(torch.cat(parts, 1))

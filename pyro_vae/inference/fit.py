@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae._abstract import forked_random
+from pyro_vae._abstract import forked_random, is_own
 from pyro_vae._errors import InputError, one_line
 from pyro_vae.checks import Positive, checked, increasing, share
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.estimators import batches, choice, mean_bound
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
-from pyro_vae.inference.inputs import as_data
+from pyro_vae.inference.inputs import as_data, first_rows
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
@@ -218,9 +218,8 @@ def run_epochs(
             if halt and progress.position < size:
                 return
         _check_parameters(svi, (progress.epoch + 1) * steps)
-        found = None if validation is None else _judge(svi, validation, progress)
-        told = () if found is None else tuple(wild(found, progress, called))
-        epoch = _close(svi, data, found, progress=progress, rate=rate)
+        found, bound, told = _looked(svi, data, validation, progress, called)
+        epoch = _close(svi, data, found, bound, progress=progress, rate=rate)
         progress.close(epoch, None if found is None else found[[BOUND, SCORE]])
         over = progress.finished(epochs, patience)
         for noticed in (*told, *remarks(epoch, progress, steps=epoch.epoch * steps, over=over)):
@@ -295,18 +294,63 @@ def _judge(svi: SVI, validation: Any, progress: Progress) -> Tensor:
     return found
 
 
-def _close(svi: SVI, data: Any, found: Tensor | None, *, progress: Progress, rate: float) -> Epoch:
-    """The record of an epoch whose steps are done; `found` is of the validation data, by `judge`."""
+def _looked(
+    svi: SVI, data: Any, validation: Any, progress: Progress, called: Callable[[int], str]
+) -> tuple[Tensor | None, tuple[float, float], tuple[Remark, ...]]:
+    """The validation data by `judge`, reconstruction and KL of the epoch, and what is to be said of these.
+
+    A pair that is not of this package may be trained by an ELBO of Pyro's and have none for each datum.
+    """
+    try:
+        found = None if validation is None else _judge(svi, validation, progress)
+        told = () if found is None else tuple(wild(found, progress, called))
+        return found, _bound(svi, data, progress), told
+    except NonFiniteLossError:
+        raise
+    except Exception as error:
+        if is_own(svi.model, svi.guide) or isinstance(svi.loss, Objective):
+            raise
+        return None, (math.nan, math.nan), _unknown(error, progress)
+
+
+def _unknown(error: Exception, progress: Progress) -> tuple[Remark, ...]:
+    """Say once why the records of a run hold no ELBO."""
+    if "unknown" in progress.said:
+        return ()
+    progress.said.append("unknown")
+    text = f"the ELBO of the epochs is not known, since {one_line(error)}"
+    return (
+        Remark("unknown", text, "the record is the loss alone, and the best epoch is chosen by it"),
+    )
+
+
+def _bound(svi: SVI, data: Any, progress: Progress) -> tuple[float, float]:
+    """Reconstruction and KL of the epoch whose steps are done."""
     size = len(data)
-    loss, reconstruction, kl = (total / size for total in progress.totals)
+    _, reconstruction, kl = (total / size for total in progress.totals)
     _mode(svi, train=False)
     if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
         with forked_random():
             torch.manual_seed(0)
-            some = data[torch.arange(min(size, 1000))]
-            _, reconstruction, kl = mean_bound(svi.model, svi.guide, some)
+            _, reconstruction, kl = mean_bound(svi.model, svi.guide, first_rows(data, 1000))
+    return reconstruction, kl
+
+
+def _close(
+    svi: SVI,
+    data: Any,
+    found: Tensor | None,
+    bound: tuple[float, float],
+    *,
+    progress: Progress,
+    rate: float,
+) -> Epoch:
+    """The record of an epoch whose steps are done; `found` is of the validation data, by `judge`."""
+    size = len(data)
+    loss, (reconstruction, kl) = progress.totals[0] / size, bound
     valid, noise = [math.nan] * 3, math.nan
-    score = -loss if _optimises_its_own(svi) else reconstruction - kl
+    loss_alone = _optimises_its_own(svi) or math.isnan(reconstruction - kl)
+    score = -loss if loss_alone else reconstruction - kl
     if found is not None:
         kept = progress.kept(found)
         *valid, score = kept.mean(1).tolist()

@@ -448,6 +448,11 @@ def _refuse(p_sites: Sites, q_sites: Sites) -> None:
 def _global(latent: list[str], p_sites: Sites) -> str:
     """Why latents outside the data plate cannot be weighed, and what can be done."""
     both = [name for name in latent if name in p_sites]
+    if not both:
+        return (
+            f"the guide draws the latents of all data at once, at site {latent[0]!r} outside the data plate, so none "
+            "has a weight of its own: take a guide with a site for each datum, such as AutoNormal"
+        )
     given = ", ".join(f"{name!r}: {name}" for name in both)
     if both == latent:
         how = f"poutine.condition(model, data={{{given}}}) and poutine.condition(guide, data={{{given}}})"

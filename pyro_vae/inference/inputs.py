@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_vae._abstract import forked_random
+from pyro_vae._abstract import forked_random, is_own
 from pyro_vae._errors import InputError
 
 CHUNK = 2**22  # elements checked at a time
@@ -23,8 +23,11 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     """The data `x` as `model` takes them: a tensor `(N, *shape)`, or something with a length and batches of such.
 
     Taken are tensors of any float type, NumPy and SciPy arrays, pandas and other tables, nested lists, and map-style
-    data sets (of pairs such as image and label, the first counts). Floats get the type of the model's parameters; a
-    VAE's data also when they are whole numbers or booleans. A tensor that fits is returned as it is.
+    data sets. Floats get the type of the model's parameters; a VAE's data also when they are whole numbers or booleans.
+    A tensor that fits is returned as it is.
+
+    A VAE takes one tensor: of items such as image and label, the first counts. Another pair is called with what is
+    given: a tuple or a dict of tensors with N rows each, and the items of a data set as such a tuple or dict.
 
     Args:
         model: the model; what it says of itself, its likelihood and parameters, decides what is checked.
@@ -41,6 +44,10 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     if hasattr(x, "batches"):  # reads itself, such as a Split
         _check_some(likelihood, x, name)
         return x
+    if not is_own(model):
+        parts = x.tensors if isinstance(x, TensorDataset) and len(x.tensors) > 1 else x
+        if isinstance(parts, (tuple, dict)):
+            return Parts(_parts_as_tensors(parts, parameter, name), name)
     x = _array_like(x, name)
     if isinstance(x, Dataset):
         _not_empty(x, name)
@@ -67,23 +74,127 @@ class Items:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: Any) -> Tensor:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)))
         rows = torch.as_tensor(index).tolist()
         read = getattr(self.dataset, "__getitems__", None)
         items = read(rows) if read else [self.dataset[i] for i in rows]
-        some = [_first(item, self.name) for item in items]
+        if is_own(self.model):
+            return self._stacked([_first(item, self.name) for item in items])
+        return self._together(items)
+
+    def _together(self, items: list[Any]) -> Any:
+        """Items of a data set for a pair that takes them as they are: the batch has their structure."""
+        first = items[0]
+        if isinstance(first, dict):
+            return {name: self._together([item[name] for item in items]) for name in first}
+        if isinstance(first, (tuple, list)) and len(first) > 1:
+            return tuple(self._together(list(parts)) for parts in zip(*items, strict=True))
+        return self._stacked([_first(item, self.name) for item in items])
+
+    def _stacked(self, some: list[Tensor]) -> Tensor:
         if len({t.shape for t in some}) > 1:
             shapes = sorted({str(tuple(t.shape)) for t in some})
             raise InputError(f"the data of {self.name} do not have one shape: {', '.join(shapes)}")
         likelihood, parameter = getattr(self.model, "likelihood", None), _parameter(self.model)
         return _fitted(torch.stack(some), likelihood, parameter, self.name, values=True)
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
         """The data `order` in batches."""
         for index in order.split(batch_size):
             yield self[index]
+
+
+class Parts:
+    """A tuple or a dict of tensors as data: `len(d)` rows, and `d[indices]`, `d[a:b]` of the same structure.
+
+    Raises:
+        InputError: where its tensors have different numbers of rows, or none.
+    """
+
+    def __init__(self, value: Any, name: str = "x") -> None:
+        lengths = sorted({len(part) for part in parts_of(value)})
+        if len(lengths) != 1:
+            rows = " and ".join(map(str, lengths)) or "no"
+            raise InputError(
+                f"the parts of {name} have {rows} rows; give tensors with a row for each datum, all of one length"
+            )
+        self.value, self.size = value, lengths[0]
+        _not_empty(self, name)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        return cut(self.value, index, self.size)
+
+    @property
+    def device(self) -> torch.device:
+        return parts_of(self.value)[0].device
+
+
+def cut(value: Any, index: Any, size: int) -> Any:
+    """Some rows of what has `size` rows: of a tensor, or of those in a tuple, list or dict; all else as it is."""
+    if isinstance(value, Tensor):
+        return value[index] if value.dim() and len(value) == size else value
+    if isinstance(value, dict):
+        return {name: cut(part, index, size) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [cut(part, index, size) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+class Call:
+    """What a pair is called with, `program(data, *more, **kwargs)`: `len(c)` data, and `c[a:b]` with some of them.
+
+    Tensors of N rows among `more` and `kwargs` are cut with the N data, also in tuples, lists and dicts; all else is
+    handed on whole.
+    """
+
+    def __init__(self, data: Any, more: tuple[Any, ...] = (), kwargs: Any = None) -> None:
+        self.data, self.more, self.kwargs = data, more, dict(kwargs or {})
+        found = rows_of([data])
+        self.size = len(data) if found is None else found
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> "Call":
+        data = self.data
+        structure = isinstance(data, (tuple, list, dict))
+        some = cut(data, index, self.size) if structure else data[index]
+        more = tuple(cut(part, index, self.size) for part in self.more)
+        return Call(some, more, cut(self.kwargs, index, self.size))
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.data, *self.more)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first tensor of its data is."""
+        return parts_of(self[:1].data)[0].device
+
+    def batches(self, order: Tensor | None, batch_size: int) -> Iterator["Call"]:
+        """The data in batches, all of them as they stand or those of `order`; data that can read ahead do."""
+        if not hasattr(self.data, "batches"):
+            pieces = range(0, len(self), batch_size) if order is None else order.split(batch_size)
+            for piece in pieces:
+                yield self[slice(piece, piece + batch_size) if isinstance(piece, int) else piece]
+            return
+        order = torch.arange(len(self)) if order is None else order
+        read = self.data.batches(order, batch_size)
+        for index, some in zip(order.split(batch_size), read, strict=True):
+            more = tuple(cut(part, index, self.size) for part in self.more)
+            yield Call(some, more, cut(self.kwargs, index, self.size))
+
+
+def first_rows(x: Any, count: int) -> Any:
+    """The first `count` of some data, as data."""
+    some = x[torch.arange(min(len(x), count))]
+    return Parts(some) if isinstance(some, (tuple, dict)) else some
 
 
 def parts_of(batch: Any) -> list[Tensor]:
@@ -123,7 +234,8 @@ def rows_within(x: Any, memory: int) -> int:
     """How many data can be read at a time within `memory` bytes, copies on the way included; at least one."""
     with forked_random():  # a first look must not cost what draws noise its numbers
         first = x[:1]
-    size = first.numel() * first.element_size() if isinstance(first, Tensor) else 0
+    parts = parts_of(first.data if isinstance(first, Call) else first)
+    size = sum(part.numel() * part.element_size() for part in parts)
     return max(1, memory // max(1, COPIES * size))
 
 
@@ -207,6 +319,21 @@ def _as_tensor(x: Any, name: str) -> Tensor | None:
         x = x.astype(np.int64)
     native = np.require(x, x.dtype.newbyteorder("="), ["C"])
     return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def _parts_as_tensors(value: Any, parameter: Tensor | None, name: str) -> Any:
+    """A tuple or dict with tensors in place of arrays, tables and lists, of the model's type and on its device."""
+    if isinstance(value, dict):
+        return {key: _parts_as_tensors(part, parameter, name) for key, part in value.items()}
+    if isinstance(value, tuple):
+        parts = [_parts_as_tensors(part, parameter, name) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    tensor = _as_tensor(value, name)
+    if tensor is None or not tensor.dim():
+        return value
+    if parameter is None and not isinstance(value, Tensor) and tensor.dtype is torch.float64:
+        tensor = tensor.to(torch.get_default_dtype())
+    return _fitted(tensor, None, parameter, name, values=False) if len(tensor) else tensor
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:

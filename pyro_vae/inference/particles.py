@@ -251,13 +251,18 @@ def shown(trace: Trace, change: Callable[[str, Any], Any]) -> Trace:
     return seen
 
 
-def _chosen(trace: Trace) -> Trace:
-    """Only what plates chose as their subsample."""
+def _kept(trace: Trace, wanted: Callable[[Any], bool]) -> Trace:
+    """A copy of a trace with some of its sample sites, and nothing else."""
     kept = trace.copy()
     for name, site in list(kept.nodes.items()):
-        if not site_is_subsample(site):
+        if site["type"] != "sample" or not wanted(site):
             kept.remove_node(name)
     return kept
+
+
+def _chosen(trace: Trace) -> Trace:
+    """Only what plates chose as their subsample."""
+    return _kept(trace, site_is_subsample)
 
 
 def at_once(
@@ -404,11 +409,7 @@ def _apart(
         return value.reshape(nodes_of(alone[1])[name]["value"].shape)
 
     # A transform of other draws is computed again: its density is that of a single value.
-    given = shown(q, single)
-    for name, site in list(given.nodes.items()):
-        if site["type"] != "sample" or (drawn(site) and is_point(site["fn"])):
-            given.remove_node(name)
-    run = poutine.replay(guide, trace=given)
+    run = poutine.replay(guide, trace=_kept(shown(q, single), lambda s: not is_point(s["fn"])))
     q_alone = poutine.trace(run).get_trace(*args, **kwargs)
     run = poutine.replay(model, trace=shown(q, single))
     p_alone = poutine.trace(run).get_trace(*args, **kwargs)
@@ -453,7 +454,8 @@ def is_point(q: Any) -> bool:
 def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozenset[str]:
     """The sites of a guide that are the same in every draw, as in `AutoDelta`: they have no density to weigh by.
 
-    A point that moves is a transform of other draws, as in `AutoNormal`, and carries its log-Jacobian as density.
+    A point that moves is a transform of other draws, as in `AutoNormal`, and carries its log-Jacobian as density. Where
+    neither these draws nor a density of the point can be seen, it counts as one without.
     """
     known = _memory.of(model, guide)
     if known.points is None:
@@ -464,8 +466,12 @@ def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozens
             run = poutine.replay(guide, trace=_chosen(first))
             second = poutine.trace(run).get_trace(*args, **kwargs)
         names = [n for n, s in first.nodes.items() if drawn(s) and is_point(s["fn"])]
-        values = [(n, nodes_of(first)[n]["value"], nodes_of(second)[n]["value"]) for n in names]
-        known.points = frozenset(n for n, a, b in values if torch.equal(a, b))
+        sites, others = nodes_of(first), nodes_of(second)
+        still = {n for n in names if torch.equal(sites[n]["value"], others[n]["value"])}
+        dense = [s for s in sample_sites(first).values() if not drawn(s) or not is_point(s["fn"])]
+        if not dense:
+            still |= {n for n in names if not sites[n]["fn"].log_prob(sites[n]["value"]).any()}
+        known.points = frozenset(still)
     return known.points
 
 
@@ -503,13 +509,10 @@ def _depends(model: Program, guide: Program, whole: Any, rest: Any, few: int) ->
             at: int = value.dim() - site["fn"].event_dim + _data_dim(site, few)
             return value.narrow(at, 1, few - 1)
 
-        given = shown(q, later)
-        for name, site in list(given.nodes.items()):
-            if site["type"] != "sample" or (drawn(site) and is_point(site["fn"])):
-                given.remove_node(name)
-        run = poutine.replay(guide, trace=given)
-        q_rest = poutine.trace(run).get_trace(*rest[0], **rest[1])
-        run = poutine.replay(model, trace=shown(q, later))
+        given = _kept(shown(q, later), drawn)
+        moves = _kept(given, lambda s: not is_point(s["fn"]))
+        q_rest = poutine.trace(poutine.replay(guide, trace=moves)).get_trace(*rest[0], **rest[1])
+        run = poutine.replay(model, trace=given)
         p_rest = poutine.trace(run).get_trace(*rest[0], **rest[1])
         for full, less in ((q, q_rest), (p, p_rest)):
             others = sample_sites(less)

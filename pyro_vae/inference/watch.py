@@ -27,7 +27,7 @@ class Remark(NamedTuple):
     """One thing noticed, once in a run.
 
     Attributes:
-        kind: `'collapsed'`, `'overfits'`, `'warm-up'` or `'wild'`, of a validation datum.
+        kind: `'collapsed'`, `'overfits'`, `'warm-up'`, `'wild'`, of a validation datum, or `'unknown'`, of a bound.
         text: what was seen.
         advice: what to do about it in Python; the programs name an option instead.
     """
