@@ -4,6 +4,8 @@ import math
 import os
 from pathlib import Path
 
+from pyro_vae._errors import InputError
+
 
 def available_memory() -> float:
     """Bytes of memory that can still be taken, as far as the system tells."""
@@ -20,6 +22,22 @@ def available_memory() -> float:
             os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             if hasattr(os, "sysconf")
             else most
+        )
+
+
+def require(size: float, what: str, lower: str) -> None:
+    """Raise `InputError` where something takes more bytes than there are, before any of them is asked for.
+
+    Args:
+        size: the bytes.
+        what: takes them.
+        lower: what to choose smaller.
+    """
+    there = available_memory()
+    if size > there:
+        raise InputError(
+            f"{what} takes {in_words(size)} of memory, and {in_words(there)} are available; "
+            f"choose a smaller {lower}"
         )
 
 

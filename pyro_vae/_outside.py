@@ -8,8 +8,8 @@ from typing import Any
 from pyro_vae._drawing import Make
 from pyro_vae._errors import InputError
 from pyro_vae._program import Run
-from pyro_vae._rows import seen
-from pyro_vae.data import NAMED, Split, load_data
+from pyro_vae._rows import Rows, seen
+from pyro_vae.data import NAMED, Split, load_data, spread
 from pyro_vae.data.own import options_for
 from pyro_vae.data.sets import ALL
 from pyro_vae.inference.outliers import Separation, anomaly_scores
@@ -61,9 +61,9 @@ def _seen(opened: Run, name: str, data_dir: str | None) -> Split:
 
 
 def separations(
-    opened: Run, data: Split, s: dict[str, Any], options: Any
+    opened: Run, rows: Rows, s: dict[str, Any], options: Any
 ) -> Iterator[tuple[str, Separation, Make]]:
-    """For each data set of `options.ood`: name, scores beside those of `data`, what makes a figure of both."""
+    """For each data set of `options.ood`: name, scores beside those of `rows`, what makes a figure of both."""
     from pyro_vae import plots
 
     given = {
@@ -71,9 +71,15 @@ def separations(
         "num_particles": options.num_particles,
         "memory": options.memory * 2**20,
     }
-    inside = anomaly_scores(opened.vae, data, opened.split("train").first(TYPICAL), **given)
+    inside = anomaly_scores(opened.vae, rows.x, opened.split("train").first(TYPICAL), **given)
     for name, split in options.ood.items():
         other = split if options.limit is None else split.first(options.limit)
+        numbers = spread(len(other), len(split)).tolist()
         scores = anomaly_scores(opened.vae, other, inside.typical, **given)
-        found = Separation((f"{s['dataset']} {s['split']}", _stem(name)), inside, scores)
+        found = Separation(
+            (f"{s['dataset']} {s['split']}", _stem(name)),
+            inside,
+            scores,
+            (rows.rows.tolist(), numbers),
+        )
         yield name, found, partial(plots.separation, found)

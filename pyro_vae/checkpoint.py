@@ -172,7 +172,8 @@ def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progre
     try:
         _put_state(optimizer, tensors, header)
         values = {**header["progress"], "totals": tuple(header["progress"]["totals"])}
-        progress = Progress(**values, **{k: tensors.get(f"progress.{k}") for k in HELD})
+        values |= {k: tensors.get(f"progress.{k}") for k in HELD}
+        progress = Progress(**values)
         return progress, header
     except Exception as error:
         raise InputError(

@@ -90,6 +90,22 @@ def share(*, zero: bool = True, one: bool = False) -> Range:
 
 
 @dataclass(frozen=True)
+class AtMost:
+    """Numbers up to `high`."""
+
+    high: int
+
+    def holds(self, value: Any) -> bool:
+        return bool(value <= self.high)
+
+    def words(self, noun: str) -> str:
+        return f"{noun} and at most {self.high:,}"
+
+
+at_most = AtMost
+
+
+@dataclass(frozen=True)
 class OneOf:
     """One of the texts in a collection."""
 
@@ -134,6 +150,10 @@ class Takes:
 
 takes = Takes
 
+MOST = 10**15  # of anything that is done one by one
+Number = Annotated[
+    int, at_least(1), at_most(MOST)
+]  # of things that are done one after another, and not held
 Count = Annotated[int, at_least(1), takes(16)]  # of numbers, which training holds four times
 Layers = Annotated[int, between(1, 1000)]  # of modules
 Steps = Annotated[int, between(1, 10_000)]  # of gradients, for each datum

@@ -388,7 +388,8 @@ def main(arguments: Sequence[str]) -> None:
         arrays[f"{split}_std"],
         arrays.get(f"{split}_labels"),
     )
-    written, failed = [output], []
+    written: list[Path] = [output]
+    failed: list[str] = []
     if options.csv or options.parquet:
         written += write_tables(frame(arrays), options)
     if len(mean) > 1:  # one point is no picture

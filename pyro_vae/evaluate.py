@@ -296,13 +296,13 @@ def _chosen(opened: Run, options: Any) -> Rows:
 
 
 def _more(
-    opened: Run, data: Any, options: Any, s: dict[str, Any], columns: dict[str, Any]
+    opened: Run, rows: Rows, options: Any, s: dict[str, Any], columns: dict[str, Any]
 ) -> dict[str, Make]:
     """What `--gaps` and the options behind it ask for: print it, add it to the files; what makes figures, by name."""
     from pyro_vae import plots
 
     figures: dict[str, Make] = {}
-    model = opened.vae.model
+    model, data = opened.vae.model, rows.x
     annealing = {
         "num_chains": options.chains,
         "num_temperatures": options.temperatures,
@@ -314,7 +314,7 @@ def _more(
     if options.gaps:
         gaps = inference_gaps(opened.vae, data, num_particles=options.num_particles)
         s["gaps"] = {name: average._asdict() for name, average in gaps.averages.items()}
-        print(f"\n{gaps}", flush=True)
+        print("\n".join(["", str(gaps), *_newly(rows, gaps.sound, columns, "gaps")]), flush=True)
     if options.ais:
         with _progress(
             "gradients", len(data) * gradients_per_datum(options.chains, options.temperatures)
@@ -323,16 +323,14 @@ def _more(
         columns |= {f"ais_{k}": v.numpy() for k, v in annealed.per_datum.items()}
         errors = ("data_standard_error", "monte_carlo_standard_error")
         s["ais"] = {name: getattr(annealed, name) for name in ("mean", *errors)} | annealing
-        print(f"\nAnnealed importance sampling: {annealed}", flush=True)
+        lost = _newly(rows, annealed.sound, columns, "annealed log p(x)")
+        print("\n".join(["", f"Annealed importance sampling: {annealed}", *lost]), flush=True)
     if options.bdmc:
         total = options.bdmc * gradients_per_datum(options.chains, options.temperatures, ways=2)
         with _progress("gradients", total) as progress:
             sandwich = bidirectional_monte_carlo(model, options.bdmc, progress=progress, **chains)
-        bounds = {
-            "lower": sandwich.lower.mean,
-            "upper": sandwich.upper.mean().item(),
-            "gap": sandwich.gap,
-        }
+        bounds = dict(zip(("lower", "upper"), sandwich.bounds, strict=True))
+        bounds |= {"gap": sandwich.gap}
         s["bdmc"] = {
             "data": options.bdmc,
             **bounds,
@@ -341,14 +339,17 @@ def _more(
         print(f"\nBidirectional Monte Carlo: {sandwich}", flush=True)
     if options.ood:
         s["ood"] = {}
-        for name, found, make in separations(opened, data, s, options):
+        for name, found, make in separations(opened, rows, s, options):
             s["ood"][Path(name).name] = found.to_dict()
             figures[f"ood-{Path(name).stem}"] = make
             kind = "test data" if name in NAMED else "rows"
             told = f"{name}: {len(found.outside)} of its {len(options.ood[name])} {kind}"
             print(f"\n{told}\n{found}", flush=True)
     if options.posterior:
-        compared = _compare_posterior(opened, data, options.posterior, options.posterior_draws)
+        sound = torch.from_numpy(np.isfinite(columns["values"]))
+        compared = _compare_posterior(
+            opened, data, sound, options.posterior, options.posterior_draws
+        )
         s["posterior"] = compared.to_dict()
         print(f"\nThe guide against the posterior: {compared}", flush=True)
         figures["posterior"] = partial(plots.posterior_pairs, compared)
@@ -375,7 +376,7 @@ def main(arguments: Sequence[str]) -> None:
         adaptive=options.adaptive,
     )
     few = rows.x.among(result.sound).first(1000)
-    health = latent_health(opened.vae.model, opened.vae.guide, few) if len(few) > 1 else None
+    health = _health(opened, few, result.sound, rows) if len(few) > 1 else None
     s = summary(opened, result, rows, health)
     s |= {"refinement_steps": options.refine or (100 if options.adaptive else None)}
     s |= {"effort": effort and str(effort), "roads": effort and effort.roads}
@@ -393,7 +394,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"train again with {s['latents']['remedy']}", flush=True)
     plan = plan_of(options, refine=s["refinement_steps"] or 0)
     options.ood = outsiders
-    figures = _more(opened, rows.x, options, s, columns)
+    figures = _more(opened, rows, options, s, columns)
     if result.curve:
         figures["bound_curve"] = partial(plots.bound_curve, result.curve)
     if health is not None:
@@ -485,6 +486,14 @@ def _versions() -> dict[str, str]:
     return {"pyro_vae": __version__, "pyro": pyro.__version__, "torch": str(torch.__version__)}
 
 
+def _health(opened: Run, few: Split, sound: torch.Tensor, rows: Rows) -> LatentHealth:
+    """The latents of a few of the `sound` rows; what is left out is named by its row in the file."""
+    health = latent_health(opened.vae.model, opened.vae.guide, few)
+    places = sound.nonzero().flatten().numpy()
+    taken = rows.rows[places[spread(len(few), len(places)).numpy()]]
+    return replace(health, left_out=tuple(int(taken[i]) for i in health.left_out))
+
+
 def _posterior(opened: Run, data: Any, health: LatentHealth) -> Figure:
     from pyro_vae import plots
 
@@ -493,14 +502,30 @@ def _posterior(opened: Run, data: Any, health: LatentHealth) -> Figure:
     return plots.aggregated_posterior(torch.cat(draws), prior, health.activity)
 
 
-def _compare_posterior(opened: Run, data: Any, count: int, draws: int) -> PosteriorComparison:
-    """`compare_posterior` for data spread evenly over the evaluated ones, with a progress bar on a terminal."""
-    numbers = spread(count, len(data)).tolist()
+def _newly(rows: Rows, sound: torch.Tensor, columns: dict[str, Any], what: str) -> list[str]:
+    """A sentence about data that have a finite log p(x), and yet no finite value of something else."""
+    lost = (~sound.numpy() & np.isfinite(columns["values"])).nonzero()[0]
+    if len(lost) == 0:
+        return []
+    some = ", ".join(str(int(rows.rows[i])) for i in lost[:MOST])
+    more = f" and {len(lost) - MOST} more" if len(lost) > MOST else ""
+    return [f"Without finite {what}, and left out: row {some}{more} of the data (from 0)."]
+
+
+def _compare_posterior(
+    opened: Run, data: Any, sound: torch.Tensor, count: int, draws: int
+) -> PosteriorComparison:
+    """`compare_posterior` for data spread evenly over the evaluated ones, with a progress bar on a terminal.
+
+    Those without a finite log p(x) have no posterior to draw from; `sound` are the others.
+    """
+    places = sound.nonzero().flatten()
+    numbers = places[spread(count, len(places))].tolist()
     with _progress("draws", len(numbers) * CHAINS * (draws + draws // 2)) as progress:
         compared = compare_posterior(
             opened.vae.model,
             opened.vae.guide,
-            data.first(count),
+            data.among(sound).first(count),
             num_samples=draws,
             progress=progress,
         )

@@ -149,11 +149,71 @@ def test_counts_over_resampled_data():
     """The chunks draw exactly that many data sets, each of which gives the plain variance."""
     means = torch.randn(2, 40, 3).double() * torch.tensor([0.05, 0.1, 0.2])
     torch.manual_seed(2)
-    counts = torch.cat(list(latents._active_counts(means, 50, 7 * 32 * 40)))
+    moments, resampled = latents._Moments(), latents._Bootstrap(50, 40, 7 * 32 * 40)
+    resampled.add(moments.add(means))
+    counts = resampled.counts()
     torch.manual_seed(2)
     index = torch.cat([torch.randint(40, (min(7, 50 - i), 40)) for i in range(0, 50, 7)])
-    expected = torch.stack([(latents._covariance(means[:, i]) > 0.01).sum() for i in index])
+    expected = torch.stack([(covariance(means[:, i]) > 0.01).sum() for i in index])
     assert counts.tolist() == expected.tolist()
+    torch.testing.assert_close(moments.covariance(), covariance(means))
+
+
+def covariance(means):
+    """Over the data, between two estimates of each posterior mean."""
+    first, second = means - means.mean(1, keepdim=True)
+    return (first * second).sum(0) / (len(first) - 1)
+
+
+def test_chunks_of_data_are_resampled_as_one():
+    """The numbers of times that data in three chunks were drawn: sums, means and variances of a multinomial."""
+    n, samples = 12, 20_000
+    torch.manual_seed(0)
+    eye = torch.eye(n, dtype=torch.float64)
+    resampled = latents._Bootstrap(samples, n, 2**20)
+    for chunk in eye.split(5):  # each datum adds one to a column of its own
+        resampled.add(chunk[:, None].expand(-1, 3, -1))
+    weights = resampled.sums[:, :n]
+    assert (weights.sum(1) == n).all()
+    assert (weights >= 0).all()
+    p = 1 / n
+    expected = n * (torch.eye(n).double() * p - p**2)
+    assert (weights.mean(0) - 1).abs().max() < 4 * (1 / samples) ** 0.5
+    assert (torch.cov(weights.T) - expected).abs().max() < 6 * (2 / samples) ** 0.5
+
+
+def test_memory_of_the_first_looks_does_not_grow_with_the_draws():
+    vae, x = small(n=50)
+    torch.manual_seed(1)
+    many = latent_health(vae.model, vae.guide, x, draws=4000, mixture_size=2, memory=2**16)
+    q, p = vae.encode(x), vae.model.prior()
+    expected = torch.distributions.kl_divergence(q.base_dist, p.base_dist).sum(1)
+    assert many.kl.value == pytest.approx(expected.mean().item(), abs=0.02)
+
+
+def test_data_without_a_finite_posterior_are_named_and_left_out():
+    """As if they had never been there."""
+    pair = linear([0.9, 0.5])
+    torch.manual_seed(0)
+    x = torch.randn(60, 2).double()
+    wild = torch.cat([x[:10], x.new_full((1, 2), 1e200), x[10:], x.new_full((1, 2), 1e300)])
+    calm, found = latent_health(*pair, x), latent_health(*pair, wild)
+    assert found.left_out == (10, 61)
+    assert "without datum 10, 61 (counted from 0), whose q(z|x) is not finite" in str(found)
+    assert (found.num_data, found.mixture_size) == (60, 60)
+    for name in ("kl", "mutual_information", "aggregated_kl"):
+        ours, theirs = getattr(found, name), getattr(calm, name)
+        assert ours.value == pytest.approx(theirs.value, abs=4 * theirs.standard_error)
+    torch.testing.assert_close(found.activity, calm.activity, rtol=0.05, atol=0.01)
+    with pytest.raises(InputError, match="0 of 2 data have a finite KL"):
+        latent_health(*pair, wild[[10, 61]])
+
+
+@pytest.mark.parametrize("name", ["draws", "mixture_size", "bootstrap", "memory"])
+def test_sizes_beyond_all_bounds(name):
+    vae, x = small()
+    with pytest.raises(InputError, match=f"{name}=100000000000000000000 of latent_health"):
+        latent_health(vae.model, vae.guide, x, **{name: 10**20})
 
 
 def test_a_guide_equal_to_the_prior_is_collapsed():
@@ -276,7 +336,10 @@ def test_a_point_is_refused():
     ("options", "words"),
     [
         ({"draws": 0}, "draws=0"),
-        ({"mixture_size": 1}, "mixture_size=1 must be a whole number of at least 2"),
+        (
+            {"mixture_size": 1},
+            "mixture_size=1 of latent_health must be a whole number of at least 2",
+        ),
         ({"bootstrap": 1.5}, "bootstrap=1.5"),
     ],
 )

@@ -74,7 +74,8 @@ class AnnealedEstimate(PerDatum):
             f"log p(x) = {self.mean:.3f} nats per datum, ± {self.data_standard_error:.3f} (data) ± "
             f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {self._interval()}, "
             f"by {self.num_chains} annealed chains over {self.num_temperatures} temperatures on {len(self)} data, "
-            f"acceptance {self.acceptance.mean().item():.2f}, median ESS {self.ess.median().item():.1f} chains."
+            f"acceptance {self.acceptance[self.sound].mean().item():.2f}, median ESS "
+            f"{self.ess[self.sound].nanmedian().item():.1f} chains.{self._left_out()}"
         )
 
 
@@ -93,22 +94,39 @@ class Sandwich:
     upper_errors: Tensor
 
     @property
+    def sound(self) -> Tensor:
+        """Between which data both bounds are finite, `(N,)` booleans; the means are over these."""
+        return self.upper.isfinite() & self.lower.sound
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The means of both bounds, nats per datum."""
+        kept = self.sound
+        return self.lower.values[kept].mean().item(), self.upper[kept].mean().item()
+
+    @property
     def gap(self) -> float:
         """The mean of `upper - lower`: how far either can be off, in expectation; nats per datum."""
-        return (self.upper - self.lower.values).mean().item()
+        return (self.upper - self.lower.values)[self.sound].mean().item()
 
     @property
     def gap_standard_error(self) -> float:
         """Of the mean gap, from the spread over data, which holds that over chains."""
-        gaps = self.upper - self.lower.values
+        gaps = (self.upper - self.lower.values)[self.sound]
         return (gaps.std() / math.sqrt(len(gaps))).item() if len(gaps) > 1 else math.nan
 
     def __str__(self) -> str:
         return (
-            f"On {len(self.upper)} data simulated from the model log p(x) lies between {self.lower.mean:.3f} and "
-            f"{self.upper.mean().item():.3f} nats: the schedule of {self.lower.num_temperatures} temperatures leaves a "
+            f"On {_of(self.sound)} data simulated from the model log p(x) lies between {self.bounds[0]:.3f} and "
+            f"{self.bounds[1]:.3f} nats: the schedule of {self.lower.num_temperatures} temperatures leaves a "
             f"gap of {self.gap:.3f} ± {self.gap_standard_error:.3f}."
         )
+
+
+def _of(sound: Tensor) -> str:
+    """How many data are sound, of how many if that is not all."""
+    n, count = len(sound), int(sound.sum())
+    return f"{n}" if count == n else f"{count} of {n}"
 
 
 def temperatures(count: int, shape: str = "sigmoid") -> Tensor:

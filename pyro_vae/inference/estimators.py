@@ -278,8 +278,15 @@ class PerDatum:
         Raises:
             InputError: for a level that is not between 0 and 1.
         """
-        reach = _student(torch.tensor(len(self) - 1.0), level).item() * self.data_standard_error
+        freedom = self.sound.sum().double() - 1
+        reach = _student(freedom, level).item() * self.data_standard_error
         return self.mean - reach, self.mean + reach
+
+    def _left_out(self) -> str:
+        """A sentence about the data that the mean leaves out, after a space; nothing where there are none."""
+        lost = len(self) - int(self.sound.sum())
+        verb = "have" if lost > 1 else "has"
+        return f" Without {lost} of the data, which {verb} no finite value." if lost else ""
 
     def _interval(self) -> str:
         return "95 % interval {:.3f} to {:.3f}".format(*self.interval())
@@ -396,7 +403,8 @@ class LogMarginal(PerDatum):
         return (
             f"log p(x) = {self.mean:.3f} nats per datum, ± {self.data_standard_error:.3f} (data) ± "
             f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {self._interval()}, "
-            f"{count} particles on {len(self)} data, median ESS {self.ess.median().item():.0f}. {self.verdict()}"
+            f"{count} particles on {len(self)} data, median ESS "
+            f"{self.ess[self.sound].nanmedian().item():.0f}. {self.verdict()}{self._left_out()}"
         )
 
     def to_arviz(self) -> "arviz.InferenceData":

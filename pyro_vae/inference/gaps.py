@@ -54,6 +54,12 @@ class Gaps:
         return Gaps(log_marginal=self.log_marginal + other.log_marginal, **columns)
 
     @property
+    def sound(self) -> Tensor:
+        """For which data all is finite, `(N,)` booleans; the averages are over these."""
+        every = (self.log_marginal.values, self.refined_elbo, self.elbo)
+        return torch.stack([values.isfinite() for values in every]).all(0)
+
+    @property
     def approximation(self) -> Tensor:
         """`log p(x) - L[q*]`: what the family cannot reach."""
         return self.log_marginal.values - self.refined_elbo
@@ -82,7 +88,7 @@ class Gaps:
 
     @property
     def averages(self) -> dict[str, Average]:
-        """The six rows of the table: mean, data and Monte-Carlo standard error of each."""
+        """The six rows of the table, of the `sound` data: mean, data and Monte-Carlo standard error of each."""
         columns = {
             "log p(x)": (self.log_marginal.values, self.log_marginal.standard_errors),
             "L[q*]": (self.refined_elbo, self.refined_elbo_errors),
@@ -91,12 +97,12 @@ class Gaps:
             "amortisation": (self.amortisation, self.amortisation_errors),
             "inference": (self.inference, self.inference_errors),
         }
-        n = len(self)
+        n, kept = int(self.sound.sum()), self.sound
         return {
             name: Average(
-                values.mean().item(),
-                (values.std() / math.sqrt(n)).item() if n > 1 else math.nan,
-                (errors.square().sum().sqrt() / n).item(),
+                values[kept].mean().item(),
+                (values[kept].std() / math.sqrt(n)).item() if n > 1 else math.nan,
+                (errors[kept].square().sum().sqrt() / max(n, 1)).item(),
             )
             for name, (values, errors) in columns.items()
         }
@@ -115,9 +121,16 @@ class Gaps:
             f"{names[name]:<30}{a[0]:>12.4f}{a[1]:>10.4f}{a[2]:>16.4f}"
             for name, a in self.averages.items()
         ]
+        lost = not bool(self.sound.all())
         return "\n".join(
             [
                 *lines,
+                *(
+                    [
+                        f"of {int(self.sound.sum())} of {len(self)} data; the others have no finite value"
+                    ]
+                    * lost
+                ),
                 "",
                 f"q* is better than q for {int(self.improved.sum())} of {len(self)} data. A q* short of the best in "
                 "its family counts as approximation what is amortisation; a log p(x) that is too low "

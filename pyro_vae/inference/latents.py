@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
@@ -14,9 +14,18 @@ from torch import Tensor
 
 from pyro_vae._abstract import forked_random, localise, parameters_of, unchecked
 from pyro_vae._errors import InputError
-from pyro_vae.inference.estimators import MEMORY, _Allocations, double
+from pyro_vae._memory import require
+from pyro_vae.checks import MOST, Number, at_least, at_most, checked, takes
+from pyro_vae.inference.estimators import (
+    LARGEST_CHUNK,
+    MEMORY,
+    _Allocations,
+    batches,
+    double,
+    pieces,
+)
 from pyro_vae.inference.importance import PARTICLES, Program, has_density, terms
-from pyro_vae.inference.inputs import as_data
+from pyro_vae.inference.inputs import as_data, rows_within
 from pyro_vae.inference.objectives.base import independent
 
 ACTIVE = 0.01
@@ -24,18 +33,46 @@ COLLAPSED = 0.1  # nats of KL per datum
 SATURATED = 0.9  # of log N, the most that N data can show
 WORK = 2**34  # bytes passed through for all pairs of data: ten seconds or so on one core
 BATCH = 500
+NAMED = 5  # data left out that are named
 MEAN_DRAWS = 50  # their noise is averaged over the data too
 
 
-def _covariance(means: Tensor) -> Tensor:
-    """Over the data, between two estimates of each posterior mean: `(2, N, ...) -> (...)`."""
-    first, second = means - means.mean(1, keepdim=True)
-    return (first * second).sum(0) / (len(first) - 1)
+class _Moments:
+    """Sums over data from which the covariance of two estimates of each posterior mean follows, chunk by chunk.
+
+    Counted from the means of the first chunk, so that no digits are lost far from 0.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.shift: Tensor
+        self.sums: Tensor | float = 0.0  # of both products and of each, (3, ...)
+
+    def columns(self, means: Tensor) -> Tensor:
+        """`(2, n, ...)` means of n data -> what is summed up over them, `(n, 3, ...)`."""
+        if self.size == 0:
+            self.shift = means.mean(1, keepdim=True)
+        first, second = means - self.shift
+        return torch.stack([first * second, first, second], 1)
+
+    def add(self, means: Tensor) -> Tensor:
+        """Take in the `(2, n, ...)` means of n more data, and return their `columns`."""
+        columns = self.columns(means)
+        self.size += means.shape[1]
+        self.sums = self.sums + columns.sum(0)
+        return columns
+
+    def covariance(self) -> Tensor:
+        """Over the data so far."""
+        assert isinstance(self.sums, Tensor)
+        products, first, second = self.sums
+        return (products - first * second / self.size) / (self.size - 1)
 
 
+@checked
 @torch.no_grad()
 def activity(
-    guide: Program, x: Any, *, draws: int = 200, batch_size: int = BATCH
+    guide: Program, x: Any, *, draws: Number = 200, batch_size: Number = BATCH
 ) -> dict[str, Tensor]:
     """How much the posterior mean of each latent varies over the data: `Var_x(E_q[z_d | x])`, by site.
 
@@ -53,19 +90,44 @@ def activity(
 
     Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, section 5.2.
     """
-    x = as_data(guide, x)
+    x = _repeatable(as_data(guide, x))
     _check_two(x)
-    means: dict[str, list[Tensor]] = {}
+    found: dict[str, _Moments] = {}
     localise(guide)
     with parameters_of(guide), unchecked(guide):
-        for start in range(0, len(x), batch_size):
-            with pyro.plate(PARTICLES, 2 * draws, dim=-2):
-                trace = poutine.trace(guide).get_trace(x[start : start + batch_size])
-            latents: Any = prune_subsample_sites(trace).iter_stochastic_nodes()
-            for name, site in latents:
-                halves = double(site["value"]).unflatten(0, (2, draws)).mean(1)  # (2, batch, ...)
-                means.setdefault(name, []).append(halves)
-    return {name: _covariance(torch.cat(parts, 1)) for name, parts in means.items()}
+        for batch in batches(x, min(batch_size, rows_within(x, MEMORY))):
+            for name, means in _guide_means(guide, batch, draws).items():
+                found.setdefault(name, _Moments()).add(means)
+    return {name: moments.covariance() for name, moments in found.items()}
+
+
+def _guide_means(guide: Program, batch: Any, draws: int) -> dict[str, Tensor]:
+    """Two estimates of the posterior mean at each site, `(2, batch, ...)`, each from so many draws."""
+    size = len(batch)
+    if 2 * draws * size <= LARGEST_CHUNK * 4:  # all at once
+        values = _guide_draws(guide, batch, 2 * draws)
+        return {k: double(v).unflatten(0, (2, draws)).mean(1) for k, v in values.items()}
+    halves: list[dict[str, Tensor]] = []
+    for _ in range(2):
+        total: dict[str, Tensor] = {}
+        for count in pieces(draws, max(1, LARGEST_CHUNK // size)):
+            for name, value in _guide_draws(guide, batch, count).items():
+                total[name] = total.get(name, 0.0) + double(value).sum(0)
+        halves.append(total)
+    return {k: torch.stack([half[k] for half in halves]) / draws for k in halves[0]}
+
+
+def _guide_draws(guide: Program, batch: Any, count: int) -> dict[str, Tensor]:
+    """Draws of each site of a guide, `(count, batch, ...)`."""
+    with pyro.plate(PARTICLES, count, dim=-2):
+        trace = poutine.trace(guide).get_trace(batch)
+    latents: Any = prune_subsample_sites(trace).iter_stochastic_nodes()
+    return {name: site["value"] for name, site in latents}
+
+
+def _repeatable(x: Any) -> Any:
+    """Data that are the same at every look: noise that is drawn anew is drawn once."""
+    return x.fixed() if hasattr(x, "fixed") else x
 
 
 def _check_two(x: Any) -> None:
@@ -99,7 +161,8 @@ class LatentHealth:
         mutual_information: of x and z under the guide, never above `log mixture_size`; in expectation too low.
         mutual_information_upper: the same with each datum left out of its own `q(z)`; in expectation too high.
         aggregated_kl: `KL(q(z) || p(z))`, in expectation too high by as much as the information is too low.
-        num_data: N.
+        num_data: N, without what is left out.
+        left_out: the data whose posterior or prior density is not finite, by their places counted from 0.
         mixture_size: how many of them `q(z)` is made of; both parts are averages over these.
 
     Source: Hoffman & Johnson 2016, ELBO Surgery; Poole et al. 2019, On Variational Bounds of Mutual Information (the
@@ -115,6 +178,7 @@ class LatentHealth:
     aggregated_kl: Estimate
     num_data: int
     mixture_size: int
+    left_out: tuple[int, ...] = ()
 
     @property
     def active_units(self) -> int:
@@ -167,40 +231,103 @@ class LatentHealth:
                 f"I(x; z) = {self.mutual_information} nats, at most {self.mutual_information_upper:.3f} without each "
                 f"datum's own share, from {self.mixture_size}{of} data, whose log is {self.bound:.3f}",
                 f"KL(q(z) || p(z)) = {self.aggregated_kl} nats{' or less' if self.saturated else ''}",
+                *self._lost(),
                 self.verdict(),
             ]
         )
 
+    def _lost(self) -> list[str]:
+        """A sentence about the data that are left out, if there are any."""
+        if not self.left_out:
+            return []
+        some = ", ".join(map(str, self.left_out[:NAMED]))
+        more = f" and {len(self.left_out) - NAMED} more" if len(self.left_out) > NAMED else ""
+        return [f"without datum {some}{more} (counted from 0), whose q(z|x) is not finite"]
+
 
 class _Posteriors(NamedTuple):
-    """`q(z|x)` of all data, batch by batch, and draws from it with their log-densities."""
+    """`q(z|x)` of some data, batch by batch, and draws from it with their log-densities."""
 
     q: list[Any]  # each of batch shape (1, batch)
     z: Tensor  # (K, N, D)
     log_q: Tensor  # (K, N)
     log_p: Tensor
-    kl_per_dimension: Tensor | None  # (D,)
-
-    @property
-    def kl(self) -> Tensor:
-        return (self.log_q - self.log_p).mean(0)
 
 
 def _posteriors(model: Program, guide: Program, x: Any, draws: int, memory: int) -> _Posteriors:
-    found, batches, dimensions = [], [], []
-    for start in range(0, len(x), BATCH):
-        q, p = _latent(model, guide, x[start : start + BATCH])
+    found, parts = [], []
+    for batch in _batches(x, memory):
+        q, p = _latent(model, guide, batch)
         draw = partial(_draw, q, p)
-        pieces = [draw(count) for count in _pieces(draws, draw, memory)]
-        z, log_q, log_p = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        some = [draw(count) for count in _pieces(draws, draw, memory)]
         found.append(q)
-        batches.append((z, log_q, log_p))
-        if independent(q) and independent(p):
-            kl = double(q.base_dist.log_prob(z)) - double(p.base_dist.log_prob(z))
-            dimensions.append(kl.mean(0).sum((0, 1)))
-    z, log_q, log_p = (torch.cat(parts, 2).squeeze(1) for parts in zip(*batches, strict=True))
-    per_dimension = torch.stack(dimensions).sum(0) / len(x) if dimensions else None
-    return _Posteriors(found, z, log_q, log_p, per_dimension)
+        parts.append([torch.cat(part) for part in zip(*some, strict=True)])
+    z, log_q, log_p = (torch.cat(part, 2).squeeze(1) for part in zip(*parts, strict=True))
+    return _Posteriors(found, z, log_q, log_p)
+
+
+def _batches(x: Any, memory: int) -> Iterator[Any]:
+    rows = min(BATCH, rows_within(x, max(memory, MEMORY)))
+    return batches(x, rows)
+
+
+class _Look:
+    """The first look at all data: the KL of each, and whether it is finite; no draws are kept beyond `most` numbers.
+
+    Attributes:
+        kl: `log q(z|x) - log p(z)`, averaged over the draws, `(N,)`.
+        kl_per_dimension: the same for each latent, averaged over the data with a finite KL, `(D,)`, or `None`.
+        kept: the posteriors and draws of all data, if the mixture can be made of all of them.
+        affordable: how many data can be paired with one draw of each other.
+    """
+
+    def __init__(
+        self, pair: tuple[Program, Program], x: Any, draws: int, memory: int, wanted: int | None
+    ) -> None:
+        self.affordable = 0
+        self.kept: _Posteriors | None = None
+        size, kls, dimensions = len(x), [], []
+        found: list[Any] = []
+        parts: list[list[Tensor]] = []
+        for batch in _batches(x, memory):
+            q, p = _latent(*pair, batch)
+            draw = partial(_draw, q, p)
+            total, by_latent = torch.zeros(()), torch.zeros(())
+            each, some = independent(q) and independent(p), []
+            for count in _pieces(draws, draw, memory):
+                z, log_q, log_p = drawn = draw(count)
+                total = total + (log_q - log_p).sum(0)[0]
+                if each:
+                    kl = double(q.base_dist.log_prob(z)) - double(p.base_dist.log_prob(z))
+                    by_latent = by_latent + kl.sum(0)[0]
+                if self.affordable == 0:
+                    first = _Posteriors([q], z[:, 0], log_q[:, 0], log_p[:, 0])
+                    self.affordable = _affordable(first)
+                    keeps = _whole(wanted, size, draws, self.affordable)
+                    if keeps or wanted is not None:
+                        held = min(wanted or size, size) * draws * (z.shape[-1] + 2)
+                        told = f"latent_health with draws={draws}, each held beside the others,"
+                        require(8 * held, told, "draws or mixture_size")
+                if keeps:
+                    some.append(drawn)
+            kls.append(total / draws)
+            if each:
+                sound = kls[-1].isfinite()
+                dimensions.append((by_latent / draws)[sound].sum(0))
+            if keeps:
+                found.append(q)
+                parts.append([torch.cat(part) for part in zip(*some, strict=True)])
+        self.kl = torch.cat(kls)
+        count = int(self.kl.isfinite().sum())
+        self.kl_per_dimension = torch.stack(dimensions).sum(0) / count if dimensions else None
+        if keeps and count == size:
+            z, log_q, log_p = (torch.cat(part, 2).squeeze(1) for part in zip(*parts, strict=True))
+            self.kept = _Posteriors(found, z, log_q, log_p)
+
+
+def _whole(wanted: int | None, size: int, draws: int, affordable: int) -> bool:
+    """Whether `q(z)` is made of all data, with all draws of each."""
+    return (wanted or size) >= size and (wanted is not None or draws * size**2 <= affordable**2)
 
 
 def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,10 +345,9 @@ def _means(q: Any, memory: int) -> Tensor:
     return torch.cat(halves) / MEAN_DRAWS  # type: ignore[arg-type]
 
 
-def _pieces(count: int, run: Callable[[int], Any], memory: int) -> list[int]:
+def _pieces(count: int, run: Callable[[int], Any], memory: int) -> Iterator[int]:
     """`count` in pieces of as many as `run` takes at a time within `memory`."""
-    size = max(1, memory // 2 // _bytes(run))
-    return [min(size, count - done) for done in range(0, count, size)]
+    return pieces(count, max(1, memory // 2 // _bytes(run)))
 
 
 def _bytes(run: Callable[[int], Any]) -> int:
@@ -262,10 +388,10 @@ def _others(posteriors: _Posteriors, memory: int) -> Tensor:
     """`log sum_{j != i} q(z_ki | x_j)` at each draw, `(K, N)`."""
     draws, size = posteriors.log_q.shape
     z = posteriors.z.flatten(0, 1)[:, None, None]  # (K N, 1, 1, D)
-    pieces = _pieces(len(z), partial(_pairs, posteriors), memory)
+    sizes = list(_pieces(len(z), partial(_pairs, posteriors), memory))
     owners = torch.arange(size, device=posteriors.log_q.device).repeat(draws)
     found = []
-    for some, owner in zip(z.split(pieces), owners.split(pieces), strict=True):
+    for some, owner in zip(z.split(sizes), owners.split(sizes), strict=True):
         sums, start = [], 0
         for q in posteriors.q:
             log_q = double(q.log_prob(some)).squeeze(1)  # (piece, batch)
@@ -288,35 +414,82 @@ def _affordable(posteriors: _Posteriors) -> int:
     return max(2, math.isqrt(int(WORK / per_pair)))
 
 
-def _active_counts(means: Tensor, bootstrap: int, memory: int) -> Iterator[Tensor]:
-    """The number of active latents in resampled data, some of `bootstrap` at a time."""
-    n = means.shape[1]
-    first, second = means - means.mean(1, keepdim=True)
-    columns = torch.cat([first * second, first, second], -1)  # (N, 3 D)
-    rows = max(1, memory // (32 * n))
-    for done in range(0, bootstrap, rows):
-        index = torch.randint(n, (min(rows, bootstrap - done), n), device=means.device)
-        weights = means.new_zeros(index.shape).scatter_add_(
-            1, index, means.new_ones(()).expand(index.shape)
+class _Bootstrap:
+    """The number of active latents in resampled data, from sums over the data chunk by chunk.
+
+    A chunk gets a binomial share of the draws that are left, so that all chunks together are one multinomial sample.
+    """
+
+    def __init__(self, bootstrap: int, size: int, memory: int) -> None:
+        self.size, self.left, self.memory = size, size, memory
+        self.draws = torch.full((bootstrap,), float(size), dtype=torch.float64)
+        self.sums: Tensor | float = 0.0
+
+    def add(self, columns: Tensor) -> None:
+        """Take in what is summed up over n more data, `(n, 3, D)`."""
+        n = len(columns)
+        share = torch.tensor(n / self.left, dtype=torch.float64)
+        taken = (
+            self.draws
+            if n == self.left
+            else torch.binomial(self.draws, share.expand_as(self.draws))
         )
-        products, a, b = (weights @ columns / n).chunk(3, -1)
-        yield ((products - a * b) * n / (n - 1) > ACTIVE).sum(-1)
+        self.draws, self.left = self.draws - taken, self.left - n
+        rows, found = max(1, self.memory // (32 * n)), []
+        for part in taken.to(columns.device).split(rows):
+            most = int(part.max())
+            index = torch.randint(n, (len(part), most), device=columns.device)
+            counted = torch.arange(most, device=columns.device) < part[:, None]
+            weights = columns.new_zeros(len(part), n).scatter_add_(1, index, counted.to(columns))
+            found.append(weights @ columns.flatten(1))
+        self.sums = self.sums + torch.cat(found)
+
+    def counts(self) -> Tensor:
+        """How many latents are active in each sample, `(bootstrap,)`."""
+        assert isinstance(self.sums, Tensor)
+        products, first, second = (self.sums / self.size).chunk(3, -1)
+        return ((products - first * second) * self.size / (self.size - 1) > ACTIVE).sum(-1)
 
 
 def _estimate(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), (values.std() / math.sqrt(len(values))).item())
 
 
+def _taken(x: Any, index: Tensor) -> Any:
+    """Some data by their places."""
+    return (
+        x[index.to(x.device)]
+        if isinstance(x, Tensor)
+        else torch.cat([x[i : i + 1] for i in index.tolist()])
+    )
+
+
+def _sound_means(
+    model: Program, guide: Program, x: Any, sound: Tensor, memory: int
+) -> Iterator[Tensor]:
+    """Two estimates of the posterior mean of the data that are `sound`, `(2, batch, D)`, batch by batch."""
+    done = 0
+    for batch in _batches(x, memory):
+        with forked_random():  # what is drawn to find q costs no numbers
+            q, _ = _latent(model, guide, batch)
+        means = _means(q, memory)
+        kept = sound[done : done + means.shape[1]]
+        done += means.shape[1]
+        if kept.any():
+            yield means[:, kept]
+
+
+@checked
 @torch.no_grad()
 def latent_health(
     model: Program,
     guide: Program,
     x: Any,
     *,
-    draws: int = 5,
-    mixture_size: int | None = None,
-    bootstrap: int = 1000,
-    memory: int = MEMORY,
+    draws: Number = 5,
+    mixture_size: Annotated[int, at_least(2), at_most(MOST)] | None = None,
+    bootstrap: Annotated[int, at_least(1), takes(64)] = 1000,
+    memory: Number = MEMORY,
 ) -> LatentHealth:
     """Which latents are active, and the KL with its two parts, each with its error.
 
@@ -332,7 +505,8 @@ def latent_health(
         mixture_size: how many data, spread evenly, `q(z)` is made of. By default all; where that would take minutes,
             because they are many or the density of the guide is costly (`IAF`), fewer with one draw each.
         bootstrap: how often the data are resampled for the interval of the number of active latents.
-        memory: bytes to keep within (beside the data, the networks and the posteriors), if one draw allows.
+        memory: bytes to keep within, if one draw allows: beside the data, the networks, a few numbers for each datum,
+            and the posteriors and draws that `q(z)` is made of. Data beyond these are read in batches, twice.
 
     Returns:
         A `LatentHealth`.
@@ -352,42 +526,45 @@ def latent_health(
     >>> health.activity.shape, health.kl.value < 5
     (torch.Size([2]), True)
     """
-    x = as_data(model, x)
+    x = _repeatable(as_data(model, x))
     _check_two(x)
-    for name, value, least in (
-        ("draws", draws, 1),
-        ("mixture_size", mixture_size, 2),
-        ("bootstrap", bootstrap, 1),
-    ):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise InputError(f"{name}={value!r} must be a whole number of at least {least}")
     localise(model, guide)
     with parameters_of(model, guide), unchecked(model, guide):
-        whole = _posteriors(model, guide, x, draws, memory)
-        size, kept = min(mixture_size or len(x), len(x)), draws
-        if mixture_size is None and draws * size**2 > (most := _affordable(whole)) ** 2:
-            size, kept = min(size, most), 1
-        part = whole
-        if (size, kept) != (len(x), draws):
-            chosen = torch.cat([x[i : i + 1] for i in (j * len(x) // size for j in range(size))])
-            part = _posteriors(model, guide, chosen, kept, memory)
+        look = _Look((model, guide), x, draws, memory, mixture_size)
+        there = look.kl.isfinite().nonzero().flatten().cpu()
+        n = len(there)
+        if n < 2:
+            raise InputError(
+                f"{n} of {len(x)} data have a finite KL(q(z|x) || p(z)), and two are the least to look at"
+            )
+        size, kept = min(mixture_size or n, n), draws
+        if not _whole(mixture_size, n, draws, look.affordable):
+            size, kept = (size, draws) if mixture_size else (min(size, look.affordable), 1)
+        part = look.kept
+        if part is None:
+            chosen = there[torch.arange(size) * n // size]
+            part = _posteriors(model, guide, _taken(x, chosen), kept, memory)
         others = _others(part, memory)
-        means = torch.cat([_means(q, memory) for q in whole.q], 1)
+        moments, resampled = _Moments(), _Bootstrap(bootstrap, n, memory)
+        for means in _sound_means(model, guide, x, look.kl.isfinite(), memory):
+            resampled.add(moments.add(means).flatten(2))
     log_mean = torch.logaddexp(others, part.log_q) - math.log(size)  # log q(z)
-    counts = torch.cat(list(_active_counts(means, bootstrap, memory))).double().sort().values
+    counts = resampled.counts().double().sort().values
     interval = (
         int(counts[math.floor(0.025 * (bootstrap - 1))]),
         int(counts[math.ceil(0.975 * (bootstrap - 1))]),
     )
-    dimensions = whole.kl_per_dimension
+    dimensions = look.kl_per_dimension
+    lost = (~look.kl.isfinite()).nonzero().flatten().tolist()
     return LatentHealth(
-        activity=_covariance(means).cpu(),
+        activity=moments.covariance().cpu(),
         active_interval=interval,
-        kl=_estimate(whole.kl),
+        kl=_estimate(look.kl[look.kl.isfinite()]),
         kl_per_dimension=None if dimensions is None else dimensions.cpu(),
         mutual_information=_estimate((part.log_q - log_mean).mean(0)),
         mutual_information_upper=(part.log_q - others).mean().item() + math.log(size - 1),
         aggregated_kl=_estimate((log_mean - part.log_p).mean(0)),
-        num_data=len(x),
+        num_data=n,
         mixture_size=size,
+        left_out=tuple(lost),
     )

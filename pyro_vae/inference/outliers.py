@@ -1,7 +1,7 @@
 """Data unlike the training data: scores of each datum, and how well they tell two data sets apart."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from pyro_vae.models.vae import VAE
 
 LEVEL = 0.05  # 1 - LEVEL: coverage of an interval, and the true positive rate of the threshold
 QUANTILE = 1.959964  # of the normal distribution at 1 - LEVEL / 2
+NAMED = 5  # data without a score that are named
 CLEAR = 0.9  # an AUROC below it is said to be weak
 HIGHER_INSIDE = {
     "log p(x)": True,
@@ -60,6 +61,11 @@ class AnomalyScores:
     def typicality(self) -> Tensor:
         """`|log p(x) - typical|`; high for an outlier."""
         return (self.log_marginal - self.typical).abs()
+
+    @property
+    def sound(self) -> Tensor:
+        """Which data have all four scores, `(N,)` booleans: a density that underflows tells no two data apart."""
+        return self.gaps.sound
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
@@ -229,17 +235,34 @@ class Separation:
         names: of the two data sets, inside and outside.
         inside: scores of data from the distribution of the training data, not among them.
         outside: scores of other data.
+        rows: what the data on each side are called by, whole numbers; by default their places, counted from 0.
     """
 
     names: tuple[str, str]
     inside: AnomalyScores
     outside: AnomalyScores
+    rows: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None)
 
     @property
     def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each score of the data inside, `(n,)`, and of those outside, `(m,)`."""
-        outside = self.outside.per_datum
-        return {name: (v, outside[name]) for name, v in self.inside.per_datum.items()}
+        """Each score of the data inside, `(n,)`, and of those outside, `(m,)`; of the `sound` ones."""
+        outside, here, there = self.outside.per_datum, self.inside.sound, self.outside.sound
+        return {name: (v[here], outside[name][there]) for name, v in self.inside.per_datum.items()}
+
+    @property
+    def lost(self) -> str | None:
+        """A sentence when some data have no finite score, naming the first of them."""
+        told = []
+        sides = zip(self.names, (self.inside, self.outside), self.rows, strict=True)
+        for name, scores, rows in sides:
+            places = (~scores.sound).nonzero().flatten().tolist()
+            if places:
+                some = ", ".join(str(i if rows is None else int(rows[i])) for i in places[:NAMED])
+                more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+                told.append(f"row{'s' if places[1:] else ''} {some}{more} of {name}")
+        if not told:
+            return None
+        return f"Without finite scores, and left out: {' and '.join(told)} (counted from 0)."
 
     @property
     def detections(self) -> dict[str, Detection]:
@@ -302,13 +325,13 @@ class Separation:
                 f"{name:<14}{x.mean().item():>12.3f}{y.mean().item():>12.3f}{way:>12}{d.auroc:>9.4f}{interval:>18}"
                 f"{d.fpr:>18.4f}"
             )
-        return "\n".join([*lines, *(s for s in (self.failure, self.doubt) if s)])
+        return "\n".join([*lines, *(s for s in (self.failure, self.doubt, self.lost) if s)])
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the table under plain names, as in `evaluation.json`."""
         detections = self.detections
         found: dict[str, Any] = {"data": len(self.outside), "typical": self.inside.typical}
-        found |= {"verdict": self.failure, "doubt": self.doubt}
+        found |= {"verdict": self.failure, "doubt": self.doubt, "left_out": self.lost}
         for name, (x, y) in self.pairs.items():
             means = {"mean_inside": x.mean().item(), "mean_outside": y.mean().item()}
             d = detections[name]

@@ -314,7 +314,8 @@ def compare_posterior(
 
     Raises:
         InputError: for empty data or data that the likelihood does not accept, for no latent or a discrete one, for a
-            guide that is a point, for a pair that `terms` refuses or that subsamples, for numbers out of range.
+            guide that is a point, for a datum without a finite density, for a pair that `terms` refuses or that
+            subsamples, for numbers out of range.
 
     Source: Hoffman & Gelman 2014, The No-U-Turn Sampler; Vehtari et al. 2021, Rank-Normalization, Folding, and
     Localization: An Improved R-hat for Assessing Convergence of MCMC (the diagnostics, by ArviZ).
@@ -354,7 +355,7 @@ def compare_posterior(
                 )
                 hook = None if progress is None else (lambda *_: progress(1))
                 chain = MCMC(kernel, num_samples, warmup_steps, hook_fn=hook, disable_progbar=True)
-                chain.run(x[i : i + 1])
+                _sample(chain, x, i)
                 values = chain.get_samples()
                 draws.append(_flat([values[name] for name in names], num_samples))
                 diverging.append(torch.zeros(num_samples, dtype=torch.bool))
@@ -370,6 +371,23 @@ def compare_posterior(
         sites={name: sites[name].p.event_shape for name in names},
         numbers=range(len(x)),
     )
+
+
+def _sample(chain: MCMC, x: Tensor, i: int) -> None:
+    """Run a chain for datum i.
+
+    Raises:
+        InputError: where no start has a finite density.
+    """
+    try:
+        chain.run(x[i : i + 1])
+    except ValueError as error:
+        if "initial params" not in str(error):
+            raise
+        raise InputError(
+            f"no draw from the prior has a finite p(x, z) for datum {i} (counted from 0), so that NUTS has nowhere to "
+            "start: leave that datum out"
+        ) from error
 
 
 @torch.no_grad()
