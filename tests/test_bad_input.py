@@ -197,7 +197,8 @@ def an_npz():
         ("x.csv", lambda: b"a,b\n1,x\n2,y\n", ["'b'", "--labels"]),
         ("x.csv", lambda: bytes(range(256)), ["table"]),
         ("x.txt", lambda: b"1 2 3", ["1 data, too few"]),
-        ("x.xlsx", lambda: b"1 2 3", [".npy, .npz or .csv"]),
+        ("x.xlsx", lambda: b"1 2 3", ["a spreadsheet", ".csv"]),
+        ("x.odd", lambda: b"1 2 3", [".npy, .npz or .csv"]),
     ],
 )
 def test_files(refused, tmp_path, name, content, words):

@@ -116,6 +116,7 @@ LAYERS = [  # from the ground up; a module may import from lower layers and from
         "data.whole",
         "data.ground",
         "data.pixels",
+        "data.foreign",
         "data.folders",
         "data.images",
         "data.columns",

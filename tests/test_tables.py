@@ -350,7 +350,23 @@ UNCERTAIN = {
     "a row too long": (csv() + "1,2,3,4\n", {}, "line 12 has 4 cells where those before it have 3"),
     "a row too short": (csv() + "1,2\n", {}, "'c'.*missing value.*row 10"),
     "a title": ("My table\n" + csv(), {}, "table.*first line.*cell"),
-    "units below the names": ("a,b\ncm,kg\n1,2\n3,4\n", {}, "'cm' in data row 0"),
+    "units below the names": (
+        "a,b\ncm,kg\n1,2\n3,4\n",
+        {},
+        "two lines of words.*a, b, then cm, kg.*units into them or remove",
+    ),
+    "units below a part of the names": ("a,b,c\ncm,,kg\n1,2,3\n4,5,6\n", {}, "cm, '', kg"),
+    "two levels of names": (
+        pd.DataFrame(X, columns=pd.MultiIndex.from_product([["a"], list("xyz")])).to_csv(),
+        {},
+        "two lines of words.*'', a, a, a, then '', x, y, z",
+    ),
+    "units where names are asked for": (
+        "a,b\ncm,kg\n1,2\n3,4\n",
+        {"header": "yes"},
+        "two lines of words",
+    ),
+    "one word in the first row": ("a,b\noops,2\n3,4\n5,6\n", {}, "'oops' in data row 0"),
     "whole numbers too long among reals": (
         "a,b\n9007199254740993,0.5\n2,1.5\n",
         {},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyro_vae._errors import InputError
 from pyro_vae.data.files import shown
+from pyro_vae.data.foreign import pictures_among
 
 SUFFIXES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -95,6 +96,7 @@ def images_below(root: Path) -> Found:
         notes = "".join(f"; {note}" for note in found.notes())
         raise InputError(
             f"the folder {shown(root)} holds no images ({', '.join(sorted(SUFFIXES))}){notes}"
+            f"{pictures_among(found.others)}"
         )
     return found
 

@@ -9,6 +9,8 @@ from pyro_vae._errors import InputError
 from pyro_vae._reading import user_path
 from pyro_vae.data.archives import npy, npz
 from pyro_vae.data.files import Loaded, Request
+from pyro_vae.data.folders import SUFFIXES
+from pyro_vae.data.foreign import way_in
 from pyro_vae.data.h5ad import h5ad
 from pyro_vae.data.images import image_folder
 from pyro_vae.data.named import NAMED
@@ -77,6 +79,10 @@ def own(request: Request) -> Loaded:
 
 def _unknown(path: Path, given: str) -> str:
     """The sentence about what is neither a known name nor a kind of file that is read."""
+    if path.is_file() and (way := way_in(path)) is not None:
+        return f"--dataset {given} {way}"
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return f"--dataset {given} is one image: name the folder in which all of them lie"
     near = difflib.get_close_matches(given, NAMED, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     if path.is_file():

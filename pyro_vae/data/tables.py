@@ -45,6 +45,7 @@ def text_table(path: Path, request: Request) -> Loaded:
             raise InputError(f"--{option} {value!r} must be {' or '.join(choices)}")
     text = read_text(path)
     found = layout(path, text, delimiter=_sign(request.delimiter), decimal=request.decimal)
+    _refuse_two_headers(path, found, request.header)
     names = _header(path, found, request.header)
     first = next(i for i, line in enumerate(text.lines) if line.strip())
     if names is not None:
@@ -106,6 +107,25 @@ def _sign(given: str | None) -> str | None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_two_headers(path: Path, found: Layout, asked: str | None) -> None:
+    """Raise `InputError` where two lines of words stand above columns of numbers: names, and units or more names."""
+    if asked == "no" or len(found.rows) < 4:
+        return
+    first, second, *body = found.rows
+    width = len(second)
+    body = [row for row in body if len(row) == width]
+    if len(body) < 2 or abs(len(first) - width) > 1:
+        return
+    numeric = [c for c in range(width) if _holds_numbers(body, c, found.decimal)]
+    above = [row[c] for row in (first, second) for c in numeric if c < len(row)]
+    words = [second[c] for c in numeric if not is_value(second[c], found.decimal)]
+    if 2 * len(words) > len(numeric) and not any(is_number(c, found.decimal) for c in above):
+        raise InputError(
+            f"{path} has two lines of words above its numbers ({_listed(first)}, then {_listed(second)}): leave one "
+            "line of names, and put units into them or remove their line"
+        )
 
 
 def _header(path: Path, found: Layout, asked: str | None) -> list[str] | None:
