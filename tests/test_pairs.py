@@ -43,16 +43,20 @@ from pyro_vae import (
     Renyi,
     ReweightedWakeSleep,
     StandardNormal,
+    activity,
+    compare_posterior,
     elbo,
     fit,
+    latent_health,
     log_marginal,
     terms,
     variants,
 )
 from pyro_vae._abstract import is_own, parameters_of, unchecked
+from pyro_vae.inference.compiled import CompileWarning
 from pyro_vae.inference.importance import Several
 from pyro_vae.inference.inputs import rows_of
-from pyro_vae.inference.particles import ParticleWarning, way_of
+from pyro_vae.inference.particles import ParticleWarning, wants_all, way_of
 from pyro_vae.inference.watch import TrainingWarning
 
 
@@ -875,3 +879,106 @@ def test_the_history_of_a_fit_holds_the_elbo_of_the_pair(pair):
     torch.manual_seed(0)
     truth = -Trace_ELBO(num_particles=400).loss(model, guide, x) / len(x)
     assert history[0].elbo == pytest.approx(truth, rel=0.1)
+
+
+def test_a_parameter_that_is_still_zero_hides_no_index():
+    def model(x):
+        slope = pyro.param("slope", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(slope * z[:, 0], 1.0), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(40))[: len(x)]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc[:, None], 1.0).to_event(1))
+
+    x = torch.randn(40)
+    with pytest.warns(ParticleWarning):
+        assert way_of(model, guide, (x,), {}).dim is None
+    assert wants_all(model, guide, lambda rows: ((x[rows],), {}), 40)
+    assert not wants_all(model, exact_column, lambda rows: ((x[rows],), {}), 40)
+    assert pyro.param("slope").item() == 0.0
+    assert not pyro.param("loc").any()
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.inference.particles.ParticleWarning")
+def test_activity_of_a_guide_that_reads_its_draws_from_the_left():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(2 * x[:, None], 0.1).to_event(1))
+            pyro.sample("b", dist.Normal(3 * a[:, 0], 0.1))
+
+    x = torch.randn(50)
+    found = activity(guide, x, draws=50)
+    torch.testing.assert_close(found["a"], 4 * x.double().var()[None], rtol=0.05, atol=0)
+    torch.testing.assert_close(found["b"], 36 * x.double().var(), rtol=0.05, atol=0)
+
+
+def test_activity_of_a_guide_with_numbers_for_each_datum():
+    loc = torch.randn(40)
+    pyro.param("loc", loc)
+    found = activity(numbered(40), torch.zeros(40), draws=400, batch_size=7)
+    torch.testing.assert_close(found["z"], loc.double().var(), rtol=0.1, atol=0)
+    with pytest.raises(InputError, match="'m' of the guide lies outside the data plate"):
+        activity(shared_guide, torch.zeros(4))
+
+
+def test_latent_health_of_a_pair_of_functions():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, None] / 2, 0.5**0.5).to_event(1))
+
+    x = 2**0.5 * torch.randn(300)
+    health = latent_health(column, guide, x)
+    assert health.active_units == 1
+    assert health.kl.value == pytest.approx(0.35, abs=0.1)  # log 2 / 2
+    with pytest.raises(InputError, match="from auxiliary draws"):
+        latent_health(normal_vector, AutoNormal(normal_vector), x[:30])
+
+
+def normal_vector(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.inference.particles.ParticleWarning")
+@pytest.mark.parametrize("pair", [(column, exact_column), (conditional, exact_conditional)])
+def test_posteriors_of_pairs_of_functions(pair):
+    x = torch.randn(2)
+    data = x if pair[0] is column else (x, torch.zeros(2))
+    found = compare_posterior(
+        *pair, data, num_samples=200, warmup_steps=100, num_chains=2, guide_samples=500
+    )
+    torch.testing.assert_close(found.draws.mean((1, 2))[:, 0], x.double() / 2, rtol=0, atol=0.15)
+
+
+def test_a_pair_of_pyro_modules_is_weighed_by_a_compiled_graph():
+    class Model(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(1, 1)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.net(z), 1.0).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, self.log_scale.exp()).to_event(1))
+
+    pair, x = (Model(), Guide()), torch.randn(6, 1)
+    found = []
+    for wanted in (False, True):
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CompileWarning)
+            found.append(log_marginal(*pair, x, num_particles=100, compile=wanted).values)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)

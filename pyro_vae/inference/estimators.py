@@ -5,16 +5,25 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae._abstract import forked_random, is_own, localise, parameters_of, unchecked
+from pyro_vae._abstract import (
+    forked_random,
+    is_own,
+    is_traced,
+    localise,
+    parameters_of,
+    unchecked,
+)
 from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
@@ -116,7 +125,7 @@ def _sizes(guide: Program, batch: Call) -> set[int]:
     return {f.size for stack in stacks for f in stack if f.vectorized}
 
 
-def _called_whole(model: Program, guide: Program, data: Call) -> bool:
+def called_whole(model: Program, guide: Program, data: Call) -> bool:
     """Whether a pair has to be called with all data at once."""
 
     def part(rows: slice) -> tuple[Any, Any]:
@@ -188,7 +197,7 @@ def each_bound(
     most = min(rows_within(data, MEMORY), LARGEST_CHUNK)
     with parameters_of(model, guide):
         rows = min(batch_size, max(1, most // num_particles))
-        if _called_whole(model, guide, data):
+        if called_whole(model, guide, data):
             rows = len(data)
         for batch in data.batches(None, rows):
             total = torch.zeros(2, 1, dtype=torch.float64)
@@ -215,7 +224,7 @@ def each_objective(
     most = min(1000, rows_within(data, MEMORY))
     with parameters_of(model, guide):
         rows = max(1, most // objective.num_particles)
-        if _called_whole(model, guide, data):
+        if called_whole(model, guide, data):
             rows = len(data)
         for batch in data.batches(None, rows):
             t = scored(model, guide, batch, objective.num_particles)
@@ -624,7 +633,7 @@ def log_marginal(
     choice(compile, repaid=False)
     localise(model, guide)
     with parameters_of(model, guide):
-        whole = _called_whole(model, guide, data)
+        whole = called_whole(model, guide, data)
         first = data[: len(data) if whole else 1]
         draw, latents = _bytes_per_draw(model, guide, first)
         if not latents:
@@ -672,7 +681,8 @@ def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool
     """
 
     def weigh(args: Any, kwargs: Any, count: int) -> tuple[list[Tensor], Any]:
-        t = scored(model, guide, Call(args[0], args[1:], kwargs), count)
+        with pyro.validation_enabled(False) if is_traced() else nullcontext():  # reads values
+            t = scored(model, guide, Call(args[0], args[1:], kwargs), count)
         return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
 
     modules = [program for program in (model, guide) if isinstance(program, nn.Module)]

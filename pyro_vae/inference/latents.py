@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae._abstract import forked_random, localise, parameters_of, unchecked
@@ -21,12 +18,14 @@ from pyro_vae.inference.estimators import (
     MEMORY,
     _Allocations,
     batches,
+    called_whole,
     double,
     pieces,
 )
 from pyro_vae.inference.importance import PARTICLES, Program, has_density, terms
-from pyro_vae.inference.inputs import as_data, rows_within
+from pyro_vae.inference.inputs import Call, Parts, as_data, rows_of, rows_within
 from pyro_vae.inference.objectives.base import independent
+from pyro_vae.inference.particles import draws_of, nothing
 
 ACTIVE = 0.01
 COLLAPSED = 0.1  # nats of KL per datum
@@ -95,7 +94,10 @@ def activity(
     found: dict[str, _Moments] = {}
     localise(guide)
     with parameters_of(guide), unchecked(guide):
-        for batch in batches(x, min(batch_size, rows_within(x, MEMORY))):
+        rows = min(batch_size, rows_within(x, MEMORY))
+        if called_whole(nothing, guide, Call(x)):
+            rows = len(x)
+        for batch in batches(x, rows):
             for name, means in _guide_means(guide, batch, draws).items():
                 found.setdefault(name, _Moments()).add(means)
     return {name: moments.covariance() for name, moments in found.items()}
@@ -103,7 +105,7 @@ def activity(
 
 def _guide_means(guide: Program, batch: Any, draws: int) -> dict[str, Tensor]:
     """Two estimates of the posterior mean at each site, `(2, batch, ...)`, each from so many draws."""
-    size = len(batch)
+    size = rows_of([batch]) or 1
     if 2 * draws * size <= LARGEST_CHUNK * 4:  # all at once
         values = _guide_draws(guide, batch, 2 * draws)
         return {k: double(v).unflatten(0, (2, draws)).mean(1) for k, v in values.items()}
@@ -119,10 +121,13 @@ def _guide_means(guide: Program, batch: Any, draws: int) -> dict[str, Tensor]:
 
 def _guide_draws(guide: Program, batch: Any, count: int) -> dict[str, Tensor]:
     """Draws of each site of a guide, `(count, batch, ...)`."""
-    with pyro.plate(PARTICLES, count, dim=-2):
-        trace = poutine.trace(guide).get_trace(batch)
-    latents: Any = prune_subsample_sites(trace).iter_stochastic_nodes()
-    return {name: site["value"] for name, site in latents}
+    sites = draws_of(guide, (batch,), {}, count)
+    for name, site in sites.items():
+        if not any(f.vectorized and f.name != PARTICLES for f in site["cond_indep_stack"]):
+            raise InputError(
+                f"site {name!r} of the guide lies outside the data plate, so no datum has a mean of its own there"
+            )
+    return {name: site["value"] for name, site in sites.items()}
 
 
 def _repeatable(x: Any) -> Any:
@@ -362,9 +367,8 @@ def _bytes(run: Callable[[int], Any]) -> int:
 
 def _latent(model: Program, guide: Program, batch: Any) -> tuple[Any, Any]:
     """`q(z|x)` and `p(z)` at the only latent site of a pair, both of batch shape `(1, batch)`."""
-    latents = {
-        name: site for name, site in terms(model, guide, batch).sites.items() if site.q is not None
-    }
+    sites = terms(model, guide, batch).sites
+    latents = {n: s for n, s in sites.items() if s.q is not None and s.p is not None and s.drawn}
     if len(latents) != 1:
         names = ", ".join(map(repr, latents))
         raise InputError(
@@ -376,7 +380,16 @@ def _latent(model: Program, guide: Program, batch: Any) -> tuple[Any, Any]:
         raise InputError(
             f"latent_health looks at vectors, and one latent of site {name!r} has shape {shape}"
         )
-    if not has_density(site.q):
+    if not has_density(site.q) and not site.point:
+        raise InputError(
+            f"the guide computes {name!r} from auxiliary draws, so its density at the latents of other data is not "
+            "known; take a guide that draws it from a distribution"
+        )
+    if len(site.q.batch_shape) != 2:
+        raise InputError(
+            f"site {name!r} lies in a further plate; declare its dimensions with .to_event()"
+        )
+    if site.point:
         raise InputError(
             "the guide is a point for each datum, without a density, so what its latents carry has no measure in nats; "
             "train with another guide, such as MeanField"
@@ -457,6 +470,8 @@ def _estimate(values: Tensor) -> Estimate:
 
 def _taken(x: Any, index: Tensor) -> Any:
     """Some data by their places."""
+    if isinstance(x, Parts):
+        return Parts(x[index.to(x.device)])
     return (
         x[index.to(x.device)]
         if isinstance(x, Tensor)

@@ -3,7 +3,7 @@
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -355,8 +355,31 @@ def _tried(model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Way,
         sites = [*sample_sites(p).values(), *sample_sites(q).values()]
         plates = [f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
         dim = min(plates, default=-1) - 1
-        reason = _difference(model, guide, args, kwargs, alone=(p, q), dim=dim)
+        with _unlike(untouched.modules, p, q):
+            reason = _difference(model, guide, args, kwargs, alone=(p, q), dim=dim)
     return Way(None if reason else dim, untouched.modes), reason
+
+
+@contextmanager
+def _unlike(modules: Iterable[nn.Module], *traces: Trace) -> Iterator[None]:
+    """Let no parameter be one number throughout, such as zero, behind which differences would hide.
+
+    Those of the modules and traces are moved by some noise and put back.
+    """
+    found: list[Any] = [p for module in modules for p in module._parameters.values()]
+    for trace in traces:
+        values = [site["value"] for site in nodes_of(trace).values() if site["type"] == "param"]
+        found += [v.unconstrained() if hasattr(v, "unconstrained") else v for v in values]
+    leaves = [p for p in dict.fromkeys(found) if p is not None and p.is_leaf and p.numel()]
+    flat = [p.data for p in leaves if p.is_floating_point() and bool((p == p.flatten()[0]).all())]
+    before = [p.clone() for p in flat]
+    for p in flat:
+        p.add_(torch.randn_like(p), alpha=0.1)
+    try:
+        yield
+    finally:
+        for p, value in zip(flat, before, strict=True):
+            p.copy_(value)
 
 
 def _difference(
@@ -475,12 +498,6 @@ def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozens
     return known.points
 
 
-@contextmanager
-def _tolerant() -> Iterator[None]:
-    with forked_random(), _Untouched(still=True):
-        yield
-
-
 def wants_all(
     model: Program, guide: Program, part: Callable[[slice], tuple[Any, Any]], size: int
 ) -> bool:
@@ -494,38 +511,58 @@ def wants_all(
     known = _memory.of(model, guide)
     if known.together is None:
         few = min(size, 8)
-        with _tolerant():
-            known.together = _depends(model, guide, part(slice(0, few)), part(slice(1, few)), few)
+        some, less = part(slice(0, few)), part(slice(1, few))
+        with forked_random(), _Untouched(still=True) as untouched:
+            try:
+                (pair,) = singly(model, guide, *some, count=1).pairs
+                with _unlike(untouched.modules, *pair):
+                    known.together = _depends(model, guide, some, less, few)
+            except Exception:  # with some of its data it cannot be run at all
+                known.together = True
     return known.together
 
 
-def _depends(model: Program, guide: Program, whole: Any, rest: Any, few: int) -> bool:
+def _depends(model: Program, guide: Program, some: Any, less: Any, few: int) -> bool:
     """Whether the data from the second on score otherwise where the first is left out."""
-    try:
-        ((p, q),) = singly(model, guide, *whole, count=1).pairs
+    ((p, q),) = singly(model, guide, *some, count=1).pairs
 
-        def later(name: str, value: Tensor) -> Tensor:
-            site = nodes_of(q)[name]
-            at: int = value.dim() - site["fn"].event_dim + _data_dim(site, few)
-            return value.narrow(at, 1, few - 1)
+    def later(name: str, value: Tensor) -> Tensor:
+        site = nodes_of(q)[name]
+        at: int = value.dim() - site["fn"].event_dim + _data_dim(site, few)
+        return value.narrow(at, 1, few - 1)
 
-        given = _kept(shown(q, later), drawn)
-        moves = _kept(given, lambda s: not is_point(s["fn"]))
-        q_rest = poutine.trace(poutine.replay(guide, trace=moves)).get_trace(*rest[0], **rest[1])
-        run = poutine.replay(model, trace=given)
-        p_rest = poutine.trace(run).get_trace(*rest[0], **rest[1])
-        for full, less in ((q, q_rest), (p, p_rest)):
-            others = sample_sites(less)
-            for name, site in sample_sites(full).items():
-                log_prob = _measured(site)
-                at = log_prob.dim() + _data_dim(site, few)
-                if not _equal(log_prob.narrow(at, 1, few - 1), _measured(others[name])):
-                    return True
-    except Exception:
-        return True
+    given = _kept(shown(q, later), drawn)
+    moves = _kept(given, lambda s: not is_point(s["fn"]))
+    q_less = poutine.trace(poutine.replay(guide, trace=moves)).get_trace(*less[0], **less[1])
+    run = poutine.replay(model, trace=given)
+    p_less = poutine.trace(run).get_trace(*less[0], **less[1])
+    for full, part in ((q, q_less), (p, p_less)):
+        others = sample_sites(part)
+        for name, site in sample_sites(full).items():
+            log_prob = _measured(site)
+            at = log_prob.dim() + _data_dim(site, few)
+            if not _equal(log_prob.narrow(at, 1, few - 1), _measured(others[name])):
+                return True
     return False
 
 
 def _data_dim(site: Any, few: int) -> int:
     """The dimension of the data among those of a site's batch, from the right."""
     return next(f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size == few)
+
+
+def draws_of(guide: Program, args: Any, kwargs: Any, count: int) -> Sites:
+    """The draws of a guide by itself, sites whose values are `(count, ...)`, by name; those of auxiliary sites too."""
+    known = is_own(guide) and isinstance(guide, nn.Module) and _takes_leading(guide)
+    dim = -2 if known else way_of(nothing, guide, args, kwargs).dim
+    if dim is None:
+        singles = singly(nothing, guide, args, kwargs, count=count)
+        sites = sample_sites(singles.pairs[0][1])
+        return {n: {**s, "value": singles.values[n]} for n, s in sites.items() if drawn(s)}
+    with Particles(count, dim):
+        sites = sample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+    return {name: site for name, site in sites.items() if drawn(site)}
+
+
+def nothing(*args: Any, **kwargs: Any) -> None:
+    """The model of a guide by itself."""

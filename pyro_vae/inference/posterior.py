@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from pyro_vae._abstract import localise, parameters_of
+from pyro_vae._abstract import localise, parameters_of, unchecked
 from pyro_vae._errors import InputError
 from pyro_vae.inference.estimators import double, quiet_arviz
-from pyro_vae.inference.importance import PARTICLES, Program, Site, has_density, terms
-from pyro_vae.inference.inputs import as_data
+from pyro_vae.inference.importance import Program, Site, terms
+from pyro_vae.inference.inputs import as_data, cut
 from pyro_vae.inference.objectives.base import independent
+from pyro_vae.inference.particles import draws_of
 
 if TYPE_CHECKING:
     import arviz
@@ -337,14 +336,15 @@ def compare_posterior(
     if not isinstance(target_accept, float) or not 0 < target_accept < 1:
         raise InputError(f"target_accept={target_accept!r} must lie between 0 and 1")
     x = as_data(model, x)
-    x = x[: len(x)]  # looked up once: some data sets draw their noise anew at every look
+    size = len(x)
+    x = x[:size]  # looked up once: some data sets draw their noise anew at every look
     localise(model, guide)
     with parameters_of(model, guide), torch.enable_grad():
         sites = _latents(model, guide, x)
-        q, gaussian = _guide_draws(guide, x, sites, guide_samples), _gaussian(sites)
+        q, gaussian = _guide_draws(guide, x, sites, guide_samples, size), _gaussian(sites)
         names = [name for name, site in sites.items() if site.p is not None]
         draws, diverging = [], []
-        for i in range(len(x)):
+        for i in range(size):
             for _ in range(num_chains):
                 kernel = NUTS(
                     model,
@@ -355,32 +355,32 @@ def compare_posterior(
                 )
                 hook = None if progress is None else (lambda *_: progress(1))
                 chain = MCMC(kernel, num_samples, warmup_steps, hook_fn=hook, disable_progbar=True)
-                _sample(chain, x, i)
+                _sample(chain, cut(x, slice(i, i + 1), size), i)
                 values = chain.get_samples()
                 draws.append(_flat([values[name] for name in names], num_samples))
                 diverging.append(torch.zeros(num_samples, dtype=torch.bool))
                 diverging[-1][chain.diagnostics()["divergences"]["chain 0"]] = True
     mean, covariance = _moments(q) if gaussian is None else gaussian
     return PosteriorComparison(
-        draws=torch.stack(draws).unflatten(0, (len(x), num_chains)),
-        diverging=torch.stack(diverging).unflatten(0, (len(x), num_chains)),
+        draws=torch.stack(draws).unflatten(0, (size, num_chains)),
+        diverging=torch.stack(diverging).unflatten(0, (size, num_chains)),
         guide_draws=q,
         guide_mean=mean,
         guide_covariance=covariance,
         closed=gaussian is not None,
         sites={name: sites[name].p.event_shape for name in names},
-        numbers=range(len(x)),
+        numbers=range(size),
     )
 
 
-def _sample(chain: MCMC, x: Tensor, i: int) -> None:
-    """Run a chain for datum i.
+def _sample(chain: MCMC, x: Any, i: int) -> None:
+    """Run a chain for datum i, which is all of the batch x.
 
     Raises:
         InputError: where no start has a finite density.
     """
     try:
-        chain.run(x[i : i + 1])
+        chain.run(x)
     except ValueError as error:
         if "initial params" not in str(error):
             raise
@@ -391,14 +391,14 @@ def _sample(chain: MCMC, x: Tensor, i: int) -> None:
 
 
 @torch.no_grad()
-def _latents(model: Program, guide: Program, x: Tensor) -> dict[str, Site]:
+def _latents(model: Program, guide: Program, x: Any) -> dict[str, Site]:
     """The guide's sites, of one draw for each datum; `InputError` for those that NUTS cannot move."""
     t = terms(model, guide, x)
     if t.scale != 1:
         raise InputError(
             f"the pair scales its log-density by {t.scale:g}, so it subsamples and has no p(z|x) to draw"
         )
-    sites = {name: site for name, site in t.sites.items() if site.q is not None}
+    sites = {n: site for n, site in t.sites.items() if site.q is not None and site.drawn}
     if not sites:
         raise InputError("the model has no latents, so there is no p(z|x)")
     for name, site in sites.items():
@@ -406,7 +406,7 @@ def _latents(model: Program, guide: Program, x: Tensor) -> dict[str, Site]:
             raise InputError(
                 f"latent site {name!r} is discrete, and NUTS moves along gradients: it needs reals"
             )
-        if not has_density(site.q):
+        if site.point:
             raise InputError(
                 "the guide is a point for each datum, without a width to compare; take another guide"
             )
@@ -428,15 +428,15 @@ def _gaussian(sites: dict[str, Site]) -> tuple[Tensor, Tensor] | None:
 
 
 @torch.no_grad()
-def _guide_draws(guide: Program, x: Tensor, sites: dict[str, Site], count: int) -> Tensor:
+def _guide_draws(guide: Program, x: Any, sites: dict[str, Site], count: int, size: int) -> Tensor:
     """Draws of the guide, `(N, count, D)`: of one site from its distribution, else by running the guide."""
     if len(sites) == 1:
         values = [site.q.sample((count,)).squeeze(1) for site in sites.values()]
     else:
-        with pyro.plate(PARTICLES, count, dim=-2), pyro.validation_enabled(False):
-            trace = poutine.trace(guide).get_trace(x)
-        values = [trace.nodes[name]["value"] for name, site in sites.items() if site.p is not None]
-    return _flat(values, count, len(x)).transpose(0, 1)
+        with unchecked(guide):
+            drawn = draws_of(guide, (x,), {}, count)
+        values = [drawn[name]["value"] for name, site in sites.items() if site.p is not None]
+    return _flat(values, count, size).transpose(0, 1)
 
 
 def _gaussian_kl(shift: Tensor, q: Tensor, p: Tensor) -> Tensor:
