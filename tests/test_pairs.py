@@ -982,3 +982,117 @@ def test_a_pair_of_pyro_modules_is_weighed_by_a_compiled_graph():
             warnings.simplefilter("error", CompileWarning)
             found.append(log_marginal(*pair, x, num_particles=100, compile=wanted).values)
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_plates_of_other_names_and_of_one_size_are_one_plate_of_data():
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(6)
+    for k in (1, 4):
+        t = terms(normal, guide, x, num_particles=k)
+        torch.testing.assert_close(t.log_weight, marginal(x).expand(k, 6))
+
+
+def test_of_two_plates_the_one_as_long_as_the_batch_holds_the_data():
+    def features(x):
+        with pyro.plate("features", 3, dim=-2), pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3, len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("features", 3, dim=-2), pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.T / 2, 0.5**0.5))
+
+    x = torch.randn(5, 3)
+    t = terms(features, guide, x, num_particles=2)
+    torch.testing.assert_close(t.log_weight, marginal(x).sum(1).expand(2, 5))
+
+
+def test_latents_of_groups_are_refused():
+    def groups(x):
+        with pyro.plate("groups", 3):
+            m = pyro.sample("m", dist.Normal(torch.zeros(3), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m[torch.arange(len(x)) % 3], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("groups", 3):
+            pyro.sample("m", dist.Normal(torch.zeros(3), 1.0))
+
+    for ask in (elbo, log_marginal):
+        with pytest.raises(InputError, match="'m' and 'x' lie in data plates of different sizes"):
+            ask(groups, guide, torch.randn(7))
+
+
+def test_a_loop_over_a_plate_is_refused():
+    def looped(x):
+        for i in pyro.plate("data", len(x)):
+            z = pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
+            pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[i])
+
+    def guide(x):
+        for i in pyro.plate("data", len(x)):
+            pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(InputError, match="in a loop over a plate, outside the data plate"):
+        terms(looped, guide, torch.randn(3))
+
+
+def test_a_pair_that_chooses_its_own_subsample_is_trained_and_not_evaluated():
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=4) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=4) as rows:
+            pyro.sample("z", dist.Normal(x[rows] / 2, 0.5**0.5))
+
+    x = torch.randn(12)
+    for k in (1, 3):  # all particles are of one subsample: the weights of a datum are equal
+        t = terms(model, guide, x, num_particles=k)
+        assert t.scale == 3
+        torch.testing.assert_close(t.log_weight, t.log_weight[:1].expand(k, 4))
+    with pytest.raises(InputError, match="draws for 4 data and is called with 12"):
+        elbo(model, guide, x)
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.inference.particles.ParticleWarning")
+def test_a_blocked_site_is_drawn_anew_for_each_particle():
+    def inner(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            noise = pyro.sample("noise", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z + noise, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 3, (2 / 3) ** 0.5))
+
+    x = torch.randn(5)
+    found = log_marginal(poutine.block(inner, hide=["noise"]), guide, x, num_particles=4000)
+    truth = dist.Normal(0.0, 3**0.5).log_prob(x).double()
+    torch.testing.assert_close(found.values, truth, rtol=0, atol=0.1)
+
+
+def test_what_the_guide_observes_counts_as_in_pyro():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=x, infer={"is_auxiliary": True})
+
+    x = torch.randn(6)
+    ours = ELBO().loss(normal, guide, x)
+    assert ours == pytest.approx(Trace_ELBO().loss(normal, guide, x), rel=1e-5)
+
+
+def test_networks_in_training_mode_are_evaluated_batch_by_batch():
+    encoder = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 4))
+    pair = network_pair(nn.Linear(2, 3), encoder, (3,))
+    x = torch.randn(40, 3)
+    assert not wants_all(*pair, lambda rows: ((x[rows],), {}), 40)
+    before = encoder[1].num_batches_tracked.item()
+    wants_all(*pair, lambda rows: ((x[rows],), {}), 40)
+    assert encoder[1].num_batches_tracked.item() == before

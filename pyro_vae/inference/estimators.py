@@ -574,7 +574,7 @@ def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, b
             )
         latents = any(s.q is not None for s in t.sites.values())
 
-    several, one = bytes_of(lambda: draw(3)), bytes_of(lambda: draw(1))
+    one, several = bytes_of(lambda: draw(1)), bytes_of(lambda: draw(3))
     return max((several - one) // 2 // len(batch), 64), latents
 
 
@@ -606,8 +606,7 @@ def log_marginal(
         num_particles: K.
         memory: bytes to keep within (beside the data and the networks).
         compile: weigh by a compiled graph (see `SVI`), or with `'auto'` when there is enough to do to repay the seconds
-            that compiling takes: about half a minute of work without. Pairs that are not of this package are compiled
-            with True alone.
+            that compiling takes: about half a minute of work without.
         progress: called with the number of draws done since its last call.
         **kwargs: what both are called with by name, cut as `args`.
 
@@ -639,18 +638,19 @@ def log_marginal(
         if not latents:
             num_particles = 1
         with unchecked(model, guide):  # the two measuring calls above were validated
+            singly = way_of(model, guide, first.args, first.kwargs).dim is None
             chunks = _Chunks.within(
                 memory,
                 num_particles=num_particles,
                 size=min(len(data), rows_within(data, memory // 4)),
                 draw=draw,
                 device=first.device,
-                singly=way_of(model, guide, first.args, first.kwargs).dim is None,
+                singly=singly,
             )
             if whole:
                 chunks = chunks.of_all(len(data))
             repaid = num_particles * len(data) * draw >= REPAID
-            weigh = _weigher(model, guide, compile, repaid=repaid)
+            weigh = _weigher(model, guide, compile, repaid=repaid, singly=singly)
             result: LogMarginal | None = None
             for batch in data.batches(None, chunks.rows):
                 accumulator = _Accumulator(num_particles)
@@ -674,10 +674,12 @@ def _exact(result: LogMarginal) -> LogMarginal:
 Weigh = Callable[[Any, Any, int], tuple[list[Tensor], Any]]
 
 
-def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool) -> Weigh:
+def _weigher(
+    model: Program, guide: Program, wanted: bool | str, *, repaid: bool, singly: bool
+) -> Weigh:
     """`[log w, log p(x|z), log q(z|x) - log p(z)]`, each `(count, batch)`, of a batch of data and a count of draws.
 
-    Only pairs of modules are compiled: what other programs read is not known.
+    Only pairs of modules are compiled, since what other programs read is not known, and none that is run for each draw.
     """
 
     def weigh(args: Any, kwargs: Any, count: int) -> tuple[list[Tensor], Any]:
@@ -686,8 +688,7 @@ def _weigher(model: Program, guide: Program, wanted: bool | str, *, repaid: bool
         return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
 
     modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
-    repaid = repaid and is_own(model, guide)
-    if len(modules) < 2 or not choice(wanted, repaid=repaid):
+    if singly or len(modules) < 2 or not choice(wanted, repaid=repaid):
         return weigh
     return compiled(weigh, modules, "importance weighting", asked=wanted is True)
 

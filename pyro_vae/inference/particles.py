@@ -193,8 +193,8 @@ class _Untouched(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self.dropouts:
             return args[0] if args else kwargs["input"]
-        if self.still and func is F.batch_norm and len(args) > 5 and args[1] is not None:
-            args = (*args[:5], False, *args[6:])  # what was `training`
+        if self.still and func is F.batch_norm and args[1] is not None:  # running statistics
+            kwargs = {**kwargs, "training": False}
         return func(*args, **kwargs)
 
     def __enter__(self) -> "_Untouched":
