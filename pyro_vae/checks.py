@@ -154,6 +154,7 @@ MOST = 10**15  # of anything that is done one by one
 Number = Annotated[
     int, at_least(1), at_most(MOST)
 ]  # of things that are done one after another, and not held
+Draws = Annotated[int, at_least(2), at_most(MOST)]  # the same, with a spread
 Count = Annotated[int, at_least(1), takes(16)]  # of numbers, which training holds four times
 Layers = Annotated[int, between(1, 1000)]  # of modules
 Steps = Annotated[int, between(1, 10_000)]  # of gradients, for each datum

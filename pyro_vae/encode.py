@@ -34,9 +34,11 @@ from pyro_vae._options import DRAWS, run
 from pyro_vae._program import Run, asked
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae._scores import check_tables, identity, plain, require_pyarrow, write_tables
+from pyro_vae.checks import Draws, Number, checked
 from pyro_vae.data import SPLITS, spread
-from pyro_vae.inference.estimators import batches
-from pyro_vae.inference.inputs import as_data
+from pyro_vae.inference.estimators import LARGEST_CHUNK, MEMORY, batches, pieces
+from pyro_vae.inference.inputs import as_data, rows_within
+from pyro_vae.inference.refinement import Spread
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import check_output
 
@@ -49,9 +51,10 @@ NEIGHBOURS = 5
 POINTS = 5000  # in the picture
 
 
+@checked
 @torch.no_grad()
 def encode(
-    vae: VAE, x: Any, *, draws: int = DRAWS, batch_size: int = BATCH
+    vae: VAE, x: Any, *, draws: Draws = DRAWS, batch_size: Number = BATCH
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each latent under `q(z|x)`, in closed form or by draws where there is none.
 
@@ -71,11 +74,10 @@ def encode(
         InputError: for empty `x`, for fewer than two draws, or for a mean that is not finite.
     """
     x = as_data(vae.model, x, values=False)
-    if not isinstance(draws, int) or draws < 2:
-        raise InputError(f"draws={draws!r} must be a whole number of at least 2")
+    size = min(batch_size, rows_within(x, MEMORY))
     # Each result has its place beforehand: small ones kept from every batch would hold all of the heap between them.
     mean, std, done = torch.empty(0), torch.empty(0), 0
-    for batch in batches(x, batch_size):
+    for batch in batches(x, size):
         centre, variance = _moments(vae.encode(batch), draws)
         if done == 0:
             mean, std = (torch.empty(len(x), centre.shape[-1], dtype=centre.dtype) for _ in "ms")
@@ -95,8 +97,11 @@ def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
     mean, variance = _closed(q, "mean"), _closed(q, "variance")
     if mean is not None and variance is not None:
         return mean, variance
-    z = q.sample((draws,))  # (draws, batch, latent_dim)
-    return z.mean(0) if mean is None else mean, z.var(0) if variance is None else variance
+    spread = Spread()
+    for count in pieces(draws, max(1, LARGEST_CHUNK // q.batch_shape.numel())):
+        spread.add(q.sample((count,)))  # (count, batch, latent_dim)
+    drawn = spread.std.square()
+    return spread.mean if mean is None else mean, drawn if variance is None else variance
 
 
 def _closed(q: Any, moment: str) -> Tensor | None:

@@ -55,10 +55,8 @@ from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
-from pyro_vae.inference.compiled import restored
 from pyro_vae.inference.epochs import Epoch, Progress
-from pyro_vae.inference.estimators import bytes_of
-from pyro_vae.inference.fit import run_epochs
+from pyro_vae.inference.fit import run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
@@ -205,13 +203,9 @@ def _check_memory(job: Job) -> None:
     size = min(job.config.batch_size, len(job.train))
     if job.device.type != "cpu" or size < 4:
         return
-    with forked_random(), restored(list(job.vae.buffers())):
+    with forked_random():
         few = job.train[torch.arange(4)]
-        two, four = (bytes_of(partial(job.svi.evaluate_loss, few[:n])) for n in (2, 4))
-    # Gradients need about half of all that is computed until the step is over.
-    needed = (four - two) / 2 * size / 2
-    # The weights are there already; their gradients and the two averages of Adam's are not.
-    needed += 3 * sum(p.nbytes for p in job.vae.parameters())
+    needed = step_bytes(job.svi, few, size)
     if needed > available_memory():
         raise InputError(
             f"a step of {size} data takes {in_words(needed)} of memory beside the weights, and "

@@ -388,11 +388,17 @@ def test_the_pair_stays_as_it_was_and_the_seed_decides():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_samples": 3}, "num_samples=3 must be a whole number of at least 4"),
-        ({"num_samples": 2.5}, "num_samples=2.5 must"),
-        ({"num_chains": 1}, "num_chains=1 must be a whole number of at least 2"),
-        ({"warmup_steps": 0}, "warmup_steps=0 must"),
-        ({"guide_samples": True}, "guide_samples=True must"),
+        (
+            {"num_samples": 3},
+            "num_samples=3 of compare_posterior must be a whole number of at least 4",
+        ),
+        ({"num_samples": 2.5}, "num_samples=2.5 of compare_posterior must"),
+        (
+            {"num_chains": 1},
+            "num_chains=1 of compare_posterior must be a whole number of at least 2",
+        ),
+        ({"warmup_steps": 0}, "warmup_steps=0 of compare_posterior must"),
+        ({"guide_samples": True}, "guide_samples=True of compare_posterior must"),
         ({"target_accept": 1.0}, "target_accept=1.0 must lie between 0 and 1"),
     ],
 )

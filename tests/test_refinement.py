@@ -558,7 +558,7 @@ def test_empty_data_and_points(call):
         (
             log_marginal_adaptive,
             {"num_chains": 24},
-            "num_chains=24 must be a whole number of at least 25",
+            "num_chains=24 of log_marginal_adaptive must be a whole number of at least 25",
         ),
         (log_marginal_adaptive, {"num_temperatures": 0}, "num_temperatures=0"),
         (log_marginal_adaptive, {"annealing": -1}, "annealing=-1"),

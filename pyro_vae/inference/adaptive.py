@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import InputError
-from pyro_vae.checks import at_least_one
+from pyro_vae.checks import MOST, Number, at_least, at_most, checked, takes
 from pyro_vae.distributions import Defended
 from pyro_vae.inference.annealing import (
     AnnealedEstimate,
@@ -84,21 +84,22 @@ class Effort:
         )
 
 
+@checked
 def log_marginal_adaptive(
     vae: VAE,
     x: Any,
     *,
-    num_particles: int = 1000,
+    num_particles: Number = 1000,
     budget: int | None = None,
     limit: float = PARETO_LIMIT,
     standard_error: float | None = None,
-    steps: int = 100,
+    steps: Number = 100,
     rate: float = 0.1,
-    num_chains: int = 32,
-    num_temperatures: int = 300,
+    num_chains: Annotated[int, at_least(LEAST_CHAINS), at_most(MOST)] = 32,
+    num_temperatures: Annotated[int, at_least(1), takes(64)] = 300,
     annealing: int | None = None,
-    batch_size: int = 200,
-    memory: int = MEMORY,
+    batch_size: Number = 200,
+    memory: Number = MEMORY,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[LogMarginal, Effort]:
     """`log_marginal` that spends draws where they are needed, and anneals where draws do not help.
@@ -156,16 +157,13 @@ def log_marginal_adaptive(
     >>> effort.draws <= effort.budget
     True
     """
-    at_least_one(
-        "log_marginal_adaptive", num_particles=num_particles, num_temperatures=num_temperatures
-    )
     least = 2 * num_particles * len(x)
     budget = 5 * least if budget is None else budget
     annealing = budget if annealing is None else annealing
     for name, number in (("limit", limit), ("standard_error", standard_error)):
         if number is not None and not (isinstance(number, (int, float)) and number > 0):
             raise InputError(f"{name}={number!r} must be positive")
-    _check_least("", num_chains=(num_chains, LEAST_CHAINS), annealing=(annealing, 0))
+    _check_least("", annealing=(annealing, 0))
     _check_least(", two passes over the data", budget=(budget, least))
 
     def bad(r: LogMarginal) -> Tensor:

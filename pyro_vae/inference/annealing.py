@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pyro_vae._abstract import local_parameters, localise
 from pyro_vae._errors import InputError
+from pyro_vae._memory import require
+from pyro_vae.checks import Number, at_least, checked, takes
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
 from pyro_vae.inference.estimators import (
     CHUNK,
@@ -27,6 +29,8 @@ from pyro_vae.inference.estimators import (
 from pyro_vae.inference.inputs import as_data
 
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
+COPIES = 6  # of the place of a chain while it moves
+SIMULATED = 10_000  # data drawn from the model at a time
 WARM_UP = 30  # moves at the first temperature before step sizes are kept
 
 
@@ -291,7 +295,7 @@ class _Paths:
         if not getattr(guide, "has_density", True):
             raise InputError("the guide is a point for each datum; anneal from the prior instead")
         self.model, self.guide, self.betas, self.leapfrogs = model, guide, betas, leapfrogs
-        self.progress = progress
+        self.progress, self.at_a_time = progress, 1
         self.densities: Callable[[Tensor, Tensor], tuple[list[Tensor], Any]] = self._densities
 
     def start(self, x: Tensor) -> Any:
@@ -313,30 +317,49 @@ class _Paths:
         modules = [m for m in (self.model, self.guide) if isinstance(m, nn.Module)]
         if choice(wanted, repaid=rows * row >= REPAID) and len(modules) == 2 - (self.guide is None):
             self.densities = compiled(self._densities, modules, "annealing", asked=wanted is True)
-        return min(memory // row or 1, CHUNK.get(x.device.type, LARGEST_CHUNK))
+        self.at_a_time = min(memory // row or 1, CHUNK.get(x.device.type, LARGEST_CHUNK))
+        return self.at_a_time
+
+    def batch_size(self, x: Tensor, num_chains: int, memory: int) -> int:
+        """How many data to anneal at a time, with all their chains.
+
+        Raises:
+            InputError: where the places of the chains of a single datum are more than there is memory for.
+        """
+        place = COPIES * (3 * math.prod(self.start(x[:1]).event_shape) + 2) * 8
+        require(num_chains * place, f"annealing num_chains={num_chains} chains", "num_chains")
+        steps = 16 * len(self.betas)  # step sizes of each datum
+        return max(1, min(self.at_a_time // num_chains, memory // steps))
 
     def over(self, x: Tensor) -> _Path:
         """The path for one batch."""
+        chains = max(1, self.at_a_time // len(x))
 
         def look(z: Tensor) -> _Place:
-            if self.progress is not None:
-                self.progress(z.shape[:2].numel())
-            return _Place(z, *self.densities(x, z)[0])
+            parts = []
+            for some in z.split(chains):
+                if self.progress is not None:
+                    self.progress(some.shape[:2].numel())
+                parts.append(self.densities(x, some)[0])
+            if len(parts) == 1:
+                return _Place(z, *parts[0])
+            return _Place(z, *(torch.cat(column) for column in zip(*parts, strict=True)))
 
         return _Path(look, self.betas, self.leapfrogs)
 
 
+@checked
 @torch.no_grad()
 def annealed_importance_sampling(
     model: Any,
     x: Any,
     *,
     guide: Any = None,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
-    leapfrogs: int = 10,
+    num_chains: Number = 16,
+    num_temperatures: Annotated[int, at_least(1), takes(64)] = 500,
+    leapfrogs: Number = 10,
     schedule: str = "sigmoid",
-    memory: int = MEMORY,
+    memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> AnnealedEstimate:
@@ -377,13 +400,13 @@ def annealed_importance_sampling(
     """
     x = as_data(model, x)
     betas = temperatures(num_temperatures, schedule)
-    _whole(num_chains=num_chains, leapfrogs=leapfrogs, memory=memory)
     paths = _Paths(model, guide, betas, leapfrogs, progress)
     result: AnnealedEstimate | None = None
     localise(model, guide)
     with local_parameters(), pyro.validation_enabled(False):
         rows = len(x) * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
-        batch_size = max(1, paths.prepare(x[:1], rows, memory, compile) // num_chains)
+        paths.prepare(x[:1], rows, memory, compile)
+        batch_size = paths.batch_size(x, num_chains, memory)
         for batch in batches(x, batch_size):
             path, p = paths.over(batch), paths.start(batch)
             steps = path.tune(p.sample((max(num_chains // 2, 1),)))
@@ -394,17 +417,18 @@ def annealed_importance_sampling(
     return result
 
 
+@checked
 @torch.no_grad()
 def bidirectional_monte_carlo(
     model: Any,
-    n: int = 50,
+    n: Number = 50,
     *,
     guide: Any = None,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
-    leapfrogs: int = 10,
+    num_chains: Number = 16,
+    num_temperatures: Annotated[int, at_least(1), takes(64)] = 500,
+    leapfrogs: Number = 10,
     schedule: str = "sigmoid",
-    memory: int = MEMORY,
+    memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Sandwich:
@@ -432,16 +456,20 @@ def bidirectional_monte_carlo(
     Source: Grosse, Ghahramani & Adams 2015, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo.
     """
     betas = temperatures(num_temperatures, schedule)
-    _whole(n=n, num_chains=num_chains, leapfrogs=leapfrogs, memory=memory)
     paths = _Paths(model, guide, betas, leapfrogs, progress)
     lower: AnnealedEstimate | None = None
     uppers, errors = [], []
     localise(model, guide)
     with local_parameters(), pyro.validation_enabled(False):
+        each = math.prod(model.prior().event_shape) + math.prod(model.likelihood.shape)
+        require(16 * n * each, f"simulating n={n} data", "n")
         z = model.prior().sample((n,))
-        x = model.likelihood(model.decoder(z)).sample()
+        x = torch.cat(
+            [model.likelihood(model.decoder(part)).sample() for part in z.split(SIMULATED)]
+        )
         rows = n * gradients_per_datum(num_chains, num_temperatures, leapfrogs, ways=2)
-        batch_size = max(1, paths.prepare(x[:1], rows, memory, compile) // num_chains)
+        paths.prepare(x[:1], rows, memory, compile)
+        batch_size = paths.batch_size(x, num_chains, memory)
         for exact, batch in zip(z.split(batch_size), x.split(batch_size), strict=True):
             path, p = paths.over(batch), paths.start(batch)
             steps = path.tune(p.sample((max(num_chains // 2, 1),)))
@@ -455,9 +483,3 @@ def bidirectional_monte_carlo(
             errors.append(error)
     assert lower is not None
     return Sandwich(lower, torch.cat(uppers), torch.cat(errors))
-
-
-def _whole(**values: Any) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} must be a whole number of at least 1")

@@ -25,6 +25,7 @@ from pyro_vae._abstract import (
     unchecked,
 )
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Number, checked
 from pyro_vae.inference.compiled import Compiled
 from pyro_vae.inference.diagnostics import pareto_k, tail_length
 from pyro_vae.inference.importance import Program, Terms, terms
@@ -135,13 +136,14 @@ def called_whole(model: Program, guide: Program, data: Call) -> bool:
     return wants_all(model, guide, part, len(data))
 
 
+@checked
 def elbo(
     model: Program,
     guide: Program,
     x: Any,
     *args: Any,
-    batch_size: int = 1000,
-    num_particles: int = 1,
+    batch_size: Number = 1000,
+    num_particles: Number = 1,
     **kwargs: Any,
 ) -> Bound:
     """The ELBO of a data set by Monte Carlo, `E_q[log p(x|z)] - E_q[log q(z|x) - log p(z)]`, averaged over the data.
@@ -578,14 +580,15 @@ def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, b
     return max((several - one) // 2 // len(batch), 64), latents
 
 
+@checked
 @torch.no_grad()
 def log_marginal(
     model: Program,
     guide: Program,
     x: Any,
     *args: Any,
-    num_particles: int = 5000,
-    memory: int = MEMORY,
+    num_particles: Number = 5000,
+    memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
     **kwargs: Any,
@@ -627,8 +630,6 @@ def log_marginal(
     torch.Size([8])
     """
     data = Call(as_data(model, x), args, kwargs)
-    if not isinstance(num_particles, int) or num_particles < 1:
-        raise InputError(f"num_particles={num_particles!r} must be a whole number of at least 1")
     choice(compile, repaid=False)
     localise(model, guide)
     with parameters_of(model, guide):

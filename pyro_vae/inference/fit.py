@@ -15,9 +15,11 @@ from torch.optim import Optimizer
 
 from pyro_vae._abstract import forked_random, is_own
 from pyro_vae._errors import InputError, one_line
-from pyro_vae.checks import Positive, checked, increasing, share
+from pyro_vae._memory import require
+from pyro_vae.checks import MOST, Number, Positive, at_least, at_most, checked, increasing, share
+from pyro_vae.inference.compiled import restored
 from pyro_vae.inference.epochs import Epoch, History, Progress
-from pyro_vae.inference.estimators import batches, choice, mean_bound
+from pyro_vae.inference.estimators import batches, bytes_of, choice, mean_bound
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.inputs import as_data, first_rows
@@ -78,6 +80,7 @@ def try_out(schedule: Schedule, name: str = "schedule") -> None:
 
 
 ADAM = partial(torch.optim.Adam, fused=True)
+LARGE = 1000  # data in a step from which it is worth measuring what it takes
 ADVICE = "lower the learning rate or check the scale of the data"
 
 
@@ -383,13 +386,34 @@ def _optimises_its_own(svi: SVI) -> bool:
     return isinstance(svi.loss, Objective) and svi.loss.tightens
 
 
+def step_bytes(svi: SVI, few: Any, size: int) -> float:
+    """What a step of `size` data takes of memory beside the weights, by what two and four data need, `few`."""
+    programs = [p for p in (svi.model, svi.guide) if isinstance(p, nn.Module)]
+    with forked_random(), restored([b for p in programs for b in p.buffers()]):
+        two, four = (bytes_of(partial(svi.evaluate_loss, few[:n])) for n in (2, 4))
+    # Gradients need about half of all that is computed until the step is over.
+    needed = (four - two) / 2 * size / 2
+    # The weights are there already; their gradients and the two averages of Adam's are not.
+    return needed + 3 * sum(p.nbytes for program in programs for p in program.parameters())
+
+
+def _check_step(svi: SVI, data: Any, size: int) -> None:
+    """Raise `InputError` where a step of many data needs more memory than there is."""
+    if size < LARGE or not is_own(svi.model, svi.guide):
+        return
+    few = data[torch.arange(4)]
+    if few.device.type == "cpu":
+        require(step_bytes(svi, few, size), f"a step of {size} data", "batch_size or network")
+
+
+@checked
 def fit(
     vae: Any,
     data: Any,
     objective: pyro.infer.ELBO | None = None,
     *,
-    epochs: int,
-    batch_size: int = 100,
+    epochs: Annotated[int, at_least(0), at_most(MOST)],
+    batch_size: Number = 100,
     learning_rate: float = 1e-3,
     schedule: Schedule = constant,
     optimizer: Callable[..., Optimizer] = ADAM,
@@ -457,6 +481,7 @@ def fit(
         weight_decay=weight_decay,
         clip_norm=clip_norm,
     )
+    _check_step(svi, data, min(batch_size, len(data)))
     progress = Progress()
     return History(
         run_epochs(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._abstract import local_parameters
-from pyro_vae._errors import InputError
+from pyro_vae.checks import Draws, Number, checked
 from pyro_vae.inference.estimators import MEMORY, LogMarginal, log_marginal
 from pyro_vae.inference.refinement import batches, paired_bounds, refined_from
 from pyro_vae.models.vae import VAE
@@ -140,16 +140,17 @@ class Gaps:
         )
 
 
+@checked
 def inference_gaps(
     vae: VAE,
     x: Any,
     *,
-    steps: int = 500,
+    steps: Number = 500,
     rate: float = 0.1,
-    num_particles: int = 5000,
-    elbo_particles: int = 1000,
-    batch_size: int = 200,
-    memory: int = MEMORY,
+    num_particles: Number = 5000,
+    elbo_particles: Draws = 1000,
+    batch_size: Number = 200,
+    memory: Number = MEMORY,
     progress: Callable[[int], None] | None = None,
 ) -> Gaps:
     """How far the ELBO lies below log p(x), and how much of that the family and the encoder each cost.
@@ -181,8 +182,6 @@ def inference_gaps(
     >>> inference_gaps(vae, torch.eye(4), steps=5, num_particles=100, elbo_particles=10).amortisation.shape
     torch.Size([4])
     """
-    if not isinstance(elbo_particles, int) or elbo_particles < 2:
-        raise InputError(f"elbo_particles={elbo_particles!r} must be a whole number of at least 2")
     result: Gaps | None = None
     for batch in batches(vae, x, batch_size):
         guide, q = refined_from(vae, batch, steps=steps, rate=rate)
@@ -191,11 +190,9 @@ def inference_gaps(
         )
         with local_parameters():
             bounds = paired_bounds(vae, batch, (q, guide.given(batch)), elbo_particles)
-        first, second = (b.cpu() for b in bounds)
-        errors = [b.std(0) / math.sqrt(elbo_particles) for b in (second, first, second - first)]
-        part = Gaps(
-            p, second.mean(0), errors[0], first.mean(0), errors[1], errors[2], guide.improved.cpu()
-        )
+        first, second = bounds[0].mean.cpu(), bounds[1].mean.cpu()
+        errors = [(b.std / math.sqrt(elbo_particles)).cpu() for b in bounds]
+        part = Gaps(p, second, errors[1], first, errors[0], errors[2], guide.improved.cpu())
         result = part if result is None else result + part
     assert result is not None
     return result

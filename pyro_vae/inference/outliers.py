@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae._errors import InputError
+from pyro_vae.checks import Draws, Number, checked
 from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT
 from pyro_vae.inference.gaps import Gaps, inference_gaps
 from pyro_vae.inference.inputs import as_data
@@ -79,17 +80,18 @@ class AnomalyScores:
         )
 
 
+@checked
 def anomaly_scores(
     vae: VAE,
     x: Any,
     train: Any,
     *,
-    steps: int = 100,
+    steps: Number = 100,
     rate: float = 0.1,
-    num_particles: int = 5000,
-    elbo_particles: int = 100,
-    batch_size: int = 200,
-    memory: int = MEMORY,
+    num_particles: Number = 5000,
+    elbo_particles: Draws = 100,
+    batch_size: Number = 200,
+    memory: Number = MEMORY,
     progress: Callable[[int], None] | None = None,
 ) -> AnomalyScores:
     """Four scores of how unlike its training data a model finds each datum.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pyro.infer import MCMC, NUTS
@@ -15,6 +15,8 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, N
 
 from pyro_vae._abstract import localise, parameters_of, unchecked
 from pyro_vae._errors import InputError
+from pyro_vae._memory import require
+from pyro_vae.checks import MOST, Draws, Number, at_least, at_most, checked
 from pyro_vae.inference.estimators import double, quiet_arviz
 from pyro_vae.inference.importance import Program, Site, terms
 from pyro_vae.inference.inputs import as_data, cut
@@ -279,16 +281,17 @@ class PosteriorComparison:
         )
 
 
+@checked
 def compare_posterior(
     model: Program,
     guide: Program,
-    x: Tensor,
+    x: Any,
     *,
-    num_samples: int = 1000,
-    warmup_steps: int | None = None,
-    num_chains: int = CHAINS,
+    num_samples: Annotated[int, at_least(FEWEST), at_most(MOST)] = 1000,
+    warmup_steps: Number | None = None,
+    num_chains: Draws = CHAINS,
     target_accept: float = 0.8,
-    guide_samples: int = 10_000,
+    guide_samples: Draws = 10_000,
     progress: Callable[[int], None] | None = None,
 ) -> PosteriorComparison:
     """Draw from `p(z|x)` of each datum by NUTS, and set the guide's `q(z|x)` beside it.
@@ -325,14 +328,7 @@ def compare_posterior(
     >>> compare_posterior(vae.model, vae.guide, torch.eye(4)[:1], num_samples=20, num_chains=2).ratio.shape
     torch.Size([1, 2])
     """
-    warmup_steps = (
-        num_samples // 2 if warmup_steps is None and isinstance(num_samples, int) else warmup_steps
-    )
-    least = {"num_samples": FEWEST, "warmup_steps": 1, "num_chains": 2, "guide_samples": 2}
-    given = dict(zip(least, (num_samples, warmup_steps, num_chains, guide_samples), strict=True))
-    for name, value in given.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least[name]:
-            raise InputError(f"{name}={value!r} must be a whole number of at least {least[name]}")
+    warmup_steps = num_samples // 2 if warmup_steps is None else warmup_steps
     if not isinstance(target_accept, float) or not 0 < target_accept < 1:
         raise InputError(f"target_accept={target_accept!r} must lie between 0 and 1")
     x = as_data(model, x)
@@ -341,6 +337,7 @@ def compare_posterior(
     localise(model, guide)
     with parameters_of(model, guide), torch.enable_grad():
         sites = _latents(model, guide, x)
+        _check_memory(sites, size, num_samples * num_chains, guide_samples)
         q, gaussian = _guide_draws(guide, x, sites, guide_samples, size), _gaussian(sites)
         names = [name for name, site in sites.items() if site.p is not None]
         draws, diverging = [], []
@@ -371,6 +368,17 @@ def compare_posterior(
         sites={name: sites[name].p.event_shape for name in names},
         numbers=range(size),
     )
+
+
+def _check_memory(sites: dict[str, Site], size: int, samples: int, guide_samples: int) -> None:
+    """Raise `InputError` where the draws, which are all kept, are more than memory holds."""
+    numbers = sum(site.value[0, 0].numel() for site in sites.values())
+    kept = 16 * size * numbers  # twice, in double precision
+    require(
+        kept * samples, f"keeping {samples:,} draws for each datum", "num_samples or num_chains"
+    )
+    told = f"keeping guide_samples={guide_samples} draws for each datum"
+    require(kept * guide_samples, told, "guide_samples")
 
 
 def _sample(chain: MCMC, x: Any, i: int) -> None:

@@ -10,13 +10,23 @@ from torch import Tensor
 
 from pyro_vae._abstract import forked_random, local_parameters, localise
 from pyro_vae._errors import InputError
-from pyro_vae.checks import at_least_one
-from pyro_vae.inference.estimators import MEMORY, LogMarginal, double, log_marginal
+from pyro_vae._memory import require
+from pyro_vae.checks import Number, at_least_one, check, checked
+from pyro_vae.inference.estimators import (
+    MEMORY,
+    LogMarginal,
+    bytes_of,
+    double,
+    log_marginal,
+    pieces,
+)
 from pyro_vae.inference.guides.base import Guide
 from pyro_vae.inference.importance import has_density, kind
 from pyro_vae.inference.inputs import as_data
 from pyro_vae.inference.objectives.gradients import stopped
 from pyro_vae.models.vae import VAE
+
+MANY = 10_000  # draws in a step from which it is worth measuring what one needs
 
 Family = Callable[[Tensor], Any]
 
@@ -66,14 +76,15 @@ class RefinedGuide:
             return pyro.sample("z", q)
 
 
+@checked
 def refine(
     vae: VAE,
-    x: Tensor,
+    x: Any,
     *,
-    steps: int = 100,
+    steps: Number = 100,
     rate: float = 0.1,
-    num_particles: int = 8,
-    elbo_particles: int = 100,
+    num_particles: Number = 8,
+    elbo_particles: Number = 100,
 ) -> RefinedGuide:
     """Fit q(z|x) to each datum by itself, within the guide's own family: `max ELBO(x; parameters_x)`.
 
@@ -137,6 +148,7 @@ def refined_from(
             raise InputError(
                 f"refinement needs draws that carry gradients, and those of the {kind(q)} do not"
             )
+        _check_memory(vae, x, family, start, num_particles)
         path = getattr(vae.guide, "quick_density", True)
         at = start.clone().requires_grad_()
         adam = torch.optim.Adam([at], lr=rate, betas=(0.9, 0.99))
@@ -148,7 +160,7 @@ def refined_from(
             adam.step()
         end = at.detach()
         judged = paired_bounds(vae, x, (q, family(end)), elbo_particles, at_a_time=num_particles)
-        before, after = (b.mean(0) for b in judged)
+        before, after = judged[0].mean, judged[1].mean
         improved = (~(after <= before) & after.isfinite()).to(end.device)
     parameters = end.where(improved.unsqueeze(-1), start)
     return RefinedGuide(x, parameters, family, improved), q
@@ -169,37 +181,71 @@ def _bound(vae: VAE, x: Tensor, q: Any, draws: int, *, path: bool = False) -> Te
     return vae.model.log_joint(x, z) - (stopped(q) if path else q).log_prob(z)
 
 
+def _check_memory(vae: VAE, x: Tensor, family: Family, start: Tensor, draws: int) -> None:
+    """Raise `InputError` where a step needs more memory than there is, by what a draw of one datum needs."""
+    if draws * len(x) < MANY:
+        return
+    needed = bytes_of(lambda: _bound(vae, x[:1], family(start[:1]), 1)) * draws * len(x)
+    told = f"refining {len(x)} data at a time with num_particles={draws}"
+    require(needed, told, "num_particles or batch_size")
+
+
+class Spread:
+    """Mean and standard deviation over draws that come in pieces, for each datum, `(batch,)`.
+
+    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, values: Tensor) -> None:
+        """Take in `(k, batch)` more draws."""
+        k, centre = len(values), values.mean(0)
+        shift, total = centre - self.mean.to(centre), self.count + k
+        self.squares = self.squares.to(centre) + (values - centre).square().sum(0)
+        self.squares = self.squares + shift.square() * (self.count * k / total)
+        self.mean, self.count = self.mean.to(centre) + shift * (k / total), total
+
+    @property
+    def std(self) -> Tensor:
+        """Of single draws."""
+        return (self.squares / max(self.count - 1, 1)).sqrt()
+
+
 @torch.no_grad()
 def paired_bounds(
     vae: VAE, x: Tensor, pair: tuple[Any, Any], draws: int, *, at_a_time: int = 8
-) -> list[Tensor]:
-    """`_bound` for two q(z|x) from the same noise, each `(draws, batch)`: so their difference has less of it."""
-    parts: list[list[Tensor]] = []
-    for done in range(0, draws, at_a_time):
-        count = min(at_a_time, draws - done)
+) -> tuple[Spread, Spread, Spread]:
+    """`_bound` for two q(z|x) from the same noise, and their difference, which has less of it; each over the draws."""
+    found = Spread(), Spread(), Spread()
+    for count in pieces(draws, at_a_time):
         with forked_random():
             first = double(_bound(vae, x, pair[0], count))
-        parts.append([first, double(_bound(vae, x, pair[1], count))])
-    return [torch.cat(part) for part in zip(*parts, strict=True)]
+        second = double(_bound(vae, x, pair[1], count))
+        for spread, values in zip(found, (first, second, second - first), strict=True):
+            spread.add(values)
+    return found
 
 
 def batches(vae: VAE, x: Any, batch_size: int) -> Iterator[Tensor]:
     """The data in parts. Each is looked up once: a training split draws its noise anew at every look."""
-    at_least_one("the batches", batch_size=batch_size)
+    check("batch_size", batch_size, Number)
     x = as_data(vae.model, x)
     for start in range(0, len(x), batch_size):
         yield x[start : start + batch_size]
 
 
+@checked
 def log_marginal_refined(
     vae: VAE,
     x: Any,
     *,
-    num_particles: int = 5000,
-    steps: int = 100,
+    num_particles: Number = 5000,
+    steps: Number = 100,
     rate: float = 0.1,
-    batch_size: int = 200,
-    memory: int = MEMORY,
+    batch_size: Number = 200,
+    memory: Number = MEMORY,
     progress: Callable[[int], None] | None = None,
 ) -> LogMarginal:
     """`log_marginal` with the `refine`d q(z|x) of each datum as its proposal.

@@ -1,7 +1,8 @@
 """The generative model and the pair: plain Pyro."""
 
+import math
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram
 from pyro_vae._errors import InputError
+from pyro_vae._memory import require
+from pyro_vae.checks import Number, at_least, checked
 from pyro_vae.inference.guides.base import Guide
 from pyro_vae.inference.inputs import SAMPLE, DataWarning, as_data, moments
 from pyro_vae.models.likelihoods.base import Likelihood, units
@@ -64,6 +67,9 @@ class Model(AbstractProgram):
         if self.log_unit is None:  # a buffer that only some models have
             self.log_unit = state_dict.get(f"{prefix}log_unit")
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+DECODED = 10_000  # latents at a time
 
 
 class VAE(AbstractProgram):
@@ -138,25 +144,41 @@ class VAE(AbstractProgram):
             )
         return self.model.likelihood(self.model.decoder(z))
 
+    @checked
     @torch.no_grad()
-    def sample(self, n: int, *, mean: bool = False) -> Tensor:
-        """`n` draws from `p(x)`, shape `(n, *shape)`; with `mean=True` the mean of `p(x|z)` at `n` draws of `z`."""
-        p = self.decode(self.model.prior().sample((n,)))
-        return p.mean if mean else p.sample()
+    def sample(self, n: Annotated[int, at_least(0)], *, mean: bool = False) -> Tensor:
+        """`n` draws from `p(x)`, shape `(n, *shape)`; with `mean=True` the mean of `p(x|z)` at `n` draws of `z`.
+
+        Raises:
+            InputError: for more than memory holds.
+        """
+        each = math.prod(self.model.likelihood.shape) + self.model.prior.latent_dim
+        require(2 * self._type.element_size() * n * each, f"sample with n={n}", "number of draws")
+        parts = []
+        for z in self.model.prior().sample((n,)).split(DECODED):
+            p = self.decode(z)
+            parts.append(p.mean if mean else p.sample())
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of `p(x'|z)` at one draw `z ~ q(z|x)`: `(batch, *shape) -> (batch, *shape)`."""
         return self(as_data(self.model, x, values=False)).mean
 
+    @checked
     @torch.no_grad()
-    def posterior_mean(self, x: Tensor, *, draws: int = 100) -> Tensor:
+    def posterior_mean(self, x: Any, *, draws: Number = 100) -> Tensor:
         """`E[z|x]` under the guide, `(batch, latent_dim)`: in closed form, or by `draws` draws where there is none."""
         q = self.encode(x)
         try:
             return q.mean
         except NotImplementedError:
-            return q.sample((draws,)).mean(0)
+            most = max(1, 10 * DECODED // max(1, q.batch_shape.numel()))
+            pieces = (min(most, draws - done) for done in range(0, draws, most))
+            total = torch.zeros(())
+            for count in pieces:
+                total = total + q.sample((count,)).mean(0) * (count / draws)
+            return total
 
     @property
     def _type(self) -> Tensor:
