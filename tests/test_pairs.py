@@ -24,6 +24,7 @@ from pyro.infer.autoguide import (
 )
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.data import Dataset, TensorDataset
 
 from pyro_vae import (
@@ -1096,3 +1097,21 @@ def test_networks_in_training_mode_are_evaluated_batch_by_batch():
     before = encoder[1].num_batches_tracked.item()
     wants_all(*pair, lambda rows: ((x[rows],), {}), 40)
     assert encoder[1].num_batches_tracked.item() == before
+
+
+def test_a_pair_can_be_tried_while_a_graph_is_made():
+    def weights(x):
+        return [terms(normal, exact, x, num_particles=3).log_weight, wrong(x)]
+
+    def wrong(x):
+        return terms(column, exact_column, x, num_particles=3).log_weight
+
+    x = torch.randn(5)
+    with pyro.validation_enabled(False):
+        with pytest.warns(ParticleWarning):
+            graph = make_fx(weights)(x)
+        again = make_fx(weights)(x)
+    assert len(graph.graph.nodes) == len(again.graph.nodes)  # the trials are no part of it
+    for y in (x, torch.randn(5)):
+        for found in graph(y):
+            torch.testing.assert_close(found, marginal(y).expand(3, 5))

@@ -18,8 +18,9 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
-from pyro_vae._abstract import AbstractProgram, forked_random, is_own, is_traced
+from pyro_vae._abstract import AbstractProgram, forked_random, is_own
 
 PARTICLES = "particles"
 PAIRS = 64  # that are remembered, and for each of them
@@ -221,6 +222,13 @@ class _Untouched(TorchFunctionMode):
         return tuple((weakref.ref(module), module.training) for module in self.modules)
 
 
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Run something that is no part of what is counted, or written down as a graph, and draws no numbers of it."""
+    with forked_random(), _disable_current_modes():
+        yield
+
+
 def drawn(site: Any) -> bool:
     """Whether a site of a trace is a draw from a distribution, not an observation and no choice of a subsample."""
     return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
@@ -333,8 +341,6 @@ def way_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Way:
         return SINGLY
     key = _kind([args, kwargs])
     if key not in known.ways:
-        if is_traced():  # becomes a graph, in which nothing can be looked at
-            return SINGLY
         known.ways[key], reason = _tried(model, guide, args, kwargs)
         if reason and not known.said:
             known.said = True
@@ -350,7 +356,7 @@ def way_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Way:
 
 def _tried(model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Way, str]:
     """The way that a batch takes, and why it is the slow one."""
-    with forked_random(), _Untouched() as untouched:
+    with _aside(), _Untouched() as untouched:
         ((p, q),) = singly(model, guide, args, kwargs, count=1).pairs
         sites = [*sample_sites(p).values(), *sample_sites(q).values()]
         plates = [f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
@@ -482,9 +488,7 @@ def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozens
     """
     known = _memory.of(model, guide)
     if known.points is None:
-        if is_traced():
-            return frozenset()
-        with forked_random(), _Untouched():
+        with _aside(), _Untouched():
             first = poutine.trace(guide).get_trace(*args, **kwargs)
             run = poutine.replay(guide, trace=_chosen(first))
             second = poutine.trace(run).get_trace(*args, **kwargs)
@@ -512,7 +516,7 @@ def wants_all(
     if known.together is None:
         few = min(size, 8)
         some, less = part(slice(0, few)), part(slice(1, few))
-        with forked_random(), _Untouched(still=True) as untouched:
+        with _aside(), _Untouched(still=True) as untouched:
             try:
                 (pair,) = singly(model, guide, *some, count=1).pairs
                 with _unlike(untouched.modules, *pair):
