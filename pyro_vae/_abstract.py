@@ -136,6 +136,20 @@ class AbstractProgram(PyroModule, metaclass=_ProgramMeta):  # type: ignore[misc,
         return torch.nn.Module.__call__(self, *args, **kwargs)
 
 
+def announced(program: Any) -> Any:
+    """A program that, where it is a plain torch module, tells the handlers around it of its parameters."""
+    if not isinstance(program, torch.nn.Module) or isinstance(program, PyroModule):
+        return program
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if am_i_wrapped():
+            for name, parameter in program.named_parameters():
+                _announce_parameter(name, parameter)
+        return program(*args, **kwargs)
+
+    return run
+
+
 def _announce_parameter(name: str, parameter: torch.nn.Parameter) -> None:
     parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # what pyro.infer.SVI asks for
     statement = effectful(lambda *_, **__: parameter, type="param")

@@ -296,7 +296,7 @@ def _bound(vae: VAE) -> str:
 
 def _judged_by(job: Job) -> str:
     """What the best epoch is chosen by."""
-    objective = job.svi.loss
+    objective = job.svi.objective
     own = isinstance(objective, Objective) and objective.tightens
     return objective.judged_by if own else _bound(job.vae)
 

@@ -377,7 +377,7 @@ def test_every_combination_trains_every_parameter(names):
     loss.prepare(8, 20)
     for epoch in (5, 6):
         loss.advance(epoch)
-        value, _ = svi.loss_and_grads(x)
+        value, _ = svi.differentiate(x)
         assert value.isfinite()
         for name, p in vae.named_parameters():
             assert p.grad.isfinite().all(), name

@@ -221,7 +221,7 @@ def test_bf16_runs_the_networks_in_bf16_and_keeps_the_parameters():
         lambda module, args, out: seen.append(out.dtype)
     )
     svi = still(vae, ELBO(), autocast=torch.bfloat16)
-    loss, _ = svi.loss_and_grads(bits(8).float())
+    loss, _ = svi.differentiate(bits(8).float())
     assert seen == [torch.bfloat16]
     assert all(p.dtype is p.grad.dtype is torch.float32 for p in vae.parameters())
     with torch.no_grad():

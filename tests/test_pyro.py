@@ -84,7 +84,7 @@ def test_twenty_steps_equal_pyro_on_the_same_pair_by_hand(loss):
 def test_gradients_equal_pyro(guide):
     ours, theirs, x = make_vae(guide=guide), make_vae(guide=guide), data()
     torch.manual_seed(7)
-    loss, _ = SVI(ours.model, ours.guide, torch.optim.Adam, ELBO()).loss_and_grads(x)
+    loss, _ = SVI(ours.model, ours.guide, torch.optim.Adam, ELBO()).differentiate(x)
     torch.manual_seed(7)
     expected = Trace_ELBO()(theirs.model, theirs.guide)(x)
     expected.backward()
@@ -135,11 +135,11 @@ def test_the_mean_reduction_is_the_sum_over_the_batch_size():
     x = data(10)
     summed, mean = make_vae(), make_vae()
     torch.manual_seed(7)
-    loss, _ = SVI(summed.model, summed.guide, torch.optim.Adam, ELBO()).loss_and_grads(x)
+    loss, _ = SVI(summed.model, summed.guide, torch.optim.Adam, ELBO()).differentiate(x)
     torch.manual_seed(7)
     per_datum, _ = SVI(
         mean.model, mean.guide, torch.optim.Adam, ELBO(), reduction="mean"
-    ).loss_and_grads(x)
+    ).differentiate(x)
     torch.testing.assert_close(loss, 10 * per_datum)
     for p, q in zip(summed.parameters(), mean.parameters(), strict=True):
         torch.testing.assert_close(p.grad, 10 * q.grad)
@@ -347,7 +347,6 @@ def test_a_plate_that_subsamples_scales_the_loss_and_not_the_weights():
     [
         ({"loss": "elbo"}, "loss must be"),
         ({"optim": 3}, "optim must be"),
-        ({"optim": pyro.optim.Adam(lambda name: {"lr": 0.1})}, "constant arguments"),
         ({"reduction": "max"}, "reduction='max'"),
     ],
 )

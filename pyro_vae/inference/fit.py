@@ -183,7 +183,7 @@ def run_epochs(
     steps = -(-size // batch_size)
     if patience is not None and (type(patience) is not int or patience < 1):
         raise InputError(f"patience={patience!r} must be a whole number of epochs, at least 1")
-    objective = svi.loss if isinstance(svi.loss, Objective) else None
+    objective = svi.objective if isinstance(svi.objective, Objective) else None
     if objective is not None:
         objective.prepare(size, epochs)
     look = partial(worth, svi, data, steps=epochs * steps, batch_size=min(batch_size, size))
@@ -282,7 +282,11 @@ def _judge(svi: SVI, validation: Any, progress: Progress) -> Tensor:
     Raises:
         NonFiniteLossError: where most of them have no finite bound.
     """
-    own = svi.loss.plain if isinstance(svi.loss, Objective) and svi.loss.tightens else None
+    own = (
+        svi.objective.plain
+        if isinstance(svi.objective, Objective) and svi.objective.tightens
+        else None
+    )
     _mode(svi, train=False)
     with forked_random():
         torch.manual_seed(0)  # the same latents and bits after every epoch
@@ -311,7 +315,7 @@ def _looked(
     except NonFiniteLossError:
         raise
     except Exception as error:
-        if is_own(svi.model, svi.guide) or isinstance(svi.loss, Objective):
+        if is_own(svi.model, svi.guide) or isinstance(svi.objective, Objective):
             raise
         return None, (math.nan, math.nan), _unknown(error, progress)
 
@@ -378,12 +382,12 @@ def _close(
 
 def _settled(svi: SVI, epochs: int) -> bool:
     """Whether no warm-up goes on when so many epochs are done."""
-    return not isinstance(svi.loss, Objective) or svi.loss.settled(epochs)
+    return not isinstance(svi.objective, Objective) or svi.objective.settled(epochs)
 
 
 def _optimises_its_own(svi: SVI) -> bool:
     """Whether the best epoch is chosen by the objective's own bound and not by the ELBO."""
-    return isinstance(svi.loss, Objective) and svi.loss.tightens
+    return isinstance(svi.objective, Objective) and svi.objective.tightens
 
 
 def step_bytes(svi: SVI, few: Any, size: int) -> float:

@@ -1,0 +1,208 @@
+"""What a function that is traced asks of its tensors, and what a graph assumes from the answers."""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pyro.util
+import torch
+from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
+from torch.distributions import constraints
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+from torch.overrides import TorchFunctionMode
+
+
+class ReadingError(Exception):
+    """A tensor's value went into Python where no graph can follow it."""
+
+
+class Readings(TorchFunctionMode):
+    """Answers what Python asks of tensors while a function is traced, and holds the answers as assumptions.
+
+    A graph has one road where Python has several, and knows no value. A truth or a whole number that Python reads, to
+    take a branch, to size a loop, to validate arguments, gets the answer that holds now; that it holds in a later call
+    is an assumption, a tensor of the graph. A real number that is read (`loss.item()`) stays a tensor without gradient.
+
+    Attributes:
+        assumptions: tensors, true where the answers of this call are right.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.assumptions: list[Tensor] = []
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        reading = READINGS.get(function)
+        if reading is None:
+            return function(*args, **(kwargs or {}))
+        return reading(self, *args, **(kwargs or {}))
+
+    def holds(self) -> Tensor | None:
+        """Whether all assumptions hold, a tensor; `None` where nothing was assumed."""
+        if not self.assumptions:
+            return None
+        return torch.stack([a.reshape(()).bool() for a in self.assumptions]).all()
+
+    def whole(self, tensor: Tensor) -> Any:
+        """The value of one truth or whole number, which is assumed to stay."""
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise ReadingError("float() of a tensor")
+        value = read(tensor)
+        if tensor.dtype == torch.bool:
+            self.assumptions.append(tensor.detach() if value else ~tensor.detach())
+        else:
+            self.assumptions.append(tensor.detach() == value)
+        return value
+
+    def places(self, mask: Tensor) -> tuple[Tensor, ...]:
+        """Where a mask is true, an index for each dimension; the mask is assumed to stay."""
+        with torch._C.DisableTorchFunction(), disable_proxy_modes_tracing():
+            now = mask.detach().clone()
+            places = now.nonzero(as_tuple=True)
+        self.assumptions.append((mask.detach() == now).all())
+        return places
+
+
+def read(tensor: Tensor) -> Any:
+    """The values of a tensor, behind the back of the tracer."""
+    with torch._C.DisableTorchFunction(), disable_proxy_modes_tracing():
+        return tensor.detach().tolist() if tensor.dim() else tensor.detach().item()
+
+
+def _truth(readings: Readings, tensor: Tensor) -> bool:
+    asking = sys._getframe(2)
+    if _is_dice(asking):
+        return False  # take the road that masks, whether or not a probability is zero
+    if _is_warning(asking):
+        return False  # the numbers that come out are held to be finite
+    if _is_check_of_reals(asking):
+        return True  # the same: a number that is none makes the loss none
+    if tensor.is_floating_point():
+        tensor = tensor != 0
+    return bool(readings.whole(tensor.reshape(())))
+
+
+def _number(readings: Readings, tensor: Tensor) -> int:
+    return int(readings.whole(tensor.reshape(())))
+
+
+def _real(readings: Readings, tensor: Tensor) -> float:
+    if tensor.is_floating_point():
+        raise ReadingError("float() of a tensor")
+    return float(readings.whole(tensor.reshape(())))
+
+
+def _item(readings: Readings, tensor: Tensor) -> Any:
+    if tensor.is_floating_point():
+        return tensor.detach().reshape(())
+    return readings.whole(tensor.reshape(()))
+
+
+def _list(readings: Readings, tensor: Tensor) -> Any:
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise ReadingError("tolist() of a tensor")
+    values = read(tensor)
+    now = torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
+    readings.assumptions.append((tensor.detach() == now).all())
+    return values
+
+
+def _equal(readings: Readings, one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and _truth(readings, (one == other).all())
+
+
+def _array(readings: Readings, *_: Any, **__: Any) -> Any:
+    raise ReadingError("a tensor became a NumPy array")
+
+
+def _selected(readings: Readings, tensor: Tensor, mask: Tensor) -> Tensor:
+    if _is_dice(sys._getframe(2)):  # the sum is that of the selection
+        return torch.where(mask, tensor, torch.zeros_like(tensor))
+    tensor, mask = torch.broadcast_tensors(tensor, mask)
+    return tensor[readings.places(mask)]
+
+
+def _indexed(readings: Readings, tensor: Tensor, index: Any) -> Tensor:
+    """Entries by an index in which masks stand for the places where they are true."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts):
+        return torch.Tensor.__getitem__(tensor, index)
+    places: list[Any] = []
+    for part in parts:
+        is_mask = isinstance(part, Tensor) and part.dtype == torch.bool and part.dim() > 0
+        places += readings.places(part) if is_mask else [part]
+    return torch.Tensor.__getitem__(tensor, tuple(places))
+
+
+def _nonzero(readings: Readings, tensor: Tensor, *, as_tuple: bool = False) -> Any:
+    places = readings.places(tensor != 0)
+    return places if as_tuple else torch.stack(places, dim=-1)
+
+
+def _backward(  # the arguments of Tensor.backward
+    readings: Readings,
+    tensor: Tensor,
+    gradient: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *,
+    inputs: Any = None,
+) -> None:
+    """Like `Tensor.backward`, but for what listens to gradients on the way, whose questions are answered too."""
+    gradient = torch.ones_like(tensor) if gradient is None else gradient
+    keep = create_graph if retain_graph is None else retain_graph
+    with readings:
+        _engine_run_backward(
+            (tensor,),
+            (gradient,),
+            keep,
+            create_graph,
+            () if inputs is None else tuple(inputs),
+            allow_unreachable=True,
+            accumulate_grad=True,
+        )
+
+
+def _is_dice(frame: FrameType) -> bool:
+    """Whether Pyro's sum over enumerated values asks, which leaves out those of no probability."""
+    code = frame.f_code
+    return code.co_name == "compute_expectation" and code.co_filename.endswith("infer/util.py")
+
+
+def _is_warning(frame: FrameType) -> bool:
+    """Whether Pyro asks in order to warn of numbers that are not finite."""
+    code = frame.f_code
+    return code.co_name in ("warn_if_nan", "warn_if_inf") and code.co_filename == pyro.util.__file__
+
+
+def _is_check_of_reals(frame: FrameType) -> bool:
+    """Whether a distribution validates that numbers are real, which only nan is not."""
+    if frame.f_code.co_filename != torch.distributions.distribution.__file__:
+        return False
+    constraint = frame.f_locals.get("constraint", frame.f_locals.get("support"))
+    while isinstance(constraint, type(constraints.real_vector)):
+        constraint = constraint.base_constraint
+    return constraint is constraints.real
+
+
+READINGS: dict[Any, Callable[..., Any]] = {
+    torch.Tensor.__bool__: _truth,
+    torch.Tensor.__int__: _number,
+    torch.Tensor.__index__: _number,
+    torch.Tensor.__float__: _real,
+    torch.Tensor.item: _item,
+    torch.Tensor.tolist: _list,
+    torch.Tensor.numpy: _array,
+    torch.Tensor.__array__: _array,
+    torch.Tensor.masked_select: _selected,
+    torch.masked_select: _selected,
+    torch.Tensor.nonzero: _nonzero,
+    torch.nonzero: _nonzero,
+    torch.Tensor.__getitem__: _indexed,
+    torch.Tensor.backward: _backward,
+    torch.equal: _equal,
+}

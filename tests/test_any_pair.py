@@ -1,0 +1,719 @@
+"""Pairs that are written with Pyro alone: the numbers of `pyro.infer.SVI`, compiled or not."""
+
+import copy
+import functools
+import gc
+import threading
+import warnings
+import weakref
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroParam
+from torch import nn
+
+from benchmarks.zoo import PAIRS, regression, regression_data
+from pyro_vae import ELBO, IWAE, SVI, CompileWarning
+from pyro_vae._errors import InputError
+from pyro_vae.inference import compiled
+from pyro_vae.inference.bindings import Bindings
+from pyro_vae.inference.compiled import Compiled, trace
+from pyro_vae.inference.readings import ReadingError, Readings
+
+ADAM = {"lr": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def clean_store():
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Graphs run operation by operation, which are made in a moment."""
+    monkeypatch.setattr(compiled, "LARGE", 0)
+
+
+def number(loss):
+    return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+
+
+def losses(engine, pair, steps, optim=None, args=None):
+    """The losses of some steps from the same start, and what took them."""
+    pyro.set_rng_seed(0)
+    svi = engine(pair.model, pair.guide, optim or pyro.optim.Adam(ADAM), pair.loss)
+    args = [pair.args] * steps if args is None else args
+    return [number(svi.step(*a)) for a in args], svi
+
+
+def both(make, steps, engine=SVI, **options):
+    """Losses of Pyro's SVI and of ours, each from a store of its own."""
+    pyro.clear_param_store()
+    theirs, _ = losses(pyro.infer.SVI, make(), steps, **options)
+    pyro.clear_param_store()
+    ours, svi = losses(engine, make(), steps, **options)
+    return theirs, ours, svi
+
+
+def compiling(*args):
+    """An SVI that compiles, and fails where it cannot."""
+    svi = SVI(*args)
+    svi.compile(warn=pytest.fail)
+    return svi
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list(PAIRS))
+def test_losses_are_those_of_pyro(name):
+    theirs, ours, _ = both(PAIRS[name], 5)
+    assert ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list(PAIRS))
+def test_graphs_give_the_losses_of_pyro(interpreted, name):
+    theirs, ours, svi = both(PAIRS[name], 12, compiling)
+    assert svi.compiled
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "regression, AutoNormal",
+        "regression, AutoMultivariateNormal",
+        "gamma poisson wake sleep",
+        "bayesian network",
+        "discrete guide TraceGraph ELBO",
+        "subsampled data",
+        "VAE by hand",
+    ],
+)
+def test_machine_code_gives_the_losses_of_pyro(name):
+    theirs, ours, svi = both(PAIRS[name], 25, compiling)
+    assert svi.compiled
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parameters
+
+
+def normal(x):
+    m = pyro.sample("m", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+
+def location(x):
+    pyro.sample("m", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+
+def point(x):
+    """A model with a parameter alone."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0), obs=x)
+
+
+def nothing(*_, **__):
+    pass
+
+
+class Located(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.loc = PyroParam(torch.tensor(0.0))
+        self.scale = PyroParam(torch.tensor(1.0), constraint=constraints.positive)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.loc, self.scale), obs=x)
+
+
+class ByParam(PyroModule):
+    def forward(self, x):
+        pyro.sample("m", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+
+class Plain(nn.Module):
+    """A torch module that calls both `pyro.param` and `pyro.module`."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def forward(self, x):
+        sd = pyro.param("sd", torch.tensor(1.0), constraint=constraints.positive)
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.net(x[:, None])[:, 0], sd), obs=3 * x)
+
+
+class Bound:
+    def __init__(self):
+        self.net = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 1))
+
+    def model(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.net(x[:, None])[:, 0], 1.0), obs=3 * x)
+
+
+def called(module):
+    def model(x):
+        module(x)
+
+    return model
+
+
+WAYS = {
+    "pyro.param": lambda: (point, nothing),
+    "pyro.param in a Pyro module": lambda: (normal, ByParam()),
+    "Pyro module": lambda: (Located(), nothing),
+    "scaled Pyro module": lambda: (poutine.scale(Located(), scale=0.1), nothing),
+    "Pyro module in a function": lambda: (called(Located()), nothing),
+    "partial": lambda: (functools.partial(lambda m, x: m(x), Located()), nothing),
+    "torch module with pyro.param": lambda: (Plain(), nothing),
+    "bound method": lambda: (Bound().model, nothing),
+    "AutoGuide": lambda: (normal, AutoNormal(normal)),
+}
+
+
+class Zoo:
+    def __init__(self, model, guide, args, loss=None):
+        self.model, self.guide, self.args, self.loss = model, guide, args, loss or Trace_ELBO()
+
+
+X = torch.randn(20, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_every_parameter_that_pyro_trains_is_trained(way):
+    def make():
+        torch.manual_seed(1)
+        return Zoo(*WAYS[way](), (X,))
+
+    theirs, ours, _ = both(make, 30)
+    assert ours == theirs
+    assert len(set(ours)) > 20
+
+
+def test_parameters_of_plain_modules_are_trained_without_being_announced():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.tensor(0.0))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(self.loc, 1.0), obs=x)
+
+    model = Model()
+    svi = SVI(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(200):
+        svi.step(X + 5)
+    assert model.loc.item() == pytest.approx((X + 5).mean().item(), abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:weight was not registered")
+def test_frozen_parameters_stay_and_released_ones_move():
+    net = nn.Linear(1, 1)
+
+    def model(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x[:, None])[:, 0], 1.0), obs=x)
+
+    svi = SVI(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    net.weight.requires_grad_(False)
+    before = net.weight.clone()
+    svi.step(X)
+    assert torch.equal(net.weight, before)
+    net.weight.requires_grad_(True)
+    svi.step(X)
+    assert not torch.equal(net.weight, before)
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_a_store_that_is_set_back_is_followed(interpreted, engine):
+    def run(engine):
+        pyro.clear_param_store()
+        svi = engine(point, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        for _ in range(5):
+            svi.step(X)
+        state = pyro.get_param_store().get_state()
+        kept = copy.deepcopy(state)
+        for _ in range(5):
+            svi.step(X)
+        pyro.get_param_store().set_state(kept)
+        return [float(svi.step(X)) for _ in range(5)]
+
+    assert run(engine) == pytest.approx(run(pyro.infer.SVI), rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_a_store_that_is_cleared_starts_anew(interpreted, engine):
+    svi = engine(point, nothing, pyro.optim.SGD({"lr": 0.001}), Trace_ELBO())
+    first = [float(svi.step(X)) for _ in range(4)]
+    pyro.clear_param_store()
+    assert [float(svi.step(X)) for _ in range(4)] == pytest.approx(first, rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimizers
+
+OPTIMIZERS = {
+    "clipped norm": lambda: pyro.optim.SGD({"lr": 1e-3}, {"clip_norm": 1.0}),
+    "clipped value": lambda: pyro.optim.Adam({"lr": 1e-2}, {"clip_value": 0.5}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "lrd": 0.9}),
+    "AdagradRMSProp": lambda: pyro.optim.AdagradRMSProp({}),
+    "by name": lambda: pyro.optim.Adam(lambda name: {"lr": 0.1 if "loc" in name else 0.001}),
+    "amsgrad": lambda: pyro.optim.Adam({"lr": 0.1, "amsgrad": True}),
+}
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+@pytest.mark.parametrize("optim", list(OPTIMIZERS))
+def test_optimizers_of_pyro_do_what_they_do_in_pyro(interpreted, engine, optim):
+    make = PAIRS["subsampled data"]
+    pyro.clear_param_store()
+    theirs, _ = losses(pyro.infer.SVI, make(), 20, optim=OPTIMIZERS[optim]())
+    pyro.clear_param_store()
+    ours, _ = losses(engine, make(), 20, optim=OPTIMIZERS[optim]())
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_rates_follow_a_schedule(interpreted, engine):
+    def run(engine):
+        pyro.clear_param_store()
+        options = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3}, "gamma": 0.1}
+        optim = pyro.optim.ExponentialLR(options)
+        svi = engine(point, nothing, optim, Trace_ELBO())
+        for _ in range(5):
+            svi.step(X + 100)
+            optim.step()
+        return pyro.param("m").item()
+
+    assert run(engine) == pytest.approx(run(pyro.infer.SVI), rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_the_state_of_an_optimizer_is_saved_and_loaded_by_name(interpreted, engine, tmp_path):
+    def steps(engine, optim, count):
+        svi = engine(point, nothing, optim, Trace_ELBO())
+        return [float(svi.step(X + 3)) for _ in range(count)]
+
+    whole = steps(engine, pyro.optim.Adam({"lr": 0.1}), 12)
+    pyro.clear_param_store()
+    optim = pyro.optim.Adam({"lr": 0.1})
+    first = steps(engine, optim, 6)
+    assert list(optim.get_state()) == ["m"]
+    optim.save(tmp_path / "state.pt")
+    again = pyro.optim.Adam({"lr": 0.1})
+    again.load(tmp_path / "state.pt")
+    assert first + steps(engine, again, 6) == pytest.approx(whole, rel=1e-5)
+
+
+def test_two_svis_share_the_moments_of_one_optimizer():
+    def run(engine):
+        pyro.clear_param_store()
+        optim = pyro.optim.Adam({"lr": 0.1})
+        one, other = (engine(point, nothing, optim, Trace_ELBO()) for _ in range(2))
+        for i in range(10):
+            (one if i % 2 else other).step(X if i % 2 else -X)
+        return pyro.param("m").item()
+
+    assert run(SVI) == run(pyro.infer.SVI)
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_momentum_moves_what_a_batch_does_not_use(interpreted, engine):
+    """As in Pyro: its gradient is zero there, not absent."""
+
+    def run(engine):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        a, b = nn.Linear(1, 1), nn.Linear(1, 1)
+
+        def model(x, kind):
+            pyro.module("a", a)
+            pyro.module("b", b)
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal((a if kind else b)(x)[:, 0], 1.0), obs=x[:, 0])
+
+        svi = engine(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        return [float(svi.step(X[:, None], i % 2)) for i in range(8)]
+
+    assert run(engine) == pytest.approx(run(pyro.infer.SVI), rel=1e-5)
+
+
+def test_a_torch_optimizer_gets_parameters_that_appear_late():
+    svi = SVI(point, nothing, lambda p: torch.optim.SGD(p, lr=1e-3), Trace_ELBO())
+    with pytest.raises(InputError, match="made at the first step"):
+        _ = svi.optimizer
+    first = float(svi.step(X + 3))
+    assert float(svi.step(X + 3)) < first
+    assert len(svi.optimizer.param_groups[0]["params"]) == 1
+
+
+def test_an_optimizer_of_pyro_is_not_one_torch_optimizer():
+    svi = SVI(point, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
+    with pytest.raises(InputError, match=r"see svi\.optim"):
+        _ = svi.optimizer
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What code does with a pyro.infer.SVI
+
+
+def test_attributes_of_pyros_svi_are_there():
+    optim = pyro.optim.Adam(ADAM)
+    svi, theirs = (e(point, nothing, optim, Trace_ELBO()) for e in (SVI, pyro.infer.SVI))
+    svi.step(X)
+    assert svi.optim is optim
+    assert svi.loss(point, nothing, X) == theirs.loss(point, nothing, X)
+    assert svi.loss_and_grads(point, nothing, X) == theirs.loss_and_grads(point, nothing, X)
+    assert svi.evaluate_loss(X) == theirs.evaluate_loss(X)
+    expected = theirs.evaluate_loss(X)
+    assert f"{svi.step(X):.3f}" == f"{expected:.3f}"
+
+
+def test_a_validation_loss_of_an_enumerated_model():
+    pair = PAIRS["bayesian network"]()
+    svi = SVI(pair.model, pair.guide, pyro.optim.Adam(ADAM), pair.loss)
+    assert svi.evaluate_loss(*pair.args) == pytest.approx(float(svi.step(*pair.args)), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [Trace_ELBO(), TraceEnum_ELBO(strict_enumeration_warning=False)])
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_without_a_parameter_is_a_step(loss):
+    net = nn.Linear(2, 3)
+
+    def model(x, y=None):
+        pyro.module("net", net)
+        with pyro.plate("data"):
+            if y is not None:
+                pyro.sample("y", dist.Categorical(logits=net(x)), obs=y)
+
+    svi = SVI(model, nothing, pyro.optim.Adam(ADAM), loss)
+    x, y = torch.randn(5, 2), torch.zeros(5).long()
+    svi.step(x, y)
+    assert float(svi.step(x)) == 0
+
+
+def test_validation_is_as_the_user_set_it():
+    def model(x):
+        logits = pyro.param("logits", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(logits=logits), obs=x)
+
+    grey = torch.full((5,), 0.3)
+    svi = SVI(model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
+    with pyro.validation_enabled(False):
+        svi.step(grey)
+    with pyro.validation_enabled(True), pytest.raises(ValueError, match="log_prob at site 'x'"):
+        svi.step(grey)
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_data_outside_the_support_are_refused_in_every_step(interpreted, engine):
+    def model(x):
+        rate = pyro.param("rate", torch.tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Poisson(rate), obs=x)
+
+    svi = engine(model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
+    for _ in range(4):
+        svi.step(torch.ones(10))
+    before = pyro.param("rate").clone()
+    with pytest.raises(ValueError, match="log_prob at site 'x'"):
+        svi.step(torch.full((10,), -0.5))
+    assert torch.equal(pyro.param("rate"), before)
+
+
+def test_mean_divides_by_the_data_of_a_tuple():
+    def model(batch):
+        x, y = batch
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(y + pyro.param("m", torch.tensor(0.0)), 1.0), obs=x)
+
+    batch = (X, X + 1)
+    losses = {}
+    for reduction in ("sum", "mean"):
+        pyro.clear_param_store()
+        sgd = pyro.optim.SGD({"lr": 0.0})
+        svi = SVI(model, nothing, sgd, Trace_ELBO(), reduction=reduction)
+        losses[reduction] = float(svi.step(batch))
+    assert losses["mean"] == pytest.approx(losses["sum"] / len(X))
+    with pytest.raises(InputError, match="no argument is a batch"):
+        SVI(
+            normal, location, pyro.optim.Adam(ADAM), lambda *_: torch.zeros(()), reduction="mean"
+        ).step()
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(num_particles=3)])
+def test_objectives_train_pairs_of_functions_with_pyros_optimizers(objective):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.param("m"), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        """The exact posterior: every bound is log p(x), whose best m is the mean."""
+        pyro.param("m", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + pyro.param("m").detach()) / 2, 0.5**0.5))
+
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), objective)
+    for _ in range(400):
+        svi.step(X + 5)
+    assert pyro.param("m").item() == pytest.approx((X + 5).mean().item(), abs=0.2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a graph must not fix
+
+
+def test_a_batch_in_a_global_or_an_attribute_is_read_anew(interpreted):
+    class Holder:
+        batch = None
+
+    holder, store = Holder(), {"batch": None}
+    holder.batch = store["batch"] = torch.zeros(10)
+
+    def model():
+        m = pyro.param("m", torch.tensor(0.0))
+        with pyro.plate("data", 10):
+            pyro.sample("x", dist.Normal(m, 1.0), obs=holder.batch)
+            pyro.sample("y", dist.Normal(m, 1.0), obs=store["batch"])
+
+    def run(engine):
+        pyro.clear_param_store()
+        svi, found = engine(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()), []
+        for i in range(8):
+            holder.batch, store["batch"] = torch.full((10,), float(i)), torch.full((10,), 2.0 * i)
+            found.append(float(svi.step()))
+        return found
+
+    assert run(compiling) == pytest.approx(run(pyro.infer.SVI), rel=1e-5)
+
+
+def test_keywords_and_objects_are_arguments(interpreted):
+    class Batch:
+        def __init__(self, x):
+            self.x, self.parts = x, {"half": [x / 2]}
+
+    def model(batch, *, scale):
+        with pyro.plate("data", len(batch.x)):
+            m = pyro.param("m", torch.tensor(0.0))
+            pyro.sample("x", dist.Normal(m, scale), obs=batch.x + batch.parts["half"][0])
+
+    svi = compiling(model, nothing, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO())
+    alive = []
+    for i in range(6):
+        batch, scale = Batch(torch.full((10,), float(i))), torch.tensor(1.0 + i)
+        alive.append(weakref.ref(batch))
+        truth = -10 * dist.Normal(0.0, 1.0 + i).log_prob(torch.tensor(1.5 * i)).item()
+        assert float(svi.step(batch, scale=scale)) == pytest.approx(truth, rel=1e-5)
+    del batch
+    gc.collect()
+    assert not [reference for reference in alive if reference() is not None]
+
+
+def test_a_mode_of_a_module_that_is_a_methods_is_noticed(interpreted):
+    pair = Bound()
+    svi = compiling(pair.model, nothing, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO())
+    assert len({float(svi.step(X)) for _ in range(5)}) == 5
+    pair.net.eval()
+    assert len({float(svi.step(X)) for _ in range(5)}) == 1
+
+
+def test_a_mask_that_changes_leaves_the_graph(interpreted):
+    """Data left out by an index of truths: another batch has another number of them."""
+
+    def model(x, seen):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.factor("x", dist.Normal(m.expand(len(x))[seen], 1.0).log_prob(x[seen]).sum())
+
+    def make():
+        return Zoo(model, lambda x, seen: location(x), ())
+
+    torch.manual_seed(0)
+    masks = [torch.rand(50) < p for p in (0.5, 0.5, 0.1, 0.9, 0.5, 0.3)]
+    told = []
+
+    def engine(*args):
+        svi = SVI(*args)
+        svi.compile(warn=told.append)
+        return svi
+
+    x = torch.randn(50)
+    theirs, ours, svi = both(make, 0, engine, args=[(x, mask) for mask in masks])
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert not svi.compiled
+    assert "changes from call to call" in told[0]
+    theirs, ours, svi = both(make, 0, engine, args=[(x, masks[0])] * 8)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert svi.compiled  # one mask for ever is no hindrance
+
+
+def test_what_nobody_can_watch_is_noticed_and_said(interpreted):
+    def counter():
+        n = 0.0
+        while True:
+            n += 1.0
+            yield n
+
+    ticks = counter()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("m", torch.tensor(0.0)), next(ticks)), obs=x)
+
+    told = []
+    svi = SVI(model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
+    svi.compile(warn=told.append)
+    for _ in range(6):
+        svi.step(X)
+    assert not svi.compiled
+    assert len(told) == 1
+    assert "other numbers than Python" in told[0]
+
+
+def test_a_listener_to_gradients_hears_every_step(interpreted):
+    heard = []
+    svi = compiling(point, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
+    svi.step(X)
+    pyro.get_param_store()._params["m"].register_hook(lambda g: heard.append(g.item()))
+    for _ in range(3):
+        svi.step(X)
+    assert len(heard) == 3
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [(iter([1]), "cannot follow"), (X.numpy(), "NumPy array")]
+)
+def test_arguments_that_no_graph_can_follow_are_named(argument, words):
+    def model(_):
+        pyro.sample("x", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0), obs=X[0])
+
+    svi = SVI(model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO(), compile=True)
+    svi.step(argument)
+    with pytest.warns(CompileWarning, match=words):
+        svi.step(argument)
+
+
+def test_memory_does_not_grow_with_ways_to_be_called():
+    function = Compiled(lambda x: ([x + 1], None), state=lambda: ([], None))
+    for i in range(1, 2000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CompileWarning)
+            function(torch.zeros(i % 1500 + 2))
+    assert len(function._visits) <= compiled.MOST_WAYS
+    assert len(function._graphs) == 1
+
+
+def test_the_graph_that_waited_longest_is_dropped(monkeypatch):
+    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    monkeypatch.setattr(compiled, "LARGE", 0)
+    function = Compiled(lambda x: ([x + 1], None), state=lambda: ([], None))
+    for i in range(1, 12):
+        assert torch.equal(function(torch.zeros(i))[0][0], torch.ones(i))
+    shapes = [key[1][0][0][0] for key in function._graphs]
+    assert shapes == list(range(4, 12))
+    assert not function.failed
+
+
+def test_two_threads_train_two_pairs(interpreted):
+    found = {}
+
+    def train(name):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(pyro.param(name, torch.tensor(0.0)), 1.0), obs=x)
+
+        svi = compiling(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        for _ in range(100):
+            svi.step(X + 2)
+        found[name] = pyro.param(name).item()
+
+    threads = [threading.Thread(target=train, args=(f"m{i}",)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found.values()) == pytest.approx([(X + 2).mean().item()] * 2, abs=0.05)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts
+
+
+def test_readings_become_assumptions():
+    p, n = torch.tensor([1.0, 2.0]), torch.tensor(2)
+
+    def function(p, n):
+        total = p.sum() * (2 if (p > 0).all() else 1)
+        for _ in range(int(n)):
+            total = total + p.sum().item()
+        return [total + p[p > 1.5].sum()], None
+
+    graph = trace(function, [], [p, n], (p, n))
+    assert graph.assumed
+    value, holds = graph.module(p, n, *graph.others)
+    assert value.item() == 2 * 3 + 2 * 3 + 2
+    assert holds
+    for other in ((-p, n), (p, n + 1), (p + 1, n)):  # a branch, a length, an index of truths
+        assert not graph.module(*other, *graph.others)[1]
+    assert graph.module(p * 1.1, n, *graph.others)[1]
+
+
+@pytest.mark.parametrize("read", [float, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_real_numbers_cannot_go_into_python(read):
+    with Readings(), pytest.raises(ReadingError):
+        read(torch.tensor(1.5))
+
+
+def test_bindings_are_found_where_programs_read_them():
+    factor, table = torch.ones(3), {"a": [torch.zeros(2)]}
+
+    class Own:
+        def __init__(self):
+            self.rate, self.data = 0.5, torch.ones(1)
+
+        def program(self, x, scale=torch.ones(4)):  # noqa: B008
+            return factor * self.data + table["a"][0].sum() * self.rate
+
+    own = Own()
+    found = Bindings(own.program)
+    assert {t.numel() for t in found.tensors()} == {3, 1, 2}
+    before = found.plain()
+    own.rate = 0.7
+    assert found.plain() != before
+    assert found.changed(before) == "rate"
+    own.data = torch.zeros(5)
+    assert 5 in {t.numel() for t in found.tensors()}
+
+
+def test_regression_reaches_least_squares():
+    """The posterior means of a nearly flat prior are the coefficients of least squares."""
+    x, y = regression_data()
+    guide = AutoNormal(regression)
+    svi = SVI(regression, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    for _ in range(1500):
+        svi.step(x, y)
+    design = torch.cat([x, torch.ones(len(x), 1)], 1)
+    best = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
+    found = guide.median(x, y)
+    torch.testing.assert_close(found["w"], best[:3], atol=0.05, rtol=0)
