@@ -89,7 +89,10 @@ class Later(NamedTuple):
 class _Entry:
     """A compiled graph, and how often it was called and its assumptions did not hold."""
 
-    def __init__(self, run: Callable[..., Sequence[Tensor]], graph: Graph) -> None:
+    def __init__(
+        self, run: Callable[..., Sequence[Tensor]], graph: Graph, *, machine: bool
+    ) -> None:
+        self.machine = machine  # code, not one operation after the other
         self.run, self.static, self.others = run, graph.static, graph.others
         self.assumed, self.draws, self.changes = graph.assumed, graph.draws, graph.changes
         self.calls = self.refuted = 0
@@ -134,6 +137,7 @@ class Compiled:
         self._name, self._limit, self._warn = name, limit, warn
         self._graphs: dict[Hashable, _Entry] = {}
         self._visits: dict[Hashable, int] = {}
+        self._last: tuple[Hashable, _Entry | None] = (None, None)
         self._missed = 0
         self.failed = False
 
@@ -145,7 +149,11 @@ class Compiled:
             state, constants = self._state()
             structure = without_tensors(args, tensors)
             key = (structure, _kinds((*state, *tensors)), constants, torch.is_grad_enabled())
-            entry = self._graphs.get(key) or self._new(key, state, tensors, args)
+            if key == self._last[0]:  # sooner told than looked up
+                entry: _Entry | None = self._last[1]
+            else:
+                entry = self._graphs.get(key) or self._new(key, state, tensors, args)
+                self._last = (key, entry) if entry is not None else self._last
         except _CannotCompileError as error:
             return self._give_up(str(error), args)
         if entry is None:
@@ -259,7 +267,7 @@ def _checked_entry(
         raise
     except Exception as error:  # no compiler here, an operation that it does not know
         raise _CannotCompileError(f"the compiler failed with {_reason(error)}") from error
-    return _Entry(run, graph)
+    return _Entry(run, graph, machine=make is not interpret_graph)
 
 
 class _Random:

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from pyro_vae._errors import InputError
 
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
-ADAM = ("lr", "betas", "eps", "weight_decay", "maximize")  # what the kernel of Adam is given
 
 
 class Updates:
@@ -155,7 +154,7 @@ def _fused_adam(optimizer: Optimizer, parameters: list[Tensor], gradients: list[
         p.grad is not None or p.dtype != gradients[0].dtype for p in parameters
     ):
         return False
-    _adam_kernel(parameters, gradients, states, group)
+    _Kernel(parameters, states, _arguments(optimizer)).step(gradients)
     return True
 
 
@@ -174,6 +173,8 @@ class _Together:
         self.parameters = list(parameters)
         self._optimizers: list[Any] = []
         self._states: list[Any] = []
+        self._arguments: list[Any] = []
+        self._groups: list[tuple[list[int], _Kernel]] = []
         for parameter in parameters:
             optimizer = optim.optim_objs.get(parameter)
             if type(optimizer) is not torch.optim.Adam or optim.grad_clip[parameter] is not None:
@@ -198,38 +199,64 @@ class _Together:
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters, those with the same arguments at once."""
+        arguments = [_arguments(optimizer) for optimizer in self._optimizers]
+        if arguments != self._arguments:
+            self._arguments, self._groups = arguments, self._grouped(arguments)
+        for places, kernel in self._groups:
+            kernel.step([gradients[i] for i in places])
+
+    def _grouped(self, arguments: list[Any]) -> list[tuple[list[int], "_Kernel"]]:
         groups: dict[Any, list[int]] = {}
-        for i, optimizer in enumerate(self._optimizers):
-            group, parameter = optimizer.param_groups[0], self.parameters[i]
-            arguments = [group[name] for name in ADAM]
-            groups.setdefault((parameter.dtype, parameter.device, *arguments), []).append(i)
-        for places in groups.values():
-            _adam_kernel(
-                [self.parameters[i] for i in places],
-                [gradients[i] for i in places],
-                [self._states[i][1] for i in places],
-                self._optimizers[places[0]].param_groups[0],
+        for i, parameter in enumerate(self.parameters):
+            key = (parameter.dtype, parameter.device, arguments[i])
+            groups.setdefault(key, []).append(i)
+        return [
+            (
+                places,
+                _Kernel(
+                    [self.parameters[i] for i in places],
+                    [self._states[i][1] for i in places],
+                    key[2],
+                ),
             )
+            for key, places in groups.items()
+        ]
 
 
-def _adam_kernel(
-    parameters: list[Tensor], gradients: list[Tensor], states: list[Any], group: Any
-) -> None:
-    steps = [s["step"] for s in states]
-    # A tensor of ones takes a third of the time that a number takes.
-    torch._foreach_add_(steps, [torch.ones_like(steps[0])] * len(steps))
-    torch._fused_adam_(
-        parameters,
-        gradients,
-        [s["exp_avg"] for s in states],
-        [s["exp_avg_sq"] for s in states],
-        [],
-        steps,
-        lr=group["lr"],
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        amsgrad=False,
-        maximize=group["maximize"],
-    )
+def _arguments(optimizer: Any) -> tuple[Any, ...]:
+    group = optimizer.param_groups[0]
+    return group["lr"], group["betas"], group["eps"], group["weight_decay"], group["maximize"]
+
+
+class _Kernel:
+    """The step of Adam for some parameters with their states, all with the same arguments."""
+
+    def __init__(
+        self, parameters: list[Tensor], states: list[Any], arguments: tuple[Any, ...]
+    ) -> None:
+        self._parameters = parameters
+        self._first = [s["exp_avg"] for s in states]
+        self._second = [s["exp_avg_sq"] for s in states]
+        self._steps = [s["step"] for s in states]
+        # A tensor of ones takes a third of the time that a number takes.
+        self._ones = [torch.ones_like(self._steps[0])] * len(states)
+        self._arguments = arguments
+
+    def step(self, gradients: list[Tensor]) -> None:
+        rate, betas, eps, weight_decay, maximize = self._arguments
+        torch._foreach_add_(self._steps, self._ones)
+        torch._fused_adam_(
+            self._parameters,
+            gradients,
+            self._first,
+            self._second,
+            [],
+            self._steps,
+            lr=rate,
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=weight_decay,
+            eps=eps,
+            amsgrad=False,
+            maximize=maximize,
+        )
