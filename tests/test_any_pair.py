@@ -385,6 +385,8 @@ def test_attributes_of_pyros_svi_are_there():
     assert svi.loss(point, nothing, X) == theirs.loss(point, nothing, X)
     assert svi.loss_and_grads(point, nothing, X) == theirs.loss_and_grads(point, nothing, X)
     assert svi.evaluate_loss(X) == theirs.evaluate_loss(X)
+    with pytest.raises(InputError, match="Predictive"):
+        svi.run(X)
     expected = theirs.evaluate_loss(X)
     assert f"{svi.step(X):.3f}" == f"{expected:.3f}"
 
@@ -591,6 +593,26 @@ def test_what_nobody_can_watch_is_noticed_and_said(interpreted):
     assert "other numbers than Python" in told[0]
 
 
+def test_a_pair_that_changes_itself_is_not_compiled(interpreted):
+    class Counting:
+        def __init__(self):
+            self.steps = 0
+
+        def model(self, x):
+            self.steps += 1
+            point(x)
+
+    pair, told = Counting(), []
+    svi = SVI(pair.model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
+    svi.compile(warn=told.append)
+    for _ in range(5):
+        svi.step(X)
+    assert "the pair itself changes 'steps' in a step" in told[0]
+    before = pair.steps
+    svi.step(X)
+    assert pair.steps == before + 1
+
+
 def test_a_listener_to_gradients_hears_every_step(interpreted):
     heard = []
     svi = compiling(point, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
@@ -630,8 +652,10 @@ def test_the_graph_that_waited_longest_is_dropped(monkeypatch):
     function = Compiled(lambda x: ([x + 1], None), state=lambda: ([], None))
     for i in range(1, 12):
         assert torch.equal(function(torch.zeros(i))[0][0], torch.ones(i))
+    function(torch.zeros(4))
+    function(torch.zeros(12))
     shapes = [key[1][0][0][0] for key in function._graphs]
-    assert shapes == list(range(4, 12))
+    assert shapes == [*range(6, 12), 4, 12]
     assert not function.failed
 
 

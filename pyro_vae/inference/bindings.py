@@ -59,7 +59,7 @@ class Bindings:
     def plain(self) -> tuple[Hashable, ...]:
         """The plain values that stand there now, and whether each module is in training mode."""
         values = [binding.value() for binding in self._plain]
-        known: list[Any] = [v if isinstance(v, PLAIN) else type(v) for v in values]
+        known: list[Any] = [(type(v), v) if isinstance(v, PLAIN) else type(v) for v in values]
         missing = [i for i, b in enumerate(self._tensors) if not isinstance(b.value(), Tensor)]
         return (*known, *missing, *[module.training for module in self._modules])
 

@@ -18,7 +18,7 @@ from torch.nn import Module
 
 from pyro_vae._abstract import alone, forked_random, traced
 from pyro_vae.inference.products import by_kernels
-from pyro_vae.inference.readings import ReadingError, Readings
+from pyro_vae.inference.readings import DECIDES, ReadingError, Readings
 
 CHECKS = (2, 3, 5, 10, 20, 50, 100, 1000)  # calls of a graph that are held against Python
 REFUTED = 3  # calls in which an assumption did not hold, at least, before a graph is given up
@@ -149,11 +149,7 @@ class Compiled:
             state, constants = self._state()
             structure = without_tensors(args, tensors)
             key = (structure, _kinds((*state, *tensors)), constants, torch.is_grad_enabled())
-            if key == self._last[0]:  # sooner told than looked up
-                entry: _Entry | None = self._last[1]
-            else:
-                entry = self._graphs.get(key) or self._new(key, state, tensors, args)
-                self._last = (key, entry) if entry is not None else self._last
+            entry = self._last[1] if key == self._last[0] else self._find(key, state, tensors, args)
         except _CannotCompileError as error:
             return self._give_up(str(error), args)
         if entry is None:
@@ -202,6 +198,16 @@ class Compiled:
             return outputs, entry.static
         return mine, static
 
+    def _find(
+        self, key: Hashable, state: list[Tensor], tensors: list[Tensor], args: Any
+    ) -> _Entry | None:
+        """The graph for a way to be called, if it has one or gets one now."""
+        entry = self._graphs.pop(key, None) or self._new(key, state, tensors, args)
+        if entry is not None:
+            self._graphs[key] = entry  # at the end: the first has waited longest
+            self._last = (key, entry)  # sooner compared with than looked up
+        return entry
+
     def _new(
         self, key: Hashable, state: list[Tensor], tensors: list[Tensor], args: Any
     ) -> _Entry | None:
@@ -220,7 +226,6 @@ class Compiled:
         entry = self._make(state, tensors, args)
         if len(self._graphs) == MOST_GRAPHS:
             self._graphs.pop(next(iter(self._graphs)))
-        self._graphs[key] = entry
         return entry
 
     def _make(self, state: list[Tensor], tensors: list[Tensor], args: Any) -> _Entry:
@@ -317,7 +322,7 @@ def without_tensors(value: Any, found: list[Tensor], depth: int = 0) -> Hashable
         raise _CannotCompileError(
             "an argument is a NumPy array or number, whose value a graph cannot follow; give a tensor"
         )
-    if depth < DEEPEST and hasattr(value, "__dict__") and not callable(value):
+    if depth < DEEPEST and hasattr(value, "__dict__"):
         attributes = vars(value).items()
         return (type(value), *[(n, without_tensors(v, found, depth + 1)) for n, v in attributes])
     raise _CannotCompileError(
@@ -609,10 +614,10 @@ class _Watch(Messenger):
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    read = isinstance(error, ReadingError)
-    if read or "aten._local_scalar_dense" in text or "data-dependent" in text:
-        asked = f" ({text})" if read else " (an if, float() or .item())"
-        return f"a tensor's value decides what Python does next{asked}"
+    if isinstance(error, ReadingError):
+        return text
+    if "aten._local_scalar_dense" in text or "data-dependent" in text:
+        return f"{DECIDES} (an if, float() or .item())"
     return (
         f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
     )

@@ -15,6 +15,7 @@ from pyro_vae.inference.bindings import Bindings
 from pyro_vae.inference.compiled import Later
 from pyro_vae.inference.importance import Program, Terms, terms
 from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.readings import ReadingError
 from pyro_vae.inference.records import as_laid_out, record
 
 LossAndGrads = Callable[..., Any]
@@ -110,6 +111,7 @@ class PyroSteps:
         """The values of a `Record`, then the gradients; nothing is added to the gradients of the parameters."""
         args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
         store = pyro.get_param_store()._params
+        plain = self._reached().plain() if is_traced() else ()
         known = [*[store[name] for name in self._names if name in store], *self._loose]
         waiting = {p: p.grad for p in [*known, *self._of_modules()]}
         for parameter in waiting:
@@ -128,6 +130,8 @@ class PyroSteps:
             if is_traced():  # a step whose numbers are not finite is taken by Python, which warns
                 total = torch.stack([values[0], *[g.sum().to(values) for g in gradients]]).sum()
                 bool(total.isfinite())
+                if label := self._reached().changed(plain):
+                    raise ReadingError(f"the pair itself changes {label!r} in a step")
         finally:
             for parameter, gradient in waiting.items():
                 parameter.grad = gradient

@@ -13,9 +13,11 @@ from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.overrides import TorchFunctionMode
 
+DECIDES = "a tensor's value decides what Python does next"
+
 
 class ReadingError(Exception):
-    """A tensor's value went into Python where no graph can follow it."""
+    """Python does what no graph can follow; the message is the reason, in words."""
 
 
 class Readings(TorchFunctionMode):
@@ -50,7 +52,7 @@ class Readings(TorchFunctionMode):
     def whole(self, tensor: Tensor) -> Any:
         """The value of one truth or whole number, which is assumed to stay."""
         if tensor.is_floating_point() or tensor.is_complex():
-            raise ReadingError("float() of a tensor")
+            raise ReadingError(f"{DECIDES} (float() of a tensor)")
         value = read(tensor)
         if tensor.dtype == torch.bool:
             self.assumptions.append(tensor.detach() if value else ~tensor.detach())
@@ -92,7 +94,7 @@ def _number(readings: Readings, tensor: Tensor) -> int:
 
 def _real(readings: Readings, tensor: Tensor) -> float:
     if tensor.is_floating_point():
-        raise ReadingError("float() of a tensor")
+        raise ReadingError(f"{DECIDES} (float() of a tensor)")
     return float(readings.whole(tensor.reshape(())))
 
 
@@ -104,7 +106,7 @@ def _item(readings: Readings, tensor: Tensor) -> Any:
 
 def _list(readings: Readings, tensor: Tensor) -> Any:
     if tensor.is_floating_point() or tensor.is_complex():
-        raise ReadingError("tolist() of a tensor")
+        raise ReadingError(f"{DECIDES} (tolist() of a tensor)")
     values = read(tensor)
     now = torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
     readings.assumptions.append((tensor.detach() == now).all())
@@ -116,7 +118,7 @@ def _equal(readings: Readings, one: Tensor, other: Tensor) -> bool:
 
 
 def _array(readings: Readings, *_: Any, **__: Any) -> Any:
-    raise ReadingError("a tensor became a NumPy array")
+    raise ReadingError(f"{DECIDES} (a tensor became a NumPy array)")
 
 
 def _selected(readings: Readings, tensor: Tensor, mask: Tensor) -> Tensor:

@@ -202,6 +202,16 @@ class SVI:
         """The loss without a step: a tensor for a pair of this package, otherwise what Pyro returns."""
         return self._pair.evaluate(args, kwargs)
 
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        """Not offered: the deprecated way of `pyro.infer.SVI` to draw from the posterior.
+
+        Raises:
+            InputError: always, with what to call in its place.
+        """
+        raise InputError(
+            "SVI.run is deprecated in Pyro: call svi.step in a loop, and draw with pyro.infer.Predictive"
+        )
+
     def check(self, *args: Any, **kwargs: Any) -> None:
         """Raise `InputError` when the objective asks what the pair does not offer; nothing is changed.
 
