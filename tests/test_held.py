@@ -105,7 +105,9 @@ def trained(held, objective=None, *, epochs=6, **options):
     )
 
 
-@pytest.mark.parametrize("objective", [None, ELBO(), IWAE(num_particles=4)], ids=str)
+@pytest.mark.parametrize(
+    "objective", [None, ELBO(), IWAE(num_particles=4)], ids=["default", "elbo", "iwae"]
+)
 def test_a_wild_datum_is_named_once_and_left_out(objective):
     """The rest is judged as if the datum had never been there."""
     _, held = reals([(4, 1e25)])
