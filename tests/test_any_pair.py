@@ -13,13 +13,13 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 from benchmarks.zoo import PAIRS, regression, regression_data
-from pyro_vae import ELBO, IWAE, SVI, CompileWarning
+from pyro_vae import ELBO, IWAE, SVI, CompileWarning, Spec, build
 from pyro_vae._errors import InputError
 from pyro_vae.inference import compiled
 from pyro_vae.inference.bindings import Bindings
@@ -741,3 +741,26 @@ def test_regression_reaches_least_squares():
     best = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
     found = guide.median(x, y)
     torch.testing.assert_close(found["w"], best[:3], atol=0.05, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("engine", [SVI, compiling])
+@pytest.mark.parametrize(
+    "loss",
+    [Trace_ELBO(), TraceGraph_ELBO(), RenyiELBO(alpha=0.5, num_particles=3)],
+    ids=["Trace_ELBO", "TraceGraph_ELBO", "RenyiELBO"],
+)
+@pytest.mark.parametrize("optim", ["clipped norm", "ClippedAdam", "by name"])
+def test_pairs_of_this_package_take_every_loss_and_optimizer(interpreted, engine, loss, optim):
+    def run(engine):
+        torch.manual_seed(0)
+        vae = build(Spec((4,), 2, network="mlp(hidden=(8,))")).double()
+        pyro.set_rng_seed(0)
+        svi = engine(vae.model, vae.guide, OPTIMIZERS[optim](), loss)
+        return [float(svi.step(x)) for _ in range(8)]
+
+    x = torch.ones(10, 4, dtype=torch.float64)
+    if optim == "by name":  # Pyro's own has no names for parameters outside its store
+        assert len(set(run(engine))) == 8
+    else:
+        assert run(engine) == pytest.approx(run(pyro.infer.SVI), rel=1e-6)

@@ -169,6 +169,33 @@ def _backward(  # the arguments of Tensor.backward
         )
 
 
+def _grad(  # noqa: PLR0917  # the arguments of torch.autograd.grad
+    readings: Readings,
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *,
+    allow_unused: bool = False,
+    **others: Any,
+) -> Any:
+    """Like `torch.autograd.grad`, but for what listens to gradients on the way."""
+    outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if others or grad_outputs is not None:
+        options = {"allow_unused": allow_unused, **others}
+        return torch.autograd.grad(
+            outputs, inputs, grad_outputs, retain_graph, create_graph, **options
+        )
+    keep = create_graph if retain_graph is None else retain_graph
+    ones = tuple(torch.ones_like(output) for output in outputs)
+    with readings:
+        return _engine_run_backward(
+            outputs, ones, keep, create_graph, inputs, allow_unused, accumulate_grad=False
+        )
+
+
 def _is_dice(frame: FrameType) -> bool:
     """Whether Pyro's sum over enumerated values asks, which leaves out those of no probability."""
     code = frame.f_code
@@ -206,5 +233,6 @@ READINGS: dict[Any, Callable[..., Any]] = {
     torch.nonzero: _nonzero,
     torch.Tensor.__getitem__: _indexed,
     torch.Tensor.backward: _backward,
+    torch.autograd.grad: _grad,
     torch.equal: _equal,
 }
