@@ -183,7 +183,8 @@ def _grad(  # noqa: PLR0917  # the arguments of torch.autograd.grad
     """Like `torch.autograd.grad`, but for what listens to gradients on the way."""
     outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    if others or grad_outputs is not None:
+    rare = others.get("is_grads_batched") or others.get("materialize_grads")
+    if rare or grad_outputs is not None:
         options = {"allow_unused": allow_unused, **others}
         return torch.autograd.grad(
             outputs, inputs, grad_outputs, retain_graph, create_graph, **options
