@@ -15,7 +15,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
 from benchmarks.zoo import PAIRS, regression, regression_data
@@ -186,7 +186,29 @@ WAYS = {
     "torch module with pyro.param": lambda: (Plain(), nothing),
     "bound method": lambda: (Bound().model, nothing),
     "AutoGuide": lambda: (normal, AutoNormal(normal)),
+    "two Pyro modules with the same names": lambda: (Observed(), Drawn()),
 }
+
+
+class Drawn(PyroModule):
+    """A model or guide with parameters of the names that others of the class have."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2))
+        self.scale = PyroParam(torch.ones(2), constraint=constraints.positive)
+        self.z = PyroSample(lambda self: dist.Normal(self.loc, self.scale).to_event(1))
+
+    def forward(self, x):
+        m, s = self.z.unbind(-1)
+        return m, s.exp()
+
+
+class Observed(Drawn):
+    def forward(self, x):
+        m, s = super().forward(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Cauchy(m, s), obs=x)
 
 
 class Zoo:

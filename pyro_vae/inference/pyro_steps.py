@@ -8,9 +8,10 @@ import pyro
 import pyro.infer
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae._abstract import alone, announced, is_traced
+from pyro_vae._abstract import AbstractProgram, alone, announced, is_traced
 from pyro_vae.inference.bindings import Bindings
 from pyro_vae.inference.compiled import Later
 from pyro_vae.inference.importance import Program, Terms, terms
@@ -193,8 +194,11 @@ class PyroSteps:
             else:
                 self._loose.setdefault(parameter, name)
 
-        # Where the store holds another parameter of that name, Pyro never trains a module's own.
+        # Of two announced parameters with one name the trace holds one. Of two Pyro modules with one name Pyro trains
+        # what the store holds, and never the other's own.
         for module in self._programs:
+            if isinstance(module, PyroModule) and not isinstance(module, AbstractProgram):
+                continue
             for name, parameter in module.named_parameters():
                 if parameter not in seen and parameter.grad is not None:
                     seen[parameter] = None
