@@ -347,6 +347,22 @@ def test_the_state_of_an_optimizer_is_saved_and_loaded_by_name(interpreted, engi
     assert first + steps(engine, again, 6) == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_gradients_that_wait_are_added(interpreted, engine):
+    def run(engine):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        svi = engine(normal, location, pyro.optim.Adam(ADAM), Trace_ELBO())
+        values = []
+        for step in range(12):
+            if step % 3 == 0:
+                svi.loss_and_grads(normal, location, X - 100)
+            values.append(float(svi.step(X + step)))
+        return values
+
+    torch.testing.assert_close(run(engine), run(pyro.infer.SVI), rtol=1e-6, atol=0)
+
+
 def test_two_svis_share_the_moments_of_one_optimizer():
     def run(engine):
         pyro.clear_param_store()

@@ -36,6 +36,7 @@ class Updates:
             )
         self._make: MakeOptimizer = optim
         self._together: _Together | None = None
+        self._zeros: dict[Tensor, tuple[Tensor, int]] = {}  # gradients, and versions of then
 
     @property
     def single(self) -> Optimizer | None:
@@ -68,8 +69,9 @@ class Updates:
 
         Args:
             parameters: those that the loss was seen to use.
-            gradients: of each; `None` where it has none. An optimizer of `pyro.optim` takes zero for one that had a
-                gradient in an earlier step, whose momentum moves it on, as `pyro.infer.SVI` does.
+            gradients: of each; `None` where it has none. Gradients that wait are added. An optimizer of `pyro.optim`
+                takes zero for one that had a gradient in an earlier step, whose momentum moves it on, as
+                `pyro.infer.SVI` does.
             fast: let one kernel take the steps of all `pyro.optim.Adam`: rounded otherwise in the last digit.
         """
         if self._pyro is not None:
@@ -97,12 +99,23 @@ class Updates:
         if fast and self._step_together(optim, parameters, gradients):
             return
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient
+            if gradient is None:
+                continue
+            waits = parameter.grad is not None and not self._is_zero(parameter)
+            parameter.grad = parameter.grad + gradient if waits else gradient  # type: ignore[operator]
         optim(list(parameters))
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter.grad = torch.zeros_like(parameter)
+                self._zero(parameter)
+
+    def _zero(self, parameter: Tensor) -> None:
+        zero = parameter.grad = torch.zeros_like(parameter)
+        self._zeros[parameter] = zero, zero._version
+
+    def _is_zero(self, parameter: Tensor) -> bool:
+        """Whether the gradient is the zero that an earlier step left, to which nobody added."""
+        zero, version = self._zeros.get(parameter, (None, 0))
+        return zero is not None and parameter.grad is zero and zero._version == version
 
     @torch.no_grad()
     def _step_together(
@@ -112,6 +125,8 @@ class Updates:
         gradients: Sequence[Tensor | None],
     ) -> bool:
         """Take the steps of `pyro.optim.Adam` by one kernel and in their states; False, and nothing, where none can."""
+        if any(p.grad is not None and not self._is_zero(p) for p in parameters):
+            return False
         given = [p.grad if g is None else g for p, g in zip(parameters, gradients, strict=True)]
         moved = [p for p, g in zip(parameters, given, strict=True) if g is not None]
         if self._together is None or not self._together.are(moved):
@@ -122,7 +137,7 @@ class Updates:
         self._together.step([g for g in given if g is not None])
         for parameter in moved:
             if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+                self._zero(parameter)
         return True
 
 
