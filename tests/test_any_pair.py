@@ -452,6 +452,26 @@ def test_a_step_without_a_parameter_is_a_step(loss):
     assert float(svi.step(x)) == 0
 
 
+def test_a_pair_without_any_tensor_says_so_and_steps(interpreted):
+    svi = SVI(nothing, nothing, pyro.optim.Adam(ADAM), Trace_ELBO(), compile=True)
+    with pytest.warns(CompileWarning, match="neither a parameter nor a tensor"):
+        assert [float(svi.step()) for _ in range(3)] == [0, 0, 0]
+
+
+def test_what_is_drawn_and_not_used_is_drawn_in_graphs(interpreted):
+    def model(x):
+        torch.randperm(10)
+        normal(x)
+
+    def guide(x):
+        torch.randn(3)
+        pyro.sample("m", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+    theirs, ours, svi = both(lambda: Zoo(model, guide, (X,)), 12, compiling)
+    assert svi.compiled
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
 def test_validation_is_as_the_user_set_it():
     def model(x):
         logits = pyro.param("logits", torch.tensor(0.0))

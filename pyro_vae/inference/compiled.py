@@ -356,6 +356,8 @@ def trace(
         return outputs
 
     inputs = [*state, *tensors]
+    if not inputs:
+        raise _CannotCompileError("it has neither a parameter nor a tensor among its arguments")
     with forked_random(), restored(inputs), traced(), _Watch() as watch:
         try:
             module = make_fx(followed)(*inputs)
@@ -453,8 +455,8 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
 def interpret_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     """The graph run operation by operation, without Pyro between them; made in seconds, whatever its size."""
     module: GraphModule = graph.module
-    module.graph.eliminate_dead_code(lambda node: node.is_impure() or _draws(node))
-    module.recompile()
+    returned = len(graph.outputs)
+    _keep_draws(module)
     inputs = tuple(t.detach() for t in graph.inputs)
     with _quietly(), torch.no_grad(), forked_random(), restored(graph.inputs):
         script: Any = module
@@ -466,9 +468,19 @@ def interpret_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             outputs: Sequence[Tensor] = script(*inputs)
-        return outputs
+        return outputs[:returned]
 
     return run
+
+
+def _keep_draws(module: GraphModule) -> None:
+    """Return what is drawn and not used as well: TorchScript would not draw it, and all that follows otherwise."""
+    module.graph.eliminate_dead_code(lambda node: node.is_impure() or _draws(node))
+    unused = [node for node in module.graph.nodes if _draws(node) and not node.users]
+    if unused:
+        output = next(node for node in module.graph.nodes if node.op == "output")
+        output.args = ([*output.args[0], *unused],)  # type: ignore[misc]
+    module.recompile()
 
 
 def _draws(node: Node) -> bool:
