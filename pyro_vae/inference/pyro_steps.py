@@ -194,15 +194,15 @@ class PyroSteps:
             else:
                 self._loose.setdefault(parameter, name)
 
-        # Of two announced parameters with one name the trace holds one. Of two Pyro modules with one name Pyro trains
-        # what the store holds, and never the other's own.
-        for module in self._programs:
-            if isinstance(module, PyroModule) and not isinstance(module, AbstractProgram):
+        # Of two announced parameters with one name the trace holds one. Where the store holds another layer's under a
+        # name, Pyro leaves that of a layer as it is. A Pyro module itself takes what the store holds.
+        for name, layer in (n for program in self._programs for n in program.named_modules()):
+            if isinstance(layer, PyroModule) and not isinstance(layer, AbstractProgram):
                 continue
-            for name, parameter in module.named_parameters():
-                if parameter not in seen and parameter.grad is not None:
+            for leaf, parameter in layer._parameters.items():
+                if parameter is not None and parameter not in seen and parameter.grad is not None:
                     seen[parameter] = None
-                    self._loose.setdefault(parameter, name)
+                    self._loose.setdefault(parameter, f"{name}.{leaf}")
         return list(seen)
 
     def _of_modules(self) -> list[Tensor]:
