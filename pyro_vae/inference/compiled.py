@@ -306,6 +306,9 @@ def without_tensors(value: Any, found: list[Tensor], depth: int = 0) -> Hashable
         return Tensor
     if isinstance(value, VALUES):
         return (type(value), value)
+    if isinstance(value, Later):
+        found += value.tensors
+        return (Later, value.function, len(value.tensors), value.size)
     if isinstance(value, tuple | list | set | frozenset):
         entries = value if isinstance(value, tuple | list) else sorted(value, key=repr)
         return (type(value), *[without_tensors(v, found, depth + 1) for v in entries])
@@ -313,7 +316,7 @@ def without_tensors(value: Any, found: list[Tensor], depth: int = 0) -> Hashable
         return (dict, *[(n, without_tensors(v, found, depth + 1)) for n, v in value.items()])
     if isinstance(value, range | slice | Enum):
         return (type(value), repr(value))
-    if isinstance(value, FunctionType | MethodType | partial) and depth > 1:  # as in `Later`
+    if isinstance(value, FunctionType | MethodType | partial) and depth > 1:
         return value
     if isinstance(value, Module):
         tensors = [*value.parameters(), *value.buffers()]
