@@ -423,6 +423,7 @@ def test_attributes_of_pyros_svi_are_there():
     assert svi.loss(point, nothing, X) == theirs.loss(point, nothing, X)
     assert svi.loss_and_grads(point, nothing, X) == theirs.loss_and_grads(point, nothing, X)
     assert svi.evaluate_loss(X) == theirs.evaluate_loss(X)
+    assert float(svi.loss_and_grads(X)[0]) == svi.evaluate_loss(X)
     with pytest.raises(InputError, match="Predictive"):
         svi.run(X)
     expected = theirs.evaluate_loss(X)

@@ -361,6 +361,7 @@ def _close(
     if found is not None:
         kept = progress.kept(found)
         *valid, score = kept.mean(1).tolist()
+        valid[BOUND] = valid[RECONSTRUCTION] - valid[KL]  # to the last digit
         best = None if progress.best_each is None else progress.kept(progress.best_each[0])
         noise = chance(best, kept[BOUND])
     return Epoch(

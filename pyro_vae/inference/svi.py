@@ -187,13 +187,18 @@ class SVI:
             return self.objective.loss(model, guide, *args, **kwargs)  # type: ignore[attr-defined]
         return self.objective(model, guide, *args, **kwargs)
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """The loss of any pair, with the gradients added, as the attribute of that name of `pyro.infer.SVI`."""
+    def loss_and_grads(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of any pair with the gradients added, `loss_and_grads(model, guide, ...)` as in `pyro.infer.SVI`.
+
+        Called with data alone it is `differentiate`.
+        """
+        if len(args) < 2 or not (callable(args[0]) and callable(args[1])):
+            return self.differentiate(*args, **kwargs)
         if self._loss_and_grads is not None:
-            return self._loss_and_grads(model, guide, *args, **kwargs)
+            return self._loss_and_grads(*args, **kwargs)
         if isinstance(self.objective, pyro.infer.ELBO):
-            return self.objective.loss_and_grads(model, guide, *args, **kwargs)  # type: ignore[attr-defined]
-        loss = self.objective(model, guide, *args, **kwargs)
+            return self.objective.loss_and_grads(*args, **kwargs)  # type: ignore[attr-defined]
+        loss = self.objective(*args, **kwargs)
         if getattr(loss, "requires_grad", False):
             loss.backward(retain_graph=True)
         return loss
