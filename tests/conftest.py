@@ -16,9 +16,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyro
 import pytest
 
 from reading import contents
+
+
+@pytest.fixture(autouse=True)
+def clean_store():
+    """Each test starts with an empty parameter store of Pyro's."""
+    pyro.clear_param_store()
+
 
 SMALL = ("--network", "mlp(hidden=(16,))")  # a network for tests that are not about networks
 

@@ -29,13 +29,6 @@ from pyro_vae.inference.readings import ReadingError, Readings
 ADAM = {"lr": 0.01}
 
 
-@pytest.fixture(autouse=True)
-def clean_store():
-    pyro.clear_param_store()
-    yield
-    pyro.clear_param_store()
-
-
 @pytest.fixture
 def interpreted(monkeypatch):
     """Graphs run operation by operation, which are made in a moment."""

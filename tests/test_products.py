@@ -113,10 +113,11 @@ def test_a_graph_hands_over_what_repays_the_call(product):
     }
     for name, functions in cases.items():
         for function in functions:
-            module = compiled.trace(lambda x, f=function: ([f(x)], None), [], [x], (x,)).module
+            graph = compiled.trace(lambda x, f=function: ([f(x)], None), [], [x], (x,))
+            module = graph.module
             products.by_kernels(module)
             assert any(f".{name}." in f".{node.target}." for node in module.graph.nodes), name
-            torch.testing.assert_close(module(x)[0], function(x))
+            torch.testing.assert_close(module(x, *graph.others)[0], function(x))
 
 
 def test_steps_by_these_products_are_those_without_a_graph(product, monkeypatch):

@@ -420,6 +420,7 @@ def _with_others(module: GraphModule) -> list[Tensor]:
             others[node.target] = value
             with graph.inserting_after(last):
                 last = placeholders[node.target] = graph.placeholder(f"other_{len(others)}")
+                last.meta["val"] = value.detach()
         node.replace_all_uses_with(placeholders[node.target])
         graph.erase_node(node)
     if others:

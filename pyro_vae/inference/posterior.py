@@ -322,6 +322,7 @@ def compare_posterior(
     Source: Hoffman & Gelman 2014, The No-U-Turn Sampler; Vehtari et al. 2021, Rank-Normalization, Folding, and
     Localization: An Improved R-hat for Assessing Convergence of MCMC (the diagnostics, by ArviZ).
 
+    >>> import pyro
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> pyro.set_rng_seed(0)
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
