@@ -398,6 +398,55 @@ def test_a_torch_optimizer_gets_parameters_that_appear_late():
     assert len(svi.optimizer.param_groups[0]["params"]) == 1
 
 
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_a_torch_optimizer_gets_what_a_later_kind_of_batch_uses(interpreted, engine):
+    """The graph of the first kind is there already; the store is set back in between, too."""
+
+    def model(x, kind):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param(f"m{kind}", torch.tensor(0.0)), 1.0), obs=x)
+
+    svi = engine(model, nothing, lambda p: torch.optim.SGD(p, lr=1e-2), Trace_ELBO())
+    for kind in (0, 0, 0, 1, 1, 1):
+        svi.step(X + 3, kind)
+    assert pyro.param("m1").item() == pyro.param("m0").item() != 0
+    pyro.get_param_store().set_state(copy.deepcopy(pyro.get_param_store().get_state()))
+    before = pyro.param("m0").item()
+    svi.step(X + 3, 0)
+    assert pyro.param("m0").item() > before
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_torch_optimizer_of_a_part_trains_that_part_alone(interpreted, engine, own):
+    """Two take turns, one for each part; neither leaves the other gradients."""
+    torch.manual_seed(0)
+    vae = build(Spec((4,), 2, network="mlp(hidden=(8,))"))
+    loss = ELBO() if own else TraceGraph_ELBO()
+    x = torch.ones(10, 4)
+    parts = [list(vae.model.parameters()), list(vae.guide.parameters())]
+    svis = [engine(vae.model, vae.guide, torch.optim.SGD(p, lr=1e-3), loss) for p in parts]
+    for _ in range(3):
+        for i, svi in enumerate(svis):
+            before = [[p.clone() for p in part] for part in parts]
+            svi.step(x)
+            assert any(not torch.equal(p, q) for p, q in zip(parts[i], before[i], strict=True))
+            others = zip(parts[1 - i], before[1 - i], strict=True)
+            assert all(torch.equal(p, q) for p, q in others)
+            assert all(p.grad is None for part in parts for p in part)
+
+
+def test_weight_decay_is_the_torch_optimizers():
+    with pytest.raises(InputError, match=r"pyro\.optim\.AdamW"):
+        SVI(point, nothing, pyro.optim.Adam(ADAM), Trace_ELBO(), weight_decay=0.1)
+
+
+def test_an_objective_is_held_against_a_pair_before_the_first_step():
+    svi = SVI(normal, location, pyro.optim.Adam(ADAM), ELBO())
+    with pytest.raises(InputError, match="'m'"):
+        svi.check(X)
+
+
 def test_an_optimizer_of_pyro_is_not_one_torch_optimizer():
     svi = SVI(point, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
     with pytest.raises(InputError, match=r"see svi\.optim"):
@@ -663,6 +712,47 @@ def test_a_pair_that_changes_itself_is_not_compiled(interpreted):
     before = pair.steps
     svi.step(X)
     assert pair.steps == before + 1
+
+
+def test_one_tensor_in_two_places_is_not_two(interpreted):
+    """A graph that was made where both are one knows one."""
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            m = pyro.param("m", torch.tensor(0.0))
+            pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+            pyro.sample("y", dist.Normal(2 * m, 1.0), obs=y)
+
+    both_kinds = [(X, X)] * 3 + [(X, X + 1)] * 3 + [(X, X)]
+    theirs, ours, svi = both(lambda: Zoo(model, nothing, ()), 0, compiling, args=both_kinds)
+    assert svi.compiled
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_what_changes_the_loss_alone_is_noticed(interpreted):
+    ticks = iter(range(100))
+
+    def model(x):
+        pyro.factor("tick", torch.tensor(float(next(ticks))))
+        point(x)
+
+    told = []
+    svi = SVI(model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
+    svi.compile(warn=told.append)
+    for _ in range(6):
+        svi.step(X)
+    assert "other numbers than Python" in told[0]
+
+
+def test_a_listener_to_a_pair_of_this_package_hears_every_step(interpreted):
+    vae = build(Spec((4,), 2, network="mlp(hidden=(8,))"))
+    svi = compiling(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=1e-3), ELBO())
+    x, heard = torch.ones(10, 4), []
+    svi.step(x)
+    next(vae.guide.parameters()).register_hook(lambda g: heard.append(g.norm().item()))
+    for _ in range(3):
+        svi.step(x)
+    assert len(heard) == 3
 
 
 def test_a_listener_to_gradients_hears_every_step(interpreted):

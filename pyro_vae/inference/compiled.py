@@ -148,13 +148,14 @@ class Compiled:
         try:
             state, constants = self._state()
             structure = without_tensors(args, tensors)
-            key = (structure, _kinds((*state, *tensors)), constants, torch.is_grad_enabled())
+            inputs = [*state, *tensors]
+            key = (structure, _kinds(inputs), _same(inputs), constants, torch.is_grad_enabled())
             entry = self._last[1] if key == self._last[0] else self._find(key, state, tensors, args)
         except _CannotCompileError as error:
             return self._give_up(str(error), args)
         if entry is None:
             return self._function(*args)
-        return self._run(entry, [*state, *tensors, *entry.others], args)
+        return self._run(entry, [*inputs, *entry.others], args)
 
     def _run(self, entry: _Entry, inputs: list[Tensor], args: Any) -> tuple[list[Tensor], Any]:
         """Call a graph, and the function in its place where an assumption or the numbers do not hold."""
@@ -290,6 +291,17 @@ class _Random:
 
 def _kinds(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple([(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors])
+
+
+def _same(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
+    """Which of the tensors are one and the same, by the first place of each; `None` where all differ.
+
+    A graph that was made from one tensor in two places knows one place only.
+    """
+    objects = [id(tensor) for tensor in tensors]
+    if len(set(objects)) == len(objects):
+        return None
+    return tuple(objects.index(this) for this in objects)
 
 
 VALUES = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device)
@@ -464,9 +476,8 @@ def interpret_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     inputs = tuple(t.detach() for t in graph.inputs)
     with _quietly(), torch.no_grad(), forked_random(), restored(graph.inputs):
         script: Any = module
-        with suppress(
-            RuntimeError
-        ):  # an argument that TorchScript does not know: Python runs it then
+        # Where an operation has an argument that TorchScript does not know, Python runs the graph.
+        with suppress(RuntimeError):
             script = torch.jit.trace(module, inputs, check_trace=False)
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
@@ -585,16 +596,21 @@ def _differ(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """
     if len(outputs) != len(expected):
         return True
-    pairs = [
-        (mine.detach(), theirs.detach())
-        for mine, theirs in zip(outputs, expected, strict=True)
-        if theirs.is_floating_point() and theirs.numel() and theirs.isfinite().all()
-    ]
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for mine, theirs in zip(outputs, expected, strict=True):
+        if not theirs.is_floating_point() or not theirs.numel():
+            continue
+        # What is infinite or no number has to stay so; the rest is compared as numbers.
+        finite = theirs.detach().isfinite()
+        if mine.shape != theirs.shape or not torch.equal(mine.detach().isfinite(), finite):
+            return True
+        if finite.any():
+            pairs.append((mine.detach()[finite], theirs.detach()[finite]))
     largest = max([theirs.abs().max().item() for _, theirs in pairs], default=0.0)
     for mine, theirs in pairs:
         noise = 64 * torch.finfo(theirs.dtype).eps * largest
         bound = TOLERANCE.get(theirs.dtype, 0.05) * max(theirs.abs().max().item(), 1e-6)
-        if mine.shape != theirs.shape or not (mine - theirs).abs().max() <= max(bound, noise):
+        if not (mine - theirs).abs().max() <= max(bound, noise):
             return True
     return False
 
@@ -614,9 +630,8 @@ def restored(state: Sequence[Tensor]) -> Iterator[None]:
     try:
         yield
     finally:
-        _put_back(
-            state, before
-        )  # always: batch normalisation leaves no trace in the tensor's version
+        # Always: batch normalisation leaves no trace in the tensor's version.
+        _put_back(state, before)
 
 
 class _Watch(Messenger):

@@ -26,8 +26,6 @@ class OwnSteps:
         autocast: as in `SVI`.
     """
 
-    hooked = False
-
     def __init__(
         self, model: Any, guide: Any, loss: pyro.infer.ELBO, autocast: torch.dtype | None
     ) -> None:
@@ -67,17 +65,25 @@ class OwnSteps:
         constants = (*(module.training for module in self._modules), *others)
         return [*self._parameters, *self._buffers, *tensors], constants
 
-    def forget(self) -> None:
-        """Nothing is looked up elsewhere."""
+    @property
+    def hooked(self) -> bool:
+        """Whether somebody listens to gradients, whom a graph would not tell."""
+        return any(p._backward_hooks for p in self._parameters)
 
-    def differentiate(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Used]:
-        """The values of a `Record`, then the gradients; nothing is added to the gradients of the parameters."""
+    def differentiate(
+        self, args: Any, kwargs: Any, rows: int | None = None
+    ) -> tuple[list[Tensor], Used]:
+        """The values of a `Record`, then the gradients; nothing is added to the gradients of the parameters.
+
+        With `rows` the loss is divided by it.
+        """
         args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
         # Validation costs a third of a millisecond: the first step has it as the user set it.
         validation = pyro.validation_enabled(False) if self.validated else nullcontext()
         with local_parameters(), validation:
             loss, t = self._evaluate(args, kwargs)
         self.validated = True
+        loss = loss if rows is None else loss / rows
         parameters = [(i, p) for i, p in enumerate(self._parameters) if p.requires_grad]
         gradients: list[Tensor | None] = [None] * len(parameters)
         if loss.requires_grad:
@@ -96,13 +102,6 @@ class OwnSteps:
         """The loss alone."""
         with torch.no_grad(), local_parameters():
             return self._evaluate(args, kwargs)[0]
-
-    def check(self, args: Any, kwargs: Any) -> None:
-        """Raise `InputError` when the objective asks what the pair does not offer; nothing is changed."""
-        if isinstance(self._loss, Objective):
-            with torch.no_grad(), local_parameters(), forked_random():
-                self._loss.check(terms(self.model, self.guide, *args, num_particles=1, **kwargs))
-        self.checked = True
 
     def rehearse(self, batch: Callable[[], Tensor]) -> None:
         """Compute loss and gradients of a batch as a graph would, and leave everything as it was."""

@@ -108,8 +108,13 @@ class PyroSteps:
         """Look anew for parameters and for what the pair reads: the store was cleared."""
         self._names, self._loose, self._bindings = {}, {}, None
 
-    def differentiate(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Used]:
-        """The values of a `Record`, then the gradients; nothing is added to the gradients of the parameters."""
+    def differentiate(
+        self, args: Any, kwargs: Any, rows: int | None = None
+    ) -> tuple[list[Tensor], Used]:
+        """The values of a `Record`, then the gradients; nothing is added to the gradients of the parameters.
+
+        With `rows` loss and gradients are divided by it.
+        """
         args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
         store = pyro.get_param_store()._params
         plain = self._reached().plain() if is_traced() else ()
@@ -120,7 +125,7 @@ class PyroSteps:
         try:
             with alone(), self._lowered(), poutine.trace(param_only=True) as capture:
                 loss, t = self._backward(args, kwargs)
-            seen = self._adopt(capture.trace, waiting)
+            seen = self._adopt(capture.trace)
             values, losses = _as_tensors(loss, next(iter(seen), None))
             sites: tuple[str, ...] = ()
             if losses == 0:
@@ -128,6 +133,9 @@ class PyroSteps:
             places = {p: i for i, p in enumerate(self.parameters())}
             moved = [p for p in seen if p.grad is not None]
             gradients = [as_laid_out(p.grad, p) for p in moved]  # type: ignore[arg-type]
+            if rows is not None:
+                values = torch.cat([values[:1] / rows, values[1:]])
+                gradients = [gradient / rows for gradient in gradients]
             if is_traced():  # a step whose numbers are not finite is taken by Python, which warns
                 total = torch.stack([values[0], *[g.sum().to(values) for g in gradients]]).sum()
                 bool(total.isfinite())
@@ -171,12 +179,9 @@ class PyroSteps:
             elbo: Any = self._loss
             loss_and_grads = _plain(elbo) if self.plain else elbo.loss_and_grads
             return loss_and_grads(self.model, self.guide, *args, **kwargs), None
-        loss = self._loss(self.model, self.guide, *args, **kwargs)
-        if getattr(loss, "requires_grad", False):
-            loss.backward(retain_graph=True)
-        return loss, None
+        return differentiated(self._loss, self.model, self.guide, *args, **kwargs), None
 
-    def _adopt(self, trace: poutine.Trace, waiting: dict[Tensor, Any]) -> list[Tensor]:
+    def _adopt(self, trace: poutine.Trace) -> list[Tensor]:
         """The parameters that a loss was seen to use, of which new ones are remembered."""
         store = pyro.get_param_store()
         seen: dict[Tensor, None] = {}
@@ -213,6 +218,14 @@ class PyroSteps:
             loss = [] if isinstance(self._loss, pyro.infer.ELBO) else [self._loss]
             self._bindings = Bindings(self.model, self.guide, *loss)
         return self._bindings
+
+
+def differentiated(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function that is a loss returns, with its gradients added to the parameters, as in Pyro."""
+    value = loss(*args, **kwargs)
+    if getattr(value, "requires_grad", False):
+        value.backward(retain_graph=True)
+    return value
 
 
 def attributes(loss: Any) -> tuple[list[Tensor], list[Hashable]]:

@@ -145,7 +145,7 @@ def _nonzero(readings: Readings, tensor: Tensor, *, as_tuple: bool = False) -> A
     return places if as_tuple else torch.stack(places, dim=-1)
 
 
-def _backward(  # the arguments of Tensor.backward
+def _backward(
     readings: Readings,
     tensor: Tensor,
     gradient: Any = None,

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae._abstract import forked_random, is_own
+from pyro_vae._abstract import forked_random, is_own, parameters_of
 from pyro_vae._errors import InputError
 from pyro_vae.inference.compiled import Compiled, restored
-from pyro_vae.inference.importance import Program
+from pyro_vae.inference.importance import Program, terms
 from pyro_vae.inference.inputs import rows_of
+from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.own_steps import OwnSteps
-from pyro_vae.inference.pyro_steps import PyroSteps, Used
+from pyro_vae.inference.pyro_steps import PyroSteps, Used, differentiated
 from pyro_vae.inference.records import Record
 from pyro_vae.inference.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.networks.products import products_of
@@ -34,14 +35,15 @@ class SVI:
     Args:
         model, guide: any Pyro pair.
         optim: an optimizer of `pyro.optim`, a torch optimizer, or a function from parameters to one
-            (`lambda p: torch.optim.Adam(p, lr=1e-3)`).
+            (`lambda p: torch.optim.Adam(p, lr=1e-3)`). A torch optimizer trains of a module that is the model or the
+            guide what it was given.
         loss: an `Objective`, any `pyro.infer.ELBO`, or a function `loss(model, guide, *args, **kwargs)`.
         loss_and_grads: a function like `loss` that also adds the gradients, in the place of the loss's own.
         reduction: `'sum'` for the loss summed over the batch, as in Pyro, or `'mean'` for nats per datum.
         autocast: run the networks in this lower precision (`torch.bfloat16`); the parameters keep theirs.
         weight_decay: lambda; each step also takes `rate * lambda` of themselves from the weights of linear layers and
-            convolutions, whatever the optimizer, as AdamW does. Biases, scales, everything of the prior and parameters
-            of your own outside such layers keep their size.
+            convolutions, whatever the torch optimizer, as AdamW does. Biases, scales, everything of the prior and
+            parameters of your own outside such layers keep their size.
         clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
         compile: run loss and gradient as one compiled graph without Pyro's handlers, see `Compiled`: the same numbers
             from the same random numbers, up to rounding. Followed are parameters, buffers, tensors among the arguments
@@ -99,7 +101,13 @@ class SVI:
         self.objective: Any = loss
         self.optim, self.autocast = optim, autocast
         self._loss_and_grads = loss_and_grads
-        self._updates = Updates(optim)
+        programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
+        self._updates = Updates(optim, [p for module in programs for p in module.parameters()])
+        if weight_decay and self._updates.by_parameter:
+            raise InputError(
+                "weight_decay goes by the one rate of a torch optimizer; with pyro.optim give it to the optimizer, "
+                'as in pyro.optim.AdamW({"weight_decay": ...})'
+            )
         self._taken = 0  # steps
         self._compiled: Compiled | None = None
         self._batch: int | None = None
@@ -108,7 +116,7 @@ class SVI:
         if is_own(model, guide) and loss_and_grads is None and hasattr(loss, "differentiable_loss"):
             self._pair = OwnSteps(model, guide, loss, autocast)  # type: ignore[arg-type]
             if self._pair.parameters():
-                self._updates.add(self._pair.names())
+                self._updates.add(self._pair.parameters(), self._pair.names)
         else:
             self._pair = PyroSteps(model, guide, loss, loss_and_grads, autocast)
         if compile:
@@ -198,10 +206,7 @@ class SVI:
             return self._loss_and_grads(*args, **kwargs)
         if isinstance(self.objective, pyro.infer.ELBO):
             return self.objective.loss_and_grads(*args, **kwargs)  # type: ignore[attr-defined]
-        loss = self.objective(*args, **kwargs)
-        if getattr(loss, "requires_grad", False):
-            loss.backward(retain_graph=True)
-        return loss
+        return differentiated(self.objective, *args, **kwargs)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss without a step: a tensor for a pair of this package, otherwise what Pyro returns."""
@@ -218,28 +223,37 @@ class SVI:
         )
 
     def check(self, *args: Any, **kwargs: Any) -> None:
-        """Raise `InputError` when the objective asks what the pair does not offer; nothing is changed.
+        """Raise `InputError` when the objective asks what the pair does not offer; no parameter moves.
 
         The first step does the same; this is for those who want to know before, from a few data.
         """
+        if isinstance(self.objective, Objective):
+            with torch.no_grad(), parameters_of(self.model, self.guide), forked_random():
+                self.objective.check(
+                    terms(self.model, self.guide, *args, num_particles=1, **kwargs)
+                )
         if isinstance(self._pair, OwnSteps):
-            self._pair.check(args, kwargs)
+            self._pair.checked = True
 
-    def rehearse(self, batch: Callable[[], Tensor]) -> None:
-        """Compute loss and gradients of a batch as a graph would, and leave everything as it was."""
-        if isinstance(self._pair, OwnSteps):
-            self._pair.rehearse(batch)
+    def rehearse(self, batch: Callable[[], Tensor]) -> bool:
+        """Compute loss and gradients of a batch as a graph would, and leave everything as it was.
+
+        Returns False, and does nothing, for a pair that is trained by Pyro's rules: a step may make parameters.
+        """
+        if not isinstance(self._pair, OwnSteps):
+            return False
+        self._pair.rehearse(batch)
+        return True
 
     def _step(self, args: Any, kwargs: Any) -> tuple[Tensor, Used]:
         """Compute the gradients and move the parameters by them; what is left of the step."""
         (values, *gradients), used, by_graph = self._differentiated(args, kwargs)
-        if isinstance(self._pair, PyroSteps) and not by_graph:
-            self._updates.add(self._pair.names())
         parameters = self._pair.parameters()
+        self._updates.add(parameters, self._pair.names)
         if self.clip_norm is not None:
             gradients = _clipped(gradients, self.clip_norm)
-        if self.weight_decay and self._updates.single is not None:
-            self._decay(self._updates.single.param_groups[0]["lr"])
+        if self.weight_decay:
+            self._decay(self.optimizer.param_groups[0]["lr"])
         moved: list[Tensor | None] = [None] * len(parameters)
         for place, gradient in zip(used.moved, gradients, strict=True):
             moved[place] = gradient
@@ -277,7 +291,7 @@ class SVI:
         if self._batch is not None and self._batch != rows_of(args, kwargs):
             return False
         if isinstance(self._pair, OwnSteps):
-            return True
+            return not self._pair.hooked
         try:
             by_graph = self._taken > 0 and not self._pair.hooked
         except KeyError:  # the store was cleared
@@ -287,20 +301,14 @@ class SVI:
         return by_graph
 
     def _differentiate(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Used]:
-        (values, *gradients), used = self._pair.differentiate(args, kwargs)
         if self.reduction == "sum":
-            return [values, *gradients], used
+            return self._pair.differentiate(args, kwargs)
         rows = rows_of(args, kwargs)
         if rows is None:
             raise InputError(
                 "reduction='mean' divides by the number of data, and no argument is a batch; take 'sum'"
             )
-        return [_per_datum(values, rows), *[g / rows for g in gradients]], used
-
-
-def _per_datum(values: Tensor, rows: int) -> Tensor:
-    """The values of a record with the loss divided by the number of data; the rest stay sums."""
-    return torch.cat([values[:1] / rows, values[1:]])
+        return self._pair.differentiate(args, kwargs, rows)
 
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -22,12 +22,13 @@ class Updates:
         optim: a torch optimizer, a function from parameters to one, or an optimizer of `pyro.optim`. The last keeps a
             torch optimizer for each parameter, with arguments, clipping and schedule of its own, and saves their state
             by name, as in Pyro.
+        at_hand: parameters that a torch optimizer could have been given: those that it was not given are left alone.
 
     Raises:
         InputError: for anything else.
     """
 
-    def __init__(self, optim: Any) -> None:
+    def __init__(self, optim: Any, at_hand: Sequence[Tensor] = ()) -> None:
         self._pyro = optim if isinstance(optim, pyro.optim.PyroOptim) else None
         self._single: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         if not (self._pyro or self._single or callable(optim)):
@@ -35,6 +36,8 @@ class Updates:
                 f"optim must be an optimizer or a function that makes one, not {type(optim).__name__}"
             )
         self._make: MakeOptimizer = optim
+        self._left_out = set(at_hand) - _in(optim) if isinstance(optim, Optimizer) else set()
+        self._added: list[Tensor] = []  # the parameters of the last call that were all taken in
         self._together: _Together | None = None
         self._zeros: dict[Tensor, tuple[Tensor, int]] = {}  # gradients, and versions of then
 
@@ -48,19 +51,27 @@ class Updates:
         """Whether each parameter has an optimizer of its own, as in Pyro."""
         return self._pyro is not None
 
-    def add(self, parameters: Mapping[Tensor, str]) -> None:
+    def add(self, parameters: Sequence[Tensor], names: Callable[[], Mapping[Tensor, str]]) -> None:
         """Take in the parameters that are new, with their names."""
-        if self._pyro is not None:
-            names = pyro.get_param_store()._param_to_name
-            for parameter, name in parameters.items():
-                if parameter not in self._pyro.optim_objs:
-                    names.setdefault(parameter, name)
+        if len(parameters) == len(self._added) and all(map(is_, parameters, self._added)):
             return
+        if self._pyro is not None:
+            known_names = pyro.get_param_store()._param_to_name
+            for parameter, name in names().items():
+                if parameter not in self._pyro.optim_objs:
+                    known_names.setdefault(parameter, name)
+            self._added = list(parameters)
+            return
+        known = set() if self._single is None else _in(self._single)
+        self._left_out -= known  # which its owner may have given it since
+        wanted = [p for p in parameters if p.requires_grad and p not in self._left_out]
         if self._single is None:
-            self._single = self._make([p for p in parameters if p.requires_grad])
-        known = {p for group in self._single.param_groups for p in group["params"]}
-        if new := [p for p in parameters if p not in known and p.requires_grad]:
+            self._single = self._make(wanted)
+            known = _in(self._single)
+        if new := [p for p in wanted if p not in known]:
             self._single.add_param_group({"params": new})
+        if len(wanted) == len(parameters):  # none is frozen, which may be released
+            self._added = list(parameters)
 
     def step(
         self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], *, fast: bool
@@ -78,10 +89,11 @@ class Updates:
             self._step_each(self._pyro, parameters, gradients, fast=fast)
             return
         assert self._single is not None
-        moved = [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
-        given = [g for g in gradients if g is not None]
-        if not moved:
+        pairs = zip(parameters, gradients, strict=True)
+        mine = [(p, g) for p, g in pairs if g is not None and p not in self._left_out]
+        if not mine:
             return
+        moved, given = [p for p, _ in mine], [g for _, g in mine]
         if not _fused_adam(self._single, moved, given):
             accumulate(moved, given)
             self._single.step()
@@ -139,6 +151,11 @@ class Updates:
             if parameter.grad is None:
                 self._zero(parameter)
         return True
+
+
+def _in(optimizer: Optimizer) -> set[Tensor]:
+    """The parameters of a torch optimizer."""
+    return {p for group in optimizer.param_groups for p in group["params"]}
 
 
 def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

@@ -62,17 +62,15 @@ def worth(svi: SVI, data: Any, *, steps: int, batch_size: int) -> str | None:
 
 def _count(svi: SVI, data: Any, batch_size: int) -> tuple[int, int] | None:
     """Operations of a step, and elements that they write; `None` for a step that cannot be tried."""
-    if not svi.has_optimizer:
-        return FUNCTIONS
     with _Counter() as counter:
         try:
-            svi.rehearse(
+            tried = svi.rehearse(
                 lambda: data[torch.arange(batch_size, device=getattr(data, "device", "cpu"))]
             )
         except Exception as error:  # the first step will say it better
             logging.getLogger(__name__).info("the operations of a step were not counted: %s", error)
             return None
-    return counter.operations, counter.elements
+    return (counter.operations, counter.elements) if tried else FUNCTIONS
 
 
 class _Counter(TorchDispatchMode):
