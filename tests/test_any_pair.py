@@ -714,6 +714,29 @@ def test_a_pair_that_changes_itself_is_not_compiled(interpreted):
     assert pair.steps == before + 1
 
 
+def test_what_a_backward_pass_waits_for_is_not_written_to(interpreted):
+    """A tensor that a model keeps with what it was computed from, as caches of `pyro.contrib.tracking` do."""
+
+    class Cache(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(2))
+            self.kept = self.weight @ self.weight
+
+    def make():
+        cache = Cache()
+
+        def model(x):
+            m = pyro.param("m", torch.ones(2)) @ cache.kept @ cache.kept
+            pyro.sample("x", dist.Normal(m, 1.0).to_event(1), obs=x)
+
+        return Zoo(model, nothing, (X[:2],), Trace_ELBO(retain_graph=True))
+
+    theirs, ours, svi = both(make, 12, compiling)
+    assert svi.compiled
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
 def test_one_tensor_in_two_places_is_not_two(interpreted):
     """A graph that was made where both are one knows one."""
 
@@ -843,6 +866,69 @@ def test_readings_become_assumptions():
     for other in ((-p, n), (p, n + 1), (p + 1, n)):  # a branch, a length, an index of truths
         assert not graph.module(*other, *graph.others)[1]
     assert graph.module(p * 1.1, n, *graph.others)[1]
+
+
+@pytest.mark.parametrize(
+    "same", [torch.equal, torch.Tensor.equal, torch.allclose, torch.Tensor.allclose]
+)
+def test_that_two_tensors_are_the_same_is_assumed(same):
+    one = torch.tensor([1.0, 2.0])
+
+    def function(one, other):
+        return [one.sum() if same(one, other) else other.sum()], None
+
+    for other in (one.clone(), one + 1):
+        graph = trace(function, [], [one, other], (one, other))
+        assert torch.equal(graph.module(one, other)[0], function(one, other)[0][0])
+        assert graph.module(one, other)[1]
+        assert not graph.module(one, 2 * one + 1 - other)[1]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        lambda n, m: n,
+        lambda n, m: (n, m),
+        lambda n, m: (..., n),
+        lambda n, m: (slice(None), n, None),
+        lambda n, m: (None, n, ..., m),
+        lambda n, m: (n, torch.tensor([0, 2])),
+        lambda n, m: (torch.tensor([0, 2]), m.int()),
+        lambda n, m: (n, torch.tensor([True, False, True])),
+    ],
+)
+def test_an_index_by_a_number_in_a_tensor_is_followed(index):
+    table = torch.arange(27.0).reshape(3, 3, 3).requires_grad_()
+
+    def function(n, m):
+        entries = table[index(n, m)]
+        (gradient,) = torch.autograd.grad((entries**2).sum(), table)
+        return [entries, gradient], None
+
+    numbers = torch.tensor(0), torch.tensor(1)
+    graph = trace(function, [], [*numbers], numbers)
+    for n, m in ((0, 1), (2, 0), (-1, -2)):
+        numbers = torch.tensor(n), torch.tensor(m)
+        found = graph.module(*numbers, *graph.others)
+        for mine, theirs in zip(found[:2], function(*numbers)[0], strict=True):
+            assert mine.shape == theirs.shape
+            assert torch.equal(mine, theirs)
+
+
+def test_a_draw_that_is_an_index_is_followed(interpreted):
+    def model(x):
+        means = pyro.param("means", torch.tensor([-1.0, 1.0]))
+        for i in pyro.plate("data", len(x)):
+            k = pyro.sample(f"k_{i}", dist.Bernoulli(0.5)).long()
+            pyro.sample(f"x_{i}", dist.Normal(means[k], 1.0), obs=x[i])
+
+    def guide(x):
+        for i in pyro.plate("data", len(x)):
+            pyro.sample(f"k_{i}", dist.Bernoulli(pyro.param(f"p_{i}", torch.tensor(0.5))))
+
+    theirs, ours, svi = both(lambda: Zoo(model, guide, (X[:3],)), 12, compiling)
+    assert svi.compiled
+    assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize("read", [float, torch.Tensor.numpy, torch.Tensor.tolist])

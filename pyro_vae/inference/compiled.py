@@ -616,10 +616,11 @@ def _differ(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def _put_back(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Write values back where others stand now; autograd counts every write to what a backward pass waits for."""
     with torch.no_grad():
         for tensor, value in zip(tensors, values, strict=True):
             # What shows one number in several places cannot have been written to.
-            if 0 not in tensor.stride():
+            if 0 not in tensor.stride() and not torch.equal(tensor, value):
                 tensor.copy_(value)
 
 
@@ -630,7 +631,7 @@ def restored(state: Sequence[Tensor]) -> Iterator[None]:
     try:
         yield
     finally:
-        # Always: batch normalisation leaves no trace in the tensor's version.
+        # By value: batch normalisation leaves no trace in the tensor's version.
         _put_back(state, before)
 
 

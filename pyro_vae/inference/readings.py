@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.overrides import TorchFunctionMode
 
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 DECIDES = "a tensor's value decides what Python does next"
 
 
@@ -117,6 +118,10 @@ def _equal(readings: Readings, one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and _truth(readings, (one == other).all())
 
 
+def _close(readings: Readings, one: Tensor, other: Tensor, *args: Any, **kwargs: Any) -> bool:
+    return _truth(readings, torch.isclose(one, other, *args, **kwargs).all())
+
+
 def _array(readings: Readings, *_: Any, **__: Any) -> Any:
     raise ReadingError(f"{DECIDES} (a tensor became a NumPy array)")
 
@@ -129,15 +134,46 @@ def _selected(readings: Readings, tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def _indexed(readings: Readings, tensor: Tensor, index: Any) -> Tensor:
-    """Entries by an index in which masks stand for the places where they are true."""
+    """Entries by an index in which masks stand for the places where they are true, and a number is not read."""
     parts = index if isinstance(index, tuple) else (index,)
-    if not any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts):
+    if not any(_is_mask(part) or _is_number(part) for part in parts):
         return torch.Tensor.__getitem__(tensor, index)
+    tensor, parts = _by_numbers(tensor, parts)
     places: list[Any] = []
     for part in parts:
-        is_mask = isinstance(part, Tensor) and part.dtype == torch.bool and part.dim() > 0
-        places += readings.places(part) if is_mask else [part]
+        places += readings.places(part) if _is_mask(part) and part.dim() > 0 else [part]
     return torch.Tensor.__getitem__(tensor, tuple(places))
+
+
+def _by_numbers(tensor: Tensor, parts: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+    """Take the one entry that each whole number in a tensor names, a copy, and put 0 in the place of the number."""
+    left: list[Any] = []
+    dim = 0
+    for i, part in enumerate(parts):
+        if part is Ellipsis:
+            dim = tensor.dim() - sum(map(_indexes, parts[i + 1 :]))
+        if _is_number(part):
+            entry = torch.where(part < 0, part + tensor.shape[dim], part)
+            tensor = tensor.index_select(dim, entry.reshape(1).long())
+        left.append(0 if _is_number(part) else part)
+        dim += _indexes(part)
+    return tensor, tuple(left)
+
+
+def _indexes(part: Any) -> int:
+    """How many dimensions a part of an index is about."""
+    if part is None or part is Ellipsis or isinstance(part, bool):
+        return 0
+    return part.dim() if _is_mask(part) else 1
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.dtype == torch.bool
+
+
+def _is_number(part: Any) -> bool:
+    """Whether a part of an index is one whole number in a tensor."""
+    return isinstance(part, Tensor) and part.dim() == 0 and part.dtype in WHOLE
 
 
 def _nonzero(readings: Readings, tensor: Tensor, *, as_tuple: bool = False) -> Any:
@@ -236,4 +272,7 @@ READINGS: dict[Any, Callable[..., Any]] = {
     torch.Tensor.backward: _backward,
     torch.autograd.grad: _grad,
     torch.equal: _equal,
+    torch.Tensor.equal: _equal,
+    torch.allclose: _close,
+    torch.Tensor.allclose: _close,
 }
