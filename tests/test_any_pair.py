@@ -13,6 +13,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
+from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
@@ -712,6 +713,36 @@ def test_a_pair_that_changes_itself_is_not_compiled(interpreted):
     before = pair.steps
     svi.step(X)
     assert pair.steps == before + 1
+
+
+def averaged_guide(x):
+    """A guide whose score function has a decaying average as baseline, which Pyro keeps in its store."""
+    loc = pyro.param("loc", torch.tensor(0.0))
+    baseline = {"use_decaying_avg_baseline": True, "baseline_beta": 0.9}
+    pyro.sample("m", NonreparameterizedNormal(loc, 1.0), infer={"baseline": baseline})
+
+
+@pytest.mark.parametrize("engine", [SVI, compiling])
+def test_what_a_step_sets_in_the_store_is_set_by_graphs(interpreted, engine):
+    pair = Zoo(normal, averaged_guide, (X,), TraceGraph_ELBO())
+    pyro.clear_param_store()
+    theirs, _ = losses(pyro.infer.SVI, pair, 15)
+    expected = {name: value.item() for name, value in pyro.get_param_store().items()}
+    pyro.clear_param_store()
+    ours, svi = losses(engine, pair, 15)
+    found = {name: value.item() for name, value in pyro.get_param_store().items()}
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert svi.compiled == (engine is compiling)
+    assert len(svi._pair.parameters()) == 2
+
+
+def test_a_torch_optimizer_is_not_given_what_a_step_sets_in_the_store():
+    pyro.clear_param_store()
+    svi = SVI(normal, averaged_guide, lambda p: torch.optim.Adam(p, lr=0.01), TraceGraph_ELBO())
+    for _ in range(4):
+        svi.step(X)
+    assert [len(group["params"]) for group in svi.optimizer.param_groups] == [1]
 
 
 def test_what_a_backward_pass_waits_for_is_not_written_to(interpreted):

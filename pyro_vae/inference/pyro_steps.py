@@ -9,6 +9,7 @@ import pyro.infer
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
+from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 
 from pyro_vae._abstract import AbstractProgram, alone, announced, is_traced
@@ -30,12 +31,15 @@ class Used(NamedTuple):
         sites: the names of a record's sites.
         seen: the places of the parameters that the loss was seen to use.
         moved: the places of those among them that have a gradient.
+        replaced: the places of parameters that the step itself sets to another value in Pyro's store, such as the
+            decaying averages of `TraceGraph_ELBO`.
     """
 
     losses: int
     sites: tuple[str, ...]
     seen: tuple[int, ...]
     moved: tuple[int, ...]
+    replaced: tuple[int, ...] = ()
 
 
 class PyroSteps:
@@ -97,6 +101,7 @@ class PyroSteps:
         reached = self._reached()
         tensors, others = attributes(self._loss)
         state = [*self.parameters(), *self.buffers(), *reached.tensors(), *tensors]
+        state = [detach_provenance(tensor) for tensor in state]  # which Pyro stores around averages
         return list(dict.fromkeys(state)), (reached.plain(), tuple(others))
 
     @property
@@ -111,12 +116,13 @@ class PyroSteps:
     def differentiate(
         self, args: Any, kwargs: Any, rows: int | None = None
     ) -> tuple[list[Tensor], Used]:
-        """The values of a `Record`, then the gradients; nothing is added to the gradients of the parameters.
+        """The values of a `Record`, the gradients, and the new values of what is replaced in the store.
 
-        With `rows` loss and gradients are divided by it.
+        Nothing is added to the gradients of the parameters. With `rows` loss and gradients are divided by it.
         """
         args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
         store = pyro.get_param_store()._params
+        before = dict(store)
         plain = self._reached().plain() if is_traced() else ()
         known = [*[store[name] for name in self._names if name in store], *self._loose]
         waiting = {p: p.grad for p in [*known, *self._of_modules()]}
@@ -125,7 +131,7 @@ class PyroSteps:
         try:
             with alone(), self._lowered(), poutine.trace(param_only=True) as capture:
                 loss, t = self._backward(args, kwargs)
-            seen = self._adopt(capture.trace)
+            seen, replaced = self._adopt(capture.trace, before)
             values, losses = _as_tensors(loss, next(iter(seen), None))
             sites: tuple[str, ...] = ()
             if losses == 0:
@@ -141,14 +147,24 @@ class PyroSteps:
                 bool(total.isfinite())
                 if label := self._reached().changed(plain):
                     raise ReadingError(f"the pair itself changes {label!r} in a step")
+            news = [detach_provenance(store[name]).detach() for name in replaced]
+            set_anew = tuple(places[store[name]] for name in replaced)
         finally:
+            if is_traced():
+                store.update(before)
             for parameter, gradient in waiting.items():
                 parameter.grad = gradient
         for parameter in seen:
             if parameter not in waiting:
                 parameter.grad = None
-        used = Used(losses, sites, *(tuple(places[p] for p in ps) for ps in (seen, moved)))
-        return [values, *gradients], used
+        used = Used(
+            losses,
+            sites,
+            seen=tuple(places[p] for p in seen),
+            moved=tuple(places[p] for p in moved),
+            replaced=set_anew,
+        )
+        return [values, *gradients, *news], used
 
     def evaluate(self, args: Any, kwargs: Any) -> Any:
         """The loss alone."""
@@ -181,9 +197,17 @@ class PyroSteps:
             return loss_and_grads(self.model, self.guide, *args, **kwargs), None
         return differentiated(self._loss, self.model, self.guide, *args, **kwargs), None
 
-    def _adopt(self, trace: poutine.Trace) -> list[Tensor]:
-        """The parameters that a loss was seen to use, of which new ones are remembered."""
+    def _adopt(
+        self, trace: poutine.Trace, before: dict[str, Tensor]
+    ) -> tuple[list[Tensor], list[str]]:
+        """The parameters that a loss was seen to use, of which new ones are remembered.
+
+        Also the names of those that the store holds another tensor for than `before` the step, or than the step read:
+        what was read then is nobody's any more.
+        """
         store = pyro.get_param_store()
+        held = store._params
+        replaced = dict.fromkeys(n for n, p in before.items() if held.get(n, p) is not p)
         seen: dict[Tensor, None] = {}
         for name, site in trace.nodes.items():
             if site["type"] != "param":
@@ -192,12 +216,19 @@ class PyroSteps:
             parameter = value.unconstrained() if hasattr(value, "unconstrained") else value
             if not (isinstance(parameter, Tensor) and parameter.is_leaf):
                 continue
-            seen[parameter] = None
             stored = store.param_name(parameter)
-            if stored is not None and store._params.get(stored) is parameter:
+            made_now = stored in held and stored not in before and parameter not in self._loose
+            if made_now and held[stored] is not parameter:
+                replaced.setdefault(stored)
+            if stored in replaced and before.get(stored, parameter) is parameter:
+                continue
+            seen[parameter] = None
+            if stored is not None and held.get(stored) is parameter:
                 self._names.setdefault(stored)
             else:
                 self._loose.setdefault(parameter, name)
+        for name in replaced:
+            self._names.setdefault(name)
 
         # Of two announced parameters with one name the trace holds one. Where the store holds another layer's under a
         # name, Pyro leaves that of a layer as it is. A Pyro module itself takes what the store holds.
@@ -208,7 +239,7 @@ class PyroSteps:
                 if parameter is not None and parameter not in seen and parameter.grad is not None:
                     seen[parameter] = None
                     self._loose.setdefault(parameter, f"{name}.{leaf}")
-        return list(seen)
+        return list(seen), list(replaced)
 
     def _of_modules(self) -> list[Tensor]:
         return [p for module in self._programs for p in module.parameters()]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro.util
 import torch
+from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 from torch.distributions import constraints
@@ -48,7 +49,8 @@ class Readings(TorchFunctionMode):
         """Whether all assumptions hold, a tensor; `None` where nothing was assumed."""
         if not self.assumptions:
             return None
-        return torch.stack([a.reshape(()).bool() for a in self.assumptions]).all()
+        assumptions = [detach_provenance(a).reshape(()).bool() for a in self.assumptions]
+        return torch.stack(assumptions).all()
 
     def whole(self, tensor: Tensor) -> Any:
         """The value of one truth or whole number, which is assumed to stay."""

@@ -249,7 +249,8 @@ class SVI:
         """Compute the gradients and move the parameters by them; what is left of the step."""
         (values, *gradients), used, by_graph = self._differentiated(args, kwargs)
         parameters = self._pair.parameters()
-        self._updates.add(parameters, self._pair.names)
+        lasting = [p for i, p in enumerate(parameters) if i not in used.replaced]
+        self._updates.add(lasting, self._pair.names)
         if self.clip_norm is not None:
             gradients = _clipped(gradients, self.clip_norm)
         if self.weight_decay:
@@ -274,7 +275,8 @@ class SVI:
     def _differentiated(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Used, bool]:
         """Values and gradients, what they are, and whether a graph may have made them."""
         if not self._by_graph(args, kwargs):
-            return *self._differentiate(args, kwargs), False
+            outputs, used = self._differentiate(args, kwargs)
+            return outputs[: len(outputs) - len(used.replaced)], used, False
         assert self._compiled is not None
         if self._taken == 0:  # what the first step would check
             with forked_random(), restored(self._pair.buffers()):
@@ -282,7 +284,16 @@ class SVI:
         outputs, used = self._compiled(args, kwargs)
         if outputs[0].is_cuda:
             outputs[0] = outputs[0].clone()  # a CUDA graph writes its next values to the same place
-        return outputs, used, True
+        if not used.replaced:
+            return outputs, used, True
+
+        # What Python sets anew in Pyro's store, a graph gives back.
+        numbers = len(outputs) - len(used.replaced)
+        parameters = self._pair.parameters()
+        with torch.no_grad():
+            for place, value in zip(used.replaced, outputs[numbers:], strict=True):
+                parameters[place].copy_(value)
+        return outputs[:numbers], used, True
 
     def _by_graph(self, args: Any, kwargs: Any) -> bool:
         """Whether this step goes by a graph: compiling was asked for, and nothing speaks against it now."""
