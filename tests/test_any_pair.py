@@ -458,6 +458,12 @@ def test_an_optimizer_of_pyro_is_not_one_torch_optimizer():
 # What code does with a pyro.infer.SVI
 
 
+def test_deprecated_arguments_of_pyros_svi_are_taken():
+    with pytest.warns(FutureWarning, match="no effect"):
+        svi = SVI(normal, location, pyro.optim.Adam(ADAM), Trace_ELBO(), num_samples=100)
+    svi.step(X)
+
+
 def test_attributes_of_pyros_svi_are_there():
     optim = pyro.optim.Adam(ADAM)
     svi, theirs = (e(point, nothing, optim, Trace_ELBO()) for e in (SVI, pyro.infer.SVI))

@@ -217,8 +217,8 @@ class PyroSteps:
             if not (isinstance(parameter, Tensor) and parameter.is_leaf):
                 continue
             stored = store.param_name(parameter)
-            made_now = stored in held and stored not in before and parameter not in self._loose
-            if made_now and held[stored] is not parameter:
+            made_now = stored not in before and parameter not in self._loose
+            if stored is not None and made_now and held.get(stored, parameter) is not parameter:
                 replaced.setdefault(stored)
             if stored in replaced and before.get(stored, parameter) is parameter:
                 continue

@@ -1,6 +1,7 @@
 """Stochastic variational inference: one gradient step."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,8 @@ class SVI:
             guide what it was given.
         loss: an `Objective`, any `pyro.infer.ELBO`, or a function `loss(model, guide, *args, **kwargs)`.
         loss_and_grads: a function like `loss` that also adds the gradients, in the place of the loss's own.
+        num_samples, num_steps: taken for programs that give them to `pyro.infer.SVI`, where they are for its deprecated
+            `run`; without effect.
         reduction: `'sum'` for the loss summed over the batch, as in Pyro, or `'mean'` for nats per datum.
         autocast: run the networks in this lower precision (`torch.bfloat16`); the parameters keep theirs.
         weight_decay: lambda; each step also takes `rate * lambda` of themselves from the weights of linear layers and
@@ -59,6 +62,7 @@ class SVI:
 
     Warns:
         CompileWarning: once, when the pair cannot be compiled and runs as it is.
+        FutureWarning: for `num_samples` and `num_steps`.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
@@ -68,13 +72,15 @@ class SVI:
     torch.Size([])
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # the arguments of pyro.infer.SVI, in its order
         self,
         model: Program,
         guide: Program,
         optim: Optimizer | MakeOptimizer | pyro.optim.PyroOptim,
         loss: pyro.infer.ELBO | Callable[..., Any],
         loss_and_grads: Callable[..., Any] | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
         *,
         reduction: str = "sum",
         autocast: torch.dtype | None = None,
@@ -96,6 +102,13 @@ class SVI:
                 raise InputError(f"{name}={value!r} must be a finite number of at least 0")
         if clip_norm == 0:
             raise InputError("clip_norm=0 would let nothing move; give it a positive number")
+        if num_samples or num_steps:
+            warnings.warn(
+                "num_samples and num_steps of SVI are deprecated in Pyro and have no effect: "
+                "call svi.step in a loop, and draw with pyro.infer.Predictive",
+                FutureWarning,
+                stacklevel=2,
+            )
         self.model, self.guide, self.reduction = model, guide, reduction
         self.weight_decay, self.clip_norm = weight_decay, clip_norm
         self.objective: Any = loss
