@@ -166,20 +166,22 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=6, help="blocks of 50 steps of each (default: 6)"
     )
-    parser.add_argument("--only", default="", help="pairs whose name holds this text")
+    parser.add_argument(
+        "--only", default="", help="measure pairs whose name holds this text, and keep the others'"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows = {}
+    known = json.loads(RESULTS.read_text())["pairs"] if RESULTS.exists() else {}
     for name, make in PAIRS.items():
         if options.only in name:
-            rows[name] = measure(make, options.rounds)
-            print(name, rows[name], file=sys.stderr, flush=True)
+            known[name] = measure(make, options.rounds)
+            print(name, known[name], file=sys.stderr, flush=True)
+    rows = {name: known[name] for name in PAIRS if name in known}
+    text = json.dumps({"torch": torch.__version__, "pairs": rows}, indent=1) + "\n"
+    write_atomically(RESULTS, lambda path: path.write_text(text))
+    write(PAGE, "pairs", table(rows))
     print(table(rows))
-    if not options.only:
-        text = json.dumps({"torch": torch.__version__, "pairs": rows}, indent=1) + "\n"
-        write_atomically(RESULTS, lambda path: path.write_text(text))
-        write(PAGE, "pairs", table(rows))
 
 
 if __name__ == "__main__":

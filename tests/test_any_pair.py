@@ -99,6 +99,34 @@ def test_machine_code_gives_the_losses_of_pyro(name):
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("compiler", [True, False])
+@pytest.mark.parametrize("name", ["regression, AutoNormal", "discrete guide Trace ELBO"])
+def test_a_large_graph_becomes_machine_code_when_that_is_repaid(
+    interpreted, monkeypatch, name, compiler
+):
+    """After calls by which interpreting took as long as compiling takes; where no compiler is, it goes on as it is."""
+    monkeypatch.setattr(compiled, "REPAID", 7)
+    if not compiler:
+        monkeypatch.setattr(compiled, "compile_graph", lambda graph: 1 / 0)
+    ways = []
+
+    def engine(*args):
+        svi = compiling(*args)
+        step = svi.step
+
+        def watched(*data):
+            loss = step(*data)
+            ways.append([entry.machine for entry in svi._compiled._graphs.values()])
+            return loss
+
+        svi.step = watched
+        return svi
+
+    theirs, ours, _ = both(PAIRS[name], 12, engine)
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert ways == [[], *[[False]] * 6, *[[compiler]] * 5]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Parameters
 

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from types import FunctionType, MethodType
@@ -14,17 +14,28 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 from torch.nn import Module
 
 from pyro_vae._abstract import alone, forked_random, traced
 from pyro_vae.inference.products import by_kernels
 from pyro_vae.inference.readings import DECIDES, ReadingError, Readings
+from pyro_vae.inference.recording import (
+    KIND,
+    Recorder,
+    ValueNeededError,
+    changed_inputs,
+    draws,
+    simplify,
+)
 
 CHECKS = (2, 3, 5, 10, 20, 50, 100, 1000)  # calls of a graph that are held against Python
 REFUTED = 3  # calls in which an assumption did not hold, at least, before a graph is given up
 LARGE = (
-    1500  # operations of a graph that is interpreted: its machine code would take minutes to make
+    1000  # operations of a graph that is interpreted first: its machine code takes longer to make
 )
+# calls after which that is made: an operation takes about 1.4 microseconds to interpret, 11 milliseconds to compile
+REPAID = 8000
 MOST_WAYS = 500  # to be called that are remembered
 DEEPEST = 4  # objects within objects among the arguments
 PATIENCE = 100  # visits of a further shape before it gets a graph of its own, such as the last batch of an epoch
@@ -52,7 +63,8 @@ class Graph(NamedTuple):
     """A traced function: `run(*state, *tensors of the arguments, *others)` returns a list of tensors.
 
     Attributes:
-        module: the operations.
+        operations: one after the other.
+        constants: what the attributes among the operations are, by name.
         inputs: the tensors of the call that was traced.
         outputs: what it returned.
         static: what the function returned beside tensors.
@@ -62,7 +74,8 @@ class Graph(NamedTuple):
         changes: the places of the inputs that are changed in place.
     """
 
-    module: GraphModule
+    operations: torch.fx.Graph
+    constants: dict[str, Tensor]
     inputs: list[Tensor]
     outputs: list[Tensor]
     static: Any
@@ -70,6 +83,11 @@ class Graph(NamedTuple):
     assumed: bool
     draws: bool
     changes: tuple[int, ...]
+
+    @property
+    def module(self) -> GraphModule:
+        """The operations as a module with code of its own, which takes long to make for many."""
+        return GraphModule(self.constants, self.operations)
 
 
 class Later(NamedTuple):
@@ -93,6 +111,7 @@ class _Entry:
         self, run: Callable[..., Sequence[Tensor]], graph: Graph, *, machine: bool
     ) -> None:
         self.machine = machine  # code, not one operation after the other
+        self.waiting: Graph | None = None  # to be made machine code, with other inputs
         self.run, self.static, self.others = run, graph.static, graph.others
         self.assumed, self.draws, self.changes = graph.assumed, graph.draws, graph.changes
         self.calls = self.refuted = 0
@@ -160,6 +179,8 @@ class Compiled:
     def _run(self, entry: _Entry, inputs: list[Tensor], args: Any) -> tuple[list[Tensor], Any]:
         """Call a graph, and the function in its place where an assumption or the numbers do not hold."""
         entry.calls += 1
+        if entry.waiting is not None and entry.calls == REPAID:
+            self._promote(entry, entry.waiting, inputs)
         check = self._checked and (entry.calls in CHECKS or entry.calls % CHECKS[-1] == 0)
         if not (entry.assumed or check):
             with torch.no_grad():
@@ -199,6 +220,23 @@ class Compiled:
             return outputs, entry.static
         return mine, static
 
+    def _promote(self, entry: _Entry, graph: Graph, inputs: list[Tensor]) -> None:
+        """Have a graph that was interpreted run as machine code from now on, which gives the same numbers.
+
+        The number of calls decides, not a stopwatch, by which the same program would not always give the same bits.
+        """
+        entry.waiting = None
+        with torch.no_grad(), forked_random(), restored(inputs):
+            outputs = [t.clone() for t in entry.run(*inputs)]
+        graph = graph._replace(inputs=inputs, outputs=outputs)
+        try:
+            entry.run = _checked_entry(graph, compile_graph, inputs).run
+        except _CannotCompileError as error:
+            text = "%s goes on operation by operation: %s"
+            logging.getLogger(__name__).info(text, self._name, error)
+        else:
+            entry.machine = True
+
     def _find(
         self, key: Hashable, state: list[Tensor], tensors: list[Tensor], args: Any
     ) -> _Entry | None:
@@ -231,19 +269,22 @@ class Compiled:
 
     def _make(self, state: list[Tensor], tensors: list[Tensor], args: Any) -> _Entry:
         graph = trace(self._function, state, tensors, args)
-        size = len(graph.module.graph.nodes)
+        size = len(graph.operations.nodes)
         if self._limit is not None and size > self._limit:
             raise _CannotCompileError(
                 f"its graph has {size:,} operations, which would take minutes to compile"
             )
         if self._products == "onednn":
-            by_kernels(graph.module)
+            by_kernels(graph.operations)
         if size <= LARGE:
             try:
                 return _checked_entry(graph, compile_graph, [*state, *tensors])
             except _CannotCompileError as error:
                 self._tell(f"{self._name} runs as a graph without machine code: {error}")
-        return _checked_entry(graph, interpret_graph, [*state, *tensors])
+        entry = _checked_entry(graph, interpret_graph, [*state, *tensors])
+        if size > LARGE:
+            entry.waiting = graph._replace(inputs=[], outputs=[])
+        return entry
 
     def _give_up(self, reason: str, args: Any) -> tuple[list[Tensor], Any]:
         self._fail(reason)
@@ -356,88 +397,50 @@ def trace(
     The tensors themselves are followed, wherever the function finds them, so nothing is swapped in or out. The random
     streams and the state are left as they were.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    outputs: list[Tensor] = []
-    static: Any = None
-    readings = Readings()
-
-    def followed(*_: Tensor) -> list[Tensor]:
-        nonlocal outputs, static
-        with readings:
-            outputs, static = function(*args)
-            holds = readings.holds()
-        outputs = outputs if holds is None else [*outputs, holds]
-        return outputs
-
     inputs = [*state, *tensors]
     if not inputs:
         raise _CannotCompileError("it has neither a parameter nor a tensor among its arguments")
-    with forked_random(), restored(inputs), traced(), _Watch() as watch:
+    recorder, readings = Recorder(inputs), Readings()
+    with forked_random(), restored(inputs), traced(), _Watch() as watch, _without_casts_of_before():
         try:
-            module = make_fx(followed)(*inputs)
+            with recorder, readings:
+                outputs, static = function(*args)
+                holds = readings.holds()
         except Exception as error:
             near = f" near site {watch.site!r}" if watch.site else ""
             raise _CannotCompileError(f"tracing stopped{near}: {_reason(error)}") from error
-    others = _with_others(module)
-    for node in module.graph.nodes:
+    if holds is not None:
+        outputs = [*outputs, holds]
+    recorder.finish(outputs)
+    operations = recorder.graph
+    simplify(operations)
+    for node in operations.nodes:
         if _depends_on_values(node):
             raise _CannotCompileError(
                 f"the shape of a result depends on values ({node.target}), which a graph cannot follow"
             )
     return Graph(
-        module,
-        [*inputs, *others],
+        operations,
+        recorder.constants,
+        [*inputs, *recorder.others],
         outputs,
         static,
-        others,
-        assumed=bool(readings.assumptions),
-        draws=any(map(_draws, module.graph.nodes)),
-        changes=_changed(module),
+        recorder.others,
+        assumed=holds is not None,
+        draws=any(map(draws, operations.nodes)),
+        changes=changed_inputs(operations),
     )
 
 
-def _changed(module: GraphModule) -> tuple[int, ...]:
-    """The places of the inputs that a graph writes to, itself or through views of them."""
-    nodes = list(module.graph.nodes)
-    places = {n: i for i, n in enumerate(n for n in nodes if n.op == "placeholder")}
-    seen_through: dict[Any, Any] = {}  # a view, or what a change in place returns -> what it shows
-    changed: set[int] = set()
-    for node in nodes:
-        if not isinstance(node.target, OpOverload) or not node.args:
-            continue
-        first = node.args[0]
-        shown = seen_through.get(first, first) if isinstance(first, Node) else first
-        if node.target.is_view or node.target._schema.is_mutable:
-            seen_through[node] = shown
-        if node.target._schema.is_mutable and shown in places:
-            changed.add(places[shown])
-        if node.target is torch.ops.aten.native_batch_norm.default:  # whose schema does not say so
-            changed |= {places[kept] for kept in node.args[3:5] if kept in places}
-    return tuple(sorted(changed))
-
-
-def _with_others(module: GraphModule) -> list[Tensor]:
-    """Turn tensors that were met while tracing, such as those in a closure, into further inputs; give them."""
-    others: dict[str, Tensor] = {}
-    placeholders: dict[str, Any] = {}
-    graph = module.graph
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    for node in [node for node in graph.nodes if node.op == "get_attr"]:
-        value = getattr(module, node.target, None)
-        made_inside = all("lift_fresh" in str(user.target) for user in node.users)
-        if not isinstance(value, Tensor) or made_inside:
-            continue
-        if node.target not in others:
-            others[node.target] = value
-            with graph.inserting_after(last):
-                last = placeholders[node.target] = graph.placeholder(f"other_{len(others)}")
-                last.meta["val"] = value.detach()
-        node.replace_all_uses_with(placeholders[node.target])
-        graph.erase_node(node)
-    if others:
-        module.recompile()
-    return list(others.values())
+@contextmanager
+def _without_casts_of_before() -> Iterator[None]:
+    """Have autocast keep no tensors in lower precision, which a graph would not make anew."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _depends_on_values(node: Any) -> bool:
@@ -453,14 +456,12 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     """The graph as machine code, by Inductor: on a CPU one C++ program, on CUDA one CUDA graph."""
     import torch._inductor
 
-    module: GraphModule = graph.module
     inputs: list[Any] = list(graph.inputs)
-    _draw_truths_as_python_does(module)
+    _draw_truths_as_python_does(graph.operations)
+    module: GraphModule = graph.module
     with _quietly(), torch.no_grad(), forked_random():
         if inputs[0].is_cuda:
             return _Recorded(torch._inductor.compile(module, inputs, options=OPTIONS), graph.inputs)
-        for node in module.graph.nodes:
-            node.meta.clear()  # Inductor finds shapes anew, which for C++ must not be mixed with the tracer's
         try:
             return torch._inductor.compile(module, inputs, options={**OPTIONS, "cpp_wrapper": True})
         except Exception as error:  # an operation that only the Python wrapper knows
@@ -470,15 +471,13 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
 
 def interpret_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     """The graph run operation by operation, without Pyro between them; made in seconds, whatever its size."""
-    module: GraphModule = graph.module
     returned = len(graph.outputs)
-    _keep_draws(module)
     inputs = tuple(t.detach() for t in graph.inputs)
     with _quietly(), torch.no_grad(), forked_random(), restored(graph.inputs):
-        script: Any = module
-        # Where an operation has an argument that TorchScript does not know, Python runs the graph.
-        with suppress(RuntimeError):
-            script = torch.jit.trace(module, inputs, check_trace=False)
+        try:
+            script: Any = torch.jit.trace(_in_order(graph), inputs, check_trace=False)
+        except RuntimeError:  # an argument that TorchScript does not know: Python runs the graph
+            script = graph.module
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
@@ -488,38 +487,43 @@ def interpret_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     return run
 
 
-def _keep_draws(module: GraphModule) -> None:
-    """Return what is drawn and not used as well: TorchScript would not draw it, and all that follows otherwise."""
-    module.graph.eliminate_dead_code(lambda node: node.is_impure() or _draws(node))
-    unused = [node for node in module.graph.nodes if _draws(node) and not node.users]
-    if unused:
-        output = next(node for node in module.graph.nodes if node.op == "output")
-        output.args = ([*output.args[0], *unused],)  # type: ignore[misc]
-    module.recompile()
+def _in_order(graph: Graph) -> Callable[..., list[Tensor]]:
+    """A function that calls the operations one after the other.
+
+    For TorchScript, which asks at each where in the code it stands; in a module's own code, a function of as many
+    lines, the answer takes longer the longer it is. What is drawn and not used is returned after the outputs:
+    TorchScript would not draw it, and all that follows otherwise.
+    """
+    *nodes, output = graph.operations.nodes
+    unused = [node for node in nodes if draws(node) and not node.users]
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        values: dict[Node, Any] = {}
+        given = iter(inputs)
+        for node in nodes:
+            if node.op == "placeholder":
+                values[node] = next(given)
+            elif node.op == "get_attr":
+                values[node] = graph.constants[node.target]  # type: ignore[index]
+            else:
+                args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return [values[node] for node in [*output.args[0], *unused]]  # type: ignore[misc]
+
+    return run
 
 
-def _draws(node: Node) -> bool:
-    """Whether an operation draws random numbers."""
-    random = torch.Tag.nondeterministic_seeded
-    return isinstance(node.target, OpOverload) and random in node.target.tags
-
-
-def _draw_truths_as_python_does(module: GraphModule) -> None:
+def _draw_truths_as_python_does(graph: torch.fx.Graph) -> None:
     """Have Bernoulli variables in float64 drawn in place, where Inductor takes the same random numbers as PyTorch."""
     aten = torch.ops.aten
-    for node in list(module.graph.nodes):
-        value = node.meta.get("val")
-        if (
-            node.target is not aten.bernoulli.default
-            or getattr(value, "dtype", None) != torch.float64
-        ):
+    for node in list(graph.nodes):
+        if node.target is not aten.bernoulli.default or node.meta[KIND].dtype != torch.float64:
             continue
-        with module.graph.inserting_before(node):
-            empty = module.graph.call_function(aten.empty_like.default, (node.args[0],))
-            drawn = module.graph.call_function(aten.bernoulli_.Tensor, (empty, node.args[0]))
+        with graph.inserting_before(node):
+            empty = graph.call_function(aten.empty_like.default, (node.args[0],))
+            drawn = graph.call_function(aten.bernoulli_.Tensor, (empty, node.args[0]))
         node.replace_all_uses_with(drawn)
-        module.graph.erase_node(node)
-    module.recompile()
+        graph.erase_node(node)
 
 
 @contextmanager
@@ -648,7 +652,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ReadingError):
         return text
-    if "aten._local_scalar_dense" in text or "data-dependent" in text:
+    if isinstance(error, ValueNeededError):
         return f"{DECIDES} (an if, float() or .item())"
     return (
         f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"

@@ -5,29 +5,32 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import Graph
+
+from pyro_vae.inference.recording import KIND
 
 SMALLEST = 100_000  # multiplications of a product from which the call is repaid
 
 
-def by_kernels(module: GraphModule) -> None:
+def by_kernels(graph: Graph) -> None:
     """Hand the float32 products of a graph on a CPU to `torch.ops.pyro_vae.product`, if that can be had here."""
     aten = torch.ops.aten
-    for node in module.graph.nodes:
+    for node in graph.nodes:
         if node.target is aten.mm.default:
             bias, (a, b) = None, node.args
         elif node.target is aten.addmm.default and not node.kwargs:
             bias, a, b = node.args
         else:
             continue
-        x, y = a.meta.get("val"), b.meta.get("val")
-        if x is None or y is None or x.device.type != "cpu" or x.dtype != torch.float32:
+        x, y = a.meta[KIND], b.meta[KIND]
+        if x.device.type != "cpu" or x.dtype != torch.float32:
             continue
-        if (bias is not None and bias.meta["val"].dim() != 1) or x.shape[0] * y.numel() < SMALLEST:
+        if bias is not None and len(bias.meta[KIND].shape) != 1:
+            continue
+        if x.shape[0] * y.shape.numel() < SMALLEST:
             continue
         if min(x.shape[0], y.shape[1]) > 1 and has_kernels():
             node.target, node.args = torch.ops.pyro_vae.product.default, (a, b, bias)
-    module.recompile()
 
 
 @cache

@@ -11,8 +11,9 @@ from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 from torch.distributions import constraints
-from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.overrides import TorchFunctionMode
+
+from pyro_vae.inference.recording import unrecorded
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 DECIDES = "a tensor's value decides what Python does next"
@@ -65,7 +66,7 @@ class Readings(TorchFunctionMode):
 
     def places(self, mask: Tensor) -> tuple[Tensor, ...]:
         """Where a mask is true, an index for each dimension; the mask is assumed to stay."""
-        with torch._C.DisableTorchFunction(), disable_proxy_modes_tracing():
+        with unrecorded():
             now = mask.detach().clone()
             places = now.nonzero(as_tuple=True)
         self.assumptions.append((mask.detach() == now).all())
@@ -74,7 +75,7 @@ class Readings(TorchFunctionMode):
 
 def read(tensor: Tensor) -> Any:
     """The values of a tensor, behind the back of the tracer."""
-    with torch._C.DisableTorchFunction(), disable_proxy_modes_tracing():
+    with unrecorded():
         return tensor.detach().tolist() if tensor.dim() else tensor.detach().item()
 
 
