@@ -31,11 +31,10 @@ from pyro_vae.inference.recording import (
 
 CHECKS = (2, 3, 5, 10, 20, 50, 100, 1000)  # calls of a graph that are held against Python
 REFUTED = 3  # calls in which an assumption did not hold, at least, before a graph is given up
-LARGE = (
-    1000  # operations of a graph that is interpreted first: its machine code takes longer to make
-)
-# calls after which that is made: an operation takes about 1.4 microseconds to interpret, 11 milliseconds to compile
-REPAID = 8000
+LARGE = 1000  # operations of a graph that is interpreted first, and made machine code later
+HUGE = 10_000  # operations of a graph that is never made machine code
+# calls after which it is made: an operation takes 1.4 microseconds to interpret, 11 to 18 milliseconds to compile
+REPAID = 10_000
 MOST_WAYS = 500  # to be called that are remembered
 DEEPEST = 4  # objects within objects among the arguments
 PATIENCE = 100  # visits of a further shape before it gets a graph of its own, such as the last batch of an epoch
@@ -282,7 +281,7 @@ class Compiled:
             except _CannotCompileError as error:
                 self._tell(f"{self._name} runs as a graph without machine code: {error}")
         entry = _checked_entry(graph, interpret_graph, [*state, *tensors])
-        if size > LARGE:
+        if LARGE < size <= HUGE:
             entry.waiting = graph._replace(inputs=[], outputs=[])
         return entry
 
