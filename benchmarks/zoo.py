@@ -277,10 +277,10 @@ def bayesian_network() -> Pair:
     return Pair(model, nothing, TraceEnum_ELBO(max_plate_nesting=1), (x,))
 
 
-@pair
-def hidden_Markov_model() -> Pair:  # noqa: N802
+def hidden_markov(steps: int) -> Pair:
+    """Two states, summed out, and a normal observation in each step."""
     torch.manual_seed(8)
-    x = torch.randn(8)
+    x = torch.randn(steps)
 
     @config_enumerate
     def model(x: Tensor) -> None:
@@ -293,6 +293,36 @@ def hidden_Markov_model() -> Pair:  # noqa: N802
             pyro.sample(f"x{t}", dist.Normal(m[z], 1.0), obs=x[t])
 
     return Pair(model, nothing, TraceEnum_ELBO(max_plate_nesting=0), (x,))
+
+
+@pair
+def hidden_Markov_model() -> Pair:  # noqa: N802
+    return hidden_markov(8)
+
+
+@pair
+def hidden_Markov_model_of_60_steps() -> Pair:  # noqa: N802
+    return hidden_markov(60)
+
+
+@pair
+def random_walk_of_60_steps() -> Pair:
+    torch.manual_seed(8)
+    x = torch.randn(60).cumsum(0)
+
+    def model(x: Tensor) -> None:
+        z = torch.zeros(())
+        for t in range(len(x)):
+            z = pyro.sample(f"z{t}", dist.Normal(z, 1.0))
+            pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x[t])
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(60))
+        scale = pyro.param("scale", torch.ones(60), constraint=constraints.positive)
+        for t in range(len(x)):
+            pyro.sample(f"z{t}", dist.Normal(loc[t], scale[t]))
+
+    return Pair(model, guide, Trace_ELBO(), (x,))
 
 
 @pair
