@@ -86,7 +86,18 @@ def differentiated(x):
     return list(torch.autograd.grad(y, [x]))
 
 
+def conjugated(x):
+    z = torch.complex(x, 2 * x)
+    return [
+        (z.conj() * 3).imag,
+        (z.conj().imag + 1),
+        (z.conj() * z).real,
+        z.conj().detach().imag * 1,
+    ]
+
+
 FUNCTIONS = [
+    conjugated,
     written_to,
     read_twice,
     constant_written_to,

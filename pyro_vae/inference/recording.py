@@ -22,13 +22,17 @@ class ValueNeededError(Exception):
 
 
 class Kind(NamedTuple):
-    """What is known of a tensor beside its values; the strides are `None` where it has none."""
+    """What is known of a tensor beside its values; the strides are `None` where it has none.
+
+    `turned` says whether it shows what lies in memory conjugated, or with the other sign.
+    """
 
     shape: torch.Size
     stride: tuple[int, ...] | None
     offset: int
     dtype: torch.dtype
     device: torch.device
+    turned: tuple[bool, bool]
 
 
 class Recorder(TorchDispatchMode):
@@ -158,7 +162,8 @@ def kind(tensor: Tensor) -> Kind:
     """What is known of a tensor beside its values."""
     plain = tensor.layout is torch.strided
     stride, offset = (tensor.stride(), int(tensor.storage_offset())) if plain else (None, 0)
-    return Kind(tensor.shape, stride, offset, tensor.dtype, tensor.device)
+    turned = (tensor.is_conj(), tensor.is_neg())
+    return Kind(tensor.shape, stride, offset, tensor.dtype, tensor.device, turned)
 
 
 def draws(node: Node) -> bool:
@@ -218,18 +223,28 @@ def simplify(graph: Graph) -> None:
     before.
     """
     nodes = list(graph.nodes)
+    for node in nodes:
+        if node.target is aten._is_all_true.default:  # the same, which Inductor knows
+            node.target = aten.all.default
+    # What changes the shape or the memory of a tensor in place is nothing that is followed here.
+    if not any(torch.Tag.inplace_view in getattr(node.target, "tags", ()) for node in nodes):
+        _merge(nodes)
+    for node in reversed(nodes):
+        if not (node.users or node.is_impure() or writes(node.target)):
+            graph.erase_node(node)
+
+
+def _merge(nodes: Sequence[Node]) -> None:
+    """Have one node stand for all that give the same."""
     returned = set(nodes[-1].all_input_nodes)
     memory = _memory(nodes)
     kept = {memory[node] for node in returned}
     written = _written(nodes, memory)
-    reshaped = any(torch.Tag.inplace_view in getattr(node.target, "tags", ()) for node in nodes)
     seen: dict[Any, Node] = {}
     for node in nodes:
-        if node.target is aten._is_all_true.default:  # the same, which Inductor knows
-            node.target = aten.all.default
         if node.op != "call_function" or node in returned:
             continue
-        if _shows_all(node) and not reshaped:
+        if _shows_all(node):
             node.replace_all_uses_with(node.args[0])
             continue
         touched = {memory[node], *(memory[n] for n in node.all_input_nodes)}
@@ -238,9 +253,6 @@ def simplify(graph: Graph) -> None:
         first = seen.setdefault((node.target, _frozen(node.args), _frozen(node.kwargs)), node)
         if first is not node and memory[node] not in kept:
             node.replace_all_uses_with(first)
-    for node in reversed(nodes):
-        if not (node.users or node.is_impure() or writes(node.target)):
-            graph.erase_node(node)
 
 
 def changed_inputs(graph: Graph) -> tuple[int, ...]:
@@ -256,12 +268,12 @@ def _memory(nodes: Sequence[Node]) -> dict[Node, Node]:
     """Of each node the one that made the memory in which its result lies."""
     memory: dict[Node, Node] = {}
     for node in nodes:
-        shown = [node]
-        if writes(node.target):
-            shown = _changed_by(node) or shown
-        elif is_view(node.target):
+        shown: list[Node] = []
+        if is_view(node.target):
             shown = node.all_input_nodes[:1]
-        memory[node] = memory.get(shown[0], node)
+        elif isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
+            shown = _changed_by(node)
+        memory[node] = memory[shown[0]] if shown else node
     return memory
 
 
@@ -275,8 +287,8 @@ def _written(nodes: Sequence[Node], memory: dict[Node, Node]) -> set[Node]:
 def _changed_by(node: Node) -> list[Node]:
     """The arguments that an operation writes to."""
     schema = node.target._schema  # type: ignore[union-attr]
-    if not schema.is_mutable:
-        return node.all_input_nodes
+    if not schema.is_mutable:  # batch normalisation, and where its running statistics are
+        return [given for given in node.args[3:5] if isinstance(given, Node)]
     changed: list[Node] = []
     for place, argument in enumerate(schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
@@ -292,7 +304,9 @@ def _shows_all(node: Node) -> bool:
     if not (isinstance(node.target, OpOverload) and node.target.is_view):
         return False
     first, shown = node.args[0], node.meta.get(KIND)
-    return isinstance(first, Node) and shown is not None and shown == first.meta[KIND]
+    if not isinstance(first, Node) or shown is None or shown.stride is None:
+        return False
+    return bool(shown == first.meta[KIND])
 
 
 def _frozen(value: Any) -> Any:
