@@ -245,7 +245,7 @@ def _merge(nodes: Sequence[Node]) -> None:
         if node.op != "call_function" or node in returned:
             continue
         if _shows_all(node):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             continue
         touched = {memory[node], *(memory[n] for n in node.all_input_nodes)}
         if not _same_for_same(node.target) or touched & written:
