@@ -19,10 +19,10 @@ from torch.fx import Interpreter
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vae import SVI, VAE, Spec, build
-from pyro_vae.build import parse
-from pyro_vae.inference.compiled import trace
-from pyro_vae.inference.products import has_kernels
-from pyro_vae.networks.products import by_onednn, usual_products
+from pyro_vae.engine.affine import by_onednn, usual_products
+from pyro_vae.engine.compiled import trace
+from pyro_vae.engine.products import has_kernels
+from pyro_vae.spec import parse
 
 Step = Callable[[], Any]
 ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)

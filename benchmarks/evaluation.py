@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from benchmarks.contestants import Setting, Step, library, plain_networks
 from benchmarks.training import timed
 from pyro_vae import log_marginal
-from pyro_vae.inference import estimators
+from pyro_vae.evaluation import weighting as estimators
 
 K, IMAGES, CHUNK = 5000, 4, 4096
 LOOP, PRODUCTS = "loop over images", "products alone"

@@ -23,8 +23,8 @@ import torch
 from benchmarks.__main__ import HERE, write
 from benchmarks.zoo import PAIRS
 from pyro_vae import SVI
-from pyro_vae._files import write_atomically
-from pyro_vae.inference import compiled
+from pyro_vae.engine import compiled
+from pyro_vae.foundation.files import write_atomically
 
 RESULTS = HERE / "results-pairs.json"
 PAGE = HERE.parent / "docs" / "any-model.md"

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.runs import LATENT_DIM, NETWORK, RUNS
 from pyro_vae import SVI, Spec, build
-from pyro_vae.build import parse
+from pyro_vae.spec import parse
 
 BATCH, SHAPE = 100, (28, 28)
 

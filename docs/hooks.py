@@ -53,14 +53,14 @@ def _public() -> list[str]:
 
 def _names(axis: str) -> list[str]:
     from pyro_vae import variants
-    from pyro_vae.build import AXES
+    from pyro_vae.spec import AXES
 
     return list(variants(AXES[axis][0]))
 
 
 def _members(axis: str) -> str:
     """The members of an axis as a list: each as a call with its defaults, and the first line of its docstring."""
-    from pyro_vae._source import summaries
+    from pyro_vae.foundation.source import summaries
 
     return "\n".join(f"- `{call}`: {line}" for call, line in summaries(axis).items())
 
@@ -68,7 +68,7 @@ def _members(axis: str) -> str:
 @cache
 def _compatibility() -> str:
     """Which guides, priors and objectives fit together, found by trying all on a tiny spec: tables, and refusals."""
-    from pyro_vae.build import Spec, problem
+    from pyro_vae.spec import Spec, problem
 
     priors, guides, objectives = _names("prior"), _names("guide"), _names("objective")
     why = {}

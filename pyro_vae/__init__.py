@@ -4,7 +4,6 @@ import ast
 import importlib
 import pkgutil
 import sys
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -37,16 +36,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """A package in which `build` stays the function, also once the module `pyro_vae.build` has been imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES or not (
-            isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}"
-        ):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

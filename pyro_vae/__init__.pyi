@@ -1,9 +1,9 @@
 """The public names: type checkers read them here, and the package, which imports each at its first use."""
 
-from pyro_vae._abstract import AbstractProgram as AbstractProgram, variants as variants
-from pyro_vae._errors import InputError as InputError
-from pyro_vae._program import Run as Run, open_run as open_run
-from pyro_vae.build import Spec as Spec, build as build
+from pyro_vae.foundation.abstract import AbstractProgram as AbstractProgram, variants as variants
+from pyro_vae.foundation.errors import InputError as InputError
+from pyro_vae.trained import Run as Run, open_run as open_run
+from pyro_vae.spec import Spec as Spec, build as build
 from pyro_vae.checkpoint import load as load, save as save
 from pyro_vae.data import (
     Bridge as Bridge,
@@ -11,27 +11,25 @@ from pyro_vae.data import (
     Split as Split,
     load_data as load_data,
 )
-from pyro_vae.inference.adaptive import (
+from pyro_vae.evaluation.adaptive import (
     Effort as Effort,
     log_marginal_adaptive as log_marginal_adaptive,
 )
-from pyro_vae.inference.annealing import (
+from pyro_vae.evaluation.annealing import (
     AnnealedEstimate as AnnealedEstimate,
     Sandwich as Sandwich,
     annealed_importance_sampling as annealed_importance_sampling,
     bidirectional_monte_carlo as bidirectional_monte_carlo,
 )
-from pyro_vae.inference.compiled import CompileWarning as CompileWarning
-from pyro_vae.inference.diagnostics import pareto_k as pareto_k
+from pyro_vae.engine.compiled import CompileWarning as CompileWarning
+from pyro_vae.evaluation.diagnostics import pareto_k as pareto_k
 from pyro_vae.inference.epochs import History as History
-from pyro_vae.inference.estimators import (
-    LogMarginal as LogMarginal,
-    elbo as elbo,
-    log_marginal as log_marginal,
-)
+from pyro_vae.evaluation.results import LogMarginal as LogMarginal
+from pyro_vae.inference.bounds import elbo as elbo
+from pyro_vae.evaluation.weighting import log_marginal as log_marginal
 from pyro_vae.inference.fit import fit as fit
-from pyro_vae.inference.gaps import Gaps as Gaps, inference_gaps as inference_gaps
-from pyro_vae.inference.guides import (
+from pyro_vae.evaluation.gaps import Gaps as Gaps, inference_gaps as inference_gaps
+from pyro_vae.models.conditionals import (
     IAF as IAF,
     NSF as NSF,
     Delta as Delta,
@@ -46,9 +44,9 @@ from pyro_vae.inference.guides import (
     SemiAmortized as SemiAmortized,
     Sylvester as Sylvester,
 )
-from pyro_vae.inference.importance import Terms as Terms, terms as terms
-from pyro_vae.inference.inputs import DataWarning as DataWarning
-from pyro_vae.inference.latents import (
+from pyro_vae.inference.terms import Terms as Terms, terms as terms
+from pyro_vae.data.inputs import DataWarning as DataWarning
+from pyro_vae.evaluation.latents import (
     LatentHealth as LatentHealth,
     activity as activity,
     latent_health as latent_health,
@@ -71,18 +69,18 @@ from pyro_vae.inference.objectives import (
     Renyi as Renyi,
     ReweightedWakeSleep as ReweightedWakeSleep,
 )
-from pyro_vae.inference.outliers import (
+from pyro_vae.evaluation.outliers import (
     AnomalyScores as AnomalyScores,
     Detection as Detection,
     Separation as Separation,
     anomaly_scores as anomaly_scores,
     detection as detection,
 )
-from pyro_vae.inference.posterior import (
+from pyro_vae.evaluation.posterior import (
     PosteriorComparison as PosteriorComparison,
     compare_posterior as compare_posterior,
 )
-from pyro_vae.inference.refinement import (
+from pyro_vae.evaluation.refinement import (
     RefinedGuide as RefinedGuide,
     log_marginal_refined as log_marginal_refined,
     refine as refine,
@@ -111,7 +109,7 @@ from pyro_vae.models.priors import (
     StandardNormal as StandardNormal,
     VampPrior as VampPrior,
 )
-from pyro_vae.models.representation import Representation as Representation
+from pyro_vae.data.representation import Representation as Representation
 from pyro_vae.models.vae import VAE as VAE, Model as Model
 from pyro_vae.networks import (
     MLP as MLP,

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyro_vae._abstract import variants
-from pyro_vae._errors import InputError
-from pyro_vae._sizes import given
-from pyro_vae.build import AXES, Spec, build
+from pyro_vae.foundation.abstract import variants
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.sizes import given
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Standardised
+from pyro_vae.spec import AXES, Spec, build
 
 REMEDY = (
     "give the Spec that build would make it from, save(vae, path, spec=Spec(...)), or keep the weights alone with "

@@ -2,15 +2,23 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_vae.runs import EVALUATION
+from pyro_vae.checkpoint import checkpoint_path
+from pyro_vae.data.files import read_npz
+from pyro_vae.data.representation import Representation
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import read_json, read_toml
+from pyro_vae.runs import EVALUATION, on_run
 
+RANDOM = ("dynamic", "static", "dequantize")  # bridges that draw bits or noise
 EXTRAS = ("gaps", "ais", "bdmc", "posterior", "ood")  # what an evaluation can hold beside log p(x)
 
 
@@ -110,3 +118,130 @@ def evaluations(folder: Path, split: str) -> list[str]:
     stems = [p.stem for p in sorted(folder.glob("evaluation*.json"))]
     ours = [s for s in stems if (m := re.fullmatch(EVALUATION, s)) and (m[2] or "test") == split]
     return sorted(ours, key=lambda stem: stem != headline(split))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `python -m pyro_vae.evaluate` left in a run folder, and what decides which numbers x the run was given.
+
+    Attributes:
+        summary: the content of the .json file.
+        columns: the arrays of the .npz file, with `num_particles`.
+        sizes: of all splits of the data.
+        drawn: the precision in which the bridge draws bits or noise, for other bridges `''`.
+    """
+
+    summary: dict[str, Any]
+    columns: dict[str, Any]
+    sizes: dict[str, int]
+    drawn: str
+
+
+def named(name: str, split: str) -> tuple[Path, str]:
+    """The run folder and the name of the evaluation that `name` means: a run, or one of its evaluations' .json files.
+
+    Of a run it is the headline of the split; where there is none, the only other evaluation of the split.
+
+    Raises:
+        InputError: when the run has no evaluation of the split, or several and none of them the headline.
+    """
+    path = Path(name)
+    if path.suffix == ".json" and not path.is_dir():
+        checkpoint_path(path.parent)
+        if not path.is_file():
+            raise InputError(f"the evaluation {name} does not exist")
+        return path.parent, path.stem
+    checkpoint_path(path)
+    there = evaluations(path, split)
+    if headline(split) in there or len(there) == 1:
+        return path, there[0]
+    if there:
+        raise InputError(
+            f"{name} has no evaluation of all of its {split} data, but {len(there)} others; name one of them in place "
+            f"of the run: {', '.join(str(path / f'{stem}.json') for stem in there)}"
+        )
+    raise InputError(
+        f"{name} has no evaluation of its {split} data ({headline(split)}.json); run {_again(path, split)}"
+    )
+
+
+def _again(folder: Path, split: str) -> str:
+    """The command that makes the headline of a split."""
+    option = () if split in ("test", "new") else ("--split", split)
+    return on_run("evaluate", folder, *option)
+
+
+def read_evaluation(folder: Path, name: str) -> Evaluation:
+    """The evaluation of this name, which is that of its files without ending."""
+    told, arrays = folder / f"{name}.json", folder / f"{name}.npz"
+    found = re.fullmatch(EVALUATION, name)
+    if found is None:
+        raise InputError(f"{told} is no evaluation of this package")
+    split = found[2] or "test"
+    command = _again(folder, split)
+    if not arrays.is_file():
+        raise InputError(
+            f"{folder} has no evaluation of its {split} data ({arrays.name}); run {command}"
+        )
+    try:
+        summary = read_json(told)
+    except InputError as error:
+        raise InputError(f"{error}; run {command}") from error
+    wanted = {
+        "dataset": str,
+        "split": str,
+        "representation": str,
+        "bridge": str,
+        "data": int,
+        "data_in_split": int,
+    }
+    for key, kind in wanted.items():
+        if not isinstance(summary, dict) or not isinstance(summary.get(key), kind):
+            raise InputError(f"the file {told} is damaged: it does not say {key!r}; run {command}")
+    if summary["split"] != split or summary["representation"] not in Representation.__members__:
+        raise InputError(f"the file {told} is damaged: it is of no {split} data; run {command}")
+    columns: dict[str, Any] = dict(read_npz(arrays))
+    for key in ("values", "standard_errors", "pareto_k"):
+        if (
+            key not in columns
+            or columns[key].dtype.kind != "f"
+            or columns[key].shape != (summary["data"],)
+        ):
+            raise InputError(
+                f"the file {arrays} is damaged: it has no {summary['data']} numbers {key!r}; run {command}"
+            )
+    for key in ("row", "name", "label"):
+        if key in columns and columns[key].shape != (summary["data"],):
+            raise InputError(
+                f"the file {arrays} is damaged: it has no {summary['data']} of {key!r}; run {command}"
+            )
+    marginal = summary.get("log_marginal")
+    mean, told_mean = (
+        columns["values"].mean(),
+        marginal.get("mean") if isinstance(marginal, dict) else None,
+    )
+    if np.isfinite(mean) and not (
+        isinstance(told_mean, float) and math.isclose(told_mean, mean, rel_tol=1e-9)
+    ):
+        raise InputError(
+            f"{told} and {arrays} are not of the same evaluation: their means differ; run {command}"
+        )
+    if summary.get("arrays") not in (None, digest(columns)):
+        raise InputError(
+            f"{told} and {arrays} are not of the same evaluation: one was replaced without the other; run {command}"
+        )
+    if isinstance(summary.get("num_particles"), int):
+        columns.setdefault("num_particles", summary["num_particles"])
+    config = read_toml(Path(folder) / "config.toml")
+    try:
+        resolved = config["resolved"]
+        sizes = {name: int(size) for name, size in resolved["sizes"].items()}
+        random = resolved["bridge"] in RANDOM
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"
+        ) from error
+    precision = (
+        "float64" if config.get("precision") == "float64" else "float32"
+    )  # bf16 is of the networks alone
+    return Evaluation(summary, columns, sizes, precision if random else "")

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae._errors import InputError
-from pyro_vae._program import Run
-from pyro_vae._reading import user_path
 from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
+from pyro_vae.data.inputs import as_data
 from pyro_vae.data.nature import nature_of
 from pyro_vae.data.own import options_for
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.sets import ALL
 from pyro_vae.data.streams import Stream, chunks, stored
 from pyro_vae.data.units import Units
-from pyro_vae.inference.inputs import as_data
-from pyro_vae.models.representation import Representation
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import user_path
 from pyro_vae.runs import public_name
+from pyro_vae.trained import Run
 
 REQUEST = {f.name for f in fields(Request)}
 NEW = "new"  # what takes the place of the name of a split

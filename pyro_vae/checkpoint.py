@@ -12,18 +12,18 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae._commands import command
 from pyro_vae._described import described
-from pyro_vae._errors import InputError, one_line
-from pyro_vae._files import Write, write_atomically
-from pyro_vae._reading import reading
-from pyro_vae._sizes import Bounded
-from pyro_vae._trust import trusting
-from pyro_vae.build import Spec, build
-from pyro_vae.checks import between, check, shown
+from pyro_vae.engine.affine import PRODUCTS, has_onednn, products_of, use_products
+from pyro_vae.foundation.checks import between, check, shown
+from pyro_vae.foundation.commands import command
+from pyro_vae.foundation.errors import InputError, one_line
+from pyro_vae.foundation.files import Write, write_atomically
+from pyro_vae.foundation.reading import reading
+from pyro_vae.foundation.sizes import Bounded
+from pyro_vae.foundation.trust import trusting
 from pyro_vae.inference.epochs import Progress
 from pyro_vae.models.vae import VAE
-from pyro_vae.networks.products import PRODUCTS, has_onednn, products_of, use_products
+from pyro_vae.spec import Spec, build
 
 FORMAT = 1
 HELD = ("order", "best_each", "early_each")  # of `Progress`: tensors, or None

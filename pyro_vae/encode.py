@@ -1,11 +1,11 @@
 """`python -m pyro_vae.encode RUN`: the latents of all data, how much their labels can be read from them, a picture."""
 
-from pyro_vae._endings import at_once
+from pyro_vae.foundation.endings import at_once
 
 if __name__ == "__main__":
     at_once("pyro_vae.encode")  # before anything that takes time
 
-from pyro_vae._options import answer, encode_parser
+from pyro_vae._cli.options import answer, encode_parser
 
 if __name__ == "__main__":
     answer(encode_parser())  # before the imports, which take seconds
@@ -26,21 +26,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae._abstract import alone
-from pyro_vae._drawing import draw
-from pyro_vae._errors import InputError
-from pyro_vae._files import subfolder, write_atomically
-from pyro_vae._options import DRAWS, run
-from pyro_vae._program import Run, asked
+from pyro_vae._cli.asked import asked
+from pyro_vae._cli.drawing import draw
+from pyro_vae._cli.options import DRAWS, run
+from pyro_vae._cli.scores import check_tables, identity, plain, require_pyarrow, write_tables
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
-from pyro_vae._scores import check_tables, identity, plain, require_pyarrow, write_tables
-from pyro_vae.checks import Draws, Number, checked
 from pyro_vae.data import SPLITS, spread
-from pyro_vae.inference.estimators import LARGEST_CHUNK, MEMORY, batches, pieces
-from pyro_vae.inference.inputs import as_data, rows_within
-from pyro_vae.inference.refinement import Spread
+from pyro_vae.data.inputs import as_data, batches, rows_within
+from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
+from pyro_vae.evaluation.refinement import Spread
+from pyro_vae.foundation.abstract import alone
+from pyro_vae.foundation.checks import Draws, Number, checked
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import subfolder, write_atomically
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import check_output
+from pyro_vae.trained import Run
 
 if TYPE_CHECKING:
     import pandas

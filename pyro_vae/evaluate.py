@@ -1,11 +1,11 @@
 """`python -m pyro_vae.evaluate RUN`: the marginal log-likelihood of a trained run, with its errors."""
 
-from pyro_vae._endings import at_once
+from pyro_vae.foundation.endings import at_once
 
 if __name__ == "__main__":
     at_once("pyro_vae.evaluate")  # before anything that takes time
 
-from pyro_vae._options import answer, evaluate_parser
+from pyro_vae._cli.options import answer, evaluate_parser
 
 if __name__ == "__main__":
     answer(evaluate_parser())  # before the imports, which take seconds
@@ -26,33 +26,37 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_vae import __version__
-from pyro_vae._abstract import alone
-from pyro_vae._drawing import Make, draw
-from pyro_vae._errors import InputError
+from pyro_vae._cli.asked import asked
+from pyro_vae._cli.drawing import Make, draw
+from pyro_vae._cli.options import run
+from pyro_vae._cli.outside import outside, separations
+from pyro_vae._cli.scores import check_tables, identity, scores, write_tables
 from pyro_vae._evaluations import digest, headline, plan_of, stem_of
-from pyro_vae._files import subfolder, together, write_atomically
-from pyro_vae._options import run
-from pyro_vae._outside import outside, separations
-from pyro_vae._program import Run, asked
 from pyro_vae._remedies import remedy
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
-from pyro_vae._scores import check_tables, identity, scores, write_tables
 from pyro_vae.data import NAMED, Split, spread
-from pyro_vae.inference.adaptive import Effort, log_marginal_adaptive
-from pyro_vae.inference.annealing import (
+from pyro_vae.data.representation import Representation
+from pyro_vae.engine.memory import MEMORY
+from pyro_vae.evaluation.adaptive import Effort, log_marginal_adaptive
+from pyro_vae.evaluation.annealing import (
     annealed_importance_sampling,
     bidirectional_monte_carlo,
     gradients_per_datum,
 )
-from pyro_vae.inference.diagnostics import pareto_k
-from pyro_vae.inference.estimators import MEMORY, PARETO_LIMIT, LogMarginal, elbo, log_marginal
-from pyro_vae.inference.gaps import inference_gaps
+from pyro_vae.evaluation.diagnostics import pareto_k
+from pyro_vae.evaluation.gaps import inference_gaps
+from pyro_vae.evaluation.latents import LatentHealth, latent_health
+from pyro_vae.evaluation.posterior import CHAINS, FEWEST, PosteriorComparison, compare_posterior
+from pyro_vae.evaluation.refinement import log_marginal_refined
+from pyro_vae.evaluation.results import PARETO_LIMIT, LogMarginal
+from pyro_vae.evaluation.weighting import log_marginal
+from pyro_vae.foundation.abstract import alone
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import subfolder, together, write_atomically
+from pyro_vae.inference.bounds import elbo
 from pyro_vae.inference.held import far_down
-from pyro_vae.inference.latents import LatentHealth, latent_health
-from pyro_vae.inference.posterior import CHAINS, FEWEST, PosteriorComparison, compare_posterior
-from pyro_vae.inference.refinement import log_marginal_refined
-from pyro_vae.models.representation import Representation
 from pyro_vae.runs import check_output, on_run, public_command, public_path
+from pyro_vae.trained import Run
 
 MOST = 5  # wild data that are named
 

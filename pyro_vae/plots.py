@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_vae._figures import drawable, legend, new_figure
 from pyro_vae._grid import grid
-from pyro_vae.inference.outliers import Separation
-from pyro_vae.inference.posterior import PosteriorComparison
+from pyro_vae.evaluation.outliers import Separation
+from pyro_vae.evaluation.posterior import PosteriorComparison
 from pyro_vae.models.vae import VAE
 
 __all__ = [

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._commands import command, trust
-from pyro_vae._errors import InputError
-from pyro_vae._options import SPLITS
-from pyro_vae._reading import read_toml, user_path
-from pyro_vae._source import names
+from pyro_vae.foundation.commands import command, trust
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import read_toml, user_path
+from pyro_vae.foundation.source import names
 
 NAMED = names("data/named", "NAMED")
+SPLITS = names("data/sets", "SPLITS")
 
 # What training, evaluation, sampling and encoding write, as patterns of paths relative to the run folder.
 EVALUATION = r"evaluation(-(train|validation|test|new)[\w.+-]*)?"

@@ -1,11 +1,11 @@
 """`python -m pyro_vae.sample RUN`: pictures and arrays from a trained run."""
 
-from pyro_vae._endings import at_once
+from pyro_vae.foundation.endings import at_once
 
 if __name__ == "__main__":
     at_once("pyro_vae.sample")  # before anything that takes time
 
-from pyro_vae._options import answer, sample_parser
+from pyro_vae._cli.options import answer, sample_parser
 
 if __name__ == "__main__":
     answer(sample_parser())  # before the imports, which take seconds
@@ -20,12 +20,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae._abstract import alone
-from pyro_vae._errors import InputError
-from pyro_vae._files import subfolder, together
-from pyro_vae._options import KINDS, run
-from pyro_vae._program import Run, asked
+from pyro_vae._cli.asked import asked
+from pyro_vae._cli.options import KINDS, run
+from pyro_vae.foundation.abstract import alone
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import subfolder, together
 from pyro_vae.runs import output_folder
+from pyro_vae.trained import Run
 
 DATALESS = {"prior", "manifold"}  # kinds that are drawn from the model alone
 

@@ -1,19 +1,17 @@
 """`python -m pyro_vae.train`: from options to a run folder with a trained VAE."""
 
-from pyro_vae._endings import at_once
+from pyro_vae.foundation.endings import at_once
 
 if __name__ == "__main__":
     at_once("pyro_vae.train")  # before anything that takes time
 
-from pyro_vae._config import make_parser
-from pyro_vae._options import answer
+from pyro_vae._cli.options import answer
+from pyro_vae._cli.training import make_parser
 
 if __name__ == "__main__":
     answer(make_parser())  # before the imports, which take seconds
 
-import csv
 import importlib.util
-import io
 import itertools
 import math
 import time
@@ -31,40 +29,42 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pyro_vae import __version__
-from pyro_vae._abstract import alone, forked_random
-from pyro_vae._commands import command, option, trust
-from pyro_vae._config import COMPILE, STREAM, Config, flag, resolve
-from pyro_vae._display import Display
-from pyro_vae._drawing import draw
-from pyro_vae._endings import asking, reader_gone
-from pyro_vae._errors import InputError
-from pyro_vae._files import LOCK, MARK, locked, subfolder
-from pyro_vae._keep import Keeper
-from pyro_vae._memory import available_memory, in_words
-from pyro_vae._options import run
-from pyro_vae._program import pick_device
-from pyro_vae._reading import reading, user_path
+from pyro_vae._cli.display import Display
+from pyro_vae._cli.drawing import draw
+from pyro_vae._cli.keep import Keeper
+from pyro_vae._cli.options import run
+from pyro_vae._cli.training import resolve
+from pyro_vae._config import COMPILE, STREAM, Config, flag
+from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae._remedies import REMEDIES, remedy
-from pyro_vae._trust import AXES as TRUSTED
-from pyro_vae._trust import by_the_command_line
-from pyro_vae.build import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
-from pyro_vae.checks import between, check
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
+from pyro_vae.engine.affine import use_products, usual_products
+from pyro_vae.foundation.abstract import alone, forked_random
+from pyro_vae.foundation.checks import between, check
+from pyro_vae.foundation.commands import command, option, trust
+from pyro_vae.foundation.endings import asking, reader_gone
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import LOCK, MARK, locked, subfolder
+from pyro_vae.foundation.memory import available_memory, in_words
+from pyro_vae.foundation.reading import user_path
+from pyro_vae.foundation.trust import AXES as TRUSTED
+from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.epochs import Epoch, Progress
 from pyro_vae.inference.fit import run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.likelihoods.continuous import LocationScale
-from pyro_vae.models.representation import Representation
 from pyro_vae.models.vae import VAE
-from pyro_vae.networks.products import use_products, usual_products
 from pyro_vae.runs import clear, is_run, on_run, portable, read_resolved, require_data
+from pyro_vae.spec import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
+from pyro_vae.trained import pick_device
 
 COLUMNS = 1000  # names that a run keeps, to know them again in new data
 
@@ -386,35 +386,6 @@ def _foreign(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _read_metrics(path: Path, epochs: int) -> list[dict[str, float]]:
-    """The rows of the first `epochs` epochs; anything later, or cut off by a kill, is dropped."""
-    if not path.is_file():
-        return []
-    with reading(path, "a table of epochs"), path.open(newline="", encoding="utf-8") as file:
-        rows = [
-            r
-            for r in csv.DictReader(file)
-            if None not in r.values() and (r["epoch"] or "").isdigit()
-        ]
-        if rows and not {"elbo", "validation_elbo"} <= rows[0].keys():
-            raise InputError(f"the file {path} is not a table of epochs: its header is another")
-        return [
-            {k: float(v) for k, v in row.items() if k in Epoch._fields}
-            for row in rows
-            if int(row["epoch"]) <= epochs
-        ]
-
-
-def _lines(rows: Sequence[dict[str, float]], *, header: bool = True) -> str:
-    """Rows of `metrics.csv` as text."""
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, Epoch._fields, restval="nan")
-    if header:
-        writer.writeheader()
-    writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
-    return file.getvalue()
-
-
 class _Events:
     """Event files for TensorBoard, with `--log tensorboard`; the first epoch makes them."""
 
@@ -453,11 +424,11 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
         progress = _restore(job, folder)
         if progress.finished(epochs, config.patience):
             return True
-    rows = _read_metrics(metrics, progress.epoch)
+    rows = read_metrics(metrics, progress.epoch)
     events = _Events(config, folder)
 
     def write_rows(path: Path) -> None:
-        path.write_text(_lines(rows), newline="", encoding="utf-8")
+        path.write_text(metrics_text(rows), newline="", encoding="utf-8")
 
     def begin() -> None:
         """The run that --overwrite replaces goes when there is something to put in its place."""
@@ -487,7 +458,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
         try:
             for e in _epochs(job, progress, display, stop=lambda: bool(asked) or reader_gone()):
                 rows.append(e._asdict())
-                keeper.append(metrics, _lines(rows[-1:], header=False), write_rows)
+                keeper.append(metrics, metrics_text(rows[-1:], header=False), write_rows)
                 best, write = folder / "best.safetensors", keeper.put
                 if progress.best_epoch == e.epoch or not keeper.has(best):
                     number: dict[str, Any] = {"epoch": e.epoch, "score": e.score}
@@ -606,7 +577,7 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     from pyro_vae import plots
 
     if name == "learning_curves":
-        history = _read_metrics(folder / "metrics.csv", 10**9)
+        history = read_metrics(folder / "metrics.csv", 10**9)
         return plots.learning_curves(history, bound=_bound(vae))
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()

@@ -41,7 +41,7 @@ class Said(NamedTuple):
 
 def _call(program: str, *arguments: object) -> Said:
     """Run `python -m pyro_vae.PROGRAM ARGUMENTS` in this process."""
-    from pyro_vae._options import run
+    from pyro_vae._cli.options import run
 
     main = importlib.import_module(f"pyro_vae.{program}").main
     out, err = io.StringIO(), io.StringIO()

@@ -16,7 +16,7 @@ from pyro_vae import (
     log_marginal_refined,
 )
 from pyro_vae.distributions import Defended
-from pyro_vae.inference.annealing import gradients_per_datum
+from pyro_vae.evaluation.annealing import gradients_per_datum
 from switch import Switch
 
 

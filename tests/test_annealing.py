@@ -6,9 +6,9 @@ import torch
 
 from ppca import PPCA
 from pyro_vae import InputError, Spec, build
-from pyro_vae.inference.annealing import annealed_importance_sampling as ais
-from pyro_vae.inference.annealing import bidirectional_monte_carlo as bdmc
-from pyro_vae.inference.annealing import temperatures
+from pyro_vae.evaluation.annealing import annealed_importance_sampling as ais
+from pyro_vae.evaluation.annealing import bidirectional_monte_carlo as bdmc
+from pyro_vae.evaluation.annealing import temperatures
 
 
 @pytest.fixture(autouse=True)

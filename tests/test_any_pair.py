@@ -21,11 +21,11 @@ from torch import nn
 
 from benchmarks.zoo import PAIRS, regression, regression_data
 from pyro_vae import ELBO, IWAE, SVI, CompileWarning, Spec, build
-from pyro_vae._errors import InputError
-from pyro_vae.inference import compiled
-from pyro_vae.inference.bindings import Bindings
-from pyro_vae.inference.compiled import Compiled, trace
-from pyro_vae.inference.readings import ReadingError, Readings
+from pyro_vae.engine import compiled
+from pyro_vae.engine.bindings import Bindings
+from pyro_vae.engine.compiled import Compiled, trace
+from pyro_vae.engine.readings import ReadingError, Readings
+from pyro_vae.foundation.errors import InputError
 
 ADAM = {"lr": 0.01}
 

@@ -22,16 +22,16 @@ from pyro_vae import (
     Representation,
     Spec,
     StandardNormal,
-    _sizes,
     build,
     fit,
     variants,
 )
-from pyro_vae._optimizers import ARGUMENTS, OPTIMIZERS
-from pyro_vae._sizes import Bounded
-from pyro_vae.build import AXES, parse, parse_optimizer, parse_schedule
-from pyro_vae.checks import Count, NotNegative, Positive, check, shown, words
+from pyro_vae.foundation import sizes as _sizes
+from pyro_vae.foundation.checks import Count, NotNegative, Positive, check, shown, words
+from pyro_vae.foundation.sizes import Bounded
 from pyro_vae.inference.fit import SCHEDULES
+from pyro_vae.inference.optimizers import ARGUMENTS, OPTIMIZERS
+from pyro_vae.spec import AXES, parse, parse_optimizer, parse_schedule
 
 SHAPE, D = (4, 4), 2
 SMALL = {"hidden": (4,), "channels": (2,), "pseudo_inputs": 3}

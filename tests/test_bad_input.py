@@ -74,7 +74,7 @@ REAL = rng.normal(size=(30, 4))
         # classes of one's own
         ("--network", "nosuch.module:Net", ["nosuch", "imported"]),
         ("--guide", "pyro_vae.networks:MLP", ["not a finished subclass of Guide"]),
-        ("--guide", "pyro_vae.inference.guides:Guide", ["not a finished subclass of Guide"]),
+        ("--guide", "pyro_vae.models.conditionals:Guide", ["not a finished subclass of Guide"]),
         ("--objective", "pyro.infer:Trace_ELBOW", ["Trace_ELBOW"]),
         # plain options
         ("--latent-dims", "3", ["--latent-dims", "did you mean --latent-dim?"]),

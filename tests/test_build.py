@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pyro_vae import InputError, Spec, build, load
-from pyro_vae.build import parse, parse_optimizer, parse_schedule
 from pyro_vae.checkpoint import read_checkpoint, restore_training, save_checkpoint
 from pyro_vae.inference.fit import Progress
 from pyro_vae.inference.objectives import ELBO
 from pyro_vae.inference.svi import SVI
+from pyro_vae.spec import parse, parse_optimizer, parse_schedule
 
 
 @pytest.mark.parametrize(

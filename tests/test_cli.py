@@ -15,8 +15,8 @@ from safetensors import safe_open
 
 from pyro_vae import variants
 from pyro_vae._config import OPTIONS
-from pyro_vae.build import AXES
 from pyro_vae.inference.fit import Epoch
+from pyro_vae.spec import AXES
 from reading import TINY, mentions, newest, rows, same, toml, weights
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")

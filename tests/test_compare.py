@@ -12,7 +12,7 @@ from scipy import stats
 from pyro_vae import InputError
 from pyro_vae.compare import compare
 from pyro_vae.data import Bridge, load_data, spread
-from pyro_vae.inference.estimators import LogMarginal
+from pyro_vae.evaluation.results import LogMarginal
 from reading import TINY, mentions, newest
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")

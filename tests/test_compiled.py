@@ -32,11 +32,13 @@ from pyro_vae import (
     log_marginal,
     variants,
 )
-from pyro_vae.build import AXES, parse
 from pyro_vae.data import Bridge, Split, uniform
-from pyro_vae.inference import compiled, estimators, worth
+from pyro_vae.engine import compiled
+from pyro_vae.evaluation import weighting as estimators
+from pyro_vae.inference import worth
 from pyro_vae.inference.epochs import Progress
 from pyro_vae.inference.fit import run_epochs
+from pyro_vae.spec import AXES, parse
 from reading import rows
 from test_contracts import SHAPE, D, example
 

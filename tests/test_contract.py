@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pyro_vae import InputError, Representation, load_data
-from pyro_vae.build import parse
 from pyro_vae.data.usual import usual_likelihood
+from pyro_vae.spec import parse
 
 R = Representation
 RNG = np.random.default_rng(0)

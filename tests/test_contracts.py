@@ -23,8 +23,8 @@ from pyro_vae import (
     terms,
     variants,
 )
-from pyro_vae._source import summaries
-from pyro_vae.build import AXES, parse, problem
+from pyro_vae.foundation.source import summaries
+from pyro_vae.spec import AXES, parse, problem
 
 D, SHAPE = 3, (6, 5)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from pyro_vae import Spec, build
-from pyro_vae._abstract import variants
 from pyro_vae.data import load_data
+from pyro_vae.foundation.abstract import variants
 from pyro_vae.inference.fit import run_epochs
-from pyro_vae.inference.guides import Guide
-from pyro_vae.inference.guides.base import NARROW
 from pyro_vae.inference.objectives import ELBO
 from pyro_vae.inference.svi import SVI
+from pyro_vae.models.conditionals import Guide
+from pyro_vae.models.conditionals.base import NARROW
 from pyro_vae.models.likelihoods import Likelihood
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from pyro_vae import InputError, Spec, build
-from pyro_vae._program import open_run
 from pyro_vae.data import load_data
 from pyro_vae.encode import Probes, encode, frame, picture, probe
+from pyro_vae.trained import open_run
 from reading import TINY, contents, mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")

@@ -11,8 +11,9 @@ import torch
 
 from ppca import PPCA
 from pyro_vae import InputError, LogMarginal, elbo, log_marginal, pareto_k
-from pyro_vae.inference import estimators
-from pyro_vae.inference.diagnostics import tail_length
+from pyro_vae.evaluation import weighting as estimators
+from pyro_vae.evaluation.diagnostics import tail_length
+from pyro_vae.inference import bounds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
@@ -138,9 +139,9 @@ def test_memory_bound_holds():
     model = PPCA(2, 50, widen=1.2)
     x = model.sample(200)
     peaks = []
-    counted = estimators._Allocations
+    counted = estimators.Allocations
 
-    real = estimators.terms
+    real = bounds.terms
 
     def watched(*args, **kwargs):
         with counted() as allocations:
@@ -148,11 +149,11 @@ def test_memory_bound_holds():
         peaks.append(allocations.bytes)
         return result
 
-    estimators.terms = watched
+    bounds.terms = watched
     try:
         log_marginal(*model.pair, x, num_particles=300, memory=4 * 2**20)
     finally:
-        estimators.terms = real
+        bounds.terms = real
     assert len(peaks) > 10
     assert max(peaks) < 4 * 2**20
 

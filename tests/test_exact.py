@@ -25,7 +25,7 @@ from pyro_vae import (
 )
 from pyro_vae import elbo as elbo_of
 from pyro_vae.inference.fit import cosine
-from pyro_vae.inference.importance import terms
+from pyro_vae.inference.terms import terms
 
 
 @pytest.mark.parametrize(("latent_dim", "dims"), [(1, 2), (2, 5), (4, 10)])

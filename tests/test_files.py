@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vae._errors import InputError
-from pyro_vae._files import MARK, subfolder, sweep, together, write_atomically
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import MARK, subfolder, sweep, together, write_atomically
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -114,7 +114,7 @@ def test_a_device_is_written_to_as_it_is():
 WRITER = """
 import sys, time
 from pathlib import Path
-from pyro_vae._files import write_atomically
+from pyro_vae.foundation.files import write_atomically
 
 def slowly(path):
     path.write_bytes(b"half")

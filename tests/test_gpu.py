@@ -7,7 +7,7 @@ import torch
 
 from ppca import PPCA
 from pyro_vae import ELBO, SVI, Guide, Objective, Prior, Spec, build, fit, log_marginal, variants
-from pyro_vae.build import parse
+from pyro_vae.spec import parse
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pyro_vae import _files, _keep
-from pyro_vae._files import MARK, locked
+from pyro_vae._cli import keep as _keep
+from pyro_vae.foundation import files as _files
+from pyro_vae.foundation.files import MARK, locked
 from pyro_vae.inference.svi import SVI
 from reading import TINY, contents, mentions, rows, same, weights
 
@@ -188,7 +189,7 @@ def test_a_figure_that_fails_costs_no_run(call, monkeypatch):
 
 def test_one_process_at_a_time_trains_a_run(call, run):
     holder = (
-        "import sys, time\nfrom pathlib import Path\nfrom pyro_vae._files import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pyro_vae.foundation.files import locked\n"
         "with locked(Path('run')):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)

@@ -10,8 +10,8 @@ from torch.distributions import Categorical, MixtureSameFamily
 
 from ppca import PPCA
 from pyro_vae import Guide, InputError, Spec, activity, build, plots, variants
-from pyro_vae.inference import latents
-from pyro_vae.inference.latents import Estimate, LatentHealth, latent_health
+from pyro_vae.evaluation import latents
+from pyro_vae.evaluation.latents import Estimate, LatentHealth, latent_health
 
 SMALL = "mlp(hidden=(16,))"
 

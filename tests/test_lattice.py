@@ -11,10 +11,10 @@ import scipy.stats
 import torch
 
 from pyro_vae import InputError, Representation, load_data
-from pyro_vae.build import parse
 from pyro_vae.data import Bridge
 from pyro_vae.data.lattice import lattice
 from pyro_vae.data.units import Units
+from pyro_vae.spec import parse
 
 R = Representation
 RNG = np.random.default_rng(0)

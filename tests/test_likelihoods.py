@@ -24,7 +24,7 @@ from pyro_vae import (
     fit,
     load_data,
 )
-from pyro_vae._abstract import traced
+from pyro_vae.foundation.abstract import traced
 from pyro_vae.models.likelihoods import (
     Beta,
     DiscretizedLogisticMixture,

@@ -52,7 +52,7 @@ def vae():
 
 @pytest.fixture(autouse=True)
 def a_short_first_look(monkeypatch):
-    monkeypatch.setattr("pyro_vae.inference.inputs.CHUNK", MEMORY // 16)
+    monkeypatch.setattr("pyro_vae.data.inputs.CHUNK", MEMORY // 16)
 
 
 @pytest.mark.parametrize("num_particles", [1, 3, 50])
@@ -70,7 +70,7 @@ def test_a_bound_that_holds_all_data_reads_them_at_once(vae):
 
 
 def test_verbs_on_large_data_have_few_of_them_at_a_time(vae, monkeypatch):
-    monkeypatch.setattr("pyro_vae.inference.estimators.MEMORY", MEMORY)
+    monkeypatch.setattr("pyro_vae.evaluation.weighting.MEMORY", MEMORY)
     x = Watched(100)
     elbo(vae.model, vae.guide, x, num_particles=2)
     assert 1 <= x.most * 2 * WIDTH * 4 <= MEMORY

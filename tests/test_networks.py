@@ -9,16 +9,8 @@ import torch
 from torch.nn import functional
 
 from pyro_vae import VAE, FullRank, Gaussian, InputError, Spec, StandardNormal, build, log_marginal
-from pyro_vae.networks import (
-    ACTIVATIONS,
-    MLP,
-    ConvNet,
-    GatedConv,
-    GatedMLP,
-    Linear,
-    ResNet,
-    products,
-)
+from pyro_vae.engine import affine as products
+from pyro_vae.networks import ACTIVATIONS, MLP, ConvNet, GatedConv, GatedMLP, Linear, ResNet
 from pyro_vae.networks.base import gain
 
 IMAGES = (ConvNet, GatedConv, ResNet)

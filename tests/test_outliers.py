@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppca import PPCA
 from pyro_vae import AnomalyScores, Detection, InputError, Separation, anomaly_scores, detection
-from pyro_vae._program import open_run
+from pyro_vae.trained import open_run
 from reading import mentions, newest
 
 # --- the area under the ROC curve
@@ -272,7 +272,7 @@ def test_other_data_pass_the_bridge_of_the_run(run):
     """Grey values of 16 are bits of 1, those of 8 bits of 1 half of the time; bits stay as they are."""
     from types import SimpleNamespace
 
-    from pyro_vae._outside import outside
+    from pyro_vae._cli.outside import outside
 
     np.save("grey.npy", np.tile(np.array([0, 8, 16, 16], np.uint8), (1000, 16)).reshape(1000, 8, 8))
     np.save("bits.npy", np.tile(np.array([0, 1], np.uint8), (100, 32)).reshape(100, 8, 8))

@@ -53,11 +53,11 @@ from pyro_vae import (
     terms,
     variants,
 )
-from pyro_vae._abstract import is_own, parameters_of, unchecked
-from pyro_vae.inference.compiled import CompileWarning
-from pyro_vae.inference.importance import Several
-from pyro_vae.inference.inputs import rows_of
+from pyro_vae.data.inputs import rows_of
+from pyro_vae.engine.compiled import CompileWarning
+from pyro_vae.foundation.abstract import is_own, parameters_of, unchecked
 from pyro_vae.inference.particles import ParticleWarning, wants_all, way_of
+from pyro_vae.inference.terms import Several
 from pyro_vae.inference.watch import TrainingWarning
 
 

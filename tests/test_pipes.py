@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vae._endings import Output, lasting_output
-from pyro_vae._options import run as program
+from pyro_vae._cli.options import run as program
+from pyro_vae.foundation.endings import Output, lasting_output
 from pyro_vae.train import main
 from reading import TINY, mentions
 

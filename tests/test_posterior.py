@@ -23,7 +23,7 @@ from pyro_vae import (
     compare_posterior,
     plots,
 )
-from pyro_vae.inference.posterior import PosteriorComparison
+from pyro_vae.evaluation.posterior import PosteriorComparison
 from pyro_vae.report import report
 from reading import mentions, newest
 
@@ -304,7 +304,7 @@ def test_divergent_trajectories_are_counted_and_named():
 
 
 def test_diagnostics_are_those_of_arviz(exact):
-    from pyro_vae.inference.estimators import quiet_arviz
+    from pyro_vae.evaluation.results import quiet_arviz
 
     found, az = exact[2], quiet_arviz()
     for i in range(2):

@@ -25,9 +25,9 @@ from pyro_vae import (
     log_marginal,
     variants,
 )
-from pyro_vae._abstract import traced
+from pyro_vae.data.representation import Representation
 from pyro_vae.distributions import DiagonalMixture
-from pyro_vae.models.representation import Representation
+from pyro_vae.foundation.abstract import traced
 
 COLUMNS = 100  # of a datum
 SHIFT, SPREAD = 300.0, 20.0  # what locations count in

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pyro_vae import ELBO, SVI, Spec, build
-from pyro_vae.inference import compiled, products
-from pyro_vae.networks.products import use_products
+from pyro_vae.engine import compiled, products
+from pyro_vae.engine.affine import use_products
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),

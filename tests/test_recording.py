@@ -7,8 +7,8 @@ from torch import nn
 
 from benchmarks.zoo import PAIRS
 from pyro_vae import SVI
-from pyro_vae.inference import compiled
-from pyro_vae.inference.compiled import _CannotCompileError, interpret_graph, trace
+from pyro_vae.engine import compiled
+from pyro_vae.engine.compiled import _CannotCompileError, interpret_graph, trace
 
 aten = torch.ops.aten
 CLOSED_OVER = torch.tensor([1.0, 2.0, 3.0])

@@ -27,9 +27,9 @@ from pyro_vae import (
     log_marginal,
     terms,
 )
-from pyro_vae.inference.adaptive import log_marginal_adaptive
-from pyro_vae.inference.gaps import inference_gaps
-from pyro_vae.inference.refinement import log_marginal_refined, refine
+from pyro_vae.evaluation.adaptive import log_marginal_adaptive
+from pyro_vae.evaluation.gaps import inference_gaps
+from pyro_vae.evaluation.refinement import log_marginal_refined, refine
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from pyro_vae import InputError
-from pyro_vae._program import open_run
 from pyro_vae.report import report, write_report
+from pyro_vae.trained import open_run
 from reading import mentions
 
 CHROMIUM = (

@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pyro_vae._files import write_atomically
+from pyro_vae.foundation.files import write_atomically
 from pyro_vae.inference.svi import SVI
 from reading import TINY, rows, same, weights
 
@@ -129,7 +129,7 @@ def test_death_while_a_checkpoint_is_written(call, three_epochs, tmp_path, monke
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_vae._keep.write_atomically", die)
+        patch.setattr("pyro_vae._cli.keep.write_atomically", die)
         with pytest.raises(Killed):
             call("train", "--epochs", 3, *TINY, "--output", "run")
     with (run / "metrics.csv").open("a") as metrics:

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from pyro_vae import MLP, InputError, Spec, build
 from pyro_vae.checkpoint import load
-from pyro_vae.networks import products
-from pyro_vae.networks.products import products_of, use_products
+from pyro_vae.engine import affine as products
+from pyro_vae.engine.affine import products_of, use_products
 from reading import TINY, contents, mentions, toml
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")

@@ -29,10 +29,10 @@ from pyro_vae import (
     log_marginal_refined,
     refine,
 )
-from pyro_vae._memory import require
 from pyro_vae.encode import encode
-from pyro_vae.inference.posterior import compare_posterior
-from pyro_vae.inference.refinement import Spread
+from pyro_vae.evaluation.posterior import compare_posterior
+from pyro_vae.evaluation.refinement import Spread
+from pyro_vae.foundation.memory import require
 
 X = torch.eye(4)
 EVERY = {  # each question, and every size that it takes
@@ -201,7 +201,7 @@ def test_large_samples_come_in_pieces(vae, monkeypatch):
 
 def test_a_step_that_does_not_fit_is_refused_in_code(monkeypatch):
     pair = build(Spec((4,), 60, guide="fullrank", network="mlp(hidden=(4,))"))
-    monkeypatch.setattr("pyro_vae._memory.available_memory", lambda: 2**24)
+    monkeypatch.setattr("pyro_vae.foundation.memory.available_memory", lambda: 2**24)
     x = torch.rand(2000, 4).round()
     with pytest.raises(InputError, match=r"a step of 2000 data takes .* smaller batch_size"):
         fit(pair, x, epochs=1, batch_size=2000)

@@ -17,15 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pyro_vae import InputError, MeanField, load
-from pyro_vae._commands import trust
-from pyro_vae._options import _sentences
-from pyro_vae._reading import read_json, read_toml, user_path
-from pyro_vae._terminal import printable
-from pyro_vae._trust import AXES, trusting
-from pyro_vae.build import parse
+from pyro_vae._cli.options import _sentences
+from pyro_vae._evaluations import named
 from pyro_vae.checkpoint import load_weights
-from pyro_vae.compare import named
+from pyro_vae.foundation.commands import trust
+from pyro_vae.foundation.reading import read_json, read_toml, user_path
+from pyro_vae.foundation.terminal import printable
+from pyro_vae.foundation.trust import AXES, trusting
 from pyro_vae.runs import on_run
+from pyro_vae.spec import parse
 from reading import contents, mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -171,7 +171,7 @@ def test_a_link_inside_a_run_is_not_written_through(call, run, tmp_path):
 
 
 def test_a_file_starts_no_sixty_processes(run):
-    from pyro_vae._program import open_run
+    from pyro_vae.trained import open_run
 
     config = run / "config.toml"
     config.write_text(config.read_text().replace("workers = 2", "workers = 60"))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from conftest import SMALL
 from pyro_vae import ELBO, SVI, Spec, build, elbo, fit, log_marginal
-from pyro_vae._abstract import alone, is_traced, traced
+from pyro_vae.foundation.abstract import alone, is_traced, traced
 
 
 def at_once(*calls):

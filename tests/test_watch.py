@@ -30,11 +30,11 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae._remedies import remedy
-from pyro_vae.build import parse
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.fit import run_epochs
 from pyro_vae.inference.watch import remarks
 from pyro_vae.report.facts import _training_warnings
+from pyro_vae.spec import parse
 
 
 def bits(n, seed=0):

@@ -19,9 +19,9 @@ from pyro_vae import (
     log_marginal_adaptive,
     log_marginal_refined,
 )
-from pyro_vae.inference.annealing import AnnealedEstimate, Sandwich
-from pyro_vae.inference.outliers import Separation
-from pyro_vae.inference.posterior import compare_posterior
+from pyro_vae.evaluation.annealing import AnnealedEstimate, Sandwich
+from pyro_vae.evaluation.outliers import Separation
+from pyro_vae.evaluation.posterior import compare_posterior
 from reading import mentions
 
 WILD = 1e25

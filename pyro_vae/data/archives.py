@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_vae._commands import option
-from pyro_vae._errors import InputError
-from pyro_vae._memory import available_memory
-from pyro_vae._reading import user_path
 from pyro_vae.data.channels import channels_first
 from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_header, read_npy
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.sparse import sparse_values
 from pyro_vae.data.streams import Mapped, stays_on_disk
+from pyro_vae.foundation.commands import option
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import available_memory
+from pyro_vae.foundation.reading import user_path
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.inputs import mean_and_std
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.streams import CHUNK, Stream
 from pyro_vae.data.uniform import uniform
 from pyro_vae.data.units import Each, Units, each
-from pyro_vae.inference.compiled import Later
-from pyro_vae.inference.inputs import mean_and_std
-from pyro_vae.models.representation import Representation
+from pyro_vae.engine.compiled import Later
 
 BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
 STATES = 2**14  # so many would not do

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.files import Loaded
 from pyro_vae.data.streams import Stream
+from pyro_vae.foundation.errors import InputError
 
 COLOURS = (1, 3)
 

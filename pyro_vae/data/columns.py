@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._commands import option
-from pyro_vae._errors import InputError
-from pyro_vae._reading import user_path
 from pyro_vae.data.files import Loaded, Request
 from pyro_vae.data.labels import one_each, separate_labels
+from pyro_vae.foundation.commands import option
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import user_path
 
 ID_NAME = re.compile(
     r"(?i:index|idx|row|rownames?|rowid|obs_names|(.*[\s_.-])?(id|uuid|guid))|.*[a-z](Id|ID)"

@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pyro_vae._errors import InputError
-from pyro_vae._errors import one_line as one_line  # noqa: PLC0414  # the readers take it from here
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.errors import one_line as one_line  # noqa: PLC0414  # the readers take it from here
 
 if TYPE_CHECKING:
     from pyro_vae.data.streams import Stream

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.sets import ALL, SPLITS, DataSet
 from pyro_vae.data.streams import Stream, chunks
+from pyro_vae.foundation.errors import InputError
 
 WORDS = 2**17  # of 8 bytes, worked on at a time: they stay in the cache
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

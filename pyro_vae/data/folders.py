@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.files import shown
 from pyro_vae.data.foreign import pictures_among
+from pyro_vae.foundation.errors import InputError
 
 SUFFIXES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),

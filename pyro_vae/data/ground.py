@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.files import shown
+from pyro_vae.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._errors import InputError
-from pyro_vae._memory import available_memory
-from pyro_vae._reading import user_path
 from pyro_vae.data.files import Loaded, Request, one_line
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.sparse import Sparse, sparse_values
 from pyro_vae.data.streams import SHARE
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import available_memory
+from pyro_vae.foundation.reading import user_path
 
 
 def h5ad(path: Path, request: Request) -> Loaded:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.files import Loaded, Parts, Request, shown
 from pyro_vae.data.folders import counted, divided, images_below
 from pyro_vae.data.ground import Ground, parse_ground
 from pyro_vae.data.labels import separate_labels
 from pyro_vae.data.pixels import Kind, Page, look, opened, pixels
 from pyro_vae.data.streams import Stream, stays_on_disk, stored
+from pyro_vae.foundation.errors import InputError
 
 LOOKED_AT = 100  # images in which colours are compared, to see whether all are grey
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._errors import InputError
-from pyro_vae._reading import user_path
 from pyro_vae.data.files import Parts, Request, read_npy
 from pyro_vae.data.text import WHITE, cells, read_text
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import user_path
 
 FILE_WORDS = {"file", "filename", "file_name", "name", "image", "image_id", "img", "path", "id", ""}
 

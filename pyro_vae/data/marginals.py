@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_vae._commands import option
-from pyro_vae._errors import InputError
 from pyro_vae.data.lattice import is_decimal, lattice
 from pyro_vae.data.units import Each, Units, alike
+from pyro_vae.foundation.commands import option
+from pyro_vae.foundation.errors import InputError
 
 ROWS = 10_000  # data that are looked at
 POOLED = 2**18  # values of images that are looked at

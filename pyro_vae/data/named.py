@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae._errors import InputError
-from pyro_vae._reading import reading, user_path
 from pyro_vae.data.files import Loaded, Request, one_line, read_npz
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import reading, user_path
 
 
 def _folders(request: Request) -> list[Path]:

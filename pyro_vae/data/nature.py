@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.lattice import Lattice, is_decimal, lattice
 from pyro_vae.data.marginals import POOLED, ROWS, SPARSE
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.streams import Stream, chunks
 from pyro_vae.data.units import Units, alike
-from pyro_vae.models.representation import Representation
+from pyro_vae.foundation.errors import InputError
 
 BYTE = 255.0
 LEVELS = 2**16  # no image has more

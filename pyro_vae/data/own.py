@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pyro_vae._errors import InputError
-from pyro_vae._reading import user_path
 from pyro_vae.data.archives import npy, npz
 from pyro_vae.data.files import Loaded, Request
 from pyro_vae.data.folders import SUFFIXES
@@ -16,6 +14,8 @@ from pyro_vae.data.images import image_folder
 from pyro_vae.data.named import NAMED
 from pyro_vae.data.tables import parquet, text_table
 from pyro_vae.data.text import COMPRESSED, kind_of
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import user_path
 
 
 class Reader(NamedTuple):

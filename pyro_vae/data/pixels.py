@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.files import one_line, shown
 from pyro_vae.data.ground import Ground, laid, opacity_of
 from pyro_vae.data.whole import is_whole, quiet
+from pyro_vae.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import InputError
-from pyro_vae._reading import user_path
 from pyro_vae.data.bridges import Bridge, Split, spread, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.joined import joined, joined_names
@@ -19,10 +17,11 @@ from pyro_vae.data.marginals import ROWS, Columns
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
 from pyro_vae.data.nature import BYTE, nature_of
 from pyro_vae.data.own import OWN, own
+from pyro_vae.data.representation import Representation, Supported
 from pyro_vae.data.streams import Stream, stored
 from pyro_vae.data.units import Units, each
-from pyro_vae.models.likelihoods import Likelihood
-from pyro_vae.models.representation import Representation
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import user_path
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the one split of data that are not divided
@@ -91,7 +90,7 @@ class DataSet:
 
     def bridge(
         self,
-        likelihood: Likelihood,
+        likelihood: Supported,
         *,
         binarize: str | None = None,
         dequantize: bool = False,

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vae._errors import InputError
-from pyro_vae._memory import available_memory
 from pyro_vae.data.files import one_line
 from pyro_vae.data.streams import SHARE, Stream, stored
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import available_memory
 
 
 class Sparse(Stream):

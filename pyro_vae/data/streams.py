@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_vae._errors import InputError
-from pyro_vae._memory import available_memory
 from pyro_vae.data.files import check_numbers, one_line, read_header
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import available_memory
 
 SHARE = 0.25  # of the memory available: dividing resident data into splits holds them nearly three times
 CHUNK = 2**24  # elements in memory at a time where all data are passed over

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._errors import InputError
 from pyro_vae.data.columns import Table, loaded
 from pyro_vae.data.files import Loaded, Request, one_line
 from pyro_vae.data.text import (
@@ -29,6 +28,7 @@ from pyro_vae.data.text import (
     layout,
     read_text,
 )
+from pyro_vae.foundation.errors import InputError
 
 NAMES_OF_SIGNS = {"tab": "\t", "\\t": "\t", "space": WHITE, " ": WHITE}
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pyro_vae._errors import InputError
-from pyro_vae._memory import available_memory
 from pyro_vae.data.files import one_line
 from pyro_vae.data.streams import SHARE
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import available_memory
 
 SAMPLE = 2**19  # characters that are looked at to find out how a table is written
 SAMPLE_ROWS = 200

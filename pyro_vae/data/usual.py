@@ -1,7 +1,7 @@
 """The likelihood that data get when none is asked for."""
 
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.sets import DataSet
-from pyro_vae.models.representation import Representation
 
 
 def usual_likelihood(

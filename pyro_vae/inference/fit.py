@@ -13,16 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae._abstract import forked_random, is_own
-from pyro_vae._errors import InputError, one_line
-from pyro_vae._memory import require
-from pyro_vae.checks import MOST, Number, Positive, at_least, at_most, checked, increasing, share
-from pyro_vae.inference.compiled import restored
+from pyro_vae.data.inputs import as_data, batches, first_rows
+from pyro_vae.engine.compiled import restored
+from pyro_vae.engine.graphs import choice
+from pyro_vae.engine.memory import bytes_of
+from pyro_vae.foundation.abstract import forked_random, is_own
+from pyro_vae.foundation.checks import (
+    MOST,
+    Number,
+    Positive,
+    at_least,
+    at_most,
+    checked,
+    increasing,
+    share,
+)
+from pyro_vae.foundation.errors import InputError, one_line
+from pyro_vae.foundation.memory import require
+from pyro_vae.inference.bounds import mean_bound
 from pyro_vae.inference.epochs import Epoch, History, Progress
-from pyro_vae.inference.estimators import batches, bytes_of, choice, mean_bound
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
-from pyro_vae.inference.inputs import as_data, first_rows
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild

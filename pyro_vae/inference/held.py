@@ -7,9 +7,9 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from pyro_vae.inference.estimators import each_bound, each_objective
-from pyro_vae.inference.importance import Program
+from pyro_vae.inference.bounds import each_bound, each_objective
 from pyro_vae.inference.objectives.base import Objective
+from pyro_vae.inference.terms import Program
 
 ELBO, RECONSTRUCTION, KL, SCORE = range(4)  # the rows of what `judge` returns
 UNLIKELY = 1e-4  # how often chance alone goes beyond `chance`, in one epoch

@@ -9,12 +9,12 @@ import pyro.infer
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._abstract import forked_random, local_parameters, localise, traced
-from pyro_vae.inference.compiled import Later, restored
-from pyro_vae.inference.importance import Program, Terms, terms
+from pyro_vae.engine.compiled import Later, restored
+from pyro_vae.foundation.abstract import forked_random, local_parameters, localise, traced
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.pyro_steps import Used, attributes
 from pyro_vae.inference.records import as_laid_out, record
+from pyro_vae.inference.terms import Program, Terms, terms
 
 
 class OwnSteps:

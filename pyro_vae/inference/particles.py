@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from pyro_vae._abstract import AbstractProgram, forked_random, is_own
+from pyro_vae.foundation.abstract import AbstractProgram, forked_random, is_own
 
 PARTICLES = "particles"
 PAIRS = 64  # that are remembered, and for each of them

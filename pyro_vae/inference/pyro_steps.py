@@ -12,13 +12,13 @@ from pyro.nn import PyroModule
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 
-from pyro_vae._abstract import AbstractProgram, alone, announced, is_traced
-from pyro_vae.inference.bindings import Bindings
-from pyro_vae.inference.compiled import Later
-from pyro_vae.inference.importance import Program, Terms, terms
+from pyro_vae.engine.bindings import Bindings
+from pyro_vae.engine.compiled import Later
+from pyro_vae.engine.readings import ReadingError
+from pyro_vae.foundation.abstract import AbstractProgram, alone, announced, is_traced
 from pyro_vae.inference.objectives import Objective
-from pyro_vae.inference.readings import ReadingError
 from pyro_vae.inference.records import as_laid_out, record
+from pyro_vae.inference.terms import Program, Terms, terms
 
 LossAndGrads = Callable[..., Any]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.importance import Terms
+from pyro_vae.inference.terms import Terms
 
 
 class Record(NamedTuple):

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae._abstract import forked_random, is_own, parameters_of
-from pyro_vae._errors import InputError
-from pyro_vae.inference.compiled import Compiled, restored
-from pyro_vae.inference.importance import Program, terms
-from pyro_vae.inference.inputs import rows_of
+from pyro_vae.data.inputs import rows_of
+from pyro_vae.engine.affine import products_of
+from pyro_vae.engine.compiled import Compiled, restored
+from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
+from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.own_steps import OwnSteps
 from pyro_vae.inference.pyro_steps import PyroSteps, Used, differentiated
 from pyro_vae.inference.records import Record
-from pyro_vae.inference.updates import MakeOptimizer, Updates, accumulate
-from pyro_vae.networks.products import products_of
+from pyro_vae.inference.terms import Program, terms
 
 __all__ = ["SVI", "Record"]
 

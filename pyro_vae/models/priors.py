@@ -8,12 +8,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
-from pyro_vae._sizes import declared
-from pyro_vae.checks import Count, Layers
 from pyro_vae.distributions import DiagonalMixture, Pushforward, Standard
 from pyro_vae.distributions.pushforward import Zuko
 from pyro_vae.distributions.zuko import Kind, flow
+from pyro_vae.foundation.checks import Count, Layers
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.sizes import declared
 from pyro_vae.networks import Standardised
 from pyro_vae.networks.base import Shape
 

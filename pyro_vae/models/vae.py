@@ -9,16 +9,16 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae._abstract import AbstractProgram
-from pyro_vae._errors import InputError
-from pyro_vae._memory import require
-from pyro_vae.checks import Number, at_least, checked
-from pyro_vae.inference.guides.base import Guide
-from pyro_vae.inference.inputs import SAMPLE, DataWarning, as_data, moments
+from pyro_vae.data.inputs import SAMPLE, DataWarning, as_data, moments
+from pyro_vae.data.representation import Representation
+from pyro_vae.foundation.abstract import AbstractProgram
+from pyro_vae.foundation.checks import Number, at_least, checked
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import require
+from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.priors import Prior
-from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Network, Standardised
 
 FEWEST = 20  # data that tell whether values repeat

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
-from pyro_vae._sizes import declared
-from pyro_vae.checks import Count, one_of
+from pyro_vae.foundation.checks import Count, one_of
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.sizes import declared
 
 Shape = tuple[Count, ...]
 

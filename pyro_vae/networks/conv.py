@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
-from pyro_vae.checks import Count, Layers
+from pyro_vae.foundation.checks import Count, Layers
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.networks.base import (
     Activation,
     Network,

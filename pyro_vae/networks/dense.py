@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
-from pyro_vae.checks import Count, check, share
+from pyro_vae.engine.affine import Affine
+from pyro_vae.foundation.checks import Count, check, share
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.networks.base import (
     Activation,
     Network,
@@ -19,7 +20,6 @@ from pyro_vae.networks.base import (
     keep_variance,
     spread,
 )
-from pyro_vae.networks.products import Affine
 
 Share = Annotated[float, share()]
 Pair = tuple[Share, Share]

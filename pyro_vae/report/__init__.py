@@ -5,17 +5,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._errors import InputError
-from pyro_vae._files import write_atomically
-from pyro_vae._reading import read_toml
-from pyro_vae.compare import named, read_evaluation
+from pyro_vae._evaluations import named, read_evaluation
+from pyro_vae._metrics import read_metrics
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import write_atomically
+from pyro_vae.foundation.reading import read_toml
 from pyro_vae.report.facts import Facts, warnings_of
 from pyro_vae.report.further import further
 from pyro_vae.report.glossary import glossary
 from pyro_vae.report.page import Html, code, page, tag
 from pyro_vae.report.sections import SECTIONS, hero
 from pyro_vae.runs import OF_AN_EVALUATION
-from pyro_vae.train import _read_metrics
 
 __all__ = ["report", "write_report"]
 
@@ -49,7 +49,7 @@ def report(
             f"the evaluation of {folder} is damaged: it does not say {bad[0]!r}; evaluate the run again"
         )
     pictures = {p.stem: p for p in _pictures(folder, s)}
-    history = _read_metrics(folder / "metrics.csv", 10**9)
+    history = read_metrics(folder / "metrics.csv", 10**9)
     config = read_toml(folder / "config.toml")
     facts = Facts(folder, s, found.columns, config, history, pictures, data)
     return page(f"{folder.resolve().name}: report", _style(), *_body(facts))

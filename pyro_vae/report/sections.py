@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pyro_vae._commands import command
-from pyro_vae._commands import trust as trust_option
 from pyro_vae._config import Config
 from pyro_vae._grid import is_image
-from pyro_vae._trust import AXES
-from pyro_vae.inference.estimators import PARETO_LIMIT
-from pyro_vae.inference.latents import ACTIVE
-from pyro_vae.models.representation import Representation
+from pyro_vae.data.representation import Representation
+from pyro_vae.evaluation.latents import ACTIVE
+from pyro_vae.evaluation.results import PARETO_LIMIT
+from pyro_vae.foundation.commands import command
+from pyro_vae.foundation.commands import trust as trust_option
+from pyro_vae.foundation.trust import AXES
 from pyro_vae.report import charts
 from pyro_vae.report.facts import Facts
 from pyro_vae.report.further import PLUS_MINUS, estimate, shown

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import InputError
-from pyro_vae.checks import Positive
-from pyro_vae.inference.importance import Terms
+from pyro_vae.foundation.checks import Positive
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import ELBO
+from pyro_vae.inference.terms import Terms
 
 
 class Annealed(Objective):

@@ -10,10 +10,10 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._errors import InputError
-from pyro_vae._sizes import declared
-from pyro_vae.checks import Count
-from pyro_vae.inference.importance import (
+from pyro_vae.foundation.checks import Count
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.sizes import declared
+from pyro_vae.inference.terms import (
     Program,
     Several,
     Site,

@@ -6,10 +6,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import InputError
-from pyro_vae.checks import Count, NotNegative, between
-from pyro_vae.inference.importance import Terms
+from pyro_vae.foundation.checks import Count, NotNegative, between
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective, closed_kl
+from pyro_vae.inference.terms import Terms
 
 
 def log_mean(log_w: Tensor, dim: int = 0) -> Tensor:

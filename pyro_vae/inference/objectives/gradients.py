@@ -1,45 +1,15 @@
 """Bounds whose gradient is estimated in another way than by differentiating the bound."""
 
-import copy
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vae.checks import Count
-from pyro_vae.inference.importance import Site, Terms, has_density
+from pyro_vae.distributions.stopped import stopped
+from pyro_vae.foundation.checks import Count
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import divisor, log_mean
-
-
-def stopped(thing: Any) -> Any:
-    """A copy of a distribution (or of any part of one) whose parameters carry no gradient."""
-    if isinstance(thing, Tensor):
-        return thing.detach()
-    if type(thing) in (list, tuple):
-        return type(thing)(stopped(part) for part in thing)
-    if isinstance(thing, dict):
-        return {key: stopped(part) for key, part in thing.items()}
-    if isinstance(thing, functools.partial):
-        return functools.partial(
-            stopped(thing.func), *stopped(thing.args), **stopped(thing.keywords)
-        )
-    if isinstance(owner := getattr(thing, "__self__", None), nn.Module):
-        return getattr(stopped(owner), thing.__name__)
-    distribution = isinstance(
-        thing, torch.distributions.Distribution | torch.distributions.Transform
-    )
-    if not (
-        isinstance(thing, nn.Module) or distribution or getattr(thing, "has_parameters", False)
-    ):
-        return thing
-    twin = copy.copy(thing)  # less what it remembers of its draws
-    twin.__dict__ = {
-        k: None if k in ("_drawn", "_inv") else stopped(part) for k, part in thing.__dict__.items()
-    }
-    return twin
+from pyro_vae.inference.terms import Site, Terms, has_density
 
 
 def stopped_log_q(t: Terms) -> Tensor:

@@ -7,10 +7,10 @@ import math
 
 from torch import Tensor
 
-from pyro_vae._errors import InputError
-from pyro_vae.checks import Count, NotNegative
-from pyro_vae.inference.importance import Site, Terms
+from pyro_vae.foundation.checks import Count, NotNegative
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
+from pyro_vae.inference.terms import Site, Terms
 
 
 def _latents(t: Terms) -> list[Site]:

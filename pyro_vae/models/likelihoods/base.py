@@ -6,9 +6,9 @@ from typing import Any
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
-from pyro_vae._sizes import declared
-from pyro_vae.models.representation import Representation
+from pyro_vae.data.representation import Representation
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.sizes import declared
 from pyro_vae.networks import Shape
 
 

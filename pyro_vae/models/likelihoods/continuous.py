@@ -8,13 +8,13 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
-from pyro_vae.checks import Positive, above
+from pyro_vae.data.representation import Representation
 from pyro_vae.distributions.student import Student
 from pyro_vae.distributions.unit import LogitBeta, LogitContinuousBernoulli
 from pyro_vae.distributions.wide import Wide, wide
+from pyro_vae.foundation.checks import Positive, above
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import Likelihood, units
-from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
 
 Scale = Positive | Literal["learned", "element", "network"]

@@ -7,11 +7,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae._errors import InputError
+from pyro_vae.data.representation import Representation
 from pyro_vae.distributions.counts import LogNegativeBinomial, LogPoisson, ZeroInflatedCounts
 from pyro_vae.distributions.wide import Wide, wide
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import Likelihood
-from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
 
 

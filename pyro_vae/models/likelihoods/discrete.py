@@ -10,12 +10,12 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, softplus
 
-from pyro_vae._abstract import is_traced
-from pyro_vae._errors import InputError
-from pyro_vae.checks import between
+from pyro_vae.data.representation import Representation
 from pyro_vae.distributions.wide import Wide, wide
+from pyro_vae.foundation.abstract import is_traced
+from pyro_vae.foundation.checks import between
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import Likelihood, units
-from pyro_vae.models.representation import Representation
 from pyro_vae.networks import Shape
 
 STEEP = 4.0  # the scale, in levels, below which all that happens does so within

@@ -9,8 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_vae.checks import Count
 from pyro_vae.distributions.wide import Wide, wide
+from pyro_vae.foundation.checks import Count
 from pyro_vae.models.likelihoods.discrete import LevelCount, LogisticLevels, RoundedLogistic
 from pyro_vae.networks import Shape
 

@@ -1,0 +1,321 @@
+"""The options of the programs, and one-sentence errors; without torch, so that `--help` answers at once."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from pyro_vae.foundation.checks import shown
+from pyro_vae.foundation.endings import (
+    INTERRUPTED,
+    READER_GONE,
+    interruptible,
+    lasting_output,
+    reader_gone,
+)
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
+from pyro_vae.runs import SPLITS
+
+KINDS = ("prior", "reconstructions", "interpolation", "traversal", "manifold")  # of pictures
+LONGEST = 600  # characters of a complaint
+WORD = 250  # characters of a word in it, as long as the name of a file can be
+MOST = 10**15  # of anything that an option counts
+DRAWS = 200  # for each datum, where q(z|x) has no mean in closed form
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one sentence, with the nearest option offered."""
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"unrecognized arguments: (-\S+)", message):
+            options = [o for action in self._actions for o in action.option_strings]
+            near = difflib.get_close_matches(unknown[1].partition("=")[0], options, 1)
+            message += f"; did you mean {near[0]}?" if near else "; --help lists the options"
+        raise InputError(
+            message if len(message) < LONGEST else f"{message[:300]} ... {message[-100:]}"
+        )
+
+
+def run(
+    name: str, main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
+) -> NoReturn:
+    """Run a program and exit: 0 when it did its work, 2 with one sentence for wrong input, 130 after Ctrl-C."""
+    with _sentences(name):
+        main(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(0)
+
+
+def answer(parser: Parser) -> None:
+    """Exit where the command line asks for `--help` or cannot be read; before a program's imports, that is at once."""
+    with _sentences(parser.prog.removeprefix("python -m ")):
+        parser.parse_intermixed_args()
+
+
+@contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    ready()
+    ended: SystemExit | None = None  # by --help
+    with interruptible() as heard, lasting_output() as output:
+        try:
+            yield
+        except SystemExit as end:
+            if end.code:
+                raise
+            ended = end
+        except BaseException as error:
+            output.flush()
+            sys.exit(_code(name, error, interrupted=bool(heard)))
+        output.flush()
+        if reader_gone():
+            sys.exit(READER_GONE)
+        if output.error is not None:
+            reason = getattr(output.error, "strerror", None) or output.error
+            sys.exit(_say(name, f"standard output cannot be written to: {reason}"))
+        if ended is not None:
+            raise ended
+
+
+def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
+    """The exit code for what ended a program, told in one sentence; what is a mistake of ours is raised again."""
+    if reader_gone():
+        return READER_GONE  # the reader of our output has gone; nothing is left to say
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        _say(name, "interrupted")
+        return INTERRUPTED
+    if isinstance(error, InputError):
+        return _say(name, str(error))
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(name, f"{where}{error.strerror or error}")
+    if is_out_of_memory(error):
+        return _say(
+            name, "not enough memory; use a smaller --batch-size, --num-particles or network"
+        )
+    raise error
+
+
+def _say(name: str, message: str) -> int:
+    short = re.sub(rf"\S{{{WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", message)
+    with suppress(OSError, ValueError):
+        print(f"{name}: {printable(short)}", file=sys.stderr, flush=True)
+    return 2
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1, for an option."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of at least 1")
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is too large: {MOST:,} is the most")
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed, for an option."""
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^32 - 1")
+    return int(text)
+
+
+def add_trust(parser: Parser) -> None:
+    """The option that lets a file of options name code."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run code of other modules that the file names; without it they must be named in the call",
+    )
+
+
+NEW = "new data, all of whose rows are taken; or the data of the run, if they have moved"
+MOVED = "where the data of the run lie now, if they have moved"
+
+
+def run_parser(program: str, description: str, data: str = MOVED) -> Parser:
+    """The parser of a program that reads a trained run, with the options that all of them have."""
+    parser = Parser(
+        prog=f"python -m pyro_vae.{program}", description=description, allow_abbrev=False
+    )
+    parser.add_argument("run", metavar="RUN", help="the run folder that training made")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="which weights (default: best)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--data", metavar="FILE", help=data)
+    add_trust(parser)
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="the folder of the data files, if they have moved"
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed of the random numbers (default: 0)"
+    )
+    return parser
+
+
+def evaluate_parser() -> Parser:
+    """The options of evaluation."""
+    parser = run_parser(
+        "evaluate",
+        "Estimate log p(x) of each datum by importance weighting; say how far to trust it.",
+        data=NEW,
+    )
+    add = parser.add_argument
+    add("--labels", metavar="LABELS", help="labels of new data, as in training")
+    add("--split", choices=SPLITS, help="which data of the run (default: test)")
+    add("--limit", type=whole, metavar="N", help="at most N data, spread evenly over the split")
+    add(
+        "--num-particles",
+        type=whole,
+        default=5000,
+        metavar="K",
+        help="draws for each datum (default: 5000)",
+    )
+    add("--memory", type=whole, default=256, metavar="MiB", help="memory bound (default: 256)")
+    add(
+        "--refine",
+        type=whole,
+        metavar="STEPS",
+        help="fit q(z|x) to each datum by so many gradient steps first",
+    )
+    add(
+        "--adaptive",
+        action="store_true",
+        help="refine, draw more, or anneal, only where Pareto k says so",
+    )
+    add(
+        "--gaps",
+        action="store_true",
+        help="also split log p(x) - ELBO into the gaps of the family and of the encoder",
+    )
+    add("--ais", action="store_true", help="also estimate log p(x) by annealed importance sampling")
+    add(
+        "--bdmc",
+        type=whole,
+        metavar="N",
+        help="also bound log p(x) on both sides, for N data drawn from the model",
+    )
+    add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
+    add(
+        "--temperatures",
+        type=whole,
+        default=500,
+        metavar="T",
+        help="of --ais and --bdmc (default: 500)",
+    )
+    add(
+        "--anneal-from",
+        choices=("prior", "guide"),
+        default="prior",
+        help="where chains start (default: prior)",
+    )
+    add(
+        "--schedule",
+        choices=("sigmoid", "linear"),
+        default="sigmoid",
+        help="of temperatures (default: sigmoid)",
+    )
+    add(
+        "--ood",
+        action="append",
+        default=[],
+        metavar="DATASET",
+        help="also score DATASET as outliers; can be repeated",
+    )
+    add(
+        "--posterior",
+        type=whole,
+        metavar="N",
+        help="also set q(z|x) beside draws of p(z|x) by NUTS, for N data",
+    )
+    add(
+        "--posterior-draws",
+        type=whole,
+        default=1000,
+        metavar="D",
+        help="of each of its 4 chains (default: 1000)",
+    )
+    add("--csv", metavar="FILE", help="also write a table with a line for each datum")
+    add("--parquet", metavar="FILE", help="the same as a .parquet file")
+    add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
+    add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
+    return parser
+
+
+def sample_parser() -> Parser:
+    """The options of sampling."""
+    parser = run_parser(
+        "sample",
+        "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold.",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        action="append",
+        help="what to draw, again for more (default: all there is)",
+    )
+    parser.add_argument(
+        "--count", type=whole, default=100, metavar="N", help="draws from the prior (default: 100)"
+    )
+    parser.add_argument(
+        "--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)"
+    )
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="where data come from (default: test)"
+    )
+    parser.add_argument("--output", metavar="DIR", help="where to write (default: RUN/samples)")
+    return parser
+
+
+def compare_parser() -> Parser:
+    """The options of comparison."""
+    parser = Parser(
+        prog="python -m pyro_vae.compare",
+        description="Compare the log-likelihoods that evaluation left in run folders, datum by datum.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="the run folders, two or more, each of them evaluated",
+    )
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="which data (default: test)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers")
+    return parser
+
+
+def encode_parser() -> Parser:
+    """The options of encoding."""
+    parser = run_parser(
+        "encode",
+        "Write the posterior means of all data, read their labels from them, draw them.",
+        data=NEW,
+    )
+    parser.add_argument("--labels", metavar="LABELS", help="labels of new data, as in training")
+    parser.add_argument(
+        "--output", metavar="FILE", help="a .npz or .parquet file (default: RUN/latents.npz)"
+    )
+    parser.add_argument(
+        "--csv", metavar="FILE", help="also write a table with a line for each datum"
+    )
+    parser.add_argument("--parquet", metavar="FILE", help="the same as a .parquet file")
+    parser.add_argument(
+        "--num-draws",
+        type=whole,
+        default=DRAWS,
+        metavar="K",
+        help="for q(z|x) without a closed form (default: 200)",
+    )
+    return parser

@@ -1,0 +1,92 @@
+"""Numbers for each row of a data set, as a table in a file."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import write_atomically
+from pyro_vae.runs import check_output
+
+if TYPE_CHECKING:
+    import pandas
+
+# What the arrays of an evaluation are called in a table; the others keep their names.
+NAMES = {
+    "row": "row",
+    "name": "name",
+    "split": "split",
+    "label": "label",
+    "values": "log_px",
+    "standard_errors": "log_px_standard_error",
+    "elbo": "elbo",
+    "reconstruction": "reconstruction",
+    "kl": "kl",
+    "pareto_k": "pareto_k",
+    "ess": "ess",
+    "num_particles": "num_particles",
+}
+
+
+def identity(rows: Any) -> dict[str, np.ndarray]:
+    """Which row of the file each datum is: `row`, and where there are any `name` and `label`, each `(N,)`."""
+    found = {"row": rows.rows, "name": rows.names, "label": rows.labels}
+    return {key: plain(values) for key, values in found.items() if values is not None}
+
+
+def plain(values: np.ndarray) -> np.ndarray:
+    """An array without Python objects, which .npz files hold only pickled: as text, a missing one empty."""
+    if values.dtype != object:
+        return values
+    import pandas
+
+    return np.array(
+        ["" if pandas.isna(value) else str(value) for value in values.tolist()], dtype=str
+    )
+
+
+def scores(columns: Mapping[str, np.ndarray], split: str) -> "pandas.DataFrame":
+    """The arrays of an evaluation as a table with a line for each datum: which row it is, its split, its numbers."""
+    import pandas
+
+    given: dict[str, Any] = {**columns, "split": split}
+    order = [*(key for key in NAMES if key in given), *(key for key in columns if key not in NAMES)]
+    return pandas.DataFrame({NAMES.get(key, key): given[key] for key in order})
+
+
+def check_tables(options: Any) -> None:
+    """Raise `InputError` where `--csv` or `--parquet` of `options` cannot be written, before the work is done."""
+    for option in ("csv", "parquet"):
+        path = getattr(options, option)
+        if path is None:
+            continue
+        setattr(options, option, Path(path))
+        check_output(Path(path), f"--{option}")
+        if option == "parquet":
+            require_pyarrow(f"--parquet {path}")
+
+
+def require_pyarrow(what: str) -> None:
+    try:
+        importlib.import_module("pyarrow")
+    except ImportError:
+        raise InputError(
+            f"{what} needs the package pyarrow, which is missing: pip install pyarrow, or name a .npz or .csv file"
+        ) from None
+
+
+def write_tables(table: "pandas.DataFrame", options: Any) -> list[Path]:
+    """Write a table to the files that `--csv` and `--parquet` of `options` name; these files."""
+    written = []
+    if options.csv is not None:
+        write_atomically(options.csv, lambda path: table.to_csv(path, index=False))
+        written.append(options.csv)
+    if options.parquet is not None:
+        write_atomically(
+            options.parquet, lambda path: table.to_parquet(path, engine="pyarrow", index=False)
+        )
+        written.append(options.parquet)
+    return written

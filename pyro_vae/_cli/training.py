@@ -1,0 +1,148 @@
+"""The options of the training program, made from the table of a run's options."""
+
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyro_vae._cli.options import Parser, add_trust
+from pyro_vae._config import OPTIONS, RESUMABLE, Config, flag
+from pyro_vae.foundation.checks import shown
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import read_toml
+from pyro_vae.foundation.source import FAMILIES, summaries
+from pyro_vae.runs import located
+
+
+def make_parser() -> Parser:
+    """The parser of the training program, made from the table."""
+    parser = Parser(
+        prog="python -m pyro_vae.train",
+        description="Train a variational autoencoder and leave a run folder that evaluation and sampling read.",
+        epilog=_members(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, option in OPTIONS.items():
+        text = option.metadata["help"]
+        if option.type is bool:
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+            continue
+        kind = {
+            int: int,
+            "int | None": int,
+            int | None: int,
+            float: float,
+            float | None: float,
+        }.get(option.type, str)
+        shown = "" if option.default is None else f" (default: {option.default})"
+        choices = option.metadata["choices"] or None
+        metavar = (
+            "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "NAME")
+        )
+        parser.add_argument(
+            flag(name), type=kind, choices=choices, metavar=metavar, help=text + shown
+        )
+    parser.add_argument(
+        "--config", metavar="FILE.toml", help="read options from a file; the command line wins"
+    )
+    parser.add_argument(
+        "--resume", metavar="DIR", help="go on with the run in DIR, to --epochs if that is given"
+    )
+    parser.add_argument(
+        "--data", metavar="FILE", help="where the data of --resume lie now, if they have moved"
+    )
+    add_trust(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, shapes and sizes; train nothing",
+    )
+    return parser
+
+
+def _members() -> str:
+    lines = []
+    for axis in FAMILIES:
+        lines.append(f"members for {flag(axis)}, with their arguments and defaults:")
+        lines += [
+            f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()
+        ]
+        lines.append("")
+    return "\n".join([*lines, "a class of your own: my_package.module:MyClass(argument=value)"])
+
+
+def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
+    """The configuration, the run to resume (if any), and whether this is a dry run."""
+    given = vars(make_parser().parse_args(arguments))
+    given.pop("trust", None)  # seen by `by_the_command_line`
+    dry, file, resume, data = (given.pop(k, None) for k in ("dry_run", "config", "resume", "data"))
+    if resume is not None:
+        folder = Path(resume)
+        if fixed := sorted(set(given) - RESUMABLE) + (["config"] if file else []):
+            raise InputError(
+                f"--resume goes on with the options of {folder}; {flag(fixed[0])} cannot change"
+            )
+        stored = _moved(folder / "config.toml", data, given.get("data_dir"))
+        return (
+            replace(_from_table(stored, folder / "config.toml"), **given, output=str(folder)),
+            folder,
+            bool(dry),
+        )
+    values = {}
+    if file is not None:
+        values = _moved(Path(file))
+    if data is not None:
+        raise InputError(
+            "--data says where the data of --resume lie now; a new run takes --dataset"
+        )
+    return replace(_from_table(values, Path(file or "")), **given), None, bool(dry)
+
+
+def _moved(file: Path, data: str | None = None, data_dir: str | None = None) -> dict[str, Any]:
+    """The options in a TOML file; those that a run wrote down, with the places of its data as they are now."""
+    values = read_toml(file)
+    if not isinstance(values.get("resolved", {}), dict):
+        raise InputError(f"resolved in {file} must be a table, as training writes it")
+    if values.pop("resolved", None) is None or not isinstance(values.get("dataset", ""), str):
+        return values
+    return located(values, file.parent, data=data, data_dir=data_dir)
+
+
+def _from_table(values: dict[str, Any], source: Path) -> Config:
+    """A configuration from a TOML table."""
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{source} has an unknown option {key}{hint}")
+        if name in checked:
+            raise InputError(f"{source} gives {flag(name)} twice")
+        option = OPTIONS[name]
+        kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+        wanted = next(
+            k for k in (bool, int, float, str) if k is option.type or (k | None) == option.type
+        )
+        if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted is not bool):
+            words = {
+                bool: "true or false",
+                int: "a whole number",
+                float: "a number",
+                str: "a text in quotes",
+            }
+            raise InputError(f"{key} = {shown(value)} in {source} must be {words[wanted]}")
+        choices = option.metadata["choices"]
+        if choices and value not in choices:
+            raise InputError(
+                f"{key} = {shown(value)} in {source} must be one of {', '.join(choices)}"
+            )
+        checked[name] = value
+    if 1000 >= checked.get("workers", 0) > (most := max(2, os.cpu_count() or 1)):
+        checked["workers"] = most  # a file starts no more processes than there are cores
+    return Config(**checked)

@@ -1,0 +1,518 @@
+"""What people hand over as data: tensors, arrays, tables and data sets, as a pair takes them."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pyro_vae.foundation.abstract import forked_random, is_own
+from pyro_vae.foundation.errors import InputError
+
+CHUNK = 2**22  # elements checked at a time
+COPIES = 4  # of a datum while it is read: as stored, as a number of the model's type, with noise, as it is used
+SAMPLE = 10_000  # data that moments are taken from
+FINE = 1e-3  # of a standard deviation: rounding that moves no density by a thousandth of a nat
+
+
+def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
+    """The data `x` as `model` takes them: a tensor `(N, *shape)`, or something with a length and batches of such.
+
+    Taken are tensors of any float type, NumPy and SciPy arrays, pandas and other tables, nested lists, and map-style
+    data sets. Floats get the type of the model's parameters; a VAE's data also when they are whole numbers or booleans.
+    A tensor that fits is returned as it is.
+
+    A VAE takes one tensor: of items such as image and label, the first counts. Another pair is called with what is
+    given: a tuple or a dict of tensors with N rows each, and the items of a data set as such a tuple or dict.
+
+    Args:
+        model: the model; what it says of itself, its likelihood and parameters, decides what is checked.
+        x: the data.
+        name: what an error calls them.
+        values: whether to look at every value and not only at the shape.
+
+    Raises:
+        InputError: for what is no data set, for a shape or values that the model does not accept, or for values that
+            its float type cannot hold apart.
+    """
+    likelihood = getattr(model, "likelihood", None)
+    parameter = _parameter(model)
+    if hasattr(x, "batches"):  # reads itself, such as a Split
+        _check_some(likelihood, x, name)
+        return x
+    if not is_own(model):
+        parts = x.tensors if isinstance(x, TensorDataset) and len(x.tensors) > 1 else x
+        if isinstance(parts, (tuple, dict)):
+            return Parts(_parts_as_tensors(parts, parameter, name), name)
+    x = _array_like(x, name)
+    if isinstance(x, Dataset):
+        _not_empty(x, name)
+        return Items(x, model, name)
+    tensor = _as_tensor(x, name)
+    if tensor is None:  # something else that an index takes batches from
+        _check_some(likelihood, x, name)
+        return x
+    if parameter is None and not isinstance(x, Tensor) and tensor.dtype is torch.float64:
+        tensor = tensor.to(torch.get_default_dtype())  # NumPy's reals, for a pair of functions
+    return _fitted(tensor, likelihood, parameter, name, values=values)
+
+
+class DataWarning(UserWarning):
+    """The data are such that a number may mislead; the message says why and what to do."""
+
+
+class Items:
+    """A map-style data set as data: `len(d)`, `d[indices]`, `d[a:b]`, `d.batches(order, size)`."""
+
+    def __init__(self, dataset: Any, model: Any, name: str) -> None:
+        self.dataset, self.model, self.name = dataset, model, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            index = torch.arange(*index.indices(len(self)))
+        rows = torch.as_tensor(index).tolist()
+        read = getattr(self.dataset, "__getitems__", None)
+        items = read(rows) if read else [self.dataset[i] for i in rows]
+        if is_own(self.model):
+            return self._stacked([_first(item, self.name) for item in items])
+        return self._together(items)
+
+    def _together(self, items: list[Any]) -> Any:
+        """Items of a data set for a pair that takes them as they are: the batch has their structure."""
+        first = items[0]
+        if isinstance(first, dict):
+            return {name: self._together([item[name] for item in items]) for name in first}
+        if isinstance(first, (tuple, list)) and len(first) > 1:
+            return tuple(self._together(list(parts)) for parts in zip(*items, strict=True))
+        return self._stacked([_first(item, self.name) for item in items])
+
+    def _stacked(self, some: list[Tensor]) -> Tensor:
+        if len({t.shape for t in some}) > 1:
+            shapes = sorted({str(tuple(t.shape)) for t in some})
+            raise InputError(f"the data of {self.name} do not have one shape: {', '.join(shapes)}")
+        likelihood, parameter = getattr(self.model, "likelihood", None), _parameter(self.model)
+        return _fitted(torch.stack(some), likelihood, parameter, self.name, values=True)
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
+        """The data `order` in batches."""
+        for index in order.split(batch_size):
+            yield self[index]
+
+
+class Parts:
+    """A tuple or a dict of tensors as data: `len(d)` rows, and `d[indices]`, `d[a:b]` of the same structure.
+
+    Raises:
+        InputError: where its tensors have different numbers of rows, or none.
+    """
+
+    def __init__(self, value: Any, name: str = "x") -> None:
+        lengths = sorted({len(part) for part in parts_of(value)})
+        if len(lengths) != 1:
+            rows = " and ".join(map(str, lengths)) or "no"
+            raise InputError(
+                f"the parts of {name} have {rows} rows; give tensors with a row for each datum, all of one length"
+            )
+        self.value, self.size = value, lengths[0]
+        _not_empty(self, name)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        return cut(self.value, index, self.size)
+
+    @property
+    def device(self) -> torch.device:
+        return parts_of(self.value)[0].device
+
+
+def cut(value: Any, index: Any, size: int) -> Any:
+    """Some rows of what has `size` rows: of a tensor, or of those in a tuple, list or dict; all else as it is."""
+    if isinstance(value, Tensor):
+        return value[index] if value.dim() and len(value) == size else value
+    if isinstance(value, dict):
+        return {name: cut(part, index, size) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [cut(part, index, size) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+class Call:
+    """What a pair is called with, `program(data, *more, **kwargs)`: `len(c)` data, and `c[a:b]` with some of them.
+
+    Tensors of N rows among `more` and `kwargs` are cut with the N data, also in tuples, lists and dicts; all else is
+    handed on whole.
+    """
+
+    def __init__(self, data: Any, more: tuple[Any, ...] = (), kwargs: Any = None) -> None:
+        self.data, self.more, self.kwargs = data, more, dict(kwargs or {})
+        found = rows_of([data])
+        self.size = len(data) if found is None else found
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> "Call":
+        data = self.data
+        structure = isinstance(data, (tuple, list, dict))
+        some = cut(data, index, self.size) if structure else data[index]
+        more = tuple(cut(part, index, self.size) for part in self.more)
+        return Call(some, more, cut(self.kwargs, index, self.size))
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.data, *self.more)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first tensor of its data is."""
+        return parts_of(self[:1].data)[0].device
+
+    def batches(self, order: Tensor | None, batch_size: int) -> Iterator["Call"]:
+        """The data in batches, all of them as they stand or those of `order`; data that can read ahead do."""
+        if not hasattr(self.data, "batches"):
+            pieces = range(0, len(self), batch_size) if order is None else order.split(batch_size)
+            for piece in pieces:
+                yield self[slice(piece, piece + batch_size) if isinstance(piece, int) else piece]
+            return
+        order = torch.arange(len(self)) if order is None else order
+        read = self.data.batches(order, batch_size)
+        for index, some in zip(order.split(batch_size), read, strict=True):
+            more = tuple(cut(part, index, self.size) for part in self.more)
+            yield Call(some, more, cut(self.kwargs, index, self.size))
+
+
+def first_rows(x: Any, count: int) -> Any:
+    """The first `count` of some data, as data."""
+    some = x[torch.arange(min(len(x), count))]
+    return Parts(some) if isinstance(some, (tuple, dict)) else some
+
+
+def parts_of(batch: Any) -> list[Tensor]:
+    """The tensors with rows that a batch is made of: itself, or those in a tuple, list or dict, however nested."""
+    if isinstance(batch, Tensor):
+        return [batch] if batch.dim() else []
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    some = batch if isinstance(batch, (tuple, list)) else ()
+    return [part for item in some for part in parts_of(item)]
+
+
+def rows_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> int | None:
+    """How many data a pair is called with, as `program(*args, **kwargs)`: the length of the first batch among these.
+
+    A batch is a tensor `(N, ...)`, a tuple, list or dict of such, or anything else with a length. `None` where there is
+    no batch, and where the tensors of the first do not have one length.
+
+    >>> x, y = torch.zeros(40, 3), torch.zeros(40)
+    >>> rows_of([x]), rows_of([(x, y)]), rows_of([], {"x": x}), rows_of([(x, y[:7])]), rows_of([])
+    (40, 40, 40, None, None)
+    """
+    for batch in (*args, *(kwargs or {}).values()):
+        if hasattr(batch, "made"):  # a tensor that is made where it is used
+            return int(batch.size)
+        if parts := parts_of(batch):
+            lengths = {len(part) for part in parts}
+            return lengths.pop() if len(lengths) == 1 else None
+        if not isinstance(batch, (Tensor, str, bytes, Mapping, tuple)) and hasattr(
+            batch, "__len__"
+        ):
+            return len(batch)
+    return None
+
+
+def rows_within(x: Any, memory: int) -> int:
+    """How many data can be read at a time within `memory` bytes, copies on the way included; at least one."""
+    with forked_random():  # a first look must not cost what draws noise its numbers
+        first = x[:1]
+    parts = parts_of(first.data if isinstance(first, Call) else first)
+    size = sum(part.numel() * part.element_size() for part in parts)
+    return max(1, memory // max(1, COPIES * size))
+
+
+def moments(x: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each element over the data (at most 10,000, spread evenly), each of `shape`."""
+    count = min(len(x), SAMPLE)
+    few = torch.arange(count) * len(x) // count
+    rows = max(1, CHUNK // max(1, math.prod(x[few[:1]].shape[1:])))
+    dtype = x[few[:1]].dtype
+    mean, std = mean_and_std(x[index] for index in few.split(rows))
+    return mean.to(dtype), std.to(dtype)
+
+
+@torch.no_grad()
+def mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each element over all data in some batches, in float64.
+
+    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance.
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        x = batch.double()
+        n, centre = len(x), x.mean(0)
+        shift, total = centre - mean, count + n
+        squares = squares + (x - centre).square().sum(0) + shift.square() * (count * n / total)
+        mean, count = mean + shift * (n / total), total
+    return mean, (squares / count).sqrt()
+
+
+def _parameter(model: Any) -> Tensor | None:
+    """A floating parameter of the model, whose type and device are those of its data."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return next((p for p in parameters if p.is_floating_point()), None)
+
+
+def _array_like(x: Any, name: str) -> Any:
+    """`x`, or the part of it that holds the data; a sentence for what is often given and is no data set."""
+    if isinstance(x, DataLoader):
+        raise InputError(
+            f"{name} is a DataLoader; give the data set in it, {name}.dataset, and batch_size="
+        )
+    if isinstance(x, (str, bytes, Path)):
+        raise InputError(f"{name}={x!r} is a text and no data; read the file with load_data first")
+    if hasattr(x, "representation") and hasattr(x, "split"):  # a DataSet
+        raise InputError(
+            f"{name} is a data set with splits; give one of them: "
+            f"{name}.split('train', {name}.bridge(vae.model.likelihood))"
+        )
+    if isinstance(x, (tuple, dict)):
+        raise InputError(
+            f"{name} is a {type(x).__name__} of {len(x)} parts; give the data alone, (N, ...)"
+        )
+    if isinstance(x, IterableDataset) or not hasattr(x, "__len__"):
+        raise InputError(
+            f"{name} is a {type(x).__name__}, which cannot be looked up by number; "
+            "give a tensor, an array, a table or a map-style data set"
+        )
+    return x.tensors[0] if isinstance(x, TensorDataset) else x
+
+
+def _as_tensor(x: Any, name: str) -> Tensor | None:
+    """A tensor with the values of an array, a table or nested lists; `None` for anything else."""
+    if isinstance(x, Tensor):
+        return x.to_dense() if x.layout is not torch.strided else x
+    if hasattr(x, "columns") and hasattr(x, "to_numpy"):  # a table
+        _check_columns(x, name)
+        x = x.to_numpy()
+    elif hasattr(x, "toarray"):  # a sparse matrix
+        x = x.toarray()
+    elif isinstance(x, list) or hasattr(x, "__array__"):
+        x = _numpy(x, name)
+    if not isinstance(x, np.ndarray):
+        return None
+    if x.dtype == object:
+        x = _numpy(x.tolist(), name)
+    if x.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {x.dtype} and not numbers")
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        x = x.astype(np.float64)
+    if x.dtype.kind == "u" and x.dtype.itemsize > 1:  # torch computes with signed ones alone
+        x = x.astype(np.int64)
+    native = np.require(x, x.dtype.newbyteorder("="), ["C"])
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def _parts_as_tensors(value: Any, parameter: Tensor | None, name: str) -> Any:
+    """A tuple or dict with tensors in place of arrays, tables and lists, of the model's type and on its device."""
+    if isinstance(value, dict):
+        return {key: _parts_as_tensors(part, parameter, name) for key, part in value.items()}
+    if isinstance(value, tuple):
+        parts = [_parts_as_tensors(part, parameter, name) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    tensor = _as_tensor(value, name)
+    if tensor is None or not tensor.dim():
+        return value
+    if parameter is None and not isinstance(value, Tensor) and tensor.dtype is torch.float64:
+        tensor = tensor.to(torch.get_default_dtype())
+    return _fitted(tensor, None, parameter, name, values=False) if len(tensor) else tensor
+
+
+def _numpy(x: Any, name: str) -> np.ndarray:
+    try:
+        if isinstance(x, list) and x and isinstance(x[0], Tensor):
+            return torch.stack(x).cpu().numpy()
+        array = np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name} is no array of numbers of one shape ({error})") from error
+    if array.dtype == object:
+        raise InputError(f"{name} holds {type(x).__name__} objects and not numbers of one shape")
+    return array
+
+
+def _check_columns(table: Any, name: str) -> None:
+    """Raise `InputError` for the first column of a table that holds no numbers, or lacks some."""
+    for column in table.columns:
+        values = np.asarray(table[column])
+        if values.dtype.kind not in "biuf":
+            raise InputError(
+                f"column {column!r} of {name} holds {values.dtype} and not numbers; "
+                f"leave it out: {name}.drop(columns={column!r})"
+            )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row = int((~np.isfinite(values)).argmax())
+            raise InputError(
+                f"column {column!r} of {name} holds a value that is missing or infinite "
+                f"in row {row} (counted from 0)"
+            )
+
+
+def _first(item: Any, name: str) -> Tensor:
+    """The datum of an item, which may be a pair of datum and label."""
+    datum = item[0] if isinstance(item, (tuple, list)) and len(item) else item
+    if isinstance(datum, dict):
+        raise InputError(
+            f"an item of {name} is a dict with {', '.join(map(str, datum))}; "
+            "give a data set whose items are the data alone, or pairs that begin with them"
+        )
+    if isinstance(datum, Tensor):
+        return datum
+    found = _as_tensor(np.asarray(datum), name)
+    assert found is not None
+    return found
+
+
+def _not_empty(x: Any, name: str) -> None:
+    if len(x) == 0:
+        raise InputError("there are no data" if name == "x" else f"there are no data in {name}")
+
+
+def _fitted(
+    x: Tensor, likelihood: Any, parameter: Tensor | None, name: str, *, values: bool
+) -> Tensor:
+    """A tensor checked and brought to the model's type and device."""
+    if x.ndim == 0:
+        raise InputError(f"{name} is a single number and no data set; give a batch (N, ...)")
+    shape = getattr(likelihood, "shape", None)
+    if shape is not None:
+        _check_shape(tuple(x.shape), tuple(shape), name)
+    _not_empty(x, name)
+    if x.is_complex():
+        raise InputError(f"{name} holds complex numbers; give their real and imaginary parts")
+    if parameter is None:
+        return x
+    wanted = parameter.dtype if likelihood is not None or x.is_floating_point() else x.dtype
+    result = x.to(device=parameter.device, dtype=wanted)
+    if likelihood is not None and values:
+        _check_values(x, result, likelihood, name)
+    return result
+
+
+def _check_shape(got: tuple[int, ...], shape: tuple[int, ...], name: str) -> None:
+    """Raise `InputError` unless data of shape `got` are `(N, *shape)`, with the way to make them so."""
+    if got[1:] == shape:
+        return
+    wanted = f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
+    text = f"{name} has shape {got} and the model takes {wanted}"
+    channels_last = len(shape) == 3 and got[1:] == (*shape[1:], shape[0])
+    if got == shape:
+        raise InputError(f"{text}: this is one datum; give a batch, {name}[None]")
+    if channels_last:
+        raise InputError(
+            f"{text}: bring the channels to the front, torch.as_tensor({name}).permute(0, 3, 1, 2)"
+        )
+    if math.prod(got[1:]) == math.prod(shape):
+        raise InputError(f"{text}: use {name}.reshape({', '.join(map(str, (-1, *shape)))})")
+    raise InputError(text)
+
+
+def _check_values(x: Tensor, result: Tensor, likelihood: Any, name: str) -> None:
+    """Raise `InputError` for the first datum with a value that the likelihood, or the type of `result`, cannot hold."""
+    rows = max(1, CHUNK // max(1, math.prod(x.shape[1:])))
+    for start in range(0, len(x), rows):
+        stored, seen = x[start : start + rows], result[start : start + rows]
+        if stored.is_floating_point():
+            bad = ~(stored.isfinite() & seen.isfinite()).reshape(len(stored), -1).all(1)
+        else:
+            bad = (seen.to(stored.dtype) != stored).reshape(len(stored), -1).any(1)
+        if bad.any():
+            row = start + int(bad.nonzero()[0])
+            kind = str(result.dtype).removeprefix("torch.")
+            raise InputError(
+                f"{name} holds a value that is missing, infinite or beyond {kind} "
+                f"in datum {row} (counted from 0)"
+            )
+        _accepted(likelihood, seen, start, name)
+    if x.is_floating_point() and result.dtype is not torch.float64:
+        _check_rounding(x, result.dtype, name)
+
+
+def _accepted(likelihood: Any, x: Tensor, start: int, name: str) -> None:
+    """Let the likelihood check `x`; its complaint names the datum, the first of `x` being number `start`."""
+    check = getattr(likelihood, "check", None)
+    if check is None:
+        return
+    try:
+        check(x)
+    except InputError as error:
+        for row in range(len(x)):
+            try:
+                check(x[row : row + 1])
+            except InputError:
+                text = str(error).replace("x holds", f"{name} holds", 1)
+                raise InputError(f"{text}; datum {start + row} (counted from 0) has one") from error
+        raise
+
+
+def _check_rounding(x: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Raise `InputError` for an element so far from zero for its spread that `dtype` cannot tell its values apart."""
+    if len(x) < 2:
+        return
+    mean, std = moments(x.double())
+    coarse = (torch.finfo(dtype).eps * mean.abs() > FINE * std) & (std > 0)
+    if not coarse.any():
+        return
+    exact = ((x == x.round()) & (x.abs() <= 2 / torch.finfo(dtype).eps)).all(0)
+    coarse &= ~exact
+    if coarse.any():
+        where = coarse.nonzero()[0].tolist()
+        place = tuple(where)
+        index = ", ".join(map(str, where))
+        kind = str(dtype).removeprefix("torch.")
+        raise InputError(
+            f"element ({index}) of {name} lies around {mean[place].item():.4g} with a spread of "
+            f"{std[place].item():.2g}, which {kind} rounds too coarsely: subtract "
+            f"{name}.mean(0) in float64 first, or take a pair in float64, vae.double()"
+        )
+
+
+def _check_some(likelihood: Any, x: Any, name: str) -> None:
+    """Look at the first thousand of data that read themselves."""
+    _not_empty(x, name)
+    if likelihood is None:
+        return
+    some = x[: min(1000, rows_within(x, 4 * CHUNK))]
+    if not isinstance(some, Tensor):
+        raise InputError(f"a slice of {name} is a {type(some).__name__} and no tensor")
+    _check_shape(
+        (len(x), *some.shape[1:]), tuple(getattr(likelihood, "shape", some.shape[1:])), name
+    )
+    _accepted(likelihood, some, 0, name)
+
+
+def batches(
+    x: Any, batch_size: int, order: Tensor | None = None, *, later: bool = False
+) -> Iterator[Any]:
+    """The data in batches, all of them as they stand or those of `order`; data that can read ahead do.
+
+    With `later` a batch may be a `Later`, which makes it where it is used.
+    """
+    if isinstance(x, Call):
+        yield from x.batches(order, batch_size)
+    elif hasattr(x, "batches"):
+        way = x.later if later and hasattr(x, "later") else x.batches
+        yield from way(torch.arange(len(x)) if order is None else order, batch_size)
+    elif order is None:
+        for start in range(0, len(x), batch_size):
+            yield x[start : start + batch_size]
+    else:
+        for index in order.to(getattr(x, "device", "cpu")).split(batch_size):
+            yield x.index_select(0, index) if isinstance(x, Tensor) else x[index]

@@ -1,0 +1,78 @@
+"""What the numbers of a data set are, and so which likelihoods may be put on them."""
+
+import math
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Representation(Enum):
+    """The kind of number in `x`: a data set has one, a likelihood asks for one.
+
+    A Bernoulli number and a Gaussian number are measured against different base measures and can't be compared, which
+    is why the representation is stored with a run and printed with its result.
+    """
+
+    BINARY = "bits (0 or 1)"
+    UNIT = "reals in [0, 1]"
+    REAL = "reals"
+    COUNTS = "counts (0, 1, 2, ...)"
+    LEVELS = "grey levels (whole numbers from 0 to a fixed maximum)"
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Representation":
+        """The narrowest representation that holds the data `x`, `(N, *shape)`, whatever type they are stored as.
+
+        Whole numbers from 0 to at most 255 are grey levels in images (data of two dimensions or more), and wherever
+        the largest is 255; other whole numbers are counts.
+
+        >>> Representation.of(torch.tensor([0.0, 0.5, 1.0])).name
+        'UNIT'
+        """
+        x = x.byte() if x.dtype is torch.bool else x
+        whole = not x.is_floating_point() or bool((x == x.round()).all())
+        return cls.within(float(x.min()), float(x.max()), whole=whole, image=x.dim() > 2)
+
+    @classmethod
+    def within(cls, low: float, high: float, *, whole: bool, image: bool) -> "Representation":
+        """What numbers from `low` to `high` are, by whether all of them are whole, and whether they make an image."""
+        if not whole or low < 0:
+            return cls.UNIT if low >= 0 and high <= 1 else cls.REAL
+        if high <= 1:
+            return cls.BINARY
+        depth = math.log2(high + 1)
+        deep = image and depth > 8 and depth.is_integer()  # a camera of 10, 12 or 16 bits
+        return cls.LEVELS if high == 255 or (image and high < 255) or deep else cls.COUNTS
+
+    def holds(self, x: Tensor) -> bool:
+        """Whether every value of `x` is one of this kind."""
+        match self:
+            case Representation.BINARY:
+                return bool(((x == 0) | (x == 1)).all())
+            case Representation.UNIT:
+                return bool(((x >= 0) & (x <= 1)).all())
+            case Representation.REAL:
+                return bool(x.isfinite().all())
+        return bool(((x >= 0) & (x == x.round())).all())
+
+    def admits(self, other: "Representation") -> bool:
+        """Whether a likelihood with this support accepts data of the `other` representation.
+
+        Continuous densities do not accept whole numbers: a density can grow without bound on them.
+        """
+        whole = {Representation.COUNTS, Representation.LEVELS, Representation.BINARY}
+        wider = {
+            Representation.UNIT: {Representation.UNIT},
+            Representation.REAL: {Representation.REAL, Representation.UNIT},
+            Representation.COUNTS: whole,
+            Representation.LEVELS: whole,
+        }
+        return other in wider.get(self, {self})
+
+
+class Supported(Protocol):
+    """A likelihood, as far as data know one: what numbers it takes."""
+
+    support: Representation

@@ -1,0 +1,1 @@
+"""Faster, never other numbers: compiled steps, products, optimizer kernels."""

@@ -1,0 +1,45 @@
+"""How much memory a computation takes, and in what pieces it is done."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae.foundation.abstract import forked_random
+
+MEMORY = 256 * 2**20
+
+
+CHUNK = {"cpu": 4096}  # draws decoded at a time: what stays in a processor's caches is faster
+
+
+LARGEST_CHUNK = 100_000  # elsewhere, and of draws whose weights are summed up
+
+
+class Allocations(TorchDispatchMode):
+    """Adds up the bytes of everything that is computed inside: an upper bound on what it needs at a time."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor) and tensor._base is None:
+                self.bytes += tensor.numel() * tensor.element_size()
+        return out
+
+
+def bytes_of(call: Callable[[], Any]) -> int:
+    """Memory for what a call computes when it is not the first; the random streams are left as they were."""
+    with forked_random():
+        call()  # makes what is kept, such as the choice of a library, which measures with matrices of its own
+        with Allocations() as allocations:
+            call()
+    return allocations.bytes
+
+
+def pieces(count: int, most: int) -> Iterator[int]:
+    """`count` in pieces of at most so many."""
+    for done in range(0, count, most):
+        yield min(most, count - done)

@@ -1,0 +1,61 @@
+"""Matrix products of compiled graphs on a CPU, by `products.cpp`."""
+
+import logging
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch.fx import Graph
+
+from pyro_vae.engine.recording import KIND
+
+SMALLEST = 100_000  # multiplications of a product from which the call is repaid
+
+
+def by_kernels(graph: Graph) -> None:
+    """Hand the float32 products of a graph on a CPU to `torch.ops.pyro_vae.product`, if that can be had here."""
+    aten = torch.ops.aten
+    for node in graph.nodes:
+        if node.target is aten.mm.default:
+            bias, (a, b) = None, node.args
+        elif node.target is aten.addmm.default and not node.kwargs:
+            bias, a, b = node.args
+        else:
+            continue
+        x, y = a.meta[KIND], b.meta[KIND]
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            continue
+        if bias is not None and len(bias.meta[KIND].shape) != 1:
+            continue
+        if x.shape[0] * y.shape.numel() < SMALLEST:
+            continue
+        if min(x.shape[0], y.shape[1]) > 1 and has_kernels():
+            node.target, node.args = torch.ops.pyro_vae.product.default, (a, b, bias)
+
+
+@cache
+def has_kernels() -> bool:
+    """Whether there is a `torch.ops.pyro_vae.product` here; found out once.
+
+    It is compiled by the compiler that the graphs need too, in some seconds, and kept where Inductor keeps its own.
+    """
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return False
+    try:
+        _compile()
+    except (
+        Exception
+    ) as error:  # no compiler here, or a PyTorch without these kernels: its own products do
+        logging.getLogger(__name__).info("products are PyTorch's: %s", error)
+        return False
+    return True
+
+
+@cache
+def _compile() -> None:
+    from torch._inductor.codecache import CppCodeCache
+
+    CppCodeCache.load(Path(__file__).with_name("products.cpp").read_text())
+    torch.library.register_fake(
+        "pyro_vae::product", lambda a, b, bias: a.new_empty(a.shape[0], b.shape[1])
+    )

@@ -1,0 +1,353 @@
+"""Importance weighting that spends its draws on the data that need them, and annealing for what is left."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.distributions import Defended
+from pyro_vae.engine.memory import MEMORY
+from pyro_vae.evaluation.annealing import (
+    AnnealedEstimate,
+    annealable,
+    annealed_importance_sampling,
+    gradients_per_datum,
+)
+from pyro_vae.evaluation.refinement import RefinedGuide, batches, refine, starting_parameters
+from pyro_vae.evaluation.results import PARETO_LIMIT, LogMarginal
+from pyro_vae.evaluation.weighting import log_marginal
+from pyro_vae.foundation.checks import MOST, Number, at_least, at_most, checked, takes
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.models.vae import VAE
+
+GROWTH = 4  # from one round to the next
+ROADS = ("guide", "more draws", "refined", "annealed")
+GUIDE, MORE, REFINED, ANNEALED = range(len(ROADS))
+DEFENCE = 0.1  # of the draws for a refined q(z|x) come from the prior
+LEAST_CHAINS = 25  # fewer have no Pareto k
+EFFECTIVE_CHAINS = 10  # of an annealed datum that is believed: a standard error of about 0.3 nats
+
+Proposals = Callable[
+    [Tensor, Tensor], tuple[RefinedGuide, Tensor]
+]  # of data and their k; and which were refined
+Weighted = Callable[
+    [Any, Tensor, int], LogMarginal
+]  # by a guide of these data and a number of draws
+Chains = Callable[[Tensor], LogMarginal]  # of hard data by their indices
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How `log_marginal_adaptive` spent its draws, and on whom.
+
+    Attributes:
+        road: which way each datum took, `(N,)` indices into `ROADS`: the guide's own draws, more of these, a refined
+            q(z|x) and more draws, or annealing.
+        unaffordable: which were bad by the pilot and are left to the guide's own draws all the same, because nothing of
+            the budgets was left or, without draws, annealing did no better; `(N,)` booleans.
+        doubtful: which are bad in the end, by the draws or chains that make their values, `(N,)` booleans.
+        draws: importance draws spent on all data.
+        budget: how many were allowed.
+        gradients: of `log p(x, z)`, spent on annealing.
+        annealing: how many were allowed.
+        bad: what that means, in words.
+    """
+
+    road: Tensor
+    unaffordable: Tensor
+    doubtful: Tensor
+    draws: int
+    budget: int
+    gradients: int
+    annealing: int
+    bad: str
+
+    def took(self, road: str) -> Tensor:
+        """Which data took one of the `ROADS`, `(N,)` booleans."""
+        return self.road == ROADS.index(road)
+
+    @property
+    def roads(self) -> dict[str, int]:
+        """How many data took each of the `ROADS`."""
+        return {road: int(self.took(road).sum()) for road in ROADS}
+
+    def __str__(self) -> str:
+        guide, more, refined, annealed = self.roads.values()
+        beyond = int(self.unaffordable.sum())
+        needed = f" ({beyond} of them beyond the budget)" if beyond else ""
+        return (
+            f"{guide} of {len(self.road)} data were left to the guide's own draws{needed}, {more} took more of them, "
+            f"{refined} a refined q(z|x) and more draws, {annealed} annealed chains; {int(self.doubtful.sum())} stay "
+            f"doubtful ({self.bad}). {self.draws} of {self.budget} draws and {self.gradients} of {self.annealing} "
+            "gradients for annealing were spent."
+        )
+
+
+@checked
+def log_marginal_adaptive(
+    vae: VAE,
+    x: Any,
+    *,
+    num_particles: Number = 1000,
+    budget: int | None = None,
+    limit: float = PARETO_LIMIT,
+    standard_error: float | None = None,
+    steps: Number = 100,
+    rate: float = 0.1,
+    num_chains: Annotated[int, at_least(LEAST_CHAINS), at_most(MOST)] = 32,
+    num_temperatures: Annotated[int, at_least(1), takes(64)] = 300,
+    annealing: int | None = None,
+    batch_size: Number = 200,
+    memory: Number = MEMORY,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[LogMarginal, Effort]:
+    """`log_marginal` that spends draws where they are needed, and anneals where draws do not help.
+
+    A pilot of `num_particles` draws from the guide chooses the road of each datum. Those with a bad Pareto k get a
+    `refine`d q(z|x) and four times the draws; those with a bad standard error alone, or of a guide that cannot be
+    refined, four times the draws. Those that are still bad again get four times as many, and so on, the worst first
+    where the budget does not suffice for all. What is bad even so is annealed from the prior, again the worst first: if
+    pilot chains are good, its value comes from annealed chains. Discrete latents cannot be annealed and stay doubtful.
+
+    All values come from fresh draws or chains. The pilot's would not do: data are bad where a large weight was drawn
+    and good where it was missed, so that to replace the bad alone pushes the mean down.
+
+    Refining seeks one mode of the posterior and can leave others out, so a tenth of the draws of these data come from
+    the prior instead: where the latents are few, a missed mode then shows in Pareto k. Where they are many, a mode that
+    no draw has found leaves no trace; `annealed_importance_sampling` for all data is the check.
+
+    The value of an annealed datum is the log of the mean weight of its chains, so its columns `standard_errors`, `ess`
+    and `pareto_k` mean the same, with chains for particles; `num_particles` of it is the number of chains. Below 10
+    effective chains its Pareto k is set to `inf`: too few to tell. `elbo` and its parts are always those of the guide.
+
+    Args:
+        vae: the pair.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        num_particles: draws for each datum in the pilot, and for the value of each that the pilot finds good.
+        budget: importance draws for all data, pilots and values together; by default 10 N `num_particles`. The draws of
+            the gradient steps are not counted.
+        limit: of the Pareto k.
+        standard_error: limit of the Monte-Carlo standard error of each datum, in nats; `None`: any.
+        steps: gradient steps, as in `refine`.
+        rate: as in `refine`.
+        num_chains: annealed for each datum, at least 25.
+        num_temperatures: as in `annealed_importance_sampling`.
+        annealing: gradients of `log p(x, z)` that pilot chains and chains may take, for all data together; by default
+            as many as `budget`. 0: nothing is annealed.
+        batch_size: data looked up, and refined, at a time.
+        memory: in bytes, as in `log_marginal_refined`.
+        progress: called with the number of draws weighted since its last call.
+
+    Returns:
+        A `LogMarginal` with N values, each with its own number of particles; and the `Effort`.
+
+    Raises:
+        InputError: as `log_marginal` and `refine`, for a limit that is not positive, for a budget below
+            2 N `num_particles` or a negative one for annealing, or for fewer than 25 chains.
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, Pareto Smoothed Importance Sampling (k above 0.7 calls for
+    another proposal, or for many more draws); Hesterberg 1995, Weighted Average Importance Sampling and Defensive
+    Mixture Distributions (draws from the prior).
+
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> _ = torch.manual_seed(0)
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> result, effort = log_marginal_adaptive(vae, torch.eye(4), num_particles=100, steps=5)
+    >>> effort.draws <= effort.budget
+    True
+    """
+    least = 2 * num_particles * len(x)
+    budget = 5 * least if budget is None else budget
+    annealing = budget if annealing is None else annealing
+    for name, number in (("limit", limit), ("standard_error", standard_error)):
+        if number is not None and not (isinstance(number, (int, float)) and number > 0):
+            raise InputError(f"{name}={number!r} must be positive")
+    _check_least("", annealing=(annealing, 0))
+    _check_least(", two passes over the data", budget=(budget, least))
+
+    def bad(r: LogMarginal) -> Tensor:
+        doubtful = ~(r.pareto_k <= limit)
+        return (
+            doubtful
+            if standard_error is None
+            else doubtful | ~(r.standard_errors <= standard_error)
+        )
+
+    def weighted(guide: Any, data: Tensor, count: int) -> LogMarginal:
+        return log_marginal(
+            vae.model, guide, data, num_particles=count, memory=memory, progress=progress
+        )
+
+    pilot: LogMarginal | None = None
+    result: LogMarginal | None = None
+    kept: list[Tensor] = []
+    for batch in batches(vae, x, batch_size):
+        part, final = (weighted(vae.guide, batch, num_particles) for _ in range(2))
+        kept.append(batch[bad(part).to(batch.device)])
+        pilot, result = (
+            (part, final) if pilot is None or result is None else (pilot + part, result + final)
+        )
+    assert pilot is not None
+    assert result is not None
+    rows = bad(pilot).nonzero().flatten()
+    hard = _Hard(torch.cat(kept), pilot.pareto_k[rows], bad)
+
+    def proposals(data: Tensor, k: Tensor) -> tuple[RefinedGuide, Tensor]:
+        refining = ~(k <= limit) & bool(vae.encode(data[:1]).has_rsample)
+        return _proposals(vae, data, refining, batch_size, steps=steps, rate=rate), refining
+
+    def chains(which: Tensor) -> LogMarginal:
+        data = hard.x[which]
+        return _as_weights(
+            annealed_importance_sampling(
+                vae.model,
+                data,
+                num_chains=num_chains,
+                num_temperatures=num_temperatures,
+                memory=memory,
+            )
+        )
+
+    hard.draw(proposals, weighted, num_particles, budget - least)
+    if annealable(vae.model):
+        hard.anneal(chains, gradients_per_datum(num_chains, num_temperatures), annealing)
+    for which, part in hard.values(weighted, chains):
+        elbo, reconstruction, kl = (
+            c[rows[which]] for c in (result.elbo, result.reconstruction, result.kl)
+        )
+        of_guide = replace(part, elbo=elbo, reconstruction=reconstruction, kl=kl)
+        result = result.replaced(rows[which], of_guide)
+    words = f"Pareto k above {limit} or fewer than {EFFECTIVE_CHAINS} effective chains"
+    words += "" if standard_error is None else f" or a standard error above {standard_error}"
+    road, unaffordable = (
+        torch.zeros(len(x), dtype=torch.long),
+        torch.zeros(len(x), dtype=torch.bool),
+    )
+    road[rows], unaffordable[rows] = hard.road, hard.road == GUIDE
+    spent = least + hard.draws
+    return result, Effort(
+        road, unaffordable, bad(result), spent, budget, hard.gradients, annealing, words
+    )
+
+
+class _Hard:
+    """The data that the guide's own pilot found bad: what road each of them takes, by further pilots.
+
+    Args:
+        x: the data, `(H, *shape)`.
+        k: their Pareto k by that pilot.
+        judge: which data of a result are bad.
+    """
+
+    def __init__(self, x: Tensor, k: Tensor, judge: Callable[[LogMarginal], Tensor]) -> None:
+        self.x, self.k, self.judge = x, k, judge
+        self.bad = torch.ones(len(x), dtype=torch.bool)  # by the last pilot
+        self.road, self.counts, self.place = (
+            torch.zeros(len(x), dtype=torch.long) for _ in range(3)
+        )
+        self.guide: RefinedGuide | None = (
+            None  # of those that the budget allows one; `place` says where they stand
+        )
+        self.draws = self.gradients = 0
+
+    def draw(self, proposals: Proposals, weighted: Weighted, count: int, budget: int) -> None:
+        """Pilots from better q(z|x), each with more draws, until all are good or the budget is spent."""
+        left, saved = (
+            torch.arange(len(self.x)),
+            0,
+        )  # saved: of a datum's value, the draws that are already paid for
+        while len(left):
+            count *= GROWTH
+            price = 2 * count - saved  # a pilot and a value
+            left = left[_worst(self.k[left], (budget - self.draws) // price)]
+            if len(left) == 0:
+                break
+            if self.guide is None:
+                self.guide, refining = proposals(self.x[left], self.k[left])
+                self.road[left], self.place[left] = (
+                    torch.where(refining, REFINED, MORE),
+                    torch.arange(len(left)),
+                )
+            part = weighted(self.guide[self.place[left]], self.x[left], count)
+            self.draws, saved = self.draws + price * len(left), count
+            self.counts[left], self.k[left], self.bad[left] = count, part.pareto_k, self.judge(part)
+            left = left[self.bad[left]]
+
+    def anneal(self, chains: Chains, price: int, budget: int) -> None:
+        """Pilot chains for those that are still bad, of which each run costs `price` gradients."""
+        left = self.bad.nonzero().flatten()
+        left = left[_worst(self.k[left], budget // max(2 * price, 1))]
+        if len(left) == 0:
+            return
+        good = left[~self.judge(chains(left))]
+        self.gradients = price * (len(left) + len(good))
+        self.draws -= int(self.counts[good].sum())  # their values by weighting are not needed
+        self.road[good] = ANNEALED
+
+    def values(self, weighted: Weighted, chains: Chains) -> Iterator[tuple[Tensor, LogMarginal]]:
+        """Fresh values of all that left the guide's own draws."""
+        drawn = (self.road == MORE) | (self.road == REFINED)
+        for count in self.counts[drawn].unique().tolist():
+            which = (drawn & (self.counts == count)).nonzero().flatten()
+            assert self.guide is not None
+            yield which, weighted(self.guide[self.place[which]], self.x[which], count)
+        which = (self.road == ANNEALED).nonzero().flatten()
+        if len(which):
+            yield which, chains(which)
+
+
+def _check_least(why: str, **values: tuple[Any, int]) -> None:
+    for name, (value, least) in values.items():
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"{name}={value!r} must be a whole number of at least {least}{why}")
+
+
+def _worst(k: Tensor, most: int) -> Tensor:
+    """Where the largest of these Pareto k are, at most so many."""
+    return k.nan_to_num(math.inf).argsort(descending=True)[:most]
+
+
+def _proposals(
+    vae: VAE, x: Tensor, refining: Tensor, batch_size: int, *, steps: int, rate: float
+) -> RefinedGuide:
+    """The guide's q(z|x) of these data; of those marked `refining` refined, and a tenth of the draws from the prior.
+
+    Not so where `log q` is slow away from the guide's own draws (`IAF`).
+    """
+    parts = []
+    for batch, which in zip(
+        x.split(batch_size), refining.to(x.device).split(batch_size), strict=True
+    ):
+        parameters, family = starting_parameters(vae, batch)
+        improved = torch.zeros_like(which)
+        if which.any():
+            better = refine(vae, batch[which], steps=steps, rate=rate)
+            parameters = parameters.index_put((which,), better.parameters)
+            improved = improved.index_put((which,), better.improved)
+        parts.append((parameters, improved))
+    parameters, improved = (torch.cat(column) for column in zip(*parts, strict=True))
+    if not (refining.any() and getattr(vae.guide, "quick_density", True)):
+        return RefinedGuide(x, parameters, family, improved)
+    share = DEFENCE * refining.to(parameters).unsqueeze(-1)  # as one more parameter of each datum
+
+    def defended(p: Tensor) -> Defended:
+        return Defended(family(p[..., :-1]), vae.model.prior(), p[..., -1])
+
+    return RefinedGuide(x, torch.cat([parameters, share], -1), defended, improved)
+
+
+def _as_weights(chains: AnnealedEstimate) -> LogMarginal:
+    """Annealed values as those of weights, of which there are as many as chains; they know no ELBO."""
+    return LogMarginal(
+        values=chains.values,
+        standard_errors=chains.standard_errors,
+        ess=chains.ess,
+        pareto_k=chains.pareto_k.masked_fill(chains.ess < EFFECTIVE_CHAINS, math.inf),
+        elbo=torch.full_like(chains.values, math.nan),
+        reconstruction=torch.full_like(chains.values, math.nan),
+        kl=torch.full_like(chains.values, math.nan),
+        num_particles=chains.num_chains,
+    )

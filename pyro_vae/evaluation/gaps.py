@@ -1,0 +1,200 @@
+"""Why an ELBO lies below log p(x): the gaps of the family and of the encoder."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.engine.memory import MEMORY
+from pyro_vae.evaluation.refinement import batches, paired_bounds, refined_from
+from pyro_vae.evaluation.results import LogMarginal
+from pyro_vae.evaluation.weighting import log_marginal
+from pyro_vae.foundation.abstract import local_parameters
+from pyro_vae.foundation.checks import Draws, Number, checked
+from pyro_vae.models.vae import VAE
+
+
+class Average(NamedTuple):
+    """A mean over data, in nats per datum, and how far other data and other draws would move it."""
+
+    mean: float
+    data_standard_error: float
+    monte_carlo_standard_error: float
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What inference loses on each of N data, in nats; all errors are Monte-Carlo standard errors, all shapes `(N,)`.
+
+    Attributes:
+        log_marginal: `log p(x)`, weighted from the refined q.
+        refined_elbo: `L[q*]`, the ELBO of the refined q, and its errors.
+        elbo: `L[q]`, the ELBO of the guide, and its errors.
+        amortisation_errors: of `L[q*] - L[q]`, whose draws share their noise.
+        improved: for which data the refinement found something better.
+
+    Results over shards of data add up.
+    """
+
+    log_marginal: LogMarginal
+    refined_elbo: Tensor
+    refined_elbo_errors: Tensor
+    elbo: Tensor
+    elbo_errors: Tensor
+    amortisation_errors: Tensor
+    improved: Tensor
+
+    def __len__(self) -> int:
+        return len(self.elbo)
+
+    def __add__(self, other: "Gaps") -> "Gaps":
+        names = [f.name for f in fields(self) if f.name != "log_marginal"]
+        columns = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
+        return Gaps(log_marginal=self.log_marginal + other.log_marginal, **columns)
+
+    @property
+    def sound(self) -> Tensor:
+        """For which data all is finite, `(N,)` booleans; the averages are over these."""
+        every = (self.log_marginal.values, self.refined_elbo, self.elbo)
+        return torch.stack([values.isfinite() for values in every]).all(0)
+
+    @property
+    def approximation(self) -> Tensor:
+        """`log p(x) - L[q*]`: what the family cannot reach."""
+        return self.log_marginal.values - self.refined_elbo
+
+    @property
+    def approximation_errors(self) -> Tensor:
+        """From independent draws."""
+        return (
+            self.log_marginal.standard_errors.square() + self.refined_elbo_errors.square()
+        ).sqrt()
+
+    @property
+    def amortisation(self) -> Tensor:
+        """`L[q*] - L[q]`: what the encoder misses within the family."""
+        return self.refined_elbo - self.elbo
+
+    @property
+    def inference(self) -> Tensor:
+        """`log p(x) - L[q]`: the sum of the two."""
+        return self.log_marginal.values - self.elbo
+
+    @property
+    def inference_errors(self) -> Tensor:
+        """From independent draws."""
+        return (self.log_marginal.standard_errors.square() + self.elbo_errors.square()).sqrt()
+
+    @property
+    def averages(self) -> dict[str, Average]:
+        """The six rows of the table, of the `sound` data: mean, data and Monte-Carlo standard error of each."""
+        columns = {
+            "log p(x)": (self.log_marginal.values, self.log_marginal.standard_errors),
+            "L[q*]": (self.refined_elbo, self.refined_elbo_errors),
+            "L[q]": (self.elbo, self.elbo_errors),
+            "approximation": (self.approximation, self.approximation_errors),
+            "amortisation": (self.amortisation, self.amortisation_errors),
+            "inference": (self.inference, self.inference_errors),
+        }
+        n, kept = int(self.sound.sum()), self.sound
+        return {
+            name: Average(
+                values[kept].mean().item(),
+                (values[kept].std() / math.sqrt(n)).item() if n > 1 else math.nan,
+                (errors[kept].square().sum().sqrt() / max(n, 1)).item(),
+            )
+            for name, (values, errors) in columns.items()
+        }
+
+    def __str__(self) -> str:
+        names = {
+            "log p(x)": f"log p(x), K = {self.log_marginal.num_particles}",
+            "L[q*]": "L[q*], q refined",
+            "L[q]": "L[q], the guide",
+            "approximation": "approximation, log p - L[q*]",
+            "amortisation": "amortisation, L[q*] - L[q]",
+            "inference": "inference, log p - L[q]",
+        }
+        lines = [f"{'nats per datum':<30}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}"]
+        lines += [
+            f"{names[name]:<30}{a[0]:>12.4f}{a[1]:>10.4f}{a[2]:>16.4f}"
+            for name, a in self.averages.items()
+        ]
+        lost = not bool(self.sound.all())
+        return "\n".join(
+            [
+                *lines,
+                *(
+                    [
+                        f"of {int(self.sound.sum())} of {len(self)} data; the others have no finite value"
+                    ]
+                    * lost
+                ),
+                "",
+                f"q* is better than q for {int(self.improved.sum())} of {len(self)} data. A q* short of the best in "
+                "its family counts as approximation what is amortisation; a log p(x) that is too low "
+                "hides approximation.",
+                self.log_marginal.verdict(),
+            ]
+        )
+
+
+@checked
+def inference_gaps(
+    vae: VAE,
+    x: Any,
+    *,
+    steps: Number = 500,
+    rate: float = 0.1,
+    num_particles: Number = 5000,
+    elbo_particles: Draws = 1000,
+    batch_size: Number = 200,
+    memory: Number = MEMORY,
+    progress: Callable[[int], None] | None = None,
+) -> Gaps:
+    """How far the ELBO lies below log p(x), and how much of that the family and the encoder each cost.
+
+    `log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q])`: the approximation gap of the best q* in the guide's family
+    and the amortisation gap of the encoder. q* is the `refine`d q; log p(x) is weighted from it.
+
+    Args:
+        vae: the pair.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        steps: gradient steps towards q*, as in `refine`.
+        rate: as in `refine`.
+        num_particles: K of log p(x), as in `log_marginal`.
+        elbo_particles: draws for each of the two ELBOs, 2 or more; none of them took part in the refinement.
+        batch_size: data refined at a time.
+        memory: in bytes, as in `log_marginal_refined`.
+        progress: called with the number of draws weighted since its last call.
+
+    Returns:
+        The `Gaps`, in nats.
+
+    Raises:
+        InputError: as `log_marginal_refined`, or for fewer than two `elbo_particles`.
+
+    Source: Cremer, Li & Duvenaud 2018, Inference Suboptimality in Variational Autoencoders.
+
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> inference_gaps(vae, torch.eye(4), steps=5, num_particles=100, elbo_particles=10).amortisation.shape
+    torch.Size([4])
+    """
+    result: Gaps | None = None
+    for batch in batches(vae, x, batch_size):
+        guide, q = refined_from(vae, batch, steps=steps, rate=rate)
+        p = log_marginal(
+            vae.model, guide, batch, num_particles=num_particles, memory=memory, progress=progress
+        )
+        with local_parameters():
+            bounds = paired_bounds(vae, batch, (q, guide.given(batch)), elbo_particles)
+        first, second = bounds[0].mean.cpu(), bounds[1].mean.cpu()
+        errors = [(b.std / math.sqrt(elbo_particles)).cpu() for b in bounds]
+        part = Gaps(p, second, errors[1], first, errors[0], errors[2], guide.improved.cpu())
+        result = part if result is None else result + part
+    assert result is not None
+    return result

@@ -1,0 +1,578 @@
+"""What the latents of a trained pair do."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.inputs import Call, Parts, as_data, batches, rows_of, rows_within
+from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
+from pyro_vae.foundation.abstract import forked_random, localise, parameters_of, unchecked
+from pyro_vae.foundation.checks import MOST, Number, at_least, at_most, checked, takes
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import require
+from pyro_vae.inference.bounds import called_whole
+from pyro_vae.inference.objectives.base import independent
+from pyro_vae.inference.particles import draws_of, nothing
+from pyro_vae.inference.terms import PARTICLES, Program, double, has_density, terms
+
+ACTIVE = 0.01
+COLLAPSED = 0.1  # nats of KL per datum
+SATURATED = 0.9  # of log N, the most that N data can show
+WORK = 2**34  # bytes passed through for all pairs of data: ten seconds or so on one core
+BATCH = 500
+NAMED = 5  # data left out that are named
+MEAN_DRAWS = 50  # their noise is averaged over the data too
+
+
+class _Moments:
+    """Sums over data from which the covariance of two estimates of each posterior mean follows, chunk by chunk.
+
+    Counted from the means of the first chunk, so that no digits are lost far from 0.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.shift: Tensor
+        self.sums: Tensor | float = 0.0  # of both products and of each, (3, ...)
+
+    def columns(self, means: Tensor) -> Tensor:
+        """`(2, n, ...)` means of n data -> what is summed up over them, `(n, 3, ...)`."""
+        if self.size == 0:
+            self.shift = means.mean(1, keepdim=True)
+        first, second = means - self.shift
+        return torch.stack([first * second, first, second], 1)
+
+    def add(self, means: Tensor) -> Tensor:
+        """Take in the `(2, n, ...)` means of n more data, and return their `columns`."""
+        columns = self.columns(means)
+        self.size += means.shape[1]
+        self.sums = self.sums + columns.sum(0)
+        return columns
+
+    def covariance(self) -> Tensor:
+        """Over the data so far."""
+        assert isinstance(self.sums, Tensor)
+        products, first, second = self.sums
+        return (products - first * second / self.size) / (self.size - 1)
+
+
+@checked
+@torch.no_grad()
+def activity(
+    guide: Program, x: Any, *, draws: Number = 200, batch_size: Number = BATCH
+) -> dict[str, Tensor]:
+    """How much the posterior mean of each latent varies over the data: `Var_x(E_q[z_d | x])`, by site.
+
+    A latent above `ACTIVE` is said to be active; one that is not carries next to nothing of x. Each mean is taken
+    twice, from different draws, and the variance is their covariance, which the noise of the draws does not bias.
+
+    Args:
+        guide: any Pyro guide with a data plate at dim -1, called with a batch of data.
+        x: the data, `(N, *shape)`, two or more.
+        draws: for each datum and mean.
+        batch_size: data in memory at a time.
+
+    Returns:
+        For each site of the guide a tensor of the shape of one datum's latent.
+
+    Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, section 5.2.
+    """
+    x = _repeatable(as_data(guide, x))
+    _check_two(x)
+    found: dict[str, _Moments] = {}
+    localise(guide)
+    with parameters_of(guide), unchecked(guide):
+        rows = min(batch_size, rows_within(x, MEMORY))
+        if called_whole(nothing, guide, Call(x)):
+            rows = len(x)
+        for batch in batches(x, rows):
+            for name, means in _guide_means(guide, batch, draws).items():
+                found.setdefault(name, _Moments()).add(means)
+    return {name: moments.covariance() for name, moments in found.items()}
+
+
+def _guide_means(guide: Program, batch: Any, draws: int) -> dict[str, Tensor]:
+    """Two estimates of the posterior mean at each site, `(2, batch, ...)`, each from so many draws."""
+    size = rows_of([batch]) or 1
+    if 2 * draws * size <= LARGEST_CHUNK * 4:  # all at once
+        values = _guide_draws(guide, batch, 2 * draws)
+        return {k: double(v).unflatten(0, (2, draws)).mean(1) for k, v in values.items()}
+    halves: list[dict[str, Tensor]] = []
+    for _ in range(2):
+        total: dict[str, Tensor] = {}
+        for count in pieces(draws, max(1, LARGEST_CHUNK // size)):
+            for name, value in _guide_draws(guide, batch, count).items():
+                total[name] = total.get(name, 0.0) + double(value).sum(0)
+        halves.append(total)
+    return {k: torch.stack([half[k] for half in halves]) / draws for k in halves[0]}
+
+
+def _guide_draws(guide: Program, batch: Any, count: int) -> dict[str, Tensor]:
+    """Draws of each site of a guide, `(count, batch, ...)`."""
+    sites = draws_of(guide, (batch,), {}, count)
+    for name, site in sites.items():
+        if not any(f.vectorized and f.name != PARTICLES for f in site["cond_indep_stack"]):
+            raise InputError(
+                f"site {name!r} of the guide lies outside the data plate, so no datum has a mean of its own there"
+            )
+    return {name: site["value"] for name, site in sites.items()}
+
+
+def _repeatable(x: Any) -> Any:
+    """Data that are the same at every look: noise that is drawn anew is drawn once."""
+    return x.fixed() if hasattr(x, "fixed") else x
+
+
+def _check_two(x: Any) -> None:
+    if len(x) < 2:
+        raise InputError("a variance over the data needs two of them or more")
+
+
+class Estimate(NamedTuple):
+    """A mean over the data, in nats per datum, and how far another sample of data and draws would move it."""
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.standard_error:.3f}"
+
+
+@dataclass(frozen=True)
+class LatentHealth:
+    """What the D latents of a trained pair carry; nats per datum.
+
+    The KL that the ELBO pays has two parts, `KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z))`, averaged over the data:
+    what z says about x, and how far draws from the prior are from the latents that the decoder has seen. `q(z)` is the
+    aggregated posterior, the mean of `q(z|x)` over the data.
+
+    Attributes:
+        activity: variance of the posterior means over the data, `(D,)`.
+        active_interval: from 2.5 % to 97.5 % of the number of active latents, by resampling the data.
+        kl: `KL(q(z|x) || p(z))`, averaged over the data.
+        kl_per_dimension: its part from each latent, `(D,)`; `None` unless they are independent in guide and prior.
+        mutual_information: of x and z under the guide, never above `log mixture_size`; in expectation too low.
+        mutual_information_upper: the same with each datum left out of its own `q(z)`; in expectation too high.
+        aggregated_kl: `KL(q(z) || p(z))`, in expectation too high by as much as the information is too low.
+        num_data: N, without what is left out.
+        left_out: the data whose posterior or prior density is not finite, by their places counted from 0.
+        mixture_size: how many of them `q(z)` is made of; both parts are averages over these.
+
+    Source: Hoffman & Johnson 2016, ELBO Surgery; Poole et al. 2019, On Variational Bounds of Mutual Information (the
+    bounds from a known conditional density).
+    """
+
+    activity: Tensor
+    active_interval: tuple[int, int]
+    kl: Estimate
+    kl_per_dimension: Tensor | None
+    mutual_information: Estimate
+    mutual_information_upper: float
+    aggregated_kl: Estimate
+    num_data: int
+    mixture_size: int
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def active_units(self) -> int:
+        """How many latents are active: their posterior means vary over the data by more than `ACTIVE`."""
+        return int((self.activity > ACTIVE).sum())
+
+    @property
+    def bound(self) -> float:
+        """`log mixture_size`: the most information that so many data can show."""
+        return math.log(self.mixture_size)
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the information is within 10 % of its bound, so that the truth may be far above."""
+        return self.mutual_information.value > SATURATED * self.bound
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether no latent is active, or the KL is below 0.1 nats."""
+        return self.active_units == 0 or self.kl.value < COLLAPSED
+
+    def verdict(self) -> str:
+        """One sentence in words: whether the latents are used."""
+        d, information = len(self.activity), self.mutual_information.value
+        if self.active_units == 0:
+            if information < COLLAPSED:
+                carried = "and z carries next to nothing of x"
+            else:
+                carried = f"although z carries {information:.2f} nats about x, by small moves or not by its mean"
+            return (
+                f"Collapsed: no latent of {d} is active (the mean of none varies over the data by more than {ACTIVE}), "
+                f"{carried}."
+            )
+        if self.collapsed:
+            return f"Collapsed: the KL is below {COLLAPSED} nats per datum, so z carries next to nothing of x."
+        if self.saturated:
+            return (
+                f"{self.active_units} of {d} latents are active and z carries {information:.2f} nats about x or more: "
+                f"{self.mixture_size} data show at most {self.bound:.2f}, their logarithm, so this is a lower bound."
+            )
+        return f"{self.active_units} of {d} latents are active and z carries {information:.2f} nats about x."
+
+    def __str__(self) -> str:
+        low, high = self.active_interval
+        of = "" if self.mixture_size == self.num_data else f" of {self.num_data}"
+        return "\n".join(
+            [
+                f"active latents: {self.active_units} of {len(self.activity)} ({low} to {high} by resampling the data)",
+                f"KL(q(z|x) || p(z)) = {self.kl} nats per datum on {self.num_data} data",
+                f"I(x; z) = {self.mutual_information} nats, at most {self.mutual_information_upper:.3f} without each "
+                f"datum's own share, from {self.mixture_size}{of} data, whose log is {self.bound:.3f}",
+                f"KL(q(z) || p(z)) = {self.aggregated_kl} nats{' or less' if self.saturated else ''}",
+                *self._lost(),
+                self.verdict(),
+            ]
+        )
+
+    def _lost(self) -> list[str]:
+        """A sentence about the data that are left out, if there are any."""
+        if not self.left_out:
+            return []
+        some = ", ".join(map(str, self.left_out[:NAMED]))
+        more = f" and {len(self.left_out) - NAMED} more" if len(self.left_out) > NAMED else ""
+        return [f"without datum {some}{more} (counted from 0), whose q(z|x) is not finite"]
+
+
+class _Posteriors(NamedTuple):
+    """`q(z|x)` of some data, batch by batch, and draws from it with their log-densities."""
+
+    q: list[Any]  # each of batch shape (1, batch)
+    z: Tensor  # (K, N, D)
+    log_q: Tensor  # (K, N)
+    log_p: Tensor
+
+
+def _posteriors(model: Program, guide: Program, x: Any, draws: int, memory: int) -> _Posteriors:
+    found, parts = [], []
+    for batch in _batches(x, memory):
+        q, p = _latent(model, guide, batch)
+        draw = partial(_draw, q, p)
+        some = [draw(count) for count in _pieces(draws, draw, memory)]
+        found.append(q)
+        parts.append([torch.cat(part) for part in zip(*some, strict=True)])
+    z, log_q, log_p = (torch.cat(part, 2).squeeze(1) for part in zip(*parts, strict=True))
+    return _Posteriors(found, z, log_q, log_p)
+
+
+def _batches(x: Any, memory: int) -> Iterator[Any]:
+    rows = min(BATCH, rows_within(x, max(memory, MEMORY)))
+    return batches(x, rows)
+
+
+class _Look:
+    """The first look at all data: the KL of each, and whether it is finite; no draws are kept beyond `most` numbers.
+
+    Attributes:
+        kl: `log q(z|x) - log p(z)`, averaged over the draws, `(N,)`.
+        kl_per_dimension: the same for each latent, averaged over the data with a finite KL, `(D,)`, or `None`.
+        kept: the posteriors and draws of all data, if the mixture can be made of all of them.
+        affordable: how many data can be paired with one draw of each other.
+    """
+
+    def __init__(
+        self, pair: tuple[Program, Program], x: Any, draws: int, memory: int, wanted: int | None
+    ) -> None:
+        self.affordable = 0
+        self.kept: _Posteriors | None = None
+        size, kls, dimensions = len(x), [], []
+        found: list[Any] = []
+        parts: list[list[Tensor]] = []
+        for batch in _batches(x, memory):
+            q, p = _latent(*pair, batch)
+            draw = partial(_draw, q, p)
+            total, by_latent = torch.zeros(()), torch.zeros(())
+            each, some = independent(q) and independent(p), []
+            for count in _pieces(draws, draw, memory):
+                z, log_q, log_p = drawn = draw(count)
+                total = total + (log_q - log_p).sum(0)[0]
+                if each:
+                    kl = double(q.base_dist.log_prob(z)) - double(p.base_dist.log_prob(z))
+                    by_latent = by_latent + kl.sum(0)[0]
+                if self.affordable == 0:
+                    first = _Posteriors([q], z[:, 0], log_q[:, 0], log_p[:, 0])
+                    self.affordable = _affordable(first)
+                    keeps = _whole(wanted, size, draws, self.affordable)
+                    if keeps or wanted is not None:
+                        held = min(wanted or size, size) * draws * (z.shape[-1] + 2)
+                        told = f"latent_health with draws={draws}, each held beside the others,"
+                        require(8 * held, told, "draws or mixture_size")
+                if keeps:
+                    some.append(drawn)
+            kls.append(total / draws)
+            if each:
+                sound = kls[-1].isfinite()
+                dimensions.append((by_latent / draws)[sound].sum(0))
+            if keeps:
+                found.append(q)
+                parts.append([torch.cat(part) for part in zip(*some, strict=True)])
+        self.kl = torch.cat(kls)
+        count = int(self.kl.isfinite().sum())
+        self.kl_per_dimension = torch.stack(dimensions).sum(0) / count if dimensions else None
+        if keeps and count == size:
+            z, log_q, log_p = (torch.cat(part, 2).squeeze(1) for part in zip(*parts, strict=True))
+            self.kept = _Posteriors(found, z, log_q, log_p)
+
+
+def _whole(wanted: int | None, size: int, draws: int, affordable: int) -> bool:
+    """Whether `q(z)` is made of all data, with all draws of each."""
+    return (wanted or size) >= size and (wanted is not None or draws * size**2 <= affordable**2)
+
+
+def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    z = q.sample((count,))
+    return z, double(q.log_prob(z)), double(p.log_prob(z))
+
+
+def _means(q: Any, memory: int) -> Tensor:
+    """Two estimates of each posterior mean, `(2, batch, D)`."""
+
+    def total(count: int) -> Tensor:
+        return double(q.sample((count,))).sum(0)
+
+    halves = [sum(map(total, _pieces(MEAN_DRAWS, total, memory))) for _ in range(2)]
+    return torch.cat(halves) / MEAN_DRAWS  # type: ignore[arg-type]
+
+
+def _pieces(count: int, run: Callable[[int], Any], memory: int) -> Iterator[int]:
+    """`count` in pieces of as many as `run` takes at a time within `memory`."""
+    return pieces(count, max(1, memory // 2 // _bytes(run)))
+
+
+def _bytes(run: Callable[[int], Any]) -> int:
+    """Memory that one more draw needs, measured: half the difference between 3 and 1."""
+    needed = []
+    for count in (1, 3):
+        with forked_random(), Allocations() as allocations:
+            run(count)
+        needed.append(allocations.bytes)
+    return max((needed[1] - needed[0]) // 2, 64)
+
+
+def _latent(model: Program, guide: Program, batch: Any) -> tuple[Any, Any]:
+    """`q(z|x)` and `p(z)` at the only latent site of a pair, both of batch shape `(1, batch)`."""
+    sites = terms(model, guide, batch).sites
+    latents = {n: s for n, s in sites.items() if s.q is not None and s.p is not None and s.drawn}
+    if len(latents) != 1:
+        names = ", ".join(map(repr, latents))
+        raise InputError(
+            f"latent_health looks at one latent site, and the guide has {len(latents)}: {names}"
+        )
+    name, site = latents.popitem()
+    if len(site.q.event_shape) != 1:
+        shape = tuple(site.q.event_shape)
+        raise InputError(
+            f"latent_health looks at vectors, and one latent of site {name!r} has shape {shape}"
+        )
+    if not has_density(site.q) and not site.point:
+        raise InputError(
+            f"the guide computes {name!r} from auxiliary draws, so its density at the latents of other data is not "
+            "known; take a guide that draws it from a distribution"
+        )
+    if len(site.q.batch_shape) != 2:
+        raise InputError(
+            f"site {name!r} lies in a further plate; declare its dimensions with .to_event()"
+        )
+    if site.point:
+        raise InputError(
+            "the guide is a point for each datum, without a density, so what its latents carry has no measure in nats; "
+            "train with another guide, such as MeanField"
+        )
+    return site.q, site.p
+
+
+def _others(posteriors: _Posteriors, memory: int) -> Tensor:
+    """`log sum_{j != i} q(z_ki | x_j)` at each draw, `(K, N)`."""
+    draws, size = posteriors.log_q.shape
+    z = posteriors.z.flatten(0, 1)[:, None, None]  # (K N, 1, 1, D)
+    sizes = list(_pieces(len(z), partial(_pairs, posteriors), memory))
+    owners = torch.arange(size, device=posteriors.log_q.device).repeat(draws)
+    found = []
+    for some, owner in zip(z.split(sizes), owners.split(sizes), strict=True):
+        sums, start = [], 0
+        for q in posteriors.q:
+            log_q = double(q.log_prob(some)).squeeze(1)  # (piece, batch)
+            columns = torch.arange(start, start + log_q.shape[1], device=log_q.device)
+            sums.append(log_q.masked_fill(owner[:, None] == columns, -math.inf).logsumexp(1))
+            start += log_q.shape[1]
+        found.append(torch.stack(sums).logsumexp(0))
+    return torch.cat(found).unflatten(0, (draws, size))
+
+
+def _pairs(posteriors: _Posteriors, count: int) -> Tensor:
+    """The density of `count` draws at the first batch: what one step of `_others` costs."""
+    z = posteriors.z[0, :1].expand(count, -1)[:, None, None]
+    return double(posteriors.q[0].log_prob(z)).squeeze(1).logsumexp(1)
+
+
+def _affordable(posteriors: _Posteriors) -> int:
+    """How many data can be paired with one draw of each other within `WORK`."""
+    per_pair = _bytes(partial(_pairs, posteriors)) / posteriors.q[0].batch_shape[-1]
+    return max(2, math.isqrt(int(WORK / per_pair)))
+
+
+class _Bootstrap:
+    """The number of active latents in resampled data, from sums over the data chunk by chunk.
+
+    A chunk gets a binomial share of the draws that are left, so that all chunks together are one multinomial sample.
+    """
+
+    def __init__(self, bootstrap: int, size: int, memory: int) -> None:
+        self.size, self.left, self.memory = size, size, memory
+        self.draws = torch.full((bootstrap,), float(size), dtype=torch.float64)
+        self.sums: Tensor | float = 0.0
+
+    def add(self, columns: Tensor) -> None:
+        """Take in what is summed up over n more data, `(n, 3, D)`."""
+        n = len(columns)
+        share = torch.tensor(n / self.left, dtype=torch.float64)
+        taken = (
+            self.draws
+            if n == self.left
+            else torch.binomial(self.draws, share.expand_as(self.draws))
+        )
+        self.draws, self.left = self.draws - taken, self.left - n
+        rows, found = max(1, self.memory // (32 * n)), []
+        for part in taken.to(columns.device).split(rows):
+            most = int(part.max())
+            index = torch.randint(n, (len(part), most), device=columns.device)
+            counted = torch.arange(most, device=columns.device) < part[:, None]
+            weights = columns.new_zeros(len(part), n).scatter_add_(1, index, counted.to(columns))
+            found.append(weights @ columns.flatten(1))
+        self.sums = self.sums + torch.cat(found)
+
+    def counts(self) -> Tensor:
+        """How many latents are active in each sample, `(bootstrap,)`."""
+        assert isinstance(self.sums, Tensor)
+        products, first, second = (self.sums / self.size).chunk(3, -1)
+        return ((products - first * second) * self.size / (self.size - 1) > ACTIVE).sum(-1)
+
+
+def _estimate(values: Tensor) -> Estimate:
+    return Estimate(values.mean().item(), (values.std() / math.sqrt(len(values))).item())
+
+
+def _taken(x: Any, index: Tensor) -> Any:
+    """Some data by their places."""
+    if isinstance(x, Parts):
+        return Parts(x[index.to(x.device)])
+    return (
+        x[index.to(x.device)]
+        if isinstance(x, Tensor)
+        else torch.cat([x[i : i + 1] for i in index.tolist()])
+    )
+
+
+def _sound_means(
+    model: Program, guide: Program, x: Any, sound: Tensor, memory: int
+) -> Iterator[Tensor]:
+    """Two estimates of the posterior mean of the data that are `sound`, `(2, batch, D)`, batch by batch."""
+    done = 0
+    for batch in _batches(x, memory):
+        with forked_random():  # what is drawn to find q costs no numbers
+            q, _ = _latent(model, guide, batch)
+        means = _means(q, memory)
+        kept = sound[done : done + means.shape[1]]
+        done += means.shape[1]
+        if kept.any():
+            yield means[:, kept]
+
+
+@checked
+@torch.no_grad()
+def latent_health(
+    model: Program,
+    guide: Program,
+    x: Any,
+    *,
+    draws: Number = 5,
+    mixture_size: Annotated[int, at_least(2), at_most(MOST)] | None = None,
+    bootstrap: Annotated[int, at_least(1), takes(64)] = 1000,
+    memory: Number = MEMORY,
+) -> LatentHealth:
+    """Which latents are active, and the KL with its two parts, each with its error.
+
+    `I(x; z) = E[log q(z|x) - log q(z)]` and `KL(q(z) || p(z)) = E[log q(z) - log p(z)]`, `q(z) = 1/N sum_j q(z|x_j)`,
+    over the data x and draws `z ~ q(z|x)`. The density of every draw is taken at every datum, in chunks that keep
+    within `memory`. `p(z)` must be the same for all data.
+
+    Args:
+        model: any Pyro model with a data plate at dim -1 and one latent vector for each datum.
+        guide: its guide, called with the same.
+        x: the data, `(N, *shape)`, two or more: a tensor, or anything with a length whose slices are tensors.
+        draws: for each datum, beside those for its mean (50 for each of two, as in `activity`).
+        mixture_size: how many data, spread evenly, `q(z)` is made of. By default all; where that would take minutes,
+            because they are many or the density of the guide is costly (`IAF`), fewer with one draw each.
+        bootstrap: how often the data are resampled for the interval of the number of active latents.
+        memory: bytes to keep within, if one draw allows: beside the data, the networks, a few numbers for each datum,
+            and the posteriors and draws that `q(z)` is made of. Data beyond these are read in batches, twice.
+
+    Returns:
+        A `LatentHealth`.
+
+    Raises:
+        InputError: for fewer than two data or data that the likelihood does not accept, for a guide without a density
+            (`Delta`), for a pair with several latent sites or with one that is no vector, or for a number below 1
+            (mixture_size: below 2).
+
+    Source: Hoffman & Johnson 2016, ELBO Surgery; Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders,
+    section 5.2 (the activity).
+
+    >>> from pyro_vae import MLP, VAE, Bernoulli, MeanField, StandardNormal
+    >>> _ = torch.manual_seed(0)
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> health = latent_health(vae.model, vae.guide, torch.rand(50, 4).round())
+    >>> health.activity.shape, health.kl.value < 5
+    (torch.Size([2]), True)
+    """
+    x = _repeatable(as_data(model, x))
+    _check_two(x)
+    localise(model, guide)
+    with parameters_of(model, guide), unchecked(model, guide):
+        look = _Look((model, guide), x, draws, memory, mixture_size)
+        there = look.kl.isfinite().nonzero().flatten().cpu()
+        n = len(there)
+        if n < 2:
+            raise InputError(
+                f"{n} of {len(x)} data have a finite KL(q(z|x) || p(z)), and two are the least to look at"
+            )
+        size, kept = min(mixture_size or n, n), draws
+        if not _whole(mixture_size, n, draws, look.affordable):
+            size, kept = (size, draws) if mixture_size else (min(size, look.affordable), 1)
+        part = look.kept
+        if part is None:
+            chosen = there[torch.arange(size) * n // size]
+            part = _posteriors(model, guide, _taken(x, chosen), kept, memory)
+        others = _others(part, memory)
+        moments, resampled = _Moments(), _Bootstrap(bootstrap, n, memory)
+        for means in _sound_means(model, guide, x, look.kl.isfinite(), memory):
+            resampled.add(moments.add(means).flatten(2))
+    log_mean = torch.logaddexp(others, part.log_q) - math.log(size)  # log q(z)
+    counts = resampled.counts().double().sort().values
+    interval = (
+        int(counts[math.floor(0.025 * (bootstrap - 1))]),
+        int(counts[math.ceil(0.975 * (bootstrap - 1))]),
+    )
+    dimensions = look.kl_per_dimension
+    lost = (~look.kl.isfinite()).nonzero().flatten().tolist()
+    return LatentHealth(
+        activity=moments.covariance().cpu(),
+        active_interval=interval,
+        kl=_estimate(look.kl[look.kl.isfinite()]),
+        kl_per_dimension=None if dimensions is None else dimensions.cpu(),
+        mutual_information=_estimate((part.log_q - log_mean).mean(0)),
+        mutual_information_upper=(part.log_q - others).mean().item() + math.log(size - 1),
+        aggregated_kl=_estimate((log_mean - part.log_p).mean(0)),
+        num_data=n,
+        mixture_size=size,
+        left_out=tuple(lost),
+    )

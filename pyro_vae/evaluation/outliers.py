@@ -1,0 +1,348 @@
+"""Data unlike the training data: scores of each datum, and how well they tell two data sets apart."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae.data.inputs import as_data
+from pyro_vae.engine.memory import MEMORY
+from pyro_vae.evaluation.gaps import Gaps, inference_gaps
+from pyro_vae.evaluation.refinement import log_marginal_refined
+from pyro_vae.evaluation.results import PARETO_LIMIT
+from pyro_vae.foundation.checks import Draws, Number, checked
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.models.vae import VAE
+
+LEVEL = 0.05  # 1 - LEVEL: coverage of an interval, and the true positive rate of the threshold
+QUANTILE = 1.959964  # of the normal distribution at 1 - LEVEL / 2
+NAMED = 5  # data without a score that are named
+CLEAR = 0.9  # an AUROC below it is said to be weak
+HIGHER_INSIDE = {
+    "log p(x)": True,
+    "ELBO": True,
+    "regret": False,
+    "typicality": False,
+}  # of data like the training data
+
+
+@dataclass(frozen=True)
+class AnomalyScores:
+    """How unlike the training data each of N data is; nats, all shapes `(N,)`.
+
+    Attributes:
+        gaps: `log p(x)`, `L[q*]` and `L[q]`, with their errors.
+        typical: the mean `log p(x)` of training data.
+    """
+
+    gaps: Gaps
+    typical: float
+
+    def __len__(self) -> int:
+        return len(self.gaps)
+
+    @property
+    def log_marginal(self) -> Tensor:
+        """`log p(x)`, weighted from the refined q; low for an outlier, if not as a rule."""
+        return self.gaps.log_marginal.values
+
+    @property
+    def elbo(self) -> Tensor:
+        """`L[q]`, the ELBO of the guide; low for an outlier, if not as a rule."""
+        return self.gaps.elbo
+
+    @property
+    def regret(self) -> Tensor:
+        """`L[q*] - L[q]`; high for an outlier; below 0 by no more than the errors, `gaps.amortisation_errors`."""
+        return self.gaps.amortisation
+
+    @property
+    def typicality(self) -> Tensor:
+        """`|log p(x) - typical|`; high for an outlier."""
+        return (self.log_marginal - self.typical).abs()
+
+    @property
+    def sound(self) -> Tensor:
+        """Which data have all four scores, `(N,)` booleans: a density that underflows tells no two data apart."""
+        return self.gaps.sound
+
+    @property
+    def per_datum(self) -> dict[str, Tensor]:
+        """The four scores by the names of the table."""
+        return dict(
+            zip(
+                HIGHER_INSIDE,
+                (self.log_marginal, self.elbo, self.regret, self.typicality),
+                strict=True,
+            )
+        )
+
+
+@checked
+def anomaly_scores(
+    vae: VAE,
+    x: Any,
+    train: Any,
+    *,
+    steps: Number = 100,
+    rate: float = 0.1,
+    num_particles: Number = 5000,
+    elbo_particles: Draws = 100,
+    batch_size: Number = 200,
+    memory: Number = MEMORY,
+    progress: Callable[[int], None] | None = None,
+) -> AnomalyScores:
+    """Four scores of how unlike its training data a model finds each datum.
+
+    - `log p(x)`, low for an outlier. It is weighted from the refined q*: away from the training data the guide is far
+      from the posterior, and `log p(x)` weighted from it would be too low just for outliers.
+    - The ELBO `L[q]`, low for an outlier.
+    - The likelihood regret `L[q*] - L[q]`, high for an outlier: what fitting q(z|x) to the datum gains.
+    - The typicality `|log p(x) - mean of log p over training data|`, high for an outlier: data that are too probable
+      count as well.
+
+    `log p(x)` and the ELBO alone can fail: simple data may be more probable than the training data themselves.
+
+    Args:
+        vae: the pair.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        train: training data of the same kind, some hundreds suffice; or `typical` of an earlier result.
+        steps: gradient steps towards q*, as in `refine`.
+        rate: as in `refine`.
+        num_particles: K of log p(x), as in `log_marginal`.
+        elbo_particles: draws for each of the two ELBOs, 2 or more.
+        batch_size: data refined at a time.
+        memory: in bytes, as in `log_marginal_refined`.
+        progress: called with the number of draws weighted since its last call.
+
+    Returns:
+        The `AnomalyScores`, in nats.
+
+    Raises:
+        InputError: as `inference_gaps`.
+
+    Source: Xiao, Yan & Amit 2020, Likelihood Regret; Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019, Detecting
+    Out-of-Distribution Inputs to Deep Generative Models Using Typicality.
+
+    >>> import torch
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> first = anomaly_scores(vae, torch.eye(4), torch.eye(4), steps=5, num_particles=100)
+    >>> anomaly_scores(vae, torch.ones(3, 4), first.typical, steps=5, num_particles=100).regret.shape
+    torch.Size([3])
+    """
+    fitting: dict[str, Any] = {"steps": steps, "rate": rate, "batch_size": batch_size}
+    weighting: dict[str, Any] = {
+        "num_particles": num_particles,
+        "memory": memory,
+        "progress": progress,
+    }
+    if isinstance(train, int | float):
+        typical = float(train)
+    else:
+        seen = as_data(vae.model, train, name="train")
+        typical = log_marginal_refined(vae, seen, **fitting, **weighting).mean
+    return AnomalyScores(
+        inference_gaps(vae, x, elbo_particles=elbo_particles, **fitting, **weighting), typical
+    )
+
+
+class Detection(NamedTuple):
+    """How well a score tells data inside a distribution from data outside.
+
+    Attributes:
+        auroc: the probability that a datum inside has the higher score, ties counting half.
+        standard_error: of it, from the choice of both samples.
+        low, high: its 95 % interval.
+        fpr: the share of data outside that pass at the highest threshold that at least 95 % of those inside pass.
+
+    All are nan where a score is not a number.
+    """
+
+    auroc: float
+    standard_error: float
+    low: float
+    high: float
+    fpr: float
+
+
+def detection(inside: Any, outside: Any) -> Detection:
+    """The area under the ROC curve of a score, `P(s > t) + P(s = t) / 2`, with its interval; and the FPR at 95 % TPR.
+
+    The standard error is that of DeLong; the interval is symmetric on the logit scale, and so stays within [0, 1]. When
+    the samples do not overlap, DeLong's error is 0, and the interval is the exact one from `min(n, m)` independent
+    pairs, all of them in the same order.
+
+    Args:
+        inside: n scores of data inside, two or more; higher ones mean inside.
+        outside: m scores of data outside, two or more.
+
+    Returns:
+        A `Detection`.
+
+    Raises:
+        InputError: for scores that are not one for each datum, or fewer than two.
+
+    Source: DeLong, DeLong & Clarke-Pearson 1988, Comparing the Areas under Two or More Correlated Receiver Operating
+    Characteristic Curves; Sun & Xu 2014, Fast Implementation of DeLong's Algorithm (by midranks); Pepe 2003, The
+    Statistical Evaluation of Medical Tests (the logit scale).
+
+    >>> detection([3.0, 2.0, 2.0], [2.0, 1.0]).auroc
+    0.8333333333333334
+    """
+    from scipy.stats import rankdata
+
+    s, t = (np.asarray(v, dtype=np.float64) for v in (inside, outside))
+    for v in (s, t):
+        if v.ndim != 1 or len(v) < 2:
+            raise InputError(
+                f"an AUROC needs two data or more on each side, one score for each, not shape {v.shape}"
+            )
+    if np.isnan(s).any() or np.isnan(t).any():
+        return Detection(*[math.nan] * 5)
+    n, m = len(s), len(t)
+    ranks = rankdata(np.concatenate([s, t]))
+    below = (ranks[:n] - rankdata(s)) / m  # share of the data outside below each datum inside, (n,)
+    above = (
+        1 - (ranks[n:] - rankdata(t)) / n
+    )  # share of the data inside above each datum outside, (m,)
+    area = float(below.mean())
+    error = math.sqrt(below.var(ddof=1) / n + above.var(ddof=1) / m)
+    threshold = np.sort(s)[n - -(-95 * n // 100)]
+    return Detection(
+        area, error, *_interval(area, error, min(n, m)), float((t >= threshold).mean())
+    )
+
+
+def _interval(area: float, error: float, pairs: int) -> tuple[float, float]:
+    """95 % of an AUROC."""
+    if area in (0.0, 1.0):
+        least = (LEVEL / 2) ** (1 / pairs)
+        return (least, 1.0) if area else (0.0, 1 - least)
+    centre, width = math.log(area / (1 - area)), QUANTILE * error / (area * (1 - area))
+    return _logistic(centre - width), _logistic(centre + width)
+
+
+def _logistic(v: float) -> float:
+    return math.exp(-np.logaddexp(0.0, -v))
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well the four scores tell data outside the distribution from data inside; prints itself as a table.
+
+    Attributes:
+        names: of the two data sets, inside and outside.
+        inside: scores of data from the distribution of the training data, not among them.
+        outside: scores of other data.
+        rows: what the data on each side are called by, whole numbers; by default their places, counted from 0.
+    """
+
+    names: tuple[str, str]
+    inside: AnomalyScores
+    outside: AnomalyScores
+    rows: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None)
+
+    @property
+    def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each score of the data inside, `(n,)`, and of those outside, `(m,)`; of the `sound` ones."""
+        outside, here, there = self.outside.per_datum, self.inside.sound, self.outside.sound
+        return {name: (v[here], outside[name][there]) for name, v in self.inside.per_datum.items()}
+
+    @property
+    def lost(self) -> str | None:
+        """A sentence when some data have no finite score, naming the first of them."""
+        told = []
+        sides = zip(self.names, (self.inside, self.outside), self.rows, strict=True)
+        for name, scores, rows in sides:
+            places = (~scores.sound).nonzero().flatten().tolist()
+            if places:
+                some = ", ".join(str(i if rows is None else int(rows[i])) for i in places[:NAMED])
+                more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+                told.append(f"row{'s' if places[1:] else ''} {some}{more} of {name}")
+        if not told:
+            return None
+        return f"Without finite scores, and left out: {' and '.join(told)} (counted from 0)."
+
+    @property
+    def detections(self) -> dict[str, Detection]:
+        """The `Detection` of each score, each in its own direction: an AUROC above 0.5 is better than chance."""
+        signs = {name: 1 if higher else -1 for name, higher in HIGHER_INSIDE.items()}
+        return {
+            name: detection(signs[name] * a, signs[name] * b) for name, (a, b) in self.pairs.items()
+        }
+
+    @property
+    def failure(self) -> str | None:
+        """A sentence when `log p(x)` does not tell the data outside from those inside; `None` when it does.
+
+        It fails where its AUROC lies below 0.5 with its whole interval, and is weak where the AUROC is below 0.9 or
+        more than half of the data outside pass at 95 % TPR.
+        """
+        found = self.detections
+        own = found["log p(x)"]
+        if own.high < 0.5:
+            return (
+                f"The model gives higher log p(x) to {self.names[1]} than to its own {self.names[0]} data; log p(x) "
+                "alone does not detect them (Nalisnick et al. 2019)."
+            )
+        if not (own.auroc < CLEAR or own.fpr > 0.5):
+            return None
+        told = (
+            f"log p(x) hardly tells {self.names[1]} from {self.names[0]}: its AUROC is {own.auroc:.2f}, and at the "
+            f"threshold that 95 % of the data inside pass, {100 * own.fpr:.0f} % of those outside pass too"
+        )
+        name, best = max(found.items(), key=lambda item: item[1].auroc)
+        if best.low > own.high:
+            return f"{told}; the {name} does better (AUROC {best.auroc:.2f}, {100 * best.fpr:.0f} % pass)."
+        return f"{told}; no other score does better."
+
+    @property
+    def doubt(self) -> str | None:
+        """A sentence when some `log p(x)` have a Pareto k above 0.7."""
+        sides = (self.inside, self.outside)
+        bad = [int(side.gaps.log_marginal.doubtful.sum()) for side in sides]
+        if not any(bad):
+            return None
+        told = " and ".join(
+            f"{count} of {len(side)} {name} data"
+            for count, side, name in zip(bad, sides, self.names, strict=True)
+        )
+        return f"Pareto k is above {PARETO_LIMIT} for {told}: their log p(x) is probably too low."
+
+    def __str__(self) -> str:
+        (a, b), (n, m) = self.names, (len(self.inside), len(self.outside))
+        lines = [
+            f"inside: {n} of {a}; outside: {m} of {b}; typical log p(x) {self.inside.typical:.3f}",
+            f"{'means in nats':<14}{'inside':>12}{'outside':>12}{'inside if':>12}{'AUROC':>9}{'95 % interval':>18}"
+            f"{'FPR at 95 % TPR':>18}",
+        ]
+        found = self.detections
+        for name, (x, y) in self.pairs.items():
+            d, way = found[name], "higher" if HIGHER_INSIDE[name] else "lower"
+            interval = f"{d.low:.4f} to {d.high:.4f}"
+            lines.append(
+                f"{name:<14}{x.mean().item():>12.3f}{y.mean().item():>12.3f}{way:>12}{d.auroc:>9.4f}{interval:>18}"
+                f"{d.fpr:>18.4f}"
+            )
+        return "\n".join([*lines, *(s for s in (self.failure, self.doubt, self.lost) if s)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers of the table under plain names, as in `evaluation.json`."""
+        detections = self.detections
+        found: dict[str, Any] = {"data": len(self.outside), "typical": self.inside.typical}
+        found |= {"verdict": self.failure, "doubt": self.doubt, "left_out": self.lost}
+        for name, (x, y) in self.pairs.items():
+            means = {"mean_inside": x.mean().item(), "mean_outside": y.mean().item()}
+            d = detections[name]
+            area = {
+                "auroc": d.auroc,
+                "auroc_standard_error": d.standard_error,
+                "low": d.low,
+                "high": d.high,
+            }
+            found[name] = means | {"higher_inside": HIGHER_INSIDE[name]} | area | {"fpr": d.fpr}
+        return found

@@ -1,0 +1,298 @@
+"""Which of several models is better: paired differences of their log-likelihoods, datum by datum."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae.evaluation.results import PARETO_LIMIT
+from pyro_vae.foundation.errors import InputError
+
+ERRORS = 2  # standard errors that tell two runs apart
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`log p(x)` of N data under one model, with the errors of each; nats.
+
+    Attributes:
+        values: `(N,)`.
+        standard_errors: Monte-Carlo standard error of each value, `(N,)`; nan where it is not known.
+        pareto_k: tail index of the importance weights, `(N,)`, or `None` for values that have no such weights.
+        num_particles: the least and the most draws for a datum, or `None`.
+    """
+
+    values: np.ndarray
+    standard_errors: np.ndarray
+    pareto_k: np.ndarray | None = None
+    num_particles: tuple[int, int] | None = None
+
+    @property
+    def mean(self) -> float:
+        """The average, nats per datum."""
+        return float(self.values.mean())
+
+    @property
+    def data_standard_error(self) -> float:
+        """How far another sample of N data would move the mean: `std(values) / sqrt(N)`."""
+        return float(self.values.std(ddof=1) / math.sqrt(len(self.values)))
+
+    @property
+    def monte_carlo_standard_error(self) -> float:
+        """How far other particles would move the mean: `sqrt(sum se^2) / N`."""
+        return float(np.sqrt(np.square(self.standard_errors).sum()) / len(self.values))
+
+    @property
+    def doubtful(self) -> int | None:
+        """How many data have a Pareto k above 0.7 or too few particles to tell."""
+        return None if self.pareto_k is None else int((~(self.pareto_k <= PARETO_LIMIT)).sum())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one model's `log p(x)` is than another's on the same N data: `d_i = a_i - b_i`, nats.
+
+    The spread of the `d_i` holds the noise of the particles already, so `standard_error` counts that noise twice: it is
+    never too small for it.
+
+    Attributes:
+        mean: of the `d_i`, nats per datum.
+        data_standard_error: `std(d) / sqrt(N)`.
+        monte_carlo_standard_error: `sqrt(sum_i se_ai^2 + se_bi^2) / N`; nan where an error is not known.
+        t: `mean / data_standard_error`, the statistic of the paired t-test.
+        p: its two-sided p-value, from Student's t with N - 1 degrees of freedom.
+        higher: how many data have `d_i > 0`.
+        lower: how many data have `d_i < 0`.
+    """
+
+    mean: float
+    data_standard_error: float
+    monte_carlo_standard_error: float
+    t: float
+    p: float
+    higher: int
+    lower: int
+
+    @classmethod
+    def between(cls, a: Scores, b: Scores) -> "Difference":
+        """`a` minus `b`, datum by datum."""
+        from scipy import stats
+
+        d, n = a.values - b.values, len(a.values)
+        mean, error = float(d.mean()), float(d.std(ddof=1) / math.sqrt(n))
+        t = mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
+        noise = math.hypot(a.monte_carlo_standard_error, b.monte_carlo_standard_error)
+        p = float(2 * stats.t.sf(abs(t), n - 1))
+        return cls(mean, error, noise, t, p, int((d > 0).sum()), int((d < 0).sum()))
+
+    @property
+    def standard_error(self) -> float:
+        """Both errors, added in quadrature; that of the data alone where the other is not known."""
+        noise = self.monte_carlo_standard_error
+        return math.hypot(self.data_standard_error, 0.0 if math.isnan(noise) else noise)
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the mean is more than 2 standard errors away from 0."""
+        return abs(self.mean) > ERRORS * self.standard_error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models ranked by their mean `log p(x)` on the same data; prints itself as a table.
+
+    Attributes:
+        scores: by name, the highest mean first.
+        differences: every other model minus the best one, by name, in the same order.
+    """
+
+    scores: dict[str, Scores]
+    differences: dict[str, Difference]
+
+    @property
+    def ranking(self) -> list[str]:
+        """The names, the highest mean first."""
+        return list(self.scores)
+
+    @property
+    def best(self) -> str:
+        """The name with the highest mean."""
+        return self.ranking[0]
+
+    def pair(self, a: str, b: str) -> Difference:
+        """The model `a` minus the model `b`, for any two names."""
+        for name in (a, b):
+            if name not in self.scores:
+                raise InputError(
+                    f"{name!r} was not compared; choose among {', '.join(self.scores)}"
+                )
+        return Difference.between(self.scores[a], self.scores[b])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes a number doubtful, one sentence each."""
+        found = []
+        counts = {
+            name: s.num_particles for name, s in self.scores.items() if s.num_particles is not None
+        }
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{name} {_range(count)}" for name, count in counts.items())
+            found.append(
+                f"the numbers of particles differ ({told}): the mean is a lower bound that rises with them, so the run "
+                "with fewer is at a disadvantage"
+            )
+        for name, s in self.scores.items():
+            if s.doubtful:
+                found.append(
+                    f"{name} has a Pareto k above {PARETO_LIMIT} for {s.doubtful} of {len(s.values)} data: its mean is "
+                    "probably too low and its Monte-Carlo error too small"
+                )
+            if math.isnan(s.monte_carlo_standard_error):
+                found.append(
+                    f"{name} has no Monte-Carlo errors, so its difference counts the error of the data alone"
+                )
+        return found
+
+    def __str__(self) -> str:
+        wide = max(18, *(len(name) for name in self.scores)) + 2
+        lines = [
+            f"{'nats per datum':<{wide}}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}{f'k > {PARETO_LIMIT}':>11}"
+        ]
+        for name, s in self.scores.items():
+            share = "" if s.doubtful is None else f"{100 * s.doubtful / len(s.values):.1f} %"
+            lines.append(
+                f"{name:<{wide}}{s.mean:>12.3f}{s.data_standard_error:>10.3f}{s.monte_carlo_standard_error:>16.4f}"
+                f"{share:>11}"
+            )
+        lines += [
+            "",
+            f"difference to {self.best} on each datum, its mean and errors",
+            f"{'':<{wide}}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}{'± both':>11}{'t':>9}{'p':>10}"
+            f"{'better on':>11}{'worse on':>10}",
+        ]
+        for name, d in self.differences.items():
+            p = f"{d.p:.2g}" if d.p > 1e-300 else "< 1e-300"
+            mark = "" if d.distinguishable else "  not distinguishable"
+            lines.append(
+                f"{name:<{wide}}{d.mean:>12.3f}{d.data_standard_error:>10.3f}{d.monte_carlo_standard_error:>16.4f}"
+                f"{d.standard_error:>11.4f}{d.t:>9.2f}{p:>10}{d.higher:>11}{d.lower:>10}{mark}"
+            )
+        lines += [
+            "",
+            "t and p: the paired t-test over the data, two-sided, each difference on its own",
+            f"± both: the two errors added in quadrature; not distinguishable: a mean within {ERRORS} of them",
+            *(f"warning: {sentence}" for sentence in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All the numbers under plain names, as `--json` writes them; an infinite or undefined one is `None`."""
+        names = ("mean", "data_standard_error", "monte_carlo_standard_error")
+        return {
+            "data": len(self.scores[self.best].values),
+            "best": self.best,
+            "runs": {
+                name: {k: _finite(getattr(s, k)) for k in names}
+                | {"pareto_k_above_limit": s.doubtful, "num_particles": s.num_particles}
+                for name, s in self.scores.items()
+            },
+            "differences_to_best": {
+                name: {k: _finite(getattr(d, k)) for k in (*names, "standard_error", "t", "p")}
+                | {"higher": d.higher, "lower": d.lower, "distinguishable": d.distinguishable}
+                for name, d in self.differences.items()
+            },
+            "warnings": self.warnings,
+        }
+
+
+def _range(count: tuple[int, int]) -> str:
+    return str(count[0]) if count[0] == count[1] else f"{count[0]} to {count[1]}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def compare(values: Mapping[str, Any]) -> Comparison:
+    """Rank models by their `log p(x)` on the same data, and pair each with the best one datum by datum.
+
+    Args:
+        values: by name a `LogMarginal`, a mapping with its arrays (such as an opened `evaluation.npz`), or an array
+            `(N,)` of exact log-likelihoods, in nats. Datum i must be the same in all of them, seen in the same way.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        InputError: for fewer than two models or two data, for arrays of different lengths, or for values that are not
+            finite.
+
+    >>> result = compare({"a": np.array([-1.0, -2.0, -3.0]), "b": np.array([-2.0, -2.5, -4.5])})
+    >>> result.best, result.differences["b"].mean, round(result.differences["b"].p, 4)
+    ('a', -1.0, 0.0742)
+    """
+    if len(values) < 2:
+        raise InputError(
+            f"a comparison needs two runs or more, and there {'is 1' if values else 'are none'}"
+        )
+    scores = {name: _scores(name, given) for name, given in values.items()}
+    first, *others = scores
+    size = len(scores[first].values)
+    for name in others:
+        if len(scores[name].values) != size:
+            raise InputError(
+                f"{first} has values for {size} data and {name} for {len(scores[name].values)}; only values for the "
+                "same data can be paired"
+            )
+    if size < 2:
+        raise InputError(f"a comparison needs two data or more, and {first} has {size}")
+    ranked = dict(sorted(scores.items(), key=lambda item: -item[1].mean))
+    best, *others = ranked
+    return Comparison(
+        ranked, {name: Difference.between(ranked[name], ranked[best]) for name in others}
+    )
+
+
+def _scores(name: str, given: Any) -> Scores:
+    """Whatever `compare` accepts, as arrays of float64."""
+
+    def column(key: str) -> np.ndarray | None:
+        value = given.get(key) if isinstance(given, Mapping) else getattr(given, key, None)
+        return None if value is None else _array(name, key, value)
+
+    plain = isinstance(given, (Tensor, np.ndarray, list, tuple))
+    values = _array(name, "values", given) if plain else column("values")
+    if values is None:
+        raise InputError(f"{name} has no array 'values' of log-likelihoods")
+    if values.ndim != 1:
+        raise InputError(
+            f"the values of {name} must be one for each datum, but have shape {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise InputError(
+            f"{name} has log p(x) = {values[row]} for datum {row} (counted from 0), which has no difference"
+        )
+    errors, k, count = (
+        (None,) * 3 if plain else map(column, ("standard_errors", "pareto_k", "num_particles"))
+    )
+    for key, array in (("standard_errors", errors), ("pareto_k", k)):
+        if array is not None and array.shape != values.shape:
+            raise InputError(
+                f"{name} has {key} of shape {array.shape} and values of shape {values.shape}"
+            )
+    told = count is not None and count.size > 0 and bool(np.isfinite(count).all())
+    particles = (int(count.min()), int(count.max())) if told and count is not None else None
+    return Scores(values, np.zeros_like(values) if errors is None else errors, k, particles)
+
+
+def _array(name: str, key: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(
+            value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the {key} of {name} are not an array of numbers: {error}") from error

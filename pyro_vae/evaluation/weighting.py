@@ -1,0 +1,334 @@
+"""Estimators of log p(x) and of the ELBO, as results that carry their errors."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.data.inputs import Call, as_data, rows_within
+from pyro_vae.engine.graphs import REPAID, choice, compiled
+from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
+from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
+from pyro_vae.evaluation.results import LogMarginal
+from pyro_vae.foundation.abstract import (
+    is_traced,
+    localise,
+    parameters_of,
+    unchecked,
+)
+from pyro_vae.foundation.checks import Number, checked
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.bounds import called_whole, scored
+from pyro_vae.inference.particles import way_of
+from pyro_vae.inference.terms import Program, double
+
+if TYPE_CHECKING:
+    pass
+
+WEIGHTS = 128  # bytes of a draw's weights while they are summed up
+
+
+class _Accumulator:
+    """Running sums over the particles of B data, so that any number of particles fits in memory; float64 throughout."""
+
+    def __init__(self, num_particles: int) -> None:
+        self.num_particles = num_particles
+        self.tail = tail_length(num_particles) + 1
+        self.sums: Tensor
+        self.largest: Tensor
+        self.log_sum_sq: Tensor
+        self.log_sum: Tensor | None = None
+        self.curve = [_Groups(10**i) for i in range(20) if 10**i < num_particles]
+
+    def add(self, log_weight: Tensor, log_px: Tensor, kl: Tensor) -> None:
+        """Take in `(k, B)` more particles."""
+        log_w = double(log_weight)
+        for groups in self.curve:
+            groups.add(log_w)
+        sums = torch.stack([double(log_px).sum(0), double(kl).sum(0)])  # (2, B)
+        log_sum, log_sum_sq = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+        if self.log_sum is None:
+            self.sums, self.log_sum, self.log_sum_sq, largest = sums, log_sum, log_sum_sq, log_w
+        else:
+            self.sums = self.sums + sums
+            self.log_sum = torch.logaddexp(self.log_sum, log_sum)
+            self.log_sum_sq = torch.logaddexp(self.log_sum_sq, log_sum_sq)
+            largest = torch.cat([self.largest, log_w])
+        self.largest = largest.topk(min(self.tail, len(largest)), dim=0).values  # (M + 1, B)
+
+    def result(self) -> LogMarginal:
+        k = self.num_particles
+        assert self.log_sum is not None
+        inverse_ess = (self.log_sum_sq - 2 * self.log_sum).exp()
+        variance = (
+            (inverse_ess - 1 / k).clamp_min(0) * k / max(k - 1, 1)
+        )  # of the mean weight, over its square
+        reconstruction, kl = self.sums / k
+        columns = {
+            "values": self.log_sum - math.log(k),
+            "standard_errors": variance.sqrt() if k > 1 else torch.full_like(variance, math.nan),
+            "ess": 1 / inverse_ess,
+            "pareto_k": pareto_k(self.largest.T),
+            "elbo": reconstruction - kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+        }
+        curve = {groups.size: groups.mean().cpu() for groups in self.curve} | {
+            k: columns["values"].cpu()
+        }
+        return LogMarginal(
+            **{name: column.cpu() for name, column in columns.items()}, num_particles=k, curve=curve
+        )
+
+
+class _Groups:
+    """The mean over groups of `size` draws of `log 1/size sum w`, whatever the pieces in which the draws come."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.filled, self.count = size, 0, 0
+        self.partial: Tensor
+        self.total: Tensor | float = 0.0
+
+    def add(self, log_w: Tensor) -> None:
+        """Take in `(k, B)` more log-weights."""
+        take = min(self.size - self.filled, len(log_w)) if self.filled else 0
+        if take:
+            self.partial = torch.logaddexp(self.partial, log_w[:take].logsumexp(0))
+            self.filled += take
+            if self.filled == self.size:
+                self._close(self.partial.unsqueeze(0))
+        whole = (len(log_w) - take) // self.size
+        if whole:
+            self._close(
+                log_w[take : take + whole * self.size].unflatten(0, (whole, self.size)).logsumexp(1)
+            )
+        if take + whole * self.size < len(log_w):
+            rest = log_w[take + whole * self.size :]
+            self.partial, self.filled = rest.logsumexp(0), len(rest)
+
+    def _close(self, log_sums: Tensor) -> None:
+        self.total = self.total + log_sums.sum(0)
+        self.count, self.filled = self.count + len(log_sums), 0
+
+    def mean(self) -> Tensor:
+        assert isinstance(self.total, Tensor)
+        return self.total / self.count - math.log(self.size)
+
+
+def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, bool]:
+    """Memory for one particle of one datum, and whether there are latents at all.
+
+    It is the difference between 3 particles and 1, measured on the data given, of which one will do.
+    """
+    latents = False
+
+    def draw(count: int) -> None:
+        nonlocal latents
+        t = scored(model, guide, batch, count)
+        if any(s.q is not None and s.drawn and s.point for s in t.sites.values()):
+            raise InputError(
+                "the guide is a point for each datum, without a density to weigh draws by, so log p(x) cannot be "
+                "estimated from it; train with another guide, such as MeanField"
+            )
+        latents = any(s.q is not None for s in t.sites.values())
+
+    one, several = bytes_of(lambda: draw(1)), bytes_of(lambda: draw(3))
+    return max((several - one) // 2 // len(batch), 64), latents
+
+
+@checked
+@torch.no_grad()
+def log_marginal(
+    model: Program,
+    guide: Program,
+    x: Any,
+    *args: Any,
+    num_particles: Number = 5000,
+    memory: Number = MEMORY,
+    compile: bool | str = "auto",
+    progress: Callable[[int], None] | None = None,
+    **kwargs: Any,
+) -> LogMarginal:
+    """Importance-weighted estimate of the marginal log-likelihood of each datum.
+
+    `log p(x) >= E[log 1/K sum_k p(x, z_k) / q(z_k|x)]`, `z_k ~ q(z|x)`, with equality as K grows. Exactly
+    `num_particles` are drawn for each datum, in chunks that keep within `memory`. A pair that scores data otherwise
+    than it does among others, as where a guide holds numbers for each datum, is called with all of them at once. Of a
+    pair without latents the one weight is log p(x) itself, without an error.
+
+    Args:
+        model: any Pyro model with a data plate, called with a batch of data.
+        guide: its guide, called with the same.
+        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors. A pair that is not of
+            this package may take a tuple or a dict of tensors, `program((x, y))`, and data sets of such items.
+        *args: what both are called with beside a batch of x, `program(x, y)`; tensors of N rows are cut along with it.
+        num_particles: K.
+        memory: bytes to keep within (beside the data and the networks).
+        compile: weigh by a compiled graph (see `SVI`), or with `'auto'` when there is enough to do to repay the seconds
+            that compiling takes: about half a minute of work without.
+        progress: called with the number of draws done since its last call.
+        **kwargs: what both are called with by name, cut as `args`.
+
+    Returns:
+        A `LogMarginal` with N values and their errors.
+
+    Raises:
+        InputError: for empty data or data that the likelihood does not accept, for a guide without a density (`Delta`),
+            for fewer than one particle, for a memory bound too small for a single draw, for a pair that `terms`
+            refuses, or one that draws for another number of data than it is given.
+
+    Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, equation 8.
+
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> _ = torch.manual_seed(0)
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> log_marginal(vae.model, vae.guide, torch.ones(8, 4), num_particles=100).values.shape
+    torch.Size([8])
+    """
+    data = Call(as_data(model, x), args, kwargs)
+    choice(compile, repaid=False)
+    localise(model, guide)
+    with parameters_of(model, guide):
+        whole = called_whole(model, guide, data)
+        first = data[: len(data) if whole else 1]
+        draw, latents = _bytes_per_draw(model, guide, first)
+        if not latents:
+            num_particles = 1
+        with unchecked(model, guide):  # the two measuring calls above were validated
+            singly = way_of(model, guide, first.args, first.kwargs).dim is None
+            chunks = _Chunks.within(
+                memory,
+                num_particles=num_particles,
+                size=min(len(data), rows_within(data, memory // 4)),
+                draw=draw,
+                device=first.device,
+                singly=singly,
+            )
+            if whole:
+                chunks = chunks.of_all(len(data))
+            repaid = num_particles * len(data) * draw >= REPAID
+            weigh = _weigher(model, guide, compile, repaid=repaid, singly=singly)
+            result: LogMarginal | None = None
+            for batch in data.batches(None, chunks.rows):
+                accumulator = _Accumulator(num_particles)
+                for done in range(0, num_particles, chunks.block):
+                    count = min(chunks.block, num_particles - done)
+                    accumulator.add(*chunks.weigh(weigh, batch, count, progress))
+                part = accumulator.result()
+                result = part if result is None else result + part
+    assert result is not None
+    return result if latents else _exact(result)
+
+
+def _exact(result: LogMarginal) -> LogMarginal:
+    """The values of a pair without latents, which are no estimates."""
+    nothing = torch.zeros_like(result.values)
+    return replace(
+        result, standard_errors=nothing, pareto_k=torch.full_like(result.values, -math.inf)
+    )
+
+
+Weigh = Callable[[Any, Any, int], tuple[list[Tensor], Any]]
+
+
+def _weigher(
+    model: Program, guide: Program, wanted: bool | str, *, repaid: bool, singly: bool
+) -> Weigh:
+    """`[log w, log p(x|z), log q(z|x) - log p(z)]`, each `(count, batch)`, of a batch of data and a count of draws.
+
+    Only pairs of modules are compiled, since what other programs read is not known, and none that is run for each draw.
+    """
+
+    def weigh(args: Any, kwargs: Any, count: int) -> tuple[list[Tensor], Any]:
+        with pyro.validation_enabled(False) if is_traced() else nullcontext():  # reads values
+            t = scored(model, guide, Call(args[0], args[1:], kwargs), count)
+        return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
+
+    modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
+    if singly or len(modules) < 2 or not choice(wanted, repaid=repaid):
+        return weigh
+    return compiled(weigh, modules, "importance weighting", asked=wanted is True)
+
+
+class _Chunks(NamedTuple):
+    """In what pieces N data with K draws each are weighed: what is decoded at a time, and what is summed up at a time.
+
+    Attributes:
+        data, particles: decoded at a time.
+        rows, block: data and draws whose weights are summed up at a time, multiples of these or all that there are.
+    """
+
+    data: int
+    particles: int
+    rows: int
+    block: int
+
+    @classmethod
+    def within(
+        cls,
+        memory: int,
+        *,
+        num_particles: int,
+        size: int,
+        draw: int,
+        device: Any,
+        singly: bool = False,
+    ) -> "_Chunks":
+        """For `draw` bytes a draw; the draws are split evenly where that is possible: one shape, one graph.
+
+        `size` is the most data to have at a time. Where draws are made `singly`, each is of as many data as can be.
+        """
+        tail = (
+            4 * 8 * (tail_length(num_particles) + 1)
+        )  # one datum's largest weights, and copies while they are merged
+        if tail + draw > memory:
+            raise InputError(
+                f"{num_particles} particles need {_mib(tail + draw)} MiB for a single datum and the memory bound is "
+                f"{_mib(memory)} MiB; draw fewer particles or allow more memory"
+            )
+        most = min(memory // 2 // draw or 1, CHUNK.get(device.type, LARGEST_CHUNK))
+        fewest = -(-num_particles // most)
+        pieces = next((n for n in range(fewest, 2 * fewest) if num_particles % n == 0), fewest)
+        particles = -(-num_particles // pieces)
+        if singly:
+            particles = max(1, min(num_particles, most // size))
+        data = max(1, min(most // particles, size))
+        summed = min(memory // 4 // WEIGHTS or 1, LARGEST_CHUNK)
+        rows = max(data, min(summed // num_particles, memory // 4 // tail, size) // data * data)
+        return cls(
+            data,
+            particles,
+            rows,
+            max(particles, min(num_particles, summed // rows) // particles * particles),
+        )
+
+    def of_all(self, size: int) -> "_Chunks":
+        """The same for a pair that is called with all `size` data at once: fewer draws at a time."""
+        particles = max(1, self.data * self.particles // size)
+        return _Chunks(
+            size, particles, size, particles * max(1, self.rows * self.block // size // particles)
+        )
+
+    def weigh(
+        self, weigh: Weigh, batch: Call, count: int, progress: Callable[[int], None] | None
+    ) -> Tensor:
+        """What `weigh` gives for `count` draws of all data of a batch, `(3, count, batch)`."""
+        columns = []
+        for data in batch.batches(None, self.data) if self.data < len(batch) else (batch,):
+            parts = []
+            for done in range(0, count, self.particles):
+                few = min(self.particles, count - done)
+                parts.append(torch.stack(weigh(data.args, data.kwargs, few)[0]))
+                if progress is not None:
+                    progress(parts[-1][0].numel())
+            columns.append(torch.cat(parts, 1))
+        return torch.cat(columns, 2)
+
+
+def _mib(size: int) -> int:
+    return -(-size // 2**20)

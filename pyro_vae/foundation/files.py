@@ -1,0 +1,231 @@
+"""Files that are whole or absent: each is made in a folder beside its place, then moved there at once."""
+
+import os
+import platform
+import secrets
+import shutil
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.foundation.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where leftovers of a kill stay until somebody removes them
+    fcntl = None  # type: ignore[assignment]
+
+MARK = ".tmp-"  # how the name of a folder begins in which a file is under way
+LOCK = ".lock"  # the file in it that tells whether its process lives
+DEVICES = ("/dev", "/dev/fd", "/proc/self/fd")  # /dev/stdout, /dev/null: nothing is moved there
+
+Write = Callable[[Path], Any]
+
+
+def write_atomically(path: Path, write: Write) -> None:
+    """Let `write` make a file, and put it at `path` in one move: a reader sees the old file or the new one, never half.
+
+    What `write` is called with is a path of the same name in a new folder beside `path`, of a random name, which is
+    removed when anything fails. A link at `path` is replaced, and what it points to stays.
+    """
+    with together() as put:
+        put(path, write)
+
+
+@contextmanager
+def together() -> Iterator[Callable[[Path, Write], None]]:
+    """Files that belong to each other: made one by one, and put in place when all of them are made, or none.
+
+    Gives a function of a path and of what writes it, as `write_atomically` is.
+    """
+    made: list[tuple[Path, Path]] = []
+    with ExitStack() as stack:
+
+        def put(path: Path, write: Write) -> None:
+            if _is_device(path):
+                write(path)
+                return
+            with _named(path):
+                beside = stack.enter_context(_workshop(path.parent)) / path.name
+                write(beside)
+            made.append((beside, path))
+
+        yield put
+        if made:
+            with _undisturbed(made[0][1].parent):
+                for beside, path in made:
+                    with _named(path):
+                        os.replace(beside, path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What fails inside, such as a full disk, names the file that was wanted, and not the one under way."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or MARK in str(error.filename):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def subfolder(folder: Path, name: str) -> Path:
+    """The folder `name` inside a run folder, made if need be; a link is refused, because it leads outside the run."""
+    path = folder / name
+    if path.is_symlink():
+        raise InputError(
+            f"{path} is a link to {os.readlink(path)}, and nothing is written through links inside a run; remove it"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files of processes that were killed; those of living ones are locked, and stay."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        left = [Path(e) for e in entries if e.name.startswith(MARK) and not e.is_symlink()]
+        for path in left:
+            with suppress(OSError):
+                _remove_unless_locked(path)
+
+
+def _remove_unless_locked(workshop: Path) -> None:
+    lock = workshop / LOCK
+    if fcntl is None:
+        return
+    if not lock.exists():
+        workshop.rmdir()  # which only an empty folder allows
+        return
+    descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(workshop)
+    finally:
+        os.close(descriptor)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether there is something at `path` that takes bytes and is no file, such as a pipe."""
+    if str(path.parent) in DEVICES:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """A new folder in `folder` for a file under way; it is locked as long as it is needed, and then removed."""
+    sweep(folder)
+    workshop, descriptor = _new(folder)
+    try:
+        yield workshop
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _new(folder: Path) -> tuple[Path, int]:
+    while True:
+        workshop = folder / f"{MARK}{secrets.token_hex(8)}"
+        workshop.mkdir()
+        try:
+            descriptor = os.open(workshop / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except FileNotFoundError:  # swept away in the moment before
+            continue
+        with suppress(OSError):  # a file system without locks
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return workshop, descriptor
+        os.close(descriptor)
+
+
+@contextmanager
+def _undisturbed(folder: Path) -> Iterator[None]:
+    """Neither a signal nor another process that puts files into `folder` comes in between."""
+    with deferred_signals(), _turn(folder):
+        yield
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Ctrl-C and a polite kill are heard after the block."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears them
+        yield
+        return
+    heard: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda number, frame: heard.append(number)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for sent in heard:
+            signal.raise_signal(sent)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):  # a file system without locks, or a folder that cannot be listed
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+_taken: set[Path] = set()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time writes a run: another is refused, and a lock that a kill left behind counts for nothing.
+
+    Raises:
+        InputError: when the run is being written.
+    """
+    place = folder.resolve()
+    if place in _taken:
+        raise InputError(f"{folder} is being trained in this process; wait until that ends")
+    _taken.add(place)
+    try:
+        with _lock_file(folder):
+            yield
+    finally:
+        _taken.discard(place)
+
+
+@contextmanager
+def _lock_file(folder: Path) -> Iterator[None]:
+    path = folder / LOCK
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        try:  # a lock of this process alone, which its workers do not inherit
+            if fcntl is not None:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            raise InputError(
+                f"{holder} is training {folder} at this moment; wait until it ends, or stop it"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""Members are made within the memory that there is: a size that is too large is said before it is taken."""
+
+import inspect
+import math
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.foundation.checks import PLAIN, checked, shown
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import available_memory, in_words
+from pyro_vae.foundation.terminal import is_out_of_memory
+
+NOTICED = 2**24  # bytes of a tensor from which it is worth asking how much memory there is
+COPIES = 4  # of each parameter in training: itself, its gradient, and two averages of Adam's
+MOST = 100_000  # tensors made for one member
+
+_watched = ContextVar("_watched", default=False)
+
+
+class Bounded(TorchDispatchMode):
+    """Tensors made inside are held against the memory available, or against `limit` bytes in all, `most` in number.
+
+    Raises:
+        InputError: naming `what` is made, the size and what there is; also for more than `most` tensors.
+    """
+
+    def __init__(self, what: str, limit: float = math.inf, most: int | None = None) -> None:
+        super().__init__()
+        self.what, self.limit, self.most = what, limit, MOST if most is None else most
+        self.made = self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
+            self.made += 1
+            if self.made > self.most:
+                raise InputError(
+                    f"{self.what} cannot be made: it has more than {self.most:,} tensors; choose smaller numbers"
+                )
+            self._hold(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _hold(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Raise unless what `func` is about to make can be held."""
+        numbers = [n for n in tree_leaves(args) if isinstance(n, int) and n > 0]
+        if math.prod(numbers) < NOTICED // 8 and self.limit == math.inf:
+            return
+        try:
+            size = func(*args, **{**kwargs, "device": "meta"}).nbytes
+        except (NotImplementedError, TypeError, AttributeError):
+            return
+        self.total += size
+        if self.total > self.limit:
+            raise InputError(
+                f"{self.what} takes more memory than the {in_words(self.limit)} expected"
+            )
+        if size > NOTICED and COPIES * self.total > available_memory():
+            raise InputError(
+                f"{self.what} cannot be made: it takes {in_words(self.total)} of memory, in training "
+                f"{in_words(COPIES * self.total)}, and {in_words(available_memory())} are available; choose smaller "
+                "numbers"
+            )
+
+
+def declared(init: Callable[..., None]) -> Callable[..., None]:
+    """A member's `__init__`: its arguments checked against their annotations, its sizes against the memory."""
+    function = checked(init)
+
+    @wraps(init)
+    def make(self: Any, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.setdefault("_given", (args, kwargs))  # of the outermost class
+        if _watched.get():  # the outermost call watches
+            return function(self, *args, **kwargs)
+        what = _written(init, self, args, kwargs)
+        token = _watched.set(True)
+        try:
+            with Bounded(what):
+                return function(self, *args, **kwargs)
+        except (OverflowError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, OverflowError) or is_too_large(error)):
+                raise
+            raise InputError(f"{what} cannot be made: it is too large for memory") from error
+        finally:
+            _watched.reset(token)
+
+    return make
+
+
+def given(made: Any) -> dict[str, Any]:
+    """The arguments that a member was made with, defaults among them; empty for what is no member."""
+    if "_given" not in vars(made):
+        return {}
+    args, kwargs = vars(made)["_given"]
+    bound = inspect.signature(type(made)).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, or that a size is beyond what can be counted."""
+    beyond = any(words in str(error) for words in ("overflow", "Overflow", "too large"))
+    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and beyond)
+
+
+def _written(init: Callable[..., None], made: Any, args: Any, kwargs: dict[str, Any]) -> str:
+    """The call, with its plain arguments by name."""
+    names = list(inspect.signature(init).parameters)[1:]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    plain = [f"{k}={shown(v)}" for k, v in given.items() if isinstance(v, PLAIN)]
+    return f"{type(made).__name__}({', '.join(plain)})"

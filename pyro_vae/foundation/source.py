@@ -1,0 +1,79 @@
+"""What `--help` says of the members and other choices, read from the source: importing them takes seconds."""
+
+import ast
+from functools import cache
+from importlib.resources import files
+
+# Each axis: its family's class, and the module or folder that holds the family.
+FAMILIES = {
+    "prior": ("Prior", "models/priors"),
+    "network": ("Network", "networks"),
+    "likelihood": ("Likelihood", "models/likelihoods"),
+    "guide": ("Guide", "models/conditionals"),
+    "objective": ("Objective", "inference/objectives"),
+}
+
+
+def summaries(axis: str) -> dict[str, str]:
+    """The members of an axis, as calls with their defaults, with the first line of each docstring."""
+    family, place = FAMILIES[axis]
+    classes = {node.name: node for node in _body(place) if isinstance(node, ast.ClassDef)}
+    bases = {
+        name: [b.id for b in node.bases if isinstance(b, ast.Name)]
+        for name, node in classes.items()
+    }
+
+    def line(name: str) -> list[str]:
+        """The class and those of the family above it, as Python looks for a method."""
+        return [name, *(above for base in bases[name] if base in classes for above in line(base))]
+
+    found = {}
+    for name, node in sorted(classes.items()):
+        if (
+            name != family
+            and family in line(name)
+            and not any(name in above for above in bases.values())
+        ):
+            call = next((a for c in line(name) if (a := _arguments(classes[c])) is not None), [])
+            found[f"{name.lower()}({', '.join(call)})"] = (ast.get_docstring(node) or "").partition(
+                "\n"
+            )[0]
+    return found
+
+
+def names(module: str, name: str) -> tuple[str, ...]:
+    """The texts of a tuple, or the keys of a dictionary, that stands under `name` in a module."""
+    for node in _body(module):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name) and target.id == name:
+                found = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts  # type: ignore[union-attr]
+                return tuple(ast.literal_eval(text) for text in found)  # type: ignore[arg-type]
+    raise LookupError(f"{module} has no {name}")
+
+
+def _arguments(cls: ast.ClassDef) -> list[str] | None:
+    """The arguments of a member beside those that its family's contract fixes; `None` where it inherits them."""
+    for node in cls.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            return [
+                f"{a.arg}={_spelling(default)}"
+                for a, default in pairs
+                if default and a.arg != "features"
+            ]
+    return None
+
+
+def _spelling(default: ast.expr) -> str:
+    """A value as it is written on the command line; a class is a member."""
+    return default.id.lower() if isinstance(default, ast.Name) else repr(ast.literal_eval(default))
+
+
+@cache
+def _body(place: str) -> list[ast.stmt]:
+    """The statements of a module, or of all in a folder."""
+    path = files("pyro_vae").joinpath(f"{place}.py")
+    folder = files("pyro_vae").joinpath(place)
+    paths = [path] if path.is_file() else [p for p in folder.iterdir() if p.name.endswith(".py")]
+    return [node for p in paths for node in ast.parse(p.read_text(encoding="utf-8")).body]

@@ -1,0 +1,23 @@
+"""Guides q(z|x)."""
+
+from pyro_vae.models.conditionals.base import Guide, HeadGuide
+from pyro_vae.models.conditionals.flows import IAF, NSF, Householder, Planar, Sylvester
+from pyro_vae.models.conditionals.gaussian import Delta, FullRank, LowRank, MeanField, Mixture
+from pyro_vae.models.conditionals.local import Local, SemiAmortized
+
+__all__ = [
+    "IAF",
+    "NSF",
+    "Delta",
+    "FullRank",
+    "Guide",
+    "HeadGuide",
+    "Householder",
+    "Local",
+    "LowRank",
+    "MeanField",
+    "Mixture",
+    "Planar",
+    "SemiAmortized",
+    "Sylvester",
+]

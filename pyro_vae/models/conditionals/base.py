@@ -1,0 +1,132 @@
+"""What a guide is."""
+
+from abc import abstractmethod
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from pyro_vae.data.representation import Representation
+from pyro_vae.foundation.abstract import AbstractProgram
+from pyro_vae.foundation.checks import Count
+from pyro_vae.foundation.sizes import declared
+from pyro_vae.networks import Standardised
+from pyro_vae.networks import features as encoder_features
+
+# Data that come on any scale.
+UNSCALED = (Representation.REAL, Representation.COUNTS, Representation.LEVELS)
+
+# Where the logarithm of each scale of q(z|x) starts. Drawn as wide as the prior, the first latents are noise: the
+# decoder learns to do without them before the encoder has anything to say, and the KL then closes them for good.
+NARROW = -1.0
+
+
+class Guide(AbstractProgram):
+    """An amortised guide `q(z|x)`: the encoder's features, and a distribution over `z` made from them.
+
+    To write one: call `super().__init__(encoder, latent_dim)`, make the layers that turn `self.features` features into
+    the parameters of a distribution, and return it from `posterior`. `MeanField` is the simplest example.
+
+    Args:
+        encoder: any module, `(..., *shape) -> (..., features)`.
+        latent_dim: the length of `z`.
+        features: the encoder's output width, needed only for an encoder that has no `out_shape`.
+    """
+
+    amortised: bool = (
+        True  # False: q(z|x) is not made by the encoder, so that inputs that are no data have none
+    )
+    has_density: bool = True  # False: a point
+    quick_density: bool = (
+        True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
+    )
+    smooth: bool = True  # False: gradients of draws cannot be differentiated once more
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
+
+    @declared
+    def __init__(
+        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.latent_dim = latent_dim
+        self.features = encoder_features(encoder, features)
+
+    @abstractmethod
+    def posterior(self, h: Tensor) -> Distribution:
+        """`(..., features)` -> `q(z|x)` of batch shape `(...)`, event shape `(latent_dim,)`."""
+
+    def given(self, x: Tensor) -> Distribution:
+        """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
+        return self.posterior(self.encoder(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.given(x))
+
+    def connect(self, model: nn.Module) -> None:
+        """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.
+
+        A subclass that looks at the model calls this too.
+        """
+        likelihood: Any = getattr(model, "likelihood", None)
+        if not self.amortised or isinstance(self.encoder, Standardised):
+            return
+        if getattr(likelihood, "support", None) in UNSCALED:
+            self.encoder = Standardised(self.encoder, likelihood.shape, self.features)
+
+    def variational_parameters(self, h: Tensor) -> Tensor:
+        """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""
+        return h
+
+    def parameters_given(self, x: Tensor) -> Tensor:
+        """`(batch, *shape) -> (batch, P)`: the variational parameters of `q(z|x)`."""
+        return self.variational_parameters(self.encoder(x))
+
+    def family(self, parameters: Tensor) -> Distribution:
+        """`(..., P)` -> the member of the family with these `variational_parameters`."""
+        return self.posterior(parameters)
+
+
+class HeadGuide(Guide):
+    """A guide whose linear `head` turns features into `variational_parameters`; a subclass gives their `family`."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        latent_dim: Count,
+        outputs: Count,
+        *,
+        features: Count | None = None,
+    ) -> None:
+        super().__init__(encoder, latent_dim, features=features)
+        self.head = nn.Linear(self.features, outputs)
+
+    def posterior(self, h: Tensor) -> Distribution:
+        return self.family(self.variational_parameters(h))
+
+    def variational_parameters(self, h: Tensor) -> Tensor:
+        return self.head(h)
+
+    @abstractmethod
+    def family(self, parameters: Tensor) -> Distribution:
+        """`(..., P)` -> a distribution of batch shape `(...)`, event shape `(latent_dim,)`."""
+
+    @torch.no_grad()
+    def narrow(self, rows: slice) -> None:
+        """Start with these outputs of the head, logarithms of scales, at `NARROW` for every datum."""
+        self.head.weight[rows] = 0.0
+        self.head.bias[rows] = NARROW
+
+    @torch.no_grad()
+    def shrink(self, rows: slice, factor: float) -> None:
+        """Start with these outputs of the head scaled by `factor`: random ones only add noise to the first steps."""
+        self.head.weight[rows] *= factor
+        assert self.head.bias is not None
+        self.head.bias[rows] *= factor

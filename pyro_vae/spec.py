@@ -1,0 +1,287 @@
+"""From names to objects: the only place where strings become classes."""
+
+import ast
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import pyro.infer
+import torch
+
+from pyro_vae.foundation.abstract import variants
+from pyro_vae.foundation.checks import Count, check, shown
+from pyro_vae.foundation.errors import InputError, one_line
+from pyro_vae.foundation.trust import check_trusted
+from pyro_vae.inference import fit
+from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.optimizers import ARGUMENTS, OPTIMIZERS, try_out
+from pyro_vae.inference.svi import SVI
+from pyro_vae.models.conditionals import Guide
+from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.priors import Prior
+from pyro_vae.models.vae import VAE
+from pyro_vae.networks import Network
+
+# Each axis: the family, the class a user's own member must have, and how many arguments the contract fixes.
+AXES: dict[str, tuple[type, type, int]] = {
+    "prior": (Prior, Prior, 1),
+    "network": (Network, Network, 2),
+    "likelihood": (Likelihood, Likelihood, 1),
+    "guide": (Guide, Guide, 2),
+    "objective": (Objective, pyro.infer.ELBO, 0),
+}
+
+
+LONGEST = 10_000  # characters of a member with its arguments
+
+
+@dataclass(frozen=True, repr=False)
+class Member:
+    """A member of an axis with its arguments, as written: `FullRank()`, `Gaussian(scale='learned')`.
+
+    `str(member)` is the canonical spelling, which `parse` reads back; calling it makes the object. An argument can be a
+    member itself, as in `SemiAmortized(guide=FullRank())`.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self.make(*args, **self.arguments, **kwargs)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self} cannot be made: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())})"
+
+    def __repr__(self) -> str:
+        return repr(str(self)) if ":" in self.name else str(self)
+
+
+def parse(axis: str, text: str) -> Member:
+    """Read one member of an axis in the grammar of the command line: a name, or a call with literal keyword arguments.
+
+    Args:
+        axis: `'prior'`, `'network'`, `'likelihood'`, `'guide'` or `'objective'`.
+        text: `bernoulli`, `gaussian(scale='learned')`, or `my_package.guides:MyGuide(width=3)` for a class of one's
+            own; the names of this package's members do not mind case, hyphens and underscores. An argument named after
+            an axis is a member of it: `annealed(objective=iwae(num_particles=5))`.
+
+    Raises:
+        InputError: for an unknown name or argument, naming the choices and the nearest one.
+
+    >>> str(parse("likelihood", "gaussian(scale=0.5)"))
+    'Gaussian(scale=0.5)'
+    """
+    family, base, fixed = AXES[axis]
+    module, name, arguments = _read(axis, text)
+    if module is None:
+        name, cls = _lookup(axis, name, variants(family))
+    else:
+        cls = _import(axis, module, name, base)
+        name = f"{module}:{name}"
+    return Member(name, cls, _checked(axis, name, cls, arguments, fixed))
+
+
+def parse_optimizer(text: str, device: str = "cpu") -> Member:
+    """An optimizer of `torch.optim` by name, `adam` or `sgd(momentum=0.9)`; call it with parameters and `lr`."""
+    _, name, arguments = _read("optimizer", text)
+    name, cls = _lookup("optimizer", name, OPTIMIZERS)
+    parameters = inspect.signature(cls).parameters
+    arguments = _named(
+        "optimizer", name, arguments, [key for key in parameters if key in ARGUMENTS]
+    )
+    for key, value in arguments.items():
+        default = parameters[key].default
+        arguments[key] = check(key, value, ARGUMENTS[key], owner=name, example=default)
+    quick = device in ("cpu", "cuda") and "fused" in parameters
+    if quick and not {"fused", "foreach"} & set(arguments):
+        cls = partial(cls, fused=True)
+    member = Member(name, cls, arguments)
+    try_out(member, text)
+    return member
+
+
+def parse_schedule(text: str) -> fit.Schedule:
+    """A learning-rate schedule by name, `constant`, `cosine(floor=0.01)` or `step(at=(0.5,), factors=(0.1,))`."""
+    _, name, arguments = _read("schedule", text)
+    name, function = _lookup("schedule", name, fit.SCHEDULES)
+    schedule = partial(function, **_checked("schedule", name, function, arguments, 1))
+    fit.try_out(schedule, f"--schedule {shown(text)}")
+    return schedule
+
+
+def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
+    """`[module:]Name[(key=literal, ...)]` -> module, name, arguments."""
+    if len(text) > LONGEST:
+        raise InputError(f"--{axis} {shown(text)} is longer than {LONGEST:,} characters")
+    head, colon, tail = text.partition(":")
+    module = head.strip() if colon and "(" not in head else None
+    name, bracket, rest = (text if module is None else tail).strip().partition("(")
+    try:
+        node = ast.parse(name.replace("-", "") + bracket + rest, mode="eval").body
+        call = node if isinstance(node, ast.Call) else None
+        function = call.func if call else node
+        if not isinstance(function, ast.Name):
+            raise ValueError("no name")
+        if call and (call.args or any(k.arg is None for k in call.keywords)):
+            raise InputError(
+                f"--{axis} {shown(text)}: give every argument by name, "
+                f"as in {function.id}(key=value)"
+            )
+        arguments = {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords} if call else {}
+    except InputError:
+        raise
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise InputError(
+            f"--{axis} {shown(text)} is not of the form name or name(key=value, ...) with plain values"
+        ) from error
+    return module, function.id, arguments
+
+
+def _value(name: str, node: ast.expr) -> Any:
+    """A literal; or a member, where the argument has the name of an axis (a text holds one's own import path)."""
+    if name not in AXES:
+        return ast.literal_eval(node)
+    text = (
+        node.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        else ast.unparse(node)
+    )
+    return parse(name, text)
+
+
+def _lookup(axis: str, name: str, choices: dict[str, Any]) -> tuple[str, Any]:
+    by_lower = {choice.lower(): choice for choice in choices}
+    wanted = name.lower().replace("_", "")
+    if wanted not in by_lower:
+        near = difflib.get_close_matches(wanted, by_lower, 1)
+        hint = f"; did you mean {by_lower[near[0]].lower()}?" if near else ""
+        raise InputError(f"--{axis} {name} is unknown: choose one of {', '.join(by_lower)}{hint}")
+    found = by_lower[wanted]
+    return found, choices[found]
+
+
+def _import(axis: str, module: str, name: str, base: type) -> type:
+    check_trusted(axis, module, name)
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except Exception as error:  # the module's own code may fail in any way
+        raise InputError(
+            f"the {axis} {module}:{name} cannot be imported ({one_line(error)}); start from a folder "
+            f"where Python finds {module}"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
+        raise InputError(f"--{axis} {module}:{name} is not a finished subclass of {base.__name__}")
+    return cls
+
+
+def _arguments(make: Callable[..., Any], fixed: int) -> list[inspect.Parameter]:
+    """The parameters that a member's arguments can set: those after the `fixed` ones of its family's contract."""
+    return [
+        p for p in list(inspect.signature(make).parameters.values())[fixed:] if p.name != "features"
+    ]
+
+
+def _checked(
+    axis: str, name: str, make: Callable[..., Any], arguments: dict[str, Any], fixed: int
+) -> dict[str, Any]:
+    """The arguments, once each is one that `make` takes after its `fixed` first ones."""
+    parameters = _arguments(make, fixed)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return arguments
+    return _named(axis, name, arguments, [p.name for p in parameters])
+
+
+def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) -> dict[str, Any]:
+    """The arguments, once all have names that are known."""
+    for key in arguments:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise InputError(
+                f"--{axis} {name if ':' in name else name.lower()} has no argument {key}: {takes}{hint}"
+            )
+    return arguments
+
+
+HINTS = {"shape": tuple[Count, ...], "latent_dim": Count}
+HINTS |= dict.fromkeys(("prior", "network", "likelihood", "guide"), str)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A VAE in words: what `build` needs and a checkpoint stores.
+
+    Attributes:
+        shape: shape of one datum.
+        latent_dim: length of z.
+        prior, network, likelihood, guide: members in the grammar of `parse`.
+    """
+
+    shape: tuple[int, ...]
+    latent_dim: int = 10
+    prior: str = "StandardNormal()"
+    network: str = "MLP()"
+    likelihood: str = "Bernoulli()"
+    guide: str = "MeanField()"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON or TOML."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Spec":
+        try:
+            return cls(**{k: check(k, v, HINTS.get(k, Any)) for k, v in values.items()})
+        except (TypeError, AttributeError, InputError) as error:
+            raise InputError(f"this is not the description of a VAE: {one_line(error)}") from error
+
+
+def build(spec: Spec) -> VAE:
+    """The VAE that a `Spec` describes, with fresh weights.
+
+    Raises:
+        InputError: when a name or an argument in the spec is wrong.
+
+    >>> vae = build(Spec(shape=(28, 28), latent_dim=2, guide="fullrank", network="mlp(hidden=(64,))"))
+    >>> type(vae.guide).__name__
+    'FullRank'
+    """
+    check("--latent-dim", spec.latent_dim, Count)
+    network = parse("network", spec.network)
+    likelihood = parse("likelihood", spec.likelihood)(spec.shape)
+    encoder = Member(network.name, network.make.encoder, network.arguments)(spec.shape)  # type: ignore[attr-defined]
+    decoder = Member(network.name, network.make.decoder, network.arguments)(  # type: ignore[attr-defined]
+        spec.latent_dim, (likelihood.channels, *spec.shape)
+    )
+    guide = parse("guide", spec.guide)(encoder, spec.latent_dim)
+    return VAE(parse("prior", spec.prior)(spec.latent_dim), decoder, likelihood, guide)
+
+
+def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
+    """Why the parts of a spec and an objective do not fit together, in one sentence; `None` where they do.
+
+    >>> print(problem(Spec((4,), 2, guide="delta"), "iwae"))
+    IWAE weighs draws by the guide's density, and at site 'z' it is a point
+    """
+    try:
+        vae = build(spec)
+        SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()).check(
+            torch.zeros(2, *spec.shape)
+        )
+    except InputError as error:
+        return str(error)
+    return None

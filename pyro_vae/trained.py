@@ -1,0 +1,196 @@
+"""What the programs share: devices, and the run folder they read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae._config import STREAM, Config
+from pyro_vae.checkpoint import checkpoint_path, load_weights
+from pyro_vae.data import KINDS, SPLITS, Bridge, DataSet, Split, load_data
+from pyro_vae.data.files import Request
+from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
+from pyro_vae.data.representation import Representation
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.reading import read_toml
+from pyro_vae.foundation.trust import trusting
+from pyro_vae.models.vae import VAE
+from pyro_vae.runs import located, public_name, read_resolved, require_data
+from pyro_vae.spec import Spec
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` takes the first of cuda, mps and cpu that there is."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if name not in available:
+        raise InputError(f"--device {name} is unknown: choose one of auto, cpu, cuda, mps")
+    if not available[name]:
+        raise InputError(
+            f"--device {name} is not available here; --device auto takes what there is"
+        )
+    return torch.device(name)
+
+
+@dataclass
+class Run:
+    """A trained run read back: the VAE, its data as it saw them, and what is known about both.
+
+    Its data are read at their first use; those that have changed since training are refused.
+
+    Attributes:
+        folder: the run folder.
+        vae: the weights, ready to evaluate.
+        spec: what the VAE is made of.
+        epoch: after which the weights were kept.
+        config: the content of `config.toml`.
+        device: where the VAE and its data are.
+        bridge: from stored values to what the likelihood sees.
+        dtype: of what the likelihood sees.
+        request: what `load_data` is asked for.
+        notes: sentences about the data, for whoever prints a result.
+        fingerprint: of the data as they were read, see `pyro_vae.data.fingerprint`.
+    """
+
+    folder: Path
+    vae: VAE
+    spec: Spec
+    epoch: int
+    config: dict[str, Any]
+    device: torch.device
+    bridge: Bridge
+    dtype: torch.dtype
+    request: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    fingerprint: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data that the run was trained on.
+
+        Raises:
+            InputError: when they cannot be found, or are not those that the run was trained on.
+        """
+        require_data(self.request["dataset"], self.folder)
+        data = load_data(**self.request)
+        if data.shape != self.spec.shape:
+            raise InputError(
+                f"{data.name} has data of shape {data.shape}, but the run was trained on {self.spec.shape}"
+            )
+        self.check(data, () if data.streamed else SPLITS)
+        return data
+
+    @property
+    def name(self) -> str:
+        """What the data are called: a named data set, or the last part of a path."""
+        return public_name(self.request["dataset"])
+
+    def check(self, data: DataSet, splits: Sequence[str]) -> None:
+        """Raise `InputError` unless the sizes and these splits are those that the run was trained on."""
+        found = fingerprint(data, splits)
+        self.fingerprint |= found
+        told = check_same(self.folder, self.config["resolved"], data, found)
+        self.notes += [sentence for sentence in told if sentence not in self.notes]
+
+    @property
+    def has_new_labels(self) -> bool:
+        """Whether the data have other labels than in training."""
+        return new_labels(self.config["resolved"]["fingerprint"], self.fingerprint)
+
+    def announce(self) -> None:
+        """Print what is to be said about the data that were read."""
+        for sentence in self.notes:
+            print(f"note: {sentence}", flush=True)
+
+    def split(self, name: str) -> Split:
+        """One split as it is evaluated: its random bits or noise drawn once, from a fixed seed."""
+        if self.data.streamed:
+            self.check(self.data, (name,))
+        split = self.data.split(name, self.bridge, dtype=self.dtype).fixed()
+        if len(split) == 0:
+            raise InputError(f"the run {self.folder} has no {name} data; choose another --split")
+        return split.to(self.device)
+
+    def see(self, values: Any) -> Tensor:
+        """Stored values, as they would stand in a file of the run's data, as the likelihood sees them.
+
+        Random bits or noise are drawn once, from a fixed seed, as for evaluation.
+
+        Args:
+            values: `(N, *shape)`: an array, a tensor, a DataFrame or nested lists, in the units of the run's data.
+
+        Returns:
+            `x` of shape `(N, *shape)`, to be given to `log_marginal`, `elbo`, `vae.encode` and the others.
+
+        Raises:
+            InputError: when the shape or the kind of the numbers is not that of the run's data.
+
+        >>> run = open_run("runs/digits-bernoulli")  # doctest: +SKIP
+        >>> log_marginal(run.vae.model, run.vae.guide, run.see(numpy.load("new.npy")))  # doctest: +SKIP
+        """
+        from pyro_vae._rows import see
+
+        return see(self, values)
+
+
+def open_run(
+    folder: str | Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "cpu",
+    data: str | None = None,
+    data_dir: str | None = None,
+    trust: bool = False,
+) -> Run:
+    """Rebuild a run from its folder, without the command that made it.
+
+    Args:
+        folder: the run folder that `python -m pyro_vae.train` made.
+        checkpoint: `'best'` by validation ELBO, or `'last'`.
+        device: where to put it: `'auto'`, `'cpu'`, `'cuda'` or `'mps'`.
+        data: where its data are now, if not where they were.
+        data_dir: the folder in which the files of named data sets are now.
+        trust: run the code of other modules that the run names for its members.
+
+    Raises:
+        InputError: when there is no such run, or its files are damaged. Data that are missing or have changed are
+            refused when they are asked for.
+    """
+    path = checkpoint_path(folder, checkpoint)
+    folder = Path(folder)
+    if not (folder / "config.toml").is_file():
+        raise InputError(
+            f"{folder} has no config.toml: it holds weights alone, which load reads, and nothing about their data"
+        )
+    config = read_toml(folder / "config.toml")
+    with trusting(None if trust else ()):
+        vae, spec, header = load_weights(path)
+    chosen = pick_device(device)
+    dtype = torch.float64 if config.get("precision") == "float64" else torch.float32
+    config["resolved"] = resolved = read_resolved(folder / "config.toml")
+    try:
+        bridge = Bridge.from_dict(resolved)
+        Representation[resolved["stored"]]  # a KeyError where there is no such
+        now = located(config, folder, data=data, data_dir=data_dir)
+        request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
+        request["stream"] = STREAM[now.get("stream", "auto")]
+        request["workers"] = min(
+            max(0, int(now.get("workers", 2))), Config.workers
+        )  # no file starts more
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the file {folder / 'config.toml'} does not describe a run: its table [resolved] is damaged"
+        ) from error
+    if bridge.kind not in KINDS:
+        raise InputError(f"the file {folder / 'config.toml'} has an unknown bridge {bridge.kind!r}")
+    vae = vae.to(device=chosen, dtype=dtype).eval()
+    return Run(folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request)
