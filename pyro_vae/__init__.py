@@ -21,7 +21,7 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     """A public name or a module, imported at its first use: importing torch takes seconds."""
     home = importlib.import_module(_HOMES.get(name, __name__))
-    if name in _HOMES and hasattr(home, name):
+    if home.__name__ != __name__ and hasattr(home, name):
         value = getattr(home, name)
         setattr(sys.modules[__name__], name, value)
         return value

@@ -24,11 +24,20 @@ from pyro_vae.evaluation.annealing import (
 from pyro_vae.engine.compiled import CompileWarning as CompileWarning
 from pyro_vae.evaluation.diagnostics import pareto_k as pareto_k
 from pyro_vae.inference.epochs import History as History
+from pyro_vae.evaluation.question import (
+    Answer as Answer,
+    Estimate as Estimate,
+    PerDatum as PerDatum,
+    Question as Question,
+)
 from pyro_vae.evaluation.results import LogMarginal as LogMarginal
 from pyro_vae.inference.bounds import elbo as elbo
 from pyro_vae.evaluation.weighting import log_marginal as log_marginal
 from pyro_vae.inference.fit import fit as fit
-from pyro_vae.evaluation.gaps import Gaps as Gaps, inference_gaps as inference_gaps
+from pyro_vae.evaluation.gaps import (
+    InferenceGaps as InferenceGaps,
+    inference_gaps as inference_gaps,
+)
 from pyro_vae.models.conditionals import (
     IAF as IAF,
     NSF as NSF,
@@ -120,5 +129,7 @@ from pyro_vae.networks import (
     Network as Network,
     ResNet as ResNet,
 )
+
+from pyro_vae import plots as plots
 
 __version__: str

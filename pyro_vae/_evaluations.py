@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ import numpy as np
 from pyro_vae.checkpoint import checkpoint_path
 from pyro_vae.data.files import read_npz
 from pyro_vae.data.representation import Representation
+from pyro_vae.evaluation.adaptive import Adaptive
+from pyro_vae.evaluation.latents import Latents
+from pyro_vae.evaluation.question import Question
+from pyro_vae.evaluation.refinement import Refined
+from pyro_vae.evaluation.weighting import Weighted, Weighting
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_json, read_toml
 from pyro_vae.runs import EVALUATION, on_run
 
 RANDOM = ("dynamic", "static", "dequantize")  # bridges that draw bits or noise
-EXTRAS = ("gaps", "ais", "bdmc", "posterior", "ood")  # what an evaluation can hold beside log p(x)
+EXTRAS = ("gaps", "ais", "bdmc", "posterior", "ood")  # what one of an earlier version held more
 
 
 def headline(split: str) -> str:
@@ -35,24 +40,19 @@ def digest(columns: Mapping[str, Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def plan_of(options: Any, *, refine: int) -> dict[str, Any]:
+def plan_of(options: Any, first: Weighting, further: Sequence[Question]) -> dict[str, Any]:
     """What was asked for that decides the numbers, for `evaluation.json`; `refine` in steps, 0 for none."""
-    chains = [options.chains, options.temperatures, options.anneal_from, options.schedule]
-    asked = {
-        "gaps": options.gaps,
-        "ais": options.ais and chains,
-        "bdmc": options.bdmc and [options.bdmc, *chains],
-        "posterior": options.posterior and [options.posterior, options.posterior_draws],
-        "ood": sorted(Path(name).name for name in options.ood) or None,
-    }
+    usual = {str(question) for question in (Weighted(), Refined(), Adaptive(), Latents())}
+    own = [] if isinstance(first, Weighted | Refined | Adaptive) else [first]
+    others = [question for question in (*own, *further) if str(question) not in usual]
     return {
         "limit": options.limit,
-        "num_particles": options.num_particles,
-        "refine": refine,
-        "adaptive": options.adaptive,
+        "num_particles": first.num_particles or options.num_particles,
+        "refine": first.steps,
+        "adaptive": isinstance(first, Adaptive),
         "seed": options.seed,
         "checkpoint": options.checkpoint,
-        **{name: value for name, value in asked.items() if value},
+        "asked": [str(question) for question in others],
     }
 
 
@@ -78,10 +78,10 @@ def stem_of(folder: Path, plan: dict[str, Any], s: dict[str, Any]) -> str:
     words += [f"adaptive{plan['refine']}"] if plan["adaptive"] else []
     words += [f"seed{plan['seed']}"] if plan["seed"] else []
     words += [plan["checkpoint"]] if plan["checkpoint"] != "best" else []
-    extras = {name: plan[name] for name in EXTRAS if name in plan}
-    if extras:
-        mark = hashlib.blake2b(json.dumps(extras).encode(), digest_size=3).hexdigest()
-        words += ["+".join(extras), mark]
+    if plan["asked"]:
+        mark = hashlib.blake2b(json.dumps(plan["asked"]).encode(), digest_size=3).hexdigest()
+        names = [text.partition("(")[0].rpartition(":")[2].lower() for text in plan["asked"]]
+        words += ["+".join(names), mark]
     stem = "-".join(["evaluation", *words])
     other = _summary(folder / f"{stem}.json")
     if new and other is not None and other.get("fingerprint") != s["fingerprint"]:
@@ -109,7 +109,8 @@ def _gives_way(old: dict[str, Any] | None, plan: dict[str, Any], epoch: int) -> 
         more = any(new > held for new, held in pairs)
     except TypeError:  # damaged
         return True
-    keeps = all(plan.get(name) == known[name] for name in EXTRAS if name in known)
+    held = known.get("asked") or [name for name in EXTRAS if name in known]  # of an earlier version
+    keeps = isinstance(held, list) and all(text in plan["asked"] for text in held)
     return least and keeps and (more or plan["seed"] == known.get("seed"))
 
 

@@ -221,6 +221,21 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
     return x
 
 
+def outside(opened: Run, name: str) -> Split:
+    """All data of a file, or the test data of a named set, as the run sees them."""
+    named = name in NAMED
+    kept = set() if named else {*options_for(name, opened.request["dataset"])}
+    if Path(name).is_dir():
+        kept.add("background")
+    request: dict[str, Any] = {option: opened.request.get(option) for option in kept}
+    request["data_dir"] = opened.request.get("data_dir")
+    try:
+        data = load_data(name, divide=named, **request)
+    except InputError as error:
+        raise InputError(str(error).replace("--dataset", "--ood")) from error
+    return seen(opened, data, "test" if named else ALL, f"--ood {name}", strict=True)
+
+
 def see(opened: Run, values: Any) -> torch.Tensor:
     """Values in memory as a run sees them; see `Run.see`."""
     if isinstance(values, torch.Tensor):

@@ -15,9 +15,13 @@ from pyro_vae.foundation.source import names
 NAMED = names("data/named", "NAMED")
 SPLITS = names("data/sets", "SPLITS")
 
+WHOLE = re.compile(r"""(?<=['"])/[^'"]+""")  # paths inside an argument
+
 # What training, evaluation, sampling and encoding write, as patterns of paths relative to the run folder.
 EVALUATION = r"evaluation(-(train|validation|test|new)[\w.+-]*)?"
-OF_AN_EVALUATION = re.compile(r"(bound_curve|aggregated_posterior|posterior|ood-.+)\.png")
+OF_AN_EVALUATION = re.compile(  # in `figures/` itself, where earlier versions put them
+    r"(bound_curve|aggregated_posterior|posterior|ood-.+)\.png"
+)
 FIGURES = (
     r"((learning_curves|reconstructions|prior_samples|manifold|posterior_means|latents)\.png"
     rf"|{OF_AN_EVALUATION.pattern})"
@@ -31,7 +35,8 @@ OWNED = re.compile(
             r"latents(-new[\w.+-]*)?\.npz",
             rf"{EVALUATION}\.(json|npz|csv)",
             rf"{EVALUATION.replace('evaluation', 'report')}\.html",
-            rf"figures/({EVALUATION}/)?{FIGURES}",
+            rf"figures/{FIGURES}",
+            rf"figures/{EVALUATION}/[^/]+\.png",
             r"figures/latents-new[\w.+-]*\.png",
             r"samples/(prior|reconstructions|interpolation|traversal|manifold)\.(png|npy)",
             r"tensorboard/events\.out\.tfevents\..+",
@@ -208,7 +213,8 @@ def public_command(program: str, arguments: Sequence[str]) -> str:
     for argument in arguments:
         option, equals, value = argument.rpartition("=")
         option, value = (option + equals, value) if option.startswith("--") else ("", argument)
-        words.append(option + public_path(value) if Path(value).is_absolute() else argument)
+        quoted = WHOLE.sub(lambda path: public_path(path[0]), argument)
+        words.append(option + public_path(value) if Path(value).is_absolute() else quoted)
     return shlex.join(["python", "-m", f"pyro_vae.{program}", *words])
 
 

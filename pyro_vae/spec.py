@@ -12,6 +12,7 @@ from typing import Any
 import pyro.infer
 import torch
 
+from pyro_vae.evaluation.families import Question
 from pyro_vae.foundation.abstract import variants
 from pyro_vae.foundation.checks import Count, check, shown
 from pyro_vae.foundation.errors import InputError, one_line
@@ -35,6 +36,9 @@ AXES: dict[str, tuple[type, type, int]] = {
     "objective": (Objective, pyro.infer.ELBO, 0),
 }
 
+
+# All families whose members are written in the grammar; a question is asked of a run and is no part of it.
+FAMILIES = {**AXES, "ask": (Question, Question, 0)}
 
 LONGEST = 10_000  # characters of a member with its arguments
 
@@ -70,7 +74,7 @@ def parse(axis: str, text: str) -> Member:
     """Read one member of an axis in the grammar of the command line: a name, or a call with literal keyword arguments.
 
     Args:
-        axis: `'prior'`, `'network'`, `'likelihood'`, `'guide'` or `'objective'`.
+        axis: `'prior'`, `'network'`, `'likelihood'`, `'guide'`, `'objective'` or `'ask'`, for a question.
         text: `bernoulli`, `gaussian(scale='learned')`, or `my_package.guides:MyGuide(width=3)` for a class of one's
             own; the names of this package's members do not mind case, hyphens and underscores. An argument named after
             an axis is a member of it: `annealed(objective=iwae(num_particles=5))`.
@@ -81,7 +85,7 @@ def parse(axis: str, text: str) -> Member:
     >>> str(parse("likelihood", "gaussian(scale=0.5)"))
     'Gaussian(scale=0.5)'
     """
-    family, base, fixed = AXES[axis]
+    family, base, fixed = FAMILIES[axis]
     module, name, arguments = _read(axis, text)
     if module is None:
         name, cls = _lookup(axis, name, variants(family))

@@ -36,7 +36,6 @@ from pyro_vae._cli.options import run
 from pyro_vae._cli.training import resolve
 from pyro_vae._config import COMPILE, STREAM, Config, flag
 from pyro_vae._metrics import metrics_text, read_metrics
-from pyro_vae._remedies import REMEDIES, remedy
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.files import Request
@@ -58,6 +57,7 @@ from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.epochs import Epoch, Progress
 from pyro_vae.inference.fit import run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.remedies import REMEDIES, remedy
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.likelihoods.continuous import LocationScale

@@ -72,6 +72,7 @@ class Run:
     request: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
+    others: dict[str, Split] = field(default_factory=dict)  # by what `outside` was asked for
 
     @cached_property
     def data(self) -> DataSet:
@@ -119,6 +120,18 @@ class Run:
         if len(split) == 0:
             raise InputError(f"the run {self.folder} has no {name} data; choose another --split")
         return split.to(self.device)
+
+    def outside(self, name: str) -> Split:
+        """Other data as this run sees them, read once: all rows of a file, or the test data of a named data set.
+
+        Raises:
+            InputError: when they cannot be found, or the model cannot take them.
+        """
+        from pyro_vae._rows import outside
+
+        if name not in self.others:
+            self.others[name] = outside(self, name)
+        return self.others[name]
 
     def see(self, values: Any) -> Tensor:
         """Stored values, as they would stand in a file of the run's data, as the likelihood sees them.

@@ -34,7 +34,7 @@ def test_an_evaluation_outlives_its_figures(call, run, monkeypatch, name):
     s = json.loads(next(run.glob("evaluation-*.json")).read_text())
     drawn = {p.name for p in run.glob("figures/evaluation-*/*.png")}
     assert {p.rpartition("/")[2] for p in s["figures"]} == drawn
-    assert len(drawn) == 2
+    assert len(drawn) == 4  # of five
     assert s["posterior"]["rows"]
     assert (run / "scores.csv").is_file()
     assert next(run.glob("report*.html")).is_file()

@@ -1,7 +1,6 @@
 """Figures: of any shape and any number of data, with any text, in bounded size."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +8,8 @@ import torch
 from PIL import Image
 
 from pyro_vae import Spec, build, plots
-from pyro_vae._figures import drawable
+from pyro_vae.plots import pictures
+from pyro_vae.plots.canvas import drawable
 
 
 def drawn(figure):
@@ -72,15 +72,22 @@ def test_labels_are_drawn_as_they_are():
 @pytest.mark.parametrize("name", ["$5_to_$10", "_new", "$", "日本"])
 def test_names_of_other_data_are_drawn_as_they_are(name):
     scores = {k: torch.randn(50) for k in ("log_prob", "elbo", "regret", "typicality")}
-    found = SimpleNamespace(
-        names=("test", name),
-        pairs={score: (values, -values) for score, values in scores.items()},
-        detections={score: SimpleNamespace(auroc=0.5) for score in scores},
-    )
-    figure = plots.separation(found)
+    pairs = {score: (values, -values) for score, values in scores.items()}
+    figure = plots.separation(("test", name), pairs, dict.fromkeys(scores, 0.5))
     drawn(figure)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["test", drawable(name)]
+
+
+def test_a_histogram_counts_the_data_on_both_sides_of_a_limit():
+    k = torch.cat([torch.linspace(-0.3, 0.69, 60), torch.linspace(0.71, 1.3, 15)])
+    axes = plots.histogram(torch.cat([k, torch.tensor([torch.inf])]), "k", limit=0.7).axes[0]
+    counts = {"below": 0, "beyond": 0}
+    for bar in axes.patches:
+        left, right = bar.get_x(), bar.get_x() + bar.get_width()
+        assert right <= 0.7 + 1e-9 or left >= 0.7 - 1e-9
+        counts["beyond" if left >= 0.7 - 1e-9 else "below"] += bar.get_height()
+    assert counts == {"below": 60, "beyond": 15}
 
 
 @pytest.fixture
@@ -113,13 +120,13 @@ def test_all_latents_are_traversed_where_they_are_few(wide, monkeypatch):
     torch.manual_seed(1)
     _, means = plots.traversal(wide, x, most=300)
     assert means.shape == (300, 11, 6, 6)
-    monkeypatch.setattr(plots, "MANY", 5 * 11 * 300)  # five latents at a time
+    monkeypatch.setattr(pictures, "MANY", 5 * 11 * 300)  # five latents at a time
     torch.manual_seed(1)
     assert torch.allclose(plots.traversal(wide, x, most=300)[1], means, atol=1e-6)
 
 
 def test_pictures_that_take_too_much_memory_are_fewer(wide, monkeypatch):
-    monkeypatch.setattr(plots, "LARGEST", 5 * 11 * 36 * 4)
+    monkeypatch.setattr(pictures, "LARGEST", 5 * 11 * 36 * 4)
     assert plots.traversal(wide, torch.rand(1, 6, 6).round())[1].shape == (5, 11, 6, 6)
     plane = build(Spec((6, 6), 2, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()"))
     assert plots.manifold(plane)[1].shape == (7, 7, 6, 6)

@@ -21,7 +21,6 @@ from pyro_vae import (
     MeanField,
     StandardNormal,
     compare_posterior,
-    plots,
 )
 from pyro_vae.evaluation.posterior import PosteriorComparison
 from pyro_vae.report import report
@@ -333,7 +332,7 @@ def test_the_table_and_the_dictionary(exact):
             ), line
     assert found.rows[1]["ratio_least"] == found.ratio[1].min().item()
     assert found.rows[1]["rhat"] == found.rhat[1].max().item()
-    told = json.loads(json.dumps(found.to_dict()))
+    told = json.loads(json.dumps(found.answer().to_dict()))
     assert told["latents"] == ["z[0]", "z[1]"]
     assert told["mean"] == found.mean.tolist()
     assert told["guide_sd"] == found.guide_sd.tolist()
@@ -355,7 +354,7 @@ def test_the_picture_is_of_the_worst_datum():
     draws[1] += 1
     q = Normal(torch.zeros(6).double(), 1.0)
     found = made(draws, q.mean, torch.eye(6).double(), q.sample((2, 100)))
-    figure = plots.posterior_pairs(found)
+    figure = found.drawing().make()
     mentions(figure.get_suptitle(), "datum 1", f"KL = {found.kl[1].item():.2f}", "4 latents of 6")
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 10
@@ -470,9 +469,9 @@ def test_evaluation_compares_with_the_posterior(call, trained, tmp_path):
     assert len(found["rows"]) == len(found["mean"]) == 3
     assert len(found["mean"][0]) == len(found["latents"]) == 3
     assert newest(run, "figures/*/posterior.png").read_bytes().startswith(b"\x89PNG")
-    page = report(run).partition('id="posterior"')[2].partition("</section>")[0]
+    page = report(run).partition('id="answer-posterior"')[2].partition("</section>")[0]
     mentions(page, "datum 6", "R-hat", "<img", *found["warnings"][:1])
-    assert "not computed" not in page
+    assert "--ask posterior" not in report(run)
 
 
 def test_options_out_of_range(refused, trained):

@@ -29,9 +29,9 @@ from pyro_vae import (
     log_marginal,
     variants,
 )
-from pyro_vae._remedies import remedy
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.fit import run_epochs
+from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.watch import remarks
 from pyro_vae.report.facts import _training_warnings
 from pyro_vae.spec import parse
@@ -260,9 +260,9 @@ def test_the_program_says_it_with_an_option_that_works(call, tmp_path):
     assert option == '--objective "ELBO(beta=1.0)"'
     name, _, value = option.partition(" ")
     found = call("evaluate", run, "--num-particles", 10, "--limit", 50, "--report").out
-    assert f"train again with {option}" in found
+    assert f"Train again with {option}" in found
     box = html.unescape(next(run.glob("report*.html")).read_text().partition("<aside")[2])
-    assert box.index(f"Train with {option}") < box.index("Only 50 of the")
+    assert box.index(f"Train again with {option}") < box.index("Only 50 of the")
     again = call("train", *tiny, name, value.strip('"'), "--output", tmp_path / "again")
     assert again.code == 0
     assert "collapsed" not in again.out

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.endings import (
@@ -17,6 +17,7 @@ from pyro_vae.foundation.endings import (
     reader_gone,
 )
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.source import summaries
 from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
 from pyro_vae.runs import SPLITS
 
@@ -138,10 +139,25 @@ NEW = "new data, all of whose rows are taken; or the data of the run, if they ha
 MOVED = "where the data of the run lie now, if they have moved"
 
 
-def run_parser(program: str, description: str, data: str = MOVED) -> Parser:
+def members(*axes: str) -> str:
+    """What `--help` says of the members of these axes."""
+    lines = []
+    for axis in axes:
+        lines.append(f"members for --{axis.replace('_', '-')}, with their arguments and defaults:")
+        lines += [
+            f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()
+        ]
+        lines.append("")
+    return "\n".join([*lines, "a class of your own: my_package.module:MyClass(argument=value)"])
+
+
+def run_parser(program: str, description: str, data: str = MOVED, **options: Any) -> Parser:
     """The parser of a program that reads a trained run, with the options that all of them have."""
     parser = Parser(
-        prog=f"python -m pyro_vae.{program}", description=description, allow_abbrev=False
+        prog=f"python -m pyro_vae.{program}",
+        description=description,
+        allow_abbrev=False,
+        **options,
     )
     parser.add_argument("run", metavar="RUN", help="the run folder that training made")
     parser.add_argument(
@@ -168,6 +184,8 @@ def evaluate_parser() -> Parser:
         "evaluate",
         "Estimate log p(x) of each datum by importance weighting; say how far to trust it.",
         data=NEW,
+        epilog=members("ask"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--labels", metavar="LABELS", help="labels of new data, as in training")
@@ -182,67 +200,25 @@ def evaluate_parser() -> Parser:
     )
     add("--memory", type=whole, default=256, metavar="MiB", help="memory bound (default: 256)")
     add(
-        "--refine",
-        type=whole,
-        metavar="STEPS",
-        help="fit q(z|x) to each datum by so many gradient steps first",
-    )
-    add(
-        "--adaptive",
-        action="store_true",
-        help="refine, draw more, or anneal, only where Pareto k says so",
-    )
-    add(
-        "--gaps",
-        action="store_true",
-        help="also split log p(x) - ELBO into the gaps of the family and of the encoder",
-    )
-    add("--ais", action="store_true", help="also estimate log p(x) by annealed importance sampling")
-    add(
-        "--bdmc",
-        type=whole,
-        metavar="N",
-        help="also bound log p(x) on both sides, for N data drawn from the model",
-    )
-    add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
-    add(
-        "--temperatures",
-        type=whole,
-        default=500,
-        metavar="T",
-        help="of --ais and --bdmc (default: 500)",
-    )
-    add(
-        "--anneal-from",
-        choices=("prior", "guide"),
-        default="prior",
-        help="where chains start (default: prior)",
-    )
-    add(
-        "--schedule",
-        choices=("sigmoid", "linear"),
-        default="sigmoid",
-        help="of temperatures (default: sigmoid)",
-    )
-    add(
-        "--ood",
+        "--ask",
         action="append",
         default=[],
-        metavar="DATASET",
-        help="also score DATASET as outliers; can be repeated",
+        metavar="QUESTION",
+        help="ask a question, see below; can be repeated. The next options are short for some of them",
     )
+    add("--refine", type=whole, metavar="STEPS", help="refined(steps=STEPS)")
+    add("--adaptive", action="store_true", help="adaptive(), with the steps of --refine")
+    add("--gaps", action="store_true", help="gaps()")
+    add("--ais", action="store_true", help="ais()")
+    add("--bdmc", type=whole, metavar="N", help="bdmc(n=N)")
+    add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
+    add("--temperatures", type=whole, default=500, metavar="T", help="of both (default: 500)")
+    add("--anneal-from", choices=("prior", "guide"), default="prior", help="start of both")
+    add("--schedule", choices=("sigmoid", "linear"), default="sigmoid", help="of both")
+    add("--ood", action="append", default=[], metavar="DATASET", help="ood(); can be repeated")
+    add("--posterior", type=whole, metavar="N", help="posterior(n=N)")
     add(
-        "--posterior",
-        type=whole,
-        metavar="N",
-        help="also set q(z|x) beside draws of p(z|x) by NUTS, for N data",
-    )
-    add(
-        "--posterior-draws",
-        type=whole,
-        default=1000,
-        metavar="D",
-        help="of each of its 4 chains (default: 1000)",
+        "--posterior-draws", type=whole, default=1000, metavar="D", help="its draws (default: 1000)"
     )
     add("--csv", metavar="FILE", help="also write a table with a line for each datum")
     add("--parquet", metavar="FILE", help="the same as a .parquet file")

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._cli.options import Parser, add_trust
+from pyro_vae._cli.options import Parser, add_trust, members
 from pyro_vae._config import OPTIONS, RESUMABLE, Config, flag
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_toml
-from pyro_vae.foundation.source import FAMILIES, summaries
+from pyro_vae.foundation.source import FAMILIES
 from pyro_vae.runs import located
 
 
@@ -22,7 +22,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m pyro_vae.train",
         description="Train a variational autoencoder and leave a run folder that evaluation and sampling read.",
-        epilog=_members(),
+        epilog=members(*(axis for axis in FAMILIES if axis != "ask")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -63,17 +63,6 @@ def make_parser() -> Parser:
         help="print the resolved configuration, shapes and sizes; train nothing",
     )
     return parser
-
-
-def _members() -> str:
-    lines = []
-    for axis in FAMILIES:
-        lines.append(f"members for {flag(axis)}, with their arguments and defaults:")
-        lines += [
-            f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()
-        ]
-        lines.append("")
-    return "\n".join([*lines, "a class of your own: my_package.module:MyClass(argument=value)"])
 
 
 def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:

@@ -16,9 +16,10 @@ from pyro_vae.evaluation.annealing import (
     annealed_importance_sampling,
     gradients_per_datum,
 )
+from pyro_vae.evaluation.question import Answer, Evaluated, Trained
 from pyro_vae.evaluation.refinement import RefinedGuide, batches, refine, starting_parameters
 from pyro_vae.evaluation.results import PARETO_LIMIT, LogMarginal
-from pyro_vae.evaluation.weighting import log_marginal
+from pyro_vae.evaluation.weighting import Weighting, log_marginal
 from pyro_vae.foundation.checks import MOST, Number, at_least, at_most, checked, takes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.vae import VAE
@@ -351,3 +352,23 @@ def _as_weights(chains: AnnealedEstimate) -> LogMarginal:
         kl=torch.full_like(chains.values, math.nan),
         num_particles=chains.num_chains,
     )
+
+
+class Adaptive(Weighting):
+    """`log p(x)` by weighting that refines, draws more, or anneals, where Pareto k calls for it.
+
+    Args:
+        steps: gradient steps for each datum that is refined.
+        num_particles: draws for each datum in the pilot; by default those of the evaluation.
+    """
+
+    foreseen = False
+
+    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
+        result, effort = log_marginal_adaptive(run.vae, data.x, steps=self.steps, **options)
+        answer = result.answer().plus(
+            sentences=[str(effort)],
+            columns={"road": effort.road},
+            numbers={"effort": str(effort), "roads": effort.roads},
+        )
+        return result, answer

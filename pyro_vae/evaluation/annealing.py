@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyro
 import torch
@@ -13,7 +13,17 @@ from pyro_vae.data.inputs import as_data, batches
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
-from pyro_vae.evaluation.results import PerDatum
+from pyro_vae.evaluation.question import (
+    Answer,
+    Evaluated,
+    PerDatum,
+    Printed,
+    Progress,
+    Question,
+    Trained,
+    unseen,
+)
+from pyro_vae.evaluation.results import Weighed
 from pyro_vae.foundation.abstract import local_parameters, localise
 from pyro_vae.foundation.checks import Number, at_least, checked, takes
 from pyro_vae.foundation.errors import InputError
@@ -23,11 +33,12 @@ from pyro_vae.inference.terms import double
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
 COPIES = 6  # of the place of a chain while it moves
 SIMULATED = 10_000  # data drawn from the model at a time
+Temperatures = Annotated[int, at_least(1), takes(64)]
 WARM_UP = 30  # moves at the first temperature before step sizes are kept
 
 
 @dataclass(frozen=True)
-class AnnealedEstimate(PerDatum):
+class AnnealedEstimate(Weighed, Printed):
     """Estimates of `log p(x)` for N data by annealed importance sampling; nats per datum.
 
     Attributes:
@@ -42,41 +53,40 @@ class AnnealedEstimate(PerDatum):
     Results over shards of data add up: `a + b` holds the data of both.
     """
 
-    values: Tensor
-    standard_errors: Tensor
-    ess: Tensor
-    pareto_k: Tensor
     acceptance: Tensor
     num_chains: int
     num_temperatures: int
 
-    def __add__(self, other: "AnnealedEstimate") -> "AnnealedEstimate":
-        if (self.num_chains, self.num_temperatures) != (other.num_chains, other.num_temperatures):
-            raise InputError("results with different chains or temperatures cannot be joined")
-        columns = {k: torch.cat([v, getattr(other, k)]) for k, v in self.per_datum.items()}
-        return AnnealedEstimate(
-            **columns, num_chains=self.num_chains, num_temperatures=self.num_temperatures
-        )
-
     @property
-    def per_datum(self) -> dict[str, Tensor]:
-        """The five columns by name, each `(N,)`."""
-        return {
-            f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("num_")
-        }
+    def path(self) -> str:
+        """The chains in words."""
+        return f"{self.num_chains} chains over {self.num_temperatures} temperatures"
 
-    def __str__(self) -> str:
-        return (
-            f"log p(x) = {self.mean:.3f} nats per datum, ± {self.data_standard_error:.3f} (data) ± "
-            f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {self._interval()}, "
-            f"by {self.num_chains} annealed chains over {self.num_temperatures} temperatures on {len(self)} data, "
-            f"acceptance {self.acceptance[self.sound].mean().item():.2f}, median ESS "
-            f"{self.ess[self.sound].nanmedian().item():.1f} chains.{self._left_out()}"
+    def answer(self) -> Answer:
+        """The number, and how the chains went."""
+        sound = self.sound
+        return Answer(
+            title="Annealed importance sampling",
+            about=f"{self.path} on {len(self)} data",
+            rows={"log p(x), annealed": self},
+            meanings={"log p(x), annealed": "by chains that owe nothing to the guide's shape"},
+            sentences=[
+                self._interval(),
+                f"acceptance {self.acceptance[sound].mean().item():.2f}, median ESS "
+                f"{self.ess[sound].nanmedian().item():.1f} chains",
+                *self._left_out(),
+            ],
+            columns=self.per_datum,
+            numbers={
+                **self.estimate._asdict(),
+                "num_chains": self.num_chains,
+                "num_temperatures": self.num_temperatures,
+            },
         )
 
 
 @dataclass(frozen=True)
-class Sandwich:
+class Sandwich(Printed):
     """Bidirectional Monte Carlo on data simulated from the model: `lower <= log p(x) <= upper` in expectation.
 
     Attributes:
@@ -95,34 +105,52 @@ class Sandwich:
         return self.upper.isfinite() & self.lower.sound
 
     @property
+    def rows(self) -> dict[str, PerDatum]:
+        """Both bounds and the gap between them, of the `sound` data; the spread of the gaps holds that over chains."""
+        columns = {
+            "lower bound": self.lower,
+            "upper bound": PerDatum(self.upper, self.upper_errors),
+            "gap": PerDatum(self.upper - self.lower.values, None),
+        }
+        return {name: column.among(self.sound) for name, column in columns.items()}
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """The means of both bounds, nats per datum."""
-        kept = self.sound
-        return self.lower.values[kept].mean().item(), self.upper[kept].mean().item()
+        return self.rows["lower bound"].mean, self.rows["upper bound"].mean
 
     @property
     def gap(self) -> float:
         """The mean of `upper - lower`: how far either can be off, in expectation; nats per datum."""
-        return (self.upper - self.lower.values)[self.sound].mean().item()
+        return self.rows["gap"].mean
 
     @property
     def gap_standard_error(self) -> float:
-        """Of the mean gap, from the spread over data, which holds that over chains."""
-        gaps = (self.upper - self.lower.values)[self.sound]
-        return (gaps.std() / math.sqrt(len(gaps))).item() if len(gaps) > 1 else math.nan
+        """Of the mean gap, from the spread over data."""
+        return self.rows["gap"].data_standard_error
 
-    def __str__(self) -> str:
-        return (
-            f"On {_of(self.sound)} data simulated from the model log p(x) lies between {self.bounds[0]:.3f} and "
-            f"{self.bounds[1]:.3f} nats: the schedule of {self.lower.num_temperatures} temperatures leaves a "
-            f"gap of {self.gap:.3f} ± {self.gap_standard_error:.3f}."
+    def answer(self) -> Answer:
+        """The bounds, and what their gap says."""
+        n, count, (low, high) = len(self.upper), int(self.sound.sum()), self.bounds
+        of = f"{n}" if count == n else f"{count} of {n}"
+        return Answer(
+            title="Bidirectional Monte Carlo",
+            about=self.lower.path,
+            rows=self.rows,
+            sentences=[
+                f"On {of} data simulated from the model log p(x) lies between {low:.3f} and {high:.3f} nats: the "
+                f"schedule of {self.lower.num_temperatures} temperatures leaves a gap of {self.gap:.3f} ± "
+                f"{self.gap_standard_error:.3f}."
+            ],
+            numbers={
+                "data": n,
+                "lower": low,
+                "upper": high,
+                "gap_standard_error": self.gap_standard_error,
+                "num_chains": self.lower.num_chains,
+                "num_temperatures": self.lower.num_temperatures,
+            },
         )
-
-
-def _of(sound: Tensor) -> str:
-    """How many data are sound, of how many if that is not all."""
-    n, count = len(sound), int(sound.sum())
-    return f"{n}" if count == n else f"{count} of {n}"
 
 
 def temperatures(count: int, shape: str = "sigmoid") -> Tensor:
@@ -348,7 +376,7 @@ def annealed_importance_sampling(
     *,
     guide: Any = None,
     num_chains: Number = 16,
-    num_temperatures: Annotated[int, at_least(1), takes(64)] = 500,
+    num_temperatures: Temperatures = 500,
     leapfrogs: Number = 10,
     schedule: str = "sigmoid",
     memory: Number = MEMORY,
@@ -417,7 +445,7 @@ def bidirectional_monte_carlo(
     *,
     guide: Any = None,
     num_chains: Number = 16,
-    num_temperatures: Annotated[int, at_least(1), takes(64)] = 500,
+    num_temperatures: Temperatures = 500,
     leapfrogs: Number = 10,
     schedule: str = "sigmoid",
     memory: Number = MEMORY,
@@ -475,3 +503,86 @@ def bidirectional_monte_carlo(
             errors.append(error)
     assert lower is not None
     return Sandwich(lower, torch.cat(uppers), torch.cat(errors))
+
+
+class Annealing(Question):
+    """Chains from the prior, or the guide, to the posterior: what the two questions to them share.
+
+    Args:
+        chains: for each datum.
+        temperatures: steps from the start to the posterior.
+        start: where chains start; those from the guide miss what the guide misses.
+        schedule: of temperatures; the sigmoid has more of them at both ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        chains: Number = 16,
+        temperatures: Temperatures = 500,
+        start: Literal["prior", "guide"] = "prior",
+        schedule: Literal["sigmoid", "linear"] = "sigmoid",
+    ) -> None:
+        self.chains, self.temperatures = chains, temperatures
+        self.settings = {"schedule": schedule, "start": start}
+
+    def path(self, run: Trained, data: Evaluated) -> dict[str, Any]:
+        """The options of both functions."""
+        return {
+            "guide": run.vae.guide if self.settings["start"] == "guide" else None,
+            "num_chains": self.chains,
+            "num_temperatures": self.temperatures,
+            "schedule": self.settings["schedule"],
+            "memory": data.memory,
+        }
+
+
+class AIS(Annealing):
+    """A second opinion on log p(x), by annealed importance sampling.
+
+    Args:
+        chains, temperatures, start, schedule: as in `Annealing`.
+    """
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        total = len(data) * gradients_per_datum(self.chains, self.temperatures)
+        with progress("gradients", total) as done:
+            annealed = annealed_importance_sampling(
+                run.vae.model, data.x, progress=done, **self.path(run, data)
+            )
+        weighted = data.log_marginal
+        return annealed.answer().plus(
+            rows={} if weighted is None else {"log p(x), weighted": weighted},
+            sentences=data.left_out(annealed.sound, "annealed log p(x)"),
+            warnings=data.exceeded("Annealed importance sampling", annealed),
+            numbers=self.settings,
+        )
+
+
+class BDMC(Annealing):
+    """Bounds on log p(x) from both sides, for data drawn from the model: how far annealing can be trusted.
+
+    Args:
+        n: how many data are drawn.
+        chains, temperatures, start, schedule: as in `Annealing`.
+    """
+
+    def __init__(
+        self,
+        *,
+        n: Number = 50,
+        chains: Number = 16,
+        temperatures: Temperatures = 500,
+        start: Literal["prior", "guide"] = "prior",
+        schedule: Literal["sigmoid", "linear"] = "sigmoid",
+    ) -> None:
+        super().__init__(chains=chains, temperatures=temperatures, start=start, schedule=schedule)
+        self.n = n
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        total = self.n * gradients_per_datum(self.chains, self.temperatures, ways=2)
+        with progress("gradients", total) as done:
+            sandwich = bidirectional_monte_carlo(
+                run.vae.model, self.n, progress=done, **self.path(run, data)
+            )
+        return sandwich.answer().plus(numbers=self.settings)

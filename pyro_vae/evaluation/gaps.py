@@ -3,12 +3,22 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.engine.memory import MEMORY
+from pyro_vae.evaluation.question import (
+    Answer,
+    Evaluated,
+    PerDatum,
+    Printed,
+    Progress,
+    Question,
+    Trained,
+    unseen,
+)
 from pyro_vae.evaluation.refinement import batches, paired_bounds, refined_from
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.evaluation.weighting import log_marginal
@@ -16,17 +26,18 @@ from pyro_vae.foundation.abstract import local_parameters
 from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.models.vae import VAE
 
-
-class Average(NamedTuple):
-    """A mean over data, in nats per datum, and how far other data and other draws would move it."""
-
-    mean: float
-    data_standard_error: float
-    monte_carlo_standard_error: float
+MEANINGS = {
+    "log p(x)": "weighted from the refined q",
+    "L[q*]": "the ELBO of q*, the best of the guide's family for each datum",
+    "L[q]": "the ELBO of the guide",
+    "approximation": "log p(x) - L[q*]: what a richer family of guides could gain",
+    "amortisation": "L[q*] - L[q]: what a better encoder could gain",
+    "inference": "log p(x) - L[q]: the sum of the two",
+}
 
 
 @dataclass(frozen=True)
-class Gaps:
+class InferenceGaps(Printed):
     """What inference loses on each of N data, in nats; all errors are Monte-Carlo standard errors, all shapes `(N,)`.
 
     Attributes:
@@ -50,10 +61,10 @@ class Gaps:
     def __len__(self) -> int:
         return len(self.elbo)
 
-    def __add__(self, other: "Gaps") -> "Gaps":
+    def __add__(self, other: "InferenceGaps") -> "InferenceGaps":
         names = [f.name for f in fields(self) if f.name != "log_marginal"]
         columns = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
-        return Gaps(log_marginal=self.log_marginal + other.log_marginal, **columns)
+        return InferenceGaps(log_marginal=self.log_marginal + other.log_marginal, **columns)
 
     @property
     def sound(self) -> Tensor:
@@ -89,8 +100,8 @@ class Gaps:
         return (self.log_marginal.standard_errors.square() + self.elbo_errors.square()).sqrt()
 
     @property
-    def averages(self) -> dict[str, Average]:
-        """The six rows of the table, of the `sound` data: mean, data and Monte-Carlo standard error of each."""
+    def rows(self) -> dict[str, PerDatum]:
+        """The six rows of the table, of the `sound` data."""
         columns = {
             "log p(x)": (self.log_marginal.values, self.log_marginal.standard_errors),
             "L[q*]": (self.refined_elbo, self.refined_elbo_errors),
@@ -99,46 +110,24 @@ class Gaps:
             "amortisation": (self.amortisation, self.amortisation_errors),
             "inference": (self.inference, self.inference_errors),
         }
-        n, kept = int(self.sound.sum()), self.sound
-        return {
-            name: Average(
-                values[kept].mean().item(),
-                (values[kept].std() / math.sqrt(n)).item() if n > 1 else math.nan,
-                (errors[kept].square().sum().sqrt() / max(n, 1)).item(),
-            )
-            for name, (values, errors) in columns.items()
-        }
+        return {name: PerDatum(*pair).among(self.sound) for name, pair in columns.items()}
 
-    def __str__(self) -> str:
-        names = {
-            "log p(x)": f"log p(x), K = {self.log_marginal.num_particles}",
-            "L[q*]": "L[q*], q refined",
-            "L[q]": "L[q], the guide",
-            "approximation": "approximation, log p - L[q*]",
-            "amortisation": "amortisation, L[q*] - L[q]",
-            "inference": "inference, log p - L[q]",
-        }
-        lines = [f"{'nats per datum':<30}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}"]
-        lines += [
-            f"{names[name]:<30}{a[0]:>12.4f}{a[1]:>10.4f}{a[2]:>16.4f}"
-            for name, a in self.averages.items()
-        ]
-        lost = not bool(self.sound.all())
-        return "\n".join(
-            [
-                *lines,
-                *(
-                    [
-                        f"of {int(self.sound.sum())} of {len(self)} data; the others have no finite value"
-                    ]
-                    * lost
-                ),
-                "",
-                f"q* is better than q for {int(self.improved.sum())} of {len(self)} data. A q* short of the best in "
-                "its family counts as approximation what is amortisation; a log p(x) that is too low "
-                "hides approximation.",
-                self.log_marginal.verdict(),
-            ]
+    def answer(self) -> Answer:
+        """The gaps, and how far they can be believed."""
+        n, count, bad = len(self), int(self.sound.sum()), self.log_marginal.doubtful.any()
+        lost = [f"of {count} of {n} data; the others have no finite value"] if count < n else []
+        better = (
+            f"q* is better than q for {int(self.improved.sum())} of {n} data. A q* short of the best in its family "
+            "counts as approximation what is amortisation; a log p(x) that is too low hides approximation."
+        )
+        verdict = [self.log_marginal.verdict()]
+        return Answer(
+            title="Why the ELBO lies below log p(x)",
+            about=f"{self.log_marginal.count} particles on {n} data",
+            rows=self.rows,
+            meanings=MEANINGS,
+            sentences=[*lost, better, *([] if bad else verdict)],
+            warnings=verdict if bad else [],
         )
 
 
@@ -154,7 +143,7 @@ def inference_gaps(
     batch_size: Number = 200,
     memory: Number = MEMORY,
     progress: Callable[[int], None] | None = None,
-) -> Gaps:
+) -> InferenceGaps:
     """How far the ELBO lies below log p(x), and how much of that the family and the encoder each cost.
 
     `log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q])`: the approximation gap of the best q* in the guide's family
@@ -172,7 +161,7 @@ def inference_gaps(
         progress: called with the number of draws weighted since its last call.
 
     Returns:
-        The `Gaps`, in nats.
+        The `InferenceGaps`, in nats.
 
     Raises:
         InputError: as `log_marginal_refined`, or for fewer than two `elbo_particles`.
@@ -184,7 +173,7 @@ def inference_gaps(
     >>> inference_gaps(vae, torch.eye(4), steps=5, num_particles=100, elbo_particles=10).amortisation.shape
     torch.Size([4])
     """
-    result: Gaps | None = None
+    result: InferenceGaps | None = None
     for batch in batches(vae, x, batch_size):
         guide, q = refined_from(vae, batch, steps=steps, rate=rate)
         p = log_marginal(
@@ -194,7 +183,43 @@ def inference_gaps(
             bounds = paired_bounds(vae, batch, (q, guide.given(batch)), elbo_particles)
         first, second = bounds[0].mean.cpu(), bounds[1].mean.cpu()
         errors = [(b.std / math.sqrt(elbo_particles)).cpu() for b in bounds]
-        part = Gaps(p, second, errors[1], first, errors[0], errors[2], guide.improved.cpu())
+        part = InferenceGaps(
+            p, second, errors[1], first, errors[0], errors[2], guide.improved.cpu()
+        )
         result = part if result is None else result + part
     assert result is not None
     return result
+
+
+class Gaps(Question):
+    """Why the ELBO lies below log p(x): the gaps of the guide's family and of its encoder.
+
+    Args:
+        steps: gradient steps towards the best q(z|x) of each datum.
+        num_particles: draws of log p(x) for each datum; by default those of the evaluation.
+        elbo_particles: draws of each ELBO for each datum.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: Number = 500,
+        num_particles: Number | None = None,
+        elbo_particles: Draws = 1000,
+    ) -> None:
+        self.steps, self.num_particles, self.elbo_particles = steps, num_particles, elbo_particles
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        count = self.num_particles or data.num_particles
+        with progress("particles", len(data) * count) as done:
+            gaps = inference_gaps(
+                run.vae,
+                data.x,
+                steps=self.steps,
+                num_particles=count,
+                elbo_particles=self.elbo_particles,
+                progress=done,
+            )
+        lost = data.left_out(gaps.sound, "gaps")
+        higher = data.exceeded("Weighting from a refined guide", gaps.log_marginal)
+        return gaps.answer().plus(sentences=lost, warnings=higher)

@@ -2,30 +2,46 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data import spread
 from pyro_vae.data.inputs import Call, Parts, as_data, batches, rows_of, rows_within
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
+from pyro_vae.evaluation.question import (
+    Answer,
+    Drawing,
+    Estimate,
+    Evaluated,
+    Printed,
+    Progress,
+    Question,
+    Trained,
+    listed,
+    unseen,
+)
 from pyro_vae.foundation.abstract import forked_random, localise, parameters_of, unchecked
-from pyro_vae.foundation.checks import MOST, Number, at_least, at_most, checked, takes
+from pyro_vae.foundation.checks import MOST, Draws, Number, at_least, at_most, checked, takes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole
 from pyro_vae.inference.objectives.base import independent
 from pyro_vae.inference.particles import draws_of, nothing
+from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.terms import PARTICLES, Program, double, has_density, terms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ACTIVE = 0.01
 COLLAPSED = 0.1  # nats of KL per datum
 SATURATED = 0.9  # of log N, the most that N data can show
 WORK = 2**34  # bytes passed through for all pairs of data: ten seconds or so on one core
 BATCH = 500
-NAMED = 5  # data left out that are named
 MEAN_DRAWS = 50  # their noise is averaged over the data too
 
 
@@ -133,18 +149,8 @@ def _check_two(x: Any) -> None:
         raise InputError("a variance over the data needs two of them or more")
 
 
-class Estimate(NamedTuple):
-    """A mean over the data, in nats per datum, and how far another sample of data and draws would move it."""
-
-    value: float
-    standard_error: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.standard_error:.3f}"
-
-
 @dataclass(frozen=True)
-class LatentHealth:
+class LatentHealth(Printed):
     """What the D latents of a trained pair carry; nats per datum.
 
     The KL that the ELBO pays has two parts, `KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z))`, averaged over the data:
@@ -191,16 +197,16 @@ class LatentHealth:
     @property
     def saturated(self) -> bool:
         """Whether the information is within 10 % of its bound, so that the truth may be far above."""
-        return self.mutual_information.value > SATURATED * self.bound
+        return self.mutual_information.mean > SATURATED * self.bound
 
     @property
     def collapsed(self) -> bool:
         """Whether no latent is active, or the KL is below 0.1 nats."""
-        return self.active_units == 0 or self.kl.value < COLLAPSED
+        return self.active_units == 0 or self.kl.mean < COLLAPSED
 
     def verdict(self) -> str:
         """One sentence in words: whether the latents are used."""
-        d, information = len(self.activity), self.mutual_information.value
+        d, information = len(self.activity), self.mutual_information.mean
         if self.active_units == 0:
             if information < COLLAPSED:
                 carried = "and z carries next to nothing of x"
@@ -219,28 +225,65 @@ class LatentHealth:
             )
         return f"{self.active_units} of {d} latents are active and z carries {information:.2f} nats about x."
 
-    def __str__(self) -> str:
-        low, high = self.active_interval
+    def answer(self) -> Answer:
+        """What the latents carry."""
+        (low, high), d = self.active_interval, len(self.activity)
         of = "" if self.mixture_size == self.num_data else f" of {self.num_data}"
-        return "\n".join(
-            [
-                f"active latents: {self.active_units} of {len(self.activity)} ({low} to {high} by resampling the data)",
-                f"KL(q(z|x) || p(z)) = {self.kl} nats per datum on {self.num_data} data",
-                f"I(x; z) = {self.mutual_information} nats, at most {self.mutual_information_upper:.3f} without each "
-                f"datum's own share, from {self.mixture_size}{of} data, whose log is {self.bound:.3f}",
-                f"KL(q(z) || p(z)) = {self.aggregated_kl} nats{' or less' if self.saturated else ''}",
-                *self._lost(),
-                self.verdict(),
-            ]
+        bound = "; or less, for the information is near its bound" if self.saturated else ""
+        used = {"activity": self.activity} | (
+            {} if self.kl_per_dimension is None else {"kl_per_dimension": self.kl_per_dimension}
         )
+        return Answer(
+            title="What the latents carry",
+            about=f"{d} of them, on {self.num_data} data",
+            rows={
+                "KL(q(z|x) || p(z))": self.kl,
+                "I(x; z)": self.mutual_information,
+                "KL(q(z) || p(z))": self.aggregated_kl,
+            },
+            meanings={
+                "KL(q(z|x) || p(z))": "what the ELBO pays; the sum of the two below",
+                "I(x; z)": "mutual information: what z tells about x",
+                "KL(q(z) || p(z))": "how far all posteriors are from the prior; what a better prior could save",
+            },
+            sentences=[
+                f"active latents: {self.active_units} of {d} ({low} to {high} by resampling the data)",
+                f"I(x; z) is at most {self.mutual_information_upper:.3f} without each datum's own share, from "
+                f"{self.mixture_size}{of} data, whose log is {self.bound:.3f}{bound}",
+                *self._lost(),
+                *([] if self.collapsed else [self.verdict()]),
+            ],
+            warnings=[self.verdict()] if self.collapsed else [],
+            figures={"used_latents": self._figure()},
+            numbers={
+                "data": self.num_data,
+                "active_units": self.active_units,
+                "active_interval": list(self.active_interval),
+                **{name: values.tolist() for name, values in used.items()},
+                "mutual_information_upper": self.mutual_information_upper,
+                "mutual_information_bound": self.bound,
+                "collapsed": self.collapsed,
+                "verdict": self.verdict(),
+            },
+        )
+
+    def _figure(self) -> Drawing:
+        """The latents in order of their KL, or of their activity where they have none of their own."""
+        from pyro_vae import plots
+
+        used, label = self.kl_per_dimension, "KL, nats per datum"
+        if used is None:
+            used, label = self.activity, "variance of the posterior mean"
+        make = partial(plots.use_of_latents, used, self.activity > ACTIVE, label)
+        told = f"The latents in order: {label}. Latents without a bar carry next to nothing."
+        return Drawing(make, told)
 
     def _lost(self) -> list[str]:
         """A sentence about the data that are left out, if there are any."""
         if not self.left_out:
             return []
-        some = ", ".join(map(str, self.left_out[:NAMED]))
-        more = f" and {len(self.left_out) - NAMED} more" if len(self.left_out) > NAMED else ""
-        return [f"without datum {some}{more} (counted from 0), whose q(z|x) is not finite"]
+        places = listed(self.left_out)
+        return [f"without datum {places} (counted from 0), whose q(z|x) is not finite"]
 
 
 class _Posteriors(NamedTuple):
@@ -457,10 +500,6 @@ class _Bootstrap:
         return ((products - first * second) * self.size / (self.size - 1) > ACTIVE).sum(-1)
 
 
-def _estimate(values: Tensor) -> Estimate:
-    return Estimate(values.mean().item(), (values.std() / math.sqrt(len(values))).item())
-
-
 def _taken(x: Any, index: Tensor) -> Any:
     """Some data by their places."""
     if isinstance(x, Parts):
@@ -531,7 +570,7 @@ def latent_health(
     >>> _ = torch.manual_seed(0)
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
     >>> health = latent_health(vae.model, vae.guide, torch.rand(50, 4).round())
-    >>> health.activity.shape, health.kl.value < 5
+    >>> health.activity.shape, health.kl.mean < 5
     (torch.Size([2]), True)
     """
     x = _repeatable(as_data(model, x))
@@ -567,12 +606,50 @@ def latent_health(
     return LatentHealth(
         activity=moments.covariance().cpu(),
         active_interval=interval,
-        kl=_estimate(look.kl[look.kl.isfinite()]),
+        kl=Estimate.over(look.kl[look.kl.isfinite()]),
         kl_per_dimension=None if dimensions is None else dimensions.cpu(),
-        mutual_information=_estimate((part.log_q - log_mean).mean(0)),
+        mutual_information=Estimate.over((part.log_q - log_mean).mean(0)),
         mutual_information_upper=(part.log_q - others).mean().item() + math.log(size - 1),
-        aggregated_kl=_estimate((log_mean - part.log_p).mean(0)),
+        aggregated_kl=Estimate.over((log_mean - part.log_p).mean(0)),
         num_data=n,
         mixture_size=size,
         left_out=tuple(lost),
     )
+
+
+class Latents(Question):
+    """What the latents carry: how many are active, and the KL in its two parts.
+
+    Args:
+        most: data that are looked at, spread evenly.
+    """
+
+    def __init__(self, *, most: Draws = 1000) -> None:
+        self.most = most
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        places = data.sound.nonzero().flatten()
+        few = data.x.among(data.sound).first(self.most)
+        health = latent_health(run.vae.model, run.vae.guide, few)
+        taken = data.rows[places[spread(len(few), len(places))].numpy()]
+        health = replace(health, left_out=tuple(int(taken[i]) for i in health.left_out))
+        told = (
+            "The posteriors of all data together (blue) and the prior (black), latent by latent. Where they differ, "
+            "draws from the prior are unlike what the decoder has learned from."
+        )
+        make = partial(_aggregated, run, few, health)
+        answer = health.answer().plus(figures={"aggregated_posterior": Drawing(make, told)})
+        if not health.collapsed:
+            return answer
+        option = remedy("collapsed", run.config)
+        warning = f"{health.verdict()} Train again with {option}."
+        return replace(answer, warnings=[warning]).plus(numbers={"remedy": option})
+
+
+def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
+    """A draw of q(z|x) for each datum over draws of the prior."""
+    from pyro_vae import plots
+
+    draws = [run.vae.encode(x[i : i + BATCH]).sample() for i in range(0, len(x), BATCH)]
+    prior = run.vae.model.prior().sample((20_000,))
+    return plots.aggregated_posterior(torch.cat(draws), prior, health.activity)

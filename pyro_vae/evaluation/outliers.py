@@ -3,23 +3,46 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from pyro_vae.data import NAMED, spread
 from pyro_vae.data.inputs import as_data
 from pyro_vae.engine.memory import MEMORY
-from pyro_vae.evaluation.gaps import Gaps, inference_gaps
+from pyro_vae.evaluation.gaps import InferenceGaps, inference_gaps
+from pyro_vae.evaluation.question import (
+    Answer,
+    Drawing,
+    Evaluated,
+    Printed,
+    Progress,
+    Question,
+    Trained,
+    listed,
+    unseen,
+)
 from pyro_vae.evaluation.refinement import log_marginal_refined
 from pyro_vae.evaluation.results import PARETO_LIMIT
 from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.vae import VAE
 
+HEADS = {
+    "mean_inside": "mean inside",
+    "mean_outside": "outside",
+    "inside_if": "inside if",
+    "auroc": "AUROC",
+    "low": "95 % interval: from",
+    "high": "to",
+    "fpr": "FPR at 95 % TPR",
+}
+TYPICAL = 1000  # training data whose mean log p(x) is typical
 LEVEL = 0.05  # 1 - LEVEL: coverage of an interval, and the true positive rate of the threshold
 QUANTILE = 1.959964  # of the normal distribution at 1 - LEVEL / 2
-NAMED = 5  # data without a score that are named
 CLEAR = 0.9  # an AUROC below it is said to be weak
 HIGHER_INSIDE = {
     "log p(x)": True,
@@ -38,7 +61,7 @@ class AnomalyScores:
         typical: the mean `log p(x)` of training data.
     """
 
-    gaps: Gaps
+    gaps: InferenceGaps
     typical: float
 
     def __len__(self) -> int:
@@ -231,7 +254,7 @@ def _logistic(v: float) -> float:
 
 
 @dataclass(frozen=True)
-class Separation:
+class Separation(Printed):
     """How well the four scores tell data outside the distribution from data inside; prints itself as a table.
 
     Attributes:
@@ -260,9 +283,8 @@ class Separation:
         for name, scores, rows in sides:
             places = (~scores.sound).nonzero().flatten().tolist()
             if places:
-                some = ", ".join(str(i if rows is None else int(rows[i])) for i in places[:NAMED])
-                more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
-                told.append(f"row{'s' if places[1:] else ''} {some}{more} of {name}")
+                named = listed(places if rows is None else [int(rows[i]) for i in places])
+                told.append(f"row{'s' if places[1:] else ''} {named} of {name}")
         if not told:
             return None
         return f"Without finite scores, and left out: {' and '.join(told)} (counted from 0)."
@@ -313,36 +335,112 @@ class Separation:
         )
         return f"Pareto k is above {PARETO_LIMIT} for {told}: their log p(x) is probably too low."
 
-    def __str__(self) -> str:
-        (a, b), (n, m) = self.names, (len(self.inside), len(self.outside))
-        lines = [
-            f"inside: {n} of {a}; outside: {m} of {b}; typical log p(x) {self.inside.typical:.3f}",
-            f"{'means in nats':<14}{'inside':>12}{'outside':>12}{'inside if':>12}{'AUROC':>9}{'95 % interval':>18}"
-            f"{'FPR at 95 % TPR':>18}",
-        ]
-        found = self.detections
-        for name, (x, y) in self.pairs.items():
-            d, way = found[name], "higher" if HIGHER_INSIDE[name] else "lower"
-            interval = f"{d.low:.4f} to {d.high:.4f}"
-            lines.append(
-                f"{name:<14}{x.mean().item():>12.3f}{y.mean().item():>12.3f}{way:>12}{d.auroc:>9.4f}{interval:>18}"
-                f"{d.fpr:>18.4f}"
-            )
-        return "\n".join([*lines, *(s for s in (self.failure, self.doubt, self.lost) if s)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers of the table under plain names, as in `evaluation.json`."""
-        detections = self.detections
-        found: dict[str, Any] = {"data": len(self.outside), "typical": self.inside.typical}
-        found |= {"verdict": self.failure, "doubt": self.doubt, "left_out": self.lost}
-        for name, (x, y) in self.pairs.items():
-            means = {"mean_inside": x.mean().item(), "mean_outside": y.mean().item()}
-            d = detections[name]
-            area = {
+    @property
+    def table(self) -> dict[str, dict[str, Any]]:
+        """For each score its means on both sides in nats, and its `Detection`."""
+        found = {}
+        for name, d in self.detections.items():
+            inside, outside = self.pairs[name]
+            found[name] = {
+                "mean_inside": inside.mean().item(),
+                "mean_outside": outside.mean().item(),
+                "higher_inside": HIGHER_INSIDE[name],
+                "inside_if": "higher" if HIGHER_INSIDE[name] else "lower",
                 "auroc": d.auroc,
                 "auroc_standard_error": d.standard_error,
                 "low": d.low,
                 "high": d.high,
+                "fpr": d.fpr,
             }
-            found[name] = means | {"higher_inside": HIGHER_INSIDE[name]} | area | {"fpr": d.fpr}
         return found
+
+    def answer(self) -> Answer:
+        """How well each score tells the two sides apart, and where `log p(x)` fails."""
+        (a, b), (n, m) = self.names, (len(self.inside), len(self.outside))
+        return Answer(
+            title=b,
+            about=f"inside: {n} of {a}; outside: {m} of {b}; typical log p(x) {self.inside.typical:.3f}",
+            rows=self.table,
+            heads=HEADS,
+            sentences=[sentence for sentence in (self.failure, self.lost) if sentence],
+            warnings=[self.doubt] if self.doubt else [],
+            figures={f"ood-{b}": self._drawing()},
+            numbers={
+                "data": m,
+                "typical": self.inside.typical,
+                "verdict": self.failure,
+                "left_out": self.lost,
+            },
+        )
+
+    def _drawing(self) -> Drawing:
+        from pyro_vae import plots
+
+        areas = {name: found.auroc for name, found in self.detections.items()}
+        make = partial(plots.separation, self.names, self.pairs, areas)
+        return Drawing(make, f"The four scores of {self.names[0]} and of {self.names[1]}.")
+
+
+class OOD(Question):
+    """How well the model tells other data from those evaluated.
+
+    Args:
+        data: of which files all rows are scored; or of which named data sets the test data.
+        steps: gradient steps towards the best q(z|x) of each datum.
+        num_particles: draws of log p(x) for each datum; by default those of the evaluation.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: str | tuple[str, ...] = (),
+        steps: Number = 100,
+        num_particles: Number | None = None,
+    ) -> None:
+        self.data = (data,) if isinstance(data, str) else data
+        self.steps, self.num_particles = steps, num_particles
+
+    def check(self, run: Trained, data: Evaluated) -> None:
+        if not self.data:
+            raise InputError("ood needs data to score, as in --ask \"ood(data='other.npy')\"")
+        if len(data) < 2:
+            raise InputError("--ood needs two data or more; raise --limit")
+        stems: dict[str, str] = {}
+        for name in self.data:
+            stem = stem_of(name)
+            if stem in stems:
+                raise InputError(
+                    f"--ood {stems[stem]} and --ood {name} would share the figure ood-{stem}.png; rename one"
+                )
+            stems[stem] = name
+            if len(run.outside(name)) < 2:
+                raise InputError(
+                    f"--ood {name} holds one datum, and two are needed to tell them from others"
+                )
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        options: dict[str, Any] = {
+            "steps": self.steps,
+            "num_particles": self.num_particles or data.num_particles,
+            "memory": data.memory,
+        }
+        inside = anomaly_scores(run.vae, data.x, run.split("train").first(TYPICAL), **options)
+        parts = {}
+        for name in self.data:
+            every = run.outside(name)
+            other = every if data.limit is None else every.first(data.limit)
+            found = Separation(
+                (data.called, stem_of(name)),
+                inside,
+                anomaly_scores(run.vae, other, inside.typical, **options),
+                (data.rows.tolist(), spread(len(other), len(every)).tolist()),
+            )
+            kind = "test data" if name in NAMED else "rows"
+            told = f"{name}: {len(other)} of its {len(every)} {kind}"
+            parts[Path(name).name] = found.answer().plus(sentences=[told])
+        return Answer(title="Data unlike the training data", parts=parts)
+
+
+def stem_of(name: str) -> str:
+    """What other data are called: a named data set, or a file without its folder and ending."""
+    return name if name in NAMED else Path(name).stem

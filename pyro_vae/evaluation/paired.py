@@ -6,16 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.question import COLUMNS, Answer, PerDatum, Printed, cells
 from pyro_vae.evaluation.results import PARETO_LIMIT
 from pyro_vae.foundation.errors import InputError
 
 ERRORS = 2  # standard errors that tell two runs apart
+HEADS = {
+    "doubtful": f"k > {PARETO_LIMIT}",
+    "standard_error": "± both",
+    "t": "t",
+    "p": "p",
+    "higher": "better on",
+    "lower": "worse on",
+    "told": "",
+}
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(PerDatum):
     """`log p(x)` of N data under one model, with the errors of each; nats.
 
     Attributes:
@@ -25,25 +36,9 @@ class Scores:
         num_particles: the least and the most draws for a datum, or `None`.
     """
 
-    values: np.ndarray
-    standard_errors: np.ndarray
-    pareto_k: np.ndarray | None = None
+    standard_errors: Tensor
+    pareto_k: Tensor | None = None
     num_particles: tuple[int, int] | None = None
-
-    @property
-    def mean(self) -> float:
-        """The average, nats per datum."""
-        return float(self.values.mean())
-
-    @property
-    def data_standard_error(self) -> float:
-        """How far another sample of N data would move the mean: `std(values) / sqrt(N)`."""
-        return float(self.values.std(ddof=1) / math.sqrt(len(self.values)))
-
-    @property
-    def monte_carlo_standard_error(self) -> float:
-        """How far other particles would move the mean: `sqrt(sum se^2) / N`."""
-        return float(np.sqrt(np.square(self.standard_errors).sum()) / len(self.values))
 
     @property
     def doubtful(self) -> int | None:
@@ -81,12 +76,11 @@ class Difference:
         """`a` minus `b`, datum by datum."""
         from scipy import stats
 
-        d, n = a.values - b.values, len(a.values)
-        mean, error = float(d.mean()), float(d.std(ddof=1) / math.sqrt(n))
+        d = PerDatum(a.values - b.values, torch.hypot(a.standard_errors, b.standard_errors))
+        mean, error, noise = d.mean, d.data_standard_error, d.monte_carlo_standard_error
         t = mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
-        noise = math.hypot(a.monte_carlo_standard_error, b.monte_carlo_standard_error)
-        p = float(2 * stats.t.sf(abs(t), n - 1))
-        return cls(mean, error, noise, t, p, int((d > 0).sum()), int((d < 0).sum()))
+        p = float(2 * stats.t.sf(abs(t), len(d) - 1))
+        return cls(mean, error, noise, t, p, int((d.values > 0).sum()), int((d.values < 0).sum()))
 
     @property
     def standard_error(self) -> float:
@@ -101,7 +95,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Printed):
     """Models ranked by their mean `log p(x)` on the same data; prints itself as a table.
 
     Attributes:
@@ -156,51 +150,49 @@ class Comparison:
                 )
         return found
 
-    def __str__(self) -> str:
-        wide = max(18, *(len(name) for name in self.scores)) + 2
-        lines = [
-            f"{'nats per datum':<{wide}}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}{f'k > {PARETO_LIMIT}':>11}"
-        ]
+    def answer(self) -> Answer:
+        """The means of all, and the differences to the best one."""
+        rows = {}
         for name, s in self.scores.items():
-            share = "" if s.doubtful is None else f"{100 * s.doubtful / len(s.values):.1f} %"
-            lines.append(
-                f"{name:<{wide}}{s.mean:>12.3f}{s.data_standard_error:>10.3f}{s.monte_carlo_standard_error:>16.4f}"
-                f"{share:>11}"
-            )
-        lines += [
-            "",
-            f"difference to {self.best} on each datum, its mean and errors",
-            f"{'':<{wide}}{'mean':>12}{'± data':>10}{'± Monte Carlo':>16}{'± both':>11}{'t':>9}{'p':>10}"
-            f"{'better on':>11}{'worse on':>10}",
-        ]
+            share = "" if s.doubtful is None else f"{100 * s.doubtful / len(s):.1f} %"
+            rows[name] = {**cells(s), "doubtful": share}
+        differences = {}
         for name, d in self.differences.items():
             p = f"{d.p:.2g}" if d.p > 1e-300 else "< 1e-300"
-            mark = "" if d.distinguishable else "  not distinguishable"
-            lines.append(
-                f"{name:<{wide}}{d.mean:>12.3f}{d.data_standard_error:>10.3f}{d.monte_carlo_standard_error:>16.4f}"
-                f"{d.standard_error:>11.4f}{d.t:>9.2f}{p:>10}{d.higher:>11}{d.lower:>10}{mark}"
-            )
-        lines += [
-            "",
+            told = "" if d.distinguishable else "not distinguishable"
+            columns = {key: getattr(d, key) for key in (*COLUMNS, "standard_error", "t")}
+            counts = {"higher": d.higher, "lower": d.lower}
+            differences[name] = {**columns, "p": p, **counts, "told": told}
+        sentences = [
             "t and p: the paired t-test over the data, two-sided, each difference on its own",
             f"± both: the two errors added in quadrature; not distinguishable: a mean within {ERRORS} of them",
-            *(f"warning: {sentence}" for sentence in self.warnings),
         ]
-        return "\n".join(lines)
+        part = Answer(
+            f"Differences to {self.best} on each datum",
+            rows=differences,
+            heads=HEADS,
+            sentences=sentences,
+        )
+        return Answer(
+            "log p(x) of the same data",
+            rows=rows,
+            heads=HEADS,
+            warnings=self.warnings,
+            parts={"differences": part},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All the numbers under plain names, as `--json` writes them; an infinite or undefined one is `None`."""
-        names = ("mean", "data_standard_error", "monte_carlo_standard_error")
         return {
             "data": len(self.scores[self.best].values),
             "best": self.best,
             "runs": {
-                name: {k: _finite(getattr(s, k)) for k in names}
+                name: {k: _finite(getattr(s, k)) for k in COLUMNS}
                 | {"pareto_k_above_limit": s.doubtful, "num_particles": s.num_particles}
                 for name, s in self.scores.items()
             },
             "differences_to_best": {
-                name: {k: _finite(getattr(d, k)) for k in (*names, "standard_error", "t", "p")}
+                name: {k: _finite(getattr(d, k)) for k in (*COLUMNS, "standard_error", "t", "p")}
                 | {"higher": d.higher, "lower": d.lower, "distinguishable": d.distinguishable}
                 for name, d in self.differences.items()
             },
@@ -257,9 +249,9 @@ def compare(values: Mapping[str, Any]) -> Comparison:
 
 
 def _scores(name: str, given: Any) -> Scores:
-    """Whatever `compare` accepts, as arrays of float64."""
+    """Whatever `compare` accepts, as columns of float64."""
 
-    def column(key: str) -> np.ndarray | None:
+    def column(key: str) -> Tensor | None:
         value = given.get(key) if isinstance(given, Mapping) else getattr(given, key, None)
         return None if value is None else _array(name, key, value)
 
@@ -267,32 +259,30 @@ def _scores(name: str, given: Any) -> Scores:
     values = _array(name, "values", given) if plain else column("values")
     if values is None:
         raise InputError(f"{name} has no array 'values' of log-likelihoods")
-    if values.ndim != 1:
+    if values.dim() != 1:
         raise InputError(
-            f"the values of {name} must be one for each datum, but have shape {values.shape}"
+            f"the values of {name} must be one for each datum, but have shape {tuple(values.shape)}"
         )
-    if not np.isfinite(values).all():
-        row = int(np.argwhere(~np.isfinite(values))[0][0])
+    for row in (~values.isfinite()).nonzero().flatten().tolist():
         raise InputError(
             f"{name} has log p(x) = {values[row]} for datum {row} (counted from 0), which has no difference"
         )
-    errors, k, count = (
-        (None,) * 3 if plain else map(column, ("standard_errors", "pareto_k", "num_particles"))
-    )
-    for key, array in (("standard_errors", errors), ("pareto_k", k)):
-        if array is not None and array.shape != values.shape:
+    keys = ("standard_errors", "pareto_k", "num_particles")
+    errors, k, count = (None if plain else column(key) for key in keys)
+    for key, found in (("standard_errors", errors), ("pareto_k", k)):
+        if found is not None and found.shape != values.shape:
             raise InputError(
-                f"{name} has {key} of shape {array.shape} and values of shape {values.shape}"
+                f"{name} has {key} of shape {tuple(found.shape)} and values of shape {tuple(values.shape)}"
             )
-    told = count is not None and count.size > 0 and bool(np.isfinite(count).all())
-    particles = (int(count.min()), int(count.max())) if told and count is not None else None
-    return Scores(values, np.zeros_like(values) if errors is None else errors, k, particles)
+    particles = None
+    if count is not None and count.numel() and count.isfinite().all():
+        particles = (int(count.min()), int(count.max()))
+    return Scores(values, torch.zeros_like(values) if errors is None else errors, k, particles)
 
 
-def _array(name: str, key: str, value: Any) -> np.ndarray:
+def _array(name: str, key: str, value: Any) -> Tensor:
     try:
-        return np.asarray(
-            value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64
-        )
+        plain = value.detach().cpu() if isinstance(value, Tensor) else value
+        return torch.tensor(np.asarray(plain, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise InputError(f"the {key} of {name} are not an array of numbers: {error}") from error

@@ -3,8 +3,8 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -13,7 +13,18 @@ from pyro.infer.autoguide.initialization import init_to_sample
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
+from pyro_vae.data import spread
 from pyro_vae.data.inputs import as_data, cut
+from pyro_vae.evaluation.question import (
+    Answer,
+    Drawing,
+    Evaluated,
+    Printed,
+    Progress,
+    Question,
+    Trained,
+    unseen,
+)
 from pyro_vae.evaluation.results import quiet_arviz
 from pyro_vae.foundation.abstract import localise, parameters_of, unchecked
 from pyro_vae.foundation.checks import MOST, Draws, Number, at_least, at_most, checked
@@ -30,11 +41,34 @@ RHAT_LIMIT = 1.01  # both from Vehtari et al. 2021
 ESS_LIMIT = 400
 CHAINS = 4
 FEWEST = 4  # draws of a chain: each is split in two for R-hat
+HEADS = {
+    "kl": "KL(q || p)",
+    "kl_noise": "noise",
+    "mean_off": "mean off",
+    "mean_off_error": "± MC",
+    "ratio_least": "sd ratio: least",
+    "ratio_median": "median",
+    "ratio_most": "most",
+    "ratio_error": "± MC",
+    "rhat": "R-hat",
+    "ess_bulk": "ESS",
+    "ess_tail": "tail",
+    "divergences": "diverged",
+}
+WHOLE = ("ess_bulk", "ess_tail", "divergences")
+EXPLAINED = [
+    "KL(q || p): of the Gaussians with the moments of both, nats; noise: what the error of the draws adds",
+    "mean off: the largest |E_q[z] - E[z]| of a latent, in its posterior standard deviations",
+    "sd ratio: guide over posterior; R-hat is the largest of all latents, ESS and tail are the least",
+]
 DENSE = 50  # latents up to which the mass matrix is dense: more entries than that are not learnt in a warm-up
 
 
+Samples = Annotated[int, at_least(FEWEST), at_most(MOST)]
+
+
 @dataclass(frozen=True)
-class PosteriorComparison:
+class PosteriorComparison(Printed):
     """Draws of `p(z|x)` and of `q(z|x)` for N data, their moments, and how far the chains can be trusted.
 
     All latents of a datum stand in one vector of length D, site by site; `names` says which is which.
@@ -225,45 +259,45 @@ class PosteriorComparison:
                 )
         return found
 
-    def __str__(self) -> str:
+    def answer(self) -> Answer:
+        """The table, what its columns are, and what makes a row doubtful."""
         n, chains, draws, d = self.draws.shape
         of_guide = "in closed form" if self.closed else f"from {self.guide_draws.shape[1]} draws"
-        lines = [
-            f"p(z|x) of {n} data with {d} latents by NUTS, {chains} chains of {draws} draws; q(z|x) {of_guide}",
-            f"{'':<12}{'KL(q || p)':>10}{'noise':>8}{'mean off':>10}{'± MC':>7}{'sd ratio: least':>17}{'median':>8}"
-            f"{'most':>7}{'± MC':>7}{'R-hat':>8}{'ESS':>7}{'tail':>7}{'diverged':>10}",
-        ]
-        lines += [
-            f"{f'datum {number}':<12}{row['kl']:>10.3f}{row['kl_noise']:>8.3f}{row['mean_off']:>10.2f}"
-            f"{row['mean_off_error']:>7.2f}{row['ratio_least']:>17.2f}{row['ratio_median']:>8.2f}"
-            f"{row['ratio_most']:>7.2f}{row['ratio_error']:>7.2f}{row['rhat']:>8.3f}{row['ess_bulk']:>7.0f}"
-            f"{row['ess_tail']:>7.0f}{row['divergences']:>10}"
-            for number, row in zip(self.numbers, self.rows, strict=True)
-        ]
-        return "\n".join(
-            [
-                *lines,
-                "KL(q || p): of the Gaussians with the moments of both, nats; noise: what the error of the draws adds",
-                "mean off: the largest |E_q[z] - E[z]| of a latent, in its posterior standard deviations",
-                "sd ratio: guide over posterior; R-hat is the largest of all latents, ESS and tail are the least",
-                *(f"warning: {sentence}" for sentence in self.warnings),
-            ]
+        names = ("mean", "mean_errors", "sd", "sd_errors", "guide_mean", "guide_sd", "rhat")
+        table = {f"datum {i}": row for i, row in zip(self.numbers, self.rows, strict=True)}
+        return Answer(
+            title="The guide beside the posterior",
+            about=f"p(z|x) of {n} data with {d} latents by NUTS, {chains} chains of {draws} draws; q(z|x) {of_guide}",
+            rows={name: row | {k: _whole(row[k]) for k in WHOLE} for name, row in table.items()},
+            heads=HEADS,
+            sentences=EXPLAINED,
+            warnings=self.warnings,
+            figures={"posterior": self.drawing()},
+            numbers={
+                "num_chains": chains,
+                "num_samples": draws,
+                "guide_moments_closed": self.closed,
+                "data": list(self.numbers),
+                "rows": self.rows,
+                "latents": self.names,
+                **{name: getattr(self, name).tolist() for name in names},
+            },
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers under plain names: `rows`, and for each datum a list over the latents."""
-        names = ("mean", "mean_errors", "sd", "sd_errors", "guide_mean", "guide_sd", "rhat")
-        _, chains, draws, _ = self.draws.shape
-        return {
-            "num_chains": chains,
-            "num_samples": draws,
-            "guide_moments_closed": self.closed,
-            "data": list(self.numbers),
-            "rows": self.rows,
-            "warnings": self.warnings,
-            "latents": self.names,
-            **{name: getattr(self, name).tolist() for name in names},
-        }
+    def drawing(self, *, most: int = 4) -> Drawing:
+        """Draws of both for the datum of the largest KL, of the `most` latents that together differ most."""
+        from pyro_vae import plots
+
+        i = int(self.kl.argmax())
+        order = self.most_different(i, most)
+        pair = (self.draws[i].flatten(0, 1), self.guide_draws[i])
+        true, guide = (draws[:, order].numpy() for draws in pair)
+        title = f"posterior and guide of datum {self.numbers[i]}, KL = {self.kl[i].item():.2f} nats"
+        if len(order) < len(self.names):
+            title += f"\nthe {len(order)} latents of {len(self.names)} that together differ most"
+        names = [self.names[d] for d in order]
+        told = "The latents of one datum: draws of the posterior by NUTS (blue), of the guide (orange)."
+        return Drawing(partial(plots.posterior_pairs, true, guide, names, title), told)
 
     def to_arviz(self) -> "arviz.InferenceData":
         """An ArviZ `InferenceData`: the sites in `posterior`, by chain, draw and datum; `sample_stats.diverging`."""
@@ -281,13 +315,18 @@ class PosteriorComparison:
         )
 
 
+def _whole(value: float) -> float:
+    """A count without its decimals."""
+    return round(value) if math.isfinite(value) else value
+
+
 @checked
 def compare_posterior(
     model: Program,
     guide: Program,
     x: Any,
     *,
-    num_samples: Annotated[int, at_least(FEWEST), at_most(MOST)] = 1000,
+    num_samples: Samples = 1000,
     warmup_steps: Number | None = None,
     num_chains: Draws = CHAINS,
     target_accept: float = 0.8,
@@ -469,3 +508,31 @@ def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
     mean = draws.mean(1)
     centred = draws - mean.unsqueeze(1)
     return mean, centred.mT @ centred / (draws.shape[1] - 1)
+
+
+class Posterior(Question):
+    """The guide beside draws of the posterior by NUTS, for a few data.
+
+    Args:
+        n: how many of the data, spread evenly over those with a finite log p(x).
+        draws: of each chain, after its warm-up.
+        chains: for each datum.
+    """
+
+    def __init__(self, *, n: Number = 4, draws: Samples = 1000, chains: Draws = 4) -> None:
+        self.n, self.draws, self.chains = n, draws, chains
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        places = data.sound.nonzero().flatten()
+        numbers = places[spread(self.n, len(places))].tolist()
+        each = self.chains * (self.draws + self.draws // 2)
+        with progress("draws", len(numbers) * each) as done:
+            compared = compare_posterior(
+                run.vae.model,
+                run.vae.guide,
+                data.x.among(data.sound).first(self.n),
+                num_samples=self.draws,
+                num_chains=self.chains,
+                progress=done,
+            )
+        return replace(compared, numbers=numbers).answer()

@@ -11,8 +11,9 @@ from torch import Tensor
 from pyro_vae.data.inputs import as_data
 from pyro_vae.distributions.stopped import stopped
 from pyro_vae.engine.memory import MEMORY, bytes_of, pieces
+from pyro_vae.evaluation.question import Answer, Evaluated, Trained
 from pyro_vae.evaluation.results import LogMarginal
-from pyro_vae.evaluation.weighting import log_marginal
+from pyro_vae.evaluation.weighting import Weighting, log_marginal
 from pyro_vae.foundation.abstract import forked_random, local_parameters, localise
 from pyro_vae.foundation.checks import Number, at_least_one, check, checked
 from pyro_vae.foundation.errors import InputError
@@ -281,3 +282,17 @@ def log_marginal_refined(
         result = part if result is None else result + part
     assert result is not None
     return result
+
+
+class Refined(Weighting):
+    """`log p(x)` by weighting draws from q(z|x) fitted to each datum.
+
+    Args:
+        steps: gradient steps for each datum.
+        num_particles: draws for each datum; by default those of the evaluation.
+    """
+
+    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
+        result = log_marginal_refined(run.vae, data.x, steps=self.steps, **options)
+        told = f"q(z|x) was fitted to each datum by {self.steps} steps before weighting"
+        return result, result.answer().plus(sentences=[told])

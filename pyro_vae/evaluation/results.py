@@ -1,20 +1,27 @@
-"""What a question is answered with: a number for each datum, with its errors."""
+"""Estimates of log p(x) by weights, with their errors: what importance weighting and annealing give."""
 
 import math
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
-from pyro_vae.foundation.errors import InputError
+from pyro_vae.evaluation.question import Answer, Drawing, PerDatum, cells, student
 
 if TYPE_CHECKING:
     import arviz
 
 PARETO_LIMIT = 0.7
+PARTS = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}
+MEANINGS = {
+    "log p(x)": "how probable the model finds unseen data; higher is better",
+    "ELBO": "the bound that training maximises; it lies below log p(x)",
+    "reconstruction": "how well a datum is made again from its own latents",
+    "KL": "subtracted: how many nats the latents tell beyond the prior",
+}
 
 
 def quiet_arviz() -> Any:
@@ -25,37 +32,18 @@ def quiet_arviz() -> Any:
     return arviz
 
 
-class PerDatum:
-    """What results share that hold a value, its Monte-Carlo error and its ESS for each of N data."""
+@dataclass(frozen=True)
+class Weighed(PerDatum):
+    """Estimates of `log p(x)` by weights: what importance weighting and annealing share.
 
-    values: Tensor
+    Attributes:
+        ess: effective number of draws, `(sum w)^2 / sum w^2`, `(N,)`.
+        pareto_k: tail index of the weights, `(N,)`.
+    """
+
     standard_errors: Tensor
     ess: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def sound(self) -> Tensor:
-        """Which data have a finite value, `(N,)` booleans: a density that underflows has none, and no mean bears it."""
-        return self.values.isfinite()
-
-    @property
-    def mean(self) -> float:
-        """The average log-likelihood of the data that have a finite one, nats per datum."""
-        return self.values[self.sound].mean().item()
-
-    @property
-    def data_standard_error(self) -> float:
-        """How far another sample of N data would move the mean: `std(values) / sqrt(N)`; nan for a single datum."""
-        values = self.values[self.sound]
-        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
-
-    @property
-    def monte_carlo_standard_error(self) -> float:
-        """How far other draws would move the mean: `sqrt(sum se^2) / N`."""
-        errors = self.standard_errors[self.sound]
-        return errors.square().sum().sqrt().item() / max(len(errors), 1)
+    pareto_k: Tensor
 
     def intervals(self, level: float = 0.95) -> Tensor:
         """For each datum, where `log p(x)` lies by the spread of its own draws, `(N, 2)`: `value ± t_(ESS - 1) se`.
@@ -68,44 +56,16 @@ class PerDatum:
         Raises:
             InputError: for a level that is not between 0 and 1.
         """
-        reach = _student(self.ess - 1, level) * self.standard_errors
+        reach = student(self.ess - 1, level) * self.standard_errors
         return torch.stack([self.values - reach, self.values + reach], -1)
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Where the mean over all such data lies: `mean ± t_(N - 1) se`, by the spread of the N values.
-
-        That spread holds the Monte-Carlo errors too, so they are not added. It covers the expectation of the
-        estimates, which lies `bias` below that of `log p(x)`. Values of few data are too skewed for it: of a
-        five-dimensional Gaussian it covers 94.2 % with 30 data, 93.7 % with 20, 92.1 % with 5.
-
-        Raises:
-            InputError: for a level that is not between 0 and 1.
-        """
-        freedom = self.sound.sum().double() - 1
-        reach = _student(freedom, level).item() * self.data_standard_error
-        return self.mean - reach, self.mean + reach
-
-    def _left_out(self) -> str:
-        """A sentence about the data that the mean leaves out, after a space; nothing where there are none."""
-        lost = len(self) - int(self.sound.sum())
-        verb = "have" if lost > 1 else "has"
-        return f" Without {lost} of the data, which {verb} no finite value." if lost else ""
-
     def _interval(self) -> str:
-        return "95 % interval {:.3f} to {:.3f}".format(*self.interval())
-
-
-def _student(freedom: Tensor, level: float) -> Tensor:
-    """The two-sided quantile of Student's t: `P(|t| < q) = level`, with at least one degree of freedom."""
-    if not 0 < level < 1:
-        raise InputError(f"level={level!r} must lie between 0 and 1")
-    return torch.as_tensor(
-        stdtrit(freedom.clamp_min(1).numpy(), (1 + level) / 2), dtype=torch.float64
-    )
+        """A sentence about where the mean lies."""
+        return "log p(x) of all such data: 95 % interval {:.3f} to {:.3f}.".format(*self.interval())
 
 
 @dataclass(frozen=True)
-class LogMarginal(PerDatum):
+class LogMarginal(Weighed):
     """Importance-weighted estimates of `log p(x)` for N data, each with its own errors; nats per datum.
 
     Attributes:
@@ -121,10 +81,6 @@ class LogMarginal(PerDatum):
     Results over shards of data add up: `a + b` holds the data of both.
     """
 
-    values: Tensor
-    standard_errors: Tensor
-    ess: Tensor
-    pareto_k: Tensor
     elbo: Tensor
     reconstruction: Tensor
     kl: Tensor
@@ -132,17 +88,10 @@ class LogMarginal(PerDatum):
     curve: dict[int, Tensor] = field(default_factory=dict)
 
     def __add__(self, other: "LogMarginal") -> "LogMarginal":
-        joined, added = self.num_particles, other.num_particles
-        if not (isinstance(joined, int) and isinstance(added, int)):
-            joined = torch.cat([self.particles, other.particles])
-        elif joined != added:
-            raise InputError(
-                f"results with different numbers of particles, {joined} and {added}, cannot be joined"
-            )
-        columns = {name: torch.cat([v, getattr(other, name)]) for name, v in self.per_datum.items()}
-        shared = [k for k in self.curve if k in other.curve]
-        curve = {k: torch.cat([self.curve[k], other.curve[k]]) for k in shared}
-        return LogMarginal(**columns, num_particles=joined, curve=curve)
+        if isinstance(self.num_particles, Tensor) != isinstance(other.num_particles, Tensor):
+            first, second = (replace(r, num_particles=r.particles) for r in (self, other))
+            return first + second
+        return super().__add__(other)
 
     def replaced(self, rows: Tensor, other: "LogMarginal") -> "LogMarginal":
         """The same with the data `rows` (indices, or N booleans) taken from `other`; each datum keeps its own K."""
@@ -160,13 +109,10 @@ class LogMarginal(PerDatum):
         return k if isinstance(k, Tensor) else torch.full((len(self),), k)
 
     @property
-    def per_datum(self) -> dict[str, Tensor]:
-        """The seven columns by name, each `(N,)`."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("num_particles", "curve")
-        }
+    def count(self) -> str:
+        """K in words, such as `500 to 2000`."""
+        least, most = int(self.particles.min()), int(self.particles.max())
+        return f"{least}" if least == most else f"{least} to {most}"
 
     @property
     def bias(self) -> float:
@@ -200,15 +146,79 @@ class LogMarginal(PerDatum):
             "guide closer to the posterior."
         )
 
-    def __str__(self) -> str:
-        least, most = self.particles.min().item(), self.particles.max().item()
-        count = f"{least}" if least == most else f"{least} to {most}"
-        return (
-            f"log p(x) = {self.mean:.3f} nats per datum, ± {self.data_standard_error:.3f} (data) ± "
-            f"{self.monte_carlo_standard_error:.3f} (Monte Carlo), {self._interval()}, "
-            f"{count} particles on {len(self)} data, median ESS "
-            f"{self.ess[self.sound].nanmedian().item():.0f}. {self.verdict()}{self._left_out()}"
+    def answer(self) -> Answer:
+        """The number, its parts, and how far it can be believed."""
+        sound, columns = self.sound, {"num_particles": self.particles, **self.per_datum}
+        title = "log p(x) by importance weighting"
+        about = f"{self.count} particles on {len(self)} data"
+        if not sound.any():
+            return Answer(
+                title, about, warnings=[self.verdict(), *self._left_out()], columns=columns
+            )
+        parts = {name: PerDatum(getattr(self, name), None).among(sound) for name in PARTS}
+        ess, k, bad = self.ess[sound], self.pareto_k[sound], int(self.doubtful.sum())
+        curve = {size: bound[sound].mean().item() for size, bound in self.curve.items()}
+        bounds = ", ".join(f"{size}: {mean:.3f}" for size, mean in curve.items())
+        return Answer(
+            title=title,
+            about=about,
+            rows={"log p(x)": self, **{PARTS[name]: part for name, part in parts.items()}},
+            meanings=MEANINGS,
+            sentences=[
+                f"effective particles: median {ess.median():.1f}, least {ess.min():.1f} of {self.count}",
+                f"Pareto k: median {k.median():.2f}, largest {k.max():.2f}, above {PARETO_LIMIT} for {bad} of "
+                f"{len(self)} data",
+                f"estimated bias of the bound: {self.bias:.4f} nats",
+                *([f"bound at K = {bounds}"] if curve else []),
+                *([] if bad else [self.verdict()]),
+            ],
+            warnings=[self.verdict()] if bad else [],
+            figures=self._figures(bounds),
+            columns=columns,
+            numbers={
+                "num_particles": int(self.particles.max()),
+                "least_particles": int(self.particles.min()),
+                "log_marginal": {**self.estimate._asdict(), "estimated_bias": self.bias},
+                "curve": {str(size): mean for size, mean in curve.items()},
+                **{name: cells(part) for name, part in parts.items()},
+                "ess": {"median": ess.median().item(), "least": ess.min().item()},
+                "pareto_k": {
+                    "median": k.median().item(),
+                    "largest": k.max().item(),
+                    "above_limit": bad,
+                },
+                "verdict": self.verdict(),
+            },
         )
+
+    def _figures(self, bounds: str) -> dict[str, Drawing]:
+        """The values, their Pareto k, and the bound over K."""
+        from pyro_vae import plots
+
+        values, k = self.values[self.sound], self.pareto_k[self.pareto_k.isfinite()]
+        n, bad = len(self), int(self.doubtful.sum())
+        found = {
+            "log_marginal": Drawing(
+                partial(plots.histogram, values, "log p(x), nats"),
+                f"log p(x) of {len(values)} data, from {values.min():.3f} to {values.max():.3f} nats.",
+            )
+        }
+        if len(k):
+            told = (
+                f"Pareto k of {n} data: {n - bad} at most {PARETO_LIMIT}, {bad} above or unknown."
+            )
+            make = partial(plots.histogram, k, "Pareto k", limit=PARETO_LIMIT)
+            found["pareto_k"] = Drawing(
+                make, f"{told} Beyond the dashed line the weights cannot be trusted."
+            )
+        if self.curve:
+            told = "A curve that still rises at its end says that log p(x) is higher."
+            make = partial(plots.bound_curve, self.curve)
+            found["bound_curve"] = Drawing(make, f"The bound at fewer draws ({bounds}). {told}")
+        return found
+
+    def __str__(self) -> str:
+        return str(self.answer().plus(sentences=[self._interval(), *self._left_out()]))
 
     def to_arviz(self) -> "arviz.InferenceData":
         """An ArviZ `InferenceData`: `log_likelihood.x` holds the values, `sample_stats` the other columns by datum."""

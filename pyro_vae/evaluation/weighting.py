@@ -1,10 +1,11 @@
 """Estimators of log p(x) and of the ELBO, as results that carry their errors."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -14,6 +15,7 @@ from pyro_vae.data.inputs import Call, as_data, rows_within
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
+from pyro_vae.evaluation.question import Answer, Evaluated, Progress, Question, Trained, unseen
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.foundation.abstract import (
     is_traced,
@@ -24,13 +26,12 @@ from pyro_vae.foundation.abstract import (
 from pyro_vae.foundation.checks import Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole, scored
+from pyro_vae.inference.held import far_down
 from pyro_vae.inference.particles import way_of
 from pyro_vae.inference.terms import Program, double
 
-if TYPE_CHECKING:
-    pass
-
 WEIGHTS = 128  # bytes of a draw's weights while they are summed up
+NAMED = 5  # wild data that are named
 
 
 class _Accumulator:
@@ -332,3 +333,80 @@ class _Chunks(NamedTuple):
 
 def _mib(size: int) -> int:
     return -(-size // 2**20)
+
+
+class Weighting(Question):
+    """The log-likelihood by weights: what an evaluation begins with. To write one: implement `weigh`.
+
+    Args:
+        steps: of refinement, gradient steps for each datum that is refined.
+        num_particles: draws for each datum; by default those of the evaluation.
+    """
+
+    steps = 0  # of refinement
+    num_particles: int | None = None
+    foreseen = True  # how many draws there will be
+
+    def __init__(self, *, steps: Number = 100, num_particles: Number | None = None) -> None:
+        self.steps, self.num_particles = steps, num_particles
+
+    @abstractmethod
+    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
+        """The values, and their answer; `options` are those that all ways of weighting take."""
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        count = self.num_particles or data.num_particles
+        total = len(data) * count if self.foreseen else None
+        with progress("particles", total) as done:
+            result, answer = self.weigh(
+                run, data, num_particles=count, memory=data.memory, progress=done
+            )
+        if not result.sound.any():
+            raise InputError(
+                f"none of the {data.called} data has a finite log p(x): the weights of the run or these data are not "
+                "what they were"
+            )
+        told = wild(data, result.values)
+        numbers = {"refinement_steps": self.steps or None, "wild": told}
+        sentences = [row["sentence"] for row in told]
+        return answer.plus(rows={"log p(x)": result}, warnings=sentences, numbers=numbers)
+
+
+class Weighted(Weighting):
+    """`log p(x)` by importance weighting with draws from the guide.
+
+    Args:
+        num_particles: draws for each datum; by default those of the evaluation.
+    """
+
+    def __init__(self, *, num_particles: Number | None = None) -> None:
+        super().__init__(num_particles=num_particles)
+        self.steps = 0
+
+    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
+        result = log_marginal(run.vae.model, run.vae.guide, data.x, **options)
+        return result, result.answer()
+
+
+def wild(data: Evaluated, values: Tensor) -> list[dict[str, Any]]:
+    """The data whose log p(x) is not finite or so low that one of them moves the mean: which they are, and a sentence.
+
+    Low is what `far_down` finds.
+    """
+    sound, deep = values.isfinite(), far_down(values)
+    places = (~sound | deep).nonzero().flatten().tolist()
+    rest = values[sound & ~deep]
+    found: list[dict[str, Any]] = []
+    for i in places[:NAMED]:
+        row, value = int(data.rows[i]), values[i].item()
+        name = "" if data.names is None else f" ({data.names[i]})"
+        what = "no finite log p(x) and is left out" if not sound[i] else f"log p(x) = {value:.4g}"
+        sentence = (
+            f"Row {row}{name} of the data has {what}; without such rows the mean of log p(x) is {rest.mean():.3f}: "
+            "look at that row."
+        )
+        found.append({"row": row, "log_marginal": value, "sentence": sentence})
+    if len(places) > NAMED:
+        more = f"{len(places) - NAMED} more data are like that; evaluation.npz has all values."
+        found.append({"row": None, "log_marginal": None, "sentence": more})
+    return found

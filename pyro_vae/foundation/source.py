@@ -11,6 +11,7 @@ FAMILIES = {
     "likelihood": ("Likelihood", "models/likelihoods"),
     "guide": ("Guide", "models/conditionals"),
     "objective": ("Objective", "inference/objectives"),
+    "ask": ("Question", "evaluation"),
 }
 
 

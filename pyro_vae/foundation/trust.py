@@ -45,13 +45,14 @@ def named(arguments: Sequence[str]) -> set[str]:
     ['a.b', 'c', 'mine']
     """
     found: set[str] = set()
+    options = (*AXES, "--ask")
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if len(argument) > LONGEST:
             continue
         option, equals, value = argument.partition("=")
-        if before in AXES:
+        if before in options:
             found |= set(INSIDE.findall(argument))
-        elif equals and option in AXES:
+        elif equals and option in options:
             found |= set(INSIDE.findall(value))
     return found
 

@@ -10,8 +10,8 @@ from pyro_vae._metrics import read_metrics
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
 from pyro_vae.foundation.reading import read_toml
+from pyro_vae.report.answers import answers, not_asked
 from pyro_vae.report.facts import Facts, warnings_of
-from pyro_vae.report.further import further
 from pyro_vae.report.glossary import glossary
 from pyro_vae.report.page import Html, code, page, tag
 from pyro_vae.report.sections import SECTIONS, hero
@@ -83,8 +83,10 @@ def write_report(
 def _body(facts: Facts) -> tuple[Html, ...]:
     warnings = warnings_of(facts)
     parts = {key: (title, render(facts)) for key, (title, render) in SECTIONS.items()}
+    behind = {key: parts.pop(key) for key in ("samples", "worst")}
     last = parts.pop("configuration")
-    parts |= {**further(facts), "configuration": last, "glossary": ("Glossary", glossary())}
+    parts |= {**answers(facts), **behind, "questions": ("Further questions", not_asked(facts))}
+    parts |= {"configuration": last, "glossary": ("Glossary", glossary())}
     links = (tag("li", tag("a", title, href=f"#{key}")) for key, (title, _) in parts.items())
     header = tag(
         "header",

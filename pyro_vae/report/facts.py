@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._remedies import remedy
+from pyro_vae.evaluation.question import MATTERS
+from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.watch import WAIT, far_below
 from pyro_vae.runs import on_run, public_path
-
-MATTERS = 0.1  # nats; less is not worth a warning
-DISTINCT = 3  # standard errors
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,12 @@ def warnings_of(facts: Facts) -> list[str]:
     s, marginal, found = facts.s, facts.s["log_marginal"], []
     if marginal["mean"] is None:
         found.append("log p(x) is not a finite number for some of the data.")
-    latents = s.get("latents")
-    if latents and latents["collapsed"]:
-        found.append(f"{latents['verdict']} Train with {remedy('collapsed', facts.config)}.")
     if s["pareto_k"]["above_limit"]:
         found.append(s["verdict"])
-    found += _opinions(s)
+    answers = [s, *(v for v in s.values() if isinstance(v, Mapping))]
+    every = [*answers, *(v for a in answers[1:] for v in a.values() if isinstance(v, Mapping))]
+    told = [warning for answer in every for warning in answer.get("warnings") or []]
+    found += [warning for warning in dict.fromkeys(told) if warning not in found]
     curve = [v for v in s.get("curve", {}).values() if v is not None]
     if len(curve) > 1 and curve[-1] - curve[-2] > MATTERS:
         found.append(
@@ -79,26 +77,6 @@ def warnings_of(facts: Facts) -> list[str]:
         found.append(
             f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
         )
-    return found
-
-
-def _opinions(s: dict[str, Any]) -> list[str]:
-    """Where a second estimate of log p(x) is clearly higher than the first."""
-    found, marginal = [], s["log_marginal"]
-    refined = (s.get("gaps") or {}).get("log p(x)")
-    for name, other in (
-        ("Annealed importance sampling", s.get("ais")),
-        ("Weighting from a refined guide", refined),
-    ):
-        if not other or None in (other["mean"], marginal["mean"]):
-            continue
-        more = other["mean"] - marginal["mean"]
-        error = math.hypot(*(v["monte_carlo_standard_error"] or 0.0 for v in (other, marginal)))
-        if more > max(MATTERS, DISTINCT * error):
-            found.append(
-                f"{name} finds {more:.2f} nats more, beyond {DISTINCT} standard errors: log p(x) is higher than the "
-                "number says."
-            )
     return found
 
 

@@ -121,6 +121,11 @@ def table(
     return tag("div", content, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
+def named(name: Any, meaning: str) -> Html:
+    """The first cell of a row, with what it means beneath."""
+    return join([tag("span", name), tag("small", meaning) if meaning else None])
+
+
 def figure(*content: Any, caption: Any, class_: str | None = None) -> Html:
     """Pictures with a caption."""
     return tag("figure", *content, tag("figcaption", caption), class_=class_)

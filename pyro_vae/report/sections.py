@@ -9,22 +9,21 @@ import numpy as np
 from PIL import Image
 
 from pyro_vae._config import Config
-from pyro_vae._grid import is_image
 from pyro_vae.data.representation import Representation
-from pyro_vae.evaluation.latents import ACTIVE
-from pyro_vae.evaluation.results import PARETO_LIMIT
+from pyro_vae.evaluation.results import MEANINGS, PARETO_LIMIT
 from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.commands import trust as trust_option
 from pyro_vae.foundation.trust import AXES
-from pyro_vae.report import charts
+from pyro_vae.plots.tiles import is_image
+from pyro_vae.report.answers import CAPTIONS, PLUS_MINUS, shown, tabulated
 from pyro_vae.report.facts import Facts
-from pyro_vae.report.further import PLUS_MINUS, estimate, shown
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
     Html,
     code,
     figure,
     join,
+    named,
     number,
     paragraph,
     picture,
@@ -40,15 +39,6 @@ DOUBTFUL = 10
 
 def _missing(what: str, *how: Any) -> Html:
     return paragraph(tag("strong", f"{what}: not computed."), " ", *how, class_="missing")
-
-
-def _add(option: str) -> Html:
-    return Html(f"Add {code(option)} to the evaluation.")
-
-
-def _named(name: Any, meaning: str) -> Html:
-    """The first cell of a row, with what it means beneath."""
-    return join([tag("span", name), tag("small", meaning)])
 
 
 def _particles(s: Mapping[str, Any]) -> str:
@@ -136,50 +126,18 @@ def _card(name: str, value: str, note: str, bad: bool = False) -> Html:
 
 def the_number(facts: Facts) -> Html:
     """The log-likelihood and its parts, each with its errors and a sentence."""
-    s, rows = facts.s, []
-    bits = f"of {s['bits_per_dimension_of']}; log p(x) in bits, for each number of a datum. Lower is better."
-    explained = (
-        (
-            f"log p(x), K = {_particles(s)}",
-            "log-p",
-            "log_marginal",
-            "The score: how probable the model finds unseen data. Higher is better.",
-        ),
-        ("ELBO", "elbo", "elbo", "The bound that training maximises; it lies below log p(x)."),
-        (
-            "reconstruction",
-            "guide",
-            "reconstruction",
-            "The first part of the ELBO: how well a datum is made again from its own latents.",
-        ),
-        (
-            "KL",
-            "information",
-            "kl",
-            "The second part, subtracted: how many nats the latents tell beyond the prior.",
-        ),
-    )
-    kinds = ("data_standard_error", "monte_carlo_standard_error")
-    errors = [s["log_marginal"][kind] for kind in kinds]
-    for name, link, column, meaning in explained:
-        part = s[column]
-        cells = [number(part[key], *errors) if key in part else "" for key in ("mean", *kinds)]
-        rows.append([_named(term(link, name), meaning), *cells])
-    rows.append(
-        [
-            _named(term("bits", "bits per dimension"), bits),
-            number(s["bits_per_dimension"], 0.001),
-            "",
-            "",
-        ]
-    )
+    s = facts.s
+    columns = {"log p(x)": "log_marginal", "ELBO": "elbo", "reconstruction": "reconstruction"}
+    rows = {name: s[key] for name, key in {**columns, "KL": "kl"}.items()}
+    caption = f"log p(x), from {_particles(s)} draws for each datum, and what it is made of"
     seen = Representation[s["representation"]].value
     return join(
         [
-            table(
-                ["nats per datum", "mean", "± data", "± Monte Carlo"],
-                rows,
-                caption="log p(x) and what it is made of",
+            tabulated(rows, {"meanings": MEANINGS, "unit": "nats per datum"}, caption),
+            paragraph(
+                f"log p(x) is {number(s['bits_per_dimension'], 0.001)} ",
+                term("bits", "bits per dimension"),
+                f" of {s['bits_per_dimension_of']}; there lower is better.",
             ),
             paragraph(
                 "The two kinds of ",
@@ -197,15 +155,15 @@ def trust(facts: Facts) -> Html:
     bad, n, bias = s["pareto_k"]["above_limit"], s["data"], s["log_marginal"]["estimated_bias"]
     rows = [
         [
-            _named(term("ess", "effective sample size"), f"of {_particles(s)} draws"),
+            named(term("ess", "effective sample size"), f"of {_particles(s)} draws"),
             *(short(s["ess"][name]) for name in ("median", "least")),
         ],
         [
-            _named(term("pareto", "Pareto k"), f"above {PARETO_LIMIT} for {bad} of {n} data"),
+            named(term("pareto", "Pareto k"), f"above {PARETO_LIMIT} for {bad} of {n} data"),
             *(short(s["pareto_k"][name]) for name in ("median", "largest")),
         ],
         [
-            _named("estimated bias", "nats; how far the mean probably lies below the truth"),
+            named("estimated bias", "nats; how far the mean probably lies below the truth"),
             number(bias, bias and abs(bias)),
             "",
         ],
@@ -215,29 +173,9 @@ def trust(facts: Facts) -> Html:
         paragraph(told),
         table(["", "median", "worst"], rows, caption="Quality of the importance weights"),
     ]
-    pictures = []
-    if np.isfinite(k).any():
-        told = f"Pareto k of {n} data: {n - bad} at most {PARETO_LIMIT}, {bad} above or unknown."
-        drawn = charts.histogram(k, label="Pareto k", alt=f"Histogram. {told}", limit=PARETO_LIMIT)
-        pictures.append(
-            figure(drawn, caption=f"{told} Beyond the dashed line the weights cannot be trusted.")
-        )
-    curve = {int(key): v for key, v in s.get("curve", {}).items() if v is not None}
-    if len(curve) > 1:
-        points = "; ".join(f"{short(key)}: {number(v)}" for key, v in curve.items())
-        drawn = charts.lines(
-            {"a": (list(curve), list(curve.values()))},
-            labels=("draws K", "nats per datum"),
-            log=True,
-            dots=True,
-            alt=f"The bound over the number of draws. {points}.",
-        )
-        caption = (
-            f"The bound at fewer draws ({points}). "
-            "A curve that still rises at its end says that log p(x) is higher."
-        )
-        pictures.append(figure(drawn, caption=caption))
-    parts.append(tag("div", *pictures, class_="pair"))
+    captions = facts.s.get("captions") or {}
+    pictures = {name: captions[name] for name in ("pareto_k", "bound_curve") if name in captions}
+    parts.append(tag("div", shown(facts, pictures), class_="pair"))
     if s.get("effort"):
         parts.append(paragraph(s["effort"]))
     elif s.get("refinement_steps"):
@@ -298,49 +236,9 @@ def training(facts: Facts) -> Html:
         return paragraph(
             "The run folder has no metrics.csv with the course of the training.", class_="missing"
         )
-    last, epochs = history[-1], [row["epoch"] for row in history]
-
-    def series(**kinds: str) -> dict[str, tuple[list[float], list[float]]]:
-        found = {kind: (epochs, [row[name] for row in history]) for kind, name in kinds.items()}
-        return {kind: xy for kind, xy in found.items() if any(map(math.isfinite, xy[1]))}
-
-    bounds = series(a="elbo", **{"a dashed": "validation_elbo"})
-    values = sorted(v for _, y in bounds.values() for v in y if math.isfinite(v))
-    low = (
-        values[len(values) // 20] if len(epochs) > 10 else None
-    )  # the first epochs would flatten all that follows
-    parts = series(
-        a="reconstruction",
-        **{"a dashed": "validation_reconstruction"},
-        b="kl",
-        **{"b dashed": "validation_kl"},
-    )
-    names = {"a": "training", "a dashed": "validation"}
-    both = {"a": "reconstruction", "b": "KL", "a dashed": "on validation data"}
-    seen = f"{number(last['elbo'])} on training data and {number(last['validation_elbo'])} on validation data"
-    axes = ("epoch", "nats per datum")
-    pictures = (
-        []
-        if not bounds or not parts
-        else [
-            figure(
-                charts.legend({k: v for k, v in names.items() if k in bounds}),
-                charts.lines(
-                    bounds, labels=axes, low=low, alt=f"ELBO by epoch, at the end {seen}."
-                ),
-                caption=f"ELBO by epoch, at the end {seen}.",
-            ),
-            figure(
-                charts.legend({k: v for k, v in both.items() if k in parts}),
-                charts.lines(
-                    parts,
-                    labels=axes,
-                    alt="Reconstruction and KL by epoch, on training and validation data.",
-                ),
-                caption="Its two parts. A KL near 0 would say that the latents go unused.",
-            ),
-        ]
-    )
+    last = history[-1]
+    ends = f"{number(last['elbo'])} on training data and {number(last['validation_elbo'])} on validation data"
+    caption = f"ELBO by epoch, at the end {ends}; and its two parts. A KL near 0 would say that the latents go unused."
     seconds = math.fsum(row["seconds"] for row in history)
     best = facts.s["epoch"]
     rows = [
@@ -352,80 +250,17 @@ def training(facts: Facts) -> Html:
     ]
     return join(
         [
-            tag("div", *pictures, class_="pair"),
+            shown(facts, {"learning_curves": caption}),
             table(["", ""], rows, caption="The training", text=2),
         ]
     )
 
 
-def latents(facts: Facts) -> Html:
-    """What the latents carry."""
-    found = facts.s.get("latents")
-    if not found:
-        return _missing(
-            "What the latents carry", "It needs two data or more; evaluate without --limit 1."
-        )
-    low, high = found["active_interval"]
-    kl, information, aggregated = (
-        found[name] for name in ("kl", "mutual_information", "aggregated_kl")
-    )
-    most = number(found["mutual_information_upper"])
-    upper = f"at most {most} by the estimate that leaves out each datum's own share"
-    of = f"of {len(found['activity'])}; in brackets the 95 % interval by resampling the data"
-    saved = "how far all posteriors together are from the prior; what a better prior could save"
-    rows = [
-        [
-            _named(term("active", "active latents"), of),
-            f"{found['active_units']} ({low} to {high})",
-        ],
-        [_named("KL(q(z|x) || p(z))", "nats per datum; the sum of the two below"), _pair(kl)],
-        [
-            _named(
-                term("information", "I(x; z)"), f"mutual information: what z tells about x; {upper}"
-            ),
-            _pair(information),
-        ],
-        [_named("KL(q(z) || p(z))", saved), _pair(aggregated)],
-    ]
-    activity, values = found["activity"], found["kl_per_dimension"]
-    label = "variance of the posterior mean" if values is None else "KL, nats per datum"
-    values = activity if values is None else values
-    order = sorted(range(len(values)), key=lambda d: -values[d])
-    drawn = charts.bars(
-        [values[d] for d in order],
-        [f"{d}" for d in order],
-        ["a" if activity[d] > ACTIVE else "idle" for d in order],
-        labels=("latent (from 0)", label),
-        alt=f"{label} of each latent, from {number(max(values))} to {number(min(values))}.",
-    )
-    keys = charts.legend({"a": "active", "idle": "not active"})
-    return join(
-        [
-            paragraph(found["verdict"]),
-            table(["", "value"], rows, caption=f"What the latents carry, on {found['data']} data"),
-            figure(
-                keys,
-                drawn,
-                caption=f"The latents in order: {label}. Latents without a bar carry next to nothing.",
-            ),
-            shown(facts, "aggregated_posterior", "posterior_means", "latents"),
-        ]
-    )
-
-
-def _pair(found: Mapping[str, Any]) -> str:
-    return estimate(found["value"], found["standard_error"])
-
-
 def samples(facts: Facts) -> Html:
     """What the model draws."""
-    names = [
-        "prior" if "prior" in facts.pictures else "prior_samples",
-        "reconstructions",
-        "interpolation",
-        "traversal",
-    ]
-    pictures = shown(facts, *names, "manifold")
+    prior = "prior" if "prior" in facts.pictures else "prior_samples"
+    names = (prior, *(name for name in CAPTIONS if not name.startswith("prior")))
+    pictures = shown(facts, {name: CAPTIONS[name] for name in names})
     wanted = on_run("sample", facts.folder, place=facts.place)
     more = (
         None
@@ -440,131 +275,12 @@ def samples(facts: Facts) -> Html:
     return join([pictures, more])
 
 
-def gaps(facts: Facts) -> Html:
-    """Why the ELBO lies below log p(x)."""
-    found = facts.s.get("gaps")
-    if not found:
-        return _missing("Why the ELBO lies below log p(x)", _add("--gaps"))
-    meanings = {
-        "log p(x)": "weighted from the refined q",
-        "L[q*]": "the ELBO of q*, the best of the guide's family for each datum",
-        "L[q]": "the ELBO of the guide",
-        "approximation": "log p(x) − L[q*]: what a richer family of guides could gain",
-        "amortisation": "L[q*] − L[q]: what a better encoder could gain",
-        "inference": "log p(x) − L[q]: the sum of the two",
-    }
-    rows = []
-    for name, part in found.items():
-        errors = part["data_standard_error"], part["monte_carlo_standard_error"]
-        cells = [number(v, *errors) for v in (part["mean"], *errors)]
-        rows.append([_named(name, meanings.get(name, "")), *cells])
-    return table(
-        ["nats per datum", "mean", "± data", "± Monte Carlo"],
-        rows,
-        caption="The gaps of the family and the encoder",
-    )
-
-
-def opinions(facts: Facts) -> Html:
-    """Estimates that owe nothing to the guide."""
-    ais, bdmc, marginal = facts.s.get("ais"), facts.s.get("bdmc"), facts.s["log_marginal"]
-    parts = []
-    if ais:
-        told = f"{ais['num_chains']} chains over {ais['num_temperatures']} temperatures"
-        rows = []
-        for name, part, note in (
-            ("importance weighting", marginal, "from the guide"),
-            ("annealed importance sampling", ais, f"from the prior, by {told}"),
-        ):
-            errors = part["data_standard_error"], part["monte_carlo_standard_error"]
-            rows.append(
-                [_named(name, note), *(number(v, *errors) for v in (part["mean"], *errors))]
-            )
-        parts.append(
-            table(
-                ["log p(x), nats per datum", "mean", "± data", "± Monte Carlo"],
-                rows,
-                caption="The same data, two ways",
-            )
-        )
-    else:
-        parts.append(_missing("Annealed importance sampling", _add("--ais")))
-    if bdmc:
-        parts.append(
-            paragraph(
-                f"On {bdmc['data']} data drawn from the model itself, log p(x) lies between {number(bdmc['lower'])} "
-                f"and {number(bdmc['upper'])} nats: annealing over {bdmc['num_temperatures']} temperatures leaves "
-                f"a gap of {estimate(bdmc['gap'], bdmc['gap_standard_error'])}."
-            )
-        )
-    else:
-        parts.append(
-            _missing("Bounds on both sides, by bidirectional Monte Carlo", _add("--bdmc 100"))
-        )
-    return join(parts)
-
-
-def posterior(facts: Facts) -> Html:
-    """The guide beside draws of the posterior, for a few data."""
-    found = facts.s.get("posterior")
-    if not found:
-        return _missing("The guide beside draws of the posterior", _add("--posterior 4"))
-    names = {
-        "kl": "KL(q || p)",
-        "kl_noise": "noise",
-        "mean_off": "mean off",
-        "ratio_least": "sd ratio: least",
-        "ratio_median": "median",
-        "ratio_most": "most",
-        "rhat": "R-hat",
-        "ess_bulk": "ESS",
-        "divergences": "diverged",
-    }
-    rows = [
-        [
-            f"datum {i}",
-            *(
-                number(row[name], *([10] if name in ("ess_bulk", "divergences") else []))
-                for name in names
-            ),
-        ]
-        for i, row in zip(found["data"], found["rows"], strict=True)
-    ]
-    return join(
-        [
-            table(
-                ["", *names.values()],
-                rows,
-                caption="The moments of the guide beside those of the posterior",
-            ),
-            paragraph(
-                f"By {found['num_chains']} chains of {short(found['num_samples'])} draws for each datum. KL is that "
-                "of the two Gaussians with these moments, in nats; the noise is what the error of the draws adds. "
-                "Of all latents: the largest distance of the means, in standard deviations (sd) of the posterior; sd "
-                "of the guide over that of the posterior, below 1 where the guide is too narrow; the worst R-hat and "
-                "effective sample size (ESS)."
-            ),
-            tag("ul", *(tag("li", warning) for warning in found["warnings"]))
-            if found["warnings"]
-            else None,
-            shown(facts, "posterior"),
-        ]
-    )
-
-
 def worst(facts: Facts) -> Html:
     """The data that the model finds least probable."""
     values = facts.columns["values"]
     order = np.argsort(np.nan_to_num(values, nan=-np.inf), kind="stable")[:WORST]
-    parts = []
-    if np.isfinite(values).any():
-        told = f"log p(x) of {len(values)} data, from {number(values.min())} to {number(values.max())} nats."
-        parts.append(
-            figure(
-                charts.histogram(values, label="log p(x), nats", alt=f"Histogram. {told}"),
-                caption=told,
-            )
-        )
+    captions = facts.s.get("captions") or {}
+    parts = [shown(facts, {"log_marginal": captions.get("log_marginal", "log p(x)")})]
     if facts.data is not None and is_image(facts.data[:1].shape[1:]):
         parts.append(_thumbnails(facts, order))
     parts.append(
@@ -644,11 +360,7 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "number": ("The number", the_number),
     "trust": ("Can it be trusted?", trust),
     "training": ("Training", training),
-    "latents": ("Latents", latents),
     "samples": ("Samples and reconstructions", samples),
-    "gaps": ("Why the ELBO lies below", gaps),
-    "opinions": ("A second opinion", opinions),
-    "posterior": ("The guide beside the posterior", posterior),
     "worst": ("The least probable data", worst),
     "configuration": ("Configuration", configuration),
 }

@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae._figures import new_figure
+from pyro_vae.plots.canvas import new_figure
 
 ROWS = 60  # of pictures in a figure
 SIDE = 180  # pixels of a picture that are drawn; larger ones are averaged

@@ -1,35 +1,16 @@
-"""Figures: each function returns a matplotlib `Figure` and touches neither a screen nor a file."""
+"""Numbers of training and of evaluation: curves, histograms and points."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae._figures import drawable, legend, new_figure
-from pyro_vae._grid import grid
-from pyro_vae.evaluation.outliers import Separation
-from pyro_vae.evaluation.posterior import PosteriorComparison
-from pyro_vae.models.vae import VAE
+from pyro_vae.plots.canvas import drawable, legend, new_figure, plain
 
-__all__ = [
-    "aggregated_posterior",
-    "bound_curve",
-    "grid",
-    "interpolation",
-    "learning_curves",
-    "manifold",
-    "posterior_pairs",
-    "reconstructions",
-    "scatter",
-    "separation",
-    "traversal",
-]
-MANY = 2**24  # numbers that a decoder gives at a time
-LARGEST = 2**30  # bytes of the pictures that one figure shows
+BINS = 30
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELBO") -> Figure:
@@ -100,19 +81,32 @@ def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
     return figure
 
 
-def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10) -> Figure:
-    """Data in the odd rows, beneath each its reconstruction; `x` and `reconstructed` are `(n, *shape)`."""
-    n = min(len(x), len(reconstructed)) // columns * columns or len(x)
-    columns = min(columns, n)
-    pairs = torch.stack([x[:n], reconstructed[:n]])  # (2, n, *shape)
-    rows = pairs.unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)
-    labels = ["data", "model"] * (n // columns)
-    return grid(
-        rows,
-        columns=columns,
-        title="data, and the mean of p(x | z) at one draw of q(z | x)",
-        row_labels=labels,
+def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figure:
+    """How often values occur, `(N,)`, of those that are finite; bars beyond `limit` are red, and none crosses it."""
+    finite = values[values.isfinite()].double().numpy()
+    edges = np.histogram_bin_edges(finite, BINS)
+    if limit is not None and edges[0] < limit < edges[-1]:
+        edges = edges + (limit - edges[edges <= limit][-1])
+        edges = np.append(2 * edges[0] - edges[1], edges)
+    figure = new_figure(5.6, 3.4)
+    axes = figure.add_subplot()
+    counts, edges = np.histogram(finite, edges)
+    beyond = np.zeros(len(counts), bool) if limit is None else edges[:-1] >= limit - 1e-9
+    axes.bar(
+        edges[:-1],
+        counts,
+        np.diff(edges),
+        align="edge",
+        edgecolor="white",
+        color=["C3" if red else "C0" for red in beyond],
     )
+    if limit is not None:
+        axes.axvline(limit, color="C3", linestyle="--")
+    axes.set_xlabel(label)
+    axes.set_ylabel("data")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    plain(axes)
+    return figure
 
 
 def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
@@ -142,86 +136,6 @@ def _wheel(i: int, n: int) -> tuple[float, float, float]:
     from matplotlib.colors import hsv_to_rgb
 
     return tuple(hsv_to_rgb((i / n, 0.75, 0.85 if i % 2 else 0.6)))
-
-
-@torch.no_grad()
-def manifold(vae: VAE, *, side: int = 20) -> tuple[Figure, Tensor]:
-    """Means of p(x | z) over the plane of a 2-d latent, z at the normal quantiles of an even grid; (figure, values).
-
-    Source: Kingma & Welling 2013, figure 4.
-    """
-    parameter = next(vae.parameters())
-    elements = math.prod(vae.model.likelihood.shape) * parameter.element_size()
-    side = max(2, min(side, math.isqrt(LARGEST // elements)))  # fewer pictures of large data
-    u = (torch.arange(side, dtype=parameter.dtype, device=parameter.device) + 0.5) / side
-    z = torch.special.ndtri(u)
-    plane = torch.stack(
-        torch.meshgrid(z, z.flip(0), indexing="xy"), -1
-    )  # (side, side, 2), z[1] upwards
-    x = vae.decode(plane).mean
-    figure = grid(
-        x.flatten(0, 1), columns=side, title="mean of p(x | z), z[0] to the right, z[1] upwards"
-    )
-    return figure, x
-
-
-@torch.no_grad()
-def interpolation(vae: VAE, pairs: Tensor, *, steps: int = 11) -> tuple[Figure, Tensor]:
-    """From one datum to another along the straight line between draws of their posteriors; `pairs` is `(n, 2, *shape)`.
-
-    Returns the figure and the means of p(x | z), `(n, steps, *shape)`; the data themselves stand at both ends of a row.
-    """
-    z = vae.encode(pairs.flatten(0, 1)).sample().unflatten(0, (-1, 2))  # (n, 2, latent)
-    t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)[:, None]
-    x = vae.decode(z[:, :1] * (1 - t) + z[:, 1:] * t).mean  # (n, steps, *shape)
-    row = torch.cat([pairs[:, :1], x, pairs[:, 1:]], 1)
-    title = "data at both ends, between them the mean of p(x | z) along a line"
-    return grid(row.flatten(0, 1), columns=steps + 2, title=title), x
-
-
-@torch.no_grad()
-def traversal(
-    vae: VAE, x: Tensor, *, steps: int = 11, width: float = 3.0, most: int = 40
-) -> tuple[Figure, Tensor]:
-    """Each latent in turn from `-width` to `width`, the others held at one draw of q(z | x).
-
-    Args:
-        vae: the model and its guide.
-        x: one datum `(1, *shape)`.
-        steps: pictures of each latent.
-        width: how far a latent goes.
-        most: latents at most, those that change the picture most; fewer where the pictures would take 1 GiB.
-
-    Returns:
-        The figure, whose rows name the latents, and the means of p(x | z), `(latents, steps, *shape)`.
-    """
-    z = vae.encode(x).sample()  # (1, latent)
-    count, elements = z.shape[-1], math.prod(x.shape[1:])
-    values = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
-
-    def means(latents: Tensor) -> Tensor:
-        moved = z.repeat(len(latents), steps, 1)  # (latents, steps, latent)
-        moved[torch.arange(len(latents)), :, latents] = values
-        return vae.decode(moved).mean
-
-    # Some latents at a time, so that memory does not grow with the square of their number.
-    some = max(1, MANY // (steps * max(count, elements)))
-    shown = torch.arange(count)
-    kept = max(1, min(most, LARGEST // (steps * elements * z.element_size())))
-    if kept < count:
-        change = [_range(means(part)) for part in shown.split(some)]
-        shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
-    found = torch.cat([means(part) for part in shown.split(some)])
-    title = f"mean of p(x | z), one latent at a time from {-width:g} to {width:g}"
-    if kept < count:
-        title += f" (of {count:,} the {kept} that change it most)"
-    labels = [f"z[{i}]" for i in shown.tolist()]
-    return grid(found.flatten(0, 1), columns=steps, title=title, row_labels=labels), found
-
-
-def _range(means: Tensor) -> Tensor:
-    """How far a datum's elements go on average while a latent moves, `(latents,)`, from `(latents, steps, *shape)`."""
-    return (means.amax(1) - means.amin(1)).flatten(1).mean(1)
 
 
 def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: int = 12) -> Figure:
@@ -266,9 +180,7 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
             label="p(z)",
         )
         axes.set_title(f"z[{d}], activity {activity[d].item():.2g}", fontsize=9)
-        axes.set_yticks([])
-        axes.tick_params(labelsize=8)
-        axes.spines[["left", "top", "right"]].set_visible(False)
+        plain(axes, heights=False)
     for axes in panels[len(order) :]:
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -282,40 +194,45 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
     return figure
 
 
-def separation(found: Separation) -> Figure:
-    """Each score of data inside and outside the distribution of the training data, as histograms of equal area."""
-    figure, detections = new_figure(9, 5.4), found.detections
-    for axes, (name, pair) in zip(figure.subplots(2, 2).ravel(), found.pairs.items(), strict=True):
+def separation(
+    names: Sequence[str], pairs: Mapping[str, tuple[Tensor, Tensor]], areas: Mapping[str, float]
+) -> Figure:
+    """Each score of data inside and outside the distribution of the training data, as histograms of equal area.
+
+    Args:
+        names: of the two data sets, inside and outside.
+        pairs: by name of the score, its values inside, `(n,)`, and outside, `(m,)`.
+        areas: by the same names, the AUROC.
+    """
+    figure = new_figure(9, 5.4)
+    for axes, (name, pair) in zip(figure.subplots(2, 2).ravel(), pairs.items(), strict=True):
         drawn = [v[v.isfinite()].numpy() for v in pair]
         ends = [np.quantile(v, (0.002, 0.998)) for v in drawn if len(v)] or [np.zeros(2)]
         low, high = np.min(ends), np.max(ends)
         edges = np.linspace(low, high if high > low else low + 1, 51)
         for v in drawn:
             axes.hist(v, edges, density=len(v) > 0, alpha=0.6)
-        axes.set_title(f"{name}, AUROC {detections[name].auroc:.3f}", fontsize=9)
+        axes.set_title(f"{name}, AUROC {areas[name]:.3f}", fontsize=9)
         axes.set_xlabel("nats", fontsize=8)
-        axes.set_yticks([])
-        axes.tick_params(labelsize=8)
-        axes.spines[["left", "top", "right"]].set_visible(False)
+        plain(axes, heights=False)
     bars = figure.axes[0].containers
-    legend(figure, bars, found.names, ncols=2, loc="outside lower center")
+    legend(figure, bars, names, ncols=2, loc="outside lower center")
     return figure
 
 
-def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int = 1000) -> Figure:
-    """Draws of p(z | x) by NUTS and of q(z | x), each latent alone and pair by pair, for the datum of the largest KL.
+def posterior_pairs(
+    true: np.ndarray, guide: np.ndarray, names: Sequence[str], title: str, *, points: int = 1000
+) -> Figure:
+    """Draws of p(z | x) and of q(z | x) for one datum, each of n latents alone and pair by pair.
 
     Args:
-        compared: from `compare_posterior`.
-        most: latents at most; those that together differ most are shown.
+        true: draws of the posterior, `(draws, n)`.
+        guide: draws of the guide, `(m, n)`.
+        names: of the latents.
+        title: above the figure.
         points: draws of each kind at most in a panel of a pair.
     """
-    i = int(compared.kl.argmax())
-    order = compared.most_different(i, most)
-    names = [drawable(compared.names[d]) for d in order]
-    true, guide = (
-        v[:, order].numpy() for v in (compared.draws[i].flatten(0, 1), compared.guide_draws[i])
-    )
+    names = [drawable(name) for name in names]
     both = np.concatenate([np.quantile(v, (0.001, 0.999), axis=0) for v in (true, guide)])
     margin = 0.05 * np.ptp(both, axis=0)
     low, high = both.min(0) - margin, both.max(0) + margin
@@ -329,8 +246,7 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
     for row in range(n):
         for column in range(n):
             axes = panels[row, column]
-            axes.tick_params(labelsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
+            plain(axes)
             if column > row:
                 axes.set_visible(False)
             elif column == row:
@@ -351,8 +267,7 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
                     color="C1",
                     label="q(z | x), the guide",
                 )
-                axes.set_yticks([])
-                axes.spines["left"].set_visible(False)
+                plain(axes, heights=False)
             else:
                 axes.scatter(
                     *shown[:, [column, row]].T, s=5, alpha=0.5, c=["C0", "C1"] * count, linewidths=0
@@ -365,11 +280,27 @@ def posterior_pairs(compared: PosteriorComparison, *, most: int = 4, points: int
                 axes.set_ylabel(names[row], fontsize=9, parse_math=False)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
-    more = (
-        ""
-        if n == len(compared.names)
-        else f"\nthe {n} latents of {len(compared.names)} that together differ most"
-    )
-    title = f"posterior and guide of datum {compared.numbers[i]}, KL = {compared.kl[i].item():.2f} nats{more}"
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def use_of_latents(used: Tensor, active: Tensor, label: str) -> Figure:
+    """How much each latent carries, as bars in order; those that are not `active` are grey.
+
+    Args:
+        used: nats of KL, or the variance of its posterior mean, of each latent, `(D,)`.
+        active: which latents are active, `(D,)` booleans.
+        label: what `used` is.
+    """
+    order = used.argsort(descending=True)
+    heights, places = used[order].tolist(), list(range(len(used)))
+    figure = new_figure(6.4, 3.4)
+    axes = figure.add_subplot()
+    colours = ["C0" if is_active else "0.7" for is_active in active[order].tolist()]
+    axes.bar(places, heights, color=colours)
+    shown = places[:: math.ceil(len(places) / 20)]
+    axes.set_xticks(shown, [f"{order[place]}" for place in shown], fontsize=8)
+    axes.set_xlabel("latent (from 0); grey: not active")
+    axes.set_ylabel(label)
+    plain(axes)
     return figure

@@ -20,6 +20,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def plain(axes: Axes, *, heights: bool = True) -> None:
+    """Axes without a frame, and without `heights` where these say nothing."""
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not heights:
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+
+
 def drawable(text: object) -> str:
     """A text as it can be drawn: on one line, shortened, with escapes for what the font does not have."""
     known = _characters()

@@ -1,0 +1,30 @@
+"""Figures: each function returns a matplotlib `Figure` and touches neither a screen nor a file."""
+
+from pyro_vae.plots.numbers import (
+    aggregated_posterior,
+    bound_curve,
+    histogram,
+    learning_curves,
+    posterior_pairs,
+    scatter,
+    separation,
+    use_of_latents,
+)
+from pyro_vae.plots.pictures import interpolation, manifold, reconstructions, traversal
+from pyro_vae.plots.tiles import grid
+
+__all__ = [
+    "aggregated_posterior",
+    "bound_curve",
+    "grid",
+    "histogram",
+    "interpolation",
+    "learning_curves",
+    "manifold",
+    "posterior_pairs",
+    "reconstructions",
+    "scatter",
+    "separation",
+    "traversal",
+    "use_of_latents",
+]

@@ -1,0 +1,188 @@
+"""The answers of an evaluation as its file has them: tables, sentences, warnings and figures, whatever was asked."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyro_vae.evaluation.question import tables
+from pyro_vae.foundation.source import summaries
+from pyro_vae.report.facts import Facts
+from pyro_vae.report.glossary import term
+from pyro_vae.report.page import (
+    Html,
+    code,
+    figure,
+    join,
+    named,
+    number,
+    paragraph,
+    picture,
+    short,
+    table,
+    tag,
+)
+
+PLUS_MINUS = "±\N{NO-BREAK SPACE}"
+OF_THE_NUMBER = {  # the mappings of evaluation.json that are no answer
+    *("log_marginal", "curve", "elbo", "reconstruction", "kl", "ess", "pareto_k"),
+    *("spec", "plan", "versions", "roads", "captions"),
+}
+TEXTS = ("heads", "meanings", "figures")  # the mappings of an answer that are no row
+CAPTIONS = {  # the pictures of training, sampling and encoding, by the names of their files
+    "prior": "What the model makes of latents drawn from the prior.",
+    "prior_samples": "What the model makes of latents drawn from the prior: the mean of p(x|z).",
+    "reconstructions": "Data, and below each what the model makes of a draw from its posterior.",
+    "interpolation": "Data at both ends of a row; between them, what lies on the line between their latents.",
+    "traversal": "One latent at a time, from −3 to 3, the others held.",
+    "manifold": "What the model makes of each point of the plane of its two latents.",
+    "posterior_means": "Posterior means of training data, coloured by label where there are labels.",
+    "latents": "Posterior means in two dimensions, coloured by label where there are labels.",
+}
+TERMS = {"log p(x)": "log-p", "ELBO": "elbo", "KL": "information", "I(x; z)": "information"}
+PLACED = {*CAPTIONS, "learning_curves", "bound_curve", "pareto_k", "log_marginal"}
+ACRONYMS = {
+    name.lower(): name
+    for name in ("AIS", "AUROC", "BDMC", "ELBO", "ESS", "FPR", "KL", "NUTS", "OOD")
+}
+
+
+def shown(facts: Facts, captions: Mapping[str, str]) -> Html:
+    """The pictures of these names that there are, each with its caption."""
+    found = []
+    for name, caption in captions.items():
+        path = facts.pictures.get(name)
+        image = None if path is None else picture(path, caption)
+        found.append(image and figure(image, caption=caption, class_="picture"))
+    return join(found)
+
+
+def answers(facts: Facts) -> dict[str, tuple[str, Html]]:
+    """A section for each answer, and one for figures that nothing else shows."""
+    mappings = {key: v for key, v in facts.s.items() if isinstance(v, Mapping)}
+    given = {k: v for k, v in mappings.items() if k not in OF_THE_NUMBER or "title" in v}
+    shown_elsewhere = set(PLACED)
+    found = {}
+    for key, answer in given.items():
+        captions = _captions(key, answer, set(facts.pictures) - shown_elsewhere)
+        shown_elsewhere |= set(captions)
+        content = join([_answer(answer), shown(facts, captions)])
+        found[f"answer-{key}"] = (str(answer.get("title") or _words(key)), content)
+    rest = {name: f"{_words(name)}." for name in facts.pictures if name not in shown_elsewhere}
+    if rest:
+        found["figures"] = ("Further figures", shown(facts, rest))
+    return found
+
+
+def _captions(key: str, answer: Mapping[str, Any], pictures: set[str]) -> dict[str, str]:
+    """The figures of an answer: those that it names, and those that are named after it."""
+    named_after = sorted(n for n in pictures if n.split("_")[0].split("-")[0] == key)
+    captions = {name: f"{_words(name)}." for name in named_after}
+    for part in (answer, *_parts(answer).values()):
+        named_by = part.get("figures")
+        captions |= dict(named_by) if isinstance(named_by, Mapping) else {}
+    return captions
+
+
+def _parts(answer: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {k: v for k, v in answer.items() if isinstance(v, Mapping) and "title" in v}
+
+
+def _answer(answer: Mapping[str, Any], within: str = "") -> Html:
+    """One answer: its rows as tables, its sentences and warnings, and its parts; `within` is the name of a part.
+
+    A mapping of other origin is shown whole, its plain values too.
+    """
+    titled, parts = "title" in answer, _parts(answer)
+    spelled = str if titled else _words
+    rows = {
+        spelled(key): _plain(v)
+        for key, v in answer.items()
+        if isinstance(v, Mapping) and key not in (*TEXTS, *parts)
+    }
+    caption = str(answer.get("about") or within or "The answer in numbers")
+    content: list[Any] = [paragraph(tag("strong", within))] if within else []
+    content.append(tabulated(rows, answer, caption, spelled))
+    if not rows and titled:
+        content.append(paragraph(answer.get("about")))
+    if not titled and (plain := {k: v for k, v in answer.items() if _is_plain(v)}):
+        settings = [[_words(k), short(v)] for k, v in plain.items()]
+        content.append(table(["", ""], settings, caption=caption))
+    content += [paragraph(sentence) for sentence in _sentences(answer)]
+    warnings = answer.get("warnings") or []
+    content += [tag("ul", *(tag("li", warning) for warning in warnings))] if warnings else []
+    if question := answer.get("question"):
+        content.append(paragraph("Asked: ", code(question)))
+    return join([*content, *(_answer(part, str(name)) for name, part in parts.items())])
+
+
+def tabulated(
+    rows: Mapping[str, Mapping[str, Any]],
+    texts: Mapping[str, Any],
+    caption: str,
+    spelled: Callable[[str], str] = str,
+) -> Html:
+    """Rows as tables: a mean beside its errors, with as many decimals as these allow.
+
+    Args:
+        rows: the cells of each row by their columns.
+        texts: `heads`, `meanings` and `unit` of an answer, as far as it has them.
+        caption: of the tables.
+        spelled: what becomes of the names of rows and columns.
+    """
+    found, meanings = [], texts.get("meanings") or {}
+    for head, lines in tables(rows, texts.get("heads") or {}):
+        cells = []
+        for name, *values in lines:
+            linked = term(TERMS[name], name) if name in TERMS else name
+            cells.append([named(linked, meanings.get(name, "")), *_numbers(head, values)])
+        first = texts.get("unit", "") if "mean" in head else ""
+        found.append(table([first, *map(spelled, head.values())], cells, caption=caption))
+    return join(found)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a row; what is nested deeper in one of them, as text."""
+    return {k: short(v) if isinstance(v, Mapping | list) else v for k, v in row.items()}
+
+
+def _numbers(head: Mapping[str, str], values: list[Any]) -> list[str]:
+    """A row as text: a mean with as many decimals as its errors allow."""
+    if "mean" in head:
+        return ["" if v is None else number(v, *values[1:]) for v in values]
+    return [v if isinstance(v, str) else short(v) for v in values]
+
+
+def _sentences(answer: Mapping[str, Any]) -> list[str]:
+    """What an answer says; of an earlier version every text that is a sentence."""
+    if "title" in answer:
+        return list(answer.get("sentences") or [])
+    return [v for v in answer.values() if isinstance(v, str) and " " in v]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value goes into one cell and is no sentence."""
+    return not isinstance(value, Mapping) and not (isinstance(value, str) and " " in value)
+
+
+def not_asked(facts: Facts) -> Html:
+    """The questions that this evaluation was not asked, and how to ask them."""
+    rows = [
+        [code(f"--ask {call.partition('(')[0]}"), told.replace("`", "")]
+        for call, told in summaries("ask").items()
+        if not facts.s.get(call.partition("(")[0])
+    ]
+    return join(
+        [
+            paragraph("Not computed; add one of these to the evaluation."),
+            table(["", ""], rows, caption="Questions that were not asked", text=2),
+        ]
+    )
+
+
+def _words(key: str) -> str:
+    """The name of a key as a heading."""
+    if not key.replace("_", "").replace("-", "").replace(" ", "").isalnum():
+        return key
+    words = " ".join(
+        ACRONYMS.get(word, word) for word in str(key).replace("_", " ").replace("-", " ").split()
+    )
+    return words[:1].upper() + words[1:]
