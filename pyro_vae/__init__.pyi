@@ -90,10 +90,10 @@ from pyro_vae.evaluation.posterior import (
     compare_posterior as compare_posterior,
 )
 from pyro_vae.evaluation.refinement import (
-    RefinedGuide as RefinedGuide,
     log_marginal_refined as log_marginal_refined,
     refine as refine,
 )
+from pyro_vae.inference.shift import RefinedGuide as RefinedGuide
 from pyro_vae.inference.svi import SVI as SVI
 from pyro_vae.inference.watch import TrainingWarning as TrainingWarning
 from pyro_vae.models import likelihoods as likelihoods, priors as priors

@@ -58,7 +58,8 @@ def test_draws_from_the_prior_find_the_other_mode():
     bad, _ = pilot(vae, 1000)
     result, effort = log_marginal_adaptive(vae, X, num_particles=1000)
     assert bad.sum() > 25
-    assert torch.equal(effort.took("refined"), bad)
+    assert torch.equal(~effort.took("guide"), bad)
+    assert effort.took("refined").sum() >= bad.sum() - 2  # the worst may be annealed in the end
     assert effort.took("guide").sum() == 40 - bad.sum()
     agrees(result, bad)
 
@@ -98,16 +99,15 @@ def test_what_draws_cannot_do_is_annealed():
     assert effort.gradients == (few + annealed.sum()) * price
 
 
-def test_the_price_of_annealing_is_what_it_costs(monkeypatch):
+def test_the_price_of_annealing_is_what_it_costs():
     vae, done, told = folded(narrow), [], []
-    density = vae.model.log_joint
 
-    def counted(x, z):
-        if z.shape[1] == 3:  # one datum alone: its memory is measured
+    def counted(decoder, inputs):
+        (z,) = inputs
+        if z.requires_grad and z.shape[-2] == 3:  # one datum alone: its memory is measured
             done.append(z.numel())
-        return density(x, z)
 
-    monkeypatch.setattr(vae.model, "log_joint", counted)
+    vae.model.decoder.register_forward_pre_hook(counted)
     for chains, temperatures in ((6, 4), (1, 1), (5, 2)):
         options = {"num_chains": chains, "num_temperatures": temperatures, "progress": told.append}
         for ways, run in ((1, annealed_importance_sampling), (2, bidirectional_monte_carlo)):

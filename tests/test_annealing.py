@@ -123,6 +123,6 @@ def test_wrong_arguments(arguments, words):
         ais(build(Spec((4,), 2)).model, torch.ones(2, 4), **arguments)
 
 
-def test_a_model_without_a_joint_density():
-    with pytest.raises(InputError, match="log_joint"):
+def test_a_model_without_sites():
+    with pytest.raises(InputError, match="no sample sites"):
         ais(lambda x: None, torch.ones(2, 4))

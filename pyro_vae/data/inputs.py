@@ -61,6 +61,11 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     return _fitted(tensor, likelihood, parameter, name, values=values)
 
 
+def once(x: Any) -> Any:
+    """Data that are the same at every look: noise that is drawn anew is drawn once."""
+    return x.fixed() if hasattr(x, "fixed") else x
+
+
 class DataWarning(UserWarning):
     """The data are such that a number may mislead; the message says why and what to do."""
 
@@ -146,6 +151,19 @@ def cut(value: Any, index: Any, size: int) -> Any:
     return value
 
 
+class Selected:
+    """Some rows of data that read themselves: `len(d)`, `d[indices]`, `d[a:b]`."""
+
+    def __init__(self, data: Any, rows: Tensor) -> None:
+        self.data, self.rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.data[self.rows[index]]
+
+
 class Call:
     """What a pair is called with, `program(data, *more, **kwargs)`: `len(c)` data, and `c[a:b]` with some of them.
 
@@ -168,9 +186,20 @@ class Call:
         more = tuple(cut(part, index, self.size) for part in self.more)
         return Call(some, more, cut(self.kwargs, index, self.size))
 
+    def selected(self, rows: Tensor) -> "Call":
+        """The same with some of its data, which are read when they are asked for, where they are not in memory."""
+        if isinstance(self.data, (Tensor, tuple, list, dict)):
+            return self[rows]
+        more = tuple(cut(part, rows, self.size) for part in self.more)
+        return Call(Selected(self.data, rows), more, cut(self.kwargs, rows, self.size))
+
     @property
     def args(self) -> tuple[Any, ...]:
         return (self.data, *self.more)
+
+    def named(self, **kwargs: Any) -> "Call":
+        """The same with more that is given by name."""
+        return Call(self.data, self.more, {**self.kwargs, **kwargs})
 
     @property
     def device(self) -> torch.device:

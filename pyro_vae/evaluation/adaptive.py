@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.data.inputs import Call, as_data, once
 from pyro_vae.distributions import Defended
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.annealing import (
@@ -17,12 +20,20 @@ from pyro_vae.evaluation.annealing import (
     gradients_per_datum,
 )
 from pyro_vae.evaluation.question import Answer, Evaluated, Trained
-from pyro_vae.evaluation.refinement import RefinedGuide, batches, refine, starting_parameters
+from pyro_vae.evaluation.refinement import (
+    pair_of,
+    quick,
+    refined,
+)
 from pyro_vae.evaluation.results import PARETO_LIMIT, LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, log_marginal
-from pyro_vae.foundation.checks import MOST, Number, at_least, at_most, checked, takes
+from pyro_vae.evaluation.weighting import Weighting, weighted
+from pyro_vae.foundation.abstract import Around, Ignoring, running
+from pyro_vae.foundation.checks import MOST, Number, Positive, at_least, at_most, checked, takes
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.models.vae import VAE
+from pyro_vae.inference.bounds import scored
+from pyro_vae.inference.particles import Program
+from pyro_vae.inference.shift import RefinedGuide, starting
+from pyro_vae.inference.terms import has_density
 
 GROWTH = 4  # from one round to the next
 ROADS = ("guide", "more draws", "refined", "annealed")
@@ -31,13 +42,8 @@ DEFENCE = 0.1  # of the draws for a refined q(z|x) come from the prior
 LEAST_CHAINS = 25  # fewer have no Pareto k
 EFFECTIVE_CHAINS = 10  # of an annealed datum that is believed: a standard error of about 0.3 nats
 
-Proposals = Callable[
-    [Tensor, Tensor], tuple[RefinedGuide, Tensor]
-]  # of data and their k; and which were refined
-Weighted = Callable[
-    [Any, Tensor, int], LogMarginal
-]  # by a guide of these data and a number of draws
-Chains = Callable[[Tensor], LogMarginal]  # of hard data by their indices
+Weighted = Callable[[Tensor, int], LogMarginal]  # of rows by their places, and a number of draws
+Chains = Callable[[Tensor], LogMarginal]
 
 
 @dataclass(frozen=True)
@@ -89,21 +95,23 @@ class Effort:
 
 @checked
 def log_marginal_adaptive(
-    vae: VAE,
+    pair: Any,
     x: Any,
-    *,
+    *args: Any,
     num_particles: Number = 1000,
     budget: int | None = None,
     limit: float = PARETO_LIMIT,
     standard_error: float | None = None,
     steps: Number = 100,
-    rate: float = 0.1,
+    rate: Positive = 0.1,
     num_chains: Annotated[int, at_least(LEAST_CHAINS), at_most(MOST)] = 32,
     num_temperatures: Annotated[int, at_least(1), takes(64)] = 300,
     annealing: int | None = None,
     batch_size: Number = 200,
     memory: Number = MEMORY,
+    compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
+    **kwargs: Any,
 ) -> tuple[LogMarginal, Effort]:
     """`log_marginal` that spends draws where they are needed, and anneals where draws do not help.
 
@@ -117,16 +125,18 @@ def log_marginal_adaptive(
     and good where it was missed, so that to replace the bad alone pushes the mean down.
 
     Refining seeks one mode of the posterior and can leave others out, so a tenth of the draws of these data come from
-    the prior instead: where the latents are few, a missed mode then shows in Pareto k. Where they are many, a mode that
-    no draw has found leaves no trace; `annealed_importance_sampling` for all data is the check.
+    the prior instead, for the pairs of this package: where the latents are few, a missed mode then shows in Pareto k.
+    Where they are many, a mode that no draw has found leaves no trace; `annealed_importance_sampling` for all data is
+    the check.
 
     The value of an annealed datum is the log of the mean weight of its chains, so its columns `standard_errors`, `ess`
     and `pareto_k` mean the same, with chains for particles; `num_particles` of it is the number of chains. Below 10
     effective chains its Pareto k is set to `inf`: too few to tell. `elbo` and its parts are always those of the guide.
 
     Args:
-        vae: the pair.
-        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        pair: a VAE, or a tuple of a Pyro model and its guide.
+        x: the data, `(N, *shape)`, as in `log_marginal`.
+        *args: what both are called with beside a batch of x; tensors of N rows are cut along with it.
         num_particles: draws for each datum in the pilot, and for the value of each that the pilot finds good.
         budget: importance draws for all data, pilots and values together; by default 10 N `num_particles`. The draws of
             the gradient steps are not counted.
@@ -140,7 +150,9 @@ def log_marginal_adaptive(
             as many as `budget`. 0: nothing is annealed.
         batch_size: data looked up, and refined, at a time.
         memory: in bytes, as in `log_marginal_refined`.
+        compile: weigh by a compiled graph, as in `log_marginal`.
         progress: called with the number of draws weighted since its last call.
+        **kwargs: what both are called with by name, cut as `args`.
 
     Returns:
         A `LogMarginal` with N values, each with its own number of particles; and the `Effort`.
@@ -171,108 +183,194 @@ def log_marginal_adaptive(
 
     def bad(r: LogMarginal) -> Tensor:
         doubtful = ~(r.pareto_k <= limit)
-        return (
-            doubtful
-            if standard_error is None
-            else doubtful | ~(r.standard_errors <= standard_error)
-        )
+        if standard_error is None:
+            return doubtful
+        return doubtful | ~(r.standard_errors <= standard_error)
 
-    def weighted(guide: Any, data: Tensor, count: int) -> LogMarginal:
-        return log_marginal(
-            vae.model, guide, data, num_particles=count, memory=memory, progress=progress
-        )
-
-    pilot: LogMarginal | None = None
-    result: LogMarginal | None = None
-    kept: list[Tensor] = []
-    for batch in batches(vae, x, batch_size):
-        part, final = (weighted(vae.guide, batch, num_particles) for _ in range(2))
-        kept.append(batch[bad(part).to(batch.device)])
-        pilot, result = (
-            (part, final) if pilot is None or result is None else (pilot + part, result + final)
-        )
-    assert pilot is not None
-    assert result is not None
+    # The pilot says which data are hard; the values of the others come from draws of their own.
+    model, guide = pair_of(pair)
+    data = Call(once(as_data(model, x)), args, kwargs)
+    weighing: dict[str, Any] = {"memory": memory, "compile": compile, "progress": progress}
+    pilot, result = (
+        weighted(model, guide, data, num_particles=num_particles, **weighing) for _ in range(2)
+    )
     rows = bad(pilot).nonzero().flatten()
-    hard = _Hard(torch.cat(kept), pilot.pareto_k[rows], bad)
-
-    def proposals(data: Tensor, k: Tensor) -> tuple[RefinedGuide, Tensor]:
-        refining = ~(k <= limit) & bool(vae.encode(data[:1]).has_rsample)
-        return _proposals(vae, data, refining, batch_size, steps=steps, rate=rate), refining
+    proposals = _Proposals(model, guide, data.selected(rows), batch_size, weighing)
 
     def chains(which: Tensor) -> LogMarginal:
-        data = hard.x[which]
-        return _as_weights(
-            annealed_importance_sampling(
-                vae.model,
-                data,
-                num_chains=num_chains,
-                num_temperatures=num_temperatures,
-                memory=memory,
-            )
+        some = data[rows[which]]
+        annealed = annealed_importance_sampling(
+            model,
+            some.data,
+            *some.more,
+            num_chains=num_chains,
+            num_temperatures=num_temperatures,
+            memory=memory,
+            compile=compile,
+            **some.kwargs,
         )
+        return _as_weights(annealed)
 
-    hard.draw(proposals, weighted, num_particles, budget - least)
-    if annealable(vae.model):
+    hard = _Hard(pilot.pareto_k[rows], bad)
+    if len(rows):
+        refinable = proposals.refinable()
+
+        def propose(which: Tensor, k: Tensor) -> Tensor:
+            refining = ~(k <= limit) & refinable
+            proposals.make(which, refining, steps=steps, rate=rate)
+            return refining
+
+        hard.draw(propose, proposals.weighted, num_particles, budget - least)
+    if len(rows) and annealable(model, data[rows[:1]]):
         hard.anneal(chains, gradients_per_datum(num_chains, num_temperatures), annealing)
-    for which, part in hard.values(weighted, chains):
+    for which, part in hard.values(proposals.weighted, chains):
         elbo, reconstruction, kl = (
             c[rows[which]] for c in (result.elbo, result.reconstruction, result.kl)
         )
         of_guide = replace(part, elbo=elbo, reconstruction=reconstruction, kl=kl)
         result = result.replaced(rows[which], of_guide)
+
     words = f"Pareto k above {limit} or fewer than {EFFECTIVE_CHAINS} effective chains"
     words += "" if standard_error is None else f" or a standard error above {standard_error}"
-    road, unaffordable = (
-        torch.zeros(len(x), dtype=torch.long),
-        torch.zeros(len(x), dtype=torch.bool),
-    )
+    road = torch.zeros(len(data), dtype=torch.long)
+    unaffordable = torch.zeros(len(data), dtype=torch.bool)
     road[rows], unaffordable[rows] = hard.road, hard.road == GUIDE
     spent = least + hard.draws
-    return result, Effort(
+    effort = Effort(
         road, unaffordable, bad(result), spent, budget, hard.gradients, annealing, words
     )
+    return result, effort
+
+
+class _Proposals:
+    """The q(z|x) of the hard data that the budget allows one, some of them refined.
+
+    Args:
+        model: the model.
+        guide: its guide.
+        data: the hard data.
+        batch_size: refined, and weighed, at a time.
+        weighing: further arguments of `weighted`.
+    """
+
+    def __init__(
+        self, model: Program, guide: Program, data: Call, batch_size: int, weighing: dict[str, Any]
+    ) -> None:
+        self.model, self.guide, self.data = model, guide, data
+        self.batch_size, self.weighing = batch_size, weighing
+        self.place = torch.zeros(len(data), dtype=torch.long)
+        self.q: RefinedGuide | None = None
+        self.share: Tensor | None = None
+
+    def refinable(self) -> bool:
+        """Whether the guide's draws carry gradients to parameters that are known."""
+        first = self.data[:1]
+        with running(self.model, self.guide), torch.no_grad():
+            t = scored(self.model, self.guide, first, 1)
+        sites = [s for s in t.sites.values() if s.q is not None and s.drawn]
+        return all(s.q.has_rsample for s in sites if has_density(s.q))
+
+    def make(self, which: Tensor, refining: Tensor, *, steps: int, rate: float) -> None:
+        """Those of the data `which`; of those marked `refining` refined, and a tenth of the draws from the prior.
+
+        Not so where `log q` is slow away from the guide's own draws (`IAF`), or the prior is not known.
+        """
+        parts = []
+        for places, marked in zip(
+            which.split(self.batch_size), refining.split(self.batch_size), strict=True
+        ):
+            with running(self.model, self.guide):
+                parts.append(self._made(places, marked, steps=steps, rate=rate))
+        self.q = RefinedGuide.joined(parts, self.data)
+        self.place[which] = torch.arange(len(which))
+        if refining.any() and quick(self.guide) and hasattr(self.model, "prior"):
+            like = next(iter(self.q.shift.values()))
+            self.share = DEFENCE * refining.to(like)
+
+    def _made(self, places: Tensor, marked: Tensor, *, steps: int, rate: float) -> RefinedGuide:
+        """The q(z|x) of one batch."""
+        batch = self.data[places]
+        layout, start = starting(self.guide, batch)
+        shift = {site: delta.clone() for site, delta in start.items()}
+        if marked.any():
+            better = refined(self.model, self.guide, batch[marked], steps=steps, rate=rate)
+            for site, delta in shift.items():
+                delta[marked.to(delta.device)] = better.shift[site]
+        return RefinedGuide(self.guide, layout, batch, start=start, shift=shift, improved=marked)
+
+    def weighted(self, which: Tensor, count: int) -> LogMarginal:
+        """Values of the data `which` by so many draws from their q(z|x)."""
+        assert self.q is not None
+        at = self.place[which]
+        model, guide = self.q.pair(self.model)
+        some = self.data.selected(which).named(shift={s: d[at] for s, d in self.q.shift.items()})
+        if self.share is not None:
+            model = Ignoring(model, "share")
+            guide = _Defending(guide, self.model.prior)  # type: ignore[attr-defined]
+            some = some.named(share=self.share[at])
+        return weighted(model, guide, some, num_particles=count, **self.weighing)
+
+
+class _Defending(Around):
+    """A guide that draws a `share` of its latents from the prior, `(batch,)`."""
+
+    def __init__(self, program: Program, prior: Any) -> None:
+        super().__init__(program)
+        self.prior = prior
+
+    def forward(self, *args: Any, share: Tensor, **kwargs: Any) -> Any:
+        with _Defence(self.prior(), share):
+            return self.program(*args, **kwargs)
+
+
+class _Defence(Messenger):
+    """Replaces the q of each draw by `Defended`."""
+
+    def __init__(self, prior: Any, share: Tensor) -> None:
+        super().__init__()
+        self.prior, self.share = prior, share
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["fn"] = Defended(msg["fn"], self.prior, self.share)
 
 
 class _Hard:
     """The data that the guide's own pilot found bad: what road each of them takes, by further pilots.
 
     Args:
-        x: the data, `(H, *shape)`.
         k: their Pareto k by that pilot.
         judge: which data of a result are bad.
     """
 
-    def __init__(self, x: Tensor, k: Tensor, judge: Callable[[LogMarginal], Tensor]) -> None:
-        self.x, self.k, self.judge = x, k, judge
-        self.bad = torch.ones(len(x), dtype=torch.bool)  # by the last pilot
-        self.road, self.counts, self.place = (
-            torch.zeros(len(x), dtype=torch.long) for _ in range(3)
-        )
-        self.guide: RefinedGuide | None = (
-            None  # of those that the budget allows one; `place` says where they stand
-        )
+    def __init__(self, k: Tensor, judge: Callable[[LogMarginal], Tensor]) -> None:
+        self.k, self.judge = k, judge
+        self.bad = torch.ones(len(k), dtype=torch.bool)  # by the last pilot
+        self.road, self.counts = (torch.zeros(len(k), dtype=torch.long) for _ in range(2))
         self.draws = self.gradients = 0
 
-    def draw(self, proposals: Proposals, weighted: Weighted, count: int, budget: int) -> None:
+    def draw(
+        self,
+        propose: Callable[[Tensor, Tensor], Tensor],
+        weighted: Weighted,
+        count: int,
+        budget: int,
+    ) -> None:
         """Pilots from better q(z|x), each with more draws, until all are good or the budget is spent."""
-        left, saved = (
-            torch.arange(len(self.x)),
-            0,
-        )  # saved: of a datum's value, the draws that are already paid for
+        left = torch.arange(len(self.k))
+        saved = 0  # of a datum's value, the draws that are already paid for
+        begun = False
         while len(left):
             count *= GROWTH
             price = 2 * count - saved  # a pilot and a value
             left = left[_worst(self.k[left], (budget - self.draws) // price)]
             if len(left) == 0:
                 break
-            if self.guide is None:
-                self.guide, refining = proposals(self.x[left], self.k[left])
-                self.road[left], self.place[left] = (
-                    torch.where(refining, REFINED, MORE),
-                    torch.arange(len(left)),
-                )
-            part = weighted(self.guide[self.place[left]], self.x[left], count)
+            if not begun:
+                refining = propose(left, self.k[left])
+                self.road[left] = torch.where(refining, REFINED, MORE)
+                begun = True
+            part = weighted(left, count)
             self.draws, saved = self.draws + price * len(left), count
             self.counts[left], self.k[left], self.bad[left] = count, part.pareto_k, self.judge(part)
             left = left[self.bad[left]]
@@ -293,8 +391,7 @@ class _Hard:
         drawn = (self.road == MORE) | (self.road == REFINED)
         for count in self.counts[drawn].unique().tolist():
             which = (drawn & (self.counts == count)).nonzero().flatten()
-            assert self.guide is not None
-            yield which, weighted(self.guide[self.place[which]], self.x[which], count)
+            yield which, weighted(which, count)
         which = (self.road == ANNEALED).nonzero().flatten()
         if len(which):
             yield which, chains(which)
@@ -309,35 +406,6 @@ def _check_least(why: str, **values: tuple[Any, int]) -> None:
 def _worst(k: Tensor, most: int) -> Tensor:
     """Where the largest of these Pareto k are, at most so many."""
     return k.nan_to_num(math.inf).argsort(descending=True)[:most]
-
-
-def _proposals(
-    vae: VAE, x: Tensor, refining: Tensor, batch_size: int, *, steps: int, rate: float
-) -> RefinedGuide:
-    """The guide's q(z|x) of these data; of those marked `refining` refined, and a tenth of the draws from the prior.
-
-    Not so where `log q` is slow away from the guide's own draws (`IAF`).
-    """
-    parts = []
-    for batch, which in zip(
-        x.split(batch_size), refining.to(x.device).split(batch_size), strict=True
-    ):
-        parameters, family = starting_parameters(vae, batch)
-        improved = torch.zeros_like(which)
-        if which.any():
-            better = refine(vae, batch[which], steps=steps, rate=rate)
-            parameters = parameters.index_put((which,), better.parameters)
-            improved = improved.index_put((which,), better.improved)
-        parts.append((parameters, improved))
-    parameters, improved = (torch.cat(column) for column in zip(*parts, strict=True))
-    if not (refining.any() and getattr(vae.guide, "quick_density", True)):
-        return RefinedGuide(x, parameters, family, improved)
-    share = DEFENCE * refining.to(parameters).unsqueeze(-1)  # as one more parameter of each datum
-
-    def defended(p: Tensor) -> Defended:
-        return Defended(family(p[..., :-1]), vae.model.prior(), p[..., -1])
-
-    return RefinedGuide(x, torch.cat([parameters, share], -1), defended, improved)
 
 
 def _as_weights(chains: AnnealedEstimate) -> LogMarginal:

@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data.inputs import as_data, batches
+from pyro_vae.data.inputs import Call, as_data
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
@@ -24,10 +24,17 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import Weighed
-from pyro_vae.foundation.abstract import local_parameters, localise
+from pyro_vae.foundation.abstract import (
+    Ignoring,
+    forked_random,
+    running,
+)
 from pyro_vae.foundation.checks import Number, at_least, checked, takes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
+from pyro_vae.inference.bounds import called_whole
+from pyro_vae.inference.particles import Program, is_point, nothing, way_alone
+from pyro_vae.inference.scores import Flat, Observed, Observing, draw, run_of, score, simulate
 from pyro_vae.inference.terms import double
 
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
@@ -266,6 +273,16 @@ def gradients_per_datum(
     return tuning + ways * num_chains * (1 + between * leapfrogs)
 
 
+def annealable(model: Program, call: Call) -> bool:
+    """Whether the latents of a model are reals, which move along gradients."""
+    try:
+        with running(model):
+            Flat(model, call)
+    except InputError:
+        return False
+    return True
+
+
 def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`log 1/C sum w`, its standard error, the effective number of chains and Pareto k, each `(B,)`, on the host."""
     chains = len(log_w)
@@ -281,86 +298,86 @@ def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def _discrete(p: Any) -> bool:
-    try:
-        return bool(p.support.is_discrete)
-    except (AttributeError, NotImplementedError):  # no support is told
-        return False
-
-
-def annealable(model: Any) -> bool:
-    """Whether there is a path from the prior to the posterior: a joint density of continuous latents."""
-    return hasattr(model, "log_joint") and hasattr(model, "prior") and not _discrete(model.prior())
-
-
 class _Paths:
     """Makes the path of each batch: both log-densities and their gradients come from one function, or one graph."""
 
     def __init__(
         self,
-        model: Any,
-        guide: Any,
+        model: Program,
+        guide: Program | None,
+        call: Call,
         betas: Tensor,
+        *,
         leapfrogs: int,
         progress: Callable[[int], None] | None,
     ) -> None:
-        if not hasattr(model, "log_joint") or not hasattr(model, "prior"):
-            raise InputError(
-                "annealing needs a model with log_joint and prior, such as that of a VAE"
-            )
-        if not annealable(model):
-            raise InputError(
-                "annealing moves latents along gradients, and those of this model are discrete"
-            )
-        if not getattr(guide, "has_density", True):
-            raise InputError("the guide is a point for each datum; anneal from the prior instead")
         self.model, self.guide, self.betas, self.leapfrogs = model, guide, betas, leapfrogs
+        self.flat = Flat(model, call)
+        if guide is not None and _computes(guide, call):
+            raise InputError(
+                "the guide is a point for each datum, or computes its latents from other draws, so it has no density "
+                "at what chains come to; anneal from the prior instead"
+            )
         self.progress, self.at_a_time = progress, 1
-        self.densities: Callable[[Tensor, Tensor], tuple[list[Tensor], Any]] = self._densities
+        self.densities: Callable[..., tuple[list[Tensor], Any]] = self._densities
 
-    def start(self, x: Tensor) -> Any:
-        return self.model.prior().expand((len(x),)) if self.guide is None else self.guide.given(x)
+    def start(self, call: Call, count: int) -> Tensor:
+        """Draws of the start, `(count, batch, D)`."""
+        program = self.model if self.guide is None else self.guide
+        return self.flat.vector(draw(program, call, count))
 
-    def _densities(self, x: Tensor, z: Tensor) -> tuple[list[Tensor], None]:
+    def _densities(self, args: Any, kwargs: Any, z: Tensor) -> tuple[list[Tensor], None]:
         """The values and gradients of a `_Place`."""
+        call = Call(args[0], args[1:], kwargs)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            values = [self.start(x).log_prob(z), self.model.log_joint(x, z)]
+            values, log_jacobian = self.flat.values(z)
+            p = score(self.model, call, values)
+            start = p.latent if self.guide is None else score(self.guide, call, values).joint
+            densities = [start + log_jacobian, p.joint + log_jacobian]
             gradients = [
-                torch.autograd.grad(value.sum(), z, retain_graph=True)[0] for value in values
+                torch.autograd.grad(density.sum(), z, retain_graph=True)[0] for density in densities
             ]
-        return [v.detach() for v in (*values, *gradients)], None
+        return [v.detach() for v in (*densities, *gradients)], None
 
-    def prepare(self, x: Tensor, rows: int, memory: int, wanted: bool | str) -> int:
-        """How many rows to evaluate at a time, measured on a datum; compiles if `rows` are many in all."""
-        row = 64 + bytes_of(lambda: self._densities(x[:1], self.start(x[:1]).sample((1,))))
-        modules = [m for m in (self.model, self.guide) if isinstance(m, nn.Module)]
-        if choice(wanted, repaid=rows * row >= REPAID) and len(modules) == 2 - (self.guide is None):
+    def prepare(self, call: Call, rows: int, memory: int, wanted: bool | str) -> int:
+        """How many rows to evaluate at a time, measured on some data; compiles if `rows` are many in all."""
+        with forked_random():
+            z = self.start(call, 1)
+        row = 64 + bytes_of(lambda: self._densities(call.args, call.kwargs, z)) // len(call)
+        programs = [p for p in (self.model, self.guide) if p is not None]
+        modules = [p for p in programs if isinstance(p, nn.Module)]
+        one_run = all(way_alone(p, call.args, call.kwargs) is not None for p in programs)
+        if (
+            choice(wanted, repaid=rows * row >= REPAID)
+            and len(modules) == len(programs)
+            and one_run
+        ):
             self.densities = compiled(self._densities, modules, "annealing", asked=wanted is True)
-        self.at_a_time = min(memory // row or 1, CHUNK.get(x.device.type, LARGEST_CHUNK))
+        self.at_a_time = min(memory // row or 1, CHUNK.get(call.device.type, LARGEST_CHUNK))
         return self.at_a_time
 
-    def batch_size(self, x: Tensor, num_chains: int, memory: int) -> int:
+    def batch_size(self, num_chains: int, memory: int) -> int:
         """How many data to anneal at a time, with all their chains.
 
         Raises:
             InputError: where the places of the chains of a single datum are more than there is memory for.
         """
-        place = COPIES * (3 * math.prod(self.start(x[:1]).event_shape) + 2) * 8
+        place = COPIES * (3 * self.flat.size + 2) * 8
         require(num_chains * place, f"annealing num_chains={num_chains} chains", "num_chains")
         steps = 16 * len(self.betas)  # step sizes of each datum
         return max(1, min(self.at_a_time // num_chains, memory // steps))
 
-    def over(self, x: Tensor) -> _Path:
+    def over(self, call: Call) -> _Path:
         """The path for one batch."""
-        chains = max(1, self.at_a_time // len(x))
+        chains = max(1, self.at_a_time // len(call))
 
         def look(z: Tensor) -> _Place:
             parts = []
             for some in z.split(chains):
                 if self.progress is not None:
                     self.progress(some.shape[:2].numel())
-                parts.append(self.densities(x, some)[0])
+                parts.append(self.densities(call.args, call.kwargs, some)[0])
             if len(parts) == 1:
                 return _Place(z, *parts[0])
             return _Place(z, *(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -368,13 +385,65 @@ class _Paths:
         return _Path(look, self.betas, self.leapfrogs)
 
 
+def _template(model: Program, n: int, x: Any) -> Any:
+    """Some rows to call a model with, whose values do not matter."""
+    likelihood = getattr(model, "likelihood", None)
+    if x is None and likelihood is not None:
+        numbers = [*model.parameters(), *model.buffers()]  # type: ignore[attr-defined]
+        like = next((n for n in numbers if n.is_floating_point()), torch.zeros(()))
+        require(8 * n * math.prod(likelihood.shape), f"simulating n={n} data", "n")
+        return like.new_zeros(n, *likelihood.shape)
+    if x is None:
+        raise InputError(
+            f"data are simulated in the place of some that the model is called with: give x, of {n} rows or more"
+        )
+    rows = as_data(model, x)
+    if len(rows) < n:
+        raise InputError(f"n={n} data are simulated in the place of x, which has {len(rows)} rows")
+    return rows
+
+
+def _told(call: Call, observed: Observed, guide: Program | None) -> Call:
+    """The call with what was simulated: also as its data, where these are what the model observes."""
+    data = call.data
+    values = [value.movedim(0, axis) for value, axis in observed.values()]
+    if isinstance(data, Tensor) and len(values) == 1 and values[0].shape == data.shape:
+        data = values[0]
+    elif guide is not None:
+        raise InputError(
+            "what the guide sees of simulated data is not known where the model observes several sites; anneal from "
+            "the prior instead"
+        )
+    return Call(data, call.more, call.kwargs).named(observed=observed)
+
+
+def _computes(guide: Program, call: Call) -> bool:
+    """Whether a guide has a latent that is a function of other draws, or always the same."""
+    return any(is_point(site["fn"]) for site in run_of(guide, call).values())
+
+
+def _anneal(
+    paths: _Paths, batch: Call, num_chains: int, exact: Tensor | None = None
+) -> tuple[AnnealedEstimate, tuple[Tensor, Tensor] | None]:
+    """The estimate of one batch; with `exact` posterior draws, `(1, batch, D)`, also the upper bound and its error."""
+    path = paths.over(batch)
+    steps = path.tune(paths.start(batch, max(num_chains // 2, 1)))
+    log_w, accepted = path.forward(paths.start(batch, num_chains), steps)
+    columns = (*_estimate(log_w), accepted.cpu())
+    lower = AnnealedEstimate(*columns, num_chains, len(paths.betas) - 1)
+    if exact is None:
+        return lower, None
+    value, error, *_ = _estimate(-path.backward(exact.expand(num_chains, -1, -1), steps))
+    return lower, (-value, error)
+
+
 @checked
 @torch.no_grad()
 def annealed_importance_sampling(
-    model: Any,
+    model: Program,
     x: Any,
-    *,
-    guide: Any = None,
+    *args: Any,
+    guide: Program | None = None,
     num_chains: Number = 16,
     num_temperatures: Temperatures = 500,
     leapfrogs: Number = 10,
@@ -382,6 +451,7 @@ def annealed_importance_sampling(
     memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
+    **kwargs: Any,
 ) -> AnnealedEstimate:
     """Estimate `log p(x)` of each datum by chains from the prior, or the guide, to the posterior.
 
@@ -389,10 +459,13 @@ def annealed_importance_sampling(
     that leaves `start^(1 - beta_t) p(x, z)^beta_t` as it is. `E[w] = p(x)` whatever the moves; the longer the path, the
     less the weights vary. Step sizes are tuned for each temperature and datum by chains of their own and then kept.
 
+    All latents of a datum move together, as one vector of reals; latents of few values are summed out.
+
     Args:
-        model: the model of a VAE, or anything with `prior()` and `log_joint(x, z)`, differentiable in z.
-        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
-        guide: start from its posteriors instead of from the prior.
+        model: any Pyro model with a data plate, called with a batch of data, and differentiable in its latents.
+        x: the data, `(N, *shape)`, as in `log_marginal`.
+        *args: what the model is called with beside a batch of x; tensors of N rows are cut along with it.
+        guide: start from its draws instead of from the prior's; it draws the same latents.
         num_chains: C for each datum.
         num_temperatures: T steps from the start to the posterior.
         leapfrogs: of each move.
@@ -401,13 +474,15 @@ def annealed_importance_sampling(
         compile: evaluate the densities by a compiled graph, as in `log_marginal`.
         progress: called with the number of gradients of `log p(x, z)` asked for since its last call, of
             `gradients_per_datum` for each datum.
+        **kwargs: what the model is called with by name, cut as `args`.
 
     Returns:
         An `AnnealedEstimate` with N values and their errors.
 
     Raises:
-        InputError: for empty data or data that the likelihood does not accept, for a guide that is a point, or for
-            numbers below 1; for a model without a joint density, or with discrete latents.
+        InputError: for empty data or data that the likelihood does not accept, for a guide that is a point or computes
+            its latents from other draws, for numbers below 1; for a model without latents that are reals or of few
+            values.
 
     Source: Neal 2001, Annealed Importance Sampling; Wu, Burda, Salakhutdinov & Grosse 2017, On the Quantitative
     Analysis of Decoder-Based Generative Models.
@@ -418,20 +493,18 @@ def annealed_importance_sampling(
     >>> annealed_importance_sampling(vae.model, torch.ones(3, 4), num_chains=4, num_temperatures=10).values.shape
     torch.Size([3])
     """
-    x = as_data(model, x)
+    data = Call(as_data(model, x), args, kwargs)
     betas = temperatures(num_temperatures, schedule)
-    paths = _Paths(model, guide, betas, leapfrogs, progress)
     result: AnnealedEstimate | None = None
-    localise(model, guide)
-    with local_parameters(), pyro.validation_enabled(False):
-        rows = len(x) * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
-        paths.prepare(x[:1], rows, memory, compile)
-        batch_size = paths.batch_size(x, num_chains, memory)
-        for batch in batches(x, batch_size):
-            path, p = paths.over(batch), paths.start(batch)
-            steps = path.tune(p.sample((max(num_chains // 2, 1),)))
-            log_w, accepted = path.forward(p.sample((num_chains,)), steps)
-            part = AnnealedEstimate(*_estimate(log_w), accepted.cpu(), num_chains, num_temperatures)
+    with running(model, guide), pyro.validation_enabled(False):
+        whole = called_whole(nothing if guide is None else guide, model, data)
+        first = data[: len(data) if whole else 1]
+        paths = _Paths(model, guide, first, betas, leapfrogs=leapfrogs, progress=progress)
+        rows = len(data) * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
+        paths.prepare(first, rows, memory, compile)
+        at_a_time = len(data) if whole else paths.batch_size(num_chains, memory)
+        for batch in data.batches(None, at_a_time):
+            part, _ = _anneal(paths, batch, num_chains)
             result = part if result is None else result + part
     assert result is not None
     return result
@@ -440,10 +513,11 @@ def annealed_importance_sampling(
 @checked
 @torch.no_grad()
 def bidirectional_monte_carlo(
-    model: Any,
+    model: Program,
     n: Number = 50,
-    *,
-    guide: Any = None,
+    x: Any = None,
+    *args: Any,
+    guide: Program | None = None,
     num_chains: Number = 16,
     num_temperatures: Temperatures = 500,
     leapfrogs: Number = 10,
@@ -451,6 +525,7 @@ def bidirectional_monte_carlo(
     memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
+    **kwargs: Any,
 ) -> Sandwich:
     """Bounds on `log p(x)` from both sides for `n` data simulated from the model: how far the schedule can be trusted.
 
@@ -461,6 +536,9 @@ def bidirectional_monte_carlo(
     Args:
         model: as in `annealed_importance_sampling`.
         n: data to simulate.
+        x: data to call the model with, in place of which data are simulated: at least n rows. A model of this package
+            needs none.
+        *args: what the model is called with beside these.
         guide: as there.
         num_chains: as there.
         num_temperatures: as there.
@@ -469,40 +547,41 @@ def bidirectional_monte_carlo(
         memory: as there.
         compile: as there.
         progress: as there; chains run two `ways` here.
+        **kwargs: what the model is called with by name.
 
     Raises:
-        InputError: as there.
+        InputError: as there, and for an `x` of fewer than n rows.
 
     Source: Grosse, Ghahramani & Adams 2015, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo.
     """
     betas = temperatures(num_temperatures, schedule)
-    paths = _Paths(model, guide, betas, leapfrogs, progress)
     lower: AnnealedEstimate | None = None
-    uppers, errors = [], []
-    localise(model, guide)
-    with local_parameters(), pyro.validation_enabled(False):
-        each = math.prod(model.prior().event_shape) + math.prod(model.likelihood.shape)
-        require(16 * n * each, f"simulating n={n} data", "n")
-        z = model.prior().sample((n,))
-        x = torch.cat(
-            [model.likelihood(model.decoder(part)).sample() for part in z.split(SIMULATED)]
-        )
-        rows = n * gradients_per_datum(num_chains, num_temperatures, leapfrogs, ways=2)
-        paths.prepare(x[:1], rows, memory, compile)
-        batch_size = paths.batch_size(x, num_chains, memory)
-        for exact, batch in zip(z.split(batch_size), x.split(batch_size), strict=True):
-            path, p = paths.over(batch), paths.start(batch)
-            steps = path.tune(p.sample((max(num_chains // 2, 1),)))
-            log_w, accepted = path.forward(p.sample((num_chains,)), steps)
-            part = AnnealedEstimate(*_estimate(log_w), accepted.cpu(), num_chains, num_temperatures)
-            lower = part if lower is None else lower + part
-            value, error, *_ = _estimate(
-                -path.backward(exact.expand(num_chains, *exact.shape), steps)
-            )
-            uppers.append(-value)
-            errors.append(error)
+    uppers: list[tuple[Tensor, Tensor]] = []
+    with running(model, guide), pyro.validation_enabled(False):
+        data = Call(_template(model, n, x), args, kwargs)[:n]
+        observing = Observing(model)
+        seen = None if guide is None else Ignoring(guide, "observed")
+        paths: _Paths | None = None
+        at_a_time = min(n, SIMULATED)
+        for simulated in data.batches(None, at_a_time):
+            latents, observed = simulate(model, simulated)
+            told = _told(simulated, observed, guide)
+            if paths is None:
+                paths = _Paths(
+                    observing, seen, told[:1], betas, leapfrogs=leapfrogs, progress=progress
+                )
+                rows = n * gradients_per_datum(num_chains, num_temperatures, leapfrogs, ways=2)
+                paths.prepare(told[:1], rows, memory, compile)
+            exact = paths.flat.vector(latents)
+            size = paths.batch_size(num_chains, memory)
+            for z, batch in zip(exact.split(size, 1), told.batches(None, size), strict=True):
+                part, upper = _anneal(paths, batch, num_chains, z)
+                lower = part if lower is None else lower + part
+                assert upper is not None
+                uppers.append(upper)
     assert lower is not None
-    return Sandwich(lower, torch.cat(uppers), torch.cat(errors))
+    values, errors = (torch.cat(column) for column in zip(*uppers, strict=True))
+    return Sandwich(lower, values, errors)
 
 
 class Annealing(Question):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.data.inputs import Call, as_data, once
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.question import (
     Answer,
@@ -19,12 +20,16 @@ from pyro_vae.evaluation.question import (
     Trained,
     unseen,
 )
-from pyro_vae.evaluation.refinement import batches, paired_bounds, refined_from
+from pyro_vae.evaluation.refinement import (
+    pair_of,
+    paired_bounds,
+    refined_in_batches,
+)
 from pyro_vae.evaluation.results import LogMarginal
-from pyro_vae.evaluation.weighting import log_marginal
-from pyro_vae.foundation.abstract import local_parameters
-from pyro_vae.foundation.checks import Draws, Number, checked
-from pyro_vae.models.vae import VAE
+from pyro_vae.evaluation.weighting import weighted
+from pyro_vae.foundation.abstract import running
+from pyro_vae.foundation.checks import Draws, Number, Positive, checked
+from pyro_vae.inference.bounds import called_whole
 
 MEANINGS = {
     "log p(x)": "weighted from the refined q",
@@ -133,16 +138,18 @@ class InferenceGaps(Printed):
 
 @checked
 def inference_gaps(
-    vae: VAE,
+    pair: Any,
     x: Any,
-    *,
+    *args: Any,
     steps: Number = 500,
-    rate: float = 0.1,
+    rate: Positive = 0.1,
     num_particles: Number = 5000,
     elbo_particles: Draws = 1000,
     batch_size: Number = 200,
     memory: Number = MEMORY,
+    compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
+    **kwargs: Any,
 ) -> InferenceGaps:
     """How far the ELBO lies below log p(x), and how much of that the family and the encoder each cost.
 
@@ -150,15 +157,18 @@ def inference_gaps(
     and the amortisation gap of the encoder. q* is the `refine`d q; log p(x) is weighted from it.
 
     Args:
-        vae: the pair.
-        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        pair: a VAE, or a tuple of a Pyro model and its guide.
+        x: the data, `(N, *shape)`, as in `log_marginal`.
+        *args: what both are called with beside a batch of x; tensors of N rows are cut along with it.
         steps: gradient steps towards q*, as in `refine`.
         rate: as in `refine`.
         num_particles: K of log p(x), as in `log_marginal`.
         elbo_particles: draws for each of the two ELBOs, 2 or more; none of them took part in the refinement.
         batch_size: data refined at a time.
         memory: in bytes, as in `log_marginal_refined`.
+        compile: weigh by a compiled graph, as in `log_marginal`.
         progress: called with the number of draws weighted since its last call.
+        **kwargs: what both are called with by name, cut as `args`.
 
     Returns:
         The `InferenceGaps`, in nats.
@@ -173,22 +183,41 @@ def inference_gaps(
     >>> inference_gaps(vae, torch.eye(4), steps=5, num_particles=100, elbo_particles=10).amortisation.shape
     torch.Size([4])
     """
-    result: InferenceGaps | None = None
-    for batch in batches(vae, x, batch_size):
-        guide, q = refined_from(vae, batch, steps=steps, rate=rate)
-        p = log_marginal(
-            vae.model, guide, batch, num_particles=num_particles, memory=memory, progress=progress
-        )
-        with local_parameters():
-            bounds = paired_bounds(vae, batch, (q, guide.given(batch)), elbo_particles)
-        first, second = bounds[0].mean.cpu(), bounds[1].mean.cpu()
-        errors = [(b.std / math.sqrt(elbo_particles)).cpu() for b in bounds]
-        part = InferenceGaps(
-            p, second, errors[1], first, errors[0], errors[2], guide.improved.cpu()
-        )
-        result = part if result is None else result + part
-    assert result is not None
-    return result
+    model, guide = pair_of(pair)
+    data = Call(once(as_data(model, x)), args, kwargs)
+    q = refined_in_batches(model, guide, data, steps=steps, rate=rate, batch_size=batch_size)
+    both = q.pair(model)
+    p = weighted(
+        *both,
+        data.named(shift=q.shift),
+        num_particles=num_particles,
+        memory=memory,
+        compile=compile,
+        progress=progress,
+    )
+
+    # The two ELBOs of each datum from the same noise.
+    columns = []
+    with running(model, guide):
+        both_starts = data.named(start=q.start, shift=q.shift)
+        rows = len(data) if called_whole(model, guide, data) else batch_size
+        for batch in both_starts.batches(None, rows):
+            start, shift = batch.kwargs.pop("start"), batch.kwargs.pop("shift")
+            bounds = paired_bounds(*both, batch, (start, shift), elbo_particles)
+            noise = [b.std / math.sqrt(elbo_particles) for b in bounds]
+            columns.append([bounds[1].mean, noise[1], bounds[0].mean, noise[0], noise[2]])
+    refined_elbo, refined_errors, elbo, errors, differences = (
+        torch.cat(column).cpu() for column in zip(*columns, strict=True)
+    )
+    return InferenceGaps(
+        log_marginal=p,
+        refined_elbo=refined_elbo,
+        refined_elbo_errors=refined_errors,
+        elbo=elbo,
+        elbo_errors=errors,
+        amortisation_errors=differences,
+        improved=q.improved.cpu(),
+    )
 
 
 class Gaps(Question):

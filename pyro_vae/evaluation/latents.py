@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import spread
-from pyro_vae.data.inputs import Call, Parts, as_data, batches, rows_of, rows_within
+from pyro_vae.data.inputs import Call, as_data, batches, once, rows_of, rows_within
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
 from pyro_vae.evaluation.question import (
     Answer,
@@ -24,15 +24,16 @@ from pyro_vae.evaluation.question import (
     listed,
     unseen,
 )
-from pyro_vae.foundation.abstract import forked_random, localise, parameters_of, unchecked
+from pyro_vae.foundation.abstract import forked_random, localise, parameters_of, running, unchecked
 from pyro_vae.foundation.checks import MOST, Draws, Number, at_least, at_most, checked, takes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
-from pyro_vae.inference.bounds import called_whole
+from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.objectives.base import independent
 from pyro_vae.inference.particles import draws_of, nothing
 from pyro_vae.inference.remedies import remedy
-from pyro_vae.inference.terms import PARTICLES, Program, double, has_density, terms
+from pyro_vae.inference.scores import Flat, draw, score
+from pyro_vae.inference.terms import PARTICLES, Program, Site, double, has_density
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +99,7 @@ def activity(
 
     Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders, section 5.2.
     """
-    x = _repeatable(as_data(guide, x))
+    x = once(as_data(guide, x))
     _check_two(x)
     found: dict[str, _Moments] = {}
     localise(guide)
@@ -137,11 +138,6 @@ def _guide_draws(guide: Program, batch: Any, count: int) -> dict[str, Tensor]:
                 f"site {name!r} of the guide lies outside the data plate, so no datum has a mean of its own there"
             )
     return {name: site["value"] for name, site in sites.items()}
-
-
-def _repeatable(x: Any) -> Any:
-    """Data that are the same at every look: noise that is drawn anew is drawn once."""
-    return x.fixed() if hasattr(x, "fixed") else x
 
 
 def _check_two(x: Any) -> None:
@@ -286,6 +282,29 @@ class LatentHealth(Printed):
         return [f"without datum {places} (counted from 0), whose q(z|x) is not finite"]
 
 
+class _Joint:
+    """Several latents of a pair as one vector of reals `(..., D)`, drawn and scored by running a program.
+
+    Has what is asked of a distribution here: draws, and the log-density of vectors.
+    """
+
+    def __init__(self, program: Program, call: Call, flat: Flat) -> None:
+        self.program, self.call, self.flat = program, call, flat
+        self.batch_shape = torch.Size([1, len(call)])
+        self.event_shape = torch.Size([flat.size])
+
+    def sample(self, shape: tuple[int]) -> Tensor:
+        """`(count,)` -> `(count, 1, batch, D)`."""
+        return self.flat.vector(draw(self.program, self.call, *shape)).unsqueeze(1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`(count, 1, batch, D)`, or 1 for the batch -> `(count, 1, batch)`."""
+        z = z.squeeze(1)
+        values, log_jacobian = self.flat.values(z.expand(len(z), len(self.call), -1))
+        scores = score(self.program, self.call, values)
+        return (scores.latent + log_jacobian).unsqueeze(1)
+
+
 class _Posteriors(NamedTuple):
     """`q(z|x)` of some data, batch by batch, and draws from it with their log-densities."""
 
@@ -401,29 +420,19 @@ def _bytes(run: Callable[[int], Any]) -> int:
     return max((needed[1] - needed[0]) // 2, 64)
 
 
-def _latent(model: Program, guide: Program, batch: Any) -> tuple[Any, Any]:
-    """`q(z|x)` and `p(z)` at the only latent site of a pair, both of batch shape `(1, batch)`."""
-    sites = terms(model, guide, batch).sites
+def _latent(model: Program, guide: Program, batch: Call) -> tuple[Any, Any]:
+    """`q(z|x)` and `p(z)` of the latents of a pair, both of batch shape `(1, batch)`."""
+    sites = scored(model, guide, batch, 1).sites
     latents = {n: s for n, s in sites.items() if s.q is not None and s.p is not None and s.drawn}
-    if len(latents) != 1:
-        names = ", ".join(map(repr, latents))
-        raise InputError(
-            f"latent_health looks at one latent site, and the guide has {len(latents)}: {names}"
-        )
-    name, site = latents.popitem()
-    if len(site.q.event_shape) != 1:
-        shape = tuple(site.q.event_shape)
-        raise InputError(
-            f"latent_health looks at vectors, and one latent of site {name!r} has shape {shape}"
-        )
+    if not latents:
+        raise InputError("latent_health looks at latents, and the guide has none")
+    (name, site), *others = latents.items()
+    if others or len(site.q.event_shape) != 1 or len(site.q.batch_shape) != 2:
+        return _several(model, guide, batch, latents)
     if not has_density(site.q) and not site.point:
         raise InputError(
             f"the guide computes {name!r} from auxiliary draws, so its density at the latents of other data is not "
             "known; take a guide that draws it from a distribution"
-        )
-    if len(site.q.batch_shape) != 2:
-        raise InputError(
-            f"site {name!r} lies in a further plate; declare its dimensions with .to_event()"
         )
     if site.point:
         raise InputError(
@@ -431,6 +440,20 @@ def _latent(model: Program, guide: Program, batch: Any) -> tuple[Any, Any]:
             "train with another guide, such as MeanField"
         )
     return site.q, site.p
+
+
+def _several(
+    model: Program, guide: Program, batch: Call, latents: dict[str, Site]
+) -> tuple[_Joint, _Joint]:
+    """`q(z|x)` and `p(z)` of several latents together."""
+    for name, site in latents.items():
+        if site.point or not has_density(site.q):
+            raise InputError(
+                f"latent {name!r} of the guide is a point, or computed from auxiliary draws, so its density at the "
+                "latents of other data is not known; take a guide that draws it from a distribution"
+            )
+    flat = Flat(model, batch)
+    return _Joint(guide, batch, flat), _Joint(model, batch, flat)
 
 
 def _others(posteriors: _Posteriors, memory: int) -> Tensor:
@@ -500,17 +523,6 @@ class _Bootstrap:
         return ((products - first * second) * self.size / (self.size - 1) > ACTIVE).sum(-1)
 
 
-def _taken(x: Any, index: Tensor) -> Any:
-    """Some data by their places."""
-    if isinstance(x, Parts):
-        return Parts(x[index.to(x.device)])
-    return (
-        x[index.to(x.device)]
-        if isinstance(x, Tensor)
-        else torch.cat([x[i : i + 1] for i in index.tolist()])
-    )
-
-
 def _sound_means(
     model: Program, guide: Program, x: Any, sound: Tensor, memory: int
 ) -> Iterator[Tensor]:
@@ -532,36 +544,39 @@ def latent_health(
     model: Program,
     guide: Program,
     x: Any,
-    *,
+    *args: Any,
     draws: Number = 5,
     mixture_size: Annotated[int, at_least(2), at_most(MOST)] | None = None,
     bootstrap: Annotated[int, at_least(1), takes(64)] = 1000,
     memory: Number = MEMORY,
+    **kwargs: Any,
 ) -> LatentHealth:
     """Which latents are active, and the KL with its two parts, each with its error.
 
     `I(x; z) = E[log q(z|x) - log q(z)]` and `KL(q(z) || p(z)) = E[log q(z) - log p(z)]`, `q(z) = 1/N sum_j q(z|x_j)`,
     over the data x and draws `z ~ q(z|x)`. The density of every draw is taken at every datum, in chunks that keep
-    within `memory`. `p(z)` must be the same for all data.
+    within `memory`. `p(z)` must be the same for all data. Several latents, and those that are no vectors, stand side by
+    side as one vector of reals.
 
     Args:
-        model: any Pyro model with a data plate at dim -1 and one latent vector for each datum.
+        model: any Pyro model with a data plate.
         guide: its guide, called with the same.
         x: the data, `(N, *shape)`, two or more: a tensor, or anything with a length whose slices are tensors.
+        *args: what both are called with beside a batch of x; tensors of N rows are cut along with it.
         draws: for each datum, beside those for its mean (50 for each of two, as in `activity`).
         mixture_size: how many data, spread evenly, `q(z)` is made of. By default all; where that would take minutes,
             because they are many or the density of the guide is costly (`IAF`), fewer with one draw each.
         bootstrap: how often the data are resampled for the interval of the number of active latents.
         memory: bytes to keep within, if one draw allows: beside the data, the networks, a few numbers for each datum,
             and the posteriors and draws that `q(z)` is made of. Data beyond these are read in batches, twice.
+        **kwargs: what both are called with by name, cut as `args`.
 
     Returns:
         A `LatentHealth`.
 
     Raises:
         InputError: for fewer than two data or data that the likelihood does not accept, for a guide without a density
-            (`Delta`), for a pair with several latent sites or with one that is no vector, or for a number below 1
-            (mixture_size: below 2).
+            (`Delta`), or for a number below 1 (mixture_size: below 2).
 
     Source: Hoffman & Johnson 2016, ELBO Surgery; Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders,
     section 5.2 (the activity).
@@ -573,16 +588,15 @@ def latent_health(
     >>> health.activity.shape, health.kl.mean < 5
     (torch.Size([2]), True)
     """
-    x = _repeatable(as_data(model, x))
-    _check_two(x)
-    localise(model, guide)
-    with parameters_of(model, guide), unchecked(model, guide):
-        look = _Look((model, guide), x, draws, memory, mixture_size)
+    data = Call(once(as_data(model, x)), args, kwargs)
+    _check_two(data)
+    with running(model, guide):
+        look = _Look((model, guide), data, draws, memory, mixture_size)
         there = look.kl.isfinite().nonzero().flatten().cpu()
         n = len(there)
         if n < 2:
             raise InputError(
-                f"{n} of {len(x)} data have a finite KL(q(z|x) || p(z)), and two are the least to look at"
+                f"{n} of {len(data)} data have a finite KL(q(z|x) || p(z)), and two are the least to look at"
             )
         size, kept = min(mixture_size or n, n), draws
         if not _whole(mixture_size, n, draws, look.affordable):
@@ -590,10 +604,10 @@ def latent_health(
         part = look.kept
         if part is None:
             chosen = there[torch.arange(size) * n // size]
-            part = _posteriors(model, guide, _taken(x, chosen), kept, memory)
+            part = _posteriors(model, guide, data[chosen], kept, memory)
         others = _others(part, memory)
         moments, resampled = _Moments(), _Bootstrap(bootstrap, n, memory)
-        for means in _sound_means(model, guide, x, look.kl.isfinite(), memory):
+        for means in _sound_means(model, guide, data, look.kl.isfinite(), memory):
             resampled.add(moments.add(means).flatten(2))
     log_mean = torch.logaddexp(others, part.log_q) - math.log(size)  # log q(z)
     counts = resampled.counts().double().sort().values

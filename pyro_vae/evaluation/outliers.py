@@ -25,11 +25,10 @@ from pyro_vae.evaluation.question import (
     listed,
     unseen,
 )
-from pyro_vae.evaluation.refinement import log_marginal_refined
+from pyro_vae.evaluation.refinement import log_marginal_refined, pair_of
 from pyro_vae.evaluation.results import PARETO_LIMIT
-from pyro_vae.foundation.checks import Draws, Number, checked
+from pyro_vae.foundation.checks import Draws, Number, Positive, checked
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.models.vae import VAE
 
 HEADS = {
     "mean_inside": "mean inside",
@@ -106,12 +105,12 @@ class AnomalyScores:
 
 @checked
 def anomaly_scores(
-    vae: VAE,
+    pair: Any,
     x: Any,
     train: Any,
     *,
     steps: Number = 100,
-    rate: float = 0.1,
+    rate: Positive = 0.1,
     num_particles: Number = 5000,
     elbo_particles: Draws = 100,
     batch_size: Number = 200,
@@ -130,7 +129,7 @@ def anomaly_scores(
     `log p(x)` and the ELBO alone can fail: simple data may be more probable than the training data themselves.
 
     Args:
-        vae: the pair.
+        pair: a VAE, or a tuple of a Pyro model and its guide.
         x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
         train: training data of the same kind, some hundreds suffice; or `typical` of an earlier result.
         steps: gradient steps towards q*, as in `refine`.
@@ -166,10 +165,10 @@ def anomaly_scores(
     if isinstance(train, int | float):
         typical = float(train)
     else:
-        seen = as_data(vae.model, train, name="train")
-        typical = log_marginal_refined(vae, seen, **fitting, **weighting).mean
+        seen = as_data(pair_of(pair)[0], train, name="train")
+        typical = log_marginal_refined(pair, seen, **fitting, **weighting).mean
     return AnomalyScores(
-        inference_gaps(vae, x, elbo_particles=elbo_particles, **fitting, **weighting), typical
+        inference_gaps(pair, x, elbo_particles=elbo_particles, **fitting, **weighting), typical
     )
 
 

@@ -1,107 +1,87 @@
 """Per-datum refinement: q(z|x) fitted to each datum by itself, for log p(x) and for what amortisation costs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pyro
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_vae.data.inputs import as_data
-from pyro_vae.distributions.stopped import stopped
+from pyro_vae.data.inputs import Call, as_data, once
 from pyro_vae.engine.memory import MEMORY, bytes_of, pieces
 from pyro_vae.evaluation.question import Answer, Evaluated, Trained
 from pyro_vae.evaluation.results import LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, log_marginal
-from pyro_vae.foundation.abstract import forked_random, local_parameters, localise
-from pyro_vae.foundation.checks import Number, at_least_one, check, checked
+from pyro_vae.evaluation.weighting import Weighting, weighted
+from pyro_vae.foundation.abstract import (
+    Ignoring,
+    forked_random,
+    running,
+)
+from pyro_vae.foundation.checks import Number, Positive, check, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
+from pyro_vae.inference.bounds import called_whole, scored
+from pyro_vae.inference.objectives.gradients import stopped_log_q
+from pyro_vae.inference.particles import Program, takes_particles
+from pyro_vae.inference.scores import score
+from pyro_vae.inference.shift import Deltas, RefinedGuide, Shifted, starting
 from pyro_vae.inference.terms import double, has_density, kind
-from pyro_vae.models.conditionals.base import Guide
-from pyro_vae.models.vae import VAE
 
 MANY = 10_000  # draws in a step from which it is worth measuring what one needs
 
-Family = Callable[[Tensor], Any]
 
-
-class RefinedGuide:
-    """`q(z|x)` for the data it was fitted to, each with variational parameters of its own: a Pyro guide.
-
-    Called with these data, or with a run of them such as `x[10:20]`, it samples `z` in the plate `data`; so it goes
-    wherever a guide goes, `terms` and `log_marginal` among them. It knows no other data. Where the family has networks
-    (flows), they are those of the guide it came from.
-
-    Args:
-        x: the data, `(N, *shape)`.
-        parameters: their variational parameters, `(N, P)`.
-        family: `(..., P)` -> the member of the family with these parameters.
-        improved: for which data the refined parameters were better than the start and were taken, `(N,)` booleans.
+def pair_of(pair: Any) -> tuple[Program, Program]:
+    """Model and guide of a VAE, or of a tuple of both.
 
     Raises:
-        InputError: when called with other data, or with another number of them.
+        InputError: for anything else.
     """
-
-    def __init__(self, x: Tensor, parameters: Tensor, family: Family, improved: Tensor) -> None:
-        self.x, self.parameters, self.family, self.improved = x, parameters, family, improved
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, rows: Any) -> "RefinedGuide":
-        """The guide of some of the data; `rows` as for a tensor."""
-        return RefinedGuide(self.x[rows], self.parameters[rows], self.family, self.improved[rows])
-
-    def given(self, x: Tensor) -> Distribution:
-        """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        n = len(x)
-        if 0 < n <= len(self) and x.shape[1:] == self.x.shape[1:]:
-            first = (self.x[: len(self) - n + 1] == x[:1]).flatten(1).all(1)
-            for i in first.nonzero().flatten().tolist():
-                if bool((self.x[i : i + n] == x).all()):
-                    return self.family(self.parameters[i : i + n])
+    if isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair)):
+        return pair
+    model, guide = getattr(pair, "model", None), getattr(pair, "guide", None)
+    if not callable(model) or not callable(guide):
         raise InputError(
-            f"this q(z|x) was refined for {len(self)} data and is called with {n} that are no run of them"
+            f"a {type(pair).__name__} is no pair: give a VAE, or a tuple of model and guide"
         )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        q = self.given(x)
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", q)
+    return model, guide
 
 
 @checked
 def refine(
-    vae: VAE,
+    pair: Any,
     x: Any,
-    *,
+    *args: Any,
     steps: Number = 100,
-    rate: float = 0.1,
+    rate: Positive = 0.1,
     num_particles: Number = 8,
     elbo_particles: Number = 100,
+    **kwargs: Any,
 ) -> RefinedGuide:
     """Fit q(z|x) to each datum by itself, within the guide's own family: `max ELBO(x; parameters_x)`.
 
     Adam climbs from the guide's own parameters, in ever shorter steps. Its gradient leaves out the score of q, as `STL`
     does, unless `log q` is slow away from the guide's draws (`IAF`). In the end the better of start and end stays, by
-    fresh draws, the same noise for both: up to their error, no datum is worse off. Nothing in the VAE is changed.
+    fresh draws, the same noise for both: up to their error, no datum is worse off. Nothing in the pair is changed.
+
+    The parameters are those of a guide of this package, such as the outputs of its head; of any other guide, the
+    arguments of the distribution at each site that it draws, each mapped to reals.
 
     Args:
-        vae: the pair; a guide with a density, whose draws carry gradients.
+        pair: a VAE, or a tuple of a Pyro model and its guide; a guide with a density, whose draws carry gradients.
         x: a batch of data, `(N, *shape)`; all are fitted at once.
+        *args: what both are called with beside x.
         steps: gradient steps.
         rate: about how far the first step moves a parameter; the rate falls to 0 with the last.
         num_particles: draws for each datum and step; also how many are in memory at a time.
         elbo_particles: draws for each datum that judge start and end.
+        **kwargs: what both are called with by name.
 
     Returns:
         A guide for these data.
 
     Raises:
         InputError: for empty data or data that the likelihood does not accept, for a number below 1, a rate that is not
-            positive, or a guide that is a point (`Delta`) or whose draws carry no gradient.
+            positive, or a guide that is a point (`Delta`), whose draws carry no gradient, or with a distribution whose
+            arguments are not known.
 
     Source: Cremer, Li & Duvenaud 2018, Inference Suboptimality in Variational Autoencoders (the local optimum); Roeder,
     Wu & Duvenaud 2017, Sticking the Landing (the gradient).
@@ -112,77 +92,102 @@ def refine(
     >>> log_marginal(vae.model, refine(vae, x, steps=5), x, num_particles=100).values.shape
     torch.Size([4])
     """
-    return refined_from(
-        vae, x, steps=steps, rate=rate, num_particles=num_particles, elbo_particles=elbo_particles
-    )[0]
+    model, guide = pair_of(pair)
+    data = Call(as_data(model, x), args, kwargs)[:]
+    with running(model, guide):
+        return refined(
+            model,
+            guide,
+            data,
+            steps=steps,
+            rate=rate,
+            num_particles=num_particles,
+            elbo_particles=elbo_particles,
+        )
 
 
-def refined_from(
-    vae: VAE,
-    x: Tensor,
+def refined(
+    model: Program,
+    guide: Program,
+    call: Call,
     *,
     steps: int,
     rate: float,
     num_particles: int = 8,
     elbo_particles: int = 100,
-) -> tuple[RefinedGuide, Distribution]:
-    """The refined guide, and the q(z|x) it started from."""
-    at_least_one("refine", steps=steps, num_particles=num_particles, elbo_particles=elbo_particles)
-    if not isinstance(rate, (int, float)) or not rate > 0:
-        raise InputError(f"rate={rate!r} of refine must be positive")
-    x = as_data(vae.model, x)
-    localise(vae.model, vae.guide)
-    with local_parameters():
-        with torch.no_grad():
-            start, family = starting_parameters(vae, x)
-            q = family(start)
-        if not has_density(q):
+) -> RefinedGuide:
+    """`refine` of data that have been checked, all in one batch."""
+    layout, start = starting(guide, call)
+    at = {site: delta.clone() for site, delta in start.items()}
+    pair = Ignoring(model, "shift"), Shifted(guide, layout)
+    path = _check(*pair, call, start) and quick(guide)
+    _check_memory(*pair, call, start, num_particles)
+
+    # Ever shorter steps of Adam; what the model and the guide share with all data stays as it is.
+    moved = [delta.requires_grad_() for delta in at.values()]
+    adam = torch.optim.Adam(moved, lr=rate, betas=(0.9, 0.99))
+    for i in range(steps):
+        adam.param_groups[0]["lr"] = rate * (1 - i / steps)
+        with torch.enable_grad():
+            bound = _bound(*pair, call, at, num_particles, path=path).mean(0).sum()
+            for delta, gradient in zip(moved, torch.autograd.grad(-bound, moved), strict=True):
+                delta.grad = gradient
+        adam.step()
+
+    # The better of start and end, by the same noise.
+    end = {site: delta.detach() for site, delta in at.items()}
+    before, after, _ = paired_bounds(
+        *pair, call, (start, end), elbo_particles, at_a_time=num_particles
+    )
+    improved = ~(after.mean <= before.mean) & after.mean.isfinite()
+    improved = improved.to(call.device)
+    shift = {site: end[site].where(improved.unsqueeze(-1), start[site]) for site in end}
+    return RefinedGuide(guide, layout, call, start=start, shift=shift, improved=improved)
+
+
+def quick(guide: Program) -> bool:
+    """Whether `log q` at any value costs no more than at the guide's own draws."""
+    return bool(getattr(guide, "quick_density", True))
+
+
+def _bound(
+    model: Program, guide: Program, call: Call, shift: Deltas, draws: int, *, path: bool = False
+) -> Tensor:
+    """`log p(x, z) - log q(z|x)` at draws of q, `(draws, batch)`; with `path`, log q as a function of z alone."""
+    t = scored(model, guide, call.named(shift=shift), draws)
+    if not path:
+        return t.log_px + t.log_pz - t.log_qz
+    latents = {n: s.value for n, s in t.sites.items() if s.q is not None and s.drawn}
+    if len(latents) == 1:
+        return t.log_px + t.log_pz - stopped_log_q(t)
+    fixed = call.named(shift={site: delta.detach() for site, delta in shift.items()})
+    return t.log_px + t.log_pz - score(guide, fixed, latents).joint
+
+
+def _check(model: Program, guide: Program, call: Call, shift: Deltas) -> bool:
+    """Raise `InputError` for a guide that cannot be refined; whether each latent is a draw of its own."""
+    with forked_random(), torch.no_grad():
+        t = scored(model, guide, call.named(shift=shift), 1)
+    sites = [(name, s) for name, s in t.sites.items() if s.q is not None and s.drawn]
+    for _, site in sites:
+        if site.point:
             raise InputError(
                 "the guide is a point for each datum and has no ELBO to refine; take one with a density"
             )
-        if not q.has_rsample:
+        if has_density(site.q) and not site.q.has_rsample:
             raise InputError(
-                f"refinement needs draws that carry gradients, and those of the {kind(q)} do not"
+                f"refinement needs draws that carry gradients, and those of the {kind(site.q)} do not"
             )
-        _check_memory(vae, x, family, start, num_particles)
-        path = getattr(vae.guide, "quick_density", True)
-        at = start.clone().requires_grad_()
-        adam = torch.optim.Adam([at], lr=rate, betas=(0.9, 0.99))
-        for i in range(steps):
-            adam.param_groups[0]["lr"] = rate * (1 - i / steps)
-            with torch.enable_grad():
-                bound = _bound(vae, x, family(at), num_particles, path=path)
-                (at.grad,) = torch.autograd.grad(-bound.mean(0).sum(), at)
-            adam.step()
-        end = at.detach()
-        judged = paired_bounds(vae, x, (q, family(end)), elbo_particles, at_a_time=num_particles)
-        before, after = judged[0].mean, judged[1].mean
-        improved = (~(after <= before) & after.isfinite()).to(end.device)
-    parameters = end.where(improved.unsqueeze(-1), start)
-    return RefinedGuide(x, parameters, family, improved), q
+    return all(has_density(site.q) for _, site in sites)
 
 
-@torch.no_grad()
-def starting_parameters(vae: VAE, x: Tensor) -> tuple[Tensor, Family]:
-    """The variational parameters `(batch, P)` of the guide's q(z|x), and their family."""
-    guide = vae.guide
-    if isinstance(guide, Guide):
-        return guide.parameters_given(x), guide.family
-    return guide.encoder(x), guide.posterior
-
-
-def _bound(vae: VAE, x: Tensor, q: Any, draws: int, *, path: bool = False) -> Tensor:
-    """`log p(x, z) - log q(z|x)` at draws of q, `(draws, batch)`; with `path`, log q as a function of z alone."""
-    z = q.rsample((draws,))
-    return vae.model.log_joint(x, z) - (stopped(q) if path else q).log_prob(z)
-
-
-def _check_memory(vae: VAE, x: Tensor, family: Family, start: Tensor, draws: int) -> None:
+def _check_memory(model: Program, guide: Program, call: Call, shift: Deltas, draws: int) -> None:
     """Raise `InputError` where a step needs more memory than there is, by what a draw of one datum needs."""
-    if draws * len(x) < MANY:
+    if draws * len(call) < MANY or not takes_particles(model, guide):
         return
-    needed = bytes_of(lambda: _bound(vae, x[:1], family(start[:1]), 1)) * draws * len(x)
-    told = f"refining {len(x)} data at a time with num_particles={draws}"
+    one = {site: delta[:1] for site, delta in shift.items()}
+    needed = bytes_of(lambda: _bound(model, guide, call[:1], one, 1)) * draws * len(call)
+    told = f"refining {len(call)} data at a time with num_particles={draws}"
     require(needed, told, "num_particles or batch_size")
 
 
@@ -211,38 +216,53 @@ class Spread:
 
 @torch.no_grad()
 def paired_bounds(
-    vae: VAE, x: Tensor, pair: tuple[Any, Any], draws: int, *, at_a_time: int = 8
+    model: Program,
+    guide: Program,
+    call: Call,
+    pair: tuple[Deltas, Deltas],
+    draws: int,
+    *,
+    at_a_time: int = 8,
 ) -> tuple[Spread, Spread, Spread]:
     """`_bound` for two q(z|x) from the same noise, and their difference, which has less of it; each over the draws."""
-    found = Spread(), Spread(), Spread()
+    spreads = Spread(), Spread(), Spread()
     for count in pieces(draws, at_a_time):
         with forked_random():
-            first = double(_bound(vae, x, pair[0], count))
-        second = double(_bound(vae, x, pair[1], count))
-        for spread, values in zip(found, (first, second, second - first), strict=True):
+            first = double(_bound(model, guide, call, pair[0], count))
+        second = double(_bound(model, guide, call, pair[1], count))
+        for spread, values in zip(spreads, (first, second, second - first), strict=True):
             spread.add(values)
-    return found
+    return spreads
 
 
-def batches(vae: VAE, x: Any, batch_size: int) -> Iterator[Tensor]:
-    """The data in parts. Each is looked up once: a training split draws its noise anew at every look."""
+def refined_in_batches(
+    model: Program, guide: Program, data: Call, *, steps: int, rate: float, batch_size: int
+) -> RefinedGuide:
+    """`refined` of data that have been checked, so many at a time, or all where the pair is called with all of them."""
     check("batch_size", batch_size, Number)
-    x = as_data(vae.model, x)
-    for start in range(0, len(x), batch_size):
-        yield x[start : start + batch_size]
+    with running(model, guide):
+        if called_whole(model, guide, data):
+            batch_size = len(data)
+        parts = [
+            refined(model, guide, batch, steps=steps, rate=rate)
+            for batch in data.batches(None, batch_size)
+        ]
+    return RefinedGuide.joined(parts, data)
 
 
 @checked
 def log_marginal_refined(
-    vae: VAE,
+    pair: Any,
     x: Any,
-    *,
+    *args: Any,
     num_particles: Number = 5000,
     steps: Number = 100,
-    rate: float = 0.1,
+    rate: Positive = 0.1,
     batch_size: Number = 200,
     memory: Number = MEMORY,
+    compile: bool | str = "auto",
     progress: Callable[[int], None] | None = None,
+    **kwargs: Any,
 ) -> LogMarginal:
     """`log_marginal` with the `refine`d q(z|x) of each datum as its proposal.
 
@@ -250,14 +270,17 @@ def log_marginal_refined(
     q can be too light even so, and Pareto k says for which data.
 
     Args:
-        vae: the pair.
-        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
+        pair: a VAE, or a tuple of a Pyro model and its guide.
+        x: the data, `(N, *shape)`, as in `log_marginal`.
+        *args: what both are called with beside a batch of x; tensors of N rows are cut along with it.
         num_particles: K, as in `log_marginal`.
         steps: gradient steps, as in `refine`.
         rate: as in `refine`.
         batch_size: data refined at a time.
         memory: bytes to keep within while weighting, as in `log_marginal`; refining is bounded by `batch_size`.
+        compile: weigh by a compiled graph, as in `log_marginal`.
         progress: called with the number of draws weighted since its last call.
+        **kwargs: what both are called with by name, cut as `args`.
 
     Returns:
         A `LogMarginal` with N values and their errors, nats per datum.
@@ -273,15 +296,17 @@ def log_marginal_refined(
     >>> len(log_marginal_refined(vae, torch.eye(4), num_particles=100, steps=5, batch_size=3))
     4
     """
-    result: LogMarginal | None = None
-    for batch in batches(vae, x, batch_size):
-        guide = refine(vae, batch, steps=steps, rate=rate)
-        part = log_marginal(
-            vae.model, guide, batch, num_particles=num_particles, memory=memory, progress=progress
-        )
-        result = part if result is None else result + part
-    assert result is not None
-    return result
+    model, guide = pair_of(pair)
+    data = Call(once(as_data(model, x)), args, kwargs)
+    q = refined_in_batches(model, guide, data, steps=steps, rate=rate, batch_size=batch_size)
+    return weighted(
+        *q.pair(model),
+        data.named(shift=q.shift),
+        num_particles=num_particles,
+        memory=memory,
+        compile=compile,
+        progress=progress,
+    )
 
 
 class Refined(Weighting):

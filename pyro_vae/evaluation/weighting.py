@@ -28,6 +28,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.held import far_down
 from pyro_vae.inference.particles import way_of
+from pyro_vae.inference.shift import paired
 from pyro_vae.inference.terms import Program, double
 
 WEIGHTS = 128  # bytes of a draw's weights while they are summed up
@@ -191,7 +192,27 @@ def log_marginal(
     >>> log_marginal(vae.model, vae.guide, torch.ones(8, 4), num_particles=100).values.shape
     torch.Size([8])
     """
-    data = Call(as_data(model, x), args, kwargs)
+    return weighted(
+        *paired(model, guide, Call(as_data(model, x), args, kwargs)),
+        num_particles=num_particles,
+        memory=memory,
+        compile=compile,
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def weighted(
+    model: Program,
+    guide: Program,
+    data: Call,
+    *,
+    num_particles: int,
+    memory: int,
+    compile: bool | str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> LogMarginal:
+    """`log_marginal` of data that have been checked."""
     choice(compile, repaid=False)
     localise(model, guide)
     with parameters_of(model, guide):

@@ -4,7 +4,7 @@ import inspect
 import threading
 import weakref
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -64,16 +64,43 @@ def local_parameters() -> Iterator[None]:
         _mode.announce = before
 
 
+class Around(torch.nn.Module):
+    """A program that runs another with something changed, and is of its kind: of this package, or foreign."""
+
+    program: Any
+
+    def __init__(self, program: Any) -> None:
+        super().__init__()
+        if isinstance(program, torch.nn.Module):
+            self.program = program
+        else:
+            object.__setattr__(self, "program", program)
+
+
+class Ignoring(Around):
+    """A program that is called as another is, which takes more: it does not see what is given by these names."""
+
+    def __init__(self, program: Any, *names: str) -> None:
+        super().__init__(program)
+        self.names = names
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.program(*args, **{k: v for k, v in kwargs.items() if k not in self.names})
+
+
 def is_own(*programs: Any) -> bool:
     """Whether all of some programs are of this package: an `AbstractProgram`, or an instance of a class in it.
 
     Any other pair (functions, plain Pyro modules, AutoGuides, bound methods, what `poutine` or a `partial` wraps) is
     foreign, and one program of each kind makes a foreign pair.
     """
-    return all(
-        isinstance(program, AbstractProgram) or type(program).__module__.startswith(_PACKAGE)
-        for program in programs
-    )
+    return all(_is_own(program) for program in programs)
+
+
+def _is_own(program: Any) -> bool:
+    if isinstance(program, Around):
+        return _is_own(program.program)
+    return isinstance(program, AbstractProgram) or type(program).__module__.startswith(_PACKAGE)
 
 
 @contextmanager
@@ -90,6 +117,15 @@ def parameters_of(*programs: Any) -> Iterator[None]:
 def unchecked(*programs: Any) -> AbstractContextManager[Any]:
     """Leave out Pyro's validation of programs of this package, once it was done; foreign ones keep the user's."""
     return pyro.validation_enabled(False) if is_own(*programs) else nullcontext()
+
+
+@contextmanager
+def running(*programs: Any) -> Iterator[None]:
+    """Ask some programs, of which `None` is none: their parameters where they are, those of ours without validation."""
+    there = [program for program in programs if program is not None]
+    localise(*there)
+    with parameters_of(*there), unchecked(*there):
+        yield
 
 
 @contextmanager
@@ -148,6 +184,14 @@ def announced(program: Any) -> Any:
         return program(*args, **kwargs)
 
     return run
+
+
+def movable(site: str, parameters: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The variational parameters of a site, `(batch, P)`, unless a handler moves or replaces them."""
+    if not am_i_wrapped():
+        return parameters()
+    statement = effectful(parameters, type="parameters")
+    return statement(name=site)  # type: ignore[no-any-return]
 
 
 def _announce_parameter(name: str, parameter: torch.nn.Parameter) -> None:

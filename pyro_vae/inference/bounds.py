@@ -15,6 +15,7 @@ from pyro_vae.foundation.checks import Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.particles import Program, wants_all
+from pyro_vae.inference.shift import paired
 from pyro_vae.inference.terms import Terms, double, terms
 
 
@@ -106,7 +107,9 @@ def elbo(
             or one that draws for another number of data than it is given.
     """
     data = Call(as_data(model, x), args, kwargs)
-    return mean_bound(model, guide, data, batch_size=batch_size, num_particles=num_particles)
+    return mean_bound(
+        *paired(model, guide, data), batch_size=batch_size, num_particles=num_particles
+    )
 
 
 def mean_bound(

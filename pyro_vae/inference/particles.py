@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from pyro_vae.foundation.abstract import AbstractProgram, forked_random, is_own
+from pyro_vae.foundation.abstract import AbstractProgram, Around, forked_random, is_own
 
 PARTICLES = "particles"
 PAIRS = 64  # that are remembered, and for each of them
@@ -71,6 +71,18 @@ AT_ONCE = Way(-2)
 SINGLY = Way(None)
 
 
+class Finite(NamedTuple):
+    """Latents of a model that take few values and that the guide does not draw, and the first dimension beside plates.
+
+    Attributes:
+        names: of the sites.
+        dim: the first dimension at the left of all plates of the pair.
+    """
+
+    names: frozenset[str]
+    dim: int
+
+
 class _Known:
     """What is known of a pair that is not of this package."""
 
@@ -78,6 +90,7 @@ class _Known:
         self.ways: OrderedDict[Hashable, Way] = OrderedDict()
         self.points: frozenset[str] | None = None
         self.together: bool | None = None
+        self.finite: Finite | None = None
         self.said = False
 
 
@@ -108,6 +121,8 @@ _memory = _Memory()
 
 
 def _identity(program: Any) -> tuple[Any, ...]:
+    if isinstance(program, Around):
+        return _identity(program.program)
     owner, function = getattr(program, "__self__", None), getattr(program, "__func__", None)
     return (program,) if owner is None or function is None else (owner, function)
 
@@ -149,7 +164,7 @@ _TRUSTED = (
 
 def _takes_leading(module: nn.Module) -> bool:
     """Whether a part of a program of this package is known to take dimensions at the left of the data."""
-    if isinstance(module, AbstractProgram) or type(module) in _CONTAINERS:
+    if isinstance(module, (AbstractProgram, Around)) or type(module) in _CONTAINERS:
         return all(_takes_leading(child) for child in module.children())
     bases = {cls.__module__.partition(".")[0] for cls in type(module).__mro__}
     return type(module) in _ELEMENTWISE or not bases.isdisjoint(_TRUSTED)
@@ -450,7 +465,8 @@ def _apart(
             return sorted(sites.keys() ^ others.keys())[0]
         for name, site in sites.items():
             ours = _measured(site)
-            ours = ours.select(ours.dim() + dim, k) if ours.dim() >= -dim else ours
+            if ours.dim() >= -dim:
+                ours = ours.select(dim, k if ours.shape[dim] > 1 else 0)
             if not _equal(ours, _measured(others[name])):
                 return name
     return None
@@ -555,10 +571,40 @@ def _data_dim(site: Any, few: int) -> int:
     return next(f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size == few)
 
 
+def finite_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Finite:
+    """What a pair leaves to be summed out; found out at the first call."""
+    known = _memory.of(model, guide)
+    if known.finite is None:
+        with _aside(), _Untouched():
+            q = poutine.trace(guide).get_trace(*args, **kwargs)
+            p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args, **kwargs)
+        latents = {name for name, site in q.nodes.items() if drawn(site)}
+        names = frozenset(
+            name
+            for name, site in sample_sites(p).items()
+            if name not in latents and not site["is_observed"] and is_finite(site["fn"])
+        )
+        sites = [*sample_sites(p).values(), *sample_sites(q).values()]
+        plates = [f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
+        known.finite = Finite(names, min(plates, default=-1) - 1)
+    return known.finite
+
+
+def is_finite(d: Any) -> bool:
+    """Whether a distribution lists its values: one number a draw, of few values."""
+    return bool(getattr(d, "has_enumerate_support", False)) and not d.event_shape
+
+
+def way_alone(program: Program, args: Any, kwargs: Any) -> int | None:
+    """The dimension of several values in a program by itself, or `None` where it is run for each of them."""
+    if is_own(program) and isinstance(program, nn.Module) and _takes_leading(program):
+        return -2
+    return way_of(nothing, program, args, kwargs).dim
+
+
 def draws_of(guide: Program, args: Any, kwargs: Any, count: int) -> Sites:
     """The draws of a guide by itself, sites whose values are `(count, ...)`, by name; those of auxiliary sites too."""
-    known = is_own(guide) and isinstance(guide, nn.Module) and _takes_leading(guide)
-    dim = -2 if known else way_of(nothing, guide, args, kwargs).dim
+    dim = way_alone(guide, args, kwargs)
     if dim is None:
         singles = singly(nothing, guide, args, kwargs, count=count)
         sites = sample_sites(singles.pairs[0][1])

@@ -241,7 +241,7 @@ class SVI:
         The first step does the same; this is for those who want to know before, from a few data.
         """
         if isinstance(self.objective, Objective):
-            with torch.no_grad(), parameters_of(self.model, self.guide), forked_random():
+            with parameters_of(self.model, self.guide), forked_random():
                 self.objective.check(
                     terms(self.model, self.guide, *args, num_particles=1, **kwargs)
                 )

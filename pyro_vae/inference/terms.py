@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data.inputs import rows_of
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.enumeration import enumerated, is_summed, log_sum
 from pyro_vae.inference.particles import (
     PARTICLES,
     Program,
@@ -117,6 +118,10 @@ class Several(torch.distributions.Distribution):
         return torch.stack(tensors, -len(self.batch_shape) - len(event))
 
 
+# Stands among the sites for those of the model that depend on latents which were summed out.
+SUMMED = "_summed"
+
+
 class Site(NamedTuple):
     """One `pyro.sample` site: its value, its distribution under the model and (if latent) under the guide.
 
@@ -143,7 +148,8 @@ class Terms(NamedTuple):
     """Everything a bound is made of, for `z_k ~ q(z|x)`; log-probabilities in nats, each `(num_particles, batch)`.
 
     Attributes:
-        log_px: `log p(x|z)`, summed over the observed sites.
+        log_px: `log p(x|z)`, summed over the observed sites; latents of few values that the guide leaves out are summed
+            out here, with all that depends on them.
         log_pz: `log p(z)`, summed over the latent sites.
         log_qz: `log q(z|x)`, summed over the guide's sites.
         sites: every site by name, for objectives that need more than the three sums.
@@ -225,6 +231,7 @@ def terms(
         return _summed(_sites(p, q, args, kwargs, lead=num_particles), num_particles)
 
     # Another pair: one particle needs no dimension; several have one where that is right.
+    model = enumerated(model, guide, args, kwargs)
     dim = None if num_particles == 1 else way_of(model, guide, args, kwargs).dim
     if dim is None:
         singles = singly(model, guide, args, kwargs, count=num_particles)
@@ -265,20 +272,27 @@ def _sites(
     """
     q_sites, p_sites = sample_sites(guide_trace), sample_sites(model_trace)
     p_sites, q_sites = _less_given(p_sites, q_sites)
-    plate = _plate(p_sites, q_sites, args, kwargs)
+    plate = plate_of(p_sites, q_sites, args, kwargs)
     _check_names(p_sites, q_sites)
 
+    p_logs = log_probs(model_trace, p_sites, plate, lead, dim)
+    q_logs = log_probs(guide_trace, q_sites, plate, lead, dim)
     sites: dict[str, Site] = {}
+    if SUMMED in p_logs:
+        total = p_logs[SUMMED]
+        sites[SUMMED] = Site(total, None, None, total, None, total, drawn=False)
     for name in {**q_sites, **p_sites}:
         p_site, q_site = p_sites.get(name), q_sites.get(name)
+        if q_site is None and name not in p_logs:  # in the sum
+            continue
         first: Any = q_site or p_site
         last: Any = p_site or q_site
         sites[name] = Site(
             first["value"],
             p_site and p_site["fn"],
             q_site and q_site["fn"],
-            log_p=None if p_site is None else _log_prob(name, p_site, plate, lead, dim),
-            log_q=None if q_site is None else _log_prob(name, q_site, plate, lead, dim),
+            log_p=p_logs.get(name),
+            log_q=q_logs.get(name),
             seen=last["value"],
             drawn=q_site is None or not q_site["is_observed"],
             point=q_site is not None and not has_density(q_site["fn"]),
@@ -331,7 +345,9 @@ def _check_names(p_sites: Sites, q_sites: Sites) -> None:
     """Raise `InputError` where model and guide do not draw the same latents."""
     drawn_by_guide = {name for name, s in q_sites.items() if not s["is_observed"]}
     missing = sorted(
-        n for n, s in p_sites.items() if not s["is_observed"] and n not in drawn_by_guide
+        n
+        for n, s in p_sites.items()
+        if not s["is_observed"] and n not in drawn_by_guide and not is_summed(s)
     )
     if missing:
         text = f"latent site {missing[0]!r} of the model does not stand in the guide"
@@ -374,7 +390,7 @@ def _less_given(p_sites: Sites, q_sites: Sites) -> tuple[Sites, Sites]:
     return p_left, {name: s for name, s in q_sites.items() if name not in given}
 
 
-class _Plate(NamedTuple):
+class Plate(NamedTuple):
     """The plate of data: its dimension, its size, the scale of all sites, and whether they lie in no other plate."""
 
     dim: int
@@ -383,7 +399,7 @@ class _Plate(NamedTuple):
     only: bool
 
 
-def _plate(p_sites: Sites, q_sites: Sites, args: Any, kwargs: Any) -> _Plate:
+def plate_of(p_sites: Sites, q_sites: Sites, args: Any, kwargs: Any) -> Plate:
     """The plate that all sites share: the one as long as the batch, or the outermost."""
     sites = [*q_sites.items(), *p_sites.items()]
     if not sites:
@@ -403,7 +419,7 @@ def _plate(p_sites: Sites, q_sites: Sites, args: Any, kwargs: Any) -> _Plate:
                 f"sites {first!r} and {name!r} are scaled differently; weigh the KL by ELBO(beta=...)"
             )
     (dim, size), only = shared[0], max(map(len, found)) == 1
-    return _Plate(dim, size, scale, only)
+    return Plate(dim, size, scale, only)
 
 
 def _scale(name: str, site: Any) -> float:
@@ -467,7 +483,24 @@ def _global(latent: list[str], p_sites: Sites) -> str:
     )
 
 
-def _log_prob(name: str, site: Any, plate: _Plate, lead: int | None, dim: int) -> Tensor:
+def log_probs(
+    trace: Trace, sites: Sites, plate: Plate, lead: int | None, dim: int
+) -> dict[str, Tensor]:
+    """The log-probability of each site of a program for each datum; those in a sum stand together under `SUMMED`."""
+    logs: dict[str, Tensor] = {}
+    together: set[str] = set()
+    if any(is_summed(site) for site in sites.values()):
+        shape = (plate.size,) if lead is None else (lead, plate.size)
+        particles = None if lead is None else dim
+        together, total = log_sum(trace, sites, data=plate.dim, particles=particles, shape=shape)
+        logs[SUMMED] = total
+    for name, site in sites.items():
+        if name not in together:
+            logs[name] = _log_prob(name, site, plate, lead, dim)
+    return logs
+
+
+def _log_prob(name: str, site: Any, plate: Plate, lead: int | None, dim: int) -> Tensor:
     """The log-probability of a site for each datum, `(particles, batch)` or `(batch,)`, inner plates summed."""
     log_prob: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
     wanted = (plate.size,) if lead is None else (lead, plate.size)

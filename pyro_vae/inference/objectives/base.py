@@ -40,6 +40,7 @@ class Objective(pyro.infer.ELBO, ABC):
     """
 
     needs: tuple[str, ...] = ()  # of REQUIREMENTS: what each latent site must offer
+    apart: bool = False  # True: takes the guide's density at each site apart from the draw
     score_function: bool = (
         True  # False: the bound's gradient is right as it is for latents without reparameterisation
     )
@@ -97,6 +98,11 @@ class Objective(pyro.infer.ELBO, ABC):
                     raise InputError(
                         f"{type(self).__name__} {reason.format(name=name, q=kind(site.q), p=kind(site.p))}"
                     )
+        if self.apart and (names := _chained(t)):
+            raise InputError(
+                f"{type(self).__name__} takes the guide's density apart from its draws site by site, and its q of "
+                f"{names[1]!r} depends on {names[0]!r}, so the gradient would be wrong; take ELBO or IWAE"
+            )
 
     def prepare(self, size: int, epochs: int) -> None:
         """Told before training: how many data there are, and how many epochs the run will have."""
@@ -134,6 +140,34 @@ class Objective(pyro.infer.ELBO, ABC):
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> tuple[Trace, Trace]:
         return traces(model, guide, *args, num_particles=self.num_particles, **kwargs)
+
+
+def _chained(t: Terms) -> tuple[str, str] | None:
+    """Two latents of which the guide draws the second given the first, seen from how gradients flow."""
+    sites = {n: s for n, s in t.sites.items() if s.q is not None and s.drawn and has_density(s.q)}
+    if len(sites) < 2:
+        return None
+    draws = {name: _made_by(site.value) for name, site in sites.items()}
+    for name, site in sites.items():
+        seen, queue = set(), [site.q.log_prob(site.value.detach()).grad_fn]
+        while queue:
+            node = queue.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            queue += [above for above, _ in node.next_functions]
+        for other, nodes in draws.items():
+            if other != name and not nodes.isdisjoint(seen):
+                return other, name
+    return None
+
+
+def _made_by(value: Tensor) -> set[Any]:
+    """The operations that made a draw; of draws made one after the other and stacked, those of each."""
+    made = value.grad_fn
+    if made is None:
+        return set()
+    return {made, *(n for n, _ in made.next_functions)} if "Stack" in made.name() else {made}
 
 
 def independent(q: Any) -> bool:

@@ -51,6 +51,7 @@ class STL(Objective):
     """
 
     needs = ("density", "gradient")
+    apart = True
 
     def bound(self, t: Terms) -> Tensor:
         path = t.log_px + t.weigh(t.log_pz - stopped_log_q(t))
@@ -70,6 +71,7 @@ class DReG(Objective):
     """
 
     needs = ("density", "gradient", "path")
+    apart = True
     own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, num_particles: Count = 5) -> None:
@@ -96,6 +98,7 @@ class PIWAE(Objective):
     """
 
     needs = ("density", "gradient", "path")
+    apart = True
     own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, groups: Count = 8, num_particles: Count = 64) -> None:
@@ -133,6 +136,7 @@ class ReweightedWakeSleep(Objective):
     """
 
     needs = ("density", "path")
+    apart = True
     own_bound = "IWAE-{K} bound"
     score_function = False
 

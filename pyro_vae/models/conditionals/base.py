@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
-from pyro_vae.foundation.abstract import AbstractProgram
+from pyro_vae.foundation.abstract import AbstractProgram, movable
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.sizes import declared
 from pyro_vae.networks import Standardised
@@ -64,7 +64,7 @@ class Guide(AbstractProgram):
 
     def given(self, x: Tensor) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        return self.posterior(self.encoder(x))
+        return self.family(movable("z", lambda: self.parameters_given(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x), dim=-1):

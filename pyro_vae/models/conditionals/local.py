@@ -26,9 +26,6 @@ class _Refined(Guide):
         object.__setattr__(self, "_model", model)
         super().connect(model)
 
-    def given(self, x: Tensor) -> Distribution:
-        return self.family(self.parameters_given(x))
-
     def _gradient(
         self, x: Tensor, parameters: Tensor, family: Callable[[Tensor], Any], *, twice: bool
     ) -> Tensor:
