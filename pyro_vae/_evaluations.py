@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.checkpoint import checkpoint_path
+from pyro_vae.data.bridges import Bridge
 from pyro_vae.data.files import read_npz
 from pyro_vae.data.representation import Representation
 from pyro_vae.evaluation.adaptive import Adaptive
@@ -23,7 +24,6 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_json, read_toml
 from pyro_vae.runs import EVALUATION, on_run
 
-RANDOM = ("dynamic", "static", "dequantize")  # bridges that draw bits or noise
 EXTRAS = ("gaps", "ais", "bdmc", "posterior", "ood")  # what one of an earlier version held more
 
 
@@ -237,7 +237,7 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
     try:
         resolved = config["resolved"]
         sizes = {name: int(size) for name, size in resolved["sizes"].items()}
-        random = resolved["bridge"] in RANDOM
+        random = Bridge.kinds()[resolved["bridge"]].is_random
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.data.bridges import AsStored
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.data.inputs import as_data
@@ -184,20 +185,20 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
     values = data.values[split]
     if strict and (bridge.units is None or bridge.units.whole):
         bridge = replace(bridge, units=data.units)
-    plain = Bridge("none", units=bridge.units)
+    plain = AsStored(units=bridge.units)
     largest = max(float(plain(v, dtype=torch.float64).max()) for v in chunks(values))
     binary = largest == 1 and _all(Representation.BINARY, values, plain)
     bits = binary and own is not Representation.BINARY and own is not Representation.REAL
+    ambiguous = bits and not bridge.plain
 
     # Bits are taken as they are where the run made bits; all else goes over the run's own bridge.
     if bits and bridge.binarizes:
-        bridge, accepted = replace(bridge, kind="none"), True
+        bridge, accepted = AsStored(bridge.maximum, bridge.units), True
         opened.notes.append(f"{what} holds 0 and 1 alone: they are taken for the bits themselves")
     elif strict:
-        support = opened.vae.model.likelihood.support if bridge.kind == "none" else own
-        accepted = support.admits(holds) and not (bits and bridge.kind != "none")
+        support = opened.vae.model.likelihood.support if bridge.plain else own
+        accepted = support.admits(holds) and not ambiguous
     else:
-        ambiguous = bits and bridge.kind != "none"
         accepted = _spelled(bridge.units, values) and _all(own, values, plain) and not ambiguous
     if not accepted and holds is own:
         raise InputError(
@@ -208,7 +209,7 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
         raise InputError(
             f"{what} holds {holds.value}, but the run was trained on {opened.name}, which holds {own.value}"
         )
-    if bridge.kind != "none" and not bridge.steps and largest > bridge.maximum:
+    if not bridge.reaches(largest):
         raise InputError(
             f"{what} holds values up to {largest:g}, but those of the run end at {bridge.maximum:g}: bring both to one "
             "scale"

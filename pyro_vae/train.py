@@ -215,7 +215,7 @@ def _check_memory(job: Job) -> None:
 
 def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -> None:
     """Raise `InputError` unless the likelihood accepts all values, and `dtype` holds them."""
-    if bridge.kind != "none":
+    if not bridge.plain:
         return  # the other bridges keep to what they promise
     name = str(dtype).removeprefix("torch.")
     whole = data.representation in (Representation.COUNTS, Representation.LEVELS)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae._config import STREAM, Config
 from pyro_vae.checkpoint import checkpoint_path, load_weights
-from pyro_vae.data import KINDS, SPLITS, Bridge, DataSet, Split, load_data
+from pyro_vae.data import SPLITS, Bridge, DataSet, Split, load_data
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.data.representation import Representation
@@ -190,6 +190,10 @@ def open_run(
     chosen = pick_device(device)
     dtype = torch.float64 if config.get("precision") == "float64" else torch.float32
     config["resolved"] = resolved = read_resolved(folder / "config.toml")
+    if "bridge" in resolved and resolved["bridge"] not in list(Bridge.kinds()):
+        raise InputError(
+            f"the file {folder / 'config.toml'} has an unknown bridge {resolved['bridge']!r}"
+        )
     try:
         bridge = Bridge.from_dict(resolved)
         Representation[resolved["stored"]]  # a KeyError where there is no such
@@ -203,7 +207,5 @@ def open_run(
         raise InputError(
             f"the file {folder / 'config.toml'} does not describe a run: its table [resolved] is damaged"
         ) from error
-    if bridge.kind not in KINDS:
-        raise InputError(f"the file {folder / 'config.toml'} has an unknown bridge {bridge.kind!r}")
     vae = vae.to(device=chosen, dtype=dtype).eval()
     return Run(folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request)

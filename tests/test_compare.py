@@ -184,7 +184,7 @@ def test_two_runs_from_training_to_comparison(call, train, trained, tmp_path):
 @pytest.mark.parametrize("kind", ["dynamic", "static", "dequantize"])
 def test_runs_see_the_same_bits(kind):
     """What pairing rests on: one draw for all, also under a limit, but another one in float64."""
-    data, bridge = load_data("digits"), Bridge(kind, 16.0)
+    data, bridge = load_data("digits"), Bridge.kinds()[kind](16.0)
     for split in ("train", "validation", "test"):
         x = data.split(split, bridge).fixed()
         assert torch.equal(x[:], load_data("digits").split(split, bridge).fixed()[:])

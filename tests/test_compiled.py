@@ -266,7 +266,7 @@ def test_batches_made_inside_the_graph_are_the_same(kind, dtype, monkeypatch):
     monkeypatch.setattr(uniform, "FEW", 0)
     stored = torch.arange(160, dtype=torch.uint8).view(40, 4)
     data, likelihood = (
-        Split(stored, Bridge(kind, 255.0), dtype),
+        Split(stored, Bridge.kinds()[kind](255.0), dtype),
         "Bernoulli" if kind == "dynamic" else "Gaussian",
     )
     found = []
@@ -288,7 +288,9 @@ def test_batches_of_another_bridge_make_another_graph(no_compiler, monkeypatch):
     losses = []
     for kind in ("threshold", "scale", "threshold"):
         torch.manual_seed(1)
-        (batch,) = Split(stored, Bridge(kind, 255.0), torch.float64).later(torch.arange(8), 8)
+        (batch,) = Split(stored, Bridge.kinds()[kind](255.0), torch.float64).later(
+            torch.arange(8), 8
+        )
         losses.append(svi.differentiate(batch)[0].item())
     assert losses[0] == losses[2] != losses[1]
     assert len(svi._compiled._graphs) == 2

@@ -1,6 +1,7 @@
 """Representations, bridges, splits, and the named data sets."""
 
 import gzip
+import json
 import math
 import os
 import urllib.error
@@ -11,9 +12,19 @@ import scipy.stats
 import torch
 from PIL import Image
 
-from pyro_vae import InputError, Representation
-from pyro_vae.data import Bridge, Split, load_data, named
+from pyro_vae import InputError, Representation, variants
+from pyro_vae.data import Split, load_data, named
+from pyro_vae.data.bridges import (
+    AsStored,
+    Bridge,
+    ColumnNoise,
+    Dequantized,
+    DynamicBits,
+    Scaled,
+    Threshold,
+)
 from pyro_vae.data.uniform import splitmix64, uniform
+from pyro_vae.data.units import Units
 
 R = Representation
 
@@ -60,18 +71,44 @@ def test_a_density_admits_no_whole_numbers():
 def test_bridges_do_what_they_say():
     v = torch.tensor([[0, 128, 255]], dtype=torch.uint8).expand(20_000, 3)
     torch.manual_seed(0)
-    bits = Bridge("dynamic", 255.0)(v, dtype=torch.float64)
+    bits = DynamicBits(255.0)(v, dtype=torch.float64)
     assert set(bits.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(
         bits.mean(0), torch.tensor([0, 128 / 255, 1]).double(), rtol=0, atol=0.015
     )
-    assert Bridge("threshold", 255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 1, 1]]
-    assert Bridge("scale", 255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 128 / 255, 1]]
-    x = Bridge("dequantize", 255.0)(v, dtype=torch.float64)
+    assert Threshold(255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 1, 1]]
+    assert Scaled(255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 128 / 255, 1]]
+    x = Dequantized(255.0)(v, dtype=torch.float64)
     assert torch.equal((x * 256).floor(), v.double())  # the noise never leaves its level
     assert abs((x[:, 0] * 256).mean() - 0.5) < 0.01
-    assert Bridge("dequantize", 255.0).levels == 256
-    assert Bridge("scale", 255.0).levels == 1
+    assert Dequantized(255.0).levels == 256
+    assert Scaled(255.0).levels == 1
+
+
+@pytest.mark.parametrize("cls", variants(Bridge).values(), ids=lambda cls: cls.__name__)
+def test_a_bridge_is_what_it_says(cls):
+    units = Units((3.0,), (2.0,))
+    options = {"steps": (1.0, 0.5)} if cls is ColumnNoise else {}
+    bridge = cls(maximum=8.0, units=units, **options)
+    stored = 2 * torch.arange(9)[:, None].expand(9, 2) + 3
+    x = bridge(stored, dtype=torch.float64)
+    assert bridge.result(R.COUNTS).holds(x)
+    assert bridge.binarizes == (bridge.result(R.REAL) is R.BINARY)
+    assert bridge.plain == x.equal((stored.double() - 3) / 2)
+    assert bridge.is_random != x.equal(bridge(stored, dtype=torch.float64))
+    assert bridge.reaches(8.0)
+    assert bridge.reaches(9.0) == bridge.same_scale
+    within = (bridge.inverse(x) - stored).abs() <= 2  # within a level
+    assert within.all() == bridge.same_scale
+    table = json.loads(json.dumps(bridge.to_dict()))
+    assert Bridge.from_dict(table) == bridge
+    assert table["bridge"] in Bridge.kinds()
+    assert str(bridge).endswith(str(units))
+
+
+def test_bridges_of_one_maximum_are_not_equal():
+    bridges = [cls(8.0) for cls in variants(Bridge).values()]
+    assert all((a == b) == (a is b) for a in bridges for b in bridges)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -84,7 +121,7 @@ def test_dequantized_values_are_never_rounded_to_an_end(dtype):
 
         for maximum in (16, 255):
             v = torch.tensor([0, maximum], dtype=torch.uint8)
-            x = Bridge("dequantize", float(maximum))(v, dtype=dtype, draw=draw)
+            x = Dequantized(float(maximum))(v, dtype=dtype, draw=draw)
             assert x.dtype is dtype
             assert (x > 0).all()
             assert (x < 1).all()
@@ -123,9 +160,7 @@ def test_every_grey_level_has_its_probability(draw):
     n = 20_000
     levels = torch.arange(256, dtype=torch.uint8)
     share = (
-        Bridge("dynamic", 255.0)(levels.expand(n, 256), dtype=torch.float32, draw=draw)
-        .double()
-        .mean(0)
+        DynamicBits(255.0)(levels.expand(n, 256), dtype=torch.float32, draw=draw).double().mean(0)
     )
     p = levels.double() / 255
     error = (share - p) / (p * (1 - p) / n).sqrt()
@@ -135,7 +170,7 @@ def test_every_grey_level_has_its_probability(draw):
 
 
 def test_dynamic_is_fresh_and_fixed_is_not():
-    split = Split(torch.full((50, 4), 8, dtype=torch.uint8), Bridge("dynamic", 16.0))
+    split = Split(torch.full((50, 4), 8, dtype=torch.uint8), DynamicBits(16.0))
     assert not torch.equal(split[:], split[:])
     fixed = split.fixed(3)
     assert torch.equal(fixed[:], fixed[:])
@@ -146,14 +181,14 @@ def test_dynamic_is_fresh_and_fixed_is_not():
 
 
 def test_first_is_spread_evenly():
-    split = Split(torch.arange(10)[:, None], Bridge("none"))
+    split = Split(torch.arange(10)[:, None], AsStored())
     assert split.first(5)[:].flatten().tolist() == [0, 2, 4, 6, 8]
     assert len(split.first(99)) == 10
 
 
 def test_moments():
     x = torch.randn(300, 4).double()
-    mean, std = Split(x, Bridge("none"), torch.float64).moments()
+    mean, std = Split(x, AsStored(), torch.float64).moments()
     torch.testing.assert_close(mean, x.mean(0))
     torch.testing.assert_close(std, x.std(0, correction=0))
 
@@ -229,6 +264,7 @@ def test_own_grey_data_under_bernoulli_name_the_ways_out(tmp_path):
         (GREY - 100.5, R.REAL, {"scale": True}, "--scale cannot take"),
         (np.sqrt(GREY / 255.0), R.UNIT, {"dequantize": True}, "--dequantize cannot take"),
         (np.sqrt(GREY / 255.0), R.REAL, {"dequantize": True}, "lie on no lattice"),
+        (GREY, R.BINARY, {"binarize": "statically"}, "give dynamic, static or threshold"),
         (GREY, R.REAL, {"binarize": "static"}, "leave that option out"),
         (GREY, R.REAL, {"scale": True, "dequantize": True}, "choose one of"),
     ],

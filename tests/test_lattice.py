@@ -12,6 +12,7 @@ import torch
 
 from pyro_vae import InputError, Representation, load_data
 from pyro_vae.data import Bridge
+from pyro_vae.data.bridges import ColumnNoise
 from pyro_vae.data.lattice import lattice
 from pyro_vae.data.units import Units
 from pyro_vae.spec import parse
@@ -280,7 +281,7 @@ def test_units_come_back():
     torch.testing.assert_close(units.inverse(x.float()), v, rtol=1e-7, atol=0)
     whole = 2**62 + torch.arange(4)[:, None]
     assert Units((2.0**62,), (1.0,))(whole).flatten().tolist() == [0, 1, 2, 3]
-    bridge = Bridge("dequantize", 7.0, units, (0.5, 0.25))
+    bridge = ColumnNoise(7.0, units, (0.5, 0.25))
     assert Bridge.from_dict(json.loads(json.dumps(bridge.to_dict()))) == bridge
     assert bridge.log_unit(2) == pytest.approx(-42 * math.log(10))
 

@@ -98,7 +98,7 @@ def test_encoding_a_stream_keeps_nothing_but_the_latents(tmp_path):
         import sys, torch
         from pathlib import Path
         from pyro_vae import Spec, build
-        from pyro_vae.data.bridges import Bridge, Split
+        from pyro_vae.data.bridges import Scaled, Split
         from pyro_vae.data.streams import Mapped
         from pyro_vae.encode import encode
 
@@ -106,7 +106,7 @@ def test_encoding_a_stream_keeps_nothing_but_the_latents(tmp_path):
             return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
         vae = build(Spec((784,), 20, network="mlp(hidden=(16,))"))
-        x = Split(Mapped(Path(sys.argv[1])), Bridge("scale", 255.0))
+        x = Split(Mapped(Path(sys.argv[1])), Scaled(255.0))
         encode(vae, x.first(1000))
         before = resident()
         encode(vae, x)

@@ -29,6 +29,7 @@ from pyro_vae import (
     load_data,
 )
 from pyro_vae.data import bridges, streams
+from pyro_vae.data.bridges import AsStored, DynamicBits
 from pyro_vae.data.images import survey
 from pyro_vae.data.streams import Mapped
 from pyro_vae.inference.fit import Progress, run_epochs
@@ -87,7 +88,7 @@ def test_values_and_splits_are_those_in_memory(levels, folder, workers):
             assert torch.cat(found).equal(values[order])
 
 
-@pytest.mark.parametrize("kind", ["none", "dynamic", "static", "threshold", "scale", "dequantize"])
+@pytest.mark.parametrize("kind", Bridge.kinds())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("pieces", [(2**18, 2**14), (45, 2**14), (45, 7)])
 def test_bits_and_noise_are_those_in_memory(levels, monkeypatch, kind, dtype, pieces):
@@ -95,7 +96,7 @@ def test_bits_and_noise_are_those_in_memory(levels, monkeypatch, kind, dtype, pi
     monkeypatch.setattr(bridges, "BLOCK", block)
     monkeypatch.setattr(bridges, "STATES", states)
     memory, disk = (data.values["train"] for data in both(levels, workers=0))
-    bridge = Bridge(kind, 255.0)
+    bridge = Bridge.kinds()[kind](255.0)
     a, b = (Split(values, bridge, dtype).fixed(seed=3) for values in (memory, disk))
     assert b[:].equal(a[:])
     assert b[30:].equal(a[30:])  # without those before
@@ -120,7 +121,7 @@ def test_moments_are_those_of_all_at_once(levels, monkeypatch):
     monkeypatch.setattr(bridges, "CHUNK", 7 * 15)  # seven data at a time
     x = memory.double()
     for values in (memory, disk):
-        mean, std = Split(values, Bridge("none"), torch.float64).moments()
+        mean, std = Split(values, AsStored(), torch.float64).moments()
         torch.testing.assert_close(mean, x.mean(0), rtol=1e-13, atol=0)
         torch.testing.assert_close(std, x.std(0, correction=0), rtol=1e-12, atol=0)
 
@@ -178,7 +179,7 @@ def trained(data, *, stop=None, epochs=3, compile=False):
         steps += 1
         return steps == stop
 
-    splits = [data.split(name, Bridge("dynamic", 255.0)) for name in ("train", "validation")]
+    splits = [data.split(name, DynamicBits(255.0)) for name in ("train", "validation")]
     train, validation = splits
     options = {
         "epochs": epochs,
@@ -219,7 +220,7 @@ def test_evaluation_is_the_same_bit_by_bit(levels):
     for data in both(levels, workers=1):
         torch.manual_seed(0)
         found.append(
-            elbo(vae.model, vae.guide, data.split("test", Bridge("dynamic", 255.0)), batch_size=5)
+            elbo(vae.model, vae.guide, data.split("test", DynamicBits(255.0)), batch_size=5)
         )
     assert found[0] == found[1]
 
@@ -246,7 +247,7 @@ def test_only_pieces_are_read(tmp_path, monkeypatch):
     for module in (streams, bridges):
         monkeypatch.setattr(module, "CHUNK", 1500 * 15)
     data = load_data(str(tmp_path / "x.npy"), stream=True, workers=0)
-    train = data.split("train", Bridge("none"))
+    train = data.split("train", AsStored())
     train.moments()
     _, svi = make()
     list(
@@ -256,7 +257,7 @@ def test_only_pieces_are_read(tmp_path, monkeypatch):
             epochs=1,
             batch_size=500,
             compile=False,
-            validation=data.split("test", Bridge("none")),
+            validation=data.split("test", AsStored()),
         )
     )
     assert sum(rows) > 2 * n
@@ -396,7 +397,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_row(tmp_path):
 def test_a_stream_goes_to_a_new_process(levels, folder):
     images, _ = survey(folder, sorted(os.listdir(folder)), workers=2)
     for stream in (Mapped(levels, 2), images):
-        split = Split(stream.take(torch.arange(20)), Bridge("dynamic", 255.0)).fixed()
+        split = Split(stream.take(torch.arange(20)), DynamicBits(255.0)).fixed()
         there = pickle.loads(pickle.dumps(streams._Batches(split.values)))
         assert there[np.arange(5)].equal(split.values[:5])
 

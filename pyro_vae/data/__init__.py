@@ -1,12 +1,11 @@
 """Data sets: where they come from, what their numbers are, and how they reach a likelihood."""
 
-from pyro_vae.data.bridges import KINDS, Bridge, Split, spread
+from pyro_vae.data.bridges import Bridge, Split, spread
 from pyro_vae.data.named import EPOCHS, NAMED
 from pyro_vae.data.sets import SPLITS, DataSet, load_data
 
 __all__ = [
     "EPOCHS",
-    "KINDS",
     "NAMED",
     "SPLITS",
     "Bridge",

@@ -1,9 +1,10 @@
 """From stored values to what a likelihood sees."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pyro_vae.data.streams import CHUNK, Stream
 from pyro_vae.data.uniform import uniform
 from pyro_vae.data.units import Each, Units, each
 from pyro_vae.engine.compiled import Later
+from pyro_vae.foundation.abstract import variants
 
 BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
 STATES = 2**14  # so many would not do
@@ -22,22 +24,55 @@ STATES = 2**14  # so many would not do
 Draw = Callable[[Tensor, torch.dtype], Tensor]  # uniform numbers in the shape of a tensor
 
 
+class Noise(NamedTuple):
+    """Where a random bridge takes its numbers from: `draw`, else the generator, else that of torch."""
+
+    generator: torch.Generator | None
+    draw: Draw | None
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Numbers in [0, 1) in the shape, type and place of a tensor."""
+        if self.draw:
+            return self.draw(like, like.dtype)
+        return torch.rand(
+            like.shape, dtype=like.dtype, device=like.device, generator=self.generator
+        )
+
+    def bits(self, p: Tensor) -> Tensor:
+        """1 with probability `p`, else 0."""
+        if self.generator is None:  # as below, and faster
+            return self.uniform(p).lt(p).to(p.dtype)
+        return torch.bernoulli(p, generator=self.generator)
+
+
 @dataclass(frozen=True)
-class Bridge:
+class Bridge(ABC):
     """How stored numbers `v` become what a likelihood sees, `x`; stored with a run and printed with its result.
 
     Attributes:
-        kind: one of `KINDS`.
         maximum: the largest value that `v` can take, in `units`.
         units: what stored numbers are counted from and in, before anything else is done; `None`: 0 and 1.
-        steps: of the noise of `'dequantize'` for each element, where each has a lattice of its own; `x` is then not
-            scaled, and log p(x) is a density over the stored numbers.
+        kind: what `config.toml` and the options of training call it.
+        words: what is printed of it; `bridge` in it is the bridge.
+        plain: whether `x` is `v` itself.
+        same_scale: whether `x` is counted as `v` is, so that `maximum` is no limit.
+        binarizes: whether `x` is bits.
+        is_random: whether bits or noise are drawn.
+        drawn_once: whether they are so for training too.
+        remark: what someone who puts a density on `x` should know, in a sentence.
     """
 
-    kind: str
     maximum: float = 1.0
     units: Units | None = None
-    steps: Each = ()
+
+    kind: ClassVar[str]
+    words: ClassVar[str]
+    plain: ClassVar[bool] = False
+    same_scale: ClassVar[bool] = False
+    binarizes: ClassVar[bool] = False
+    is_random: ClassVar[bool] = False
+    drawn_once: ClassVar[bool] = False
+    remark: ClassVar[str] = ""
 
     def __call__(
         self,
@@ -48,51 +83,196 @@ class Bridge:
         draw: Draw | None = None,
     ) -> Tensor:
         """`x` for stored values `v`; the random bridges draw anew at each call, by `torch.rand` or as `draw` does."""
-        v = (v if self.units is None else self.units(v)).to(dtype)
-        match self.kind:
-            case "dynamic" | "static" if generator is None:  # as below, and faster
-                u = draw(v, dtype) if draw else torch.rand(v.shape, dtype=dtype, device=v.device)
-                return u.lt(v / self.maximum).to(dtype)
-            case "dynamic" | "static":
-                return torch.bernoulli(v / self.maximum, generator=generator)
-            case "threshold":
-                return (v > self.maximum / 2).to(dtype)
-            case "scale":
-                return v / self.maximum
-            case "dequantize":
-                u = (
-                    draw(v, dtype)
-                    if draw
-                    else torch.rand(v.shape, dtype=dtype, device=v.device, generator=generator)
-                )
-                if self.steps:
-                    return v + each(self.steps, v, dtype) * u
-                step = torch.finfo(dtype).eps / 2  # of torch.rand; x is never rounded to 0 or 1
-                return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
-        return v
+        v = v if self.units is None else self.units(v)
+        return self.apply(v.to(dtype), Noise(generator, draw))
 
-    @property
-    def binarizes(self) -> bool:
-        return self.kind in ("dynamic", "static", "threshold")
+    @abstractmethod
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        """`x` for values `v` in `units`, of a float type."""
 
+    @abstractmethod
     def result(self, before: Representation) -> Representation:
         """What `x` is when `v` was `before`."""
-        if self.binarizes:
-            return Representation.BINARY
-        if self.steps:
-            return Representation.REAL
-        return Representation.UNIT if self.kind in ("scale", "dequantize") else before
 
     @property
     def levels(self) -> float:
-        """Levels in one unit of a stored number or of x, for bits per dimension: 1 unless dequantized.
+        """Levels in one unit of a stored number or of x, for bits per dimension: 1 unless dequantized."""
+        return 1
 
-        Where each element has a step of its own, the geometric mean of their numbers of levels; 1 if one has no step.
+    def counted(self, before: Representation) -> str:
+        """What bits per dimension are bits of."""
+        return self.result(before).value
+
+    def reaches(self, largest: float) -> bool:
+        """Whether stored numbers, in `units`, may be as large as that."""
+        return self.same_scale or largest <= self.maximum
+
+    def log_unit(self, elements: int) -> float:
+        """What log p(x) exceeds the log-density of stored numbers by, in nats: `sum_i log |dv_i / dx_i|`.
+
+        It is 0 where x is bits, levels, or scaled to [0, 1]: a mass has no unit, and the last is said with the number.
         """
-        if self.kind != "dequantize":
-            return 1
-        if not self.steps:
-            return int(self.maximum) + 1
+        if self.units is None or self.units.whole:
+            return 0.0
+        return self.units.log_abs_det(elements)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Stored numbers for values that a likelihood gave, where x is not bits made of them or scaled to [0, 1]."""
+        return self.units.inverse(x) if self.same_scale and self.units else x
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for TOML; `from_dict` reads them back."""
+        units = {"units": self.units.to_dict()} if self.units else {}
+        return {"bridge": self.kind, "maximum": self.maximum, **units}
+
+    @staticmethod
+    def from_dict(table: dict[str, Any]) -> "Bridge":
+        """The bridge that `to_dict` described; `KeyError`, `TypeError` or `ValueError` where it did not."""
+        units = Units.from_dict(table["units"]) if "units" in table else None
+        maximum = float(table["maximum"])
+        if "steps" in table:
+            return ColumnNoise(maximum, units, tuple(float(step) for step in table["steps"]))
+        return Bridge.kinds()[table["bridge"]](maximum, units)
+
+    @staticmethod
+    def kinds() -> "dict[str, type[Bridge]]":
+        """The bridges by what they are called, those that are made of their maximum and units alone.
+
+        >>> print(Bridge.kinds()["scale"](255))
+        scaled to [0, 1] (value / 255)
+        """
+        family: Any = variants(Bridge).values()
+        return {cls.kind: cls for cls in family if cls is not ColumnNoise}
+
+    def __str__(self) -> str:
+        text = self.words.format(bridge=self)
+        return text if self.units is None else f"{text}, value = {self.units}"
+
+
+class AsStored(Bridge):
+    """`x = v`."""
+
+    kind, words = "none", "as stored"
+    plain = same_scale = True
+
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        return v
+
+    def result(self, before: Representation) -> Representation:
+        return before
+
+    def __str__(self) -> str:
+        return self.words if self.units is None else f"as {self.units}"
+
+
+class Binarization(Bridge, ABC):
+    """Bits."""
+
+    binarizes = True
+
+    def result(self, before: Representation) -> Representation:
+        return Representation.BINARY
+
+
+class RandomBits(Binarization, ABC):
+    """`x ~ Bernoulli(v / maximum)`."""
+
+    is_random = True
+
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        return noise.bits(v / self.maximum)
+
+
+class DynamicBits(RandomBits):
+    """`x ~ Bernoulli(v / maximum)`, anew at each visit (Salakhutdinov & Murray 2008)."""
+
+    kind = "dynamic"
+    words = "dynamic binarization (fresh bits at each visit, P(1) = value / {bridge.maximum:g})"
+
+
+class StaticBits(RandomBits):
+    """`x ~ Bernoulli(v / maximum)`, once and for all."""
+
+    kind = "static"
+    words = "static binarization (bits drawn once, P(1) = value / {bridge.maximum:g})"
+    drawn_once = True
+
+
+class Threshold(Binarization):
+    """`x = 1` where `v > maximum / 2`, else 0."""
+
+    kind = "threshold"
+    words = "binarization by threshold (1 where value > {bridge.maximum:g} / 2)"
+
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        return (v > self.maximum / 2).to(v.dtype)
+
+
+class Scaled(Bridge):
+    """`x = v / maximum`."""
+
+    kind, words = "scale", "scaled to [0, 1] (value / {bridge.maximum:g})"
+    remark = (
+        "whole numbers that are scaled lie on a lattice, where a density can grow without end, so that its "
+        "value says little; --dequantize adds noise of one step"
+    )
+
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        return v / self.maximum
+
+    def result(self, before: Representation) -> Representation:
+        return Representation.UNIT
+
+
+class Dequantized(Bridge):
+    """`x = (v + u) / (maximum + 1)`, `u` uniform in [0, 1): levels spread over the unit interval."""
+
+    kind = "dequantize"
+    words = "uniform dequantization ((value + noise) / {bridge.levels:g}, noise uniform in [0, 1))"
+    is_random = True
+
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        u = noise.uniform(v)
+        step = torch.finfo(v.dtype).eps / 2  # of torch.rand; x is never rounded to 0 or 1
+        return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
+
+    def result(self, before: Representation) -> Representation:
+        return Representation.UNIT
+
+    @property
+    def levels(self) -> float:
+        return int(self.maximum) + 1
+
+    def counted(self, before: Representation) -> str:
+        return f"{self.levels:g} grey levels"
+
+
+@dataclass(frozen=True)
+class ColumnNoise(Bridge):
+    """`x = v + step * u`, `u` uniform in [0, 1): log p(x) is a density over the stored numbers.
+
+    Attributes:
+        steps: of the lattice of each element, in `units`, or one for all; 0 for none.
+    """
+
+    steps: Each = ()
+
+    kind = Dequantized.kind
+    words = (
+        "uniform dequantization (value + step * noise, noise uniform in [0, 1), "
+        "each column with its own step)"
+    )
+    same_scale = is_random = True
+
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        return v + each(self.steps, v, v.dtype) * noise.uniform(v)
+
+    def result(self, before: Representation) -> Representation:
+        return Representation.REAL
+
+    @property
+    def levels(self) -> float:
+        """The geometric mean of the elements' numbers of levels in one unit; 1 where one has no step."""
         if not all(self.steps):
             return 1
         logs = [math.log(step) for step in self.steps]
@@ -100,55 +280,10 @@ class Bridge:
         return math.exp(-math.fsum(logs) / len(logs) - unit)
 
     def counted(self, before: Representation) -> str:
-        """What bits per dimension are bits of."""
-        if self.kind != "dequantize" or (self.steps and not all(self.steps)):
-            return self.result(before).value
-        return "steps of each column" if self.steps else f"{self.levels:g} grey levels"
-
-    def log_unit(self, elements: int) -> float:
-        """What log p(x) exceeds the log-density of stored numbers by, in nats: `sum_i log |dv_i / dx_i|`.
-
-        It is 0 where x is bits, levels, or scaled to [0, 1]: a mass has no unit, and the last is said with the number.
-        """
-        real = self.units is not None and not self.units.whole
-        return self.units.log_abs_det(elements) if real and self.units else 0.0
-
-    def inverse(self, x: Tensor) -> Tensor:
-        """Stored numbers for values that a likelihood gave, where x is not bits made of them or scaled to [0, 1]."""
-        plain = self.kind == "none" or bool(self.steps)
-        return self.units.inverse(x) if plain and self.units else x
+        return "steps of each column" if all(self.steps) else super().counted(before)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for TOML; `from_dict` reads them back."""
-        more: dict[str, Any] = {"units": self.units.to_dict()} if self.units else {}
-        more |= {"steps": list(self.steps)} if self.steps else {}
-        return {"bridge": self.kind, "maximum": self.maximum, **more}
-
-    @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> "Bridge":
-        """The bridge that `to_dict` described; `KeyError`, `TypeError` or `ValueError` where it did not."""
-        units = Units.from_dict(table["units"]) if "units" in table else None
-        steps = tuple(float(step) for step in table.get("steps", ()))
-        return cls(table["bridge"], float(table["maximum"]), units, steps)
-
-    def __str__(self) -> str:
-        kind = "noise" if self.steps else self.kind
-        text = BRIDGES[kind].format(maximum=f"{self.maximum:g}", levels=f"{self.maximum + 1:g}")
-        if self.units is None:
-            return text
-        return f"as {self.units}" if kind == "none" else f"{text}, value = {self.units}"
-
-
-KINDS = ("none", "dynamic", "static", "threshold", "scale", "dequantize")
-BRIDGES = {
-    "none": "as stored",
-    "dynamic": "dynamic binarization (fresh bits at each visit, P(1) = value / {maximum})",
-    "static": "static binarization (bits drawn once, P(1) = value / {maximum})",
-    "threshold": "binarization by threshold (1 where value > {maximum} / 2)",
-    "scale": "scaled to [0, 1] (value / {maximum})",
-    "noise": "uniform dequantization (value + step * noise, noise uniform in [0, 1), each column with its own step)",
-    "dequantize": "uniform dequantization ((value + noise) / {levels}, noise uniform in [0, 1))",
-}
+        return {**super().to_dict(), "steps": list(self.steps)}
 
 
 def spread(n: int, size: int) -> Tensor:
@@ -225,19 +360,19 @@ class Split:
 
     def fixed(self, seed: int = 0) -> "Split":
         """The same split with its random numbers drawn once and for all, from `seed`: what is evaluated."""
-        if self.bridge.kind not in ("dynamic", "static", "dequantize"):
+        if not self.bridge.is_random:
             return self
         if isinstance(self.values, Stream):
             return Split(
                 Fixed(self.values, self.bridge, self.dtype, seed),
-                Bridge("none"),
+                AsStored(),
                 self.dtype,
                 self.device,
             )
         generator = torch.Generator().manual_seed(seed)
         x = self.bridge(self.values.cpu(), dtype=self.dtype, generator=generator)
         stored = x.to(torch.uint8) if self.bridge.binarizes else x
-        return Split(stored.to(self.device), Bridge("none"), self.dtype)
+        return Split(stored.to(self.device), AsStored(), self.dtype)
 
     def first(self, n: int) -> "Split":
         """`n` data spread evenly over the split (every datum where `n` exceeds its size)."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.bridges import Bridge, Split, spread, take
+from pyro_vae.data.bridges import Bridge, ColumnNoise, Split, spread, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.joined import joined, joined_names
 from pyro_vae.data.marginals import ROWS, Columns
@@ -84,7 +84,7 @@ class DataSet:
     def split(self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32) -> Split:
         """One split under a bridge: for training with fresh bits or noise at each visit, for the others drawn once."""
         split = Split(self.values[name], bridge, dtype)
-        if name == "train" and bridge.kind != "static":
+        if name == "train" and not bridge.drawn_once:
             return split
         return split.fixed(seed=(*SPLITS, ALL).index(name))
 
@@ -115,6 +115,8 @@ class DataSet:
         ]
         if len(asked) > 1:
             raise InputError("choose one of --binarize, --dequantize and --scale")
+        if asked and asked[0] not in Bridge.kinds():
+            raise InputError(f"--binarize {binarize}: give dynamic, static or threshold")
         holds = self.representation
         real = {Representation.REAL, Representation.UNIT}
         if asked == ["dequantize"] and support is Representation.REAL and holds in self._OF_COLUMNS:
@@ -130,10 +132,10 @@ class DataSet:
             raise InputError(f"{self.name} holds {holds.value}, which --{option} cannot take")
         else:
             kind = asked[0]
-        bridge = Bridge(kind, self.maximum, self.units)
+        bridge = Bridge.kinds()[kind](self.maximum, self.units)
         if not support.admits(bridge.result(holds)):
             raise InputError(self._refusal(support, type(likelihood).__name__, bridge))
-        if kind != "none" or holds not in real:
+        if not bridge.plain or holds not in real:
             return bridge
         self.seen.check(self.name, noise=False)
         return replace(bridge, units=self.seen.units) if support is Representation.REAL else bridge
@@ -148,9 +150,8 @@ class DataSet:
             raise InputError(
                 f"{self.name} holds reals that lie on no lattice, so that --dequantize has nothing to do"
             )
-        return Bridge(
-            "dequantize", self.maximum, units, steps if units is None else units.of(steps)
-        )
+        steps = steps if units is None else units.of(steps)
+        return ColumnNoise(self.maximum, units, steps)
 
     @cached_property
     def seen(self) -> Columns:
@@ -165,22 +166,18 @@ class DataSet:
     def floors(self, bridge: Bridge) -> Tensor | None:
         """The least scale that a density of x may have for each element, `None` where any is right."""
         plain = self.representation in (Representation.REAL, Representation.UNIT)
-        if bridge.kind != "none" or not plain or not any(self.seen.floors):
+        if not bridge.plain or not plain or not any(self.seen.floors):
             return None
         floors = self.seen.floors if bridge.units is None else bridge.units.of(self.seen.floors)
         return each(floors, torch.empty(self.shape), torch.float64).expand(self.shape)
 
     def remarks(self, bridge: Bridge) -> list[str]:
         """What someone who puts a likelihood on the data by this bridge should know, a sentence each."""
-        if bridge.kind == "scale":
-            return [
-                "whole numbers that are scaled lie on a lattice, where a density can grow without end, so that its "
-                "value says little; --dequantize adds noise of one step"
-            ]
-        after = bridge.result(self.representation)
-        if bridge.kind not in ("none", "dequantize") or after is not Representation.REAL:
+        if bridge.remark:
+            return [bridge.remark]
+        if bridge.result(self.representation) is not Representation.REAL:
             return []
-        found = self.seen.remarks(self.rows["train"][self._some.numpy()], noise=bool(bridge.steps))
+        found = self.seen.remarks(self.rows["train"][self._some.numpy()], noise=bridge.is_random)
         for split in ("validation", "test"):
             values = self.values[split]
             if isinstance(values, Tensor) and len(values) and len(self.shape) == 1:
@@ -202,7 +199,7 @@ class DataSet:
         after = bridge.result(self.representation)
         how = (
             ""
-            if bridge.kind == "none"
+            if bridge.plain
             else f" after {bridge.kind} {'binarization' if bridge.binarizes else ''}".rstrip()
         )
         spelled = f", spelled so that they are {self.units}," if self.units else ""
@@ -210,7 +207,7 @@ class DataSet:
             f"{self.name} holds {after.value}{how}{spelled} and the {likelihood} likelihood accepts "
             f"{support.value}"
         )
-        if bridge.kind != "none":
+        if not bridge.plain:
             return f"{text}; leave that option out or choose another likelihood"
         if support is Representation.BINARY and self.representation is not Representation.REAL:
             return (
