@@ -37,7 +37,7 @@ from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.foundation.abstract import alone
-from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.files import subfolder, together, write_atomically
 from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.runs import check_output, on_run, public_command, public_path
@@ -194,12 +194,17 @@ def main(arguments: Sequence[str]) -> None:
 
     # The other questions.
     data = replace(data, log_marginal=result)
+    refused: list[str] = []
     for question in further:
         if isinstance(question, Latents) and int(data.sound.sum()) < 2:
             continue
-        answer = question.ask(opened, data, _progress)
+        try:
+            answer = question.ask(opened, data, _progress)
+            files.add(question, answer)
+        except InputError as error:  # what was answered before is worth its time
+            refused.append(f"{question} has no answer: {one_line(error)}")
+            continue
         print(f"\n{answer}", flush=True)
-        files.add(question, answer)
 
     # The files.
     plan = plan_of(options, first, further)
@@ -219,9 +224,10 @@ def main(arguments: Sequence[str]) -> None:
     if rows.split != NEW and stem != headline(rows.split):
         print(_beside(opened.folder, rows.split))
     print(f"next: {_next(opened, rows, options)}")
-    if failed:
+    refused += [f"not drawn: {', '.join(failed)}"] if failed else []
+    if refused:
         raise InputError(
-            f"the evaluation is done and written to {written[0]}, but not drawn: {', '.join(failed)}"
+            f"the evaluation is done and written to {written[0]}, but {'; '.join(refused)}"
         )
 
 

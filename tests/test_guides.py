@@ -36,7 +36,7 @@ from pyro_vae import (
     terms,
 )
 from pyro_vae.distributions import DiagonalMixture
-from pyro_vae.distributions.pushforward import Affine, Reflections
+from pyro_vae.distributions.pushforward import AffineStep, Reflections
 from pyro_vae.inference.fit import cosine
 from pyro_vae.inference.objectives.base import closed_kl
 
@@ -119,7 +119,7 @@ def test_flows_start_near_the_mean_field_guide():
         q = make(MLP((6,))).given(x)
         z, change = e, torch.zeros(50)
         for step in q.steps:
-            if not isinstance(step, Affine):
+            if not isinstance(step, AffineStep):
                 moved, ladj = step.push(z)
                 z, change = moved - getattr(step, "loc", 0.0), change + ladj
         if not (

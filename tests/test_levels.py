@@ -467,6 +467,81 @@ def test_path_gradients_of_a_guide_that_is_a_chain_are_refused(objective):
         svi.step(x)
 
 
+ASKED = {
+    "weighted": log_marginal,
+    "refined": lambda m, g, x: log_marginal_refined((m, g), x, steps=2),
+    "gaps": lambda m, g, x: inference_gaps((m, g), x, steps=2),
+    "ais": lambda m, g, x: annealed_importance_sampling(m, x),
+    "bdmc": lambda m, g, x: bidirectional_monte_carlo(m, 2, x),
+    "adaptive": lambda m, g, x: log_marginal_adaptive((m, g), x),
+    "health": latent_health,
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_latent_that_all_data_share_is_refused(ask):
+    def model(x):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(m, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    with pytest.raises(InputError, match="'m' lies outside the data plate, so all data share it"):
+        ask(model, guide, torch.randn(6).double())
+
+
+def test_a_model_with_a_factor_cannot_be_simulated():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.factor("tilt", z)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.randn(5).double()
+    with pytest.raises(InputError, match="has a factor 'tilt'"):
+        bidirectional_monte_carlo(model, 3, x)
+    # Annealed all the same: E[exp(z) N(x; z, 1)] over the prior.
+    result = annealed_importance_sampling(model, x, num_chains=64, num_temperatures=40)
+    within(result, 0.5 + Normal(1.0, math.sqrt(2.0)).log_prob(x))
+
+
+def test_what_is_masked_counts_nothing_on_any_road():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with poutine.mask(mask=x > 0):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    x = torch.tensor([-1.0, 2.0, 0.5, -0.1]).double()
+    truth = torch.where(x > 0, Normal(0.0, math.sqrt(2.0)).log_prob(x), torch.zeros(4).double())
+    within(log_marginal(model, guide, x, num_particles=5000), truth)
+    within(annealed_importance_sampling(model, x, num_chains=64, num_temperatures=40), truth)
+    refined = log_marginal_refined((model, guide), x, steps=200, num_particles=500)
+    torch.testing.assert_close(refined.values, truth, rtol=0, atol=0.02)
+    low, high = bidirectional_monte_carlo(model, 4, x, num_chains=64, num_temperatures=60).bounds
+    assert low - 0.05 < high < low + 0.2
+
+
+def test_draws_cannot_be_spent_on_some_where_all_are_called():
+    loc = torch.zeros(6).double()
+
+    def guide(x):
+        with pyro.plate("data", len(loc)):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+    with pytest.raises(InputError, match="all of its data at once"):
+        log_marginal_adaptive((mixed_without_cluster, guide), torch.randn(6).double())
+
+
 def test_what_is_no_pair():
     with pytest.raises(InputError, match="is no pair"):
         refine(3, torch.zeros(3))

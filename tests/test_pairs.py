@@ -933,7 +933,7 @@ def test_latent_health_of_a_pair_of_functions():
     x = 2**0.5 * torch.randn(300)
     health = latent_health(column, guide, x)
     assert health.active_units == 1
-    assert health.kl.value == pytest.approx(0.35, abs=0.1)  # log 2 / 2
+    assert health.kl.mean == pytest.approx(0.35, abs=0.1)  # log 2 / 2
     with pytest.raises(InputError, match="from auxiliary draws"):
         latent_health(normal_vector, AutoNormal(normal_vector), x[:30])
 

@@ -164,9 +164,26 @@ def test_what_cannot_be_asked(refused, run, mine):
     mentions(refused("evaluate", run, "--ask", "nowhere:Thing"), "nowhere:Thing cannot be imported")
     mentions(refused("evaluate", run, "--ask", "json:JSONDecoder"), "subclass of Question")
     mentions(refused("evaluate", run, "--ask", "refined", "--adaptive"), "weighted in one way")
-    wrong = OWN.replace('"each": norms', '"each": norms[1:]')
-    Path("mine.py").write_text(wrong)
-    mentions(refused("evaluate", run, *QUICK, "--ask", mine), "mine:Norms(power=2)", "shape (7,)")
+
+
+def test_a_question_without_an_answer_loses_no_other(call, run, mine):
+    raising = OWN.replace("done(len(data))", 'raise InputError("these data have no norm")')
+    Path("mine.py").write_text("from pyro_vae import InputError\n" + raising)
+    said = call("evaluate", run, *QUICK, "--ask", mine, "--ask", "gaps(steps=2)")
+    assert said.code == 2
+    mentions(said.err, "the evaluation is done and written to", "mine:Norms(power=2) has no answer")
+    mentions(said.err, "these data have no norm")
+    s, arrays = evaluation(run)
+    assert "norms" not in s
+    assert s["gaps"]["L[q]"]["mean"] == pytest.approx(s["elbo"]["mean"], abs=5)
+    assert len(arrays["values"]) == 8
+
+
+def test_a_column_without_a_number_for_each_datum(call, run, mine):
+    Path("mine.py").write_text(OWN.replace('"each": norms', '"each": norms[1:]'))
+    said = call("evaluate", run, *QUICK, "--ask", mine)
+    assert said.code == 2
+    mentions(said.err, "mine:Norms(power=2) has no answer", "shape (7,) for 8 data")
 
 
 def test_an_evaluation_of_an_earlier_version_is_still_shown(call, run):

@@ -86,7 +86,7 @@ def bisect(f: Callable[[Tensor], Tensor], target: Tensor, width: Tensor) -> Tens
     return (low + high) / 2
 
 
-class Affine(Step):
+class AffineStep(Step):
     """`f(z) = loc + scale * z`, each `(..., D)`."""
 
     def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
@@ -124,7 +124,7 @@ class Reflections(Step):
         return z, z.new_zeros(z.shape[:-1])
 
 
-class Planar(Step):
+class PlanarStep(Step):
     """`f(z) = z + u tanh(w.z + b)`, with `u` bent so that `w.u > -1`: then f is invertible.
 
     The determinant is `1 + w.u (1 - tanh^2)`; the inverse needs the root of one increasing function of one number.
@@ -156,7 +156,7 @@ class Planar(Step):
         return z - self.u * h.unsqueeze(-1), torch.log1p(slope * (1 - h * h))
 
 
-class Sylvester(Step):
+class SylvesterStep(Step):
     """`f(z) = z + Q R tanh(R' Q^T z + b)`, Q with orthonormal columns, R and R' upper triangular.
 
     The determinant is that of the triangular `I + diag(1 - tanh^2) R' R`; it is positive because `r_ii r'_ii > -1`. The

@@ -30,7 +30,7 @@ from pyro_vae.evaluation.weighting import Weighting, weighted
 from pyro_vae.foundation.abstract import Around, Ignoring, running
 from pyro_vae.foundation.checks import MOST, Number, Positive, at_least, at_most, checked, takes
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.inference.bounds import scored
+from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.particles import Program
 from pyro_vae.inference.shift import RefinedGuide, starting
 from pyro_vae.inference.terms import has_density
@@ -148,7 +148,7 @@ def log_marginal_adaptive(
         num_temperatures: as in `annealed_importance_sampling`.
         annealing: gradients of `log p(x, z)` that pilot chains and chains may take, for all data together; by default
             as many as `budget`. 0: nothing is annealed.
-        batch_size: data looked up, and refined, at a time.
+        batch_size: data refined at a time.
         memory: in bytes, as in `log_marginal_refined`.
         compile: weigh by a compiled graph, as in `log_marginal`.
         progress: called with the number of draws weighted since its last call.
@@ -159,7 +159,8 @@ def log_marginal_adaptive(
 
     Raises:
         InputError: as `log_marginal` and `refine`, for a limit that is not positive, for a budget below
-            2 N `num_particles` or a negative one for annealing, or for fewer than 25 chains.
+            2 N `num_particles` or a negative one for annealing, for fewer than 25 chains, or for a pair that is called
+            with all of its data at once.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, Pareto Smoothed Importance Sampling (k above 0.7 calls for
     another proposal, or for many more draws); Hesterberg 1995, Weighted Average Importance Sampling and Defensive
@@ -190,6 +191,13 @@ def log_marginal_adaptive(
     # The pilot says which data are hard; the values of the others come from draws of their own.
     model, guide = pair_of(pair)
     data = Call(once(as_data(model, x)), args, kwargs)
+    with running(model, guide):
+        if called_whole(model, guide, data):
+            scored(model, guide, data[:], 1)  # says what else may be wrong
+            raise InputError(
+                "the pair is called with all of its data at once, so draws cannot be spent on some of them; take "
+                "log_marginal or log_marginal_refined"
+            )
     weighing: dict[str, Any] = {"memory": memory, "compile": compile, "progress": progress}
     pilot, result = (
         weighted(model, guide, data, num_particles=num_particles, **weighing) for _ in range(2)

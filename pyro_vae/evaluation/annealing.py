@@ -25,7 +25,7 @@ from pyro_vae.evaluation.question import (
 )
 from pyro_vae.evaluation.results import Weighed
 from pyro_vae.foundation.abstract import (
-    Ignoring,
+    Around,
     forked_random,
     running,
 )
@@ -403,18 +403,17 @@ def _template(model: Program, n: int, x: Any) -> Any:
     return rows
 
 
-def _told(call: Call, observed: Observed, guide: Program | None) -> Call:
-    """The call with what was simulated: also as its data, where these are what the model observes."""
-    data = call.data
-    values = [value.movedim(0, axis) for value, axis in observed.values()]
-    if isinstance(data, Tensor) and len(values) == 1 and values[0].shape == data.shape:
-        data = values[0]
-    elif guide is not None:
-        raise InputError(
-            "what the guide sees of simulated data is not known where the model observes several sites; anneal from "
-            "the prior instead"
-        )
-    return Call(data, call.more, call.kwargs).named(observed=observed)
+class _Seeing(Around):
+    """A guide that is called as an `Observing` model is, and sees what was simulated in the place of x."""
+
+    def forward(self, x: Any, *args: Any, observed: Observed, **kwargs: Any) -> Any:
+        values = [value.movedim(0, axis) for value, axis in observed.values()]
+        if not isinstance(x, Tensor) or len(values) != 1 or values[0].shape != x.shape:
+            raise InputError(
+                "what the guide sees of simulated data is not known where x is not all that the model observes; "
+                "anneal from the prior instead"
+            )
+        return self.program(values[0], *args, **kwargs)
 
 
 def _computes(guide: Program, call: Call) -> bool:
@@ -560,12 +559,12 @@ def bidirectional_monte_carlo(
     with running(model, guide), pyro.validation_enabled(False):
         data = Call(_template(model, n, x), args, kwargs)[:n]
         observing = Observing(model)
-        seen = None if guide is None else Ignoring(guide, "observed")
+        seen = None if guide is None else _Seeing(guide)
         paths: _Paths | None = None
         at_a_time = min(n, SIMULATED)
         for simulated in data.batches(None, at_a_time):
             latents, observed = simulate(model, simulated)
-            told = _told(simulated, observed, guide)
+            told = simulated.named(observed=observed)
             if paths is None:
                 paths = _Paths(
                     observing, seen, told[:1], betas, leapfrogs=leapfrogs, progress=progress

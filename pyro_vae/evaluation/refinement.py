@@ -117,10 +117,10 @@ def refined(
     elbo_particles: int = 100,
 ) -> RefinedGuide:
     """`refine` of data that have been checked, all in one batch."""
+    path = _check(model, guide, call) and quick(guide)
     layout, start = starting(guide, call)
     at = {site: delta.clone() for site, delta in start.items()}
     pair = Ignoring(model, "shift"), Shifted(guide, layout)
-    path = _check(*pair, call, start) and quick(guide)
     _check_memory(*pair, call, start, num_particles)
 
     # Ever shorter steps of Adam; what the model and the guide share with all data stays as it is.
@@ -164,10 +164,10 @@ def _bound(
     return t.log_px + t.log_pz - score(guide, fixed, latents).joint
 
 
-def _check(model: Program, guide: Program, call: Call, shift: Deltas) -> bool:
+def _check(model: Program, guide: Program, call: Call) -> bool:
     """Raise `InputError` for a guide that cannot be refined; whether each latent is a draw of its own."""
     with forked_random(), torch.no_grad():
-        t = scored(model, guide, call.named(shift=shift), 1)
+        t = scored(model, guide, call, 1)
     sites = [(name, s) for name, s in t.sites.items() if s.q is not None and s.drawn]
     for _, site in sites:
         if site.point:

@@ -99,7 +99,7 @@ class NonFiniteLossError(InputError):
     """The loss became infinite or not a number; the message names the step and the site."""
 
 
-class Rows:
+class Records:
     """The records of steps, left on the device until somebody reads them."""
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ def run_epochs(
             progress.order = torch.randperm(size)
         _mode(svi, train=True)
         ahead = batches(data, batch_size, progress.order[progress.position :], later=True)
-        rows, started, read = Rows(), time.perf_counter(), time.perf_counter()
+        rows, started, read = Records(), time.perf_counter(), time.perf_counter()
         before, rate = progress.seconds, learning_rate
         first = progress.epoch * steps + progress.position // batch_size + 1
         while progress.position < size:

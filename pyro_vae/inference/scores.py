@@ -29,7 +29,7 @@ from pyro_vae.inference.particles import (
     sample_sites,
     way_alone,
 )
-from pyro_vae.inference.terms import kind, log_probs, plate_of
+from pyro_vae.inference.terms import Plate, kind, log_probs, plate_of
 
 Values = Mapping[str, Tensor]
 
@@ -37,7 +37,7 @@ Values = Mapping[str, Tensor]
 Observed = dict[str, tuple[Tensor, int]]
 
 
-class Scores(NamedTuple):
+class Densities(NamedTuple):
     """Log-densities of given values for each datum, in nats, each `(num_values, batch)`.
 
     Attributes:
@@ -90,7 +90,7 @@ def _alone(site: Any, count: int) -> Tensor:
     return value.reshape(count, *batch, *event)
 
 
-def score(program: Program, call: Call, values: Values) -> Scores:
+def score(program: Program, call: Call, values: Values) -> Densities:
     """The log-density of given values of a program's latents for each datum, `(num_values, batch)`.
 
     Finite latents without a value are summed out. Differentiable in the values.
@@ -111,17 +111,17 @@ def score(program: Program, call: Call, values: Values) -> Scores:
         return _scored(program, call, values, count, dim)
     each = [{name: value[k] for name, value in values.items()} for k in range(count)]
     parts = [_scored(program, call, some, None, -2) for some in each]
-    return Scores(*(torch.stack(column) for column in zip(*parts, strict=True)))
+    return Densities(*(torch.stack(column) for column in zip(*parts, strict=True)))
 
 
-def _scored(program: Program, call: Call, values: Values, count: int | None, dim: int) -> Scores:
+def _scored(program: Program, call: Call, values: Values, count: int | None, dim: int) -> Densities:
     """The scores of `count` values in a plate at `dim`, or without one of a single run, `(batch,)`."""
     around = nullcontext() if count is None else Particles(count, dim)
     with around, Given(values, None if count is None else dim):
         trace = poutine.trace(_complete(program, call, values)).get_trace(*call.args, **call.kwargs)
     sites = sample_sites(trace)
     _check(sites, values)
-    plate = plate_of(sites, {}, call.args, call.kwargs)
+    plate = _plate(sites, call)
     shape = (plate.size,) if count is None else (count, plate.size)
 
     def total(some: Sites) -> Tensor:
@@ -130,10 +130,10 @@ def _scored(program: Program, call: Call, values: Values, count: int | None, dim
 
     latents = {name: site for name, site in sites.items() if not site["is_observed"]}
     if any(is_summed(site) for site in latents.values()):  # what is observed has a part in the sum
-        return Scores(total(latents), total(sites))
+        return Densities(total(latents), total(sites))
     latent = total(latents)
     observed = {name: site for name, site in sites.items() if name not in latents}
-    return Scores(latent, latent + total(observed))
+    return Densities(latent, latent + total(observed))
 
 
 def _complete(program: Program, call: Call, values: Values) -> Program:
@@ -178,7 +178,7 @@ class Flat:
     def __init__(self, program: Program, call: Call) -> None:
         self.parts: dict[str, _Part] = {}
         sites = run_of(program, call)
-        plate = plate_of(sites, {}, call.args, call.kwargs)
+        plate = _plate(sites, call)
         for name, site in sites.items():
             if site["is_observed"] or is_finite(site["fn"]):
                 continue
@@ -258,6 +258,12 @@ class _Part(NamedTuple):
         return value, log_jacobian.flatten(2).sum(-1) if log_jacobian.dim() > 2 else log_jacobian
 
 
+def _plate(sites: Sites, call: Call) -> Plate:
+    """The plate of data of a program by itself."""
+    latents = {name: site for name, site in sites.items() if not site["is_observed"]}
+    return plate_of(sites, latents, call.args, call.kwargs)
+
+
 def run_of(program: Program, call: Call) -> Sites:
     """The sites of one run of a program, which draws no numbers of what is counted."""
     with forked_random(), torch.no_grad():
@@ -283,15 +289,19 @@ def simulate(model: Program, call: Call) -> tuple[dict[str, Tensor], Observed]:
     What the call holds as data says how many there are and is not looked at otherwise.
 
     Raises:
-        InputError: for a model whose density is no product of distributions, as with a `pyro.factor` that varies.
+        InputError: for a model with a `pyro.factor`, whose density is no product of distributions.
     """
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*call.args, **call.kwargs)
     sites = sample_sites(trace)
-    plate = plate_of(sites, {}, call.args, call.kwargs)
+    plate = _plate(sites, call)
     latents: dict[str, Tensor] = {}
     observed: Observed = {}
     for name, site in sites.items():
         if isinstance(getattr(site["fn"], "base_dist", site["fn"]), dist.Unit):
+            if not is_own(model):
+                raise InputError(
+                    f"the model has a factor {name!r}, so data drawn from its sites are not those of its density"
+                )
             continue
         if site["infer"].get("was_observed"):
             axis = plate.dim - site["fn"].event_dim

@@ -77,7 +77,7 @@ class Shift(Messenger):
             msg["fn"] = _moved(msg["fn"], self.deltas[name], self.layout[name])
 
 
-class _Look(Messenger):
+class _Parameters(Messenger):
     """Writes down which sites announce their parameters, and which of them before anything is drawn."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ def starting(guide: Program, call: Call) -> tuple[dict[str, list[Argument]], dic
     Raises:
         InputError: for a guide without one, or with a distribution whose arguments are not known.
     """
-    with forked_random(), torch.no_grad(), _Look() as look:
+    with forked_random(), torch.no_grad(), _Parameters() as look:
         trace = poutine.trace(guide).get_trace(*call.args, **call.kwargs)
     sites = sample_sites(trace)
     data = plate_of({}, sites, call.args, call.kwargs).dim

@@ -52,7 +52,7 @@ class Planar(HeadGuide):
         d, t = self.latent_dim, self.transforms
         loc, log_scale, u, w, b = parameters.split([d, d, t * d, t * d, t], -1)
         u, w = u.unflatten(-1, (t, d)), w.unflatten(-1, (t, d))
-        steps = [flows.Planar(u[..., i, :], w[..., i, :], b[..., i]) for i in range(t)]
+        steps = [flows.PlanarStep(u[..., i, :], w[..., i, :], b[..., i]) for i in range(t)]
         return Pushforward(DiagonalNormal(loc, log_scale), steps)
 
 
@@ -155,7 +155,9 @@ class Sylvester(HeadGuide):
         r1, r2 = self._upper(diagonal1, above1), self._upper(diagonal2, above2)  # (..., t, M, M)
         basis = self._basis(q)
         steps = [
-            flows.Sylvester(basis[..., i, :, :], r1[..., i, :, :], r2[..., i, :, :], b[..., i, :])
+            flows.SylvesterStep(
+                basis[..., i, :, :], r1[..., i, :, :], r2[..., i, :, :], b[..., i, :]
+            )
             for i in range(t)
         ]
         return Pushforward(DiagonalNormal(loc, log_scale), steps)
@@ -315,4 +317,6 @@ class NSF(HeadGuide):
         d = self.latent_dim
         loc, log_scale, context = parameters.split([d, d, parameters.shape[-1] - 2 * d], -1)
         noise = DiagonalNormal(torch.zeros_like(loc), torch.zeros_like(loc))
-        return Pushforward(noise, [flows.Zuko(self.flow, context), flows.Affine(loc, log_scale)])
+        return Pushforward(
+            noise, [flows.Zuko(self.flow, context), flows.AffineStep(loc, log_scale)]
+        )
