@@ -7,7 +7,8 @@ import torch
 from benchmarks.contestants import ADAM, MLP, Step
 from benchmarks.training import timed
 from pyro_vae import ELBO, SVI, Spec, build
-from pyro_vae.data.bridges import DynamicBits, Split
+from pyro_vae.data.bridges import DynamicBits
+from pyro_vae.data.fields import Split
 from pyro_vae.inference.fit import run_epochs
 
 SIZE, BATCH = 10_000, 100

@@ -9,6 +9,7 @@ import torch
 
 from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
 from pyro_vae.data.bridges import AsStored
+from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.data.inputs import as_data
@@ -56,18 +57,10 @@ class Rows:
         """`n` rows spread evenly over these; all of them for `None`."""
         if n is None or n >= len(self.x):
             return self
-        index = spread(n, len(self.x)).numpy()
-        names, labels = (None if v is None else v[index] for v in (self.names, self.labels))
-        return Rows(
-            self.dataset,
-            self.split,
-            self.x.first(n),
-            self.rows[index],
-            names,
-            labels,
-            self.total,
-            self.fingerprint,
-        )
+        index = spread(n, len(self.x))
+        of_each = {name: getattr(self, name) for name in ("x", "rows", "names", "labels")}
+        some = {name: take(v, index) for name, v in of_each.items() if v is not None}
+        return replace(self, **some)
 
 
 def own_rows(opened: Run, split: str) -> Rows:

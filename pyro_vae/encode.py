@@ -32,7 +32,8 @@ from pyro_vae._cli.options import DRAWS, run
 from pyro_vae._cli.scores import check_tables, identity, plain, require_pyarrow, write_tables
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS, spread
-from pyro_vae.data.inputs import as_data, batches, rows_within
+from pyro_vae.data.inputs import as_data, rows_within
+from pyro_vae.data.streams import batches
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
 from pyro_vae.evaluation.refinement import Spread
 from pyro_vae.foundation.abstract import alone

@@ -100,7 +100,8 @@ def test_encoding_a_stream_keeps_nothing_but_the_latents(tmp_path):
         import sys, torch
         from pathlib import Path
         from pyro_vae import Spec, build
-        from pyro_vae.data.bridges import Scaled, Split
+        from pyro_vae.data.bridges import Scaled
+        from pyro_vae.data.fields import Split
         from pyro_vae.data.streams import Mapped
         from pyro_vae.encode import encode
 

@@ -28,7 +28,7 @@ from pyro_vae import (
     elbo,
     load_data,
 )
-from pyro_vae.data import bridges, streams
+from pyro_vae.data import fields, streams
 from pyro_vae.data.bridges import AsStored, DynamicBits
 from pyro_vae.data.images import survey
 from pyro_vae.data.streams import Mapped
@@ -93,8 +93,8 @@ def test_values_and_splits_are_those_in_memory(levels, folder, workers):
 @pytest.mark.parametrize("pieces", [(2**18, 2**14), (45, 2**14), (45, 7)])
 def test_bits_and_noise_are_those_in_memory(levels, monkeypatch, kind, dtype, pieces):
     block, states = pieces
-    monkeypatch.setattr(bridges, "BLOCK", block)
-    monkeypatch.setattr(bridges, "STATES", states)
+    monkeypatch.setattr(fields, "BLOCK", block)
+    monkeypatch.setattr(fields, "STATES", states)
     memory, disk = (data.values["train"] for data in both(levels, workers=0))
     bridge = Bridge.kinds()[kind](255.0)
     a, b = (Split(values, bridge, dtype).fixed(seed=3) for values in (memory, disk))
@@ -118,7 +118,7 @@ def test_bits_and_noise_are_those_in_memory(levels, monkeypatch, kind, dtype, pi
 
 def test_moments_are_those_of_all_at_once(levels, monkeypatch):
     memory, disk = (data.values["train"] for data in both(levels, workers=0))
-    monkeypatch.setattr(bridges, "CHUNK", 7 * 15)  # seven data at a time
+    monkeypatch.setattr(fields, "CHUNK", 7 * 15)  # seven data at a time
     x = memory.double()
     for values in (memory, disk):
         mean, std = Split(values, AsStored(), torch.float64).moments()
@@ -244,7 +244,7 @@ def test_only_pieces_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Mapped, "_array", lambda self: Unread(np.lib.format.open_memmap(self.path, mode="r"))
     )
-    for module in (streams, bridges):
+    for module in (streams, fields):
         monkeypatch.setattr(module, "CHUNK", 1500 * 15)
     data = load_data(str(tmp_path / "x.npy"), stream=True, workers=0)
     train = data.split("train", AsStored())

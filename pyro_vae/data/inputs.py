@@ -1,7 +1,7 @@
 """What people hand over as data: tensors, arrays, tables and data sets, as a pair takes them."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pyro_vae.data.fields import Data, cut, mean_and_std, no_data, parts_of
+from pyro_vae.data.streams import batches, pieces
 from pyro_vae.foundation.abstract import forked_random, is_own
 from pyro_vae.foundation.errors import InputError
 
@@ -41,13 +43,15 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     """
     likelihood = getattr(model, "likelihood", None)
     parameter = _parameter(model)
+    if isinstance(x, Data):
+        x = _only_x(x, name) if is_own(model) else x.fields
     if hasattr(x, "batches"):  # reads itself, such as a Split
         _check_some(likelihood, x, name)
         return x
     if not is_own(model):
         parts = x.tensors if isinstance(x, TensorDataset) and len(x.tensors) > 1 else x
         if isinstance(parts, (tuple, dict)):
-            return Parts(_parts_as_tensors(parts, parameter, name), name)
+            return Data(_parts_as_tensors(parts, parameter, name), name)
     x = _array_like(x, name)
     if isinstance(x, Dataset):
         _not_empty(x, name)
@@ -105,54 +109,9 @@ class Items:
         likelihood, parameter = getattr(self.model, "likelihood", None), _parameter(self.model)
         return _fitted(torch.stack(some), likelihood, parameter, self.name, values=True)
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
-        """The data `order` in batches."""
-        for index in order.split(batch_size):
-            yield self[index]
-
-
-class Parts:
-    """A tuple or a dict of tensors as data: `len(d)` rows, and `d[indices]`, `d[a:b]` of the same structure.
-
-    Raises:
-        InputError: where its tensors have different numbers of rows, or none.
-    """
-
-    def __init__(self, value: Any, name: str = "x") -> None:
-        lengths = sorted({len(part) for part in parts_of(value)})
-        if len(lengths) != 1:
-            rows = " and ".join(map(str, lengths)) or "no"
-            raise InputError(
-                f"the parts of {name} have {rows} rows; give tensors with a row for each datum, all of one length"
-            )
-        self.value, self.size = value, lengths[0]
-        _not_empty(self, name)
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: Any) -> Any:
-        return cut(self.value, index, self.size)
-
-    @property
-    def device(self) -> torch.device:
-        return parts_of(self.value)[0].device
-
-
-def cut(value: Any, index: Any, size: int) -> Any:
-    """Some rows of what has `size` rows: of a tensor, or of those in a tuple, list or dict; all else as it is."""
-    if isinstance(value, Tensor):
-        return value[index] if value.dim() and len(value) == size else value
-    if isinstance(value, dict):
-        return {name: cut(part, index, size) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        parts = [cut(part, index, size) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
-
 
 class Selected:
-    """Some rows of data that read themselves: `len(d)`, `d[indices]`, `d[a:b]`."""
+    """Some rows of data that read themselves: `len(d)`, `d[indices]`, `d[a:b]`, `d.batches(order, size)`."""
 
     def __init__(self, data: Any, rows: Tensor) -> None:
         self.data, self.rows = data, rows
@@ -162,6 +121,10 @@ class Selected:
 
     def __getitem__(self, index: Any) -> Any:
         return self.data[self.rows[index]]
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
+        """The data `order` of these in batches."""
+        return batches(self.data, batch_size, self.rows[order])
 
 
 class Call:
@@ -183,15 +146,17 @@ class Call:
         data = self.data
         structure = isinstance(data, (tuple, list, dict))
         some = cut(data, index, self.size) if structure else data[index]
-        more = tuple(cut(part, index, self.size) for part in self.more)
-        return Call(some, more, cut(self.kwargs, index, self.size))
+        return self._of(some, index)
+
+    def _of(self, data: Any, index: Any) -> "Call":
+        """The same with other data, which are those that `index` names."""
+        return Call(data, cut(self.more, index, self.size), cut(self.kwargs, index, self.size))
 
     def selected(self, rows: Tensor) -> "Call":
         """The same with some of its data, which are read when they are asked for, where they are not in memory."""
         if isinstance(self.data, (Tensor, tuple, list, dict)):
             return self[rows]
-        more = tuple(cut(part, rows, self.size) for part in self.more)
-        return Call(Selected(self.data, rows), more, cut(self.kwargs, rows, self.size))
+        return self._of(Selected(self.data, rows), rows)
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -209,31 +174,17 @@ class Call:
     def batches(self, order: Tensor | None, batch_size: int) -> Iterator["Call"]:
         """The data in batches, all of them as they stand or those of `order`; data that can read ahead do."""
         if not hasattr(self.data, "batches"):
-            pieces = range(0, len(self), batch_size) if order is None else order.split(batch_size)
-            for piece in pieces:
-                yield self[slice(piece, piece + batch_size) if isinstance(piece, int) else piece]
+            yield from (self[piece] for piece in pieces(self.size, batch_size, order))
             return
-        order = torch.arange(len(self)) if order is None else order
-        read = self.data.batches(order, batch_size)
-        for index, some in zip(order.split(batch_size), read, strict=True):
-            more = tuple(cut(part, index, self.size) for part in self.more)
-            yield Call(some, more, cut(self.kwargs, index, self.size))
+        read = batches(self.data, batch_size, order)
+        for piece, some in zip(pieces(self.size, batch_size, order), read, strict=True):
+            yield self._of(some, piece)
 
 
 def first_rows(x: Any, count: int) -> Any:
     """The first `count` of some data, as data."""
     some = x[torch.arange(min(len(x), count))]
-    return Parts(some) if isinstance(some, (tuple, dict)) else some
-
-
-def parts_of(batch: Any) -> list[Tensor]:
-    """The tensors with rows that a batch is made of: itself, or those in a tuple, list or dict, however nested."""
-    if isinstance(batch, Tensor):
-        return [batch] if batch.dim() else []
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    some = batch if isinstance(batch, (tuple, list)) else ()
-    return [part for item in some for part in parts_of(item)]
+    return Data(some) if isinstance(some, (tuple, dict)) else some
 
 
 def rows_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> int | None:
@@ -274,30 +225,23 @@ def moments(x: Any) -> tuple[Tensor, Tensor]:
     few = torch.arange(count) * len(x) // count
     rows = max(1, CHUNK // max(1, math.prod(x[few[:1]].shape[1:])))
     dtype = x[few[:1]].dtype
-    mean, std = mean_and_std(x[index] for index in few.split(rows))
+    mean, std = mean_and_std(batches(x, rows, few))
     return mean.to(dtype), std.to(dtype)
-
-
-@torch.no_grad()
-def mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each element over all data in some batches, in float64.
-
-    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance.
-    """
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in batches:
-        x = batch.double()
-        n, centre = len(x), x.mean(0)
-        shift, total = centre - mean, count + n
-        squares = squares + (x - centre).square().sum(0) + shift.square() * (count * n / total)
-        mean, count = mean + shift * (n / total), total
-    return mean, (squares / count).sqrt()
 
 
 def _parameter(model: Any) -> Tensor | None:
     """A floating parameter of the model, whose type and device are those of its data."""
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     return next((p for p in parameters if p.is_floating_point()), None)
+
+
+def _only_x(data: Data, name: str) -> Any:
+    """The field `x` of data, which is what a VAE takes."""
+    names = [*data.fields] if isinstance(data.fields, dict) else []
+    if "x" not in names:
+        had = ", ".join(map(str, names)) or "no names"
+        raise InputError(f"{name} has fields with {had}; a VAE takes the field x")
+    return data.fields["x"]
 
 
 def _array_like(x: Any, name: str) -> Any:
@@ -411,7 +355,7 @@ def _first(item: Any, name: str) -> Tensor:
 
 def _not_empty(x: Any, name: str) -> None:
     if len(x) == 0:
-        raise InputError("there are no data" if name == "x" else f"there are no data in {name}")
+        raise InputError(no_data(name))
 
 
 def _fitted(
@@ -525,23 +469,3 @@ def _check_some(likelihood: Any, x: Any, name: str) -> None:
         (len(x), *some.shape[1:]), tuple(getattr(likelihood, "shape", some.shape[1:])), name
     )
     _accepted(likelihood, some, 0, name)
-
-
-def batches(
-    x: Any, batch_size: int, order: Tensor | None = None, *, later: bool = False
-) -> Iterator[Any]:
-    """The data in batches, all of them as they stand or those of `order`; data that can read ahead do.
-
-    With `later` a batch may be a `Later`, which makes it where it is used.
-    """
-    if isinstance(x, Call):
-        yield from x.batches(order, batch_size)
-    elif hasattr(x, "batches"):
-        way = x.later if later and hasattr(x, "later") else x.batches
-        yield from way(torch.arange(len(x)) if order is None else order, batch_size)
-    elif order is None:
-        for start in range(0, len(x), batch_size):
-            yield x[start : start + batch_size]
-    else:
-        for index in order.to(getattr(x, "device", "cpu")).split(batch_size):
-            yield x.index_select(0, index) if isinstance(x, Tensor) else x[index]

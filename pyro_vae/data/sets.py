@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.bridges import Bridge, ColumnNoise, Split, spread, take
+from pyro_vae.data.bridges import Bridge, ColumnNoise
+from pyro_vae.data.fields import Split, spread, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.joined import joined, joined_names
 from pyro_vae.data.marginals import ROWS, Columns
@@ -397,6 +398,4 @@ def _picked(parts: Mapping[str, Any], place: Place) -> Any:
     """The rows of a stored part: of values, labels or names."""
     part, index = place
     of = parts[part]
-    if len(index) == len(of):
-        return of
-    return of[index.numpy()] if isinstance(of, np.ndarray) else take(of, index)
+    return of if len(index) == len(of) else take(of, index)

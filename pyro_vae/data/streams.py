@@ -178,13 +178,36 @@ class Rows(Stream):
         return self.of.read(self.index[index])
 
 
+def pieces(size: int, batch_size: int, order: Tensor | None = None) -> Iterator[slice | Tensor]:
+    """What names the data of one batch after the other, of all `size` as they stand or of those of `order`."""
+    if order is not None:
+        yield from order.split(batch_size)
+        return
+    for start in range(0, size, batch_size):
+        yield slice(start, start + batch_size)
+
+
+def batches(
+    x: Any, batch_size: int, order: Tensor | None = None, *, later: bool = False
+) -> Iterator[Any]:
+    """The data in batches, all of them as they stand or those of `order`; data that can read ahead do.
+
+    With `later` a batch may be a `Later`, which makes it where it is used.
+    """
+    if hasattr(x, "batches"):
+        read = x.later if later and hasattr(x, "later") else x.batches
+        yield from read(torch.arange(len(x)) if order is None else order, batch_size)
+        return
+    if order is not None:
+        order = order.to(getattr(x, "device", "cpu"))
+    for piece in pieces(len(x), batch_size, order):
+        rows = isinstance(x, Tensor) and isinstance(piece, Tensor)
+        yield x.index_select(0, piece) if rows else x[piece]
+
+
 def chunks(values: Any) -> Iterator[Tensor]:
     """All data in order, `CHUNK` elements at a time; those on disk are read ahead."""
-    rows = max(1, CHUNK // math.prod(values.shape[1:]))
-    if isinstance(values, Stream):
-        yield from values.batches(torch.arange(len(values)), rows)
-    else:
-        yield from values.split(rows)
+    return batches(values, max(1, CHUNK // math.prod(values.shape[1:])))
 
 
 def stays_on_disk(size: int, wanted: bool | None) -> bool:

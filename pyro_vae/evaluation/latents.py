@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import spread
-from pyro_vae.data.inputs import Call, as_data, batches, once, rows_of, rows_within
+from pyro_vae.data.inputs import Call, as_data, once, rows_of, rows_within
+from pyro_vae.data.streams import batches
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
 from pyro_vae.evaluation.question import (
     Answer,

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from pyro_vae.data import spread
-from pyro_vae.data.inputs import as_data, cut
+from pyro_vae.data.fields import cut
+from pyro_vae.data.inputs import as_data
 from pyro_vae.evaluation.question import (
     Answer,
     Drawing,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae.data.inputs import as_data, batches, first_rows
+from pyro_vae.data.inputs import as_data, first_rows
+from pyro_vae.data.streams import batches
 from pyro_vae.engine.compiled import restored
 from pyro_vae.engine.graphs import choice
 from pyro_vae.engine.memory import bytes_of

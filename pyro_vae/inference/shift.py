@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.transforms import Transform
 
-from pyro_vae.data.inputs import Call, parts_of
+from pyro_vae.data.fields import parts_of
+from pyro_vae.data.inputs import Call
 from pyro_vae.foundation.abstract import Around, Ignoring, forked_random
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.particles import Program, drawn, is_point, sample_sites

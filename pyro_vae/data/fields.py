@@ -1,0 +1,290 @@
+"""Named fields of one length, and how they are cut into batches."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.bridges import AsStored, Bridge, Draw
+from pyro_vae.data.streams import CHUNK, Stream, batches
+from pyro_vae.data.uniform import uniform
+from pyro_vae.engine.compiled import Later
+from pyro_vae.foundation.errors import InputError
+
+BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
+STATES = 2**14  # so many would not do
+
+
+def spread(n: int, size: int) -> Tensor:
+    """Indices of `n` data spread evenly over `size` (all of them where `n` is more), in order."""
+    n = min(n, size)
+    return torch.arange(n) * size // max(n, 1)
+
+
+def take(values: Any, index: Tensor) -> Any:
+    """Some of the data of a tensor or an array, or of what reads itself, which stays where it is."""
+    if isinstance(values, Tensor):
+        return values[index.to(values.device)]
+    return values[index.numpy()] if isinstance(values, np.ndarray) else values.take(index)
+
+
+class Sampled(ABC):
+    """Data of which some can be taken."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Self:
+        """The data `index`, in that order; what is on disk stays there."""
+
+    def first(self, n: int) -> Self:
+        """`n` data spread evenly over these (every datum where `n` exceeds their number)."""
+        return self.take(spread(n, len(self)))
+
+    def among(self, kept: Tensor) -> Self:
+        """The data for which `kept`, `(N,)` booleans, is true."""
+        return self if kept.all() else self.take(kept.nonzero().flatten().cpu())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Stored values, or those that an index names among them, as a likelihood sees them."""
+
+    bridge: Bridge
+    dtype: torch.dtype
+    draw: Draw | None
+
+    def __call__(self, values: Tensor, index: Tensor | None = None) -> Tensor:
+        some = values if index is None else values.index_select(0, index)
+        return self.bridge(some, dtype=self.dtype, draw=self.draw)
+
+
+class Split(Sampled):
+    """The data of one split as a likelihood sees them; `len(s)`, `s[indices]`, `s[a:b]`, `s.batches(order, size)`.
+
+    Stored values are kept as they are (bytes stay bytes), resident on the device, or on disk; each access applies the
+    bridge, on the device.
+    """
+
+    def __init__(
+        self,
+        values: Tensor | Stream,
+        bridge: Bridge,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.bridge, self.dtype = bridge, dtype
+        self.values = values.to(device) if isinstance(values, Tensor) else values
+        self.device = (
+            self.values.device if isinstance(self.values, Tensor) else torch.device(device or "cpu")
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.bridge(self.values[index].to(self.device), dtype=self.dtype)
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """`s[order[:batch_size]]`, and so on; what is on disk is read ahead by workers."""
+        for batch in self.later(order, batch_size, draw=None):
+            yield batch.made()
+
+    def later(
+        self, order: Tensor, batch_size: int, *, draw: Draw | None = uniform
+    ) -> Iterator[Later]:
+        """The same for training: made from the stored values where they are used, with numbers of their own."""
+        seen = Seen(self.bridge, self.dtype, draw)
+        if isinstance(self.values, Stream):
+            for v in self.values.batches(
+                order.cpu(), batch_size, pin_memory=self.device.type == "cuda"
+            ):
+                yield Later(seen, (v.to(self.device, non_blocking=True),), len(v))
+        else:
+            for index in order.to(self.device).split(batch_size):
+                yield Later(seen, (self.values, index), len(index))
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.values, self.bridge, self.dtype, device)
+
+    def fixed(self, seed: int = 0) -> "Split":
+        """The same split with its random numbers drawn once and for all, from `seed`: what is evaluated."""
+        if not self.bridge.is_random:
+            return self
+        if isinstance(self.values, Stream):
+            return Split(
+                Fixed(self.values, self.bridge, self.dtype, seed),
+                AsStored(),
+                self.dtype,
+                self.device,
+            )
+        generator = torch.Generator().manual_seed(seed)
+        x = self.bridge(self.values.cpu(), dtype=self.dtype, generator=generator)
+        stored = x.to(torch.uint8) if self.bridge.binarizes else x
+        return Split(stored.to(self.device), AsStored(), self.dtype)
+
+    def take(self, index: Tensor) -> "Split":
+        return Split(take(self.values, index), self.bridge, self.dtype, self.device)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each element of x over the split (at most 10,000 data), each of `shape`."""
+        few, rows = self.first(10_000), max(1, CHUNK // math.prod(self.values.shape[1:]))
+        mean, std = mean_and_std(few.batches(torch.arange(len(few)), rows))
+        return mean.to(self.dtype), std.to(self.dtype)
+
+
+class Fixed(Stream):
+    """A stream under a random bridge with its random numbers drawn once, the same as for resident data.
+
+    One generator gives numbers to datum after datum. Its state is kept at every `block`-th of them, so that a datum can
+    be had without all those before it.
+    """
+
+    def __init__(self, of: Stream, bridge: Bridge, dtype: torch.dtype, seed: int) -> None:
+        self.of, self.bridge, self.dtype = of, bridge, dtype
+        self.shape, self.workers, self.on_disk = of.shape, of.workers, of.on_disk
+        self.block = max(1, BLOCK // math.prod(of.shape[1:]), -(-len(of) // STATES))
+        self.states = [torch.Generator().manual_seed(seed).get_state()]
+
+    def read(self, index: np.ndarray) -> Tensor:
+        v = self.of.read(index)
+        x = torch.empty(v.shape, dtype=torch.uint8 if self.bridge.binarizes else self.dtype)
+        blocks = index // self.block
+        for block in np.unique(blocks):
+            here = torch.from_numpy(np.flatnonzero(blocks == block))
+            rows = torch.from_numpy(index)[here] - int(block) * self.block
+            beside = v.new_zeros(
+                (int(rows.max()) + 1, *v.shape[1:])
+            )  # a bridge draws as many numbers for any value
+            beside[rows] = v[here]
+            x[here] = self._draw(beside, self._state(int(block)))[0][rows].to(x.dtype)
+        return x
+
+    def batches(
+        self, order: Tensor, batch_size: int, *, pin_memory: bool = False
+    ) -> Iterator[Tensor]:
+        self._state((len(self) - 1) // self.block)  # here, once, and not in every worker
+        return super().batches(order, batch_size, pin_memory=pin_memory)
+
+    def _draw(self, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` for the first data of a block, and the state of the generator after them."""
+        generator = torch.Generator()
+        generator.set_state(state)
+        return self.bridge(v, dtype=self.dtype, generator=generator), generator.get_state()
+
+    def _state(self, block: int) -> Tensor:
+        while len(self.states) <= block:
+            nothing = torch.zeros((self.block, *self.shape[1:]), dtype=torch.uint8)
+            self.states.append(self._draw(nothing, self.states[-1])[1])
+        return self.states[block]
+
+
+class Data(Sampled):
+    """N data in fields: `len(d)`, and `d[indices]`, `d[a:b]`, `d.batches(order, size)` of the same structure.
+
+    Fields have names, `{"x": ..., "y": ...}`, or places in a tuple. Each is a tensor with a row for each datum, a
+    stream or a `Split`, or a tuple, list or dict of these; all else is handed on whole.
+
+    Raises:
+        InputError: where the fields have different numbers of rows, or none.
+
+    >>> data = Data({"x": torch.arange(6.0).view(3, 2), "y": torch.tensor([0, 1, 1])})
+    >>> data[1:]
+    {'x': tensor([[2., 3.],
+            [4., 5.]]), 'y': tensor([1, 1])}
+    """
+
+    def __init__(self, fields: Any, name: str = "x") -> None:
+        lengths = sorted({len(part) for part in parts_of(fields)})
+        if len(lengths) != 1:
+            rows = " and ".join(map(str, lengths)) or "no"
+            raise InputError(
+                f"the parts of {name} have {rows} rows; give tensors with a row for each datum, all of one length"
+            )
+        if not lengths[0]:
+            raise InputError(no_data(name))
+        self.fields, self.size, self.name = fields, lengths[0], name
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        return cut(self.fields, index, self.size)
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
+        """`d[order[:batch_size]]`, and so on; fields on disk are read ahead by workers."""
+        fields = [batches(part, batch_size, order) for part in parts_of(self.fields)]
+        yield from map(self._filled, zip(*fields, strict=True))
+
+    def _filled(self, batch: Iterable[Any]) -> Any:
+        """The parts of a batch, in the order of `parts_of`, in their places."""
+        parts = iter(batch)
+        return each_part(lambda _: next(parts), self.fields, self.size)
+
+    def take(self, index: Tensor) -> "Data":
+        return self._each(lambda part: take(part, index))
+
+    def to(self, device: torch.device | str) -> "Data":
+        return self._each(lambda part: part if isinstance(part, Stream) else part.to(device))
+
+    def fixed(self, seed: int = 0) -> "Data":
+        """The same with the random numbers of its fields drawn once and for all, from `seed`."""
+        return self._each(lambda part: part.fixed(seed) if isinstance(part, Split) else part)
+
+    def _each(self, function: Callable[[Any], Any]) -> "Data":
+        return Data(each_part(function, self.fields, self.size), self.name)
+
+
+def no_data(name: str) -> str:
+    """What is said where there are none."""
+    return "there are no data" if name == "x" else f"there are no data in {name}"
+
+
+def each_part(function: Callable[[Any], Any], value: Any, size: int) -> Any:
+    """`function` of what has `size` rows, or of that in a tuple, list or dict, in its place; all else as it is."""
+    if isinstance(value, dict):
+        return {name: each_part(function, part, size) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [each_part(function, part, size) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return function(value) if _has_rows(value) and len(value) == size else value
+
+
+def cut(value: Any, index: Any, size: int) -> Any:
+    """Some rows of what has `size` rows: of a tensor, or of those in a tuple, list or dict; all else as it is."""
+    return each_part(lambda part: part[index], value, size)
+
+
+def parts_of(batch: Any) -> list[Any]:
+    """The tensors with rows that a batch is made of: itself, or those in a tuple, list or dict, however nested."""
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if isinstance(batch, (tuple, list)):
+        return [part for item in batch for part in parts_of(item)]
+    return [batch] if _has_rows(batch) else []
+
+
+def _has_rows(part: Any) -> bool:
+    return part.dim() > 0 if isinstance(part, Tensor) else isinstance(part, (Stream, Split))
+
+
+@torch.no_grad()
+def mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each element over all data in some batches, in float64.
+
+    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance.
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        x = batch.double()
+        n, centre = len(x), x.mean(0)
+        shift, total = centre - mean, count + n
+        squares = squares + (x - centre).square().sum(0) + shift.square() * (count * n / total)
+        mean, count = mean + shift * (n / total), total
+    return mean, (squares / count).sqrt()
