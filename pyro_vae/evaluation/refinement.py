@@ -86,7 +86,7 @@ def refine(
     Source: Cremer, Li & Duvenaud 2018, Inference Suboptimality in Variational Autoencoders (the local optimum); Roeder,
     Wu & Duvenaud 2017, Sticking the Landing (the gradient).
 
-    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> from pyro_vae import MLP, VAE, Bernoulli, MeanField, StandardNormal, log_marginal
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
     >>> x = torch.eye(4)
     >>> log_marginal(vae.model, refine(vae, x, steps=5), x, num_particles=100).values.shape
