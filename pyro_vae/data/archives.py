@@ -46,7 +46,7 @@ def npy(path: Path, request: Request) -> Loaded:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-class Member(NamedTuple):
+class StoredArray(NamedTuple):
     """What an array in an archive is, by its header and its name.
 
     Attributes:
@@ -107,7 +107,7 @@ def npz(path: Path, request: Request) -> Loaded:
     return channels_first(Loaded(parts, labels, str(path), notes=notes), request.channels)
 
 
-def _members(path: Path) -> dict[str, Member]:
+def _members(path: Path) -> dict[str, StoredArray]:
     """The arrays of an archive by name; only their headers are read."""
     found = {}
     try:
@@ -118,7 +118,7 @@ def _members(path: Path) -> dict[str, Member]:
                 with archive.open(name) as file:
                     shape, dtype = read_header(file)
                 key = name.removesuffix(".npy")
-                found[key] = Member(shape, dtype, *_words(key))
+                found[key] = StoredArray(shape, dtype, *_words(key))
     except PermissionError:
         raise
     except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
@@ -136,7 +136,7 @@ def _words(name: str) -> tuple[str | None, str]:
     return SPLIT_WORDS[splits[0]], "_".join(word for word in words if word != splits[0])
 
 
-def _read(path: Path, key: str, member: Member) -> np.ndarray:
+def _read(path: Path, key: str, member: StoredArray) -> np.ndarray:
     """One array of an archive."""
     if member.dtype.hasobject:
         raise InputError(
@@ -158,7 +158,7 @@ def _read(path: Path, key: str, member: Member) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _data(path: Path, members: dict[str, Member], key: str | None) -> dict[str, str]:
+def _data(path: Path, members: dict[str, StoredArray], key: str | None) -> dict[str, str]:
     """The array of each split; all that has no splits is for training."""
     if key is not None:
         word = members[key].word if key in members and members[key].split else key.lower()
@@ -188,7 +188,7 @@ def _data(path: Path, members: dict[str, Member], key: str | None) -> dict[str, 
     return _by_split(path, members, groups[0]) if groups else {"train": found[0]}
 
 
-def _by_split(path: Path, members: Mapping[str, Member], word: str) -> dict[str, str]:
+def _by_split(path: Path, members: Mapping[str, StoredArray], word: str) -> dict[str, str]:
     """The arrays whose names say a split and this word."""
     found: dict[str, str] = {}
     for split in ("train", "validation", "test"):
@@ -204,7 +204,7 @@ def _by_split(path: Path, members: Mapping[str, Member], word: str) -> dict[str,
 
 
 def _labels(
-    path: Path, members: dict[str, Member], keys: dict[str, str], request: Request
+    path: Path, members: dict[str, StoredArray], keys: dict[str, str], request: Request
 ) -> tuple[dict[str, str], list[str]]:
     """The array of labels for each split, if the archive has them for all."""
     given = request.labels
@@ -235,7 +235,7 @@ def _labels(
     return ({"train": plain[0]} if plain else {}), []
 
 
-def _like_labels(members: Mapping[str, Member], name: str, data: str) -> bool:
+def _like_labels(members: Mapping[str, StoredArray], name: str, data: str) -> bool:
     """Whether the only other array has one whole number or text for each datum."""
     if members.keys() != {name, data}:
         return False
@@ -252,7 +252,7 @@ def _refuse_several(path: Path, names: Iterable[str]) -> None:
         )
 
 
-def _one_each(path: Path, key: str, member: Member) -> tuple[np.ndarray, list[str]]:
+def _one_each(path: Path, key: str, member: StoredArray) -> tuple[np.ndarray, list[str]]:
     """The labels in an array; what cannot be labels can be left out."""
     try:
         return one_each(_read(path, key, member), f"{key} of {path}")
@@ -260,7 +260,7 @@ def _one_each(path: Path, key: str, member: Member) -> tuple[np.ndarray, list[st
         raise InputError(f"{error}; {option('drop', key)} leaves it out") from error
 
 
-def _has(members: Mapping[str, Member]) -> str:
+def _has(members: Mapping[str, StoredArray]) -> str:
     listed = ", ".join(f"{name} {member}" for name, member in list(members.items())[:12])
     return f"it has {listed or 'no arrays'}"
 
@@ -268,7 +268,7 @@ def _has(members: Mapping[str, Member]) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _sparse(path: Path, members: Mapping[str, Member], request: Request) -> Loaded:
+def _sparse(path: Path, members: Mapping[str, StoredArray], request: Request) -> Loaded:
     """A matrix that scipy.sparse.save_npz wrote, or one in its compressed rows."""
     import scipy.sparse
 

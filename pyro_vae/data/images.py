@@ -14,7 +14,7 @@ from pyro_vae.data.files import Loaded, Parts, Request, shown
 from pyro_vae.data.folders import counted, divided, images_below
 from pyro_vae.data.ground import Ground, parse_ground
 from pyro_vae.data.labels import separate_labels
-from pyro_vae.data.pixels import Kind, Page, look, opened, pixels
+from pyro_vae.data.pixels import Page, PixelKind, look, opened, pixels
 from pyro_vae.data.streams import Stream, stays_on_disk, stored
 from pyro_vae.foundation.errors import InputError
 
@@ -120,9 +120,11 @@ def _check_one(
         )
 
 
-def _joined(kinds: list[Kind], file_of: list[int], files: Sequence[str], root: Path) -> Kind:
+def _joined(
+    kinds: list[PixelKind], file_of: list[int], files: Sequence[str], root: Path
+) -> PixelKind:
     """The kind that the numbers of all images are read as."""
-    joined: Kind | None = kinds[0]
+    joined: PixelKind | None = kinds[0]
     for kind in dict.fromkeys(kinds):
         joined = joined and joined.joined(kind)
     if joined is None:
@@ -161,7 +163,7 @@ class Images(Stream):
         file_of: np.ndarray,
         pages: Sequence[Page],
         *,
-        kind: Kind,
+        kind: PixelKind,
         ground: Ground | None = None,
         workers: int = 0,
     ) -> None:

@@ -37,16 +37,16 @@ class Nature(NamedTuple):
     units: Units | None = None
 
 
-class Range(NamedTuple):
+class Reach(NamedTuple):
     """The least and the greatest of some values, and whether all of them are whole."""
 
     low: float = math.inf
     high: float = -math.inf
     whole: bool = True
 
-    def with_those_of(self, v: Tensor) -> "Range":
+    def with_those_of(self, v: Tensor) -> "Reach":
         whole = self.whole and (not v.is_floating_point() or bool((v == v.round()).all()))
-        return Range(min(self.low, float(v.min())), max(self.high, float(v.max())), whole)
+        return Reach(min(self.low, float(v.min())), max(self.high, float(v.max())), whole)
 
 
 def nature_of(
@@ -84,7 +84,7 @@ def nature_of(
 
 
 def _grey(
-    name: str, found: Range, *, image: bool, maximum: int | None, known: float | None
+    name: str, found: Reach, *, image: bool, maximum: int | None, known: float | None
 ) -> Nature:
     """What values in a range are, and the largest that they can take."""
     kind = Representation.within(*found[:2], whole=found.whole, image=image)
@@ -120,7 +120,7 @@ def _sample(values: Mapping[str, Tensor | Stream]) -> np.ndarray:
     return train[torch.arange(few) * len(train) // few].flatten(1).numpy()
 
 
-def _two_values(values: Mapping[str, Tensor | Stream], found: Range) -> Units | None:
+def _two_values(values: Mapping[str, Tensor | Stream], found: Reach) -> Units | None:
     """How bits are spelled, where there are two values and they are not 0 and 1."""
     if (found.low, found.high) == (0, 1) or not found.low < found.high:
         return None
@@ -184,9 +184,9 @@ def _spelled(
     return Units(each[0], each[1], whole=True), top
 
 
-def _range(values: Mapping[str, Tensor | Stream], *, image: bool, enough: float | None) -> Range:
+def _range(values: Mapping[str, Tensor | Stream], *, image: bool, enough: float | None) -> Reach:
     """The range of all values; of bytes only as much of them is read as decides what they are."""
-    found = Range()
+    found = Reach()
     bytes_only = all(v[:0].dtype is torch.uint8 for v in values.values())
     decided = 1 if enough == BYTE else BYTE / 2 if image else BYTE - 1
     for v in values.values():

@@ -31,7 +31,7 @@ NOTES_ON_TURNING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 
 @dataclass(frozen=True)
-class Kind:
+class PixelKind:
     """What the numbers of an image are.
 
     Attributes:
@@ -52,7 +52,7 @@ class Kind:
             return f"{name}, {self.dtype}"
         return f"{name}, 0 to {self.maximum:g}"
 
-    def joined(self, other: "Kind") -> "Kind | None":
+    def joined(self, other: "PixelKind") -> "PixelKind | None":
         """The kind that holds the numbers of both with the same meaning, or `None` where there is none."""
         both = replace(self, indexed=self.indexed and other.indexed)
         if replace(self, indexed=other.indexed) == other:
@@ -78,7 +78,7 @@ class Page(NamedTuple):
 
     number: int
     size: tuple[int, int]
-    kind: Kind
+    kind: PixelKind
     turned: bool
     alpha: bool
 
@@ -150,7 +150,7 @@ def page_of(file: str, image: "Image", number: int = 0) -> Page:
     return Page(number, size, _kind(file, image, alpha), turn in range(2, 9), alpha)
 
 
-def _kind(file: str, image: "Image", alpha: bool) -> Kind:
+def _kind(file: str, image: "Image", alpha: bool) -> PixelKind:
     """What the numbers of an open image are; refuses those that Pillow would convert with loss."""
     raw, maxval = _coding(image)
     if reason := _loss(file, image, raw, maxval):
@@ -162,22 +162,22 @@ def _kind(file: str, image: "Image", alpha: bool) -> Kind:
     if mode in ("P", "PA"):
         table = _palette(image)
         is_grey = bool((table == table[:, :1]).all())
-        return Kind(not is_grey, "uint8", 255.0, indexed=True)
+        return PixelKind(not is_grey, "uint8", 255.0, indexed=True)
     if mode in ("RGB", "RGBA"):
-        return Kind(True, "uint8", float(maxval or 255))
+        return PixelKind(True, "uint8", float(maxval or 255))
     if mode == "F":
-        return Kind(False, "float32", None)
+        return PixelKind(False, "float32", None)
 
     # Whole numbers: signed ones, and those of 32 bits, have no maximum worth knowing.
     signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
     if signed or (mode == "I" and image.format == "TIFF"):
-        return Kind(False, f"{'' if signed else 'u'}int{tags[BITS][0]}", None)
+        return PixelKind(False, f"{'' if signed else 'u'}int{tags[BITS][0]}", None)
     if mode.startswith("I"):
-        return Kind(False, "uint16", float(maxval or (4095 if raw == "I;12" else 65535)))
+        return PixelKind(False, "uint16", float(maxval or (4095 if raw == "I;12" else 65535)))
     if alpha:
-        return Kind(False, "uint8", 255.0)
+        return PixelKind(False, "uint8", 255.0)
     bits = 1 if mode == "1" else int(raw[2]) if raw[:3] in ("L;2", "L;4") else 8
-    return Kind(False, "uint8", float(maxval or 2**bits - 1))
+    return PixelKind(False, "uint8", float(maxval or 2**bits - 1))
 
 
 def _coding(image: "Image") -> tuple[str, int | None]:
@@ -233,7 +233,9 @@ def _palette(image: "Image") -> np.ndarray:
     return table[: len(table) // width * width].reshape(-1, width)[:, :3]
 
 
-def pixels(image: "Image", file: str, page: Page, kind: Kind, ground: Ground | None) -> np.ndarray:
+def pixels(
+    image: "Image", file: str, page: Page, kind: PixelKind, ground: Ground | None
+) -> np.ndarray:
     """The numbers of an open file, `(H, W)` or `(3, H, W)`.
 
     Args:
@@ -271,7 +273,7 @@ def _check_whole(file: str, image: "Image") -> None:
         raise InputError(f"{shown(file)} cannot be read as an image: it is cut off")
 
 
-def _numbers(image: "Image", raw: str, own: Kind, kind: Kind) -> np.ndarray:
+def _numbers(image: "Image", raw: str, own: PixelKind, kind: PixelKind) -> np.ndarray:
     """The numbers of a loaded image, without its transparency."""
     if image.mode in COLOUR:
         array = np.asarray(image.convert("RGBA" if image.mode[-1] == "A" else "RGB"))

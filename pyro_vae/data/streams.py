@@ -54,7 +54,7 @@ class Stream(ABC):
 
     def take(self, index: Tensor) -> "Stream":
         """Some of the data, still on disk."""
-        return Rows(self, index.numpy())
+        return StreamRows(self, index.numpy())
 
     def batches(
         self, order: Tensor, batch_size: int, *, pin_memory: bool = False
@@ -167,7 +167,7 @@ def stored(name: str, array: np.ndarray, index: np.ndarray | None = None) -> Ten
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-class Rows(Stream):
+class StreamRows(Stream):
     """Some of the data of another stream."""
 
     def __init__(self, of: Stream, index: np.ndarray) -> None:
