@@ -1,5 +1,6 @@
 """Sizes beyond all bounds: done in bounded memory, or refused in one sentence before gigabytes are asked for."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -215,6 +216,7 @@ def test_require_names_what_to_lower():
 
 
 def test_options_of_the_programs_are_refused_in_time(call, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
     for program, *options in (
         ("sample", "--count", 10**12, "--kind", "prior", "--output", tmp_path / "s"),
         ("evaluate", "--limit", 3, "--num-particles", 5, "--ais", "--chains", 10**12),
@@ -232,7 +234,7 @@ def test_options_of_the_programs_are_refused_in_time(call, trained, tmp_path):
             10**12,
         ),
     ):
-        said = call(program, trained, *options)
+        said = call(program, run, *options)
         assert said.code == 2, options
         assert "of memory, and" in said.err
         assert len(said.err.splitlines()) == 1
