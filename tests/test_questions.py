@@ -130,7 +130,8 @@ class Norms(Question):
 @pytest.fixture
 def mine(run, monkeypatch):
     Path("mine.py").write_text(OWN)
-    monkeypatch.syspath_prepend(".")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield "mine:Norms"
     sys.modules.pop("mine", None)
