@@ -179,8 +179,9 @@ def _import(axis: str, module: str, name: str, base: type) -> type:
     try:
         cls = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module's own code may fail in any way
+        what = "question" if axis == "ask" else axis
         raise InputError(
-            f"the {axis} {module}:{name} cannot be imported ({one_line(error)}); start from a folder "
+            f"the {what} {module}:{name} cannot be imported ({one_line(error)}); start from a folder "
             f"where Python finds {module}"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):

@@ -14,8 +14,12 @@ from pyro_vae import (
     PIWAE,
     STL,
     SVI,
+    BetaTC,
     DReG,
+    FreeBits,
+    InfoVAE,
     InputError,
+    MeanFieldELBO,
     ReweightedWakeSleep,
     activity,
     anomaly_scores,
@@ -31,7 +35,7 @@ from pyro_vae.evaluation.annealing import annealed_importance_sampling, bidirect
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.refinement import log_marginal_refined, refine
 from pyro_vae.inference.scores import Flat, draw, score, simulate
-from pyro_vae.inference.shift import RefinedGuide, starting
+from pyro_vae.inference.shift import RefinedGuide, Shifted, starting
 
 SIZES = [(2, 3), (2, 1, 3)]
 
@@ -380,6 +384,93 @@ def test_several_observed_sites_further_arguments_and_keywords():
     assert (adapted.values - truth).abs().max() < 0.2
     health = latent_health(model, guide, x, y, a, **more)
     assert health.num_data == 9
+
+
+def _guides():
+    one, two = torch.tensor([1.2, 0.7]).double(), torch.tensor([0.5, 2.0]).double()
+    square = torch.tensor([[1.0, 0.3], [0.3, 2.0]]).double().expand(2, 2, 2)
+    return [
+        dist.Normal(one, two),
+        dist.LogNormal(one, two),
+        dist.Beta(one, two),
+        dist.Gamma(one, two),
+        dist.HalfNormal(two),
+        dist.HalfCauchy(two),
+        dist.StudentT(two + 3, one, two),
+        dist.Weibull(one, two),
+        dist.Gumbel(one, two),
+        dist.Exponential(two),
+        dist.Chi2(two),
+        dist.Laplace(one, two).to_event(0),
+        dist.MultivariateNormal(torch.zeros(2, 2).double(), covariance_matrix=square),
+        dist.MultivariateNormal(torch.zeros(2, 2).double(), precision_matrix=square),
+        dist.LowRankMultivariateNormal(
+            torch.zeros(2, 2).double(), square[..., :1], torch.ones(2, 2).double()
+        ),
+        dist.Dirichlet(square),
+        dist.Normal(square[0], square[1]).to_event(1),
+        dist.TransformedDistribution(dist.Normal(one, two), [dist.transforms.ExpTransform()]),
+        dist.Normal(one, two).mask(torch.tensor([True, True])),
+    ]
+
+
+@pytest.mark.parametrize("q", _guides(), ids=lambda q: type(q).__name__)
+def test_a_guide_of_any_distribution_can_be_moved(q):
+    """Moved by nothing it is what it was; moved by something it is another of its family."""
+
+    def guide(x):
+        with pyro.plate("data", 2):
+            pyro.sample("z", q)
+
+    call = Call(torch.zeros(2).double())
+    layout, deltas = starting(guide, call)
+    z = q.sample()
+    for move, same in ((0.0, True), (0.3, False)):
+        moved = Shifted(guide, layout)
+        trace = poutine.trace(moved).get_trace(
+            call.data, shift={site: delta + move for site, delta in deltas.items()}
+        )
+        d = trace.nodes["z"]["fn"]
+        assert d.batch_shape == q.batch_shape
+        assert torch.allclose(d.log_prob(z), q.log_prob(z), atol=1e-6) == same
+
+
+class Opaque(dist.Normal):
+    """A distribution that does not say what it is made from."""
+
+    arg_constraints = {}  # noqa: RUF012  # torch's way
+
+
+def test_a_guide_that_tells_no_arguments_is_not_refined_but_drawn_more_from():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Opaque(x, 8.0))
+
+    x = torch.randn(4).double()
+    with pytest.raises(InputError, match="a Opaque, whose parameters are not known"):
+        refine((model, guide), x)
+    _, effort = log_marginal_adaptive(
+        (model, guide), x, num_particles=50, num_chains=25, num_temperatures=10, annealing=0
+    )
+    assert not effort.took("refined").any()
+
+
+@pytest.mark.parametrize("objective", [MeanFieldELBO(), InfoVAE(), FreeBits(), BetaTC()])
+def test_a_prior_that_is_a_sum_is_not_compared_site_by_site(objective):
+    with pytest.raises(InputError, match="depends on a latent that is summed out"):
+        SVI(mixed, of_mixed, pyro.optim.Adam({"lr": 0.01}), objective).check(
+            torch.randn(5).double()
+        )
+
+
+def test_nuts_does_not_draw_beside_latents_that_are_summed_out():
+    with pytest.raises(InputError, match="sum them out in the model"):
+        compare_posterior(mixed, of_mixed, torch.randn(2).double(), num_samples=4)
 
 
 def test_positive_latents_are_refined_and_annealed():

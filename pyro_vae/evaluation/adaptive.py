@@ -257,7 +257,7 @@ class _Proposals:
         model: the model.
         guide: its guide.
         data: the hard data.
-        batch_size: refined, and weighed, at a time.
+        batch_size: refined at a time.
         weighing: further arguments of `weighted`.
     """
 
@@ -269,14 +269,19 @@ class _Proposals:
         self.place = torch.zeros(len(data), dtype=torch.long)
         self.q: RefinedGuide | None = None
         self.share: Tensor | None = None
+        self.known = True  # what the guide's distributions are made from
 
     def refinable(self) -> bool:
         """Whether the guide's draws carry gradients to parameters that are known."""
         first = self.data[:1]
         with running(self.model, self.guide), torch.no_grad():
             t = scored(self.model, self.guide, first, 1)
+            try:
+                starting(self.guide, first)
+            except InputError:
+                self.known = False
         sites = [s for s in t.sites.values() if s.q is not None and s.drawn]
-        return all(s.q.has_rsample for s in sites if has_density(s.q))
+        return self.known and all(s.q.has_rsample for s in sites if has_density(s.q))
 
     def make(self, which: Tensor, refining: Tensor, *, steps: int, rate: float) -> None:
         """Those of the data `which`; of those marked `refining` refined, and a tenth of the draws from the prior.
@@ -298,7 +303,7 @@ class _Proposals:
     def _made(self, places: Tensor, marked: Tensor, *, steps: int, rate: float) -> RefinedGuide:
         """The q(z|x) of one batch."""
         batch = self.data[places]
-        layout, start = starting(self.guide, batch)
+        layout, start = starting(self.guide, batch) if self.known else ({}, {})
         shift = {site: delta.clone() for site, delta in start.items()}
         if marked.any():
             better = refined(self.model, self.guide, batch[marked], steps=steps, rate=rate)

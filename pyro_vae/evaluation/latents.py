@@ -34,7 +34,7 @@ from pyro_vae.inference.objectives.base import independent
 from pyro_vae.inference.particles import draws_of, nothing
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.scores import Flat, draw, score
-from pyro_vae.inference.terms import PARTICLES, Program, Site, double, has_density
+from pyro_vae.inference.terms import PARTICLES, SUMMED, Program, Site, double, has_density
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -428,7 +428,7 @@ def _latent(model: Program, guide: Program, batch: Call) -> tuple[Any, Any]:
     if not latents:
         raise InputError("latent_health looks at latents, and the guide has none")
     (name, site), *others = latents.items()
-    if others or len(site.q.event_shape) != 1 or len(site.q.batch_shape) != 2:
+    if others or SUMMED in sites or len(site.q.event_shape) != 1 or len(site.q.batch_shape) != 2:
         return _several(model, guide, batch, latents)
     if not has_density(site.q) and not site.point:
         raise InputError(

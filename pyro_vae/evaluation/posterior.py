@@ -33,7 +33,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.objectives.base import independent
 from pyro_vae.inference.particles import draws_of
-from pyro_vae.inference.terms import Program, Site, double, terms
+from pyro_vae.inference.terms import SUMMED, Program, Site, double, terms
 
 if TYPE_CHECKING:
     import arviz
@@ -446,6 +446,11 @@ def _latents(model: Program, guide: Program, x: Any) -> dict[str, Site]:
     if t.scale != 1:
         raise InputError(
             f"the pair scales its log-density by {t.scale:g}, so it subsamples and has no p(z|x) to draw"
+        )
+    if SUMMED in t.sites:
+        raise InputError(
+            "the model has latents of few values that the guide does not draw, and NUTS would draw the others for each of "
+            "these values apart: sum them out in the model, as MixtureSameFamily does"
         )
     sites = {n: site for n, site in t.sites.items() if site.q is not None and site.drawn}
     if not sites:

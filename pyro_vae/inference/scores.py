@@ -152,7 +152,7 @@ def _check(sites: Sites, values: Values) -> None:
             continue
         if name not in values:
             raise InputError(
-                f"latent site {name!r} has no value, and its {kind(site['fn'])} has too many to sum over them"
+                f"latent site {name!r} has no value, and its {kind(site['fn'])} takes too many to sum over them"
             )
         if is_point(site["fn"]):
             raise InputError(

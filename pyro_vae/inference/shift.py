@@ -1,5 +1,6 @@
 """A guide with its parameters moved, each datum's by an amount of its own."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.transforms import Transform
+from torch.distributions.utils import lazy_property
 
 from pyro_vae.data.fields import parts_of
 from pyro_vae.data.inputs import Call
@@ -162,15 +164,30 @@ def _arguments(name: str, d: Any, data: int) -> list[Argument]:
     return found
 
 
+def _made_from(core: Any) -> dict[str, Any]:
+    """The arguments that a distribution was made from, with their constraints: what it does not work out when asked."""
+    arguments = {}
+    for name, constraint in core.arg_constraints.items():
+        lazy = isinstance(inspect.getattr_static(type(core), name, None), lazy_property)
+        if name in core.__dict__ or not lazy:
+            arguments[name] = constraint
+    if {"probs", "logits"} <= arguments.keys():
+        del arguments["probs"]
+    return arguments
+
+
 def _free(core: Any) -> list[tuple[str, Any]]:
-    """The arguments that a distribution was made from and that can be moved, with their constraints."""
-    found = []
-    for argument, constraint in core.arg_constraints.items():
-        if argument in core.__dict__ and not constraint.is_discrete:
-            found.append((argument, constraint))
-    if len({argument for argument, _ in found} & {"probs", "logits"}) == 2:
-        found = [(a, c) for a, c in found if a != "probs"]
-    return found
+    """Those of them that can be moved."""
+    return [(name, c) for name, c in _made_from(core).items() if _is_free(c)]
+
+
+def _is_free(constraint: Any) -> bool:
+    """Whether any reals can be mapped to what a constraint allows; not so where other arguments decide."""
+    try:
+        transform_to(constraint)
+        return not constraint.is_discrete
+    except NotImplementedError:
+        return False
 
 
 def _moved(d: Any, delta: Tensor, layout: list[Argument]) -> Any:
@@ -189,11 +206,7 @@ def _moved(d: Any, delta: Tensor, layout: list[Argument]) -> Any:
         move = move.movedim(0, argument.axis)
         reals = argument.transform.inv(getattr(d, argument.name))
         arguments[argument.name] = argument.transform(reals + move)
-    fixed = {
-        name: getattr(d, name)
-        for name, constraint in d.arg_constraints.items()
-        if name in d.__dict__ and constraint.is_discrete
-    }
+    fixed = {name: getattr(d, name) for name in _made_from(d) if name not in arguments}
     return type(d)(**arguments, **fixed, validate_args=False)
 
 

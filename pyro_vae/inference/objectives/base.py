@@ -219,6 +219,11 @@ def _has_closed_kl(site: Site) -> bool:
 PAIRED = ("closed KL", "independence", "path")
 
 REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
+    "prior": (
+        lambda s: s.p is None or s.log_p is not None,
+        "sets each latent beside the model's distribution of it, and that of site {name!r} depends on a latent that is "
+        "summed out; take ELBO or IWAE",
+    ),
     "density": (
         lambda s: not s.point,
         "weighs draws by the guide's density, and at site {name!r} it is a point",

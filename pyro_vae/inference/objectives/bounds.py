@@ -49,7 +49,7 @@ class MeanFieldELBO(Objective):
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes, equation 7; Pyro's `TraceMeanField_ELBO`.
     """
 
-    needs = ("closed KL",)
+    needs = ("prior", "closed KL")
 
     def __init__(self, *, beta: NotNegative = 1.0, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)

@@ -32,7 +32,7 @@ class FreeBits(Objective):
     Source: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix C.8.
     """
 
-    needs = ("density", "gradient", "independence")
+    needs = ("prior", "density", "gradient", "independence")
 
     def __init__(self, *, nats: NotNegative = 0.1, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
@@ -92,7 +92,7 @@ class BetaTC(Objective):
     Source: Chen, Li, Grosse & Duvenaud 2018, Isolating Sources of Disentanglement in VAEs.
     """
 
-    needs = ("density", "gradient", "independence")
+    needs = ("prior", "density", "gradient", "independence")
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class InfoVAE(Objective):
     Source: Zhao, Song & Ermon 2019, InfoVAE; Gretton et al. 2012, A Kernel Two-Sample Test (the estimate).
     """
 
-    needs = ("gradient",)
+    needs = ("prior", "gradient")
 
     def __init__(
         self, *, alpha: float = 0.5, weight: float = 10.0, num_particles: Count = 1
