@@ -449,8 +449,8 @@ def _latents(model: Program, guide: Program, x: Any) -> dict[str, Site]:
         )
     if SUMMED in t.sites:
         raise InputError(
-            "the model has latents of few values that the guide does not draw, and NUTS would draw the others for each of "
-            "these values apart: sum them out in the model, as MixtureSameFamily does"
+            "the model has latents of few values that the guide does not draw, and NUTS would draw the others for each "
+            "of these values apart: sum them out in the model, as MixtureSameFamily does"
         )
     sites = {n: site for n, site in t.sites.items() if site.q is not None and site.drawn}
     if not sites:
