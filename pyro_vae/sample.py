@@ -10,6 +10,7 @@ from pyro_vae._cli.options import answer, sample_parser
 if __name__ == "__main__":
     answer(sample_parser())  # before the imports, which take seconds
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -25,10 +26,18 @@ from pyro_vae._cli.options import KINDS, run
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import subfolder, together
+from pyro_vae.foundation.memory import affordable
 from pyro_vae.runs import output_folder
 from pyro_vae.trained import Run
 
 DATALESS = {"prior", "manifold"}  # kinds that are drawn from the model alone
+AT_A_TIME = 500  # data that are reconstructed
+COPIES = {
+    "prior": 2,
+    "reconstructions": 2,
+    "interpolation": 4,
+}  # of data, for each that --count counts
+FIFTH = 5  # of --count are the data that are read
 
 
 def draw(
@@ -52,8 +61,8 @@ def draw(
         return plots.manifold(vae)
     data = opened.split(split)
     if kind == "reconstructions":
-        x = data.first(max(count // 5, 1))[:]
-        reconstructed = vae.reconstruct(x)
+        x = data.first(max(count // FIFTH, 1))[:]
+        reconstructed = torch.cat([vae.reconstruct(some) for some in x.split(AT_A_TIME)])
         return plots.reconstructions(x, reconstructed), reconstructed
     if kind == "interpolation":
         if len(data) < 2:
@@ -63,6 +72,15 @@ def draw(
         x = data.first(2 * max(count // 10, 1))[:]
         return plots.interpolation(vae, x[: len(x) // 2 * 2].unflatten(0, (2, -1)).transpose(0, 1))
     return plots.traversal(vae, data.first(1)[:])
+
+
+def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -> None:
+    """Raise `InputError` where what `--count` asks for takes more memory than there is."""
+    datum = math.prod(opened.spec.shape) + opened.spec.latent_dim
+    for kind, copies in COPIES.items():
+        if kind in kinds:
+            made = count if kind == "prior" else min(count, FIFTH * len(opened.data.values[split]))
+            affordable(copies * opened.dtype.itemsize * made * datum, f"--count {count}")
 
 
 def _require_data(opened: Run) -> None:
@@ -86,6 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     kinds = options.kind or [k for k in KINDS if k != "manifold" or opened.spec.latent_dim == 2]
     if not set(kinds) <= DATALESS:
         _require_data(opened)
+    _require_memory(opened, kinds, options.count, options.split)
     if options.output is None:
         folder = subfolder(opened.folder, "samples")
     else:

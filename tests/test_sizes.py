@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from pyro_vae import (
     MLP,
     VAE,
     Bernoulli,
+    Delta,
     InputError,
     MeanField,
     Spec,
@@ -29,11 +32,16 @@ from pyro_vae import (
     log_marginal_adaptive,
     log_marginal_refined,
     refine,
+    variants,
 )
 from pyro_vae.encode import encode
 from pyro_vae.evaluation.posterior import compare_posterior
+from pyro_vae.evaluation.question import Evaluated
 from pyro_vae.evaluation.refinement import Spread
+from pyro_vae.evaluation.weighting import Weighting
+from pyro_vae.foundation.checks import MOST, annotations, words
 from pyro_vae.foundation.memory import require
+from pyro_vae.spec import parse
 
 X = torch.eye(4)
 EVERY = {  # each question, and every size that it takes
@@ -215,26 +223,140 @@ def test_require_names_what_to_lower():
     require(1, "it", "n")
 
 
-def test_options_of_the_programs_are_refused_in_time(call, trained, tmp_path):
+QUESTIONS = variants(parse("ask", "gaps").make.__mro__[1])
+COUNTED = [
+    (name, argument)
+    for name, make in QUESTIONS.items()
+    for argument, hint in annotations(make.__init__).items()
+    if "whole number" in words(hint)
+]
+# What memory cannot hold of any number; the others are done one by one, or are no more than the data.
+HELD_AT_A_TIME = {
+    *(("AIS", name) for name in ("chains", "temperatures")),
+    *(("BDMC", name) for name in ("n", "chains", "temperatures")),
+    *(("Posterior", name) for name in ("draws", "chains")),
+    *((name, "num_particles") for name in ("Adaptive", "Gaps", "OOD", "Refined", "Weighted")),
+}
+QUICK = ("--limit", 3, "--num-particles", 5)
+
+
+class BegunError(Exception):
+    """The work has begun."""
+
+
+@pytest.fixture
+def asked(trained, tmp_path, monkeypatch):
+    """A run whose evaluation raises `BegunError` where it begins to work."""
+
+    def begin(*args, **kwargs):
+        raise BegunError
+
+    monkeypatch.setattr(Weighting, "ask", begin)
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def question(name, **arguments):
+    given = {**({"data": "digits"} if name == "OOD" else {}), **arguments}
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+@pytest.mark.parametrize(("name", "argument"), COUNTED)
+def test_sizes_of_questions_are_refused_before_anything_is_computed(
+    refused, call, asked, name, argument
+):
+    beyond = refused("evaluate", asked, *QUICK, "--ask", question(name, **{argument: 10 * MOST}))
+    assert f"{argument}={10 * MOST} of {name}" in beyond
+    largest = ("evaluate", asked, *QUICK, "--ask", question(name, **{argument: MOST}))
+    if (name, argument) not in HELD_AT_A_TIME:
+        with pytest.raises(BegunError):
+            call(*largest)
+        return
+    sentence = refused(*largest)
+    assert f"{argument}={MOST} of {name}" in sentence
+    assert "of memory, and" in sentence or "--memory is 256 MiB" in sentence
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_draws_of_the_evaluation_are_refused_before_anything_is_computed(refused, asked, name):
+    options = ("--num-particles", MOST, "--ask", question(name))
+    sentence = refused("evaluate", asked, "--limit", 3, *options)
+    assert f"--num-particles={MOST} need" in sentence
+    assert "--memory is 256 MiB" in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--ais", "--chains", MOST), f"--chains={MOST} would take"),
+        (("--ais", "--temperatures", MOST), f"--temperatures={MOST} would take"),
+        (("--bdmc", MOST), f"--bdmc={MOST} would take"),
+        (("--bdmc", 2, "--chains", MOST), f"--chains={MOST} would take"),
+        (("--posterior", 2, "--posterior-draws", MOST), f"--posterior-draws={MOST} would take"),
+        (("--memory", MOST), "--memory"),
+        (("--memory", 10**9), "--memory: '1000000000' is too large: 953,674,316 is the most"),
+        (("--limit", 10 * MOST), "--limit"),
+        (("--num-particles", 10 * MOST), "--num-particles"),
+        (("--refine", 10 * MOST), "--refine"),
+    ],
+)
+def test_options_are_refused_by_their_own_names(refused, asked, options, told):
+    assert told in refused("evaluate", asked, *QUICK, *options)
+
+
+def test_two_sizes_are_named_where_both_were_changed(refused, asked):
+    text = question("Posterior", draws=10**9, chains=10**4)
+    assert "draws=1000000000 and chains=10000 of Posterior would take" in refused(
+        "evaluate", asked, *QUICK, "--ask", text
+    )
+
+
+@pytest.mark.parametrize("name", sorted({*QUESTIONS} - {"Latents"}))
+def test_what_a_pair_cannot_be_asked_is_refused_before_anything_is_computed(name):
+    vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2))
+    run = SimpleNamespace(vae=vae, config={}, outside=lambda name: X)
+    path = {"start": "guide"} if name in ("AIS", "BDMC") else {}
+    asks = parse("ask", question(name, **path))()
+    with pytest.raises(InputError, match="the guide is a point"):
+        asks.check(run, Evaluated(X, np.arange(4)))
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_what_can_be_asked_passes_without_a_trace(vae, name):
+    run = SimpleNamespace(vae=vae, config={}, outside=lambda name: X)
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), {k: v.clone() for k, v in vae.state_dict().items()}
+    parse("ask", question(name))().check(run, Evaluated(X, np.arange(4)))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert all(torch.equal(v, before[1][k]) for k, v in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["prior", "reconstructions", "interpolation"])
+def test_counts_of_samples_are_refused_before_anything_is_drawn(
+    refused, trained, tmp_path, monkeypatch, kind
+):
     run = shutil.copytree(trained, tmp_path / "run")
-    for program, *options in (
-        ("sample", "--count", 10**12, "--kind", "prior", "--output", tmp_path / "s"),
-        ("evaluate", "--limit", 3, "--num-particles", 5, "--ais", "--chains", 10**12),
-        ("evaluate", "--limit", 3, "--num-particles", 5, "--ais", "--temperatures", 10**12),
-        ("evaluate", "--limit", 3, "--num-particles", 5, "--bdmc", 10**12),
-        (
-            "evaluate",
-            "--limit",
-            3,
-            "--num-particles",
-            5,
-            "--posterior",
-            1,
-            "--posterior-draws",
-            10**12,
-        ),
-    ):
-        said = call(program, run, *options)
-        assert said.code == 2, options
-        assert "of memory, and" in said.err
-        assert len(said.err.splitlines()) == 1
+    monkeypatch.setattr("pyro_vae.foundation.memory.available_memory", lambda: 2**17)
+    sentence = refused("sample", run, "--kind", kind, "--kind", "traversal", "--count", 10**6)
+    assert "--count 1000000 would take" in sentence
+    assert "128 KiB are available" in sentence
+    beyond = refused("sample", run, "--kind", kind, "--count", 10 * MOST)
+    assert "--count" in beyond
+
+
+def test_reconstructions_and_lines_come_in_pieces(call, trained, tmp_path, monkeypatch):
+    """Lines are the same whatever the pieces in which they are decoded."""
+    found = []
+    for name, numbers in (("whole", 2**24), ("pieces", 2**10)):
+        monkeypatch.setattr("pyro_vae.plots.pictures.MANY", numbers)
+        monkeypatch.setattr("pyro_vae.sample.AT_A_TIME", numbers // 100)
+        options = ("--kind", "interpolation", "--kind", "reconstructions", "--count", 100)
+        assert call("sample", trained, *options, "--output", tmp_path / name).code == 0
+        found.append(np.load(tmp_path / name / "interpolation.npy"))
+        assert len(np.load(tmp_path / name / "reconstructions.npy")) == 20
+    np.testing.assert_allclose(*found, atol=1e-6)
+
+
+def test_draws_of_encoding_are_refused_before_anything_is_computed(refused, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    for count in (0, 1, 10 * MOST):
+        assert "--num-draws" in refused("encode", run, "--num-draws", count)

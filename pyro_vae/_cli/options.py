@@ -119,6 +119,14 @@ def whole(text: str) -> int:
     return value
 
 
+def mebibytes(text: str) -> int:
+    """An amount of memory in MiB, for an option."""
+    value, most = whole(text), MOST // 2**20
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is too large: {most:,} is the most")
+    return value
+
+
 def seed(text: str) -> int:
     """A seed, for an option."""
     if not text.isdigit() or int(text) >= 2**32:
@@ -198,7 +206,7 @@ def evaluate_parser() -> Parser:
         metavar="K",
         help="draws for each datum (default: 5000)",
     )
-    add("--memory", type=whole, default=256, metavar="MiB", help="memory bound (default: 256)")
+    add("--memory", type=mebibytes, default=256, metavar="MiB", help="memory bound (default: 256)")
     add(
         "--ask",
         action="append",

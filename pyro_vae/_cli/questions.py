@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pyro_vae._config import flag
 from pyro_vae.evaluation.adaptive import Adaptive
 from pyro_vae.evaluation.annealing import AIS, BDMC
 from pyro_vae.evaluation.gaps import Gaps
@@ -11,8 +12,17 @@ from pyro_vae.evaluation.posterior import FEWEST, Posterior
 from pyro_vae.evaluation.question import Question
 from pyro_vae.evaluation.refinement import Refined
 from pyro_vae.evaluation.weighting import Weighted, Weighting
+from pyro_vae.foundation.checks import annotations, check
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.spec import parse
+
+# The options that arguments of questions are given by.
+PATH = {
+    "chains": "chains",
+    "temperatures": "temperatures",
+    "start": "anneal_from",
+    "schedule": "schedule",
+}
 
 
 def questions(options: Any) -> tuple[Weighting, list[Question]]:
@@ -38,25 +48,39 @@ def questions(options: Any) -> tuple[Weighting, list[Question]]:
 
 def _short(options: Any) -> list[Question]:
     """The questions that options of their own stand for."""
-    path: dict[str, Any] = {
-        "chains": options.chains,
-        "temperatures": options.temperatures,
-        "start": options.anneal_from,
-        "schedule": options.schedule,
-    }
     found: list[Question] = []
+    steps = {"steps": "refine"} if options.refine else {}
     if options.adaptive:
-        found.append(Adaptive(steps=options.refine or 100))
+        found.append(_made(Adaptive, options, steps))
     elif options.refine:
-        found.append(Refined(steps=options.refine))
+        found.append(_made(Refined, options, steps))
     if options.gaps:
         found.append(Gaps())
     if options.ais:
-        found.append(AIS(**path))
+        found.append(_made(AIS, options, PATH))
     if options.bdmc:
-        found.append(BDMC(n=options.bdmc, **path))
+        found.append(_made(BDMC, options, {"n": "bdmc", **PATH}))
     if options.ood:
-        found.append(OOD(data=tuple(options.ood), steps=options.refine or 100))
+        found.append(_made(OOD, options, {"data": "ood", **steps}))
     if options.posterior:
-        found.append(Posterior(n=options.posterior, draws=options.posterior_draws))
+        found.append(_made(Posterior, options, {"n": "posterior", "draws": "posterior_draws"}))
     return found
+
+
+def _made(make: type[Question], options: Any, named: dict[str, str]) -> Question:
+    """A question whose arguments are values of options, by whose names they are refused.
+
+    Args:
+        make: its class.
+        options: those of the command line.
+        named: by argument the option that says its value.
+    """
+    typed = {argument: flag(option) for argument, option in named.items()}
+    takes = annotations(make.__init__)
+    values = {
+        argument: check(typed[argument], getattr(options, option), takes[argument])
+        for argument, option in named.items()
+    }
+    question = make(**values)
+    question.typed = typed
+    return question

@@ -26,7 +26,7 @@ from pyro_vae.evaluation.refinement import (
     refined,
 )
 from pyro_vae.evaluation.results import PARETO_LIMIT, LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, weighted
+from pyro_vae.evaluation.weighting import Weighting, holds, weighted
 from pyro_vae.foundation.abstract import Around, Ignoring, running
 from pyro_vae.foundation.checks import MOST, Number, Positive, at_least, at_most, checked, takes
 from pyro_vae.foundation.errors import InputError
@@ -228,7 +228,7 @@ def log_marginal_adaptive(
             proposals.make(which, refining, steps=steps, rate=rate)
             return refining
 
-        hard.draw(propose, proposals.weighted, num_particles, budget - least)
+        hard.draw(propose, proposals.weighted, num_particles, budget - least, memory)
     if len(rows) and annealable(model, data[rows[:1]]):
         hard.anneal(chains, gradients_per_datum(num_chains, num_temperatures), annealing)
     for which, part in hard.values(proposals.weighted, chains):
@@ -368,13 +368,16 @@ class _Hard:
         weighted: Weighted,
         count: int,
         budget: int,
+        memory: int,
     ) -> None:
-        """Pilots from better q(z|x), each with more draws, until all are good or the budget is spent."""
+        """Pilots from better q(z|x), each with more draws, until all are good or the budget or the memory is spent."""
         left = torch.arange(len(self.k))
         saved = 0  # of a datum's value, the draws that are already paid for
         begun = False
         while len(left):
             count *= GROWTH
+            if not holds(count, memory):
+                break
             price = 2 * count - saved  # a pilot and a value
             left = left[_worst(self.k[left], (budget - self.draws) // price)]
             if len(left) == 0:

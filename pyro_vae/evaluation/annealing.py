@@ -1,7 +1,8 @@
 """Annealed importance sampling of log p(x), and its certificate on simulated data."""
 
 import math
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import Weighed
+from pyro_vae.evaluation.weighting import a_few
 from pyro_vae.foundation.abstract import (
     Around,
     forked_random,
@@ -41,6 +43,7 @@ TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of t
 COPIES = 6  # of the place of a chain while it moves
 SIMULATED = 10_000  # data drawn from the model at a time
 Temperatures = Annotated[int, at_least(1), takes(64)]
+REHEARSAL = {"num_chains": 1, "num_temperatures": 1, "compile": False}
 WARM_UP = 30  # moves at the first temperature before step sizes are kept
 
 
@@ -363,8 +366,8 @@ class _Paths:
         Raises:
             InputError: where the places of the chains of a single datum are more than there is memory for.
         """
-        place = COPIES * (3 * self.flat.size + 2) * 8
-        require(num_chains * place, f"annealing num_chains={num_chains} chains", "num_chains")
+        held = _bytes_of_chains(num_chains, self.flat.size)
+        require(held, f"annealing num_chains={num_chains} chains", "num_chains")
         steps = 16 * len(self.betas)  # step sizes of each datum
         return max(1, min(self.at_a_time // num_chains, memory // steps))
 
@@ -385,13 +388,23 @@ class _Paths:
         return _Path(look, self.betas, self.leapfrogs)
 
 
+def _bytes_of_chains(num_chains: int, size: int) -> int:
+    """Memory for the places of the chains of a single datum, whose latents are so many numbers."""
+    return num_chains * COPIES * (3 * size + 2) * 8
+
+
+def _bytes_of_data(n: int, shape: Sequence[int]) -> int:
+    """Memory for so many simulated data."""
+    return 8 * n * math.prod(shape)
+
+
 def _template(model: Program, n: int, x: Any) -> Any:
     """Some rows to call a model with, whose values do not matter."""
     likelihood = getattr(model, "likelihood", None)
     if x is None and likelihood is not None:
         numbers = [*model.parameters(), *model.buffers()]  # type: ignore[attr-defined]
         like = next((n for n in numbers if n.is_floating_point()), torch.zeros(()))
-        require(8 * n * math.prod(likelihood.shape), f"simulating n={n} data", "n")
+        require(_bytes_of_data(n, likelihood.shape), f"simulating n={n} data", "n")
         return like.new_zeros(n, *likelihood.shape)
     if x is None:
         raise InputError(
@@ -604,6 +617,18 @@ class Annealing(Question):
         self.chains, self.temperatures = chains, temperatures
         self.settings = {"schedule": schedule, "start": start}
 
+    def check(self, run: Trained, data: Evaluated) -> None:
+        few = a_few(run, data)
+        with forked_random():
+            self.rehearse(run, few, self.path(run, data) | REHEARSAL)
+        with running(run.vae.model), forked_random():
+            size = Flat(run.vae.model, few).size
+        self.afford(_bytes_of_chains(self.chains, size), "chains")
+
+    @abstractmethod
+    def rehearse(self, run: Trained, few: Call, path: dict[str, Any]) -> None:
+        """Ask with the shortest of paths: what it refuses, it refuses whatever the numbers."""
+
     def path(self, run: Trained, data: Evaluated) -> dict[str, Any]:
         """The options of both functions."""
         return {
@@ -621,6 +646,9 @@ class AIS(Annealing):
     Args:
         chains, temperatures, start, schedule: as in `Annealing`.
     """
+
+    def rehearse(self, run: Trained, few: Call, path: dict[str, Any]) -> None:
+        annealed_importance_sampling(run.vae.model, few.data, **path)
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         total = len(data) * gradients_per_datum(self.chains, self.temperatures)
@@ -656,6 +684,13 @@ class BDMC(Annealing):
     ) -> None:
         super().__init__(chains=chains, temperatures=temperatures, start=start, schedule=schedule)
         self.n = n
+
+    def check(self, run: Trained, data: Evaluated) -> None:
+        super().check(run, data)
+        self.afford(_bytes_of_data(self.n, run.vae.model.likelihood.shape), "n")
+
+    def rehearse(self, run: Trained, few: Call, path: dict[str, Any]) -> None:
+        bidirectional_monte_carlo(run.vae.model, 1, **path)
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         total = self.n * gradients_per_datum(self.chains, self.temperatures, ways=2)

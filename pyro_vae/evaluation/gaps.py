@@ -21,6 +21,7 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.refinement import (
+    check_refined,
     pair_of,
     paired_bounds,
     refined_in_batches,
@@ -238,6 +239,9 @@ class Gaps(Question):
     ) -> None:
         self.steps, self.num_particles, self.elbo_particles = steps, num_particles, elbo_particles
 
+    def check(self, run: Trained, data: Evaluated) -> None:
+        check_refined(self, run, data)
+
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         count = self.num_particles or data.num_particles
         with progress("particles", len(data) * count) as done:
@@ -247,6 +251,7 @@ class Gaps(Question):
                 steps=self.steps,
                 num_particles=count,
                 elbo_particles=self.elbo_particles,
+                memory=data.memory,
                 progress=done,
             )
         lost = data.left_out(gaps.sound, "gaps")

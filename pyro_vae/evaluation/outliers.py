@@ -25,7 +25,7 @@ from pyro_vae.evaluation.question import (
     listed,
     unseen,
 )
-from pyro_vae.evaluation.refinement import log_marginal_refined, pair_of
+from pyro_vae.evaluation.refinement import check_refined, log_marginal_refined, pair_of
 from pyro_vae.evaluation.results import PARETO_LIMIT
 from pyro_vae.foundation.checks import Draws, Number, Positive, checked
 from pyro_vae.foundation.errors import InputError
@@ -403,19 +403,32 @@ class OOD(Question):
         if not self.data:
             raise InputError("ood needs data to score, as in --ask \"ood(data='other.npy')\"")
         if len(data) < 2:
-            raise InputError("--ood needs two data or more; raise --limit")
+            raise InputError("ood needs two data or more; raise --limit")
         stems: dict[str, str] = {}
         for name in self.data:
-            stem = stem_of(name)
+            stem, called = stem_of(name), self._called(name)
             if stem in stems:
                 raise InputError(
-                    f"--ood {stems[stem]} and --ood {name} would share the figure ood-{stem}.png; rename one"
+                    f"{stems[stem]} and {called} would share the figure ood-{stem}.png; rename one"
                 )
-            stems[stem] = name
-            if len(run.outside(name)) < 2:
+            stems[stem] = called
+            if len(self._outside(run, name)) < 2:
                 raise InputError(
-                    f"--ood {name} holds one datum, and two are needed to tell them from others"
+                    f"{called} holds one datum, and two are needed to tell them from others"
                 )
+        check_refined(self, run, data)
+
+    def _called(self, name: str) -> str:
+        """Some data as they were given, `--ood other.npy` or `data='other.npy' of OOD`."""
+        return f"--ood {name}" if "data" in self.typed else f"data={name!r} of OOD"
+
+    def _outside(self, run: Trained, name: str) -> Any:
+        """The data, refused as they were given."""
+        try:
+            return run.outside(name)
+        except InputError as error:
+            told = str(error).replace(f"--ood {name}", self._called(name))
+            raise InputError(told) from error
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         options: dict[str, Any] = {

@@ -27,7 +27,14 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import quiet_arviz
-from pyro_vae.foundation.abstract import localise, parameters_of, unchecked
+from pyro_vae.evaluation.weighting import a_few
+from pyro_vae.foundation.abstract import (
+    forked_random,
+    localise,
+    parameters_of,
+    running,
+    unchecked,
+)
 from pyro_vae.foundation.checks import MOST, Draws, Number, at_least, at_most, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 RHAT_LIMIT = 1.01  # both from Vehtari et al. 2021
 ESS_LIMIT = 400
 CHAINS = 4
+GUIDE_DRAWS = 10_000  # for each datum
 FEWEST = 4  # draws of a chain: each is split in two for R-hat
 HEADS = {
     "kl": "KL(q || p)",
@@ -331,7 +339,7 @@ def compare_posterior(
     warmup_steps: Number | None = None,
     num_chains: Draws = CHAINS,
     target_accept: float = 0.8,
-    guide_samples: Draws = 10_000,
+    guide_samples: Draws = GUIDE_DRAWS,
     progress: Callable[[int], None] | None = None,
 ) -> PosteriorComparison:
     """Draw from `p(z|x)` of each datum by NUTS, and set the guide's `q(z|x)` beside it.
@@ -413,13 +421,17 @@ def compare_posterior(
 
 def _check_memory(sites: dict[str, Site], size: int, samples: int, guide_samples: int) -> None:
     """Raise `InputError` where the draws, which are all kept, are more than memory holds."""
-    numbers = sum(site.value[0, 0].numel() for site in sites.values())
-    kept = 16 * size * numbers  # twice, in double precision
+    kept = _bytes_of_draws(sites, size)
     require(
         kept * samples, f"keeping {samples:,} draws for each datum", "num_samples or num_chains"
     )
     told = f"keeping guide_samples={guide_samples} draws for each datum"
     require(kept * guide_samples, told, "guide_samples")
+
+
+def _bytes_of_draws(sites: dict[str, Site], size: int) -> int:
+    """Memory for one draw of each of so many data, kept twice in double precision."""
+    return 16 * size * sum(site.value[0, 0].numel() for site in sites.values())
 
 
 def _sample(chain: MCMC, x: Any, i: int) -> None:
@@ -527,6 +539,14 @@ class Posterior(Question):
 
     def __init__(self, *, n: Number = 4, draws: Samples = 1000, chains: Draws = 4) -> None:
         self.n, self.draws, self.chains = n, draws, chains
+
+    def check(self, run: Trained, data: Evaluated) -> None:
+        model, guide, few = run.vae.model, run.vae.guide, a_few(run, data)
+        with running(model, guide), forked_random():
+            sites = _latents(model, guide, few.data)
+        kept = _bytes_of_draws(sites, min(self.n, len(data)))
+        self.afford(kept * self.draws * self.chains, "n", "draws", "chains")
+        self.afford(kept * GUIDE_DRAWS, "n")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         places = data.sound.nonzero().flatten()

@@ -1,5 +1,6 @@
 """What is asked of a trained pair, and what it is answered with: one family of questions, one kind of answer."""
 
+import inspect
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
@@ -14,7 +16,9 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from pyro_vae.engine.memory import MEMORY
+from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.sizes import declared, given
 
 if TYPE_CHECKING:
@@ -396,7 +400,12 @@ class Question(ABC):
 
     To write one: implement `ask`. Its arguments are keyword-only, with defaults; their annotations say what they take.
     The command line, the files of an evaluation and the page find it.
+
+    Attributes:
+        typed: the options that some of its arguments were given by, `{"chains": "--chains"}`.
     """
+
+    typed: Mapping[str, str] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -409,7 +418,22 @@ class Question(ABC):
         return type(self).__name__.lower()
 
     def check(self, run: Trained, data: Evaluated) -> None:  # noqa: B027  # nothing to check
-        """Raise `InputError` where the question cannot be asked, before any work is done."""
+        """Raise `InputError` where the question cannot be asked of this run, before any work is done."""
+
+    def said(self, *names: str) -> str:
+        """Arguments as they were given, `--chains=32` or `chains=32 of AIS`; of several those that were changed."""
+        defaults = inspect.signature(type(self)).parameters
+        values = {name: given(self)[name] for name in names}
+        changed = [name for name, value in values.items() if value != defaults[name].default]
+        chosen = {self.typed.get(name, name): shown(values[name]) for name in changed or names}
+        owner = (
+            "" if all(name.startswith("--") for name in chosen) else f" of {type(self).__name__}"
+        )
+        return " and ".join(f"{name}={value}" for name, value in chosen.items()) + owner
+
+    def afford(self, size: float, *names: str) -> None:
+        """Raise `InputError` where these arguments ask for more bytes than there are."""
+        affordable(size, self.said(*names))
 
     @abstractmethod
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:

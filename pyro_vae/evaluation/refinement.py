@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pyro_vae.data.inputs import Call, as_data, once
 from pyro_vae.engine.memory import MEMORY, bytes_of, pieces
-from pyro_vae.evaluation.question import Answer, Evaluated, Trained
+from pyro_vae.evaluation.question import Answer, Evaluated, Question, Trained
 from pyro_vae.evaluation.results import LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, weighted
+from pyro_vae.evaluation.weighting import Weighting, a_few, check_draws, weighted
 from pyro_vae.foundation.abstract import (
     Ignoring,
     forked_random,
@@ -309,6 +309,14 @@ def log_marginal_refined(
     )
 
 
+def check_refined(question: Question, run: Trained, data: Evaluated) -> None:
+    """Raise `InputError` where q(z|x) cannot be fitted to a datum, or draws from it need more than the memory bound."""
+    model, guide, few = run.vae.model, run.vae.guide, a_few(run, data)
+    with running(model, guide), forked_random():
+        q = refined(model, guide, few, steps=0, rate=0.1, num_particles=1, elbo_particles=1)
+    check_draws(question, data, *q.pair(model), few.named(shift=q.shift))
+
+
 class Refined(Weighting):
     """`log p(x)` by weighting draws from q(z|x) fitted to each datum.
 
@@ -316,6 +324,9 @@ class Refined(Weighting):
         steps: gradient steps for each datum.
         num_particles: draws for each datum; by default those of the evaluation.
     """
+
+    def check(self, run: Trained, data: Evaluated) -> None:
+        check_refined(self, run, data)
 
     def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
         result = log_marginal_refined(run.vae, data.x, steps=self.steps, **options)

@@ -11,16 +11,18 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data.inputs import Call, as_data, rows_within
+from pyro_vae.data.inputs import Call, as_data, once, rows_within
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
 from pyro_vae.evaluation.question import Answer, Evaluated, Progress, Question, Trained, unseen
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.foundation.abstract import (
+    forked_random,
     is_traced,
     localise,
     parameters_of,
+    running,
     unchecked,
 )
 from pyro_vae.foundation.checks import Number, checked
@@ -305,14 +307,8 @@ class _Chunks(NamedTuple):
 
         `size` is the most data to have at a time. Where draws are made `singly`, each is of as many data as can be.
         """
-        tail = (
-            4 * 8 * (tail_length(num_particles) + 1)
-        )  # one datum's largest weights, and copies while they are merged
-        if tail + draw > memory:
-            raise InputError(
-                f"{num_particles} particles need {_mib(tail + draw)} MiB for a single datum and the memory bound is "
-                f"{_mib(memory)} MiB; draw fewer particles or allow more memory"
-            )
+        tail = _bytes_of_tail(num_particles)
+        _require(tail + draw, f"{num_particles} particles", memory, "the memory bound is")
         most = min(memory // 2 // draw or 1, CHUNK.get(device.type, LARGEST_CHUNK))
         fewest = -(-num_particles // most)
         pieces = next((n for n in range(fewest, 2 * fewest) if num_particles % n == 0), fewest)
@@ -352,8 +348,52 @@ class _Chunks(NamedTuple):
         return torch.cat(columns, 2)
 
 
-def _mib(size: int) -> int:
-    return -(-size // 2**20)
+def _bytes_of_tail(num_particles: int) -> int:
+    """Memory for the largest weights of one datum, and copies while they are merged."""
+    return 4 * 8 * (tail_length(num_particles) + 1)
+
+
+def _require(size: int, what: str, memory: int, bound: str) -> None:
+    """Raise `InputError` where the draws of a single datum need more than a memory bound."""
+    if size > memory:
+        raise InputError(
+            f"{what} need {-(-size // 2**20)} MiB for a single datum and {bound} {-(-memory // 2**20)} MiB; "
+            "draw fewer particles or allow more memory"
+        )
+
+
+def holds(num_particles: int, memory: int) -> bool:
+    """Whether the largest weights of one datum take no more than half of a memory bound."""
+    return 2 * _bytes_of_tail(num_particles) <= memory
+
+
+def a_few(run: Trained, data: Evaluated) -> Call:
+    """One of the data that are asked about; all of them for a pair that is called with all at once."""
+    model, guide = run.vae.model, run.vae.guide
+    every = Call(once(as_data(model, data.x)))
+    with running(model, guide), forked_random():
+        return every[: len(every) if called_whole(model, guide, every) else 1]
+
+
+def check_draws(
+    question: Question, data: Evaluated, model: Program, guide: Program, few: Call
+) -> None:
+    """Raise `InputError` where the draws that a question asks for need more memory than the evaluation may take.
+
+    Args:
+        question: has `num_particles`, or `None` for those of the evaluation.
+        data: those that are asked about.
+        model: the model.
+        guide: what is drawn from.
+        few: as many data as the pair can be called with.
+    """
+    own = question.num_particles  # type: ignore[attr-defined]
+    count = data.num_particles if own is None else own
+    with running(model, guide), forked_random(), torch.no_grad():
+        draw, latents = _bytes_per_draw(model, guide, few)
+    said = f"--num-particles={count}" if own is None else question.said("num_particles")
+    size = _bytes_of_tail(count if latents else 1) + draw
+    _require(size, f"the draws of {said}", data.memory, "--memory is")
 
 
 class Weighting(Question):
@@ -374,6 +414,9 @@ class Weighting(Question):
     @abstractmethod
     def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
         """The values, and their answer; `options` are those that all ways of weighting take."""
+
+    def check(self, run: Trained, data: Evaluated) -> None:
+        check_draws(self, data, run.vae.model, run.vae.guide, a_few(run, data))
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         count = self.num_particles or data.num_particles

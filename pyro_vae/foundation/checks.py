@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar
 
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.memory import available_memory, in_words
+from pyro_vae.foundation.memory import affordable, available_memory
 
 LARGEST = 3.4e38  # a finite number in float32
 LONGEST = 1000  # entries of a tuple
@@ -179,7 +179,7 @@ def checked(function: Callable[Given, Made]) -> Callable[Given, Made]:
         except TypeError:
             return function(*args, **kwargs)  # Python's own words for a wrong call
         owner = type(args[0]).__name__ if method else function.__name__
-        for name, hint in _hints(function).items():
+        for name, hint in annotations(function).items():
             if name in given.arguments:
                 default = signature.parameters[name].default
                 value = given.arguments[name]
@@ -190,8 +190,8 @@ def checked(function: Callable[Given, Made]) -> Callable[Given, Made]:
 
 
 @functools.cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function's arguments; those that cannot be read are left alone."""
+def annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """What each argument of a function takes; annotations that cannot be read are left alone."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception:  # a name that is known to type checkers only
@@ -229,11 +229,7 @@ def check(
     subject = f"{name}={shown(value)}" + (f" of {owner}" if owner else "")
     if isinstance(value, (tuple, list)) and len(value) > LONGEST:
         raise InputError(f"{subject} has {len(value):,} entries; {LONGEST:,} are the most")
-    large = _too_large(value, hint)
-    if large > available_memory():
-        raise InputError(
-            f"{subject} would take {in_words(large)} of memory, and {in_words(available_memory())} are available"
-        )
+    affordable(_too_large(value, hint), subject)
     such = ""
     if isinstance(value, float) and not -LARGEST <= value <= LARGEST:
         such = f", and finite in float32, which ends at {LARGEST:g}"

@@ -41,6 +41,20 @@ def require(size: float, what: str, lower: str) -> None:
         )
 
 
+def affordable(size: float, what: str) -> None:
+    """Raise `InputError` where what was asked for would take more bytes than there are.
+
+    Args:
+        size: the bytes.
+        what: asks for them, as it was given: `chains=32 of AIS`.
+    """
+    there = available_memory()
+    if size > there:
+        raise InputError(
+            f"{what} would take {in_words(size)} of memory, and {in_words(there)} are available"
+        )
+
+
 def in_words(size: float) -> str:
     """An amount of memory for a person.
 

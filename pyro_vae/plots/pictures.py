@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.models.vae import VAE
 from pyro_vae.plots.tiles import grid
 
+ENCODED = 500  # data at a time
 MANY = 2**24  # numbers that a decoder gives at a time
 LARGEST = 2**30  # bytes of the pictures that one figure shows
 
@@ -55,9 +56,12 @@ def interpolation(vae: VAE, pairs: Tensor, *, steps: int = 11) -> tuple[Figure, 
 
     Returns the figure and the means of p(x | z), `(n, steps, *shape)`; the data themselves stand at both ends of a row.
     """
-    z = vae.encode(pairs.flatten(0, 1)).sample().unflatten(0, (-1, 2))  # (n, 2, latent)
+    ends = [vae.encode(some).sample() for some in pairs.flatten(0, 1).split(ENCODED)]
+    z = torch.cat(ends).unflatten(0, (-1, 2))  # (n, 2, latent)
     t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)[:, None]
-    x = vae.decode(z[:, :1] * (1 - t) + z[:, 1:] * t).mean  # (n, steps, *shape)
+    line = z[:, :1] * (1 - t) + z[:, 1:] * t  # (n, steps, latent)
+    few = max(1, MANY // (steps * math.prod(pairs.shape[2:])))
+    x = torch.cat([vae.decode(some).mean for some in line.split(few)])  # (n, steps, *shape)
     row = torch.cat([pairs[:, :1], x, pairs[:, 1:]], 1)
     title = "data at both ends, between them the mean of p(x | z) along a line"
     return grid(row.flatten(0, 1), columns=steps + 2, title=title), x
