@@ -27,9 +27,9 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._cli.asked import asked
-from pyro_vae._cli.drawing import draw
 from pyro_vae._cli.options import DRAWS, run
-from pyro_vae._cli.scores import check_tables, identity, plain, require_pyarrow, write_tables
+from pyro_vae._cli.outputs import Make, draw, put_each, reason
+from pyro_vae._cli.scores import check_tables, identity, plain, require_pyarrow, table_files
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS, spread
 from pyro_vae.data.inputs import as_data, rows_within
@@ -395,17 +395,26 @@ def main(arguments: Sequence[str]) -> None:
         arrays[f"{split}_std"],
         arrays.get(f"{split}_labels"),
     )
-    written: list[Path] = [output]
-    failed: list[str] = []
-    if options.csv or options.parquet:
-        written += write_tables(frame(arrays), options)
+    tables = table_files(frame(arrays), options) if options.csv or options.parquet else {}
+    written, failed = put_each(tables)
+    drawn: list[Path] = []
+    not_drawn: list[str] = []
     if len(mean) > 1:  # one point is no picture
         make = partial(picture, mean, std, labels, fit=arrays.get("train_mean"))
-        drawn, failed = draw({subfolder(opened.folder, "figures") / f"{_stem(fresh)}.png": make})
-        written += drawn
-    print(f"\nwritten: {', '.join(map(str, written))}")
-    if failed:
-        raise InputError(f"the latents are written to {output}, but not drawn: {failed[0]}")
+        drawn, not_drawn = _draw(opened.folder, f"{_stem(fresh)}.png", make)
+    print(f"\nwritten: {', '.join(map(str, (output, *written, *drawn)))}")
+    lost = [f"not written: {', '.join(failed)}"] if failed else []
+    lost += [f"not drawn: {not_drawn[0]}"] if not_drawn else []
+    if lost:
+        raise InputError(f"the latents are written to {output}, but {'; '.join(lost)}")
+
+
+def _draw(folder: Path, name: str, make: Make) -> tuple[list[Path], list[str]]:
+    """Draw a figure into a run: its file, or why there is none."""
+    try:
+        return draw({subfolder(folder, "figures") / name: make})
+    except (InputError, OSError) as error:
+        return [], [f"figures ({reason(error)})"]
 
 
 def _report(arrays: dict[str, np.ndarray]) -> str:

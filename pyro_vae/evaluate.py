@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
@@ -26,10 +26,10 @@ import torch
 
 from pyro_vae import __version__
 from pyro_vae._cli.asked import asked
-from pyro_vae._cli.drawing import Make, draw
 from pyro_vae._cli.options import run
+from pyro_vae._cli.outputs import Make, draw, put_each, reason
 from pyro_vae._cli.questions import questions
-from pyro_vae._cli.scores import check_tables, identity, plain, scores, write_tables
+from pyro_vae._cli.scores import as_csv, check_tables, identity, plain, scores, table_files
 from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.representation import Representation
@@ -38,10 +38,20 @@ from pyro_vae.evaluation.question import Answer, Evaluated, Question
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError, one_line
-from pyro_vae.foundation.files import subfolder, together, write_atomically
+from pyro_vae.foundation.files import (
+    Write,
+    refuse_link,
+    require_writable,
+    subfolder,
+    together,
+    write_atomically,
+)
 from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.runs import check_output, on_run, public_command, public_path
 from pyro_vae.trained import Run
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["main"]
 
@@ -123,6 +133,21 @@ def _chosen(opened: Run, options: Any) -> Rows:
     return rows.first(options.limit)
 
 
+def _opened(options: Any, every: Sequence[Question]) -> tuple[Run, Rows, Evaluated]:
+    """The run, the rows of it, and these as the questions see them; whatever can be refused is."""
+    opened = asked(options)
+    rows = _chosen(opened, options)
+    called = f"{rows.dataset} {rows.split}"
+    settings = (options.limit, options.num_particles, options.memory * 2**20)
+    data = Evaluated(rows.x, rows.rows, called, rows.names, *settings)
+    for question in every:
+        question.check(opened, data)
+    refuse_link(opened.folder / "figures")
+    require_writable(opened.folder)
+    opened.announce()
+    return opened, rows, data
+
+
 class _Files:
     """What the answers of an evaluation come to: the content of its .json and .npz files, and its figures.
 
@@ -171,14 +196,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = _options(arguments)
     first, further = questions(options)
-    opened = asked(options)
-    rows = _chosen(opened, options)
-    called = f"{rows.dataset} {rows.split}"
-    settings = (options.limit, options.num_particles, options.memory * 2**20)
-    data = Evaluated(rows.x, rows.rows, called, rows.names, *settings)
-    for question in (first, *further):
-        question.check(opened, data)
-    opened.announce()
+    opened, rows, data = _opened(options, (first, *further))
     pyro.set_rng_seed(options.seed)
 
     # The log-likelihood, which every later question may look at.
@@ -211,42 +229,44 @@ def main(arguments: Sequence[str]) -> None:
     s |= {"plan": plan, "seed": options.seed, "checkpoint": options.checkpoint}
     s |= {"versions": _versions(), "command": public_command("evaluate", arguments)}
     stem = stem_of(opened.folder, plan, s)
-    written = _write(opened.folder, stem, s, files.columns)
-    written += _tables(opened.folder / stem, rows, files.columns, result, options)
-    drawn, failed = _draw(opened.folder, stem, s, files.figures)
-    written += drawn
-    if options.report:
-        from pyro_vae.report import write_report
-
-        written.append(opened.folder / f"{stem.replace('evaluation', 'report', 1)}.html")
-        write_report(opened.folder, written[-1], evaluation=stem, data=rows.x)
+    each = scores(files.columns, rows.split)
+    written = _write(opened.folder, stem, s, files.columns, each if rows.split == NEW else None)
+    told, failed = put_each({**table_files(each, options), **_netcdf(result, options)})
+    drawn, not_drawn = _draw(opened.folder, stem, s, files.figures)
+    page, no_page = _report(opened.folder, stem, rows) if options.report else ([], [])
+    written += [*told, *drawn, *page]
+    failed += no_page
     print(f"\nwritten: {', '.join(map(str, written))}")
     if rows.split != NEW and stem != headline(rows.split):
         print(_beside(opened.folder, rows.split))
     print(f"next: {_next(opened, rows, options)}")
-    refused += [f"not drawn: {', '.join(failed)}"] if failed else []
+    refused += [f"not written: {', '.join(failed)}"] if failed else []
+    refused += [f"not drawn: {', '.join(not_drawn)}"] if not_drawn else []
     if refused:
         raise InputError(
             f"the evaluation is done and written to {written[0]}, but {'; '.join(refused)}"
         )
 
 
-def _tables(
-    stem: Path, rows: Rows, columns: dict[str, Any], result: LogMarginal, options: Any
-) -> list[Path]:
-    """Write the numbers of each datum to the files that are asked for, of new data also beside the evaluation."""
-    each, written = scores(columns, rows.split), []
-    if rows.split == NEW:
-        written.append(stem.with_name(f"{stem.name}.csv"))
-        write_atomically(written[-1], lambda path: each.to_csv(path, index=False))
-    written += write_tables(each, options)
-    if options.netcdf is not None:
+def _netcdf(result: LogMarginal, options: Any) -> dict[Path, Write]:
+    """By the file that `--netcdf` names, what writes the values to it."""
+
+    def write(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = result.to_arviz()
-            write_atomically(options.netcdf, lambda path: tree.to_netcdf(str(path)))
-        written.append(options.netcdf)
-    return written
+            result.to_arviz().to_netcdf(str(path))
+
+    return {} if options.netcdf is None else {options.netcdf: write}
+
+
+def _report(folder: Path, stem: str, rows: Rows) -> tuple[list[Path], list[str]]:
+    """Write the page of an evaluation: its file, or why there is none."""
+    from pyro_vae.report import report
+
+    def write(path: Path) -> None:
+        path.write_text(report(folder, evaluation=stem, data=rows.x), encoding="utf-8")
+
+    return put_each({folder / f"{stem.replace('evaluation', 'report', 1)}.html": write})
 
 
 def _next(opened: Run, rows: Rows, options: Any) -> str:
@@ -258,24 +278,39 @@ def _next(opened: Run, rows: Rows, options: Any) -> str:
     return on_run("sample", opened.folder, *words)
 
 
-def _write(folder: Path, stem: str, s: dict[str, Any], columns: dict[str, Any]) -> list[Path]:
-    """Write the numbers of an evaluation, both files together."""
-    told, arrays = folder / f"{stem}.json", folder / f"{stem}.npz"
+def _write(
+    folder: Path,
+    stem: str,
+    s: dict[str, Any],
+    columns: dict[str, Any],
+    table: "pandas.DataFrame | None",
+) -> list[Path]:
+    """Write the numbers of an evaluation, and of new data a table of them; all files together."""
     s |= {"figures": [], "arrays": digest(columns)}
+    files: dict[Path, Write] = {
+        folder / f"{stem}.json": partial(_save_json, s=s),
+        folder / f"{stem}.npz": partial(_save_npz, columns=columns),
+    }
+    if table is not None:
+        files[folder / f"{stem}.csv"] = as_csv(table)
     with together() as put:
-        put(arrays, lambda path: _save_npz(path, columns))
-        put(told, partial(_save_json, s=s))
-    return [told, arrays]
+        for path, write in files.items():
+            put(path, write)
+    return [*files]
 
 
 def _draw(
     folder: Path, stem: str, s: dict[str, Any], figures: dict[str, Make]
 ) -> tuple[list[Path], list[str]]:
     """Draw the figures of an evaluation and name them in its file; which were drawn, and why others were not."""
-    place = subfolder(subfolder(folder, "figures"), stem)
-    drawn, failed = draw({place / f"{name}.png": make for name, make in figures.items()})
-    s["figures"] = [path.relative_to(folder).as_posix() for path in drawn]
-    write_atomically(folder / f"{stem}.json", partial(_save_json, s=s))
+    drawn: list[Path] = []
+    try:
+        place = subfolder(subfolder(folder, "figures"), stem)
+        drawn, failed = draw({place / f"{name}.png": make for name, make in figures.items()})
+        s["figures"] = [path.relative_to(folder).as_posix() for path in drawn]
+        write_atomically(folder / f"{stem}.json", partial(_save_json, s=s))
+    except (InputError, OSError) as error:  # then its file names none of them
+        return drawn, [f"figures ({reason(error)})"]
     return drawn, failed
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyro_vae.foundation.commands import command, trust
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import is_device, require_writable
 from pyro_vae.foundation.reading import read_toml, user_path
 from pyro_vae.foundation.source import names
 
@@ -113,6 +114,11 @@ def check_output(path: Path, option: str) -> None:
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise InputError(f"{option} {path} is a folder; name a file")
+    try:
+        if not is_device(path):
+            require_writable(path.parent)
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror or error}") from error
     there = path.resolve()
     for folder in there.parents:
         inside = there.relative_to(folder).as_posix()

@@ -25,7 +25,7 @@ from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import KINDS, run
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.files import subfolder, together
+from pyro_vae.foundation.files import require_writable, subfolder, together
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.runs import output_folder
 from pyro_vae.trained import Run
@@ -65,10 +65,6 @@ def draw(
         reconstructed = torch.cat([vae.reconstruct(some) for some in x.split(AT_A_TIME)])
         return plots.reconstructions(x, reconstructed), reconstructed
     if kind == "interpolation":
-        if len(data) < 2:
-            raise InputError(
-                f"an interpolation needs two data and the {split} split has {len(data)}"
-            )
         x = data.first(2 * max(count // 10, 1))[:]
         return plots.interpolation(vae, x[: len(x) // 2 * 2].unflatten(0, (2, -1)).transpose(0, 1))
     return plots.traversal(vae, data.first(1)[:])
@@ -83,13 +79,31 @@ def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -
             affordable(copies * opened.dtype.itemsize * made * datum, f"--count {count}")
 
 
-def _require_data(opened: Run) -> None:
-    """Read the data before anything is drawn."""
+def _kinds(opened: Run, asked: Sequence[str], split: str) -> list[str]:
+    """The kinds of pictures that are drawn: those that are asked for, or all that there can be.
+
+    Raises:
+        InputError: for one that cannot be drawn, before anything is.
+    """
+    kinds = [*dict.fromkeys(asked or KINDS)]
+    if opened.spec.latent_dim != 2 and "manifold" in kinds:
+        if asked:
+            raise InputError(
+                f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
+            )
+        kinds.remove("manifold")
+    if set(kinds) <= DATALESS:
+        return kinds
     try:
-        opened.data  # noqa: B018
+        size = len(opened.split(split))
     except InputError as error:
         raise InputError(f"{error}; --kind prior needs no data") from error
+    if size < 2 and "interpolation" in kinds:
+        if asked:
+            raise InputError(f"an interpolation needs two data and the {split} split has {size}")
+        kinds.remove("interpolation")
     opened.announce()
+    return kinds
 
 
 @alone()
@@ -97,19 +111,14 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)
     opened = asked(options, data=options.data)
-    if "manifold" in (options.kind or ()) and opened.spec.latent_dim != 2:
-        raise InputError(
-            f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
-        )
-    kinds = options.kind or [k for k in KINDS if k != "manifold" or opened.spec.latent_dim == 2]
-    if not set(kinds) <= DATALESS:
-        _require_data(opened)
+    kinds = _kinds(opened, options.kind or (), options.split)
     _require_memory(opened, kinds, options.count, options.split)
     if options.output is None:
         folder = subfolder(opened.folder, "samples")
     else:
         folder = output_folder("--output", options.output)
-    for kind in dict.fromkeys(kinds):
+    require_writable(folder)
+    for kind in kinds:
         pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
         with torch.no_grad():
             figure, values = draw(

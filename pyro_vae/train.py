@@ -30,9 +30,9 @@ from torch import nn
 
 from pyro_vae import __version__
 from pyro_vae._cli.display import Display
-from pyro_vae._cli.drawing import draw
 from pyro_vae._cli.keep import Keeper
 from pyro_vae._cli.options import run
+from pyro_vae._cli.outputs import draw
 from pyro_vae._cli.training import resolve
 from pyro_vae._config import COMPILE, STREAM, Config, flag
 from pyro_vae._metrics import metrics_text, read_metrics

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.files import MARK, subfolder, sweep, together, write_atomically
+from pyro_vae.foundation.files import (
+    MARK,
+    require_writable,
+    subfolder,
+    sweep,
+    together,
+    write_atomically,
+)
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -165,3 +172,46 @@ def test_a_signal_waits_until_all_files_are_in_place(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_both(Path.touch)
     assert names() == ["a.txt", "b.txt"]
+
+
+def write_all(*paths):
+    with together() as put:
+        for path in paths:
+            put(Path(path), lambda beside: beside.write_text("new"))
+
+
+def no_second_names(*args, **kwargs):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("linking", [True, False])
+@pytest.mark.parametrize("before", [None, "old", "a link"])
+def test_where_one_cannot_be_put_in_its_place_the_others_are_taken_back(
+    monkeypatch, before, linking
+):
+    if not linking:
+        monkeypatch.setattr(os, "link", no_second_names)
+    if before == "a link":
+        Path("outside").write_text("precious")
+        Path("a.txt").symlink_to("outside")
+    elif before is not None:
+        Path("a.txt").write_text(before)
+    Path("b.txt").mkdir()  # where no file can be put
+    there = names()
+    with pytest.raises(OSError, match=r"b\.txt") as caught:
+        write_all("a.txt", "b.txt")
+    assert caught.value.filename == "b.txt"
+    assert names() == there
+    if before == "a link":
+        assert Path("a.txt").is_symlink()
+        assert Path("outside").read_text() == "precious"
+    elif before is not None:
+        assert Path("a.txt").read_text() == before
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_told():
+    require_writable(Path())
+    assert names() == []
+    with pytest.raises(FileNotFoundError) as caught:
+        require_writable(Path("missing"))
+    assert caught.value.filename == "missing"

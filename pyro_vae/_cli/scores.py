@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.files import write_atomically
+from pyro_vae.foundation.files import Write
 from pyro_vae.runs import check_output
 
 if TYPE_CHECKING:
@@ -78,15 +78,16 @@ def require_pyarrow(what: str) -> None:
         ) from None
 
 
-def write_tables(table: "pandas.DataFrame", options: Any) -> list[Path]:
-    """Write a table to the files that `--csv` and `--parquet` of `options` name; these files."""
-    written = []
-    if options.csv is not None:
-        write_atomically(options.csv, lambda path: table.to_csv(path, index=False))
-        written.append(options.csv)
-    if options.parquet is not None:
-        write_atomically(
-            options.parquet, lambda path: table.to_parquet(path, engine="pyarrow", index=False)
-        )
-        written.append(options.parquet)
-    return written
+def table_files(table: "pandas.DataFrame", options: Any) -> dict[Path, Write]:
+    """By the files that `--csv` and `--parquet` of `options` name, what writes a table to each."""
+    writers = {options.csv: as_csv(table), options.parquet: _as_parquet(table)}
+    return {path: write for path, write in writers.items() if path is not None}
+
+
+def as_csv(table: "pandas.DataFrame") -> Write:
+    """What writes a table as text."""
+    return lambda path: table.to_csv(path, index=False)
+
+
+def _as_parquet(table: "pandas.DataFrame") -> Write:
+    return lambda path: table.to_parquet(path, engine="pyarrow", index=False)

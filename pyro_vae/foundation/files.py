@@ -7,7 +7,7 @@ import shutil
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ except ImportError:  # Windows, where leftovers of a kill stay until somebody re
     fcntl = None  # type: ignore[assignment]
 
 MARK = ".tmp-"  # how the name of a folder begins in which a file is under way
+BEFORE = ".before"  # the file that another takes the place of, while it can still come back
 LOCK = ".lock"  # the file in it that tells whether its process lives
 DEVICES = ("/dev", "/dev/fd", "/proc/self/fd")  # /dev/stdout, /dev/null: nothing is moved there
 
@@ -40,13 +41,14 @@ def write_atomically(path: Path, write: Write) -> None:
 def together() -> Iterator[Callable[[Path, Write], None]]:
     """Files that belong to each other: made one by one, and put in place when all of them are made, or none.
 
-    Gives a function of a path and of what writes it, as `write_atomically` is.
+    Gives a function of a path and of what writes it, as `write_atomically` is. Where one of them cannot be put in its
+    place, those before it are taken back.
     """
     made: list[tuple[Path, Path]] = []
     with ExitStack() as stack:
 
         def put(path: Path, write: Write) -> None:
-            if _is_device(path):
+            if is_device(path):
                 write(path)
                 return
             with _named(path):
@@ -57,9 +59,40 @@ def together() -> Iterator[Callable[[Path, Write], None]]:
         yield put
         if made:
             with _undisturbed(made[0][1].parent):
-                for beside, path in made:
-                    with _named(path):
-                        os.replace(beside, path)
+                _put_in_place(made)
+
+
+def _put_in_place(made: Sequence[tuple[Path, Path]]) -> None:
+    """Move each file from beside its place into it; where one cannot be moved, all are as before."""
+    moved: list[tuple[Path, Path | None]] = []
+    try:
+        for beside, path in made:
+            with _named(path):
+                before = _kept(path, beside.with_name(BEFORE)) if len(made) > 1 else None
+                os.replace(beside, path)
+            moved.append((path, before))
+    except BaseException:
+        for path, before in reversed(moved):
+            with suppress(OSError):
+                path.unlink() if before is None else os.replace(before, path)
+        raise
+
+
+def _kept(path: Path, name: Path) -> Path | None:
+    """A second name for what is at `path`, by which it outlives its place there; `None` where there is nothing."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        os.link(path, name, follow_symlinks=False)
+    except OSError:  # a file system without second names
+        shutil.copy2(path, name, follow_symlinks=False)
+    return name
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `OSError` where no file can be made in a folder, before the work whose files go there."""
+    with _named(folder), _workshop(folder):
+        pass
 
 
 @contextmanager
@@ -74,14 +107,19 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def subfolder(folder: Path, name: str) -> Path:
-    """The folder `name` inside a run folder, made if need be; a link is refused, because it leads outside the run."""
+    """The folder `name` inside a run folder, made if need be; a link is refused, as by `refuse_link`."""
     path = folder / name
+    refuse_link(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `InputError` for a folder inside a run that is a link, because it leads outside the run."""
     if path.is_symlink():
         raise InputError(
             f"{path} is a link to {os.readlink(path)}, and nothing is written through links inside a run; remove it"
         )
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def sweep(folder: Path) -> None:
@@ -108,7 +146,7 @@ def _remove_unless_locked(workshop: Path) -> None:
         os.close(descriptor)
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Whether there is something at `path` that takes bytes and is no file, such as a pipe."""
     if str(path.parent) in DEVICES:
         return True
