@@ -191,7 +191,7 @@ def products(setting: Setting, *, by: str = "") -> Step | None:
     vae, x = setting.vae(), setting.batches()()
     svi = SVI(vae.model, vae.guide, ADAM, parse("objective", setting.objective)(), reduction="mean")
     svi.step(x)
-    graph = trace(svi._gradients, [*vae.parameters(), *vae.buffers()], [x], ((x,), {}))
+    graph = trace(svi._differentiate, [*vae.parameters(), *vae.buffers()], [x], ((x,), {}))
     work: list[Any] = []
 
     class Recorder(Interpreter):

@@ -71,7 +71,7 @@ def ours(setting: Setting, *, compile: bool) -> Step:
     """`log_marginal` with all its diagnostics; the graph is made before and kept from call to call."""
     vae = setting.vae().eval()
     data = setting.batches()()[:IMAGES]
-    weigh = estimators._weigher(vae.model, vae.guide, compile, repaid=True)
+    weigh = estimators._weigher(vae.model, vae.guide, compile, repaid=True, singly=False)
 
     def step() -> None:
         with mock.patch.object(estimators, "_weigher", return_value=weigh):

@@ -34,7 +34,7 @@ from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.representation import Representation
 from pyro_vae.evaluation.latents import Latents
-from pyro_vae.evaluation.question import Answer, Evaluated, Question
+from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError, one_line
@@ -181,7 +181,7 @@ class _Files:
 
 def _columns(question: Question, answer: Answer, size: int, before: str = "") -> dict[str, Any]:
     """The arrays of an answer, once each has a number for each datum."""
-    columns = {f"{before}{k}": plain(np.asarray(v)) for k, v in answer.columns.items()}
+    columns = {f"{before}{k}": plain(np.asarray(on_host(v))) for k, v in answer.columns.items()}
     for name, column in columns.items():
         if column.shape != (size,):
             raise InputError(

@@ -44,13 +44,14 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
+from pyro_vae.engine.memory import free_bytes
 from pyro_vae.foundation.abstract import alone, forked_random
 from pyro_vae.foundation.checks import between, check
 from pyro_vae.foundation.commands import command, option, trust
 from pyro_vae.foundation.endings import asking, reader_gone
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import LOCK, MARK, locked, subfolder
-from pyro_vae.foundation.memory import available_memory, in_words
+from pyro_vae.foundation.memory import in_words
 from pyro_vae.foundation.reading import user_path
 from pyro_vae.foundation.trust import AXES as TRUSTED
 from pyro_vae.foundation.trust import by_the_command_line
@@ -201,15 +202,15 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
 def _check_memory(job: Job) -> None:
     """Raise `InputError` where a step needs more memory than there is, by what a few data need."""
     size = min(job.config.batch_size, len(job.train))
-    if job.device.type != "cpu" or size < 4:
+    if job.device.type == "mps" or size < 4:
         return
     with forked_random():
         few = job.train[torch.arange(4)]
-    needed = step_bytes(job.svi, few, size)
-    if needed > available_memory():
+    needed, there = step_bytes(job.svi, few, size), free_bytes(job.device)
+    if needed > there:
         raise InputError(
             f"a step of {size} data takes {in_words(needed)} of memory beside the weights, and "
-            f"{in_words(available_memory())} are available; use a smaller --batch-size, --latent-dim or network"
+            f"{in_words(there)} are available; use a smaller --batch-size, --latent-dim or network"
         )
 
 
@@ -598,6 +599,7 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     config, resumed, dry = resolve(arguments)
+    torch.backends.cudnn.deterministic = True  # the same command gives the same bits on a GPU too
     job = prepare(config, resumed)
     _check_memory(job)
     print(describe(job))

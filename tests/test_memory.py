@@ -125,7 +125,7 @@ def test_encoding_a_stream_keeps_nothing_but_the_latents(tmp_path):
 def test_a_step_that_does_not_fit_is_refused_before_training(refused, call, monkeypatch):
     """A full-rank guide of 60 latents has a matrix of 3,600 numbers for each datum, of which a batch has a thousand."""
     arguments = ("--latent-dim", 60, "--guide", "fullrank", "--network", "mlp(hidden=(4,))")
-    monkeypatch.setattr("pyro_vae.train.available_memory", lambda: 2**24)
+    monkeypatch.setattr("pyro_vae.train.free_bytes", lambda device: 2**24)
     said = refused("train", *arguments, "--batch-size", 1000)
     assert "a step of 1000 data takes" in said
     assert "and 16.0 MiB are available; use a smaller --batch-size, --latent-dim" in said

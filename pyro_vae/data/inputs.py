@@ -401,7 +401,8 @@ def _check_values(x: Tensor, result: Tensor, likelihood: Any, name: str) -> None
     """Raise `InputError` for the first datum with a value that the likelihood, or the type of `result`, cannot hold."""
     rows = max(1, CHUNK // max(1, math.prod(x.shape[1:])))
     for start in range(0, len(x), rows):
-        stored, seen = x[start : start + rows], result[start : start + rows]
+        seen = result[start : start + rows]
+        stored = x[start : start + rows].to(seen.device)
         if stored.is_floating_point():
             bad = ~(stored.isfinite() & seen.isfinite()).reshape(len(stored), -1).all(1)
         else:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.foundation.abstract import forked_random
+from pyro_vae.foundation.memory import available_memory
 
 MEMORY = 256 * 2**20
 
@@ -37,6 +39,13 @@ def bytes_of(call: Callable[[], Any]) -> int:
         with Allocations() as allocations:
             call()
     return allocations.bytes
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that can still be taken on a device: a CUDA card's own, elsewhere that of the system."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory()
 
 
 def pieces(count: int, most: int) -> Iterator[int]:

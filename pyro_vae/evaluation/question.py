@@ -62,11 +62,17 @@ class PerDatum:
         values: `(N,)`; what is not finite is left out of the means.
         standard_errors: how far other draws would move each value, `(N,)`; `None` where that is not known.
 
+    Tensors are kept on the host, without their gradients.
+
     Results over shards of data add up: `a + b` holds the data of both.
     """
 
     values: Tensor
     standard_errors: Tensor | None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, on_host(getattr(self, f.name)))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -159,6 +165,11 @@ def student(freedom: Tensor, level: float) -> Tensor:
     return torch.as_tensor(
         stdtrit(freedom.clamp_min(1).numpy(), (1 + level) / 2), dtype=torch.float64
     )
+
+
+def on_host(value: Any) -> Any:
+    """A tensor without its gradient and off the GPU; anything else as it is."""
+    return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 class Drawing(NamedTuple):

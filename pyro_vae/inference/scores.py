@@ -123,10 +123,11 @@ def _scored(program: Program, call: Call, values: Values, count: int | None, dim
     _check(sites, values)
     plate = _plate(sites, call)
     shape = (plate.size,) if count is None else (count, plate.size)
+    nothing = torch.zeros((), device=next(iter(sites.values()))["value"].device)
 
     def total(some: Sites) -> Tensor:
         logs = log_probs(trace, some, plate, count, dim).values()
-        return sum(logs, torch.zeros(())).expand(shape)
+        return sum(logs, nothing).expand(shape)
 
     latents = {name: site for name, site in sites.items() if not site["is_observed"]}
     if any(is_summed(site) for site in latents.values()):  # what is observed has a part in the sum
