@@ -619,7 +619,8 @@ class _Recorded:
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         pairs = zip(self._inputs, inputs, strict=True)
         moved = [i for i, (mine, given) in enumerate(pairs) if mine.data_ptr() != given.data_ptr()]
-        if new := {i for i in moved if inputs[i].is_cuda} - self._own:
+        elsewhere = {i for i in moved if inputs[i].device == self._inputs[i].device}
+        if new := elsewhere - self._own:
             self._own |= new
             self._inputs = [
                 given.clone() if i in new else self._inputs[i] for i, given in enumerate(inputs)
