@@ -119,6 +119,7 @@ from pyro_vae.models.priors import (
     VampPrior as VampPrior,
 )
 from pyro_vae.data.representation import Representation as Representation
+from pyro_vae.models.structures import Structure as Structure
 from pyro_vae.models.vae import VAE as VAE, Model as Model
 from pyro_vae.networks import (
     MLP as MLP,

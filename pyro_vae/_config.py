@@ -79,6 +79,7 @@ class Config:
     maximum: int | None = _option(
         None, "largest value of whole numbers (default: by the files, else by what occurs)"
     )
+    structure: str = _option("Vae()", "the formula of model and guide, see below")
     prior: str = _option("StandardNormal()", "p(z), see below")
     network: str = _option("MLP()", "body of encoder and decoder, see below")
     likelihood: str | None = _option(

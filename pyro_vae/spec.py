@@ -24,11 +24,13 @@ from pyro_vae.inference.svi import SVI
 from pyro_vae.models.conditionals import Guide
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.priors import Prior
+from pyro_vae.models.structures import Parts, Structure
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Network
 
 # Each axis: the family, the class a user's own member must have, and how many arguments the contract fixes.
 AXES: dict[str, tuple[type, type, int]] = {
+    "structure": (Structure, Structure, 0),
     "prior": (Prior, Prior, 1),
     "network": (Network, Network, 2),
     "likelihood": (Likelihood, Likelihood, 1),
@@ -220,7 +222,7 @@ def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) ->
 
 
 HINTS = {"shape": tuple[Count, ...], "latent_dim": Count}
-HINTS |= dict.fromkeys(("prior", "network", "likelihood", "guide"), str)
+HINTS |= dict.fromkeys(("prior", "network", "likelihood", "guide", "structure"), str)
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ class Spec:
     Attributes:
         shape: shape of one datum.
         latent_dim: length of z.
-        prior, network, likelihood, guide: members in the grammar of `parse`.
+        prior, network, likelihood, guide, structure: members in the grammar of `parse`.
     """
 
     shape: tuple[int, ...]
@@ -239,6 +241,7 @@ class Spec:
     network: str = "MLP()"
     likelihood: str = "Bernoulli()"
     guide: str = "MeanField()"
+    structure: str = "Vae()"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -267,13 +270,16 @@ def build(spec: Spec) -> VAE:
     """
     check("--latent-dim", spec.latent_dim, Count)
     network = parse("network", spec.network)
-    likelihood = parse("likelihood", spec.likelihood)(spec.shape)
-    encoder = Member(network.name, network.make.encoder, network.arguments)(spec.shape)  # type: ignore[attr-defined]
-    decoder = Member(network.name, network.make.decoder, network.arguments)(  # type: ignore[attr-defined]
-        spec.latent_dim, (likelihood.channels, *spec.shape)
+    make: Any = network.make
+    parts = Parts(
+        prior=parse("prior", spec.prior),
+        encoder=Member(network.name, make.encoder, network.arguments),
+        decoder=Member(network.name, make.decoder, network.arguments),
+        likelihood=parse("likelihood", spec.likelihood),
+        guide=parse("guide", spec.guide),
     )
-    guide = parse("guide", spec.guide)(encoder, spec.latent_dim)
-    return VAE(parse("prior", spec.prior)(spec.latent_dim), decoder, likelihood, guide)
+    structure: Structure = parse("structure", spec.structure)()
+    return structure.build(parts, spec.shape, spec.latent_dim)
 
 
 def problem(spec: Spec, objective: str = "ELBO()") -> str | None:

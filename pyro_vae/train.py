@@ -62,6 +62,7 @@ from pyro_vae.inference.remedies import REMEDIES, remedy
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.likelihoods.continuous import LocationScale
+from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import clear, is_run, on_run, portable, read_resolved, require_data
 from pyro_vae.spec import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
@@ -136,7 +137,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     config, reason = _with_likelihood(config, data)
     assert config.likelihood is not None
     parts = (config.prior, config.network, config.likelihood, config.guide)
-    spec = Spec(data.shape, config.latent_dim, *parts)
+    spec = Spec(data.shape, config.latent_dim, *parts, structure=config.structure)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
     pyro.set_rng_seed(config.seed)
@@ -283,6 +284,7 @@ def describe(job: Job) -> str:
             *(f"read       {note}" for note in (*job.data.notes, *job.notes)),
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
             *([f"likelihood {config.likelihood}, because {job.reason}"] if job.reason else []),
+            f"structure  {config.structure}: {formula(model, job.vae.guide)}",
             f"model      {config.prior}, {config.network}, {config.likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",

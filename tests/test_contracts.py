@@ -364,8 +364,9 @@ def test_every_pair_of_members_that_can_meet_does_meet():
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="-".join)
 def test_every_combination_trains_every_parameter(names):
-    prior, network, likelihood, guide, objective = names
-    vae = build(Spec(SHAPE, D, prior, network, likelihood, guide)).double()
+    choice = dict(zip(AXES, names, strict=True))
+    prior, objective = choice["prior"], choice.pop("objective")
+    vae = build(Spec(SHAPE, D, **choice)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     examples = x.repeat(100, 1, 1) if prior == "VampPrior" else None
     off_centre = x.mean(0) + 0.2 * x.std(
@@ -388,7 +389,9 @@ def test_every_combination_trains_every_parameter(names):
 
 @pytest.mark.parametrize("names", COMBINATIONS[:: max(1, len(COMBINATIONS) // 8)], ids="-".join)
 def test_state_dict_round_trip(names):
-    spec = Spec(SHAPE, D, *names[:4])
+    choice = dict(zip(AXES, names, strict=True))
+    choice.pop("objective")
+    spec = Spec(SHAPE, D, **choice)
     first, second = build(spec), build(spec)
     second.load_state_dict(first.state_dict())
     x = example(first.model.likelihood.support, 4, *SHAPE).float()

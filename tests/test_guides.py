@@ -291,7 +291,7 @@ def test_training_differentiates_through_the_refinement():
         torch.manual_seed(3)
         q = vae.guide.given(x)
         z = q.rsample()
-        return (vae.model.log_joint(x, z) - q.log_prob(z)).sum()
+        return (vae.model.log_prob({"x": x, "z": z}) - q.log_prob(z)).sum()
 
     weight = vae.guide.start.head.weight
     bound().backward()
@@ -324,7 +324,9 @@ def test_a_point_is_a_deterministic_autoencoder():
         vae.posterior_mean(x).detach(), (x - truth.b) @ truth.gain.T, rtol=0, atol=2e-3
     )
     reported = elbo(vae.model, vae.guide, x).elbo
-    assert reported == pytest.approx(vae.model.log_joint(x, vae.posterior_mean(x)).mean().item())
+    assert reported == pytest.approx(
+        vae.model.log_prob({"x": x, "z": vae.posterior_mean(x)}).mean().item()
+    )
     with pytest.raises(InputError, match="without a density"):
         log_marginal(vae.model, vae.guide, x)
 

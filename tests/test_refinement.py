@@ -271,7 +271,7 @@ def test_log_marginal_of_a_curved_posterior_against_quadrature():
     x = torch.rand(20, 6).round().double()
     grid = torch.linspace(-10, 10, 20001).double().unsqueeze(-1)
     with torch.no_grad():
-        joint = vae.model.log_joint(x, grid.unsqueeze(1))  # (grid, batch)
+        joint = vae.model.log_prob({"x": x, "z": grid.unsqueeze(1)})  # (grid, batch)
     expected = torch.logsumexp(joint, 0) + math.log(20 / 20000)
     result = log_marginal_refined(vae, x, num_particles=20_000, steps=100)
     good = ~result.doubtful

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 # Each axis: its family's class, and the module or folder that holds the family.
 FAMILIES = {
+    "structure": ("Structure", "models/structures"),
     "prior": ("Prior", "models/priors"),
     "network": ("Network", "networks"),
     "likelihood": ("Likelihood", "models/likelihoods"),

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from pyro_vae.foundation.errors import InputError
 
-AXES = ("--prior", "--network", "--likelihood", "--guide", "--objective")
+AXES = ("--structure", "--prior", "--network", "--likelihood", "--guide", "--objective")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # of a module; a relative one is none
 INSIDE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\s*:\s*[A-Za-z_]\w*")
 LONGEST = 10_000  # characters of a member

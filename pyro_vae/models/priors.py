@@ -14,6 +14,7 @@ from pyro_vae.distributions.zuko import Kind, flow
 from pyro_vae.foundation.checks import Count, Layers
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import declared
+from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.networks import Standardised
 from pyro_vae.networks.base import Shape
 
@@ -196,15 +197,19 @@ class VampPrior(Prior):
 
     def connect(self, guide: Any) -> None:
         name = type(guide).__name__
-        if not getattr(guide, "amortised", True):
+        if not isinstance(guide, Guide):
+            raise InputError(
+                f"VampPrior is made of a guide's posteriors, and {name} is no Guide or derived from one"
+            )
+        if not guide.amortised:
             raise InputError(
                 f"VampPrior is made of posteriors at pseudo-inputs, and {name} has none without fitting it"
             )
-        if not getattr(guide, "has_density", True):
+        if not guide.has_density:
             raise InputError(
                 f"VampPrior is a mixture of the guide's posteriors, and those of {name} are points"
             )
-        if not getattr(guide, "quick_density", True):
+        if not guide.quick_density:
             raise InputError(
                 f"VampPrior needs log q(z|x) at any latent, which takes {name} one pass for each of its entries; take "
                 "MeanField or another guide"

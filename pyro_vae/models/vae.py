@@ -2,9 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
@@ -19,12 +19,13 @@ from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.priors import Prior
+from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Network, Standardised
 
 FEWEST = 20  # data that tell whether values repeat
 
 
-class Model(AbstractProgram):
+class Model(Program):
     """The Pyro model `p(z) p(x|z)`: sites `z` and `x` in the plate `data`.
 
     Args:
@@ -45,17 +46,15 @@ class Model(AbstractProgram):
         self.likelihood = likelihood
         self.register_buffer("log_unit", None)
 
-    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
-        with pyro.plate("data", size if x is None else len(x), dim=-1):
-            z = pyro.sample("z", self.prior())
-            if self.log_unit is not None:
-                pyro.factor("units", -self.log_unit)
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+    def factors(self) -> Sequence[Factor]:
+        return [Factor("z", (), self.prior), Factor("x", ("z",), self.given)]
 
-    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """`log p(x|z) + log p(z)`: `(batch, *shape)` and `(..., batch, latent_dim)` -> `(..., batch)`."""
-        log_joint = self.likelihood(self.decoder(z)).log_prob(x) + self.prior().log_prob(z)
-        return log_joint if self.log_unit is None else log_joint - self.log_unit
+    def given(self, z: Tensor) -> Distribution:
+        """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`."""
+        return self.likelihood(self.decoder(z))
+
+    def beside(self, site: str) -> Tensor | None:
+        return -self.log_unit if site == "x" and self.log_unit is not None else None
 
     def count_in(self, log_unit: float) -> None:
         """Say that x is counted in units whose logarithms add up to `log_unit` over its elements, in nats."""
@@ -93,14 +92,14 @@ class VAE(AbstractProgram):
     torch.Size([3, 28, 28])
     """
 
-    guide: Any  # a Guide, or any module with `encoder`, `posterior` and a Pyro program as its call
+    guide: Guide  # or any module with `encoder`, `posterior` and a Pyro program as its call
 
     def __init__(
         self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, guide: nn.Module
     ) -> None:
         super().__init__()
         self.model = Model(prior, decoder, likelihood)
-        self.guide = guide
+        self.guide = guide  # type: ignore[assignment]
         for part, other in ((prior, guide), (guide, self.model)):
             if isinstance(part, Prior | Guide):
                 part.connect(other)  # type: ignore[arg-type]
@@ -142,7 +141,7 @@ class VAE(AbstractProgram):
             raise InputError(
                 f"z has shape {tuple(z.shape)} and the model takes (..., {latent_dim})"
             )
-        return self.model.likelihood(self.model.decoder(z))
+        return self.model.given(z)
 
     @checked
     @torch.no_grad()

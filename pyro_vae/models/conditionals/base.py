@@ -1,17 +1,18 @@
 """What a guide is."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
-from pyro_vae.foundation.abstract import AbstractProgram, movable
+from pyro_vae.foundation.abstract import movable
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.sizes import declared
+from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
 
@@ -23,8 +24,10 @@ UNSCALED = (Representation.REAL, Representation.COUNTS, Representation.LEVELS)
 NARROW = -1.0
 
 
-class Guide(AbstractProgram):
+class Guide(Program):
     """An amortised guide `q(z|x)`: the encoder's features, and a distribution over `z` made from them.
+
+    `given(x)` is the distribution; called as a Pyro program it draws the one site `z`.
 
     To write one: call `super().__init__(encoder, latent_dim)`, make the layers that turn `self.features` features into
     the parameters of a distribution, and return it from `posterior`. `MeanField` is the simplest example.
@@ -66,9 +69,8 @@ class Guide(AbstractProgram):
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
         return self.family(movable("z", lambda: self.parameters_given(x)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.given(x))
+    def factors(self) -> Sequence[Factor]:
+        return [Factor("z", ("x",), self.given)]
 
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.

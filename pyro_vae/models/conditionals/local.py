@@ -39,7 +39,7 @@ class _Refined(Guide):
             raise InputError(f"{type(self).__name__} looks at the model: put both into a VAE first")
         q = family(parameters)
         z = q.rsample()
-        bound = model.log_joint(x, z) - (q if self.amortised else stopped(q)).log_prob(z)
+        bound = model.log_prob({"x": x, "z": z}) - (q if self.amortised else stopped(q)).log_prob(z)
         return torch.autograd.grad(bound.sum(), parameters, create_graph=twice)[0]
 
 

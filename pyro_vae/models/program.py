@@ -1,0 +1,79 @@
+"""What a model and a guide are made of: factors, each a distribution of one site given others."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyro
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor
+
+from pyro_vae.foundation.abstract import AbstractProgram
+
+
+class Factor(NamedTuple):
+    """`p(site | given)`: `conditional(*values of given)` is its distribution, of batch shape `(..., batch)`."""
+
+    site: str
+    given: tuple[str, ...]
+    conditional: Callable[..., Distribution]
+
+    def __str__(self) -> str:
+        return f"{self.site}|{','.join(self.given)}" if self.given else self.site
+
+
+class Program(AbstractProgram):
+    """A product of factors as a Pyro program: `program(x)` draws site after site in the plate `data`.
+
+    A site of which there are data, such as x in a model, is observed. To write one: return its factors, each after
+    those that it is given.
+    """
+
+    @abstractmethod
+    def factors(self) -> Sequence[Factor]:
+        """In the order in which they are drawn."""
+
+    def beside(self, site: str) -> Tensor | None:
+        """A number that is added to the log-density of a site, the same for all data; it stands in a site `units`."""
+        return None
+
+    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
+        """Draw what there are no data of, for the data `x`, `(batch, *shape)`, or for `size` of them.
+
+        Returns:
+            The value of the last site.
+        """
+        values: dict[str, Any] = {} if x is None else {"x": x}
+        with pyro.plate("data", size if x is None else len(x), dim=-1):
+            for site, given, conditional in self.factors():
+                p = conditional(*(values[name] for name in given))
+                if (constant := self.beside(site)) is not None:
+                    pyro.factor("units", constant)
+                values[site] = pyro.sample(site, p, obs=values.get(site))
+        last: Tensor = values[site]
+        return last
+
+    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
+        """`sum_site log p(site | given)` where every site has a value, `(..., batch)`; no handler sees it."""
+        logs = []
+        for site, given, conditional in self.factors():
+            logs.append(conditional(*(values[name] for name in given)).log_prob(values[site]))
+            if (constant := self.beside(site)) is not None:
+                logs.append(constant)
+        return sum(logs[1:], logs[0])
+
+
+def formula(*programs: Any) -> str:
+    """A pair in the notation of papers; of a program that has no factors a question mark.
+
+    >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
+    >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    >>> formula(vae.model, vae.guide)
+    'p(z) p(x|z); q(z|x)'
+    """
+    return "; ".join(
+        " ".join(f"{name}({factor})" for factor in program.factors())
+        if isinstance(program, Program)
+        else f"{name}(?)"
+        for name, program in zip("pq", programs, strict=False)
+    )
