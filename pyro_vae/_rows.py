@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.data import NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.data import NAMED, Bridge, DataSet, Split, evenly, load_data
 from pyro_vae.data.bridges import AsStored
 from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
@@ -57,7 +57,7 @@ class Rows:
         """`n` rows spread evenly over these; all of them for `None`."""
         if n is None or n >= len(self.x):
             return self
-        index = spread(n, len(self.x))
+        index = evenly(n, len(self.x))
         of_each = {name: getattr(self, name) for name in ("x", "rows", "names", "labels")}
         some = {name: take(v, index) for name, v in of_each.items() if v is not None}
         return replace(self, **some)

@@ -31,7 +31,7 @@ from pyro_vae._cli.options import DRAWS, run
 from pyro_vae._cli.outputs import Make, draw, put_each, reason
 from pyro_vae._cli.scores import check_tables, identity, plain, require_pyarrow, table_files
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
-from pyro_vae.data import SPLITS, spread
+from pyro_vae.data import SPLITS, evenly
 from pyro_vae.data.inputs import as_data, rows_within
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
@@ -267,7 +267,7 @@ def picture(
         labels: `(N,)`, or `None`.
         fit: the means that the directions are taken from, `(n, latent_dim)`; `z` by default.
     """
-    index = spread(POINTS, len(z)).numpy()
+    index = evenly(POINTS, len(z)).numpy()
     points, latent_dim = z[index], z.shape[1]
     if latent_dim == 1:
         points = np.concatenate([points, std[index]], 1)

@@ -37,7 +37,7 @@ from pyro_vae._cli.training import resolve
 from pyro_vae._config import COMPILE, STREAM, Config, flag
 from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
-from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, load_data, spread
+from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, evenly, load_data
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.representation import Representation
@@ -250,7 +250,7 @@ def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.
     mean, std = train.moments()
     real = bridge.result(data.representation) is Representation.REAL
     wanted = vae.model.prior.examples
-    examples = train[spread(wanted, len(train))] if wanted else None
+    examples = train[evenly(wanted, len(train))] if wanted else None
     vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples)
     vae.model.count_in(bridge.log_unit(math.prod(data.shape)))
     floors = data.floors(bridge)
@@ -591,7 +591,7 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
         return plots.grid(vae.sample(100, mean=True), columns=10, title=title)
     if name == "manifold":
         return plots.manifold(vae)[0]
-    index = spread(2000, len(job.train))
+    index = evenly(2000, len(job.train))
     labels = None if job.data.labels is None else job.data.labels["train"][index.numpy()]
     return plots.scatter(vae.posterior_mean(job.train[index]), labels)
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from pyro_vae import InputError
 from pyro_vae.compare import compare
-from pyro_vae.data import Bridge, load_data, spread
+from pyro_vae.data import Bridge, evenly, load_data
 from pyro_vae.evaluation.results import LogMarginal
 from reading import TINY, mentions, newest
 
@@ -188,7 +188,7 @@ def test_runs_see_the_same_bits(kind):
     for split in ("train", "validation", "test"):
         x = data.split(split, bridge).fixed()
         assert torch.equal(x[:], load_data("digits").split(split, bridge).fixed()[:])
-        assert torch.equal(x.first(100)[:], x[spread(100, len(x))])
+        assert torch.equal(x.first(100)[:], x[evenly(100, len(x))])
     twice = data.split("test", bridge, dtype=torch.float64).fixed()[:]
     assert not torch.allclose(x[:].double(), twice, atol=1e-3)
 

@@ -1,7 +1,7 @@
 """Data sets: where they come from, what their numbers are, and how they reach a likelihood."""
 
 from pyro_vae.data.bridges import Bridge
-from pyro_vae.data.fields import Data, Split, spread
+from pyro_vae.data.fields import Data, Split, evenly
 from pyro_vae.data.named import EPOCHS, NAMED
 from pyro_vae.data.sets import SPLITS, DataSet, load_data
 
@@ -13,6 +13,6 @@ __all__ = [
     "Data",
     "DataSet",
     "Split",
+    "evenly",
     "load_data",
-    "spread",
 ]

@@ -20,7 +20,7 @@ BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 
 STATES = 2**14  # so many would not do
 
 
-def spread(n: int, size: int) -> Tensor:
+def evenly(n: int, size: int) -> Tensor:
     """Indices of `n` data spread evenly over `size` (all of them where `n` is more), in order."""
     n = min(n, size)
     return torch.arange(n) * size // max(n, 1)
@@ -45,7 +45,7 @@ class Sampled(ABC):
 
     def first(self, n: int) -> Self:
         """`n` data spread evenly over these (every datum where `n` exceeds their number)."""
-        return self.take(spread(n, len(self)))
+        return self.take(evenly(n, len(self)))
 
     def among(self, kept: Tensor) -> Self:
         """The data for which `kept`, `(N,)` booleans, is true."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.bridges import Bridge, ColumnNoise
-from pyro_vae.data.fields import Split, spread, take
+from pyro_vae.data.fields import Split, evenly, take
 from pyro_vae.data.files import Parts, Request
 from pyro_vae.data.joined import joined, joined_names
 from pyro_vae.data.marginals import ROWS, Columns
@@ -162,7 +162,7 @@ class DataSet:
 
     @property
     def _some(self) -> Tensor:
-        return spread(ROWS, len(self.values["train"]))
+        return evenly(ROWS, len(self.values["train"]))
 
     def floors(self, bridge: Bridge) -> Tensor | None:
         """The least scale that a density of x may have for each element, `None` where any is right."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.data import spread
+from pyro_vae.data import evenly
 from pyro_vae.data.inputs import Call, as_data, once, rows_of, rows_within
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
@@ -646,7 +646,7 @@ class Latents(Question):
         places = data.sound.nonzero().flatten()
         few = data.x.among(data.sound).first(self.most)
         health = latent_health(run.vae.model, run.vae.guide, few)
-        taken = data.rows[places[spread(len(few), len(places))].numpy()]
+        taken = data.rows[places[evenly(len(few), len(places))].numpy()]
         health = replace(health, left_out=tuple(int(taken[i]) for i in health.left_out))
         told = (
             "The posteriors of all data together (blue) and the prior (black), latent by latent. Where they differ, "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from pyro_vae.data import NAMED, spread
+from pyro_vae.data import NAMED, evenly
 from pyro_vae.data.inputs import as_data
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.gaps import InferenceGaps, inference_gaps
@@ -445,7 +445,7 @@ class OOD(Question):
                 (data.called, stem_of(name)),
                 inside,
                 anomaly_scores(run.vae, other, inside.typical, **options),
-                (data.rows.tolist(), spread(len(other), len(every)).tolist()),
+                (data.rows.tolist(), evenly(len(other), len(every)).tolist()),
             )
             kind = "test data" if name in NAMED else "rows"
             told = f"{name}: {len(other)} of its {len(every)} {kind}"

@@ -13,7 +13,7 @@ from pyro.infer.autoguide.initialization import init_to_sample
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from pyro_vae.data import spread
+from pyro_vae.data import evenly
 from pyro_vae.data.fields import cut
 from pyro_vae.data.inputs import as_data
 from pyro_vae.evaluation.question import (
@@ -550,7 +550,7 @@ class Posterior(Question):
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         places = data.sound.nonzero().flatten()
-        numbers = places[spread(self.n, len(places))].tolist()
+        numbers = places[evenly(self.n, len(places))].tolist()
         each = self.chains * (self.draws + self.draws // 2)
         with progress("draws", len(numbers) * each) as done:
             compared = compare_posterior(

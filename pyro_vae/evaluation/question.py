@@ -19,7 +19,7 @@ from pyro_vae.engine.memory import MEMORY
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import affordable
-from pyro_vae.foundation.sizes import declared, given
+from pyro_vae.foundation.sizes import Declared, given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -406,7 +406,7 @@ def unseen(unit: str, total: int | None) -> Iterator[Callable[[int], Any]]:
     yield lambda done: None
 
 
-class Question(ABC):
+class Question(Declared, ABC):
     """Something to ask of a trained run: `evaluate --ask "ais(chains=32)"`.
 
     To write one: implement `ask`. Its arguments are keyword-only, with defaults; their annotations say what they take.
@@ -418,17 +418,12 @@ class Question(ABC):
 
     typed: Mapping[str, str] = MappingProxyType({})
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
-
     @property
     def key(self) -> str:
         """What the answer is called in the files."""
         return type(self).__name__.lower()
 
-    def check(self, run: Trained, data: Evaluated) -> None:  # noqa: B027  # nothing to check
+    def check(self, run: Trained, data: Evaluated) -> None:  # nothing to check
         """Raise `InputError` where the question cannot be asked of this run, before any work is done."""
 
     def said(self, *names: str) -> str:

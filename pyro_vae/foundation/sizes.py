@@ -94,6 +94,15 @@ def declared(init: Callable[..., None]) -> Callable[..., None]:
     return make
 
 
+class Declared:
+    """A family whose members' `__init__` are `declared`, with nothing for a member to do."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = declared(cls.__init__)  # type: ignore[misc]
+
+
 def given(made: Any) -> dict[str, Any]:
     """The arguments that a member was made with, defaults among them; empty for what is no member."""
     if "_given" not in vars(made):

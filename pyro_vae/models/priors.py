@@ -13,13 +13,13 @@ from pyro_vae.distributions.pushforward import Zuko
 from pyro_vae.distributions.zuko import Kind, flow
 from pyro_vae.foundation.checks import Count, Layers
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.sizes import declared
+from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.networks import Standardised
 from pyro_vae.networks.base import Shape
 
 
-class Prior(nn.Module, ABC):
+class Prior(Declared, nn.Module, ABC):
     """A prior `p(z)` over latent vectors, as a module that returns a distribution.
 
     To write one: take `latent_dim`, put whatever is learned into parameters, and return from `forward` a distribution
@@ -29,12 +29,6 @@ class Prior(nn.Module, ABC):
 
     examples: int = 0  # how many data `initialise` wants
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
-
-    @declared
     def __init__(self, latent_dim: Count) -> None:
         super().__init__()
         self.latent_dim = latent_dim

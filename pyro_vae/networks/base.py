@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.foundation.checks import Count, one_of
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.sizes import declared
+from pyro_vae.foundation.sizes import Declared
 
 Shape = tuple[Count, ...]
 
@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 Activation = Annotated[str, one_of(ACTIVATIONS)]
 
 
-class Network(nn.Module, ABC):
+class Network(Declared, nn.Module, ABC):
     """The body of an encoder or decoder, `(..., *in_shape) -> (..., *out_shape)` for any leading dimensions.
 
     To write one: take `in_shape` and `out_shape` (`None`: end with the last hidden features, as an encoder does), set
@@ -35,11 +35,6 @@ class Network(nn.Module, ABC):
 
     in_shape: Shape
     out_shape: Shape
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +75,7 @@ def activation_layer(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def spread(layer: nn.Module, activation: str) -> None:
+def draw_weights(layer: nn.Module, activation: str) -> None:
     """Draw a layer's weights so that activations keep their variance: He for the rectifiers, Glorot for the others.
 
     PyTorch's own default shrinks signals by a factor of sqrt(3) or more a layer; with ReLU the decoder of a small data

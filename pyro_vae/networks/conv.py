@@ -14,9 +14,9 @@ from pyro_vae.networks.base import (
     Network,
     Shape,
     activation_layer,
+    draw_weights,
     gain,
     keep_variance,
-    spread,
 )
 
 
@@ -115,7 +115,7 @@ class ConvNet(_Convolutional):
     ) -> None:
         super().__init__(in_shape, out_shape, channels, lambda _: [activation_layer(activation)])
         for layer in self.layers:
-            spread(layer, activation)
+            draw_weights(layer, activation)
 
 
 class GatedConv(_Convolutional):

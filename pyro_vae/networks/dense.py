@@ -16,9 +16,9 @@ from pyro_vae.networks.base import (
     Network,
     Shape,
     activation_layer,
+    draw_weights,
     gain,
     keep_variance,
-    spread,
 )
 
 Share = Annotated[float, share()]
@@ -149,7 +149,7 @@ class MLP(_Dense):
             nonlinearity=lambda: activation_layer(activation),
         )
         for layer in self.layers:
-            spread(layer, activation)
+            draw_weights(layer, activation)
 
 
 class GatedMLP(_Dense):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.sizes import declared
+from pyro_vae.foundation.sizes import Declared
 from pyro_vae.inference.terms import (
     Program,
     Several,
@@ -25,7 +25,7 @@ from pyro_vae.inference.terms import (
 )
 
 
-class Objective(pyro.infer.ELBO, ABC):
+class Objective(Declared, pyro.infer.ELBO, ABC):
     """A bound to be maximised; an instance of `pyro.infer.ELBO`, so that it works wherever Pyro takes one.
 
     To write one: implement `bound`, from the `Terms` of `num_particles` draws to one number for each datum. `ELBO` is
@@ -45,12 +45,6 @@ class Objective(pyro.infer.ELBO, ABC):
         True  # False: the bound's gradient is right as it is for latents without reparameterisation
     )
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
-
-    @declared
     def __init__(self, *, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
 

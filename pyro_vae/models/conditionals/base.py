@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.data.representation import Representation
 from pyro_vae.foundation.abstract import movable
 from pyro_vae.foundation.checks import Count
-from pyro_vae.foundation.sizes import declared
+from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
@@ -24,7 +24,7 @@ UNSCALED = (Representation.REAL, Representation.COUNTS, Representation.LEVELS)
 NARROW = -1.0
 
 
-class Guide(Program):
+class Guide(Declared, Program):
     """An amortised guide `q(z|x)`: the encoder's features, and a distribution over `z` made from them.
 
     `given(x)` is the distribution; called as a Pyro program it draws the one site `z`.
@@ -47,12 +47,6 @@ class Guide(Program):
     )
     smooth: bool = True  # False: gradients of draws cannot be differentiated once more
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
-
-    @declared
     def __init__(
         self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
     ) -> None:

@@ -1,18 +1,17 @@
 """What a likelihood is."""
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.sizes import declared
+from pyro_vae.foundation.sizes import Declared
 from pyro_vae.networks import Shape
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Declared, nn.Module, ABC):
     """A likelihood `p(x|z)`: a normalised density or mass over data of `shape`, from the decoder's output.
 
     To write one: take `shape`, set `support` (the representation of data it accepts) and `channels` (decoder outputs
@@ -26,12 +25,6 @@ class Likelihood(nn.Module, ABC):
     # that guesses wildly costs hundreds of nats; the first thing that the decoder then learns is to ignore z, for good.
     output_spread: float | None = 0.1
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
-
-    @declared
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = tuple(shape)
