@@ -69,6 +69,7 @@ def test_all_verbs_in_threads_at_once():
     assert len(pyro.get_param_store()) == 0  # as for one thread: parameters are the module's own
 
 
+@pytest.mark.filterwarnings("ignore::pyro_vae.inference.watch.TrainingWarning")
 def test_one_thread_does_not_keep_the_others_waiting_until_its_end():
     (first, x), (second, y) = pair(0), pair(1)
     ends = {}
