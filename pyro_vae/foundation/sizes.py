@@ -100,7 +100,7 @@ class Declared:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = declared(cls.__init__)  # type: ignore[misc]
+            cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
 
 
 def given(made: Any) -> dict[str, Any]:
