@@ -86,7 +86,7 @@ def npz(path: Path, request: Request) -> Loaded:
         del members[name.strip()]
     keys = _data(path, members, request.key)
     label_keys, notes = _labels(path, members, keys, request)
-    parts = {split: _read(path, key, members[key]) for split, key in keys.items()}
+    arrays = {split: _read(path, key, members[key]) for split, key in keys.items()}
     labels: Parts | None = None
     if label_keys:
         labels = {}
@@ -95,7 +95,7 @@ def npz(path: Path, request: Request) -> Loaded:
             notes += more
         notes.append(f"labels from {', '.join(label_keys.values())}")
     elif request.labels is not None:
-        sizes = {split: values.shape[0] if values.shape else 0 for split, values in parts.items()}
+        sizes = {split: values.shape[0] if values.shape else 0 for split, values in arrays.items()}
         labels, more = separate_labels(path, request, sizes)
         notes += more
     used = {*keys.values(), *label_keys.values()}
@@ -104,12 +104,12 @@ def npz(path: Path, request: Request) -> Loaded:
         few = ", ".join(unread[:6]) + (f" and {len(unread) - 6} more" if len(unread) > 6 else "")
         notes.append(f"left unread: {few}")
     notes = [f"data from {', '.join(keys.values())}", *notes]
-    return channels_first(Loaded(parts, labels, str(path), notes=notes), request.channels)
+    return channels_first(Loaded(arrays, labels, str(path), notes=notes), request.channels)
 
 
 def _members(path: Path) -> dict[str, StoredArray]:
     """The arrays of an archive by name; only their headers are read."""
-    found = {}
+    arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -118,12 +118,12 @@ def _members(path: Path) -> dict[str, StoredArray]:
                 with archive.open(name) as file:
                     shape, dtype = read_header(file)
                 key = name.removesuffix(".npy")
-                found[key] = StoredArray(shape, dtype, *_words(key))
+                arrays[key] = StoredArray(shape, dtype, *_words(key))
     except PermissionError:
         raise
     except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
         raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
-    return found
+    return arrays
 
 
 def _words(name: str) -> tuple[str | None, str]:
@@ -175,22 +175,22 @@ def _data(path: Path, members: dict[str, StoredArray], key: str | None) -> dict[
     plain = [name for name, m in members.items() if m.split is None and m.word in DATA_WORDS]
     if not groups and not plain:
         plain = [name for name, member in members.items() if member.could_be_data]
-    found = [*(str(_by_split(path, members, word)["train"]) for word in groups), *plain]
-    if len(found) > 1:
+    candidates = [*(str(_by_split(path, members, word)["train"]) for word in groups), *plain]
+    if len(candidates) > 1:
         raise InputError(
-            f"{path} has several arrays that may be the data, {', '.join(found)}: "
-            f"name one with {option('key', found[0])}"
+            f"{path} has several arrays that may be the data, {', '.join(candidates)}: "
+            f"name one with {option('key', candidates[0])}"
         )
-    if not found:
+    if not candidates:
         raise InputError(
             f"{path} has no array of numbers (N, ...) that could be the data; {_has(members)}"
         )
-    return _by_split(path, members, groups[0]) if groups else {"train": found[0]}
+    return _by_split(path, members, groups[0]) if groups else {"train": candidates[0]}
 
 
 def _by_split(path: Path, members: Mapping[str, StoredArray], word: str) -> dict[str, str]:
     """The arrays whose names say a split and this word."""
-    found: dict[str, str] = {}
+    by_split: dict[str, str] = {}
     for split in ("train", "validation", "test"):
         names = [n for n, member in members.items() if (member.split, member.word) == (split, word)]
         if len(names) > 1:
@@ -199,8 +199,8 @@ def _by_split(path: Path, members: Mapping[str, StoredArray], word: str) -> dict
                 f"{option('drop', ','.join(names[1:]))}"
             )
         if names:
-            found[split] = names[0]
-    return found
+            by_split[split] = names[0]
+    return by_split
 
 
 def _labels(
@@ -224,8 +224,8 @@ def _labels(
         words = {m.word for m in members.values() if m.split and m.word in LABEL_WORDS}
         groups = {word: _by_split(path, members, word) for word in sorted(words)}
         whole = {w: g for w, g in groups.items() if g.keys() >= keys.keys()}
-        part = [n for w, g in groups.items() if w not in whole for n in g.values()]
-        notes = [f"{', '.join(part)} are not labels for all splits"] if part else []
+        incomplete = [n for w, g in groups.items() if w not in whole for n in g.values()]
+        notes = [f"{', '.join(incomplete)} are not labels for all splits"] if incomplete else []
         _refuse_several(path, [g["train"] for g in whole.values()])
         return ({s: next(iter(whole.values()))[s] for s in keys} if whole else {}), notes
     plain = [n for n, m in members.items() if m.split is None and m.word in LABEL_WORDS]

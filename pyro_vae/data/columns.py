@@ -136,13 +136,15 @@ def loaded(table: Table, request: Request) -> Loaded:
     _note_stand_ins(table, values)
     if labels is None and request.labels is not None:
         known = None if names is None else {"train": names}
-        parts, notes = separate_labels(table.path, request, {"train": len(values)}, names=known)
+        split_labels, notes = separate_labels(
+            table.path, request, {"train": len(values)}, names=known
+        )
         table.notes += notes
     else:
-        parts = None if labels is None else {"train": labels}
+        split_labels = None if labels is None else {"train": labels}
     return Loaded(
         {"train": values},
-        parts,
+        split_labels,
         str(table.path),
         None if names is None else {"train": names},
         table.notes,
@@ -157,21 +159,21 @@ def _names(table: Table, request: Request, guess: bool) -> np.ndarray | None:
     """What the rows are called: by the column that is asked for, or one that can be nothing else."""
     if request.id is not None:
         return table.take(table.find(request.id, "id")).astype(str)
-    found = [c for c in table.left if guess and _is_id(table, c)]
+    columns = [c for c in table.left if guess and _is_id(table, c)]
     label = _column_of_labels(table, request)
-    found = [c for c in found if c != label]
-    if len(found) == len(table.left):
-        found = []
-    if not found:
+    columns = [c for c in columns if c != label]
+    if len(columns) == len(table.left):
+        columns = []
+    if not columns:
         if guess:
             _refuse_doubt(table)
         return None
-    for column in found:
-        kept = " (--drop none keeps it as data)" if table.kind(column) in "iu" else ""
+    for column in columns:
+        hint = " (--drop none keeps it as data)" if table.kind(column) in "iu" else ""
         table.notes.append(
-            f"{table.said(column)} ({_shown(table.frame[column])}) taken for the names of the rows, not for data{kept}"
+            f"{table.said(column)} ({_shown(table.frame[column])}) taken for the names of the rows, not for data{hint}"
         )
-    return [table.take(column) for column in found][-1].astype(str)
+    return [table.take(column) for column in columns][-1].astype(str)
 
 
 def _is_id(table: Table, column: int) -> bool:
@@ -349,12 +351,12 @@ def _refuse_missing(table: Table, values: np.ndarray) -> None:
 def _note_stand_ins(table: Table, values: np.ndarray) -> None:
     """Note numbers such as -999, far from all others of their column, that often say that a value is missing."""
     for number in STAND_INS:
-        found = values == number
-        for place in np.flatnonzero(found.any(0))[:CHECKED]:
-            others = values[~found[:, place], place]
+        equal = values == number
+        for place in np.flatnonzero(equal.any(0))[:CHECKED]:
+            others = values[~equal[:, place], place]
             near = others[np.abs(others) >= abs(number) / 2] if len(others) else [0]
             if len(near) == 0:
-                rows = int(found[:, place].sum())
+                rows = int(equal[:, place].sum())
                 table.notes.append(
                     f"{table.said(table.left[place])} holds {number:g} in {rows} {'rows' if rows > 1 else 'row'}, far "
                     "from its other values, and it is kept as data: remove those rows if it stands for a missing value"

@@ -63,13 +63,13 @@ def fingerprint(data: DataSet, splits: Sequence[str] | None = None) -> dict[str,
     splits = every if splits is None else splits
     kind = f"{data.shape} {next(iter(data.values.values()))[:0].dtype}"
     keys = {split: row_keys(data.values[split]) for split in splits}
-    found = {split: _digest(kind, keys[split]) for split in splits}
+    digests = {split: _digest(kind, keys[split]) for split in splits}
     if set(splits) == set(every):
-        found["whole"] = _digest(kind, np.sort(np.concatenate(list(keys.values()))))
+        digests["whole"] = _digest(kind, np.sort(np.concatenate(list(keys.values()))))
     if data.labels is not None:
         labels = [str(label) for split in every for label in data.labels[split].tolist()]
-        found["labels"] = _digest("\0".join(labels))
-    return found
+        digests["labels"] = _digest("\0".join(labels))
+    return digests
 
 
 def _digest(text: str, keys: np.ndarray | None = None) -> str:
@@ -78,7 +78,7 @@ def _digest(text: str, keys: np.ndarray | None = None) -> str:
 
 
 def check_same(
-    folder: Path, resolved: Mapping[str, Any], data: DataSet, found: Mapping[str, str]
+    folder: Path, resolved: Mapping[str, Any], data: DataSet, digests: Mapping[str, str]
 ) -> list[str]:
     """Compare data with those that a run was trained on.
 
@@ -87,7 +87,7 @@ def check_same(
         resolved: what it keeps: `shape` of a datum, `sizes` of the splits, and the `fingerprint`, which earlier
             versions did not keep.
         data: what was found now.
-        found: its fingerprint, of the splits that matter.
+        digests: its fingerprint, of the splits that matter.
 
     Returns:
         Sentences for whoever prints a result: on labels that have changed, or a run without a fingerprint.
@@ -98,32 +98,32 @@ def check_same(
     known = resolved.get("fingerprint") or {}
     shape = tuple(resolved.get("shape", data.shape))
     if data.shape != shape:
-        told: str | None = f"holds data of shape {data.shape} where they had {shape}"
+        difference: str | None = f"holds data of shape {data.shape} where they had {shape}"
     else:
-        told = _difference(known, resolved["sizes"], data, found)
-    if told is not None:
+        difference = _difference(known, resolved["sizes"], data, digests)
+    if difference is not None:
         raise InputError(
-            f"{data.name} is not what the run {folder} was trained on: it {told}, so data that were trained on could "
-            "stand among those that are held out; put the file back as it was, name a copy of it with --data FILE, or "
-            "train anew"
+            f"{data.name} is not what the run {folder} was trained on: it {difference}, so data that were trained on "
+            "could stand among those that are held out; put the file back as it was, name a copy of it with --data "
+            "FILE, or train anew"
         )
     if not known:
         return [
             "the run is of an earlier version and keeps no fingerprint of its data: whether their values have changed "
             "since cannot be checked"
         ]
-    if new_labels(known, found):
+    if new_labels(known, digests):
         return ["the labels are not those that were beside the data in training"]
     return []
 
 
-def new_labels(known: Mapping[str, str], found: Mapping[str, str]) -> bool:
+def new_labels(known: Mapping[str, str], digests: Mapping[str, str]) -> bool:
     """Whether data have other labels than they had in training."""
-    return "labels" in known and known["labels"] != found.get("labels")
+    return "labels" in known and known["labels"] != digests.get("labels")
 
 
 def _difference(
-    known: Mapping[str, str], sizes: Mapping[str, int], data: DataSet, found: Mapping[str, str]
+    known: Mapping[str, str], sizes: Mapping[str, int], data: DataSet, digests: Mapping[str, str]
 ) -> str | None:
     """How data differ from those of a run, in words that follow the name of a file; `None` where they do not."""
     now = {split: len(values) for split, values in data.values.items()}
@@ -131,12 +131,12 @@ def _difference(
         return f"holds {sum(now.values())} data where it held {sum(sizes.values())}"
     if now != dict(sizes):
         return f"is divided into {_sizes(now)} where it was divided into {_sizes(sizes)}"
-    splits = [split for split in SPLITS if split in found and split in known]
-    if all(found[split] == known[split] for split in splits):
+    splits = [split for split in SPLITS if split in digests and split in known]
+    if all(digests[split] == known[split] for split in splits):
         return None
-    if "whole" not in found or "whole" not in known:
+    if "whole" not in digests or "whole" not in known:
         return "holds other values, or the same in another order"
-    if found["whole"] == known["whole"]:
+    if digests["whole"] == known["whole"]:
         return "holds the same rows in another order"
     return "holds other values (other units, edited cells, or other rows)"
 

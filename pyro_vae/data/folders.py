@@ -63,7 +63,7 @@ def images_below(root: Path) -> Found:
     Raises:
         InputError: when a folder cannot be read, or there are no images.
     """
-    found = Found()
+    contents = Found()
     visited: set[tuple[int, int]] = set()
     folders = [""]
     links: list[str] = []
@@ -77,28 +77,28 @@ def images_below(root: Path) -> Found:
                 f"the folder {shown(root / folder)} cannot be read: {error.strerror}"
             ) from error
         if (identity.st_dev, identity.st_ino) in visited:
-            found.twice.append(folder)
+            contents.twice.append(folder)
             continue
         visited.add((identity.st_dev, identity.st_ino))
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith(".") or entry.name.lower() in LEFT_BEHIND:
-                found.hidden += _images_in(entry)
+                contents.hidden += _images_in(entry)
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append(name)
             elif _is_image(entry.name):
-                found.images.append(name)
+                contents.images.append(name)
             else:
-                found.others.append(name)
-    found.images.sort(key=lambda name: name.split("/"))
-    found.others.sort()
-    if not found.images:
-        notes = "".join(f"; {note}" for note in found.notes())
+                contents.others.append(name)
+    contents.images.sort(key=lambda name: name.split("/"))
+    contents.others.sort()
+    if not contents.images:
+        notes = "".join(f"; {note}" for note in contents.notes())
         raise InputError(
             f"the folder {shown(root)} holds no images ({', '.join(sorted(SUFFIXES))}){notes}"
-            f"{pictures_among(found.others)}"
+            f"{pictures_among(contents.others)}"
         )
-    return found
+    return contents
 
 
 def _is_image(name: str) -> bool:
@@ -154,7 +154,7 @@ def divided(root: Path, files: Sequence[str]) -> Division:
     else:
         splits = {"train": list(range(len(files)))}
         below = [file.split("/")[:-1] for file in files]
-    classes = [shown("/".join(parts)) or "." for parts in below]
+    classes = [shown("/".join(folders)) or "." for folders in below]
     kinds = sorted(set(classes))
     if len(kinds) == 1:
         return Division(splits, None, notes)

@@ -105,5 +105,5 @@ def way_in(path: Path) -> str | None:
 
 def pictures_among(names: list[str]) -> str:
     """A hint about images of kinds that are not read; empty where there are none."""
-    found = sorted({Path(name).suffix.lower() for name in names} & {*PICTURES})
-    return f"; save its {', '.join(found)} files as .png" if found else ""
+    suffixes = sorted({Path(name).suffix.lower() for name in names} & {*PICTURES})
+    return f"; save its {', '.join(suffixes)} files as .png" if suffixes else ""

@@ -58,9 +58,9 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
     if request.labels is not None and request.labels in obs:
         column = obs[request.labels]
         texts = column.dtype.kind not in "biuf"
-        found = column.astype(object).where(column.notna(), "").astype(str) if texts else column
-        labels, more = one_each(found.to_numpy(str if texts else None), request.labels)
-        parts = {"train": labels}
+        entries = column.astype(object).where(column.notna(), "").astype(str) if texts else column
+        labels, more = one_each(entries.to_numpy(str if texts else None), request.labels)
+        split_labels = {"train": labels}
     elif request.labels is not None and not user_path(request.labels).is_file():
         raise InputError(
             f"--labels {request.labels} is no file and no column of obs in {path}, which has "
@@ -68,19 +68,19 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
         )
     else:
         found_apart, more = separate_labels(path, request, {"train": len(obs)}, names=names)
-        parts = found_apart  # type: ignore[assignment]
+        split_labels = found_apart  # type: ignore[assignment]
         if request.labels is None and len(obs.columns):
             more = [f"no labels; --labels takes {', '.join(map(str, obs.columns[:8]))}"]
     columns = [str(name) for name in var.index]
-    return Loaded({"train": values}, parts, str(path), names, [*notes, *more], columns)
+    return Loaded({"train": values}, split_labels, str(path), names, [*notes, *more], columns)
 
 
 def _matrix(
     path: Path, node: Any, read_elem: Any, stream: bool | None
 ) -> tuple[np.ndarray | Sparse, list[str]]:
     """A dense or a sparse matrix of the file, which must fit in memory as it is."""
-    parts = [node] if hasattr(node, "dtype") else [node["data"], node["indices"]]
-    size = sum(part.size * part.dtype.itemsize for part in parts)
+    arrays = [node] if hasattr(node, "dtype") else [node["data"], node["indices"]]
+    size = sum(array.size * array.dtype.itemsize for array in arrays)
     if size > 2 * SHARE * available_memory():
         raise InputError(f"{path} holds a matrix of {size / 1e9:.3g} GB, too much for memory")
     matrix = read_elem(node)

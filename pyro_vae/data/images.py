@@ -31,10 +31,10 @@ def image_folder(path: Path, request: Request) -> Loaded:
         InputError: for a file that cannot be read as it is, and files of several shapes or kinds, naming them.
     """
     ground = parse_ground(request.background)
-    found = images_below(path)
-    division = divided(path, found.images)
-    images, further = survey(path, found.images, ground, request.workers)
-    notes = [*found.notes(), *division.notes, *images.notes(request.background)]
+    contents = images_below(path)
+    division = divided(path, contents.images)
+    images, further = survey(path, contents.images, ground, request.workers)
+    notes = [*contents.notes(), *division.notes, *images.notes(request.background)]
     if further:
         notes.append(
             f"{counted(further, 'picture')} inside files left out (previews, copies, masks)"
@@ -57,25 +57,28 @@ def image_folder(path: Path, request: Request) -> Loaded:
     size = len(images) * images[:1].nbytes
     if stays_on_disk(size, request.stream):
         images.check_opaque()
-        parts: dict[str, np.ndarray | Stream] = dict(values)
+        data: dict[str, np.ndarray | Stream] = dict(values)
     else:
-        parts = {split: part[:].numpy() for split, part in values.items()}
-    return Loaded(parts, chosen, str(path), names, notes, maximum=images.kind.maximum)
+        data = {split: stream[:].numpy() for split, stream in values.items()}
+    return Loaded(data, chosen, str(path), names, notes, maximum=images.kind.maximum)
 
 
 def _own_labels(
     path: Path, request: Request, images: "Images", names: Parts
 ) -> tuple[Parts | None, list[str]]:
     """Labels from a file of their own, for each page or, where they name the files, for all pages of a file."""
-    sizes = {split: len(found) for split, found in names.items()}
+    sizes = {split: len(page_names) for split, page_names in names.items()}
     try:
         return separate_labels(path, request, sizes, names=names, files=True)
     except InputError as error:
         if not images.several:
             raise
-        files = {s: np.array([n.partition("#")[0] for n in found]) for s, found in names.items()}
-        once = {split: np.unique(found) for split, found in files.items()}
-        sizes = {split: len(found) for split, found in once.items()}
+        files = {
+            s: np.array([n.partition("#")[0] for n in page_names])
+            for s, page_names in names.items()
+        }
+        once = {split: np.unique(file_names) for split, file_names in files.items()}
+        sizes = {split: len(file_names) for split, file_names in once.items()}
         labels, notes = separate_labels(path, request, sizes, names=once, files=True)
         if labels is None or not any("matched by name" in note for note in notes):
             raise error from None
@@ -181,7 +184,7 @@ class Images(Stream):
 
     def read(self, index: np.ndarray) -> Tensor:
         rows, places = np.unique(index, return_inverse=True)  # so that each file is opened once
-        found = np.empty((len(rows), *self.shape[1:]), self.kind.dtype)
+        values = np.empty((len(rows), *self.shape[1:]), self.kind.dtype)
         for i, group in groupby(range(len(rows)), lambda place: int(self.file_of[rows[place]])):
             file = os.path.join(self.root, self.files[i])
             with opened(file) as image:
@@ -189,8 +192,8 @@ class Images(Stream):
                     page = self.pages[rows[place]]
                     if page.number:
                         image.seek(page.number)
-                    found[place] = pixels(image, file, page, self.kind, self.ground)
-        return stored(self.root, found[places], index)
+                    values[place] = pixels(image, file, page, self.kind, self.ground)
+        return stored(self.root, values[places], index)
 
     def check_opaque(self) -> None:
         """Read once what may be transparent, where it must not be, before training meets it."""

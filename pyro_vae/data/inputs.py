@@ -49,9 +49,9 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
         _check_some(likelihood, x, name)
         return x
     if not is_own(model):
-        parts = x.tensors if isinstance(x, TensorDataset) and len(x.tensors) > 1 else x
-        if isinstance(parts, (tuple, dict)):
-            return Data(_parts_as_tensors(parts, parameter, name), name)
+        fields = x.tensors if isinstance(x, TensorDataset) and len(x.tensors) > 1 else x
+        if isinstance(fields, (tuple, dict)):
+            return Data(_parts_as_tensors(fields, parameter, name), name)
     x = _array_like(x, name)
     if isinstance(x, Dataset):
         _not_empty(x, name)
@@ -136,8 +136,8 @@ class Call:
 
     def __init__(self, data: Any, more: tuple[Any, ...] = (), kwargs: Any = None) -> None:
         self.data, self.more, self.kwargs = data, more, dict(kwargs or {})
-        found = rows_of([data])
-        self.size = len(data) if found is None else found
+        rows = rows_of([data])
+        self.size = len(data) if rows is None else rows
 
     def __len__(self) -> int:
         return self.size
@@ -348,9 +348,9 @@ def _first(item: Any, name: str) -> Tensor:
         )
     if isinstance(datum, Tensor):
         return datum
-    found = _as_tensor(np.asarray(datum), name)
-    assert found is not None
-    return found
+    tensor = _as_tensor(np.asarray(datum), name)
+    assert tensor is not None
+    return tensor
 
 
 def _not_empty(x: Any, name: str) -> None:

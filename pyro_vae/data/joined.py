@@ -19,13 +19,13 @@ class Joined(Stream):
         self.shape = (int(self.ends[-1]), *parts[0].shape[1:])
 
     def read(self, index: np.ndarray) -> Tensor:
-        found = torch.empty((len(index), *self.shape[1:]), dtype=self.parts[0][:0].dtype)
+        rows = torch.empty((len(index), *self.shape[1:]), dtype=self.parts[0][:0].dtype)
         which = np.searchsorted(self.ends, index, side="right")
         for i in np.unique(which):
             here = which == i
             start = self.ends[i] - len(self.parts[i])
-            found[torch.from_numpy(here)] = self.parts[i][torch.from_numpy(index[here] - start)]
-        return found
+            rows[torch.from_numpy(here)] = self.parts[i][torch.from_numpy(index[here] - start)]
+        return rows
 
 
 def joined(parts: Mapping[str, Tensor | Stream]) -> Tensor | Stream:

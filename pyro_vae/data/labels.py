@@ -171,18 +171,18 @@ def _repeated(names: Sequence[str]) -> set[str]:
 def _by_name(file: Path, labels: dict[str, str], known: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Labels by the names of their data, put into the order of the data."""
     places = _places(known)
-    found: list[Any] = [None] * len(known)
+    ordered: list[Any] = [None] * len(known)
     unused = 0
     for name, label in labels.items():
         place = places.get(name.removeprefix("./"))
         if place is None:
             unused += 1
-        elif found[place] is not None:
+        elif ordered[place] is not None:
             raise InputError(f"{file} names {str(known[place])!r} twice; each datum has one label")
         else:
-            found[place] = label
-    if None in found:
-        missing = [str(name) for name, label in zip(known, found, strict=True) if label is None]
+            ordered[place] = label
+    if None in ordered:
+        missing = [str(name) for name, label in zip(known, ordered, strict=True) if label is None]
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise InputError(f"{file} has no label for {missing[0]!r}{more}; each datum needs one")
     notes = [f"labels matched by name with the lines of {file.name}"]
@@ -190,7 +190,7 @@ def _by_name(file: Path, labels: dict[str, str], known: np.ndarray) -> tuple[np.
         notes.append(
             f"{unused} lines of {file.name} name no datum, such as a header, and are left out"
         )
-    return _numbers(np.array(found)), notes
+    return _numbers(np.array(ordered)), notes
 
 
 def _in_order(

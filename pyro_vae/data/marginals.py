@@ -76,17 +76,17 @@ def column(values: np.ndarray) -> Column:
 
     # The lattice of the values, or that of the type that they are stored as.
     if _real(values):
-        found = lattice(different.astype(np.float64), float(np.finfo(values.dtype).eps))
-        step = found.step if found else float(np.spacing(np.abs(different[[0, -1]]).max()))
+        grid = lattice(different.astype(np.float64), float(np.finfo(values.dtype).eps))
+        step = grid.step if grid else float(np.spacing(np.abs(different[[0, -1]]).max()))
     else:
-        found = lattice(points, np.finfo(np.float64).eps)
-        step = found.step if found else 1.0
+        grid = lattice(points, np.finfo(np.float64).eps)
+        step = grid.step if grid else 1.0
     if _real(values) and deviation < BLURRED * np.spacing(np.abs(different[[0, -1]]).max()):
         return Column("coarse", step=step, blurred=str(values.dtype), **about)
 
     # Few values with wide gaps between them: the step of their lattice says nothing of where they are.
     gap = float(np.median(np.diff(points)))
-    sparse = found is None or SPARSE * step < gap
+    sparse = grid is None or SPARSE * step < gap
     if sparse and len(different) * REPEATED <= len(values):
         return Column("few", step=0.0, **about)
     if deviation < FINE * step:
@@ -97,13 +97,13 @@ def column(values: np.ndarray) -> Column:
     # Reals, unless some of them are out of place.
     most = int(counts.argmax())
     share = counts[most] / len(values)
-    stands_out = found is None and counts[most] >= 10 and share > 0.01
+    stands_out = grid is None and counts[most] >= 10 and share > 0.01
     repeated = (different[most].item(), share) if stands_out else None
     extreme = None
     if largest > HEAVY * spread:
         value = different[int(np.abs(points).argmax())]
         extreme = (int((values == value).argmax()), value.item())
-    step = found.step if found else 0.0
+    step = grid.step if grid else 0.0
     return Column("real", step=step, repeated=repeated, extreme=extreme, **about)
 
 
@@ -127,16 +127,16 @@ class Columns:
     def __init__(self, sample: np.ndarray, names: Sequence[str] | None) -> None:
         self.shape = sample.shape[1:]
         if len(self.shape) == 1:
-            parts = list(sample.T)
+            columns = list(sample.T)
         else:  # one channel after the other, or all as one
             channels = self.shape[0] if len(self.shape) == 3 and self.shape[0] <= 4 else 1
             pixels = sample.reshape(len(sample), channels, -1)
-            parts = [
+            columns = [
                 p[:: -(-p.size // POOLED)] for p in (pixels[:, c].ravel() for c in range(channels))
             ]
-        self.parts = [column(np.ascontiguousarray(part)) for part in parts]
+        self.parts = [column(np.ascontiguousarray(values)) for values in columns]
         self.named = names is not None
-        self.names = list(names) if names else [str(i) for i in range(len(parts))]
+        self.names = list(names) if names else [str(i) for i in range(len(columns))]
 
     def of(self, *kinds: str) -> list[int]:
         """The columns of these kinds."""
@@ -183,31 +183,31 @@ class Columns:
             data: name of the data, for the sentence.
             noise: whether uniform noise of one step is added.
         """
-        if found := self.of("constant"):
+        if columns := self.of("constant"):
             raise InputError(
-                f"{data} has one value in all data of {self.listed(found)}, on which a density has no meaning; "
-                f"{self.dropping(found)}"
+                f"{data} has one value in all data of {self.listed(columns)}, on which a density has no meaning; "
+                f"{self.dropping(columns)}"
             )
-        if found := [i for i, c in enumerate(self.parts) if c.blurred]:
-            c = self.parts[found[0]]
+        if columns := [i for i, c in enumerate(self.parts) if c.blurred]:
+            c = self.parts[columns[0]]
             raise InputError(
-                f"{data} is stored in numbers of {c.blurred}, which hold the values of {self.listed(found)} only to "
+                f"{data} is stored in numbers of {c.blurred}, which hold the values of {self.listed(columns)} only to "
                 f"{c.step:.3g} near {c.centre:.6g}, while they spread by {c.spread:.3g}: write the file in float64, or "
                 "take off the offset before"
             )
-        if found := self.of("few"):
+        if columns := self.of("few"):
             raise InputError(
-                f"{data} has only {self.parts[found[0]].different} different values in {self.listed(found)}, where a "
-                f"density can grow without end; {self.dropping(found)}"
+                f"{data} has only {self.parts[columns[0]].different} different values in {self.listed(columns)}, where "
+                f"a density can grow without end; {self.dropping(columns)}"
             )
-        found = self.of("coarse", "whole")
-        if found and not noise:
-            steps = sorted({self.parts[i].step for i in found})
+        columns = self.of("coarse", "whole")
+        if columns and not noise:
+            steps = sorted({self.parts[i].step for i in columns})
             said = ", ".join(f"{step:.6g}" for step in steps[:4]) + (", ..." if steps[4:] else "")
             raise InputError(
-                f"the values of {data} are whole multiples of a step ({said}) in {self.listed(found)}, where a density "
-                "can grow without end: add --dequantize (uniform noise of one step), choose a likelihood for whole "
-                f"numbers, or {self.dropping(found)}"
+                f"the values of {data} are whole multiples of a step ({said}) in {self.listed(columns)}, where a "
+                "density can grow without end: add --dequantize (uniform noise of one step), choose a likelihood for "
+                f"whole numbers, or {self.dropping(columns)}"
             )
 
     def doubt(self) -> str | None:
@@ -237,10 +237,10 @@ class Columns:
             rows: the number of each datum of the sample in its file.
             noise: whether uniform noise of one step is added.
         """
-        found = []
+        notes = []
         if not noise and (rounded := self.of("rounded")):
             steps = ", ".join(f"{s:.6g}" for s in sorted({self.parts[i].step for i in rounded})[:4])
-            found.append(
+            notes.append(
                 f"{self.listed(rounded)}: values are rounded to {steps}; the scale of a density is kept above half "
                 "of that"
             )
@@ -248,16 +248,16 @@ class Columns:
             if c.extreme:
                 row, value = c.extreme
                 where = f"row {rows[row]} (counted from 0)" if len(self.shape) == 1 else "one image"
-                found.append(
+                notes.append(
                     f"{self.listed([i])}: {value:.6g} in {where} is {abs(value - c.centre) / c.spread:.3g} times as "
                     "far from the median as is usual; is it right? --likelihood studentt bears such values"
                 )
             if c.repeated:
-                found.append(
+                notes.append(
                     f"{self.listed([i])}: {c.repeated[0]:.6g} stands in {100 * c.repeated[1]:.2g} % of the data; if it "
                     "marks missing values, leave those rows out, since a density can put a peak there"
                 )
-        return found if len(found) <= 6 else [*found[:5], f"and {len(found) - 5} more such columns"]
+        return notes if len(notes) <= 6 else [*notes[:5], f"and {len(notes) - 5} more such columns"]
 
     def farthest(self, values: np.ndarray, rows: np.ndarray) -> str | None:
         """A sentence on the value of other data, `(N, D)`, that is farthest out, where it is far from all of these."""
@@ -272,21 +272,21 @@ class Columns:
             f"{far[row, i]:.3g} times as far from the median as is usual; is it right?"
         )
 
-    def listed(self, found: list[int]) -> str:
+    def listed(self, columns: list[int]) -> str:
         """Columns by their names, a few of them."""
         if len(self.shape) > 1:
             return "the images" if len(self.parts) == 1 else "the channels of the images"
-        names = ", ".join(self.names[i] for i in found[:4])
-        more = f" and {len(found) - 4} more" if found[4:] else ""
+        names = ", ".join(self.names[i] for i in columns[:4])
+        more = f" and {len(columns) - 4} more" if columns[4:] else ""
         counted = "" if self.named else " (counted from 0)"
-        return f"column{'s' if found[1:] else ''} {names}{more}{counted}"
+        return f"column{'s' if columns[1:] else ''} {names}{more}{counted}"
 
-    def dropping(self, found: list[int]) -> str:
+    def dropping(self, columns: list[int]) -> str:
         """How to leave columns out."""
-        it = "them" if found[1:] else "it"
+        it = "them" if columns[1:] else "it"
         if len(self.shape) > 1:
             return "change the images"
         if self.named:
-            names = ",".join(self.names[i] for i in found)
+            names = ",".join(self.names[i] for i in columns)
             return f"leave {it} out ({option('drop', names)})"
-        return f"leave {it} out (np.delete(x, {found}, axis=1))"
+        return f"leave {it} out (np.delete(x, {columns}, axis=1))"

@@ -54,20 +54,20 @@ def _idx(path: Path) -> np.ndarray:
 
 def _mnist_like(folder: str) -> Callable[[Request], Loaded]:
     def load(request: Request) -> Loaded:
-        found: dict[str, Path] = {}
-        for part in ("train", "t10k"):
+        paths: dict[str, Path] = {}
+        for split in ("train", "t10k"):
             for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-                name = f"{folder}/raw/{part}-{kind}"
+                name = f"{folder}/raw/{split}-{kind}"
                 path = _find(request, f"{name}.gz", name)
                 if path is None:
                     _download(request, folder, f"{name}.gz")
                     path = _find(request, f"{name}.gz", name)
                 if path is None:
                     raise _missing(request, f"{name}.gz")
-                found[f"{part}-{kind[:6]}"] = path
-        images = {"train": _idx(found["train-images"]), "test": _idx(found["t10k-images"])}
-        labels = {"train": _idx(found["train-labels"]), "test": _idx(found["t10k-labels"])}
-        return Loaded(images, labels, str(found["train-images"].parent))
+                paths[f"{split}-{kind[:6]}"] = path
+        images = {"train": _idx(paths["train-images"]), "test": _idx(paths["t10k-images"])}
+        labels = {"train": _idx(paths["train-labels"]), "test": _idx(paths["t10k-labels"])}
+        return Loaded(images, labels, str(paths["train-images"].parent))
 
     return load
 
@@ -108,8 +108,12 @@ def _binarized_mnist(request: Request) -> Loaded:
         raise _missing(request, name)
     archive = read_npz(path)
     with reading(path, "binarized MNIST"):
-        parts = {"train": archive["train"], "validation": archive["valid"], "test": archive["test"]}
-        return Loaded({k: v.reshape(-1, 28, 28) for k, v in parts.items()}, None, str(path))
+        images = {
+            "train": archive["train"],
+            "validation": archive["valid"],
+            "test": archive["test"],
+        }
+        return Loaded({k: v.reshape(-1, 28, 28) for k, v in images.items()}, None, str(path))
 
 
 def _freyfaces(request: Request) -> Loaded:
@@ -130,7 +134,7 @@ def _omniglot(request: Request) -> Loaded:
             labels = {"train": archive["train_char"], "test": archive["test_char"]}
             return Loaded(images, labels, str(path))
     images, labels = {}, {}
-    for part, background in (("train", True), ("test", False)):
+    for split, background in (("train", True), ("test", False)):
         try:
             root = _folders(request)[-1]
             root.mkdir(parents=True, exist_ok=True)
@@ -142,8 +146,8 @@ def _omniglot(request: Request) -> Loaded:
             (255 - np.asarray(image.convert("L").resize((28, 28))), label)
             for image, label in drawings
         ]
-        images[part] = np.stack([image for image, _ in small])
-        labels[part] = np.array([label for _, label in small])
+        images[split] = np.stack([image for image, _ in small])
+        labels[split] = np.array([label for _, label in small])
     return Loaded(
         images,
         labels,

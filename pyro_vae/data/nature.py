@@ -68,11 +68,11 @@ def nature_of(
         InputError: when the values do not fit the maximum.
     """
     image = len(next(iter(values.values())).shape) > 2
-    found = _range(values, image=image, enough=known if maximum is None else None)
-    if maximum is None and (units := _two_values(values, found)):
-        note = f"the two values {found.low:.6g} and {found.high:.6g} are taken for the bits 0 and 1"
+    reach = _range(values, image=image, enough=known if maximum is None else None)
+    if maximum is None and (units := _two_values(values, reach)):
+        note = f"the two values {reach.low:.6g} and {reach.high:.6g} are taken for the bits 0 and 1"
         return Nature(Representation.BINARY, 1.0, (note,), units)
-    spelled = None if found.whole else _levels(values, image=image)
+    spelled = None if reach.whole else _levels(values, image=image)
     if spelled is not None:
         units, high = spelled
         top = maximum or (BYTE if BYTE / 2 < high <= BYTE else high)
@@ -80,15 +80,15 @@ def nature_of(
             raise InputError(f"{name} holds the level {high}, above --maximum {maximum}")
         note = f"the values {units} are taken for grey levels from 0 to {top:g}; --maximum N says otherwise"
         return Nature(Representation.LEVELS, float(top), (note,), units)
-    return _grey(name, found, image=image, maximum=maximum, known=known)
+    return _grey(name, reach, image=image, maximum=maximum, known=known)
 
 
 def _grey(
-    name: str, found: Reach, *, image: bool, maximum: int | None, known: float | None
+    name: str, reach: Reach, *, image: bool, maximum: int | None, known: float | None
 ) -> Nature:
     """What values in a range are, and the largest that they can take."""
-    kind = Representation.within(*found[:2], whole=found.whole, image=image)
-    levels = found.whole and found.low >= 0
+    kind = Representation.within(*reach[:2], whole=reach.whole, image=image)
+    levels = reach.whole and reach.low >= 0
 
     # A maximum that is given decides.
     if maximum is not None and not levels:
@@ -97,9 +97,9 @@ def _grey(
         )
     given = known if maximum is None else maximum
     if given is not None and levels:
-        if found.high > given:
+        if reach.high > given:
             option = f"--maximum {maximum}" if maximum is not None else f"a maximum of {given:g}"
-            raise InputError(f"{name} holds the value {found.high:g}, above {option}")
+            raise InputError(f"{name} holds the value {reach.high:g}, above {option}")
         bits = given == 1 or (maximum is None and kind is Representation.BINARY)
         return Nature(kind, 1.0) if bits else Nature(Representation.LEVELS, float(given))
 
@@ -107,8 +107,8 @@ def _grey(
     if kind in (Representation.BINARY, Representation.UNIT):
         return Nature(kind, 1.0)
     if kind is not Representation.LEVELS:
-        return Nature(kind, found.high)
-    top = BYTE if BYTE / 2 < found.high <= BYTE else found.high
+        return Nature(kind, reach.high)
+    top = BYTE if BYTE / 2 < reach.high <= BYTE else reach.high
     note = f"the values are taken for grey levels from 0 to {top:g}; --maximum N says otherwise"
     return Nature(kind, top, (note,))
 
@@ -120,17 +120,17 @@ def _sample(values: Mapping[str, Tensor | Stream]) -> np.ndarray:
     return train[torch.arange(few) * len(train) // few].flatten(1).numpy()
 
 
-def _two_values(values: Mapping[str, Tensor | Stream], found: Reach) -> Units | None:
+def _two_values(values: Mapping[str, Tensor | Stream], reach: Reach) -> Units | None:
     """How bits are spelled, where there are two values and they are not 0 and 1."""
-    if (found.low, found.high) == (0, 1) or not found.low < found.high:
+    if (reach.low, reach.high) == (0, 1) or not reach.low < reach.high:
         return None
-    ends = torch.tensor([found.low, found.high], dtype=torch.float64)
+    ends = torch.tensor([reach.low, reach.high], dtype=torch.float64)
     if len(np.unique(_sample(values))) > 2:
         return None
     for v in values.values():
         if not all(bool(torch.isin(part.double(), ends).all()) for part in chunks(v)):
             return None
-    return Units((found.low,), (found.high - found.low,), whole=True)
+    return Units((reach.low,), (reach.high - reach.low,), whole=True)
 
 
 def _levels(values: Mapping[str, Tensor | Stream], *, image: bool) -> tuple[Units, int] | None:
@@ -142,8 +142,8 @@ def _levels(values: Mapping[str, Tensor | Stream], *, image: bool) -> tuple[Unit
     shape = next(iter(values.values())).shape[1:]
     colours = shape[0] if len(shape) == 3 and shape[0] <= 4 else 1
     for channels in dict.fromkeys((1, colours)):
-        parts = np.split(sample, channels, axis=1)
-        grids = [_grid(part, image=image) for part in parts]
+        samples = np.split(sample, channels, axis=1)
+        grids = [_grid(channel, image=image) for channel in samples]
         if all(grids):
             return _spelled(values, [g for g in grids if g], math.prod(shape) // channels)
     return None
@@ -186,12 +186,12 @@ def _spelled(
 
 def _range(values: Mapping[str, Tensor | Stream], *, image: bool, enough: float | None) -> Reach:
     """The range of all values; of bytes only as much of them is read as decides what they are."""
-    found = Reach()
+    reach = Reach()
     bytes_only = all(v[:0].dtype is torch.uint8 for v in values.values())
     decided = 1 if enough == BYTE else BYTE / 2 if image else BYTE - 1
     for v in values.values():
         for part in chunks(v):
-            found = found.with_those_of(part)
-            if bytes_only and found.high > decided:
-                return found
-    return found
+            reach = reach.with_those_of(part)
+            if bytes_only and reach.high > decided:
+                return reach
+    return reach

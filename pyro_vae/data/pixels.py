@@ -93,10 +93,10 @@ def opened(file: str) -> Iterator["Image"]:
             warnings.simplefilter("ignore")  # of what does not touch the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", message="Truncated File Read")
-            found = os.stat(file)
-            if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            status = os.stat(file)
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
                 raise InputError(f"{shown(file)} is no regular file; remove it from the folder")
-            if found.st_size == 0:
+            if status.st_size == 0:
                 raise InputError(f"{shown(file)} is empty; copy it anew, or remove it")
             # By its name Pillow would map it into memory, and garble a TIFF that is stored turned.
             with open(file, "rb") as stream, Image.open(stream, formats=FORMATS) as image:
@@ -185,10 +185,10 @@ def _coding(image: "Image") -> tuple[str, int | None]:
     tiles: Any = getattr(image, "tile", None)
     if not tiles:
         return "", None
-    told = tiles[0][3]
-    told = (told,) if isinstance(told, str) else tuple(told or ("",))
-    declares = image.format == "PPM" and len(told) == 2
-    return str(told[0]), int(told[1]) if declares else None
+    arguments = tiles[0][3]
+    arguments = (arguments,) if isinstance(arguments, str) else tuple(arguments or ("",))
+    declares = image.format == "PPM" and len(arguments) == 2
+    return str(arguments[0]), int(arguments[1]) if declares else None
 
 
 def _loss(file: str, image: "Image", raw: str, maxval: int | None) -> str | None:

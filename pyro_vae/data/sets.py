@@ -178,13 +178,13 @@ class DataSet:
             return [bridge.remark]
         if bridge.result(self.representation) is not Representation.REAL:
             return []
-        found = self.seen.remarks(self.rows["train"][self._some.numpy()], noise=bridge.is_random)
+        notes = self.seen.remarks(self.rows["train"][self._some.numpy()], noise=bridge.is_random)
         for split in ("validation", "test"):
             values = self.values[split]
             if isinstance(values, Tensor) and len(values) and len(self.shape) == 1:
                 far = self.seen.farthest(values.numpy(), self.rows[split])
-                found += [f"{split} data: {far}"] if far else []
-        return found
+                notes += [f"{split} data: {far}"] if far else []
+        return notes
 
     def _default(self, support: Representation) -> str:
         grey = self.representation is Representation.LEVELS

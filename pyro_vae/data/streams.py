@@ -80,10 +80,10 @@ class Stream(ABC):
             batches = iter(loader)
         try:
             for _ in range(math.ceil(len(order) / batch_size)):
-                found = _next(batches)
-                if isinstance(found, InputError):
-                    raise found
-                yield found
+                batch = _next(batches)
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
         finally:
             del batches  # ends the workers, also where a traceback keeps this frame
 

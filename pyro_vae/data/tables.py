@@ -44,16 +44,16 @@ def text_table(path: Path, request: Request) -> Loaded:
         if value not in (None, *choices):
             raise InputError(f"--{option} {value!r} must be {' or '.join(choices)}")
     text = read_text(path)
-    found = layout(path, text, delimiter=_sign(request.delimiter), decimal=request.decimal)
-    _refuse_two_headers(path, found, request.header)
-    names = _header(path, found, request.header)
+    style = layout(path, text, delimiter=_sign(request.delimiter), decimal=request.decimal)
+    _refuse_two_headers(path, style, request.header)
+    names = _header(path, style, request.header)
     first = next(i for i, line in enumerate(text.lines) if line.strip())
     if names is not None:
         text.lines[first] = ""
-    frame = _parse(path, text, found)
+    frame = _parse(path, text, style)
     headed = names is not None
     if names is None:
-        names = _commented(text, found, frame.shape[1])
+        names = _commented(text, style, frame.shape[1])
     frame, names, trailing = _without_trailing(frame, names)
     short = names is not None and len(names) == frame.shape[1] - 1
     if names is not None and len(names) + short != frame.shape[1]:
@@ -62,10 +62,10 @@ def text_table(path: Path, request: Request) -> Loaded:
             f"{frame.shape[1]}"
         )
     named = [*([""] * short), *(names or map(str, range(frame.shape[1])))]
-    said = _said(found, names, headed, trailing, frame.shape[1])
+    said = _said(style, names, headed, trailing, frame.shape[1])
     table = Table(path, frame, named, names is not None, [said, *text.notes])
     for column in [c for c in range(frame.shape[1]) if table.kind(c) == "O"]:
-        table.put(column, _typed(table, column, found))
+        table.put(column, _typed(table, column, style))
     return loaded(table, request)
 
 
@@ -109,45 +109,45 @@ def _sign(given: str | None) -> str | None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _refuse_two_headers(path: Path, found: Layout, asked: str | None) -> None:
+def _refuse_two_headers(path: Path, style: Layout, asked: str | None) -> None:
     """Raise `InputError` where two lines of words stand above columns of numbers: names, and units or more names."""
-    if asked == "no" or len(found.rows) < 4:
+    if asked == "no" or len(style.rows) < 4:
         return
-    first, second, *body = found.rows
+    first, second, *body = style.rows
     width = len(second)
     body = [row for row in body if len(row) == width]
     if len(body) < 2 or abs(len(first) - width) > 1:
         return
-    numeric = [c for c in range(width) if _holds_numbers(body, c, found.decimal)]
+    numeric = [c for c in range(width) if _holds_numbers(body, c, style.decimal)]
     above = [row[c] for row in (first, second) for c in numeric if c < len(row)]
-    words = [second[c] for c in numeric if not is_value(second[c], found.decimal)]
-    if 2 * len(words) > len(numeric) and not any(is_number(c, found.decimal) for c in above):
+    words = [second[c] for c in numeric if not is_value(second[c], style.decimal)]
+    if 2 * len(words) > len(numeric) and not any(is_number(c, style.decimal) for c in above):
         raise InputError(
             f"{path} has two lines of words above its numbers ({_listed(first)}, then {_listed(second)}): leave one "
             "line of names, and put units into them or remove their line"
         )
 
 
-def _header(path: Path, found: Layout, asked: str | None) -> list[str] | None:
+def _header(path: Path, style: Layout, asked: str | None) -> list[str] | None:
     """The names of the columns, if the first line holds them."""
-    first, body = found.rows[0], found.rows[1:]
+    first, body = style.rows[0], style.rows[1:]
     if asked is not None:
         return first if asked == "yes" else None
     if not body:
-        return None if any(is_value(cell, found.decimal) for cell in first) else first
+        return None if any(is_value(cell, style.decimal) for cell in first) else first
     width = Counter(map(len, body)).most_common(1)[0][0]
     body = [row for row in body if len(row) == width]
     short = width - len(first)
-    if short == 1 and all(is_value(cell, found.decimal) for cell in first):
+    if short == 1 and all(is_value(cell, style.decimal) for cell in first):
         return None  # a row with a cell too few, which is refused
     first = [""] * short + first if short == 1 else first
-    numeric = [c for c in range(min(width, len(first))) if _holds_numbers(body, c, found.decimal)]
+    numeric = [c for c in range(min(width, len(first))) if _holds_numbers(body, c, style.decimal)]
     above = [first[c] for c in numeric]
-    words = [cell for cell in above if not is_value(cell, found.decimal)]
-    numbers = [cell for cell in above if is_number(cell, found.decimal)]
+    words = [cell for cell in above if not is_value(cell, style.decimal)]
+    numbers = [cell for cell in above if is_number(cell, style.decimal)]
     certain: bool | None
     if not numeric:
-        certain = not any(is_number(cell, found.decimal) for cell in first)
+        certain = not any(is_number(cell, style.decimal) for cell in first)
     elif words and not numbers:
         certain = True
     elif words:
@@ -158,13 +158,13 @@ def _header(path: Path, found: Layout, asked: str | None) -> list[str] | None:
     elif len(numbers) < len(above):
         certain = False  # truth values, or signs that a value is missing
     else:
-        certain = _like_names(numbers, [[row[c] for c in numeric] for row in body], found.decimal)
+        certain = _like_names(numbers, [[row[c] for c in numeric] for row in body], style.decimal)
     if certain is None:
         raise InputError(
             f"the first line of {path} ({_listed(first)}) may hold the names of the columns or be a datum: "
             "say --header yes or --header no"
         )
-    return found.rows[0] if certain else None
+    return style.rows[0] if certain else None
 
 
 def _holds_numbers(body: list[list[str]], column: int, decimal: str) -> bool:
@@ -176,8 +176,8 @@ def _holds_numbers(body: list[list[str]], column: int, decimal: str) -> bool:
 
 def _counts(body: list[list[str]]) -> bool:
     """Whether the first column counts the rows, from 0 or 1."""
-    found = [row[0] for row in body]
-    return any(found == [str(i) for i in range(start, start + len(found))] for start in (0, 1))
+    column = [row[0] for row in body]
+    return any(column == [str(i) for i in range(start, start + len(column))] for start in (0, 1))
 
 
 def _positions(numbers: Sequence[str]) -> bool:
@@ -221,19 +221,19 @@ def _even(rows: np.ndarray) -> np.ndarray:
     return ((np.abs(steps - first) <= 1e-6 * np.abs(first)) & (first != 0)).all(1)
 
 
-def _commented(text: Text, found: Layout, width: int) -> list[str] | None:
+def _commented(text: Text, style: Layout, width: int) -> list[str] | None:
     """The names of columns in the last line of comment, as NumPy writes them."""
     if not text.comments or width < 2:
         return None
-    names = cells(text.comments[-1:], found.delimiter)[0]
-    words = [name for name in names if not is_value(name, found.decimal)]
+    names = cells(text.comments[-1:], style.delimiter)[0]
+    words = [name for name in names if not is_value(name, style.decimal)]
     return names if len(names) == width and len(words) == width else None
 
 
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _parse(path: Path, text: Text, found: Layout) -> Any:
+def _parse(path: Path, text: Text, style: Layout) -> Any:
     """All rows as pandas reads them; cells that are no plain numbers or truth values stay text."""
     import pandas
 
@@ -241,8 +241,8 @@ def _parse(path: Path, text: Text, found: Layout) -> Any:
         return pandas.read_csv(
             io.StringIO("\n".join(text.lines)),
             header=None,
-            sep=r"\s+" if found.delimiter == WHITE else found.delimiter,
-            decimal=found.decimal,
+            sep=r"\s+" if style.delimiter == WHITE else style.delimiter,
+            decimal=style.decimal,
             skipinitialspace=True,
             na_filter=False,
             low_memory=False,
@@ -257,19 +257,19 @@ def _parse(path: Path, text: Text, found: Layout) -> Any:
         raise InputError(f"{path} cannot be read as a table: {reason}") from error
 
 
-def _typed(table: Table, column: int, found: Layout) -> Any:
+def _typed(table: Table, column: int, style: Layout) -> Any:
     """A column of texts as numbers, nan where one is missing, or as truth values, if it holds nothing else."""
     texts = table.frame[column].astype(str).str.strip()
     lower = texts.str.lower()
     missing = lower.isin(NOT_THERE).to_numpy()
-    there, other = texts[~missing], "," if found.decimal == "." else "."
+    there, other = texts[~missing], "," if style.decimal == "." else "."
     if lower.isin(TRUTHS).all():
         return lower == "true"
     if lower[~missing].isin(TRUTHS).all():
         there = lower[~missing].map(TRUTHS).astype(str)
-    plain = there.str.fullmatch(PLAIN[found.decimal]) | there.str.fullmatch(ENDLESS)
-    grouped = there.str.fullmatch(GROUPED[found.decimal]) & ~plain
-    if not (plain | grouped).all() or (grouped.any() and not found.grouped):
+    plain = there.str.fullmatch(PLAIN[style.decimal]) | there.str.fullmatch(ENDLESS)
+    grouped = there.str.fullmatch(GROUPED[style.decimal]) & ~plain
+    if not (plain | grouped).all() or (grouped.any() and not style.grouped):
         return texts
     if grouped.any():
         table.notes.append(
@@ -280,7 +280,7 @@ def _typed(table: Table, column: int, found: Layout) -> Any:
     if not missing.any() and there.str.fullmatch(r"[+-]?\d{1,18}").all():
         return there.astype(np.int64)
     numbers = np.full(len(texts), np.nan)
-    numbers[~missing] = there.str.replace(found.decimal, ".", regex=False).astype(float)
+    numbers[~missing] = there.str.replace(style.decimal, ".", regex=False).astype(float)
     return numbers
 
 
@@ -310,7 +310,7 @@ def _without_trailing(frame: Any, names: list[str] | None) -> tuple[Any, list[st
     return frame.drop(columns=last), names, True
 
 
-def _said(found: Layout, names: list[str] | None, headed: bool, trailing: bool, width: int) -> str:
+def _said(style: Layout, names: list[str] | None, headed: bool, trailing: bool, width: int) -> str:
     """What the table was taken for, in one line."""
     if names is None:
         said = [f"no line of names, {width} {'columns' if width > 1 else 'column'}"]
@@ -318,8 +318,8 @@ def _said(found: Layout, names: list[str] | None, headed: bool, trailing: bool, 
         where = "first line" if headed else "last line of comment"
         said = [f"{where} taken for the names of the columns ({_listed(names)})"]
     if width > 1:
-        said.append(f"{DELIMITERS.get(found.delimiter, repr(found.delimiter))} between cells")
-    if found.decimal == ",":
+        said.append(f"{DELIMITERS.get(style.delimiter, repr(style.delimiter))} between cells")
+    if style.decimal == ",":
         said.append("decimal commas")
     if trailing:
         said.append("an empty column at the end of each line left out")

@@ -223,21 +223,21 @@ def layout(path: Path, text: Text, *, delimiter: str | None, decimal: str | None
         rows = cells(lines, delimiter)
     except csv.Error as error:
         raise InputError(f"{path} cannot be read as a table: {one_line(error)}") from error
-    found, grouped = _decimal(path, delimiter, [cell for row in rows for cell in row], decimal)
-    return Layout(delimiter, found, grouped, rows)
+    sign, grouped = _decimal(path, delimiter, [cell for row in rows for cell in row], decimal)
+    return Layout(delimiter, sign, grouped, rows)
 
 
 def _sample(lines: list[str]) -> list[str]:
-    found: list[str] = []
+    sample: list[str] = []
     size = 0
     for line in lines:
         if not line.strip():
             continue
-        found.append(line)
+        sample.append(line)
         size += len(line)
-        if len(found) == SAMPLE_ROWS or (size > SAMPLE and len(found) > 1):
+        if len(sample) == SAMPLE_ROWS or (size > SAMPLE and len(sample) > 1):
             break
-    return found
+    return sample
 
 
 def _delimiter(path: Path, lines: list[str], decimal: str | None) -> str:
@@ -266,17 +266,17 @@ def _delimiter(path: Path, lines: list[str], decimal: str | None) -> str:
 def _share(rows: list[list[str]], decimals: list[str]) -> float:
     """The share of cells that numbers can be, in rows of the commonest width; times the share of such rows."""
     width, common = Counter(map(len, rows)).most_common(1)[0]
-    found = [cell for row in rows if len(row) == width for cell in row]
-    values = max(sum(is_value(cell, decimal) for cell in found) for decimal in decimals)
-    return values / max(len(found), 1) * common / len(rows)
+    regular = [cell for row in rows if len(row) == width for cell in row]
+    values = max(sum(is_value(cell, decimal) for cell in regular) for decimal in decimals)
+    return values / max(len(regular), 1) * common / len(rows)
 
 
-def _decimal(path: Path, delimiter: str, found: list[str], decimal: str | None) -> tuple[str, bool]:
+def _decimal(path: Path, delimiter: str, texts: list[str], decimal: str | None) -> tuple[str, bool]:
     """The decimal sign, and whether the other sign stands between thousands for certain."""
     if decimal:
         return decimal, True
     certain = {
-        sign: next((c for c in found if sign in c and _only(c, sign)), None) for sign in DECIMALS
+        sign: next((c for c in texts if sign in c and _only(c, sign)), None) for sign in DECIMALS
     }
     if certain["."] and certain[","]:
         raise InputError(
@@ -285,7 +285,7 @@ def _decimal(path: Path, delimiter: str, found: list[str], decimal: str | None) 
         )
     if certain[","]:
         return ",", True
-    grouped = [c for c in found if GROUPED["."].fullmatch(c)]
+    grouped = [c for c in texts if GROUPED["."].fullmatch(c)]
     if (
         not certain["."]
         and grouped

@@ -86,7 +86,7 @@ def quiet(image: "Image") -> Iterator[None]:
 @contextmanager
 def _error_output_closed() -> Iterator[None]:
     try:
-        kept = os.dup(2)
+        original = os.dup(2)
     except OSError:  # there is none
         yield
         return
@@ -96,5 +96,5 @@ def _error_output_closed() -> Iterator[None]:
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)
