@@ -42,8 +42,8 @@ def report(
     """
     folder = Path(folder)
     name = named(str(folder), split)[1] if evaluation is None else evaluation
-    found = read_evaluation(folder, name)
-    s = found.summary
+    result = read_evaluation(folder, name)
+    s = result.summary
     if bad := [key for key in NEEDED if not isinstance(s.get(key), dict)]:
         raise InputError(
             f"the evaluation of {folder} is damaged: it does not say {bad[0]!r}; evaluate the run again"
@@ -51,7 +51,7 @@ def report(
     pictures = {p.stem: p for p in _pictures(folder, s)}
     history = read_metrics(folder / "metrics.csv", 10**9)
     config = read_toml(folder / "config.toml")
-    facts = Facts(folder, s, found.columns, config, history, pictures, data)
+    facts = Facts(folder, s, result.columns, config, history, pictures, data)
     return page(f"{folder.resolve().name}: report", _style(), *_body(facts))
 
 
@@ -82,12 +82,12 @@ def write_report(
 
 def _body(facts: Facts) -> tuple[Html, ...]:
     warnings = warnings_of(facts)
-    parts = {key: (title, render(facts)) for key, (title, render) in SECTIONS.items()}
-    behind = {key: parts.pop(key) for key in ("samples", "worst")}
-    last = parts.pop("configuration")
-    parts |= {**answers(facts), **behind, "questions": ("Further questions", not_asked(facts))}
-    parts |= {"configuration": last, "glossary": ("Glossary", glossary())}
-    links = (tag("li", tag("a", title, href=f"#{key}")) for key, (title, _) in parts.items())
+    sections = {key: (title, render(facts)) for key, (title, render) in SECTIONS.items()}
+    behind = {key: sections.pop(key) for key in ("samples", "worst")}
+    last = sections.pop("configuration")
+    sections |= {**answers(facts), **behind, "questions": ("Further questions", not_asked(facts))}
+    sections |= {"configuration": last, "glossary": ("Glossary", glossary())}
+    links = (tag("li", tag("a", title, href=f"#{key}")) for key, (title, _) in sections.items())
     header = tag(
         "header",
         tag("p", "Report of a variational autoencoder", class_="kicker"),
@@ -96,7 +96,8 @@ def _body(facts: Facts) -> tuple[Html, ...]:
     )
     contents = tag("nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents")
     body = (
-        tag("section", tag("h2", title), content, id=key) for key, (title, content) in parts.items()
+        tag("section", tag("h2", title), content, id=key)
+        for key, (title, content) in sections.items()
     )
     return contents, tag("main", header, hero(facts, warnings), *body)
 

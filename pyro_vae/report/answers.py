@@ -47,12 +47,12 @@ ACRONYMS = {
 
 def shown(facts: Facts, captions: Mapping[str, str]) -> Html:
     """The pictures of these names that there are, each with its caption."""
-    found = []
+    figures = []
     for name, caption in captions.items():
         path = facts.pictures.get(name)
         image = None if path is None else picture(path, caption)
-        found.append(image and figure(image, caption=caption, class_="picture"))
-    return join(found)
+        figures.append(image and figure(image, caption=caption, class_="picture"))
+    return join(figures)
 
 
 def answers(facts: Facts) -> dict[str, tuple[str, Html]]:
@@ -60,16 +60,16 @@ def answers(facts: Facts) -> dict[str, tuple[str, Html]]:
     mappings = {key: v for key, v in facts.s.items() if isinstance(v, Mapping)}
     given = {k: v for k, v in mappings.items() if k not in OF_THE_NUMBER or "title" in v}
     shown_elsewhere = set(PLACED)
-    found = {}
+    sections = {}
     for key, answer in given.items():
         captions = _captions(key, answer, set(facts.pictures) - shown_elsewhere)
         shown_elsewhere |= set(captions)
         content = join([_answer(answer), shown(facts, captions)])
-        found[f"answer-{key}"] = (str(answer.get("title") or _words(key)), content)
+        sections[f"answer-{key}"] = (str(answer.get("title") or _words(key)), content)
     rest = {name: f"{_words(name)}." for name in facts.pictures if name not in shown_elsewhere}
     if rest:
-        found["figures"] = ("Further figures", shown(facts, rest))
-    return found
+        sections["figures"] = ("Further figures", shown(facts, rest))
+    return sections
 
 
 def _captions(key: str, answer: Mapping[str, Any], pictures: set[str]) -> dict[str, str]:
@@ -128,15 +128,15 @@ def tabulated(
         caption: of the tables.
         spelled: what becomes of the names of rows and columns.
     """
-    found, meanings = [], texts.get("meanings") or {}
+    elements, meanings = [], texts.get("meanings") or {}
     for head, lines in tables(rows, texts.get("heads") or {}):
         cells = []
         for name, *values in lines:
             linked = term(TERMS[name], name) if name in TERMS else name
             cells.append([named(linked, meanings.get(name, "")), *_numbers(head, values)])
         first = texts.get("unit", "") if "mean" in head else ""
-        found.append(table([first, *map(spelled, head.values())], cells, caption=caption))
-    return join(found)
+        elements.append(table([first, *map(spelled, head.values())], cells, caption=caption))
+    return join(elements)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,8 +166,8 @@ def _is_plain(value: Any) -> bool:
 def not_asked(facts: Facts) -> Html:
     """The questions that this evaluation was not asked, and how to ask them."""
     rows = [
-        [code(f"--ask {call.partition('(')[0]}"), told.replace("`", "")]
-        for call, told in summaries("ask").items()
+        [code(f"--ask {call.partition('(')[0]}"), summary.replace("`", "")]
+        for call, summary in summaries("ask").items()
         if not facts.s.get(call.partition("(")[0])
     ]
     return join(

@@ -51,44 +51,44 @@ class Facts:
     @property
     def resolved(self) -> dict[str, Any]:
         """What the settings came to."""
-        found = self.config.get("resolved")
-        return found if isinstance(found, dict) else {}
+        resolved = self.config.get("resolved")
+        return resolved if isinstance(resolved, dict) else {}
 
 
 def warnings_of(facts: Facts) -> list[str]:
     """Each reason to doubt the run or its number, as a sentence; the gravest first."""
-    s, marginal, found = facts.s, facts.s["log_marginal"], []
+    s, marginal, warnings = facts.s, facts.s["log_marginal"], []
     if marginal["mean"] is None:
-        found.append("log p(x) is not a finite number for some of the data.")
+        warnings.append("log p(x) is not a finite number for some of the data.")
     if s["pareto_k"]["above_limit"]:
-        found.append(s["verdict"])
+        warnings.append(s["verdict"])
     answers = [s, *(v for v in s.values() if isinstance(v, Mapping))]
     every = [*answers, *(v for a in answers[1:] for v in a.values() if isinstance(v, Mapping))]
-    told = [warning for answer in every for warning in answer.get("warnings") or []]
-    found += [warning for warning in dict.fromkeys(told) if warning not in found]
+    of_answers = [warning for answer in every for warning in answer.get("warnings") or []]
+    warnings += [warning for warning in dict.fromkeys(of_answers) if warning not in warnings]
     curve = [v for v in s.get("curve", {}).values() if v is not None]
     if len(curve) > 1 and curve[-1] - curve[-2] > MATTERS:
-        found.append(
+        warnings.append(
             f"The bound still rises by {curve[-1] - curve[-2]:.2f} nats at its last step, so log p(x) is higher than "
             "the number says; draw more particles."
         )
-    found += _training_warnings(facts)
+    warnings += _training_warnings(facts)
     if s["data"] < s["data_in_split"]:
-        found.append(
+        warnings.append(
             f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
         )
-    return found
+    return warnings
 
 
 def _training_warnings(facts: Facts) -> list[str]:
     history, asked = facts.history, facts.config.get("epochs")
     if not history:
         return []
-    last, first, found = history[-1], history[0], []
+    last, first, warnings = history[-1], history[0], []
     held_out = [row for row in history if math.isfinite(_score(row))]
     best = max(held_out, key=_score) if held_out else None
     if best is not None and _apart(history, best):
-        found.append(
+        warnings.append(
             f"Training and validation drifted apart after epoch {best['epoch']:.0f}, whose weights were kept: the "
             f"training ELBO rose from {best['elbo']:.2f} to {last['elbo']:.2f} and the validation ELBO fell from "
             f"{best['validation_elbo']:.2f} to {last['validation_elbo']:.2f}. Train with "
@@ -97,13 +97,13 @@ def _training_warnings(facts: Facts) -> list[str]:
     patience = facts.config.get("patience")
     waited = best is not None and patience and last["epoch"] - best["epoch"] >= patience
     if isinstance(asked, int) and last["epoch"] < asked and not waited:
-        found.append(f"Training stopped after {last['epoch']:.0f} of {asked} epochs.")
+        warnings.append(f"Training stopped after {last['epoch']:.0f} of {asked} epochs.")
     steady = last["learning_rate"] > first["learning_rate"] / 2
     if best is last and len(history) > 1 and steady:
-        found.append(
+        warnings.append(
             "The last epoch was the best on validation data: more epochs would probably help."
         )
-    return found
+    return warnings
 
 
 def _score(row: Mapping[str, float]) -> float:

@@ -90,11 +90,11 @@ def term(key: str, words: str) -> Html:
 
 def glossary() -> Html:
     """All terms as a list."""
-    parts = []
+    entries = []
     for key, (name, meaning, sources) in TERMS.items():
         links = [
             tag("a", words, href=address, rel="noreferrer") for words, address in sources.items()
         ]
-        parts.append(tag("dt", name, id=f"term-{key}"))
-        parts.append(tag("dd", meaning, *([" ", *links] if links else [])))
-    return tag("dl", *parts)
+        entries.append(tag("dt", name, id=f"term-{key}"))
+        entries.append(tag("dd", meaning, *([" ", *links] if links else [])))
+    return tag("dl", *entries)

@@ -97,9 +97,9 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
     ]
     if latents:
         low, high = latents["active_interval"]
-        told = f"of {dims}; 95 %: {low} to {high}"
+        note = f"of {dims}; 95 %: {low} to {high}"
         cards.append(
-            _card("active latents", short(latents["active_units"]), told, latents["collapsed"])
+            _card("active latents", short(latents["active_units"]), note, latents["collapsed"])
         )
     if warnings:
         heading = "One warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
@@ -117,11 +117,11 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
 
 
 def _card(name: str, value: str, note: str, bad: bool = False) -> Html:
-    parts = (
+    spans = (
         tag("span", text, class_=kind)
         for text, kind in ((name, "name"), (value, "value"), (note, "note"))
     )
-    return tag("div", *parts, class_="card bad" if bad else "card")
+    return tag("div", *spans, class_="card bad" if bad else "card")
 
 
 def the_number(facts: Facts) -> Html:
@@ -168,18 +168,18 @@ def trust(facts: Facts) -> Html:
             "",
         ],
     ]
-    told = "The number is a mean over weighted draws. It can be believed where many draws share the weight."
-    parts = [
-        paragraph(told),
+    introduction = "The number is a mean over weighted draws. It can be believed where many draws share the weight."
+    content = [
+        paragraph(introduction),
         table(["", "median", "worst"], rows, caption="Quality of the importance weights"),
     ]
     captions = facts.s.get("captions") or {}
     pictures = {name: captions[name] for name in ("pareto_k", "bound_curve") if name in captions}
-    parts.append(tag("div", shown(facts, pictures), class_="pair"))
+    content.append(tag("div", shown(facts, pictures), class_="pair"))
     if s.get("effort"):
-        parts.append(paragraph(s["effort"]))
+        content.append(paragraph(s["effort"]))
     elif s.get("refinement_steps"):
-        parts.append(
+        content.append(
             paragraph(
                 f"Before weighting, q(z|x) was fitted to each datum by {s['refinement_steps']} steps."
             )
@@ -190,12 +190,12 @@ def trust(facts: Facts) -> Html:
             :DOUBTFUL
         ]
         more = "" if len(order) == len(doubtful) else f", the {len(order)} worst of {len(doubtful)}"
-        parts.append(
+        content.append(
             _data_table(
                 facts, order, f"Data with Pareto k above {PARETO_LIMIT}{more}, counted from 0"
             )
         )
-    return join(parts)
+    return join(content)
 
 
 def _called_by(facts: Facts) -> list[str]:
@@ -280,15 +280,15 @@ def worst(facts: Facts) -> Html:
     values = facts.columns["values"]
     order = np.argsort(np.nan_to_num(values, nan=-np.inf), kind="stable")[:WORST]
     captions = facts.s.get("captions") or {}
-    parts = [shown(facts, {"log_marginal": captions.get("log_marginal", "log p(x)")})]
+    content = [shown(facts, {"log_marginal": captions.get("log_marginal", "log p(x)")})]
     if facts.data is not None and is_image(facts.data[:1].shape[1:]):
-        parts.append(_thumbnails(facts, order))
-    parts.append(
+        content.append(_thumbnails(facts, order))
+    content.append(
         _data_table(
             facts, order, f"The {len(order)} data with the lowest log p(x); rows are counted from 0"
         )
     )
-    return join(parts)
+    return join(content)
 
 
 def _thumbnails(facts: Facts, order: np.ndarray) -> Html:
