@@ -231,11 +231,11 @@ def log_marginal_adaptive(
         hard.draw(propose, proposals.weighted, num_particles, budget - least, memory)
     if len(rows) and annealable(model, data[rows[:1]]):
         hard.anneal(chains, gradients_per_datum(num_chains, num_temperatures), annealing)
-    for which, part in hard.values(proposals.weighted, chains):
+    for which, marginal in hard.values(proposals.weighted, chains):
         elbo, reconstruction, kl = (
             c[rows[which]] for c in (result.elbo, result.reconstruction, result.kl)
         )
-        of_guide = replace(part, elbo=elbo, reconstruction=reconstruction, kl=kl)
+        of_guide = replace(marginal, elbo=elbo, reconstruction=reconstruction, kl=kl)
         result = result.replaced(rows[which], of_guide)
 
     words = f"Pareto k above {limit} or fewer than {EFFECTIVE_CHAINS} effective chains"
@@ -288,13 +288,13 @@ class _Proposals:
 
         Not so where `log q` is slow away from the guide's own draws (`IAF`), or the prior is not known.
         """
-        parts = []
+        guides = []
         for places, marked in zip(
             which.split(self.batch_size), refining.split(self.batch_size), strict=True
         ):
             with running(self.model, self.guide):
-                parts.append(self._made(places, marked, steps=steps, rate=rate))
-        self.q = RefinedGuide.joined(parts, self.data)
+                guides.append(self._made(places, marked, steps=steps, rate=rate))
+        self.q = RefinedGuide.joined(guides, self.data)
         self.place[which] = torch.arange(len(which))
         if refining.any() and quick(self.guide) and hasattr(self.model, "prior"):
             like = next(iter(self.q.shift.values()))
@@ -386,9 +386,13 @@ class _Hard:
                 refining = propose(left, self.k[left])
                 self.road[left] = torch.where(refining, REFINED, MORE)
                 begun = True
-            part = weighted(left, count)
+            pilot = weighted(left, count)
             self.draws, saved = self.draws + price * len(left), count
-            self.counts[left], self.k[left], self.bad[left] = count, part.pareto_k, self.judge(part)
+            self.counts[left], self.k[left], self.bad[left] = (
+                count,
+                pilot.pareto_k,
+                self.judge(pilot),
+            )
             left = left[self.bad[left]]
 
     def anneal(self, chains: Chains, price: int, budget: int) -> None:

@@ -236,12 +236,12 @@ class _Path:
         step = torch.full(
             z.shape[1:2], 0.5 * z.shape[-1] ** -0.25, dtype=torch.float64, device=z.device
         )
-        place, found = self.look(z), []
+        place, steps = self.look(z), []
         for beta in [self.betas[1]] * WARM_UP + self.betas[1:-1]:
             place, accepted = self.move(place, beta, step)
-            found.append(step)
+            steps.append(step)
             step = step * (0.2 * (accepted.double().mean(0) - TARGET)).exp()
-        return torch.stack(found[WARM_UP:])
+        return torch.stack(steps[WARM_UP:])
 
     def forward(self, z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """From draws of the start: `log w`, `(C, B)`, and the share of accepted moves, `(B,)`."""
@@ -376,14 +376,14 @@ class _Paths:
         chains = max(1, self.at_a_time // len(call))
 
         def look(z: Tensor) -> _Place:
-            parts = []
+            densities = []
             for some in z.split(chains):
                 if self.progress is not None:
                     self.progress(some.shape[:2].numel())
-                parts.append(self.densities(call.args, call.kwargs, some)[0])
-            if len(parts) == 1:
-                return _Place(z, *parts[0])
-            return _Place(z, *(torch.cat(column) for column in zip(*parts, strict=True)))
+                densities.append(self.densities(call.args, call.kwargs, some)[0])
+            if len(densities) == 1:
+                return _Place(z, *densities[0])
+            return _Place(z, *(torch.cat(column) for column in zip(*densities, strict=True)))
 
         return _Path(look, self.betas, self.leapfrogs)
 
@@ -516,8 +516,8 @@ def annealed_importance_sampling(
         paths.prepare(first, rows, memory, compile)
         at_a_time = len(data) if whole else paths.batch_size(num_chains, memory)
         for batch in data.batches(None, at_a_time):
-            part, _ = _anneal(paths, batch, num_chains)
-            result = part if result is None else result + part
+            of_batch, _ = _anneal(paths, batch, num_chains)
+            result = of_batch if result is None else result + of_batch
     assert result is not None
     return result
 
@@ -577,18 +577,18 @@ def bidirectional_monte_carlo(
         at_a_time = min(n, SIMULATED)
         for simulated in data.batches(None, at_a_time):
             latents, observed = simulate(model, simulated)
-            told = simulated.named(observed=observed)
+            call = simulated.named(observed=observed)
             if paths is None:
                 paths = _Paths(
-                    observing, seen, told[:1], betas, leapfrogs=leapfrogs, progress=progress
+                    observing, seen, call[:1], betas, leapfrogs=leapfrogs, progress=progress
                 )
                 rows = n * gradients_per_datum(num_chains, num_temperatures, leapfrogs, ways=2)
-                paths.prepare(told[:1], rows, memory, compile)
+                paths.prepare(call[:1], rows, memory, compile)
             exact = paths.flat.vector(latents)
             size = paths.batch_size(num_chains, memory)
-            for z, batch in zip(exact.split(size, 1), told.batches(None, size), strict=True):
-                part, upper = _anneal(paths, batch, num_chains, z)
-                lower = part if lower is None else lower + part
+            for z, batch in zip(exact.split(size, 1), call.batches(None, size), strict=True):
+                of_batch, upper = _anneal(paths, batch, num_chains, z)
+                lower = of_batch if lower is None else lower + of_batch
                 assert upper is not None
                 uppers.append(upper)
     assert lower is not None

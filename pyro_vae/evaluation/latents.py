@@ -102,7 +102,7 @@ def activity(
     """
     x = once(as_data(guide, x))
     _check_two(x)
-    found: dict[str, _Moments] = {}
+    by_site: dict[str, _Moments] = {}
     localise(guide)
     with parameters_of(guide), unchecked(guide):
         rows = min(batch_size, rows_within(x, MEMORY))
@@ -110,8 +110,8 @@ def activity(
             rows = len(x)
         for batch in batches(x, rows):
             for name, means in _guide_means(guide, batch, draws).items():
-                found.setdefault(name, _Moments()).add(means)
-    return {name: moments.covariance() for name, moments in found.items()}
+                by_site.setdefault(name, _Moments()).add(means)
+    return {name: moments.covariance() for name, moments in by_site.items()}
 
 
 def _guide_means(guide: Program, batch: Any, draws: int) -> dict[str, Tensor]:
@@ -272,8 +272,8 @@ class LatentHealth(Printed):
         if used is None:
             used, label = self.activity, "variance of the posterior mean"
         make = partial(plots.use_of_latents, used, self.activity > ACTIVE, label)
-        told = f"The latents in order: {label}. Latents without a bar carry next to nothing."
-        return Drawing(make, told)
+        caption = f"The latents in order: {label}. Latents without a bar carry next to nothing."
+        return Drawing(make, caption)
 
     def _lost(self) -> list[str]:
         """A sentence about the data that are left out, if there are any."""
@@ -316,15 +316,15 @@ class _Posteriors(NamedTuple):
 
 
 def _posteriors(model: Program, guide: Program, x: Any, draws: int, memory: int) -> _Posteriors:
-    found, parts = [], []
+    posteriors, by_batch = [], []
     for batch in _batches(x, memory):
         q, p = _latent(model, guide, batch)
         draw = partial(_draw, q, p)
         some = [draw(count) for count in _pieces(draws, draw, memory)]
-        found.append(q)
-        parts.append([torch.cat(part) for part in zip(*some, strict=True)])
-    z, log_q, log_p = (torch.cat(part, 2).squeeze(1) for part in zip(*parts, strict=True))
-    return _Posteriors(found, z, log_q, log_p)
+        posteriors.append(q)
+        by_batch.append([torch.cat(tensors) for tensors in zip(*some, strict=True)])
+    z, log_q, log_p = (torch.cat(tensors, 2).squeeze(1) for tensors in zip(*by_batch, strict=True))
+    return _Posteriors(posteriors, z, log_q, log_p)
 
 
 def _batches(x: Any, memory: int) -> Iterator[Any]:
@@ -348,8 +348,8 @@ class _Look:
         self.affordable = 0
         self.kept: _Posteriors | None = None
         size, kls, dimensions = len(x), [], []
-        found: list[Any] = []
-        parts: list[list[Tensor]] = []
+        posteriors: list[Any] = []
+        by_batch: list[list[Tensor]] = []
         for batch in _batches(x, memory):
             q, p = _latent(*pair, batch)
             draw = partial(_draw, q, p)
@@ -367,8 +367,8 @@ class _Look:
                     keeps = _whole(wanted, size, draws, self.affordable)
                     if keeps or wanted is not None:
                         held = min(wanted or size, size) * draws * (z.shape[-1] + 2)
-                        told = f"latent_health with draws={draws}, each held beside the others,"
-                        require(8 * held, told, "draws or mixture_size")
+                        what = f"latent_health with draws={draws}, each held beside the others,"
+                        require(8 * held, what, "draws or mixture_size")
                 if keeps:
                     some.append(drawn)
             kls.append(total / draws)
@@ -376,14 +376,16 @@ class _Look:
                 sound = kls[-1].isfinite()
                 dimensions.append((by_latent / draws)[sound].sum(0))
             if keeps:
-                found.append(q)
-                parts.append([torch.cat(part) for part in zip(*some, strict=True)])
+                posteriors.append(q)
+                by_batch.append([torch.cat(tensors) for tensors in zip(*some, strict=True)])
         self.kl = torch.cat(kls)
         count = int(self.kl.isfinite().sum())
         self.kl_per_dimension = torch.stack(dimensions).sum(0) / count if dimensions else None
         if keeps and count == size:
-            z, log_q, log_p = (torch.cat(part, 2).squeeze(1) for part in zip(*parts, strict=True))
-            self.kept = _Posteriors(found, z, log_q, log_p)
+            z, log_q, log_p = (
+                torch.cat(tensors, 2).squeeze(1) for tensors in zip(*by_batch, strict=True)
+            )
+            self.kept = _Posteriors(posteriors, z, log_q, log_p)
 
 
 def _whole(wanted: int | None, size: int, draws: int, affordable: int) -> bool:
@@ -463,7 +465,7 @@ def _others(posteriors: _Posteriors, memory: int) -> Tensor:
     z = posteriors.z.flatten(0, 1)[:, None, None]  # (K N, 1, 1, D)
     sizes = list(_pieces(len(z), partial(_pairs, posteriors), memory))
     owners = torch.arange(size, device=posteriors.log_q.device).repeat(draws)
-    found = []
+    totals = []
     for some, owner in zip(z.split(sizes), owners.split(sizes), strict=True):
         sums, start = [], 0
         for q in posteriors.q:
@@ -471,8 +473,8 @@ def _others(posteriors: _Posteriors, memory: int) -> Tensor:
             columns = torch.arange(start, start + log_q.shape[1], device=log_q.device)
             sums.append(log_q.masked_fill(owner[:, None] == columns, -math.inf).logsumexp(1))
             start += log_q.shape[1]
-        found.append(torch.stack(sums).logsumexp(0))
-    return torch.cat(found).unflatten(0, (draws, size))
+        totals.append(torch.stack(sums).logsumexp(0))
+    return torch.cat(totals).unflatten(0, (draws, size))
 
 
 def _pairs(posteriors: _Posteriors, count: int) -> Tensor:
@@ -508,14 +510,14 @@ class _Bootstrap:
             else torch.binomial(self.draws, share.expand_as(self.draws))
         )
         self.draws, self.left = self.draws - taken, self.left - n
-        rows, found = max(1, self.memory // (32 * n)), []
-        for part in taken.to(columns.device).split(rows):
-            most = int(part.max())
-            index = torch.randint(n, (len(part), most), device=columns.device)
-            counted = torch.arange(most, device=columns.device) < part[:, None]
-            weights = columns.new_zeros(len(part), n).scatter_add_(1, index, counted.to(columns))
-            found.append(weights @ columns.flatten(1))
-        self.sums = self.sums + torch.cat(found)
+        rows, sums = max(1, self.memory // (32 * n)), []
+        for counts in taken.to(columns.device).split(rows):
+            most = int(counts.max())
+            index = torch.randint(n, (len(counts), most), device=columns.device)
+            counted = torch.arange(most, device=columns.device) < counts[:, None]
+            weights = columns.new_zeros(len(counts), n).scatter_add_(1, index, counted.to(columns))
+            sums.append(weights @ columns.flatten(1))
+        self.sums = self.sums + torch.cat(sums)
 
     def counts(self) -> Tensor:
         """How many latents are active in each sample, `(bootstrap,)`."""
@@ -533,10 +535,10 @@ def _sound_means(
         with forked_random():  # what is drawn to find q costs no numbers
             q, _ = _latent(model, guide, batch)
         means = _means(q, memory)
-        kept = sound[done : done + means.shape[1]]
+        mask = sound[done : done + means.shape[1]]
         done += means.shape[1]
-        if kept.any():
-            yield means[:, kept]
+        if mask.any():
+            yield means[:, mask]
 
 
 @checked
@@ -599,18 +601,18 @@ def latent_health(
             raise InputError(
                 f"{n} of {len(data)} data have a finite KL(q(z|x) || p(z)), and two are the least to look at"
             )
-        size, kept = min(mixture_size or n, n), draws
+        size, per_datum = min(mixture_size or n, n), draws
         if not _whole(mixture_size, n, draws, look.affordable):
-            size, kept = (size, draws) if mixture_size else (min(size, look.affordable), 1)
-        part = look.kept
-        if part is None:
+            size, per_datum = (size, draws) if mixture_size else (min(size, look.affordable), 1)
+        posteriors = look.kept
+        if posteriors is None:
             chosen = there[torch.arange(size) * n // size]
-            part = _posteriors(model, guide, data[chosen], kept, memory)
-        others = _others(part, memory)
+            posteriors = _posteriors(model, guide, data[chosen], per_datum, memory)
+        others = _others(posteriors, memory)
         moments, resampled = _Moments(), _Bootstrap(bootstrap, n, memory)
         for means in _sound_means(model, guide, data, look.kl.isfinite(), memory):
             resampled.add(moments.add(means).flatten(2))
-    log_mean = torch.logaddexp(others, part.log_q) - math.log(size)  # log q(z)
+    log_mean = torch.logaddexp(others, posteriors.log_q) - math.log(size)  # log q(z)
     counts = resampled.counts().double().sort().values
     interval = (
         int(counts[math.floor(0.025 * (bootstrap - 1))]),
@@ -623,9 +625,9 @@ def latent_health(
         active_interval=interval,
         kl=Estimate.over(look.kl[look.kl.isfinite()]),
         kl_per_dimension=None if dimensions is None else dimensions.cpu(),
-        mutual_information=Estimate.over((part.log_q - log_mean).mean(0)),
-        mutual_information_upper=(part.log_q - others).mean().item() + math.log(size - 1),
-        aggregated_kl=Estimate.over((log_mean - part.log_p).mean(0)),
+        mutual_information=Estimate.over((posteriors.log_q - log_mean).mean(0)),
+        mutual_information_upper=(posteriors.log_q - others).mean().item() + math.log(size - 1),
+        aggregated_kl=Estimate.over((log_mean - posteriors.log_p).mean(0)),
         num_data=n,
         mixture_size=size,
         left_out=tuple(lost),
@@ -648,12 +650,12 @@ class Latents(Question):
         health = latent_health(run.vae.model, run.vae.guide, few)
         taken = data.rows[places[evenly(len(few), len(places))].numpy()]
         health = replace(health, left_out=tuple(int(taken[i]) for i in health.left_out))
-        told = (
+        caption = (
             "The posteriors of all data together (blue) and the prior (black), latent by latent. Where they differ, "
             "draws from the prior are unlike what the decoder has learned from."
         )
         make = partial(_aggregated, run, few, health)
-        answer = health.answer().plus(figures={"aggregated_posterior": Drawing(make, told)})
+        answer = health.answer().plus(figures={"aggregated_posterior": Drawing(make, caption)})
         if not health.collapsed:
             return answer
         option = remedy("collapsed", run.config)

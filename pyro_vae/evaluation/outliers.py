@@ -277,16 +277,16 @@ class Separation(Printed):
     @property
     def lost(self) -> str | None:
         """A sentence when some data have no finite score, naming the first of them."""
-        told = []
+        phrases = []
         sides = zip(self.names, (self.inside, self.outside), self.rows, strict=True)
         for name, scores, rows in sides:
             places = (~scores.sound).nonzero().flatten().tolist()
             if places:
                 named = listed(places if rows is None else [int(rows[i]) for i in places])
-                told.append(f"row{'s' if places[1:] else ''} {named} of {name}")
-        if not told:
+                phrases.append(f"row{'s' if places[1:] else ''} {named} of {name}")
+        if not phrases:
             return None
-        return f"Without finite scores, and left out: {' and '.join(told)} (counted from 0)."
+        return f"Without finite scores, and left out: {' and '.join(phrases)} (counted from 0)."
 
     @property
     def detections(self) -> dict[str, Detection]:
@@ -303,8 +303,8 @@ class Separation(Printed):
         It fails where its AUROC lies below 0.5 with its whole interval, and is weak where the AUROC is below 0.9 or
         more than half of the data outside pass at 95 % TPR.
         """
-        found = self.detections
-        own = found["log p(x)"]
+        detections = self.detections
+        own = detections["log p(x)"]
         if own.high < 0.5:
             return (
                 f"The model gives higher log p(x) to {self.names[1]} than to its own {self.names[0]} data; log p(x) "
@@ -312,14 +312,14 @@ class Separation(Printed):
             )
         if not (own.auroc < CLEAR or own.fpr > 0.5):
             return None
-        told = (
+        verdict = (
             f"log p(x) hardly tells {self.names[1]} from {self.names[0]}: its AUROC is {own.auroc:.2f}, and at the "
             f"threshold that 95 % of the data inside pass, {100 * own.fpr:.0f} % of those outside pass too"
         )
-        name, best = max(found.items(), key=lambda item: item[1].auroc)
+        name, best = max(detections.items(), key=lambda item: item[1].auroc)
         if best.low > own.high:
-            return f"{told}; the {name} does better (AUROC {best.auroc:.2f}, {100 * best.fpr:.0f} % pass)."
-        return f"{told}; no other score does better."
+            return f"{verdict}; the {name} does better (AUROC {best.auroc:.2f}, {100 * best.fpr:.0f} % pass)."
+        return f"{verdict}; no other score does better."
 
     @property
     def doubt(self) -> str | None:
@@ -328,19 +328,19 @@ class Separation(Printed):
         bad = [int(side.gaps.log_marginal.doubtful.sum()) for side in sides]
         if not any(bad):
             return None
-        told = " and ".join(
+        counts = " and ".join(
             f"{count} of {len(side)} {name} data"
             for count, side, name in zip(bad, sides, self.names, strict=True)
         )
-        return f"Pareto k is above {PARETO_LIMIT} for {told}: their log p(x) is probably too low."
+        return f"Pareto k is above {PARETO_LIMIT} for {counts}: their log p(x) is probably too low."
 
     @property
     def table(self) -> dict[str, dict[str, Any]]:
         """For each score its means on both sides in nats, and its `Detection`."""
-        found = {}
+        rows = {}
         for name, d in self.detections.items():
             inside, outside = self.pairs[name]
-            found[name] = {
+            rows[name] = {
                 "mean_inside": inside.mean().item(),
                 "mean_outside": outside.mean().item(),
                 "higher_inside": HIGHER_INSIDE[name],
@@ -351,7 +351,7 @@ class Separation(Printed):
                 "high": d.high,
                 "fpr": d.fpr,
             }
-        return found
+        return rows
 
     def answer(self) -> Answer:
         """How well each score tells the two sides apart, and where `log p(x)` fails."""
@@ -375,7 +375,7 @@ class Separation(Printed):
     def _drawing(self) -> Drawing:
         from pyro_vae import plots
 
-        areas = {name: found.auroc for name, found in self.detections.items()}
+        areas = {name: of_score.auroc for name, of_score in self.detections.items()}
         make = partial(plots.separation, self.names, self.pairs, areas)
         return Drawing(make, f"The four scores of {self.names[0]} and of {self.names[1]}.")
 
@@ -427,8 +427,8 @@ class OOD(Question):
         try:
             return run.outside(name)
         except InputError as error:
-            told = str(error).replace(f"--ood {name}", self._called(name))
-            raise InputError(told) from error
+            message = str(error).replace(f"--ood {name}", self._called(name))
+            raise InputError(message) from error
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         options: dict[str, Any] = {
@@ -441,15 +441,15 @@ class OOD(Question):
         for name in self.data:
             every = run.outside(name)
             other = every if data.limit is None else every.first(data.limit)
-            found = Separation(
+            separation = Separation(
                 (data.called, stem_of(name)),
                 inside,
                 anomaly_scores(run.vae, other, inside.typical, **options),
                 (data.rows.tolist(), evenly(len(other), len(every)).tolist()),
             )
             kind = "test data" if name in NAMED else "rows"
-            told = f"{name}: {len(other)} of its {len(every)} {kind}"
-            parts[Path(name).name] = found.answer().plus(sentences=[told])
+            sentence = f"{name}: {len(other)} of its {len(every)} {kind}"
+            parts[Path(name).name] = separation.answer().plus(sentences=[sentence])
         return Answer(title="Data unlike the training data", parts=parts)
 
 

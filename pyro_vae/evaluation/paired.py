@@ -128,27 +128,27 @@ class Comparison(Printed):
     @property
     def warnings(self) -> list[str]:
         """What makes a number doubtful, one sentence each."""
-        found = []
+        warnings = []
         counts = {
             name: s.num_particles for name, s in self.scores.items() if s.num_particles is not None
         }
         if len(set(counts.values())) > 1:
-            told = ", ".join(f"{name} {_range(count)}" for name, count in counts.items())
-            found.append(
-                f"the numbers of particles differ ({told}): the mean is a lower bound that rises with them, so the run "
-                "with fewer is at a disadvantage"
+            numbers = ", ".join(f"{name} {_range(count)}" for name, count in counts.items())
+            warnings.append(
+                f"the numbers of particles differ ({numbers}): the mean is a lower bound that rises with them, so the "
+                "run with fewer is at a disadvantage"
             )
         for name, s in self.scores.items():
             if s.doubtful:
-                found.append(
+                warnings.append(
                     f"{name} has a Pareto k above {PARETO_LIMIT} for {s.doubtful} of {len(s.values)} data: its mean is "
                     "probably too low and its Monte-Carlo error too small"
                 )
             if math.isnan(s.monte_carlo_standard_error):
-                found.append(
+                warnings.append(
                     f"{name} has no Monte-Carlo errors, so its difference counts the error of the data alone"
                 )
-        return found
+        return warnings
 
     def answer(self) -> Answer:
         """The means of all, and the differences to the best one."""
@@ -159,15 +159,15 @@ class Comparison(Printed):
         differences = {}
         for name, d in self.differences.items():
             p = f"{d.p:.2g}" if d.p > 1e-300 else "< 1e-300"
-            told = "" if d.distinguishable else "not distinguishable"
+            verdict = "" if d.distinguishable else "not distinguishable"
             columns = {key: getattr(d, key) for key in (*COLUMNS, "standard_error", "t")}
             counts = {"higher": d.higher, "lower": d.lower}
-            differences[name] = {**columns, "p": p, **counts, "told": told}
+            differences[name] = {**columns, "p": p, **counts, "told": verdict}
         sentences = [
             "t and p: the paired t-test over the data, two-sided, each difference on its own",
             f"± both: the two errors added in quadrature; not distinguishable: a mean within {ERRORS} of them",
         ]
-        part = Answer(
+        to_best = Answer(
             f"Differences to {self.best} on each datum",
             rows=differences,
             heads=HEADS,
@@ -178,7 +178,7 @@ class Comparison(Printed):
             rows=rows,
             heads=HEADS,
             warnings=self.warnings,
-            parts={"differences": part},
+            parts={"differences": to_best},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -269,10 +269,10 @@ def _scores(name: str, given: Any) -> Scores:
         )
     keys = ("standard_errors", "pareto_k", "num_particles")
     errors, k, count = (None if plain else column(key) for key in keys)
-    for key, found in (("standard_errors", errors), ("pareto_k", k)):
-        if found is not None and found.shape != values.shape:
+    for key, array in (("standard_errors", errors), ("pareto_k", k)):
+        if array is not None and array.shape != values.shape:
             raise InputError(
-                f"{name} has {key} of shape {tuple(found.shape)} and values of shape {tuple(values.shape)}"
+                f"{name} has {key} of shape {tuple(array.shape)} and values of shape {tuple(values.shape)}"
             )
     particles = None
     if count is not None and count.numel() and count.isfinite().all():

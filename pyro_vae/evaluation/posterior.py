@@ -108,11 +108,11 @@ class PosteriorComparison(Printed):
     @property
     def names(self) -> list[str]:
         """Of the D latents: `z[0]`, `z[1]`, ..., or `z[0, 1]` for a latent that is a matrix."""
-        found = []
+        names = []
         for name, shape in self.sites.items():
             indices = itertools.product(*map(range, shape))
-            found += [f"{name}[{', '.join(map(str, i))}]" for i in indices] if shape else [name]
-        return found
+            names += [f"{name}[{', '.join(map(str, i))}]" for i in indices] if shape else [name]
+        return names
 
     @cached_property
     def mean(self) -> Tensor:
@@ -248,25 +248,25 @@ class PosteriorComparison(Printed):
 
         Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, Rank-Normalization, Folding, and Localization.
         """
-        found = []
+        warnings = []
         for number, row in zip(self.numbers, self.rows, strict=True):
             ess = min(row["ess_bulk"], row["ess_tail"])
             if not row["rhat"] <= RHAT_LIMIT:
-                found.append(
+                warnings.append(
                     f"datum {number}: R-hat {row['rhat']:.3f} is above {RHAT_LIMIT}, so the chains disagree and the "
                     "row does not describe p(z|x); draw more, and look for several modes"
                 )
             elif not ess >= ESS_LIMIT:
-                found.append(
+                warnings.append(
                     f"datum {number}: an ESS of {ess:.0f} is below {ESS_LIMIT}, so R-hat and the Monte-Carlo errors "
                     "are uncertain too; draw more"
                 )
             if row["divergences"] > 0:
-                found.append(
+                warnings.append(
                     f"datum {number}: {row['divergences']} trajectories diverged, so the chains may have missed a part "
                     "of p(z|x); raise target_accept"
                 )
-        return found
+        return warnings
 
     def answer(self) -> Answer:
         """The table, what its columns are, and what makes a row doubtful."""
@@ -305,8 +305,8 @@ class PosteriorComparison(Printed):
         if len(order) < len(self.names):
             title += f"\nthe {len(order)} latents of {len(self.names)} that together differ most"
         names = [self.names[d] for d in order]
-        told = "The latents of one datum: draws of the posterior by NUTS (blue), of the guide (orange)."
-        return Drawing(partial(plots.posterior_pairs, true, guide, names, title), told)
+        caption = "The latents of one datum: draws of the posterior by NUTS (blue), of the guide (orange)."
+        return Drawing(partial(plots.posterior_pairs, true, guide, names, title), caption)
 
     def to_arviz(self) -> "arviz.InferenceData":
         """An ArviZ `InferenceData`: the sites in `posterior`, by chain, draw and datum; `sample_stats.diverging`."""
@@ -421,12 +421,12 @@ def compare_posterior(
 
 def _check_memory(sites: dict[str, Site], size: int, samples: int, guide_samples: int) -> None:
     """Raise `InputError` where the draws, which are all kept, are more than memory holds."""
-    kept = _bytes_of_draws(sites, size)
+    per_draw = _bytes_of_draws(sites, size)
     require(
-        kept * samples, f"keeping {samples:,} draws for each datum", "num_samples or num_chains"
+        per_draw * samples, f"keeping {samples:,} draws for each datum", "num_samples or num_chains"
     )
-    told = f"keeping guide_samples={guide_samples} draws for each datum"
-    require(kept * guide_samples, told, "guide_samples")
+    what = f"keeping guide_samples={guide_samples} draws for each datum"
+    require(per_draw * guide_samples, what, "guide_samples")
 
 
 def _bytes_of_draws(sites: dict[str, Site], size: int) -> int:
@@ -544,9 +544,9 @@ class Posterior(Question):
         model, guide, few = run.vae.model, run.vae.guide, a_few(run, data)
         with running(model, guide), forked_random():
             sites = _latents(model, guide, few.data)
-        kept = _bytes_of_draws(sites, min(self.n, len(data)))
-        self.afford(kept * self.draws * self.chains, "n", "draws", "chains")
-        self.afford(kept * GUIDE_DRAWS, "n")
+        per_draw = _bytes_of_draws(sites, min(self.n, len(data)))
+        self.afford(per_draw * self.draws * self.chains, "n", "draws", "chains")
+        self.afford(per_draw * GUIDE_DRAWS, "n")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         places = data.sound.nonzero().flatten()

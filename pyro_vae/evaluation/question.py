@@ -86,8 +86,8 @@ class PerDatum:
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The columns by name, each `(N,)`."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] != "num_"}
-        return {name: column for name, column in found.items() if isinstance(column, Tensor)}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] != "num_"}
+        return {name: column for name, column in columns.items() if isinstance(column, Tensor)}
 
     @property
     def sound(self) -> Tensor:
@@ -272,8 +272,8 @@ def cells(row: Row) -> dict[str, Any]:
     """A row as plain values by their columns."""
     if isinstance(row, PerDatum):
         row = row.estimate
-    found = row._asdict() if isinstance(row, Estimate) else dict(row)
-    return {k: v for k, v in found.items() if not (isinstance(row, Estimate) and v is None)}
+    columns = row._asdict() if isinstance(row, Estimate) else dict(row)
+    return {k: v for k, v in columns.items() if not (isinstance(row, Estimate) and v is None)}
 
 
 def tables(

@@ -188,8 +188,8 @@ def _check_memory(model: Program, guide: Program, call: Call, shift: Deltas, dra
         return
     one = {site: delta[:1] for site, delta in shift.items()}
     needed = bytes_of(lambda: _bound(model, guide, call[:1], one, 1)) * draws * len(call)
-    told = f"refining {len(call)} data at a time with num_particles={draws}"
-    require(needed, told, "num_particles or batch_size")
+    what = f"refining {len(call)} data at a time with num_particles={draws}"
+    require(needed, what, "num_particles or batch_size")
 
 
 class Spread:
@@ -244,11 +244,11 @@ def refined_in_batches(
     with running(model, guide):
         if called_whole(model, guide, data):
             batch_size = len(data)
-        parts = [
+        guides = [
             refined(model, guide, batch, steps=steps, rate=rate)
             for batch in data.batches(None, batch_size)
         ]
-    return RefinedGuide.joined(parts, data)
+    return RefinedGuide.joined(guides, data)
 
 
 @checked
@@ -331,5 +331,5 @@ class Refined(Weighting):
 
     def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
         result = log_marginal_refined(run.vae, data.x, steps=self.steps, **options)
-        told = f"q(z|x) was fitted to each datum by {self.steps} steps before weighting"
-        return result, result.answer().plus(sentences=[told])
+        sentence = f"q(z|x) was fitted to each datum by {self.steps} steps before weighting"
+        return result, result.answer().plus(sentences=[sentence])

@@ -202,25 +202,27 @@ class LogMarginal(Weighed):
 
         values, k = self.values[self.sound], self.pareto_k[self.pareto_k.isfinite()]
         n, bad = len(self), int(self.doubtful.sum())
-        found = {
+        figures = {
             "log_marginal": Drawing(
                 partial(plots.histogram, values, "log p(x), nats"),
                 f"log p(x) of {len(values)} data, from {values.min():.3f} to {values.max():.3f} nats.",
             )
         }
         if len(k):
-            told = (
+            sentence = (
                 f"Pareto k of {n} data: {n - bad} at most {PARETO_LIMIT}, {bad} above or unknown."
             )
             make = partial(plots.histogram, k, "Pareto k", limit=PARETO_LIMIT)
-            found["pareto_k"] = Drawing(
-                make, f"{told} Beyond the dashed line the weights cannot be trusted."
+            figures["pareto_k"] = Drawing(
+                make, f"{sentence} Beyond the dashed line the weights cannot be trusted."
             )
         if self.curve:
-            told = "A curve that still rises at its end says that log p(x) is higher."
+            sentence = "A curve that still rises at its end says that log p(x) is higher."
             make = partial(plots.bound_curve, self.curve)
-            found["bound_curve"] = Drawing(make, f"The bound at fewer draws ({bounds}). {told}")
-        return found
+            figures["bound_curve"] = Drawing(
+                make, f"The bound at fewer draws ({bounds}). {sentence}"
+            )
+        return figures
 
     def __str__(self) -> str:
         return str(self.answer().plus(sentences=[self._interval(), *self._left_out()]))

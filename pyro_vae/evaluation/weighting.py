@@ -243,8 +243,8 @@ def weighted(
                 for done in range(0, num_particles, chunks.block):
                     count = min(chunks.block, num_particles - done)
                     accumulator.add(*chunks.weigh(weigh, batch, count, progress))
-                part = accumulator.result()
-                result = part if result is None else result + part
+                of_batch = accumulator.result()
+                result = of_batch if result is None else result + of_batch
     assert result is not None
     return result if latents else _exact(result)
 
@@ -338,13 +338,13 @@ class _Chunks(NamedTuple):
         """What `weigh` gives for `count` draws of all data of a batch, `(3, count, batch)`."""
         columns = []
         for data in batch.batches(None, self.data) if self.data < len(batch) else (batch,):
-            parts = []
+            pieces = []
             for done in range(0, count, self.particles):
                 few = min(self.particles, count - done)
-                parts.append(torch.stack(weigh(data.args, data.kwargs, few)[0]))
+                pieces.append(torch.stack(weigh(data.args, data.kwargs, few)[0]))
                 if progress is not None:
-                    progress(parts[-1][0].numel())
-            columns.append(torch.cat(parts, 1))
+                    progress(pieces[-1][0].numel())
+            columns.append(torch.cat(pieces, 1))
         return torch.cat(columns, 2)
 
 
@@ -430,9 +430,9 @@ class Weighting(Question):
                 f"none of the {data.called} data has a finite log p(x): the weights of the run or these data are not "
                 "what they were"
             )
-        told = wild(data, result.values)
-        numbers = {"refinement_steps": self.steps or None, "wild": told}
-        sentences = [row["sentence"] for row in told]
+        entries = wild(data, result.values)
+        numbers = {"refinement_steps": self.steps or None, "wild": entries}
+        sentences = [row["sentence"] for row in entries]
         return answer.plus(rows={"log p(x)": result}, warnings=sentences, numbers=numbers)
 
 
@@ -460,7 +460,7 @@ def wild(data: Evaluated, values: Tensor) -> list[dict[str, Any]]:
     sound, deep = values.isfinite(), far_down(values)
     places = (~sound | deep).nonzero().flatten().tolist()
     rest = values[sound & ~deep]
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for i in places[:NAMED]:
         row, value = int(data.rows[i]), values[i].item()
         name = "" if data.names is None else f" ({data.names[i]})"
@@ -469,8 +469,8 @@ def wild(data: Evaluated, values: Tensor) -> list[dict[str, Any]]:
             f"Row {row}{name} of the data has {what}; without such rows the mean of log p(x) is {rest.mean():.3f}: "
             "look at that row."
         )
-        found.append({"row": row, "log_marginal": value, "sentence": sentence})
+        entries.append({"row": row, "log_marginal": value, "sentence": sentence})
     if len(places) > NAMED:
         more = f"{len(places) - NAMED} more data are like that; evaluation.npz has all values."
-        found.append({"row": None, "log_marginal": None, "sentence": more})
-    return found
+        entries.append({"row": None, "log_marginal": None, "sentence": more})
+    return entries
