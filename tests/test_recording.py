@@ -169,12 +169,22 @@ def test_what_is_not_used_equal_or_nothing_is_left_out():
     assert targets == [aten.add.Tensor, aten.mul.Tensor]
 
 
-def test_the_value_of_what_depends_on_inputs_is_not_known():
+def test_the_value_of_what_depends_on_inputs_is_assumed_where_it_is_whole():
     def function(x):
         place = torch.tensor(1)
         shown = place.view(1)
         shown.add_(x.long()[0])
         return [aten._local_scalar_dense(place) * x]
+
+    graph = traced(function, torch.zeros(3))
+    assert graph.module(torch.full((3,), 0.5))[0].tolist() == [0.5] * 3  # one times as much
+    assert graph.module(torch.full((3,), 0.5))[-1]
+    assert not graph.module(torch.ones(3))[-1]
+
+
+def test_the_value_of_a_real_number_that_depends_on_inputs_is_not_known():
+    def function(x):
+        return [aten._local_scalar_dense(x.sum()) * x]
 
     with pytest.raises(_CannotCompileError, match="a tensor's value decides"):
         traced(function, torch.zeros(3))

@@ -117,6 +117,16 @@ class _Entry:
         self.rough = graph.rough
         self.calls = self.refuted = 0
 
+    def attempt(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """What the graph returns; where assumptions do not hold it may break, such as by an index, and returns that."""
+        try:
+            with torch.no_grad():
+                return list(self.run(*inputs))
+        except (RuntimeError, IndexError):
+            if not self.assumed:
+                raise
+            return [False]
+
 
 class Compiled:
     """A function that runs Pyro programs, traced through Pyro's handlers to one graph for each shape, and compiled.
@@ -191,9 +201,8 @@ class Compiled:
         random = _Random() if entry.draws or check else None
         changed = [inputs[i] for i in entry.changes]
         before = [t.detach().clone() for t in changed]
-        with torch.no_grad():
-            outputs = list(entry.run(*inputs))
-        holds = not entry.assumed or bool(outputs.pop())
+        outputs = entry.attempt(inputs)
+        holds = bool(outputs.pop()) if entry.assumed else True
         if holds and not check:
             return outputs, entry.static
 
@@ -401,7 +410,8 @@ def trace(
     inputs = [*state, *tensors]
     if not inputs:
         raise _CannotCompileError("it has neither a parameter nor a tensor among its arguments")
-    recorder, readings = Recorder(inputs), Readings()
+    readings = Readings()
+    recorder = Recorder(inputs, readings.whole)
     with forked_random(), restored(inputs), traced(), _Watch() as watch, _without_casts_of_before():
         try:
             with recorder, readings:

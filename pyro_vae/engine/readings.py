@@ -64,6 +64,13 @@ class Readings(TorchFunctionMode):
             self.assumptions.append(tensor.detach() == value)
         return value
 
+    def values(self, tensor: Tensor) -> tuple[Any, Tensor]:
+        """All values of a tensor, and a constant of the same values: they are assumed to stay."""
+        found = read(tensor)
+        now = torch.tensor(found, dtype=tensor.dtype, device=tensor.device)
+        self.assumptions.append((tensor.detach() == now).all())
+        return found, now
+
     def places(self, mask: Tensor) -> tuple[Tensor, ...]:
         """Where a mask is true, an index for each dimension; the mask is assumed to stay."""
         with unrecorded():
@@ -93,6 +100,8 @@ def _truth(readings: Readings, tensor: Tensor) -> bool:
 
 
 def _number(readings: Readings, tensor: Tensor) -> int:
+    if tensor.is_floating_point():
+        tensor = tensor.detach().trunc().long()  # as int() does
     return int(readings.whole(tensor.reshape(())))
 
 
@@ -111,10 +120,7 @@ def _item(readings: Readings, tensor: Tensor) -> Any:
 def _list(readings: Readings, tensor: Tensor) -> Any:
     if tensor.is_floating_point() or tensor.is_complex():
         raise ReadingError(f"{DECIDES} (tolist() of a tensor)")
-    values = read(tensor)
-    now = torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
-    readings.assumptions.append((tensor.detach() == now).all())
-    return values
+    return readings.values(tensor)[0]
 
 
 def _equal(readings: Readings, one: Tensor, other: Tensor) -> bool:
@@ -258,7 +264,33 @@ def _is_check_of_reals(frame: FrameType) -> bool:
     return constraint is constraints.real
 
 
+def _unasked(function: Callable[..., Any], *places: int) -> Callable[..., Any]:
+    """A function of PyTorch's that reads whole numbers at these places among its arguments without asking for them."""
+
+    def reading(readings: Readings, *args: Any, **kwargs: Any) -> Any:
+        given = list(args)
+        for place, value in enumerate(args):
+            if place in places and isinstance(value, Tensor) and not value.is_floating_point():
+                given[place] = readings.values(value)[1]
+        return function(*given, **kwargs)
+
+    return reading
+
+
+# Packed sequences have their lengths beside them; that of a sequence which is not packed is its shape.
+UNASKED: dict[Any, tuple[int, ...]] = {
+    torch._VF._pack_padded_sequence: (1,),
+    torch._VF._pad_packed_sequence: (1,),
+    torch._VF.gru: (1,),
+    torch._VF.lstm: (1,),
+    torch._VF.rnn_tanh: (1,),
+    torch._VF.rnn_relu: (1,),
+    torch.tensor_split: (1,),
+    torch.Tensor.tensor_split: (1,),
+}
+
 READINGS: dict[Any, Callable[..., Any]] = {
+    **{function: _unasked(function, *places) for function, places in UNASKED.items()},
     torch.Tensor.__bool__: _truth,
     torch.Tensor.__int__: _number,
     torch.Tensor.__index__: _number,

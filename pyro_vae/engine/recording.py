@@ -1,7 +1,7 @@
 """What a function does to tensors, written down operation by operation as a graph."""
 
 import operator
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
@@ -43,6 +43,8 @@ class Recorder(TorchDispatchMode):
 
     Args:
         inputs: what the graph is a function of.
+        answer: gives the value of one truth or whole number that PyTorch itself reads, such as the end of a slice;
+            without it there is a `ValueNeededError`.
 
     Attributes:
         graph: the operations so far, without an output.
@@ -50,8 +52,11 @@ class Recorder(TorchDispatchMode):
         constants: what the graph's attributes are, by name.
     """
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(
+        self, inputs: Sequence[Tensor], answer: Callable[[Tensor], Any] | None = None
+    ) -> None:
         super().__init__()
+        self._answer = answer
         self.graph = Graph()
         self.others: list[Tensor] = []
         self.constants: dict[str, Tensor] = {}
@@ -85,7 +90,10 @@ class Recorder(TorchDispatchMode):
         recorded_kwargs = {name: self._recorded(value, met) for name, value in kwargs.items()}
         fixed = _is_plain(func) and all(map(self._is_fixed, met))
         if torch.Tag.data_dependent_output in func.tags and not fixed:
-            raise ValueNeededError(str(func))
+            if self._answer is None or func is not aten._local_scalar_dense.default:
+                raise ValueNeededError(str(func))
+            with self:  # what the answer rests on is written down too
+                return self._answer(*args)
 
         result = func(*args, **kwargs)
         if writes(func) and not fixed:
