@@ -40,8 +40,8 @@ def has_onednn() -> bool:
 
 
 def _is_intel() -> bool:
-    told = Path("/proc/cpuinfo")
-    text = told.read_text() if told.is_file() else platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.is_file() else platform.processor()
     return "GenuineIntel" in text
 
 
@@ -63,8 +63,8 @@ def use_products(program: nn.Module, name: str) -> None:
 
 def products_of(modules: Iterable[nn.Module]) -> str:
     """Which of `PRODUCTS` these modules multiply by."""
-    told = (getattr(module, "_products", None) for module in modules)
-    return next((name for name in told if name is not None), usual_products())
+    names = (getattr(module, "_products", None) for module in modules)
+    return next((name for name in names if name is not None), usual_products())
 
 
 def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -358,39 +358,39 @@ def _same(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
 VALUES = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device)
 
 
-def without_tensors(value: Any, found: list[Tensor], depth: int = 0) -> Hashable:
-    """What is left of arguments when their tensors are moved to `found`, in a fixed order: a value that can be hashed.
+def without_tensors(value: Any, aside: list[Tensor], depth: int = 0) -> Hashable:
+    """What is left of arguments when their tensors are moved to `aside`, in a fixed order: a value that can be hashed.
 
     Tensors are looked for in lists, tuples, dicts and in the attributes of objects. What is left holds no object of the
     caller's.
     """
     if isinstance(value, Tensor):
-        found.append(value)
+        aside.append(value)
         return Tensor
     if isinstance(value, VALUES):
         return (type(value), value)
     if isinstance(value, Later):
-        found += value.tensors
+        aside += value.tensors
         return (Later, value.function, len(value.tensors), value.size)
     if isinstance(value, tuple | list | set | frozenset):
         entries = value if isinstance(value, tuple | list) else sorted(value, key=repr)
-        return (type(value), *[without_tensors(v, found, depth + 1) for v in entries])
+        return (type(value), *[without_tensors(v, aside, depth + 1) for v in entries])
     if isinstance(value, dict):
-        return (dict, *[(n, without_tensors(v, found, depth + 1)) for n, v in value.items()])
+        return (dict, *[(n, without_tensors(v, aside, depth + 1)) for n, v in value.items()])
     if isinstance(value, range | slice | Enum):
         return (type(value), repr(value))
     if isinstance(value, FunctionType | MethodType | partial) and depth > 1:
         return value
     if isinstance(value, Module):
         tensors = [*value.parameters(), *value.buffers()]
-        return (type(value), *[without_tensors(t, found) for t in tensors], value.training)
+        return (type(value), *[without_tensors(t, aside) for t in tensors], value.training)
     if type(value).__module__ == "numpy":
         raise _CannotCompileError(
             "an argument is a NumPy array or number, whose value a graph cannot follow; give a tensor"
         )
     if depth < DEEPEST and hasattr(value, "__dict__"):
         attributes = vars(value).items()
-        return (type(value), *[(n, without_tensors(v, found, depth + 1)) for n, v in attributes])
+        return (type(value), *[(n, without_tensors(v, aside, depth + 1)) for n, v in attributes])
     raise _CannotCompileError(
         f"an argument is a {type(value).__name__}, which a graph cannot follow; give tensors"
     )

@@ -103,10 +103,10 @@ class Recorder(TorchDispatchMode):
         if isinstance(result, Tensor):
             self._keep(result, node, fixed=fixed)
         elif isinstance(result, tuple | list):
-            for place, part in enumerate(result):
-                if isinstance(part, Tensor):
+            for place, output in enumerate(result):
+                if isinstance(output, Tensor):
                     item = self.graph.call_function(operator.getitem, (node, place))
-                    self._keep(part, item, fixed=fixed)
+                    self._keep(output, item, fixed=fixed)
         return result
 
     def _made(self, tensor: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class Recorder(TorchDispatchMode):
             met.append(value)
             return self._node(value)
         if isinstance(value, tuple | list):
-            return type(value)([self._recorded(part, met) for part in value])
+            return type(value)([self._recorded(entry, met) for entry in value])
         return value
 
     def _node(self, tensor: Tensor) -> Node:
@@ -246,7 +246,7 @@ def _merge(nodes: Sequence[Node]) -> None:
     """Have one node stand for all that give the same."""
     returned = set(nodes[-1].all_input_nodes)
     memory = _memory(nodes)
-    kept = {memory[node] for node in returned}
+    returned_memory = {memory[node] for node in returned}
     written = _written(nodes, memory)
     seen: dict[Any, Node] = {}
     for node in nodes:
@@ -261,7 +261,7 @@ def _merge(nodes: Sequence[Node]) -> None:
         if not _same_for_same(node.target) or touched & written:
             continue
         first = seen.setdefault((node.target, _frozen(node.args), _frozen(node.kwargs)), node)
-        if first is not node and memory[node] not in kept:
+        if first is not node and memory[node] not in returned_memory:
             node.replace_all_uses_with(first)
 
 
@@ -304,8 +304,8 @@ def _changed_by(node: Node) -> list[Node]:
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
-        parts = given if isinstance(given, tuple | list) else [given]
-        changed += [part for part in parts if isinstance(part, Node)]
+        entries = given if isinstance(given, tuple | list) else [given]
+        changed += [entry for entry in entries if isinstance(entry, Node)]
     return changed
 
 
@@ -324,7 +324,7 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(map(_frozen, value))
     if isinstance(value, dict):
-        return tuple((name, _frozen(part)) for name, part in value.items())
+        return tuple((name, _frozen(entry)) for name, entry in value.items())
     if isinstance(value, float):
         return (float, repr(value))
     return value if isinstance(value, Node) else (type(value), value)
