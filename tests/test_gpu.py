@@ -173,7 +173,7 @@ def test_a_compiled_run_on_the_gpu_learns(network):
     assert result.mean > history[-1].validation_elbo - 0.1
 
 
-def test_data_on_the_cpu_are_moved_batch_by_batch():
+def test_data_on_the_host_are_taken_along():
     torch.manual_seed(0)
     vae = build(Spec((6,), 2)).cuda()
     x = torch.rand(220, 6).round()

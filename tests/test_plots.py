@@ -19,6 +19,16 @@ def drawn(figure):
     return np.asarray(Image.open(file).convert("RGB"))
 
 
+def test_numbers_with_gradients_are_drawn():
+    values = torch.rand(50, requires_grad=True)
+    drawn(plots.histogram(values, "numbers"))
+    drawn(
+        plots.separation(
+            ("in", "out"), dict.fromkeys("abcd", (values, values)), dict.fromkeys("abcd", 0.5)
+        )
+    )
+
+
 SHAPES = [
     *((28, 28), (3, 16, 16), (1, 8, 8), (200, 4), (2, 500), (1, 1), (5, 9, 7), (3, 400, 300)),
     *((1,), (2,), (300,), (20_000,), (4, 3, 5, 6), (40, 8, 8)),

@@ -321,6 +321,15 @@ def test_diagnostics_are_those_of_arviz(exact):
     assert (posterior.to_numpy()[1, 7, 0] == found.draws[0, 1, 7].numpy()).all()
 
 
+def test_diagnostics_where_arviz_would_use_numba(exact, monkeypatch):
+    from arviz.utils import Numba
+
+    expected = exact[2]._diagnose("mcse", method="sd")
+    monkeypatch.setattr(Numba, "numba_flag", True)
+    assert torch.equal(exact[2]._diagnose("mcse", method="sd"), expected)
+    assert Numba.numba_flag  # as its user left it
+
+
 def test_the_table_and_the_dictionary(exact):
     found = exact[2]
     lines = str(found).splitlines()

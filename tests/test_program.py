@@ -14,6 +14,7 @@ from pyro_vae import (
     MLP,
     VAE,
     Gaussian,
+    InputError,
     MeanField,
     Poisson,
     Spec,
@@ -25,6 +26,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.models.program import Factor, Program, formula
+from reading import mentions
 
 
 def plain(likelihood=None):
@@ -111,6 +113,21 @@ def test_a_program_of_three_factors_is_weighed_exactly():
     torch.testing.assert_close(model.log_prob(values), expected)
 
 
+def test_a_factor_before_those_that_it_is_given_is_refused():
+    class Turned(Chain):
+        def factors(self):
+            return super().factors()[::-1]
+
+    levels = Levels((2, 3))
+    with pytest.raises(InputError, match=r"the factor x\|z1 is given z1, which has no value"):
+        Turned(levels)(levels.sample(3))
+    values = {"z1": torch.zeros(3, 3).double(), "x": levels.sample(3)}
+    with pytest.raises(InputError, match="there is no value of z2"):
+        Chain(levels).log_prob(values)
+    with pytest.raises(InputError, match=r"the factor z\|x is given x"):
+        plain().guide()
+
+
 def test_of_a_program_without_factors_the_formula_is_not_known():
     assert formula(plain().model, lambda x: None) == "p(z) p(x|z); q(?)"
 
@@ -123,13 +140,13 @@ def test_a_structure_makes_what_its_first_line_says(name):
 
 
 OWN = '''
-from pyro_vae import Structure
+from pyro_vae.foundation.checks import Count
 from pyro_vae.models.structures import Vae
 
 class Half(Vae):
     """`p(z) p(x|z); q(z|x)`: half as many latents."""
 
-    def __init__(self, *, of: int = 2):
+    def __init__(self, *, of: Count = 2):
         self.of = of
 
     def build(self, parts, shape, latent_dim):
@@ -152,6 +169,9 @@ def test_a_structure_of_ones_own(mine, train, call):
     small = ("--network", "mlp(hidden=(8,))", "--latent-dim", 6, "--epochs", 1)
     said = call("train", *small, "--structure", f"{mine}(of=3)", "--dry-run")
     assert "structure  mine:Half(of=3): p(z) p(x|z); q(z|x)" in said.out
+    wrong = call("train", *small, "--structure", f"{mine}(of=0)", "--dry-run")
+    assert wrong.code == 2
+    mentions(wrong.err, "of=0 of Half must be a whole number of at least 1")
     run = train("run", *small, "--structure", f"{mine}(of=3)")
     assert call("evaluate", run, "--limit", 5, "--num-particles", 5).code == 2  # not trusted
     said = call("evaluate", run, "--limit", 5, "--num-particles", 5, "--trust")

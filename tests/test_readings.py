@@ -111,8 +111,13 @@ def test_a_sequence_that_was_packed_by_hand():
     [
         (lambda x, n: torch.tensor_split(x, n, 1)[1], torch.tensor([1, 3]), torch.tensor([2, 4])),
         (lambda x, n: x.tensor_split(n, 1)[1], torch.tensor([1, 3]), torch.tensor([2, 4])),
+        (
+            lambda x, n: torch.tensor_split(x, tensor_indices_or_sections=n, dim=1)[1],
+            torch.tensor([1, 3]),
+            torch.tensor([2, 4]),
+        ),
     ],
-    ids=["torch.tensor_split", "Tensor.tensor_split"],
+    ids=["torch.tensor_split", "Tensor.tensor_split", "by name"],
 )
 def test_other_functions_that_read_without_asking(function, now, other):
     followed(lambda x, n: ([function(x, n)], None), now, other)

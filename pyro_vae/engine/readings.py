@@ -264,33 +264,34 @@ def _is_check_of_reals(frame: FrameType) -> bool:
     return constraint is constraints.real
 
 
-def _unasked(function: Callable[..., Any], *places: int) -> Callable[..., Any]:
-    """A function of PyTorch's that reads whole numbers at these places among its arguments without asking for them."""
+def _unasked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of data that reads whole numbers among its further arguments without asking for them."""
 
-    def reading(readings: Readings, *args: Any, **kwargs: Any) -> Any:
-        given = list(args)
-        for place, value in enumerate(args):
-            if place in places and isinstance(value, Tensor) and not value.is_floating_point():
-                given[place] = readings.values(value)[1]
-        return function(*given, **kwargs)
+    def reading(readings: Readings, data: Any, *args: Any, **kwargs: Any) -> Any:
+        def assumed(value: Any) -> Any:
+            whole = isinstance(value, Tensor) and not value.is_floating_point()
+            return readings.values(value)[1] if whole else value
+
+        named = {name: assumed(value) for name, value in kwargs.items()}
+        return function(data, *map(assumed, args), **named)
 
     return reading
 
 
 # Packed sequences have their lengths beside them; that of a sequence which is not packed is its shape.
-UNASKED: dict[Any, tuple[int, ...]] = {
-    torch._VF._pack_padded_sequence: (1,),
-    torch._VF._pad_packed_sequence: (1,),
-    torch._VF.gru: (1,),
-    torch._VF.lstm: (1,),
-    torch._VF.rnn_tanh: (1,),
-    torch._VF.rnn_relu: (1,),
-    torch.tensor_split: (1,),
-    torch.Tensor.tensor_split: (1,),
-}
+UNASKED = (
+    torch._VF._pack_padded_sequence,
+    torch._VF._pad_packed_sequence,
+    torch._VF.gru,
+    torch._VF.lstm,
+    torch._VF.rnn_tanh,
+    torch._VF.rnn_relu,
+    torch.tensor_split,
+    torch.Tensor.tensor_split,
+)
 
 READINGS: dict[Any, Callable[..., Any]] = {
-    **{function: _unasked(function, *places) for function, places in UNASKED.items()},
+    **{function: _unasked(function) for function in UNASKED},
     torch.Tensor.__bool__: _truth,
     torch.Tensor.__int__: _number,
     torch.Tensor.__index__: _number,

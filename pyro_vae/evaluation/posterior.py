@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,18 @@ DENSE = 50  # latents up to which the mass matrix is dense: more entries than th
 
 
 Samples = Annotated[int, at_least(FEWEST), at_most(MOST)]
+
+
+@contextmanager
+def _without_numba() -> Iterator[None]:
+    """Have ArviZ leave Numba alone, with which its `mcse` fails under NumPy 2.5."""
+    from arviz.utils import Numba
+
+    before, Numba.numba_flag = Numba.numba_flag, False
+    try:
+        yield
+    finally:
+        Numba.numba_flag = before
 
 
 @dataclass(frozen=True)
@@ -215,7 +228,9 @@ class PosteriorComparison(Printed):
 
         values = (self.draws if draws is None else draws).permute(1, 2, 0, 3).numpy()
         data = xarray.Dataset({"z": (("chain", "draw", "datum", "latent"), values)})
-        return torch.from_numpy(getattr(quiet_arviz(), name)(data, **options)["z"].to_numpy())
+        diagnostic = getattr(quiet_arviz(), name)
+        with _without_numba():
+            return torch.from_numpy(diagnostic(data, **options)["z"].to_numpy())
 
     @cached_property
     def rows(self) -> list[dict[str, float]]:

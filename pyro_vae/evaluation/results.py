@@ -25,15 +25,10 @@ MEANINGS = {
 
 
 def quiet_arviz() -> Any:
-    """The module `arviz`, which is slow to import and, in 0.23, announces 1.0 whenever it is.
-
-    It works without Numba: with it, `arviz.mcse` fails under NumPy 2.5.
-    """
+    """The module `arviz`, which is slow to import and, in 0.23, announces 1.0 whenever it is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         import arviz
-        from arviz.utils import Numba
-    Numba.disable_numba()
     return arviz
 
 

@@ -18,7 +18,7 @@ LARGEST = 10_000  # operations of a graph that is compiled unasked: more would t
 
 
 class Rates(NamedTuple):
-    """Seconds of a kind of machine, by `benchmarks.training` on two threads of an AMD EPYC and on an H100."""
+    """Seconds of a kind of machine, by `benchmarks.training` on two threads of an AMD EPYC and on an H200."""
 
     least: int  # steps below which nobody looks
     start: float  # to compile anything

@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from pyro_vae.foundation.abstract import AbstractProgram
+from pyro_vae.foundation.errors import InputError
 
 
 class Factor(NamedTuple):
@@ -20,6 +21,20 @@ class Factor(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.site}|{','.join(self.given)}" if self.given else self.site
+
+    def at(self, values: Mapping[str, Tensor]) -> Distribution:
+        """Its distribution where the sites that it is given have these values.
+
+        Raises:
+            InputError: where one of them has none.
+        """
+        for name in self.given:
+            if name not in values:
+                raise InputError(
+                    f"the factor {self} is given {name}, which has no value: call the program with it, or put its "
+                    "factor before this one"
+                )
+        return self.conditional(*(values[name] for name in self.given))
 
 
 class Program(AbstractProgram):
@@ -45,8 +60,8 @@ class Program(AbstractProgram):
         """
         values: dict[str, Any] = {} if x is None else {"x": x}
         with pyro.plate("data", size if x is None else len(x), dim=-1):
-            for site, given, conditional in self.factors():
-                p = conditional(*(values[name] for name in given))
+            for factor in self.factors():
+                site, p = factor.site, factor.at(values)
                 if (constant := self.beside(site)) is not None:
                     pyro.factor("units", constant)
                 values[site] = pyro.sample(site, p, obs=values.get(site))
@@ -54,26 +69,33 @@ class Program(AbstractProgram):
         return last
 
     def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
-        """`sum_site log p(site | given)` where every site has a value, `(..., batch)`; no handler sees it."""
+        """`sum_site log p(site | given)`, `(..., batch)`; no handler sees it.
+
+        Raises:
+            InputError: where a site has no value.
+        """
         logs = []
-        for site, given, conditional in self.factors():
-            logs.append(conditional(*(values[name] for name in given)).log_prob(values[site]))
-            if (constant := self.beside(site)) is not None:
+        for factor in self.factors():
+            if factor.site not in values:
+                raise InputError(f"there is no value of {factor.site}, whose density is asked for")
+            logs.append(factor.at(values).log_prob(values[factor.site]))
+            if (constant := self.beside(factor.site)) is not None:
                 logs.append(constant)
         return sum(logs[1:], logs[0])
 
 
-def formula(*programs: Any) -> str:
-    """A pair in the notation of papers; of a program that has no factors a question mark.
+def formula(model: Any, guide: Any) -> str:
+    """A pair in the notation of papers; with a question mark for a program that has no factors.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
     >>> formula(vae.model, vae.guide)
     'p(z) p(x|z); q(z|x)'
     """
-    return "; ".join(
-        " ".join(f"{name}({factor})" for factor in program.factors())
-        if isinstance(program, Program)
-        else f"{name}(?)"
-        for name, program in zip("pq", programs, strict=False)
-    )
+    return f"{_product('p', model)}; {_product('q', guide)}"
+
+
+def _product(name: str, program: Any) -> str:
+    if not isinstance(program, Program):
+        return f"{name}(?)"
+    return " ".join(f"{name}({factor})" for factor in program.factors())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from pyro_vae.foundation.checks import Count
+from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.priors import Prior
@@ -32,7 +33,7 @@ class Parts(NamedTuple):
     guide: Callable[[nn.Module, Count], Guide]
 
 
-class Structure(ABC):
+class Structure(Declared, ABC):
     """The formula of a pair, such as `p(z) p(x|z); q(z|x)`: a class for each, its docstring begins with it.
 
     To write one: take what it needs as keyword arguments, and make the pair from `Parts`.

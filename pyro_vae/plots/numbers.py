@@ -83,7 +83,7 @@ def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
 
 def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figure:
     """How often values occur, `(N,)`, of those that are finite; bars beyond `limit` are red, and none crosses it."""
-    finite = values[values.isfinite()].double().numpy()
+    finite = values[values.isfinite()].detach().cpu().double().numpy()
     edges = np.histogram_bin_edges(finite, BINS)
     if limit is not None and edges[0] < limit < edges[-1]:
         edges = edges + (limit - edges[edges <= limit][-1])
@@ -206,7 +206,7 @@ def separation(
     """
     figure = new_figure(9, 5.4)
     for axes, (name, pair) in zip(figure.subplots(2, 2).ravel(), pairs.items(), strict=True):
-        drawn = [v[v.isfinite()].numpy() for v in pair]
+        drawn = [v[v.isfinite()].detach().cpu().numpy() for v in pair]
         ends = [np.quantile(v, (0.002, 0.998)) for v in drawn if len(v)] or [np.zeros(2)]
         low, high = np.min(ends), np.max(ends)
         edges = np.linspace(low, high if high > low else low + 1, 51)
