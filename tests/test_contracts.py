@@ -43,6 +43,8 @@ def example(support, *size):
             return u
         case Representation.REAL:
             return 2 * u - 0.5
+        case Representation.POSITIVE:
+            return 0.2 + u
         case Representation.LEVELS:
             return (100 + 40 * u).floor()
     return (5 * u).floor()
@@ -93,7 +95,7 @@ def test_prior(cls):
 @members(Likelihood)
 def test_likelihood(cls):
     likelihood = cls(SHAPE).double()
-    h = torch.randn(4, 2, likelihood.channels, *SHAPE).double().requires_grad_()
+    h = torch.randn(4, 2, *likelihood.output_shape).double().requires_grad_()
     p = likelihood(h)
     assert (p.batch_shape, p.event_shape) == ((4, 2), SHAPE)
     x = example(likelihood.support, 2, *SHAPE)
@@ -110,7 +112,7 @@ def test_likelihood(cls):
 def test_likelihood_adds_up_to_one_and_has_the_moments_it_claims(cls):
     """Summed over all values, or integrated by the trapezoidal rule."""
     likelihood = cls((1,)).double()
-    p = likelihood(torch.randn(likelihood.channels, 1).double() / 2).base_dist  # one element
+    p = likelihood(torch.randn(*likelihood.output_shape).double() / 2)  # one element
     match likelihood.support:
         case Representation.BINARY:
             x = torch.tensor([0.0, 1.0]).double()
@@ -122,12 +124,14 @@ def test_likelihood_adds_up_to_one_and_has_the_moments_it_claims(cls):
             x = (
                 torch.linspace(-20, 20, 401).double().sigmoid()
             )  # a density may be infinite at the ends
+        case Representation.POSITIVE:
+            x = torch.linspace(-16, 16, 400_001).double().exp()
         case _:
             x = torch.sinh(torch.linspace(-16, 16, 400_001).double())
-    mass = p.log_prob(x).exp().flatten()
+    mass = p.log_prob(x.unsqueeze(-1)).exp()
 
     def total(y):
-        if likelihood.support is Representation.REAL:
+        if likelihood.support in (Representation.REAL, Representation.POSITIVE):
             return torch.trapezoid(y, x)
         if likelihood.support is Representation.UNIT:
             y = 0.1 * y * x * (1 - x)  # dx = x (1 - x) dt at t = logit(x)
@@ -154,7 +158,7 @@ def test_likelihood_starts_from_the_moments_of_the_data(cls):
     likelihood.initialise(mean, std, standardise=True)
     h = likelihood.starting_output(mean, std)
     if h is not None:
-        assert h.shape == (likelihood.channels, *SHAPE)
+        assert h.shape == likelihood.output_shape
         torch.testing.assert_close(likelihood(h).mean, mean, rtol=1e-6, atol=1e-6)
 
 

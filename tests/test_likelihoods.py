@@ -28,8 +28,11 @@ from pyro_vae.foundation.abstract import traced
 from pyro_vae.models.likelihoods import (
     Beta,
     DiscretizedLogisticMixture,
+    Gamma,
     Gaussian,
     Laplace,
+    LogNormal,
+    Ordinal,
     ZeroInflated,
 )
 
@@ -88,6 +91,68 @@ def test_laplace(h):
     likelihood = Laplace((3,), scale="network", min_scale=1e-9).double()
     theirs = scipy.stats.laplace.logpdf(x.numpy(), h[:, 0].numpy(), h[:, 1].exp().numpy()).sum(1)
     np.testing.assert_allclose(likelihood(h).log_prob(x).numpy(), theirs, rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [0.7, "network"])
+def test_log_normal(h, scale):
+    x = torch.randn(40, 3).double().exp()
+    likelihood = LogNormal((3,), scale=scale, min_scale=1e-9).double()
+    p = likelihood(h if scale == "network" else h[:, :1])
+    s = h[:, 1].exp().numpy() if scale == "network" else scale
+    theirs = scipy.stats.lognorm.logpdf(x.numpy(), s, scale=h[:, 0].exp().numpy()).sum(1)
+    np.testing.assert_allclose(p.log_prob(x).numpy(), theirs, rtol=1e-7)
+    np.testing.assert_allclose(p.mean.numpy(), np.exp(h[:, 0].numpy() + s**2 / 2), rtol=1e-7)
+
+
+@pytest.mark.parametrize("concentration", ["element", "network"])
+def test_gamma(h, concentration):
+    x = torch.randn(40, 3).double().exp()
+    likelihood = Gamma((3,), concentration=concentration).double()
+    likelihood.initialise(torch.full((3,), 5.0), torch.full((3,), 2.5), standardise=True)
+    p = likelihood(h if concentration == "network" else h[:, :1])
+    k = h[:, 1].exp().numpy() if concentration == "network" else 4.0
+    theirs = scipy.stats.gamma(k, scale=5 * h[:, 0].exp().numpy() / k)
+    ours = p.log_prob(x).detach().numpy()
+    np.testing.assert_allclose(ours, theirs.logpdf(x.numpy()).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(p.variance.detach().numpy(), theirs.var(), rtol=1e-6)
+
+
+def test_gamma_draws_at_small_shapes_stay_positive():
+    torch.manual_seed(0)
+    h = torch.tensor([[0.0], [-7.0]])  # k = 0.001: half of the draws lie below 1e-300
+    x = Gamma((1,), concentration="network")(h.expand(1000, 2, 1)).sample()
+    assert (x > 0).all()
+    assert x.isfinite().all()
+
+
+def test_ordinal(h):
+    likelihood = Ordinal((3,), levels=5).double()
+    levels = torch.from_numpy(
+        np.random.default_rng(0).choice(5, (500, 3), p=[0.4, 0.3, 0, 0.2, 0.1])
+    )
+    likelihood.meet(levels)
+    b = likelihood.thresholds.detach().numpy()
+    assert (np.diff(b) > 0).all()
+    x = torch.arange(120.0).reshape(40, 3).double() % 5
+    ends = np.concatenate([np.full((3, 1), -np.inf), b, np.full((3, 1), np.inf)], 1)
+    k, place = x.numpy().astype(int), h[:, 0].numpy()
+    above, below = (ends[np.arange(3), k + i] - place for i in (1, 0))
+    theirs = np.log(scipy.stats.logistic.cdf(above) - scipy.stats.logistic.cdf(below)).sum(1)
+    np.testing.assert_allclose(likelihood(h[:, :1]).log_prob(x).detach().numpy(), theirs, rtol=1e-8)
+
+
+@pytest.mark.parametrize("cls", [Ordinal, Categorical])
+def test_levels_that_were_met_start_with_their_shares(cls):
+    levels = np.random.default_rng(0).choice(4, (500, 2), p=[0.5, 0.3, 0.15, 0.05])
+    likelihood = cls((2,), levels=4).double()
+    x = torch.from_numpy(levels).double()
+    assert likelihood.starting_output(x.mean(0), x.std(0)) is None
+    likelihood.meet(x)
+    p = likelihood(likelihood.starting_output(x.mean(0), x.std(0)))
+    ours = torch.stack([p.log_prob(torch.full((2,), float(k))) for k in range(4)])
+    counts = np.stack([np.bincount(column, minlength=4) + 0.5 for column in levels.T])
+    shares = np.log(counts / counts.sum(1, keepdims=True)).sum(0)
+    np.testing.assert_allclose(ours.detach().numpy(), shares, rtol=1e-6)
 
 
 @pytest.mark.parametrize("cls", [Gaussian, Laplace])

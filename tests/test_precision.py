@@ -64,6 +64,28 @@ def log_student(x, loc, log_scale, *, df):
     return peak - mp.log(scale) - (df + 1) / 2 * mp.log1p(y**2 / df)
 
 
+def log_lognormal(x, loc, log_scale):
+    scale = mpf(1e-3) + mp.exp(log_scale)
+    y = (mp.log(x) - loc) / scale
+    return -(y**2) / 2 - mp.log(scale) - mp.log(2 * mp.pi) / 2 - mp.log(x)
+
+
+def log_gamma(x, log_mean, log_k):
+    k, rate = mp.exp(log_k), mp.exp(log_k - log_mean)
+    return k * mp.log(rate) + (k - 1) * mp.log(x) - rate * x - mp.loggamma(k)
+
+
+def log_ordinal(x, h, *, levels):
+    """Between two thresholds, which start as the logits of even shares."""
+    lower, upper = (
+        mp.inf * (2 * end - 1) if k in (0, levels) else mpf(math.log(k / (levels - k)))
+        for end, k in enumerate((x, x + 1))
+    )
+    side = 1 if h < 0 else -1
+    far, near = (1 / (1 + mp.exp(side * (end - h))) for end in (upper, lower))
+    return mp.log(side * (near - far))
+
+
 def log_continuous_bernoulli(x, h):
     return mpf(0) if h == 0 else h * x - mp.log(mp.expm1(h) / h)
 
@@ -141,6 +163,19 @@ TRUTHS: dict[str, list[Truth]] = {
         )
         for df in (1.1, 4.0, 1e3, 1e7, 1e15)
     ],
+    "LogNormal": [Truth(member("LogNormal", scale="network"), log_lognormal, [LOCATION, (-8, 2)])],
+    "Gamma": [
+        Truth(member("Gamma", concentration="network"), log_gamma, [(-20, 20), log_k])
+        for log_k in ((-4, 3), (3, 14), (14, 40))
+    ],
+    "Ordinal": [
+        Truth(
+            member("Ordinal", levels=levels),
+            partial(log_ordinal, levels=levels),
+            [(-2, 1.5, "sizes")],
+        )
+        for levels in (2, 7, 256)
+    ],
     "ContinuousBernoulli": [
         Truth(member("ContinuousBernoulli"), log_continuous_bernoulli, [(low, high, "sizes")])
         for low, high in ((-12, -1), (-1, 1), (1, 4))
@@ -211,7 +246,7 @@ def outputs(truth: Truth, rows: int, columns: int, random: np.random.Generator) 
 def prepared(truth: Truth, columns: int) -> Likelihood:
     likelihood = truth.make((columns,))
     for name, value in (("shift", SHIFT), ("spread", SPREAD)):
-        if hasattr(likelihood, name):
+        if hasattr(likelihood, name) and likelihood.support is not Representation.POSITIVE:
             getattr(likelihood, name).fill_(value)
     return likelihood
 
@@ -224,6 +259,7 @@ def values(likelihood: Likelihood, h: torch.Tensor, random: np.random.Generator)
     limits = torch.finfo(torch.float32)
     ends = {
         Representation.REAL: [1e12, -1e12, 0.0, SHIFT],
+        Representation.POSITIVE: [limits.tiny, 1e12, 1.0],
         Representation.UNIT: [0.0, 1.0],
         Representation.BINARY: [0.0, 1.0],
         Representation.LEVELS: [0.0, getattr(likelihood, "levels", 1) - 1.0],

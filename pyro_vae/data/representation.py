@@ -18,6 +18,7 @@ class Representation(Enum):
     BINARY = "bits (0 or 1)"
     UNIT = "reals in [0, 1]"
     REAL = "reals"
+    POSITIVE = "positive reals"
     COUNTS = "counts (0, 1, 2, ...)"
     LEVELS = "grey levels (whole numbers from 0 to a fixed maximum)"
 
@@ -55,17 +56,25 @@ class Representation(Enum):
                 return bool(((x >= 0) & (x <= 1)).all())
             case Representation.REAL:
                 return bool(x.isfinite().all())
+            case Representation.POSITIVE:
+                return bool(((x > 0) & x.isfinite()).all())
         return bool(((x >= 0) & (x == x.round())).all())
 
     def admits(self, other: "Representation") -> bool:
         """Whether a likelihood with this support accepts data of the `other` representation.
 
-        Continuous densities do not accept whole numbers: a density can grow without bound on them.
+        Continuous densities do not accept whole numbers: a density can grow without bound on them. Whether reals are
+        positive is known once each was looked at, which `holds` does.
         """
         whole = {Representation.COUNTS, Representation.LEVELS, Representation.BINARY}
         wider = {
             Representation.UNIT: {Representation.UNIT},
             Representation.REAL: {Representation.REAL, Representation.UNIT},
+            Representation.POSITIVE: {
+                Representation.POSITIVE,
+                Representation.REAL,
+                Representation.UNIT,
+            },
             Representation.COUNTS: whole,
             Representation.LEVELS: whole,
         }

@@ -21,7 +21,7 @@ class Parts(NamedTuple):
     Attributes:
         prior: `latent_dim -> p(z)`.
         encoder: `shape -> network`.
-        decoder: `latent_dim, (channels, *shape) -> network`.
+        decoder: `latent_dim, output_shape -> network`.
         likelihood: `shape -> p(x|.)`.
         guide: `encoder, latent_dim -> q(z|.)`.
     """
@@ -53,6 +53,6 @@ class Vae(Structure):
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         likelihood = parts.likelihood(shape)
         encoder = parts.encoder(shape)
-        decoder = parts.decoder(latent_dim, (likelihood.channels, *shape))
+        decoder = parts.decoder(latent_dim, likelihood.output_shape)
         guide = parts.guide(encoder, latent_dim)
         return VAE(parts.prior(latent_dim), decoder, likelihood, guide)

@@ -22,6 +22,7 @@ from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Network, Standardised
 
+DENSE = (Representation.REAL, Representation.POSITIVE, Representation.UNIT)
 FEWEST = 20  # data that tell whether values repeat
 
 
@@ -210,7 +211,7 @@ class VAE(AbstractProgram):
         from pyro_vae.data.units import each
 
         likelihood = self.model.likelihood
-        continuous = likelihood.support in (Representation.REAL, Representation.UNIT)
+        continuous = likelihood.support in DENSE
         if not continuous or not isinstance(x, Tensor) or len(x) < FEWEST:
             return
         few = x[torch.arange(min(len(x), ROWS)) * len(x) // min(len(x), ROWS)]

@@ -17,7 +17,12 @@ from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
 
 # Data that come on any scale.
-UNSCALED = (Representation.REAL, Representation.COUNTS, Representation.LEVELS)
+UNSCALED = (
+    Representation.REAL,
+    Representation.POSITIVE,
+    Representation.COUNTS,
+    Representation.LEVELS,
+)
 
 # Where the logarithm of each scale of q(z|x) starts. Drawn as wide as the prior, the first latents are noise: the
 # decoder learns to do without them before the encoder has anything to say, and the KL then closes them for good.

@@ -11,6 +11,8 @@ from pyro_vae.models.likelihoods.continuous import (
 from pyro_vae.models.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflated
 from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, DiscretizedLogistic
 from pyro_vae.models.likelihoods.mixture import DiscretizedLogisticMixture
+from pyro_vae.models.likelihoods.ordinal import Ordinal
+from pyro_vae.models.likelihoods.positive import Gamma, LogNormal
 
 __all__ = [
     "Bernoulli",
@@ -19,10 +21,13 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Gamma",
     "Gaussian",
     "Laplace",
     "Likelihood",
+    "LogNormal",
     "NegativeBinomial",
+    "Ordinal",
     "Poisson",
     "StudentT",
     "ZeroInflated",

@@ -24,10 +24,17 @@ class Likelihood(Declared, nn.Module, ABC):
     # How much the decoder's outputs vary over the prior when training starts, `None`: as the network has it. A start
     # that guesses wildly costs hundreds of nats; the first thing that the decoder then learns is to ignore z, for good.
     output_spread: float | None = 0.1
+    examples: int = 0  # training data that `meet` wants to see before the start
+    of_categories: bool = False  # whether its values number categories, in a column of a table
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = tuple(shape)
+
+    @property
+    def output_shape(self) -> Shape:
+        """What the decoder returns for one datum: `(channels, *shape)`."""
+        return (self.channels, *self.shape)
 
     @abstractmethod
     def forward(self, h: Tensor) -> Distribution:
@@ -41,8 +48,11 @@ class Likelihood(Declared, nn.Module, ABC):
                 f"x holds values that {name} does not accept: it takes {self.support.value}"
             )
 
+    def meet(self, x: Tensor) -> None:
+        """Look at some training data, `(n, *shape)`, before the start, for what moments do not tell."""
+
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
-        """The decoder output `(channels, *shape)` at which `p(x|z)` has the data's mean and standard deviation.
+        """The decoder output, of `output_shape`, at which `p(x|z)` has the data's mean and standard deviation.
 
         Training starts from there; `None` where that has no meaning.
         """

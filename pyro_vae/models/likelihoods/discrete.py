@@ -34,6 +34,7 @@ class Bernoulli(Likelihood):
     """
 
     support = Representation.BINARY
+    of_categories = True
 
     def forward(self, h: Tensor) -> Distribution:
         logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
@@ -133,16 +134,38 @@ class Categorical(Levels):
     tensor(-2.7726)
     """
 
+    of_categories = True
+
     def __init__(self, shape: Shape, *, levels: LevelCount = 256) -> None:
         super().__init__(shape, levels=levels)
         self.channels = levels
+        self._shares: Tensor | None = None  # of each level, `(*shape, levels)`
 
     def forward(self, h: Tensor) -> Distribution:
         logits = h.movedim(-len(self.shape) - 1, -1)  # (..., *shape, levels)
-        return _Categorical(logits=logits, validate_args=False).to_event(len(self.shape))
+        return NumberedCategorical(logits=logits, validate_args=False).to_event(len(self.shape))
+
+    def meet(self, x: Tensor) -> None:
+        """Keep the share of each level, half a datum more for each."""
+        self._shares = shares(x, self.levels)
+
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
+        """The logarithms of the levels' shares, once there were data."""
+        return None if self._shares is None else self._shares.log().to(mean).movedim(-1, 0)
 
 
-class _Categorical(dist.Categorical):
+def shares(x: Tensor, levels: int) -> Tensor:
+    """How often each level stands in each element of x, `(n, *shape) -> (*shape, levels)`, half a datum more for each.
+
+    They add up to 1, and none is 0.
+    """
+    flat = x.flatten(1).long()  # (n, D)
+    counts = torch.stack([column.bincount(minlength=levels) for column in flat.T]) + 0.5
+    shared = counts.double() / counts.sum(-1, keepdim=True)
+    return shared.reshape(*x.shape[1:], levels)
+
+
+class NumberedCategorical(dist.Categorical):
     """A categorical distribution over numbers: with a mean and a variance, and draws of the decoder's type."""
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
