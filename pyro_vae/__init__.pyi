@@ -115,6 +115,7 @@ from pyro_vae.models.likelihoods import (
     ZeroInflated as ZeroInflated,
 )
 from pyro_vae.models.priors import (
+    Conditional as Conditional,
     Flow as Flow,
     GaussianMixture as GaussianMixture,
     Prior as Prior,

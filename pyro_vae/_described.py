@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyro_vae.foundation.abstract import variants
+from pyro_vae.foundation.abstract import context_of, variants
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import given
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Standardised
-from pyro_vae.spec import AXES, Spec, build
+from pyro_vae.spec import AXES, FITTED, Spec, build
 
 REMEDY = (
     "give the Spec that build would make it from, save(vae, path, spec=Spec(...)), or keep the weights alone with "
@@ -79,7 +79,9 @@ def _read(vae: VAE) -> Spec:
     """The description that the parts of a VAE give of themselves."""
     parts = _parts(vae)
     shape, latent_dim = parts["likelihood"].shape, parts["prior"].latent_dim
-    axes = {axis: _member(axis, parts[axis]) for axis in ("prior", "likelihood", "guide")}
+    axes: dict[str, Any] = {a: _member(a, parts[a]) for a in ("prior", "likelihood", "guide")}
+    if vae.context:
+        axes |= {"context": vae.context, "encoder_context": context_of(parts["encoder"]) > 0}
     return Spec(tuple(shape), latent_dim, network=_member("network", parts["encoder"]), **axes)
 
 
@@ -97,7 +99,7 @@ def _member(axis: str, part: Any) -> str:
     arguments = {
         p.name: known[p.name]
         for p in own
-        if p.name in known and p.name != "features" and known[p.name] is not p.default
+        if p.name in known and p.name not in FITTED.get(axis, ()) and known[p.name] is not p.default
     }
     name = cls.__name__ if cls in variants(family).values() else f"{cls.__module__}:{cls.__name__}"
     return f"{name}({', '.join(f'{k}={_spelling(v)}' for k, v in arguments.items())})"

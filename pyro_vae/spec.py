@@ -5,7 +5,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from pyro_vae.evaluation.families import Question
 from pyro_vae.foundation.abstract import variants
-from pyro_vae.foundation.checks import Count, check, shown
+from pyro_vae.foundation.checks import Count, Whole, check, shown
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.trust import check_trusted
 from pyro_vae.inference import fit
@@ -191,18 +191,21 @@ def _import(axis: str, module: str, name: str, base: type) -> type:
     return cls
 
 
-def _arguments(make: Callable[..., Any], fixed: int) -> list[inspect.Parameter]:
+# Arguments that follow from the others, and that nobody sets.
+FITTED = {"guide": ("features",), "network": ("context",), "prior": ("context",)}
+
+
+def _arguments(axis: str, make: Callable[..., Any], fixed: int) -> list[inspect.Parameter]:
     """The parameters that a member's arguments can set: those after the `fixed` ones of its family's contract."""
-    return [
-        p for p in list(inspect.signature(make).parameters.values())[fixed:] if p.name != "features"
-    ]
+    parameters = list(inspect.signature(make).parameters.values())[fixed:]
+    return [p for p in parameters if p.name not in FITTED.get(axis, ())]
 
 
 def _checked(
     axis: str, name: str, make: Callable[..., Any], arguments: dict[str, Any], fixed: int
 ) -> dict[str, Any]:
     """The arguments, once each is one that `make` takes after its `fixed` first ones."""
-    parameters = _arguments(make, fixed)
+    parameters = _arguments(axis, make, fixed)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return arguments
     return _named(axis, name, arguments, [p.name for p in parameters])
@@ -221,7 +224,7 @@ def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) ->
     return arguments
 
 
-HINTS = {"shape": tuple[Count, ...], "latent_dim": Count}
+HINTS = {"shape": tuple[Count, ...], "latent_dim": Count, "context": Whole, "encoder_context": bool}
 HINTS |= dict.fromkeys(("prior", "network", "likelihood", "guide", "structure"), str)
 
 
@@ -233,6 +236,8 @@ class Spec:
         shape: shape of one datum.
         latent_dim: length of z.
         prior, network, likelihood, guide, structure: members in the grammar of `parse`.
+        context: length of the condition c that each factor is given; 0 without one.
+        encoder_context: whether the encoder is given it too.
     """
 
     shape: tuple[int, ...]
@@ -242,6 +247,8 @@ class Spec:
     likelihood: str = "Bernoulli()"
     guide: str = "MeanField()"
     structure: str = "Vae()"
+    context: int = 0
+    encoder_context: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -269,12 +276,16 @@ def build(spec: Spec) -> VAE:
     'FullRank'
     """
     check("--latent-dim", spec.latent_dim, Count)
-    network = parse("network", spec.network)
+    check("context", spec.context, Whole)
+    network, prior = parse("network", spec.network), parse("prior", spec.prior)
     make: Any = network.make
+    given = {"context": spec.context} if spec.context else {}
+    of_prior = given if "context" in inspect.signature(prior.make).parameters else {}
+    of_encoder = given if spec.encoder_context else {}
     parts = Parts(
-        prior=parse("prior", spec.prior),
-        encoder=Member(network.name, make.encoder, network.arguments),
-        decoder=Member(network.name, make.decoder, network.arguments),
+        prior=replace(prior, arguments=prior.arguments | of_prior),
+        encoder=Member(network.name, make.encoder, network.arguments | of_encoder),
+        decoder=Member(network.name, make.decoder, network.arguments | given),
         likelihood=parse("likelihood", spec.likelihood),
         guide=parse("guide", spec.guide),
     )
@@ -290,9 +301,10 @@ def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
     """
     try:
         vae = build(spec)
-        SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()).check(
-            torch.zeros(2, *spec.shape)
-        )
+        x: Any = torch.zeros(2, *spec.shape)
+        if spec.context:
+            x = {"x": x, "c": torch.zeros(2, spec.context)}
+        SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()).check(x)
     except InputError as error:
         return str(error)
     return None

@@ -98,9 +98,10 @@ def a_pair(axis, cls, given):
     of_body = small(body, **(given if axis == "network" else {}))
     images = of_body.pop("in_shape", SHAPE), of_body.pop("out_shape", None)
     encoder = body(*images, **of_body)
-    prior = (
-        cls(latent_dim, **small(cls, **given)) if axis == "prior" else StandardNormal(latent_dim)
-    )
+    prior = StandardNormal(latent_dim)
+    if axis == "prior":
+        conditional = {"context": 3} if "context" in inspect.signature(cls).parameters else {}
+        prior = cls(latent_dim, **conditional | small(cls, **given))
     likelihood = cls(shape, **given) if axis == "likelihood" else Bernoulli(shape)
     shape = likelihood.shape
     guide = cls if axis == "guide" else MeanField
@@ -108,7 +109,8 @@ def a_pair(axis, cls, given):
     guide = guide(encoder, latent_dim, **made)
     decoder = body.decoder(latent_dim, (likelihood.channels, *shape), **of_body)
     objective = cls(**given) if axis == "objective" else None
-    return VAE(prior, decoder, likelihood, guide), data_for(likelihood), objective
+    vae, x = VAE(prior, decoder, likelihood, guide), data_for(likelihood)
+    return vae, {"x": x, "c": torch.rand(len(x), vae.context)} if vae.context else x, objective
 
 
 def data_for(likelihood):

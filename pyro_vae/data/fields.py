@@ -219,7 +219,14 @@ class Data(Sampled):
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
         """`d[order[:batch_size]]`, and so on; fields on disk are read ahead by workers."""
-        fields = [batches(part, batch_size, order) for part in parts_of(self.fields)]
+        return self._cut(order, batch_size, later=False)
+
+    def later(self, order: Tensor, batch_size: int) -> Iterator[Any]:
+        """The same for training: fields may be made where they are used, see `Split.later`."""
+        return self._cut(order, batch_size, later=True)
+
+    def _cut(self, order: Tensor, batch_size: int, *, later: bool) -> Iterator[Any]:
+        fields = [batches(part, batch_size, order, later=later) for part in parts_of(self.fields)]
         yield from map(self._filled, zip(*fields, strict=True))
 
     def _filled(self, batch: Iterable[Any]) -> Any:
@@ -271,7 +278,7 @@ def parts_of(batch: Any) -> list[Any]:
 
 
 def _has_rows(part: Any) -> bool:
-    return part.dim() > 0 if isinstance(part, Tensor) else isinstance(part, (Stream, Split))
+    return part.dim() > 0 if isinstance(part, Tensor) else isinstance(part, (Stream, Sampled))
 
 
 @torch.no_grad()

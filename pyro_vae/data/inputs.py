@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_vae.data.fields import Data, cut, mean_and_std, no_data, parts_of
+from pyro_vae.data.fields import Data, Sampled, cut, mean_and_std, no_data, parts_of
 from pyro_vae.data.streams import batches, pieces
-from pyro_vae.foundation.abstract import forked_random, is_own
+from pyro_vae.foundation.abstract import context_of, forked_random, is_own
 from pyro_vae.foundation.errors import InputError
 
 CHUNK = 2**22  # elements checked at a time
 COPIES = 4  # of a datum while it is read: as stored, as a number of the model's type, with noise, as it is used
 SAMPLE = 10_000  # data that moments are taken from
+UNCONDITIONAL = "c is a condition, and this pair is not conditional"
 FINE = 1e-3  # of a standard deviation: rounding that moves no density by a thousandth of a nat
 
 
@@ -28,8 +29,9 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     data sets. Floats get the type of the model's parameters; a VAE's data also when they are whole numbers or booleans.
     A tensor that fits is returned as it is.
 
-    A VAE takes one tensor: of items such as image and label, the first counts. Another pair is called with what is
-    given: a tuple or a dict of tensors with N rows each, and the items of a data set as such a tuple or dict.
+    A VAE takes one tensor: of items such as image and label, the first counts. A conditional one takes the fields x and
+    c, as a dict or as `Data`. Another pair is called with what is given: a tuple or a dict of tensors with N rows each,
+    and the items of a data set as such a tuple or dict.
 
     Args:
         model: the model; what it says of itself, its likelihood and parameters, decides what is checked.
@@ -41,10 +43,20 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
         InputError: for what is no data set, for a shape or values that the model does not accept, or for values that
             its float type cannot hold apart.
     """
-    likelihood = getattr(model, "likelihood", None)
-    parameter = _parameter(model)
+    if is_own(model) and context_of(model):
+        return _conditional(model, x, name, values)
+    if is_own(model) and isinstance(x, Mapping) and x.keys() == {"x", "c"}:
+        if hasattr(model, "likelihood"):
+            raise InputError(UNCONDITIONAL)
+        x = x["x"]  # a guide that does not look at the condition
     if isinstance(x, Data):
         x = _only_x(x, name) if is_own(model) else x.fields
+    return _unconditional(model, x, name, values)
+
+
+def _unconditional(model: Any, x: Any, name: str, values: bool) -> Any:
+    """`as_data` of what a pair without a condition takes, or of the field x of another."""
+    likelihood, parameter = getattr(model, "likelihood", None), _parameter(model)
     if hasattr(x, "batches"):  # reads itself, such as a Split
         _check_some(likelihood, x, name)
         return x
@@ -63,6 +75,83 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     if parameter is None and not isinstance(x, Tensor) and tensor.dtype is torch.float64:
         tensor = tensor.to(torch.get_default_dtype())  # NumPy's reals, for a pair of functions
     return _fitted(tensor, likelihood, parameter, name, values=values)
+
+
+def _conditional(model: Any, x: Any, name: str, values: bool) -> Data:
+    """`as_data` of a pair with a condition: the fields x and c."""
+    fields = x.fields if isinstance(x, Data) else x
+    if not (isinstance(fields, Mapping) and {"x", "c"} <= fields.keys()):
+        raise InputError(
+            f"this pair is conditional and {name} has no condition: give c beside x, {context_of(model)} numbers for "
+            f'each datum, or {name} as {{"x": x, "c": c}}'
+        )
+    x, c = _unconditional(model, fields["x"], name, values), as_condition(model, fields["c"])
+    if not parts_of(x):  # what only an index takes batches from
+        x = Selected(x, torch.arange(len(x)))
+    return Data({"x": x, "c": c}, name)
+
+
+def as_condition(model: Any, c: Any) -> Tensor:
+    """A condition as a pair reads it, `(N, context)`, of its type and on its device.
+
+    Whole numbers `(N,)` are classes, and become one-hot, where the context is longer than one.
+
+    Raises:
+        InputError: for another shape, a class that there is not, or a number that is missing or infinite.
+    """
+    width, parameter = context_of(model), _parameter(model)
+    tensor = _as_tensor(c, "c")
+    if tensor is None:
+        raise InputError(f"c is a {type(c).__name__}; give numbers, {width} for each datum")
+    if tensor.ndim == 1 and width > 1 and not tensor.is_floating_point():
+        wrong = ((tensor < 0) | (tensor >= width)).nonzero().flatten()
+        if len(wrong):
+            raise InputError(
+                f"c holds the class {tensor[wrong[0]].item()} for datum {wrong[0].item()} (counted from 0), and the "
+                f"pair knows {width}, 0 to {width - 1}"
+            )
+        tensor = torch.nn.functional.one_hot(tensor.long(), width)
+    elif tensor.ndim == 1 and width == 1:
+        tensor = tensor[:, None]
+    if tensor.ndim != 2 or tensor.shape[1] != width:
+        raise InputError(f"c has shape {tuple(tensor.shape)} and the pair takes (N, {width})")
+    bad = (~tensor.isfinite()).any(1).nonzero().flatten()
+    if len(bad):
+        raise InputError(
+            f"c holds a value that is missing or infinite for datum {bad[0].item()} (counted from 0)"
+        )
+    return tensor if parameter is None else tensor.to(parameter)
+
+
+def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:
+    """`c` as `n` data of a pair read it, `(n, context)`; one for all is repeated. Nothing without a context.
+
+    Raises:
+        InputError: as `as_condition`, where it is missing or not wanted, and for another number of data.
+    """
+    width = context_of(model)
+    if not width:
+        if c is not None:
+            raise InputError(UNCONDITIONAL)
+        return ()
+    if c is None:
+        raise InputError(f"this pair is conditional: give c, {width} numbers for each datum")
+    numbers = torch.as_tensor(c) if isinstance(c, (int, float, list, tuple)) else c
+    if isinstance(numbers, Tensor):
+        one = numbers.ndim == 0 or (numbers.is_floating_point() and numbers.shape == (width,))
+        numbers = numbers[None] if one else numbers
+    tensor = as_condition(model, numbers)
+    if len(tensor) not in (1, n):
+        raise InputError(
+            f"c has {len(tensor)} rows for {n} data; give one for all, or one for each"
+        )
+    return (tensor.expand(n, -1),)
+
+
+def fields_of(x: Any) -> tuple[Any, Any]:
+    """The fields x and c of data, or of a batch of them; `None` for c where there is none."""
+    fields = x.fields if isinstance(x, Data) else x
+    return (fields["x"], fields.get("c")) if isinstance(fields, Mapping) else (x, None)
 
 
 def once(x: Any) -> Any:
@@ -110,7 +199,7 @@ class Items:
         return _fitted(torch.stack(some), likelihood, parameter, self.name, values=True)
 
 
-class Selected:
+class Selected(Sampled):
     """Some rows of data that read themselves: `len(d)`, `d[indices]`, `d[a:b]`, `d.batches(order, size)`."""
 
     def __init__(self, data: Any, rows: Tensor) -> None:
@@ -121,6 +210,9 @@ class Selected:
 
     def __getitem__(self, index: Any) -> Any:
         return self.data[self.rows[index]]
+
+    def take(self, index: Tensor) -> "Selected":
+        return Selected(self.data, self.rows[index])
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
         """The data `order` of these in batches."""
@@ -138,6 +230,21 @@ class Call:
         self.data, self.more, self.kwargs = data, more, dict(kwargs or {})
         rows = rows_of([data])
         self.size = len(data) if rows is None else rows
+
+    @classmethod
+    def of(cls, model: Any, x: Any, more: tuple[Any, ...] = (), kwargs: Any = None) -> "Call":
+        """The call of a pair with data of any kind, `program(x, *more, **kwargs)`; a condition c is part of the data.
+
+        Raises:
+            InputError: as `as_data`, and for a condition that the pair does not read.
+        """
+        kwargs = dict(kwargs or {})
+        if is_own(model) and "c" in kwargs:
+            c = kwargs.pop("c")
+            if not context_of(model):
+                raise InputError(UNCONDITIONAL)
+            x = {"x": fields_of(x)[0], "c": c}
+        return cls(as_data(model, x), more, kwargs)
 
     def __len__(self) -> int:
         return self.size
@@ -161,6 +268,10 @@ class Call:
     @property
     def args(self) -> tuple[Any, ...]:
         return (self.data, *self.more)
+
+    def once(self) -> "Call":
+        """The same with data that are the same at every look."""
+        return Call(once(self.data), self.more, self.kwargs)
 
     def named(self, **kwargs: Any) -> "Call":
         """The same with more that is given by name."""
@@ -221,6 +332,7 @@ def rows_within(x: Any, memory: int) -> int:
 
 def moments(x: Any) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each element over the data (at most 10,000, spread evenly), each of `shape`."""
+    x = fields_of(x)[0]
     count = min(len(x), SAMPLE)
     few = torch.arange(count) * len(x) // count
     rows = max(1, CHUNK // max(1, math.prod(x[few[:1]].shape[1:])))

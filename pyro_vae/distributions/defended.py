@@ -13,7 +13,7 @@ class Defended(TorchDistribution):
 
     Args:
         q: a distribution of batch shape `(...)`, event shape `(D,)`.
-        p: one of batch shape `()` and the same event shape.
+        p: one of the same event shape; its batch shape is `()`, or that of q up to dimensions at the left.
         share: `(...)`, between 0 and 1.
 
     Source: Hesterberg 1995, Weighted Average Importance Sampling and Defensive Mixture Distributions.
@@ -23,7 +23,8 @@ class Defended(TorchDistribution):
     support = constraints.real_vector
 
     def __init__(self, q: Any, p: Any, share: Tensor) -> None:
-        self.q, self.p, self.share = q, p, share
+        self.q, self.share = q, share
+        self.p = p.expand(q.batch_shape) if p.batch_shape else p
         super().__init__(q.batch_shape, q.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "Defended":
@@ -37,5 +38,6 @@ class Defended(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         shape = self._extended_shape(sample_shape)
-        z, other = self.q.sample(sample_shape), self.p.sample(shape[:-1])
+        lead = sample_shape if self.p.batch_shape else shape[:-1]
+        z, other = self.q.sample(sample_shape), self.p.sample(lead)
         return torch.where((torch.rand_like(z[..., 0]) < self.share).unsqueeze(-1), other, z)

@@ -104,6 +104,17 @@ class Later(NamedTuple):
         return self.function(*self.tensors)
 
 
+def made(value: Any) -> Any:
+    """Arguments with their tensors made: those that are to be made later, alone or in a tuple, list or dict."""
+    if isinstance(value, Later):
+        return value.made()
+    if isinstance(value, dict):
+        return {name: made(part) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map(made, value))
+    return value
+
+
 class _Entry:
     """A compiled graph, and how often it was called and its assumptions did not hold."""
 

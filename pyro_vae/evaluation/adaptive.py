@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_vae.data.inputs import Call, as_data, once
+from pyro_vae.data.inputs import Call
 from pyro_vae.distributions import Defended
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.annealing import (
@@ -190,7 +190,7 @@ def log_marginal_adaptive(
 
     # The pilot says which data are hard; the values of the others come from draws of their own.
     model, guide = pair_of(pair)
-    data = Call(once(as_data(model, x)), args, kwargs)
+    data = Call.of(model, x, args, kwargs).once()
     with running(model, guide):
         if called_whole(model, guide, data):
             scored(model, guide, data[:], 1)  # says what else may be wrong
@@ -319,20 +319,20 @@ class _Proposals:
         some = self.data.selected(which).named(shift={s: d[at] for s, d in self.q.shift.items()})
         if self.share is not None:
             model = Ignoring(model, "share")
-            guide = _Defending(guide, self.model.prior)  # type: ignore[attr-defined]
+            guide = _Defending(guide, self.model)
             some = some.named(share=self.share[at])
         return weighted(model, guide, some, num_particles=count, **self.weighing)
 
 
 class _Defending(Around):
-    """A guide that draws a `share` of its latents from the prior, `(batch,)`."""
+    """A guide that draws a `share` of its latents from the prior of a model of this package, `(batch,)`."""
 
-    def __init__(self, program: Program, prior: Any) -> None:
+    def __init__(self, program: Program, model: Any) -> None:
         super().__init__(program)
-        self.prior = prior
+        self.model = model
 
     def forward(self, *args: Any, share: Tensor, **kwargs: Any) -> Any:
-        with _Defence(self.prior(), share):
+        with _Defence(self.model.at("z", *args), share):
             return self.program(*args, **kwargs)
 
 

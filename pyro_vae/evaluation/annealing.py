@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data.inputs import Call, as_data
+from pyro_vae.data.inputs import Call, as_data, fields_of
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
@@ -28,7 +28,9 @@ from pyro_vae.evaluation.results import Weighed
 from pyro_vae.evaluation.weighting import a_few
 from pyro_vae.foundation.abstract import (
     Around,
+    context_of,
     forked_random,
+    is_own,
     running,
 )
 from pyro_vae.foundation.checks import Number, at_least, checked, takes
@@ -401,7 +403,7 @@ def _bytes_of_data(n: int, shape: Sequence[int]) -> int:
 def _template(model: Program, n: int, x: Any) -> Any:
     """Some rows to call a model with, whose values do not matter."""
     likelihood = getattr(model, "likelihood", None)
-    if x is None and likelihood is not None:
+    if x is None and likelihood is not None and not context_of(model):
         numbers = [*model.parameters(), *model.buffers()]  # type: ignore[attr-defined]
         like = next((n for n in numbers if n.is_floating_point()), torch.zeros(()))
         require(_bytes_of_data(n, likelihood.shape), f"simulating n={n} data", "n")
@@ -421,12 +423,13 @@ class _Seeing(Around):
 
     def forward(self, x: Any, *args: Any, observed: Observed, **kwargs: Any) -> Any:
         values = [value.movedim(0, axis) for value, axis in observed.values()]
-        if not isinstance(x, Tensor) or len(values) != 1 or values[0].shape != x.shape:
+        seen, c = fields_of(x) if is_own(self.program) else (x, None)
+        if not isinstance(seen, Tensor) or len(values) != 1 or values[0].shape != seen.shape:
             raise InputError(
                 "what the guide sees of simulated data is not known where x is not all that the model observes; "
                 "anneal from the prior instead"
             )
-        return self.program(values[0], *args, **kwargs)
+        return self.program(values[0] if c is None else {"x": values[0], "c": c}, *args, **kwargs)
 
 
 def _computes(guide: Program, call: Call) -> bool:
@@ -505,7 +508,7 @@ def annealed_importance_sampling(
     >>> annealed_importance_sampling(vae.model, torch.ones(3, 4), num_chains=4, num_temperatures=10).values.shape
     torch.Size([3])
     """
-    data = Call(as_data(model, x), args, kwargs)
+    data = Call.of(model, x, args, kwargs)
     betas = temperatures(num_temperatures, schedule)
     result: AnnealedEstimate | None = None
     with running(model, guide), pyro.validation_enabled(False):
@@ -690,12 +693,16 @@ class BDMC(Annealing):
         self.afford(_bytes_of_data(self.n, run.vae.model.likelihood.shape), "n")
 
     def rehearse(self, run: Trained, few: Call, path: dict[str, Any]) -> None:
-        bidirectional_monte_carlo(run.vae.model, 1, **path)
+        template = few.data if context_of(run.vae.model) else None
+        bidirectional_monte_carlo(run.vae.model, 1, template, **path)
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         total = self.n * gradients_per_datum(self.chains, self.temperatures, ways=2)
+        model, template = run.vae.model, None
+        if context_of(model):  # data are simulated under the conditions of those that there are
+            template = data.x[torch.arange(self.n) % len(data)]
         with progress("gradients", total) as done:
             sandwich = bidirectional_monte_carlo(
-                run.vae.model, self.n, progress=done, **self.path(run, data)
+                model, self.n, template, progress=done, **self.path(run, data)
             )
         return sandwich.answer().plus(numbers=self.settings)

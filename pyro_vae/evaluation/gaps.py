@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.inputs import Call, as_data, once
+from pyro_vae.data.inputs import Call
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.question import (
     Answer,
@@ -185,7 +185,7 @@ def inference_gaps(
     torch.Size([4])
     """
     model, guide = pair_of(pair)
-    data = Call(once(as_data(model, x)), args, kwargs)
+    data = Call.of(model, x, args, kwargs).once()
     q = refined_in_batches(model, guide, data, steps=steps, rate=rate, batch_size=batch_size)
     both = q.pair(model)
     p = weighted(

@@ -591,7 +591,7 @@ def latent_health(
     >>> health.activity.shape, health.kl.mean < 5
     (torch.Size([2]), True)
     """
-    data = Call(once(as_data(model, x)), args, kwargs)
+    data = Call.of(model, x, args, kwargs).once()
     _check_two(data)
     with running(model, guide):
         look = _Look((model, guide), data, draws, memory, mixture_size)
@@ -667,6 +667,8 @@ def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
     """A draw of q(z|x) for each datum over draws of the prior."""
     from pyro_vae import plots
 
-    draws = [run.vae.encode(x[i : i + BATCH]).sample() for i in range(0, len(x), BATCH)]
-    prior = run.vae.model.prior().sample((20_000,))
+    batches_of_x = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
+    draws = [run.vae.encode(batch).sample() for batch in batches_of_x]
+    p = [run.vae.model.at("z", batch) for batch in batches_of_x]
+    prior = torch.cat([some.sample((-(-20_000 // len(x)),)).flatten(0, -2) for some in p])
     return plots.aggregated_posterior(torch.cat(draws), prior, health.activity)

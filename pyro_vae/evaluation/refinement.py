@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.inputs import Call, as_data, once
+from pyro_vae.data.inputs import Call
 from pyro_vae.engine.memory import MEMORY, bytes_of, pieces
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, Trained
 from pyro_vae.evaluation.results import LogMarginal
@@ -94,7 +94,7 @@ def refine(
     torch.Size([4])
     """
     model, guide = pair_of(pair)
-    data = Call(as_data(model, x), args, kwargs)[:]
+    data = Call.of(model, x, args, kwargs)[:]
     with running(model, guide):
         return refined(
             model,
@@ -298,7 +298,7 @@ def log_marginal_refined(
     4
     """
     model, guide = pair_of(pair)
-    data = Call(once(as_data(model, x)), args, kwargs)
+    data = Call.of(model, x, args, kwargs).once()
     q = refined_in_batches(model, guide, data, steps=steps, rate=rate, batch_size=batch_size)
     return weighted(
         *q.pair(model),

@@ -195,7 +195,7 @@ def log_marginal(
     torch.Size([8])
     """
     return weighted(
-        *paired(model, guide, Call(as_data(model, x), args, kwargs)),
+        *paired(model, guide, Call.of(model, x, args, kwargs)),
         num_particles=num_particles,
         memory=memory,
         compile=compile,

@@ -76,6 +76,11 @@ class Around(torch.nn.Module):
         else:
             object.__setattr__(self, "program", program)
 
+    @property
+    def context(self) -> int:
+        """How many numbers of a condition the program reads."""
+        return context_of(self.program)
+
 
 class Ignoring(Around):
     """A program that is called as another is, which takes more: it does not see what is given by these names."""
@@ -198,6 +203,11 @@ def _announce_parameter(name: str, parameter: torch.nn.Parameter) -> None:
     parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # what pyro.infer.SVI asks for
     statement = effectful(lambda *_, **__: parameter, type="param")
     statement(name, parameter, constraint=constraints.real, name=name)
+
+
+def context_of(part: Any) -> int:
+    """How many numbers of a condition c a network, prior, guide or model reads: its `context`; 0 where it has none."""
+    return getattr(part, "context", 0)
 
 
 def variants(family: type) -> dict[str, type]:

@@ -156,6 +156,7 @@ Number = Annotated[
 ]  # of things that are done one after another, and not held
 Draws = Annotated[int, at_least(2), at_most(MOST)]  # the same, with a spread
 Count = Annotated[int, at_least(1), takes(16)]  # of numbers, which training holds four times
+Whole = Annotated[int, at_least(0), takes(16)]  # the same, or none
 Layers = Annotated[int, between(1, 1000)]  # of modules
 Steps = Annotated[int, between(1, 10_000)]  # of gradients, for each datum
 Positive = Annotated[float, above(0)]

@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.data.inputs import Call, as_data, rows_within
+from pyro_vae.data.inputs import Call, rows_within
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
 from pyro_vae.foundation.abstract import forked_random, is_own, localise, parameters_of
 from pyro_vae.foundation.checks import Number, checked
@@ -106,7 +106,7 @@ def elbo(
         InputError: for an empty `x`, values that the model's likelihood does not accept, a pair that `terms` refuses,
             or one that draws for another number of data than it is given.
     """
-    data = Call(as_data(model, x), args, kwargs)
+    data = Call.of(model, x, args, kwargs)
     return mean_bound(
         *paired(model, guide, data), batch_size=batch_size, num_particles=num_particles
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae.data.fields import cut, parts_of
 from pyro_vae.data.inputs import as_data, first_rows
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.compiled import restored
@@ -409,7 +410,7 @@ def step_bytes(svi: SVI, few: Any, size: int) -> float:
     """What a step of `size` data takes of memory beside the weights, by what two and four data need, `few`."""
     programs = [p for p in (svi.model, svi.guide) if isinstance(p, nn.Module)]
     with forked_random(), restored([b for p in programs for b in p.buffers()]):
-        two, four = (bytes_of(partial(svi.evaluate_loss, few[:n])) for n in (2, 4))
+        two, four = (bytes_of(partial(svi.evaluate_loss, cut(few, slice(n), 4))) for n in (2, 4))
     # Gradients need about half of all that is computed until the step is over.
     needed = (four - two) / 2 * size / 2
     # The weights are there already; their gradients and the two averages of Adam's are not.
@@ -421,7 +422,7 @@ def _check_step(svi: SVI, data: Any, size: int) -> None:
     if size < LARGE or not is_own(svi.model, svi.guide):
         return
     few = data[torch.arange(4)]
-    if few.device.type == "cpu":
+    if parts_of(few)[0].device.type == "cpu":
         require(step_bytes(svi, few, size), f"a step of {size} data", "batch_size or network")
 
 
@@ -431,6 +432,7 @@ def fit(
     data: Any,
     objective: pyro.infer.ELBO | None = None,
     *,
+    c: Any = None,
     epochs: Annotated[int, at_least(0), at_most(MOST)],
     batch_size: Number = 100,
     learning_rate: float = 1e-3,
@@ -449,6 +451,7 @@ def fit(
         vae: anything with a `.model` and a `.guide`, such as a `VAE`.
         data: training data, `(N, *shape)`: a tensor, an array, a table, a map-style data set, or anything with a length
             that an index tensor takes batches from.
+        c: of a conditional `VAE` the condition of each datum, `(N, context)`, or for classes whole numbers `(N,)`.
         objective: an `Objective` or a `pyro.infer.ELBO`; `ELBO()` by default.
         epochs: passes over the data.
         batch_size: data in a step.
@@ -458,7 +461,7 @@ def fit(
         weight_decay: before each step the weights of encoder, guide and decoder shrink by `rate * weight_decay` of
             themselves, whatever the optimizer; see `SVI`.
         clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
-        validation: data for the validation ELBO after each epoch.
+        validation: data for the validation ELBO after each epoch; of a conditional `VAE` `{"x": ..., "c": ...}`.
         patience: stop after so many epochs without a better one, counted after the warm-up; `history.best` is then
             that many epochs back. The parameters are those of the last epoch.
         compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` where the operations of a step and the
@@ -485,7 +488,7 @@ def fit(
     >>> history[-1].elbo > history[0].elbo
     True
     """
-    data = as_data(vae.model, data, name="data")
+    data = as_data(vae.model, data if c is None else {"x": data, "c": c}, name="data")
     if validation is not None:
         validation = as_data(vae.model, validation, name="validation")
     try_out(schedule)

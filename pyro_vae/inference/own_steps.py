@@ -9,7 +9,8 @@ import pyro.infer
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.engine.compiled import Later, restored
+from pyro_vae.data.fields import parts_of
+from pyro_vae.engine.compiled import made, restored
 from pyro_vae.foundation.abstract import forked_random, local_parameters, localise, traced
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.pyro_steps import Used, attributes
@@ -77,7 +78,7 @@ class OwnSteps:
 
         With `rows` the loss is divided by it.
         """
-        args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
+        args = made(list(args))
         # Validation costs a third of a millisecond: the first step has it as the user set it.
         validation = pyro.validation_enabled(False) if self.validated else nullcontext()
         with local_parameters(), validation:
@@ -113,7 +114,7 @@ class OwnSteps:
     def _evaluate(self, args: Any, kwargs: Any) -> tuple[Tensor, Terms | None]:
         if self._autocast is None:
             return self._plainly(args, kwargs)
-        with torch.autocast(args[0].device.type, dtype=self._autocast):
+        with torch.autocast(parts_of(args)[0].device.type, dtype=self._autocast):
             return self._plainly(args, kwargs)
 
     def _plainly(self, args: Any, kwargs: Any) -> tuple[Tensor, Terms | None]:

@@ -13,7 +13,7 @@ from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 
 from pyro_vae.engine.bindings import Bindings
-from pyro_vae.engine.compiled import Later
+from pyro_vae.engine.compiled import made
 from pyro_vae.engine.readings import ReadingError
 from pyro_vae.foundation.abstract import AbstractProgram, alone, announced, is_traced
 from pyro_vae.inference.objectives import Objective
@@ -120,7 +120,7 @@ class PyroSteps:
 
         Nothing is added to the gradients of the parameters. With `rows` loss and gradients are divided by it.
         """
-        args = [arg.made() if isinstance(arg, Later) else arg for arg in args]
+        args = made(list(args))
         store = pyro.get_param_store()._params
         before = dict(store)
         plain = self._reached().plain() if is_traced() else ()

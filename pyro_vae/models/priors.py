@@ -8,14 +8,15 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae.distributions import DiagonalMixture, Pushforward, Standard
+from pyro_vae.distributions import DiagonalMixture, DiagonalNormal, Pushforward, Standard
 from pyro_vae.distributions.pushforward import Zuko
 from pyro_vae.distributions.zuko import Kind, flow
-from pyro_vae.foundation.checks import Count, Layers
+from pyro_vae.foundation.abstract import context_of
+from pyro_vae.foundation.checks import Count, Layers, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.conditionals.base import Guide
-from pyro_vae.networks import Standardised
+from pyro_vae.networks import MLP, Standardised
 from pyro_vae.networks.base import Shape
 
 
@@ -24,7 +25,8 @@ class Prior(Declared, nn.Module, ABC):
 
     To write one: take `latent_dim`, put whatever is learned into parameters, and return from `forward` a distribution
     of batch shape `()` and event shape `(latent_dim,)`. `StandardNormal` is the simplest example. Its docstring's first
-    line is what `--help` prints.
+    line is what `--help` prints. A prior `p(z|c)` takes `context` too, the length of c, keeps it, and `forward(c)`, c
+    `(batch, context)`, returns a distribution of batch shape `(batch,)`.
     """
 
     examples: int = 0  # how many data `initialise` wants
@@ -34,14 +36,14 @@ class Prior(Declared, nn.Module, ABC):
         self.latent_dim = latent_dim
 
     @abstractmethod
-    def forward(self) -> Distribution:
+    def forward(self, *c: Tensor) -> Distribution:
         """`p(z)`: batch shape `()`, event shape `(latent_dim,)`."""
 
     def connect(self, guide: Any) -> None:
         """Called once by `VAE` with the guide, for priors that are made of it."""
 
-    def initialise(self, examples: Tensor) -> None:
-        """Start from `self.examples` data or more, `(n, *shape)`."""
+    def initialise(self, examples: Tensor, contexts: Tensor | None = None) -> None:
+        """Start from `self.examples` data or more, `(n, *shape)`, and their conditions where they have some."""
 
 
 class StandardNormal(Prior):
@@ -61,7 +63,7 @@ class StandardNormal(Prior):
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
-    def forward(self) -> Distribution:
+    def forward(self, *c: Tensor) -> Distribution:
         return Standard(
             dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
         )
@@ -89,7 +91,7 @@ class GaussianMixture(Prior):
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
 
-    def forward(self) -> Distribution:
+    def forward(self, *c: Tensor) -> Distribution:
         return DiagonalMixture(self.logits, self.loc, self.log_scale.exp())
 
 
@@ -110,7 +112,7 @@ class Laplace(Prior):
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.full((latent_dim,), 0.5**0.5), persistent=False)
 
-    def forward(self) -> Distribution:
+    def forward(self, *c: Tensor) -> Distribution:
         return dist.Laplace(self.loc, self.scale, validate_args=False).to_event(1)
 
 
@@ -150,18 +152,74 @@ class Flow(Prior):
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
-    def forward(self) -> Distribution:
+    def forward(self, *c: Tensor) -> Distribution:
         noise = Standard(
             dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
         )
         return Pushforward(noise, [Zuko(self.flow)])
 
 
+class Conditional(Prior):
+    """`p(z|c) = sum_k pi_k(c) N(z; loc_k(c), diag(scale_k(c)^2))`: learned, and another for each condition.
+
+    Weights, places and scales come from a network of c. It starts near the standard normal for every c; of several
+    components the places start apart, drawn from it.
+
+    Args:
+        latent_dim: length of z.
+        hidden: widths of the network's layers; `()` makes a linear map.
+        components: number of Gaussians.
+        context: length of c; `--condition` says it.
+
+    Raises:
+        InputError: without a condition, or for a number below 1.
+
+    Source: Sohn, Lee & Yan 2015, Learning Structured Output Representation using Deep Conditional Generative Models.
+
+    >>> Conditional(2, context=3)(torch.zeros(5, 3)).sample().shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        latent_dim: Count,
+        *,
+        hidden: tuple[Count, ...] = (100,),
+        components: Count = 1,
+        context: Whole = 0,
+    ) -> None:
+        super().__init__(latent_dim)
+        if not context:
+            raise InputError(
+                "Conditional is p(z|c) and there is no condition (context=0): add --condition"
+            )
+        self.context, self.components = context, components
+        each = (components, 1 + 2 * latent_dim)  # of each component its weight, place and scale
+        self.network = MLP((context,), each, hidden=hidden)
+        with torch.no_grad():
+            last = self.network.output_layer
+            assert last is not None
+            last.weight *= START
+            if components > 1:
+                last.bias.view(each)[:, 1 : 1 + latent_dim].normal_()
+
+    def forward(self, *c: Tensor) -> Distribution:
+        logits, loc, log_scale = self.network(*c).split([1, *[self.latent_dim] * 2], -1)
+        if self.components == 1:
+            return DiagonalNormal(loc.squeeze(-2), log_scale.squeeze(-2))
+        return DiagonalMixture(logits.squeeze(-1), loc, log_scale.exp())
+
+
+START = (
+    0.1  # how far a conditional prior starts from the standard normal, in its standard deviations
+)
+
+
 class VampPrior(Prior):
     """`p(z) = 1/K sum_k q(z|u_k)`: the guide's posteriors at K learned pseudo-inputs `u_k`.
 
     `VAE` gives it the guide, and `VAE.initialise` sets the pseudo-inputs to data; until then they are random. Under a
-    `Standardised` encoder they count in its units.
+    `Standardised` encoder they count in its units. A guide `q(z|x,c)` is asked at learned pairs of input and condition.
 
     Args:
         latent_dim: length of z.
@@ -222,9 +280,11 @@ class VampPrior(Prior):
             self, "_guide", guide
         )  # looked at, not owned: its parameters stay the guide's alone
         self.pseudo_inputs = nn.Parameter(torch.rand(self.examples, *shape))
+        if width := context_of(guide):
+            self.pseudo_contexts = nn.Parameter(torch.zeros(self.examples, width))
 
     @torch.no_grad()
-    def initialise(self, examples: Tensor) -> None:
+    def initialise(self, examples: Tensor, contexts: Tensor | None = None) -> None:
         if len(examples) < self.examples:
             raise InputError(
                 f"VampPrior starts from {self.examples} data and there are {len(examples)}; give it pseudo_inputs="
@@ -235,13 +295,16 @@ class VampPrior(Prior):
         self.pseudo_inputs.copy_(
             encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen
         )
+        if contexts is not None and context_of(self._guide):
+            self.pseudo_contexts.copy_(contexts[: self.examples])
 
-    def forward(self) -> Distribution:
+    def forward(self, *c: Tensor) -> Distribution:
         if "_guide" not in self.__dict__:
             raise InputError("VampPrior is made of a guide's posteriors: put both into a VAE first")
         encoder = self._guide.encoder
         body = encoder.body if isinstance(encoder, Standardised) else encoder
-        parts = self._guide.posterior(body(self.pseudo_inputs))
+        contexts = [self.pseudo_contexts] if context_of(self._guide) else []
+        parts = self._guide.posterior(body(self.pseudo_inputs, *contexts))
         logits = self.pseudo_inputs.new_zeros(self.examples)
         base = getattr(parts, "base_dist", None)
         if isinstance(base, dist.Normal):

@@ -11,6 +11,14 @@ from torch import Tensor
 from pyro_vae.foundation.abstract import AbstractProgram
 from pyro_vae.foundation.errors import InputError
 
+Batch = Tensor | Mapping[str, Tensor]
+
+
+def named(x: Batch | None, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The data that a program is called with, `program(x, **given)`, by name; a tensor x is called x."""
+    first = x if isinstance(x, Mapping) else {} if x is None else {"x": x}
+    return {**first, **given}
+
 
 class Factor(NamedTuple):
     """`p(site | given)`: `conditional(*values of given)` is its distribution, of batch shape `(..., batch)`."""
@@ -40,8 +48,9 @@ class Factor(NamedTuple):
 class Program(AbstractProgram):
     """A product of factors as a Pyro program: `program(x)` draws site after site in the plate `data`.
 
-    A site of which there are data, such as x in a model, is observed. To write one: return its factors, each after
-    those that it is given.
+    A site of which there are data, such as x in a model, is observed. What a factor is given and no factor draws, such
+    as a condition c, is data too: `program(x, c=c)`, or all of them by name, `program({"x": x, "c": c})`. To write one:
+    return its factors, each after those that it is given.
     """
 
     @abstractmethod
@@ -52,21 +61,40 @@ class Program(AbstractProgram):
         """A number that is added to the log-density of a site, the same for all data; it stands in a site `units`."""
         return None
 
-    def forward(self, x: Tensor | None = None, size: int = 1) -> Tensor:
+    def forward(self, x: Batch | None = None, size: int = 1, **given: Tensor) -> Tensor:
         """Draw what there are no data of, for the data `x`, `(batch, *shape)`, or for `size` of them.
+
+        Args:
+            x: the data, or a dict of these and of what else is given, by name.
+            size: how many data to draw for, where none of them is given.
+            **given: more data by name, each with a row for every datum.
 
         Returns:
             The value of the last site.
         """
-        values: dict[str, Any] = {} if x is None else {"x": x}
-        with pyro.plate("data", size if x is None else len(x), dim=-1):
-            for factor in self.factors():
+        values, factors = named(x, given), self.factors()
+        self._check(values, factors)
+        rows = len(next(iter(values.values()))) if values else size
+        with pyro.plate("data", rows, dim=-1):
+            for factor in factors:
                 site, p = factor.site, factor.at(values)
                 if (constant := self.beside(site)) is not None:
                     pyro.factor("units", constant)
                 values[site] = pyro.sample(site, p, obs=values.get(site))
-        last: Tensor = values[site]
-        return last
+        return values[site]
+
+    def _check(self, values: Mapping[str, Tensor], factors: Sequence[Factor]) -> None:
+        """Raise `InputError` for data that no factor reads; x and c go to both programs of a pair."""
+        read = {"x", "c"}.union(*((factor.site, *factor.given) for factor in factors))
+        if others := values.keys() - read:
+            raise InputError(
+                f"{type(self).__name__} is given {min(others)}, which none of its factors reads"
+            )
+
+    def at(self, site: str, x: Batch | None = None, **given: Tensor) -> Distribution:
+        """The distribution of one site where all that it is given are data, such as `p(z|c)`."""
+        factor = next(factor for factor in self.factors() if factor.site == site)
+        return factor.at(named(x, given))
 
     def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
         """`sum_site log p(site | given)`, `(..., batch)`; no handler sees it.

@@ -9,9 +9,17 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae.data.inputs import SAMPLE, DataWarning, as_data, moments
+from pyro_vae.data.fields import evenly
+from pyro_vae.data.inputs import (
+    SAMPLE,
+    DataWarning,
+    as_data,
+    condition_for,
+    fields_of,
+    moments,
+)
 from pyro_vae.data.representation import Representation
-from pyro_vae.foundation.abstract import AbstractProgram
+from pyro_vae.foundation.abstract import AbstractProgram, context_of
 from pyro_vae.foundation.checks import Number, at_least, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
@@ -19,20 +27,26 @@ from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.priors import Prior
-from pyro_vae.models.program import Factor, Program
+from pyro_vae.models.program import Batch, Factor, Program, named
 from pyro_vae.networks import Network, Standardised
 
 DENSE = (Representation.REAL, Representation.POSITIVE, Representation.UNIT)
+STARTING = 256  # draws by which a start is made
 FEWEST = 20  # data that tell whether values repeat
 
 
 class Model(Program):
     """The Pyro model `p(z) p(x|z)`: sites `z` and `x` in the plate `data`.
 
+    Where prior or decoder have a `context`, the model is conditional, `p(z|c) p(x|z,c)`, and called with c too.
+
     Args:
         prior: `p(z)`.
         decoder: any module, `(..., latent_dim) -> (..., channels, *shape)`.
         likelihood: `p(x|z)` from the decoder's output.
+
+    Attributes:
+        context: how many numbers of a condition c it is called with; 0 without one.
 
     Where x is counted in units of its own (`count_in`), a third site, the factor `units`, makes the density one over
     the numbers as they were stored.
@@ -46,13 +60,19 @@ class Model(Program):
         self.decoder = decoder
         self.likelihood = likelihood
         self.register_buffer("log_unit", None)
+        self.context = max(context_of(prior), context_of(decoder))
 
     def factors(self) -> Sequence[Factor]:
-        return [Factor("z", (), self.prior), Factor("x", ("z",), self.given)]
+        of_z = ("c",) if context_of(self.prior) else ()
+        of_x = ("z", "c") if context_of(self.decoder) else ("z",)
+        return [Factor("z", of_z, self.prior), Factor("x", of_x, self.given)]
 
-    def given(self, z: Tensor) -> Distribution:
-        """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`."""
-        return self.likelihood(self.decoder(z))
+    def given(self, z: Tensor, *c: Tensor) -> Distribution:
+        """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
+
+        Of a conditional decoder it is `p(x|z,c)`, c `(batch, context)`.
+        """
+        return self.likelihood(self.decoder(z, *c))
 
     def beside(self, site: str) -> Tensor | None:
         return -self.log_unit if site == "x" and self.log_unit is not None else None
@@ -81,8 +101,13 @@ class VAE(AbstractProgram):
         likelihood: `p(x|z)`, for example `Bernoulli((28, 28))`.
         guide: `q(z|x)`, for example `MeanField(encoder, 16)`.
 
+    A pair is conditional, `p(z|c) p(x|z,c)` and `q(z|x,c)`, where prior, decoder or encoder read a `context`, as
+    `MLP((16,), (1, 28, 28), context=10)` does. Then each verb takes c beside x, `(N, context)`; where it says a class,
+    whole numbers `(N,)` will do.
+
     Raises:
-        InputError: for a prior that cannot be made from the guide (`VampPrior`).
+        InputError: for a prior that cannot be made from the guide (`VampPrior`), or parts that read conditions of
+            different lengths.
 
     Swapping a part is one word; everything else stays:
 
@@ -101,10 +126,38 @@ class VAE(AbstractProgram):
         super().__init__()
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide  # type: ignore[assignment]
+        self._agree()
         for part, other in ((prior, guide), (guide, self.model)):
             if isinstance(part, Prior | Guide):
                 part.connect(other)  # type: ignore[arg-type]
         self._made = {name: _beginning(p) for name, p in self.named_parameters()}
+
+    def _agree(self) -> None:
+        """Let the model know of a condition that some part reads, once all that read one read the same."""
+        parts: dict[str, Any] = {"the prior": self.model.prior, "the decoder": self.model.decoder}
+        parts["the guide's encoder"] = getattr(self.guide, "encoder", None)
+        read = {name: width for name, part in parts.items() if (width := context_of(part))}
+        if len({*read.values()}) > 1:
+            lengths = " and ".join(f"{name} {width}" for name, width in read.items())
+            raise InputError(f"a condition c has one length, and of it read {lengths} numbers")
+        self.model.context = max(read.values(), default=0)
+
+    @property
+    def context(self) -> int:
+        """How many numbers of a condition c the pair reads; 0 where it is not conditional."""
+        return self.model.context
+
+    def _data(self, x: Any, c: Any) -> dict[str, Tensor]:
+        """What programs are called with, by name, from data of any kind and their condition."""
+        return named(as_data(self.model, x if c is None else {"x": x, "c": c}, values=False)[:], {})
+
+    def condition(self, c: Any, n: int) -> tuple[Tensor, ...]:
+        """`c` as the pair reads it, `(n, context)`, repeated where it is one for all; nothing without a context.
+
+        Raises:
+            InputError: where it is missing, of another length, or for another number of data.
+        """
+        return condition_for(self.model, c, n)
 
     def fresh(self, part: str) -> bool:
         """Whether the weights of `"model"` or `"guide"` are as they were made: not trained, loaded, or set from data.
@@ -121,20 +174,28 @@ class VAE(AbstractProgram):
         made = {name: p.to(now[name]) for name, p in self._made.items() if name in now}
         return made.keys() == now.keys() and all(torch.equal(made[k], p) for k, p in now.items())
 
-    def forward(self, x: Tensor) -> Distribution:
+    def forward(self, x: Batch, c: Any = None) -> Distribution:
         """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
-        return self.decode(self.guide(x))
+        data = named(x, {} if c is None else {"c": c})
+        return self.decode(self.guide(data), data.get("c"))
 
-    def encode(self, x: Tensor) -> Distribution:
+    def encode(self, x: Any, c: Any = None) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        guide, x = self.guide, as_data(self.model, x, values=False)
-        return guide.given(x) if isinstance(guide, Guide) else guide.posterior(guide.encoder(x))
+        guide, data = self.guide, self._data(x, c)
+        if isinstance(guide, Guide):
+            return guide.at("z", data)
+        more = [data["c"]] if context_of(guide.encoder) else []
+        return guide.posterior(guide.encoder(data["x"], *more))
 
-    def decode(self, z: Tensor) -> Distribution:
+    def decode(self, z: Tensor, c: Any = None) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
 
+        Args:
+            z: latents.
+            c: of a conditional pair the condition, one for all latents or one for each in their last batch dimension.
+
         Raises:
-            InputError: for latents of another length.
+            InputError: for latents of another length, and for a condition that is missing or does not fit.
         """
         z = torch.as_tensor(z, dtype=self._type.dtype, device=self._type.device)
         latent_dim = self.model.prior.latent_dim
@@ -142,34 +203,56 @@ class VAE(AbstractProgram):
             raise InputError(
                 f"z has shape {tuple(z.shape)} and the model takes (..., {latent_dim})"
             )
-        return self.model.given(z)
+        given = self.condition(c, z.shape[-2] if z.ndim > 1 else 1)
+        return self.model.given(z, *(given if context_of(self.model.decoder) else ()))
 
     @checked
     @torch.no_grad()
-    def sample(self, n: Annotated[int, at_least(0)], *, mean: bool = False) -> Tensor:
+    def sample(
+        self, n: Annotated[int, at_least(0)], c: Any = None, *, mean: bool = False
+    ) -> Tensor:
         """`n` draws from `p(x)`, shape `(n, *shape)`; with `mean=True` the mean of `p(x|z)` at `n` draws of `z`.
 
+        Args:
+            n: how many.
+            c: of a conditional pair the condition, one for all draws or one for each: draws from `p(x|c)`.
+            mean: whether to return means.
+
         Raises:
-            InputError: for more than memory holds.
+            InputError: for more than memory holds, and for a condition that is missing or does not fit.
         """
         each = math.prod(self.model.likelihood.shape) + self.model.prior.latent_dim
         require(2 * self._type.element_size() * n * each, f"sample with n={n}", "number of draws")
-        parts = []
-        for z in self.model.prior().sample((n,)).split(DECODED):
-            p = self.decode(z)
+        given, parts = self.condition(c, n), []
+        z = self.draw_prior(n, *given)
+        for rows in torch.arange(n).split(DECODED):
+            p = self.decode(z[rows], *(some[rows] for some in given))
             parts.append(p.mean if mean else p.sample())
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def draw_prior(self, n: int, *c: Tensor) -> Tensor:
+        """`n` draws from `p(z)`, `(n, latent_dim)`; of a conditional prior one for each row of c."""
+        if context_of(self.model.prior):
+            return self.model.prior(*c).sample()
+        return self.model.prior().sample((n,))
+
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of `p(x'|z)` at one draw `z ~ q(z|x)`: `(batch, *shape) -> (batch, *shape)`."""
-        return self(as_data(self.model, x, values=False)).mean
+    def reconstruct(self, x: Any, c: Any = None, *, to: Any = None) -> Tensor:
+        """The mean of `p(x'|z)` at one draw `z ~ q(z|x)`: `(batch, *shape) -> (batch, *shape)`.
+
+        Args:
+            x: the data.
+            c: of a conditional pair their condition.
+            to: another condition to decode with: x as it would be under it (style transfer).
+        """
+        data = self._data(x, c)
+        return self.decode(self.guide(data), data.get("c") if to is None else to).mean
 
     @checked
     @torch.no_grad()
-    def posterior_mean(self, x: Any, *, draws: Number = 100) -> Tensor:
+    def posterior_mean(self, x: Any, c: Any = None, *, draws: Number = 100) -> Tensor:
         """`E[z|x]` under the guide, `(batch, latent_dim)`: in closed form, or by `draws` draws where there is none."""
-        q = self.encode(x)
+        q = self.encode(x, c)
         try:
             return q.mean
         except NotImplementedError:
@@ -190,7 +273,8 @@ class VAE(AbstractProgram):
 
         Reals beyond [0, 1] count as columns on scales of their own.
         """
-        x = as_data(self.model, x)
+        data = as_data(self.model, x)
+        x, c = fields_of(data)
         new_model, new_guide = self.fresh("model"), self.fresh("guide")
         if not new_model and not new_guide:
             return
@@ -202,8 +286,9 @@ class VAE(AbstractProgram):
         if new_guide:
             self._start_guide(mean, std, standardise=real)
         if new_model:
-            index = torch.arange(min(n, wanted)) * n // max(min(n, wanted), 1)
-            self._start_model(mean, std, standardise=real, examples=x[index] if wanted else None)
+            examples = data[evenly(wanted, n)] if wanted else None
+            few = None if c is None else c[evenly(STARTING, n)]
+            self._start_model(mean, std, standardise=real, examples=examples, contexts=few)
 
     def _bound(self, x: Any) -> None:
         """Keep the scale of a density above half a step of rounded columns; warn where it can grow without end."""
@@ -228,17 +313,19 @@ class VAE(AbstractProgram):
         std: Tensor,
         *,
         standardise: bool = False,
-        examples: Tensor | None = None,
+        examples: Batch | None = None,
+        contexts: Tensor | None = None,
     ) -> None:
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
 
         Sets the decoder's last layer (where it is a `Network` that has one), the likelihood's scale, and the units of a
         `Standardised` encoder: one for all elements, or with `standardise`, for elements on scales of their own, one
         for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is. A
-        `VampPrior` takes `examples`, `(n, *shape)`, as its pseudo-inputs.
+        `VampPrior` takes `examples`, `(n, *shape)`, as its pseudo-inputs; of a conditional pair they are x and c, which
+        also wants some `contexts` of the data, `(n, context)`, spread evenly over them.
         """
         self._start_guide(mean, std, standardise=standardise)
-        self._start_model(mean, std, standardise=standardise, examples=examples)
+        self._start_model(mean, std, standardise=standardise, examples=examples, contexts=contexts)
 
     def _start_guide(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
         if isinstance(self.guide.encoder, Standardised):
@@ -247,17 +334,30 @@ class VAE(AbstractProgram):
             self.guide.encoder.spread.copy_(spread)
 
     def _start_model(
-        self, mean: Tensor, std: Tensor, *, standardise: bool, examples: Tensor | None
+        self,
+        mean: Tensor,
+        std: Tensor,
+        *,
+        standardise: bool,
+        examples: Batch | None,
+        contexts: Tensor | None,
     ) -> None:
         likelihood, decoder = self.model.likelihood, self.model.decoder
         likelihood.initialise(mean, std, standardise=standardise)
         if examples is not None:
-            self.model.prior.initialise(examples)
+            self.model.prior.initialise(*fields_of(examples))
         h = likelihood.starting_output(mean, std)
         if isinstance(decoder, Network) and likelihood.output_spread is not None:
-            decoder.set_output_spread(likelihood.output_spread, self.model.prior().sample((256,)))
+            c = self.condition(_repeated(contexts), STARTING) if self.context else ()
+            z, read = self.draw_prior(STARTING, *c), c if decoder.context else ()
+            decoder.set_output_spread(likelihood.output_spread, z, *read)
         if isinstance(decoder, Network) and h is not None:
             decoder.set_output_bias(h)
+
+
+def _repeated(contexts: Tensor | None) -> Tensor | None:
+    """Conditions for `STARTING` draws, each as often as the others."""
+    return None if contexts is None else contexts[torch.arange(STARTING) % len(contexts)]
 
 
 def _beginning(parameter: Tensor) -> Tensor:

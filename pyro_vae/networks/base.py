@@ -1,5 +1,6 @@
 """What a network is, and what the members share."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from typing import Annotated, Any, Self
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.foundation.checks import Count, one_of
+from pyro_vae.foundation.abstract import context_of
+from pyro_vae.foundation.checks import Count, Whole, one_of
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 
@@ -29,26 +31,76 @@ Activation = Annotated[str, one_of(ACTIVATIONS)]
 class Network(Declared, nn.Module, ABC):
     """The body of an encoder or decoder, `(..., *in_shape) -> (..., *out_shape)` for any leading dimensions.
 
+    A network with a `context` reads, beside x, a vector c of so many numbers: one linear map of c is added to the
+    first hidden layer before its nonlinearity (in a convolution, to all pixels of a channel), which is what the layer
+    would do with c behind its input.
+
     To write one: take `in_shape` and `out_shape` (`None`: end with the last hidden features, as an encoder does), set
-    `self.in_shape` and `self.out_shape`, and implement `forward`. `MLP` is the simplest example.
+    `self.in_shape` and `self.out_shape`, and implement `forward`. `MLP` is the simplest example. To let it be
+    conditional, take `context` too, call `read_context` when the first layer is made, and add `self.of_context(c)`.
     """
 
     in_shape: Shape
     out_shape: Shape
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = 0  # numbers in c
+        self.of_context: nn.Linear | None = None
+
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., *in_shape) -> (..., *out_shape)`."""
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """`(..., *in_shape) -> (..., *out_shape)`; c is `(batch, context)` also for x of more dimensions."""
 
     @classmethod
-    def encoder(cls, shape: Shape, **arguments: Any) -> Self:
+    def encoder(cls, shape: Shape, *, context: Whole = 0, **arguments: Any) -> Self:
         """The body that reads data of `shape` and returns features `(..., features)`."""
-        return cls(shape, None, **arguments)  # type: ignore[call-arg]
+        return cls(shape, None, **cls._with_context(context), **arguments)  # type: ignore[call-arg]
 
     @classmethod
-    def decoder(cls, latent_dim: int, shape: Shape, **arguments: Any) -> Self:
+    def decoder(
+        cls, latent_dim: int, shape: Shape, *, context: Whole = 0, **arguments: Any
+    ) -> Self:
         """The body that reads a latent `(..., latent_dim)` and returns `(..., *shape)`; mirrors `encoder`."""
-        return cls((latent_dim,), shape, **arguments)  # type: ignore[call-arg]
+        return cls((latent_dim,), shape, **cls._with_context(context), **arguments)  # type: ignore[call-arg]
+
+    @classmethod
+    def _with_context(cls, context: int) -> dict[str, int]:
+        """The argument `context` where there is one, once the network is known to take it."""
+        if context and "context" not in inspect.signature(cls).parameters:
+            raise InputError(
+                f"the network {cls.__name__} takes no context: give its class an argument context and its forward a "
+                "second one, c"
+            )
+        return {"context": context} if context else {}
+
+    @torch.no_grad()
+    def read_context(self, context: int, layer: nn.Linear | nn.Conv2d | None) -> None:
+        """Make `of_context`, whose outputs are added to those of the first `layer`; weights as spread as the layer's.
+
+        Without a layer c is handed on behind the input.
+        """
+        self.context = context
+        if context and layer is not None:
+            self.of_context = nn.Linear(context, layer.weight.shape[0], bias=False)
+            spread = layer.weight.std(correction=0).item()
+            nn.init.uniform_(self.of_context.weight, -spread * 3**0.5, spread * 3**0.5)
+
+    def checked_context(self, c: Tensor | None) -> Tensor | None:
+        """`c` as it was given.
+
+        Raises:
+            InputError: where the network has a context and none is given, or the other way round.
+        """
+        width = 0 if c is None else c.shape[-1]
+        if width == self.context:
+            return c
+        name = type(self).__name__
+        if c is None:
+            raise InputError(
+                f"{name} reads a condition of {self.context} numbers, c, and none is given"
+            )
+        raise InputError(f"c has {width} numbers for each datum and {name} reads {self.context}")
 
     @property
     def output_layer(self) -> nn.Linear | nn.ConvTranspose2d | None:
@@ -63,11 +115,21 @@ class Network(Declared, nn.Module, ABC):
             bias.copy_(h.reshape(bias.numel(), -1).mean(1))
 
     @torch.no_grad()
-    def set_output_spread(self, target: float, x: Tensor) -> None:
-        """Scale the last layer's weights so that the outputs for `x`, `(n, *in_shape)`, vary by `target` on average."""
+    def set_output_spread(self, target: float, x: Tensor, c: Tensor | None = None) -> None:
+        """Scale the last layer's weights so that the outputs for `x`, `(n, *in_shape)`, vary by `target` on average.
+
+        `c`, `(n, context)`, is what a conditional network reads beside them.
+        """
         if self.output_layer is not None:
-            spread = self(x).std(0).mean()
-            self.output_layer.weight.mul_(target / spread.clamp_min(1e-12))
+            factor = target / self(x, *([] if c is None else [c])).std(0).mean().clamp_min(1e-12)
+            self.output_layer.weight.mul_(factor)
+            if self.of_context is not None and self.output_layer is self.first_layer:
+                self.of_context.weight.mul_(factor)
+
+    @property
+    def first_layer(self) -> nn.Module | None:
+        """The layer that reads the input, to whose outputs `of_context` is added."""
+        return None
 
 
 def activation_layer(name: str) -> nn.Module:
@@ -143,9 +205,14 @@ class Standardised(nn.Module):
         self.register_buffer("shift", torch.zeros(shape))
         self.register_buffer("spread", torch.ones(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., *in_shape) -> (..., *out_shape)`."""
-        return self.body(self.standardise(x))
+    @property
+    def context(self) -> int:
+        """How many numbers of a condition the body reads."""
+        return context_of(self.body)
+
+    def forward(self, x: Tensor, *c: Tensor) -> Tensor:
+        """`(..., *in_shape) -> (..., *out_shape)`; a condition goes to the body."""
+        return self.body(self.standardise(x), *c)
 
     def standardise(self, x: Tensor) -> Tensor:
         """`(x - shift) / spread`."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.foundation.checks import Count, Layers
+from pyro_vae.foundation.checks import Count, Layers, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.networks.base import (
     Activation,
@@ -75,10 +75,20 @@ class _Convolutional(Network):
         self.layers = nn.Sequential(*body)
         self.in_shape = tuple(in_shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch = x.shape[: x.dim() - len(self.in_shape)]
-        h = self.layers(x.reshape(-1, *self._image))
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        batch, c = x.shape[: x.dim() - len(self.in_shape)], self.checked_context(c)
+        first, *others = self.layers
+        h = first(x.reshape(-1, *self._image))
+        if self.of_context is not None and c is not None:
+            added = self.of_context(c).expand(*batch, -1).reshape(len(h), -1)
+            h = h + added.reshape(*added.shape, *[1] * (h.dim() - 2))
+        for layer in others:
+            h = layer(h)
         return h.reshape(*batch, *self.out_shape)
+
+    @property
+    def first_layer(self) -> nn.Linear | nn.Conv2d:
+        return self.layers[0]  # type: ignore[return-value]
 
     @property
     def output_layer(self) -> nn.ConvTranspose2d | None:
@@ -97,6 +107,7 @@ class ConvNet(_Convolutional):
         out_shape: `None` for an encoder; for a decoder `(channels, H, W)` or `(channels, C, H, W)`.
         channels: convolution channels from the data to the latent.
         activation: one of `networks.ACTIVATIONS`.
+        context: as in `Network`.
 
     Raises:
         InputError: when the data are not images, or an argument is out of range.
@@ -112,10 +123,12 @@ class ConvNet(_Convolutional):
         *,
         channels: tuple[Count, ...] = (16, 32),
         activation: Activation = "relu",
+        context: Whole = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, channels, lambda _: [activation_layer(activation)])
         for layer in self.layers:
             draw_weights(layer, activation)
+        self.read_context(context, self.first_layer)
 
 
 class GatedConv(_Convolutional):
@@ -128,6 +141,7 @@ class GatedConv(_Convolutional):
         in_shape: `(H, W)`, `(C, H, W)`, or `(latent_dim,)` for a decoder.
         out_shape: `None` for an encoder; for a decoder `(channels, H, W)` or `(channels, C, H, W)`.
         channels: convolution channels from the data to the latent, counted after the gates.
+        context: as in `Network`.
 
     Raises:
         InputError: when the data are not images, or a number of channels is below 1.
@@ -145,11 +159,13 @@ class GatedConv(_Convolutional):
         out_shape: Shape | None = None,
         *,
         channels: tuple[Count, ...] = (32, 64),
+        context: Whole = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, channels, lambda _: [nn.GLU(1)], widen=2)
         for layer in self.layers:
             gains = (1.0,) if layer is self.output_layer else (gain(torch.sigmoid), 1.0)
             keep_variance(layer, *gains)
+        self.read_context(context, self.first_layer)
 
 
 class _Block(nn.Module):
@@ -180,6 +196,7 @@ class ResNet(_Convolutional):
         channels: channels of each level from the data to the latent.
         blocks: residual blocks at each level.
         activation: one of `networks.ACTIVATIONS`. With `"relu"` the decoder was seen to ignore z for many epochs.
+        context: as in `Network`.
 
     Raises:
         InputError: when the data are not images, or an argument is out of range.
@@ -200,6 +217,7 @@ class ResNet(_Convolutional):
         channels: tuple[Count, ...] = (16, 32),
         blocks: Layers = 1,
         activation: Activation = "elu",
+        context: Whole = 0,
     ) -> None:
         scale = 1 / math.sqrt(blocks * max(1, len(channels)))
 
@@ -212,3 +230,4 @@ class ResNet(_Convolutional):
         super().__init__(in_shape, out_shape, channels, follow)
         for layer in self.layers:
             keep_variance(layer, gain(activation_layer(activation)))
+        self.read_context(context, self.first_layer)

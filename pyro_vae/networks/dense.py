@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.engine.affine import Affine
-from pyro_vae.foundation.checks import Count, check, share
+from pyro_vae.foundation.checks import Count, Whole, check, share
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.networks.base import (
     Activation,
@@ -44,6 +44,7 @@ class _Dense(Network):
         dropout: Dropout = 0.0,
         nonlinearity: Callable[[], nn.Module] = nn.Identity,
         widen: int = 1,
+        context: Whole = 0,
     ) -> None:
         super().__init__()
         if isinstance(dropout, tuple | list):
@@ -60,7 +61,8 @@ class _Dense(Network):
             layers.append(Affine(widths[-1], math.prod(out_shape)))
         self.layers = nn.Sequential(*layers)
         self.in_shape = tuple(in_shape)
-        self.out_shape = (widths[-1],) if out_shape is None else tuple(out_shape)
+        width = widths[-1] if layers else widths[-1] + context
+        self.out_shape = (width,) if out_shape is None else tuple(out_shape)
 
     @classmethod
     def encoder(cls, shape: Shape, **arguments: Any) -> Self:
@@ -73,9 +75,22 @@ class _Dense(Network):
             arguments["hidden"] = hidden[::-1]
         return super().decoder(latent_dim, shape, **_share(arguments, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.layers(x.flatten(x.dim() - len(self.in_shape)))  # (..., prod(out_shape))
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        h, c = x.flatten(x.dim() - len(self.in_shape)), self.checked_context(c)
+        if c is None:
+            h = self.layers(h)  # (..., prod(out_shape))
+        elif self.of_context is None:
+            h = torch.cat([h, c.expand(*h.shape[:-1], -1)], -1)
+        else:
+            first, *others = self.layers
+            h = first(h) + self.of_context(c)
+            for layer in others:
+                h = layer(h)
         return h.unflatten(-1, self.out_shape)
+
+    @property
+    def first_layer(self) -> nn.Linear | None:
+        return self.layers[0] if len(self.layers) else None  # type: ignore[return-value]
 
     @property
     def output_layer(self) -> nn.Linear | None:
@@ -100,6 +115,7 @@ class Linear(_Dense):
     Args:
         in_shape: shape of one input; it is flattened.
         out_shape: shape of one output, or `None` for the flattened input itself.
+        context: as in `Network`.
 
     Source: Tipping & Bishop 1999, Probabilistic Principal Component Analysis.
 
@@ -107,10 +123,13 @@ class Linear(_Dense):
     ((784,), (1, 28, 28))
     """
 
-    def __init__(self, in_shape: Shape, out_shape: Shape | None = None) -> None:
-        super().__init__(in_shape, out_shape)
+    def __init__(
+        self, in_shape: Shape, out_shape: Shape | None = None, *, context: Whole = 0
+    ) -> None:
+        super().__init__(in_shape, out_shape, context=context)
         for layer in self.layers:
             keep_variance(layer, 1.0)
+        self.read_context(context, self.first_layer)
 
 
 class MLP(_Dense):
@@ -124,6 +143,7 @@ class MLP(_Dense):
         activation: one of `networks.ACTIVATIONS`.
         dropout: probability of dropping a hidden unit while training; of `encoder` and `decoder` also a pair with one
             for each.
+        context: as in `Network`.
 
     Raises:
         InputError: for an unknown activation, a width below 1, or a dropout outside [0, 1).
@@ -140,6 +160,7 @@ class MLP(_Dense):
         hidden: tuple[Count, ...] = (200, 200),
         activation: Activation = "relu",
         dropout: Dropout = 0.0,
+        context: Whole = 0,
     ) -> None:
         super().__init__(
             in_shape,
@@ -147,9 +168,11 @@ class MLP(_Dense):
             hidden=hidden,
             dropout=dropout,
             nonlinearity=lambda: activation_layer(activation),
+            context=context,
         )
         for layer in self.layers:
             draw_weights(layer, activation)
+        self.read_context(context, self.first_layer)
 
 
 class GatedMLP(_Dense):
@@ -165,6 +188,7 @@ class GatedMLP(_Dense):
         hidden: widths of the hidden layers from the data to the latent (a decoder uses them in reverse).
         dropout: probability of dropping a hidden unit while training; of `encoder` and `decoder` also a pair with one
             for each.
+        context: as in `Network`.
 
     Raises:
         InputError: for a width below 1 or a dropout outside [0, 1).
@@ -183,10 +207,18 @@ class GatedMLP(_Dense):
         *,
         hidden: tuple[Count, ...] = (300, 300),
         dropout: Dropout = 0.0,
+        context: Whole = 0,
     ) -> None:
         super().__init__(
-            in_shape, out_shape, hidden=hidden, dropout=dropout, nonlinearity=nn.GLU, widen=2
+            in_shape,
+            out_shape,
+            hidden=hidden,
+            dropout=dropout,
+            nonlinearity=nn.GLU,
+            widen=2,
+            context=context,
         )
         for layer in self.layers:
             gains = (1.0,) if layer is self.output_layer else (gain(torch.sigmoid), 1.0)
             keep_variance(layer, *gains)
+        self.read_context(context, self.first_layer)

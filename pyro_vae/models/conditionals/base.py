@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
-from pyro_vae.foundation.abstract import movable
+from pyro_vae.foundation.abstract import context_of, movable
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.program import Factor, Program
@@ -38,7 +38,8 @@ class Guide(Declared, Program):
     the parameters of a distribution, and return it from `posterior`. `MeanField` is the simplest example.
 
     Args:
-        encoder: any module, `(..., *shape) -> (..., features)`.
+        encoder: any module, `(..., *shape) -> (..., features)`; one with an attribute `context`, the length of a
+            condition, is called with `(x, c)`.
         latent_dim: the length of `z`.
         features: the encoder's output width, needed only for an encoder that has no `out_shape`.
     """
@@ -64,12 +65,20 @@ class Guide(Declared, Program):
     def posterior(self, h: Tensor) -> Distribution:
         """`(..., features)` -> `q(z|x)` of batch shape `(...)`, event shape `(latent_dim,)`."""
 
-    def given(self, x: Tensor) -> Distribution:
-        """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
-        return self.family(movable("z", lambda: self.parameters_given(x)))
+    @property
+    def context(self) -> int:
+        """How many numbers of a condition c the encoder reads beside x; 0 for `q(z|x)`."""
+        return context_of(self.encoder)
+
+    def given(self, x: Tensor, *c: Tensor) -> Distribution:
+        """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`.
+
+        With a `context` it is `q(z|x,c)`, c `(batch, context)`.
+        """
+        return self.family(movable("z", lambda: self.parameters_given(x, *c)))
 
     def factors(self) -> Sequence[Factor]:
-        return [Factor("z", ("x",), self.given)]
+        return [Factor("z", ("x", "c") if self.context else ("x",), self.given)]
 
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.
@@ -86,9 +95,9 @@ class Guide(Declared, Program):
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""
         return h
 
-    def parameters_given(self, x: Tensor) -> Tensor:
-        """`(batch, *shape) -> (batch, P)`: the variational parameters of `q(z|x)`."""
-        return self.variational_parameters(self.encoder(x))
+    def parameters_given(self, x: Tensor, *c: Tensor) -> Tensor:
+        """`(batch, *shape) -> (batch, P)`: the variational parameters of `q(z|x)`, or of `q(z|x,c)`."""
+        return self.variational_parameters(self.encoder(x, *c))
 
     def family(self, parameters: Tensor) -> Distribution:
         """`(..., P)` -> the member of the family with these `variational_parameters`."""

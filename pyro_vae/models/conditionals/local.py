@@ -1,6 +1,6 @@
 """Guides that look at the model: variational parameters fitted to each datum by gradient steps on its ELBO."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions import DiagonalNormal
 from pyro_vae.distributions.stopped import stopped
-from pyro_vae.foundation.abstract import AbstractProgram
+from pyro_vae.foundation.abstract import AbstractProgram, context_of
 from pyro_vae.foundation.checks import Count, Positive, Steps
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.conditionals.base import Guide
@@ -26,8 +26,18 @@ class _Refined(Guide):
         object.__setattr__(self, "_model", model)
         super().connect(model)
 
+    @property
+    def context(self) -> int:
+        """How many numbers of a condition the model reads, or the encoder."""
+        return max(context_of(getattr(self, "_model", None)), context_of(self.encoder))
+
     def _gradient(
-        self, x: Tensor, parameters: Tensor, family: Callable[[Tensor], Any], *, twice: bool
+        self,
+        data: Mapping[str, Tensor],
+        parameters: Tensor,
+        family: Callable[[Tensor], Any],
+        *,
+        twice: bool,
     ) -> Tensor:
         """The gradient of every datum's one-draw ELBO in its own `parameters`, `(batch, P)`.
 
@@ -39,7 +49,7 @@ class _Refined(Guide):
             raise InputError(f"{type(self).__name__} looks at the model: put both into a VAE first")
         q = family(parameters)
         z = q.rsample()
-        bound = model.log_prob({"x": x, "z": z}) - (q if self.amortised else stopped(q)).log_prob(z)
+        bound = model.log_prob({**data, "z": z}) - (q if self.amortised else stopped(q)).log_prob(z)
         return torch.autograd.grad(bound.sum(), parameters, create_graph=twice)[0]
 
 
@@ -85,13 +95,14 @@ class Local(_Refined):
     def family(self, parameters: Tensor) -> Distribution:
         return DiagonalNormal(*parameters.chunk(2, -1))
 
-    def parameters_given(self, x: Tensor) -> Tensor:
+    def parameters_given(self, x: Tensor, *c: Tensor) -> Tensor:
+        data = dict(zip("xc", (x, *c), strict=False))
         start = self.start.expand(len(x), -1)
         with torch.enable_grad():
             at = start.detach().clone().requires_grad_()
             first, second = torch.zeros_like(at), torch.zeros_like(at)
             for i in range(1, self.steps + 1):  # Adam
-                g = self._gradient(x, at, self.family, twice=False)
+                g = self._gradient(data, at, self.family, twice=False)
                 first, second = 0.9 * first + 0.1 * g, 0.99 * second + 0.01 * g * g
                 move = first / (1 - 0.9**i) / ((second / (1 - 0.99**i)).sqrt() + 1e-8)
                 at = (at + self.rate * (1 - (i - 1) / self.steps) * move).detach().requires_grad_()
@@ -168,13 +179,13 @@ class SemiAmortized(_Refined):
     def family(self, parameters: Tensor) -> Distribution:
         return self.start.family(parameters)
 
-    def parameters_given(self, x: Tensor) -> Tensor:
-        train = torch.is_grad_enabled()
-        at = self.start.variational_parameters(self.start.encoder(x))
+    def parameters_given(self, x: Tensor, *c: Tensor) -> Tensor:
+        train, data = torch.is_grad_enabled(), dict(zip("xc", (x, *c), strict=False))
+        at = self.start.parameters_given(x, *(c if self.start.context else ()))
         with torch.enable_grad():
             for _ in range(self.steps):
                 at = at if train else at.detach().requires_grad_()
-                g = self._gradient(x, at, self.start.family, twice=train)
+                g = self._gradient(data, at, self.start.family, twice=train)
                 length = g.norm(dim=-1, keepdim=True)
                 at = at + self.log_rate.exp() * g * (5 / (length + 1e-12)).clamp_max(1)
         return at if train else at.detach()
