@@ -101,6 +101,7 @@ from pyro_vae.models.likelihoods import (
     Bernoulli as Bernoulli,
     Beta as Beta,
     Categorical as Categorical,
+    Columns as Columns,
     ContinuousBernoulli as ContinuousBernoulli,
     DiscretizedLogistic as DiscretizedLogistic,
     DiscretizedLogisticMixture as DiscretizedLogisticMixture,

@@ -107,4 +107,6 @@ def _member(axis: str, part: Any) -> str:
 
 def _spelling(value: Any) -> str:
     """A value as the command line has it; a class is a member."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k!r}: {_spelling(v)}' for k, v in value.items())}}}"
     return f"{value.__name__}()" if isinstance(value, type) else repr(value)

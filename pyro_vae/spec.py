@@ -42,7 +42,7 @@ AXES: dict[str, tuple[type, type, int]] = {
 # All families whose members are written in the grammar; a question is asked of a run and is no part of it.
 FAMILIES = {**AXES, "ask": (Question, Question, 0)}
 
-LONGEST = 10_000  # characters of a member with its arguments
+LONGEST = 100_000  # characters of a member with its arguments
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,7 +154,13 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
 
 
 def _value(name: str, node: ast.expr) -> Any:
-    """A literal; or a member, where the argument has the name of an axis (a text holds one's own import path)."""
+    """A literal; or a member, where the argument has the name of an axis (a text holds one's own import path).
+
+    The argument `columns` is a dict of likelihoods.
+    """
+    if name == "columns" and isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {ast.literal_eval(key): _value("likelihood", value) for key, value in pairs}  # type: ignore[arg-type]
     if name not in AXES:
         return ast.literal_eval(node)
     text = (

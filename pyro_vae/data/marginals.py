@@ -6,7 +6,7 @@ kept above half a step cannot, since the density at the points of the lattice, t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -54,8 +54,14 @@ class Column(NamedTuple):
     blurred: str = ""
 
 
-def column(values: np.ndarray) -> Column:
-    """What one column is, from its values `(N,)` in the type that they are stored as."""
+MASS = Column("mass", 0.0, 0.0, 0.0, 0)  # of which nothing needs to be known
+
+
+def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
+    """What one column is, from its values `(N,)` in the type that they are stored as.
+
+    With `whole_too` whole numbers may be rounded measurements, where their step is small enough for a density.
+    """
     different, counts = np.unique(values, return_counts=True)
     centre = different[np.searchsorted(counts.cumsum(), (len(values) + 1) // 2)]
     if len(different) == 1:
@@ -91,6 +97,7 @@ def column(values: np.ndarray) -> Column:
         return Column("few", step=0.0, **about)
     if deviation < FINE * step:
         whole = step == round(step) and bool((different == np.round(different)).all())
+        whole = whole and not whole_too
         coarse = "whole" if whole else "coarse" if deviation < COARSE * step else "rounded"
         return Column(coarse, step=step, **about)
 
@@ -122,19 +129,30 @@ class Columns:
     Args:
         sample: some of the data, `(N, *shape)`, as they are stored.
         names: of the columns, where they have some.
+        dense: the elements that are given a density, where others are given a mass; `None`: all of them.
     """
 
-    def __init__(self, sample: np.ndarray, names: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        sample: np.ndarray,
+        names: Sequence[str] | None,
+        dense: Collection[int] | None = None,
+    ) -> None:
         self.shape = sample.shape[1:]
-        if len(self.shape) == 1:
-            columns = list(sample.T)
+        if len(self.shape) == 1 or dense is not None:
+            columns = list(sample.reshape(len(sample), -1).T)
         else:  # one channel after the other, or all as one
             channels = self.shape[0] if len(self.shape) == 3 and self.shape[0] <= 4 else 1
             pixels = sample.reshape(len(sample), channels, -1)
             columns = [
                 p[:: -(-p.size // POOLED)] for p in (pixels[:, c].ravel() for c in range(channels))
             ]
-        self.parts = [column(np.ascontiguousarray(values)) for values in columns]
+        self.parts = [
+            column(np.ascontiguousarray(values), whole_too=dense is not None)
+            if dense is None or i in dense
+            else MASS
+            for i, values in enumerate(columns)
+        ]
         self.named = names is not None
         self.names = list(names) if names else [str(i) for i in range(len(columns))]
 

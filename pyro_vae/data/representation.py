@@ -21,6 +21,7 @@ class Representation(Enum):
     POSITIVE = "positive reals"
     COUNTS = "counts (0, 1, 2, ...)"
     LEVELS = "grey levels (whole numbers from 0 to a fixed maximum)"
+    MIXED = "columns of mixed kinds, each with a likelihood of its own"
 
     @classmethod
     def of(cls, x: Tensor) -> "Representation":
@@ -54,7 +55,7 @@ class Representation(Enum):
                 return bool(((x == 0) | (x == 1)).all())
             case Representation.UNIT:
                 return bool(((x >= 0) & (x <= 1)).all())
-            case Representation.REAL:
+            case Representation.REAL | Representation.MIXED:
                 return bool(x.isfinite().all())
             case Representation.POSITIVE:
                 return bool(((x > 0) & x.isfinite()).all())
@@ -77,6 +78,7 @@ class Representation(Enum):
             },
             Representation.COUNTS: whole,
             Representation.LEVELS: whole,
+            Representation.MIXED: set(Representation),
         }
         return other in wider.get(self, {self})
 

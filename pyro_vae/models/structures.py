@@ -52,7 +52,7 @@ class Vae(Structure):
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         likelihood = parts.likelihood(shape)
-        encoder = parts.encoder(shape)
+        encoder = parts.encoder(likelihood.seen_shape)
         decoder = parts.decoder(latent_dim, likelihood.output_shape)
         guide = parts.guide(encoder, latent_dim)
         return VAE(parts.prior(latent_dim), decoder, likelihood, guide)

@@ -25,12 +25,10 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood, units
-from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import Batch, Factor, Program, named
 from pyro_vae.networks import Network, Standardised
 
-DENSE = (Representation.REAL, Representation.POSITIVE, Representation.UNIT)
 STARTING = 256  # draws by which a start is made
 FEWEST = 20  # data that tell whether values repeat
 
@@ -213,6 +211,8 @@ class VAE(AbstractProgram):
     ) -> Tensor:
         """`n` draws from `p(x)`, shape `(n, *shape)`; with `mean=True` the mean of `p(x|z)` at `n` draws of `z`.
 
+        Of a category the most probable stands for the mean, as in `reconstruct`.
+
         Args:
             n: how many.
             c: of a conditional pair the condition, one for all draws or one for each: draws from `p(x|c)`.
@@ -227,7 +227,7 @@ class VAE(AbstractProgram):
         z = self.draw_prior(n, *given)
         for rows in torch.arange(n).split(DECODED):
             p = self.decode(z[rows], *(some[rows] for some in given))
-            parts.append(p.mean if mean else p.sample())
+            parts.append(self.model.likelihood.typical(p) if mean else p.sample())
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def draw_prior(self, n: int, *c: Tensor) -> Tensor:
@@ -246,7 +246,8 @@ class VAE(AbstractProgram):
             to: another condition to decode with: x as it would be under it (style transfer).
         """
         data = self._data(x, c)
-        return self.decode(self.guide(data), data.get("c") if to is None else to).mean
+        p = self.decode(self.guide(data), data.get("c") if to is None else to)
+        return self.model.likelihood.typical(p)
 
     @checked
     @torch.no_grad()
@@ -283,12 +284,16 @@ class VAE(AbstractProgram):
         mean, std = moments(x)
         n, wanted = len(x), self.model.prior.examples
         real = Representation.of(x[: min(n, SAMPLE)]) is Representation.REAL
+        looked_at = self.model.likelihood.examples
+        some = x[evenly(looked_at, n)] if looked_at else None
         if new_guide:
-            self._start_guide(mean, std, standardise=real)
+            self._start_guide(mean, std, standardise=real, some=some)
         if new_model:
             examples = data[evenly(wanted, n)] if wanted else None
             few = None if c is None else c[evenly(STARTING, n)]
-            self._start_model(mean, std, standardise=real, examples=examples, contexts=few)
+            self._start_model(
+                mean, std, standardise=real, examples=examples, contexts=few, some=some
+            )
 
     def _bound(self, x: Any) -> None:
         """Keep the scale of a density above half a step of rounded columns; warn where it can grow without end."""
@@ -296,12 +301,12 @@ class VAE(AbstractProgram):
         from pyro_vae.data.units import each
 
         likelihood = self.model.likelihood
-        continuous = likelihood.support in DENSE
-        if not continuous or not isinstance(x, Tensor) or len(x) < FEWEST:
+        dense = likelihood.dense
+        if dense == [] or not isinstance(x, Tensor) or len(x) < FEWEST:
             return
-        few = x[torch.arange(min(len(x), ROWS)) * len(x) // min(len(x), ROWS)]
-        columns = Columns(few.cpu().numpy(), None)
-        if isinstance(likelihood, LocationScale) and any(columns.floors):
+        few = x[evenly(ROWS, len(x))]
+        columns = Columns(few.cpu().numpy(), None, dense)
+        if any(columns.floors):
             likelihood.keep_above(each(columns.floors, x[0], x.dtype).expand(x[0].shape))
         if doubt := columns.doubt():
             warnings.warn(doubt, DataWarning, stacklevel=4)
@@ -315,6 +320,7 @@ class VAE(AbstractProgram):
         standardise: bool = False,
         examples: Batch | None = None,
         contexts: Tensor | None = None,
+        some: Tensor | None = None,
     ) -> None:
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
 
@@ -322,14 +328,26 @@ class VAE(AbstractProgram):
         `Standardised` encoder: one for all elements, or with `standardise`, for elements on scales of their own, one
         for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is. A
         `VampPrior` takes `examples`, `(n, *shape)`, as its pseudo-inputs; of a conditional pair they are x and c, which
-        also wants some `contexts` of the data, `(n, context)`, spread evenly over them.
+        also wants some `contexts` of the data, `(n, context)`, spread evenly over them. A likelihood that asks for
+        `examples` of its own, such as `Columns`, looks at `some` of the training data.
         """
-        self._start_guide(mean, std, standardise=standardise)
-        self._start_model(mean, std, standardise=standardise, examples=examples, contexts=contexts)
+        self._start_guide(mean, std, standardise=standardise, some=some)
+        self._start_model(
+            mean, std, standardise=standardise, examples=examples, contexts=contexts, some=some
+        )
 
-    def _start_guide(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
+    def _start_guide(
+        self, mean: Tensor, std: Tensor, *, standardise: bool, some: Tensor | None
+    ) -> None:
         if isinstance(self.guide.encoder, Standardised):
-            shift, spread = units(mean, std, standardise=standardise)
+            view = self.guide.encoder.view
+            if view is not None and some is None:
+                raise InputError(
+                    "columns of mixed kinds start from data: give initialise some=<some of them>"
+                )
+            shift, spread = (
+                units(mean, std, standardise=standardise) if view is None else view.units(some)
+            )
             self.guide.encoder.shift.copy_(shift)
             self.guide.encoder.spread.copy_(spread)
 
@@ -341,8 +359,11 @@ class VAE(AbstractProgram):
         standardise: bool,
         examples: Batch | None,
         contexts: Tensor | None,
+        some: Tensor | None,
     ) -> None:
         likelihood, decoder = self.model.likelihood, self.model.decoder
+        if some is not None:
+            likelihood.meet(some)
         likelihood.initialise(mean, std, standardise=standardise)
         if examples is not None:
             self.model.prior.initialise(*fields_of(examples))

@@ -184,26 +184,32 @@ def keep_variance(layer: nn.Module, *gains: float) -> None:
 
 
 class Standardised(nn.Module):
-    """An encoder body that sees `(x - shift) / spread`: real data of any scale look alike to it.
+    """An encoder body that sees `(v(x) - shift) / spread`: real data of any scale look alike to it.
 
-    `shift` and `spread` are buffers of the shape of one datum, 0 and 1 until `VAE.initialise` sets them from the data.
+    `shift` and `spread` are buffers of the shape of what is seen of one datum, 0 and 1 until `VAE.initialise` sets them
+    from the data.
 
     Args:
-        body: any module, `(..., *shape) -> (..., features)`.
+        body: any module, `(..., *seen) -> (..., features)`.
         shape: of one datum.
         features: the width of what `body` returns.
+        view: what is seen of x, `v`, with its `out_shape`; `None`: x itself.
     """
 
     shift: Tensor
     spread: Tensor
 
-    def __init__(self, body: nn.Module, shape: Shape, features: int) -> None:
+    def __init__(
+        self, body: nn.Module, shape: Shape, features: int, view: Any | None = None
+    ) -> None:
         super().__init__()
         self.body = body
         self.in_shape = shape
         self.out_shape = getattr(body, "out_shape", (features,))
-        self.register_buffer("shift", torch.zeros(shape))
-        self.register_buffer("spread", torch.ones(shape))
+        self.view = view
+        seen = shape if view is None else view.out_shape
+        self.register_buffer("shift", torch.zeros(seen))
+        self.register_buffer("spread", torch.ones(seen))
 
     @property
     def context(self) -> int:
@@ -215,8 +221,9 @@ class Standardised(nn.Module):
         return self.body(self.standardise(x), *c)
 
     def standardise(self, x: Tensor) -> Tensor:
-        """`(x - shift) / spread`."""
-        return (x - self.shift) / self.spread
+        """`(v(x) - shift) / spread`."""
+        seen = x if self.view is None else self.view(x)
+        return (seen - self.shift) / self.spread
 
 
 def features(encoder: nn.Module, given: int | None) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.data.representation import Representation
 from pyro_vae.foundation.abstract import context_of, movable
 from pyro_vae.foundation.checks import Count
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Standardised
@@ -22,6 +23,7 @@ UNSCALED = (
     Representation.POSITIVE,
     Representation.COUNTS,
     Representation.LEVELS,
+    Representation.MIXED,
 )
 
 # Where the logarithm of each scale of q(z|x) starts. Drawn as wide as the prior, the first latents are noise: the
@@ -89,7 +91,14 @@ class Guide(Declared, Program):
         if not self.amortised or isinstance(self.encoder, Standardised):
             return
         if getattr(likelihood, "support", None) in UNSCALED:
-            self.encoder = Standardised(self.encoder, likelihood.shape, self.features)
+            view = likelihood.view
+            read = getattr(self.encoder, "in_shape", None)
+            if view is not None and read is not None and tuple(read) != view.out_shape:
+                raise InputError(
+                    f"the encoder reads data of shape {tuple(read)}, and of these columns it is given "
+                    f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"
+                )
+            self.encoder = Standardised(self.encoder, likelihood.shape, self.features, view)
 
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""

@@ -1,6 +1,7 @@
 """Likelihoods p(x|z), and the representation of data that each accepts."""
 
 from pyro_vae.models.likelihoods.base import Likelihood
+from pyro_vae.models.likelihoods.columns import Columns
 from pyro_vae.models.likelihoods.continuous import (
     Beta,
     ContinuousBernoulli,
@@ -18,6 +19,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",

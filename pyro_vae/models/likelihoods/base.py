@@ -1,6 +1,7 @@
 """What a likelihood is."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.networks import Shape
+from pyro_vae.networks.views import Kind, View
+
+DENSE = (Representation.REAL, Representation.POSITIVE, Representation.UNIT)
 
 
 class Likelihood(Declared, nn.Module, ABC):
@@ -25,7 +29,8 @@ class Likelihood(Declared, nn.Module, ABC):
     # that guesses wildly costs hundreds of nats; the first thing that the decoder then learns is to ignore z, for good.
     output_spread: float | None = 0.1
     examples: int = 0  # training data that `meet` wants to see before the start
-    of_categories: bool = False  # whether its values number categories, in a column of a table
+    # How an encoder sees its values as a column of a table, where the numbers that it takes do not say it.
+    seen_as: Kind | None = None
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -47,6 +52,28 @@ class Likelihood(Declared, nn.Module, ABC):
             raise InputError(
                 f"x holds values that {name} does not accept: it takes {self.support.value}"
             )
+
+    @property
+    def dense(self) -> list[int] | None:
+        """The elements of x that have a density and no mass, by their numbers; `None`: all of them."""
+        return None if self.support in DENSE else []
+
+    @property
+    def view(self) -> View | None:
+        """How an encoder sees x before it is brought to standard units; `None`: as it is."""
+        return None
+
+    @property
+    def seen_shape(self) -> Shape:
+        """What an encoder is given of one datum."""
+        return self.shape if self.view is None else self.view.out_shape
+
+    def typical(self, p: Any) -> Tensor:
+        """One datum that stands for a distribution `p` that `forward` returned: its mean."""
+        return p.mean  # type: ignore[no-any-return]
+
+    def keep_above(self, floor: Tensor) -> None:
+        """Give a density a least scale for each element, in the units of x; what has no scale has none to keep."""
 
     def meet(self, x: Tensor) -> None:
         """Look at some training data, `(n, *shape)`, before the start, for what moments do not tell."""

@@ -34,7 +34,6 @@ class Bernoulli(Likelihood):
     """
 
     support = Representation.BINARY
-    of_categories = True
 
     def forward(self, h: Tensor) -> Distribution:
         logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
@@ -134,7 +133,7 @@ class Categorical(Levels):
     tensor(-2.7726)
     """
 
-    of_categories = True
+    seen_as = "category"
 
     def __init__(self, shape: Shape, *, levels: LevelCount = 256) -> None:
         super().__init__(shape, levels=levels)

@@ -37,7 +37,7 @@ class Ordinal(Levels):
     [-1.3863, -1.3863]
     """
 
-    of_categories = True
+    seen_as = "order"
 
     def __init__(self, shape: Shape, *, levels: LevelCount = 256) -> None:
         super().__init__(shape, levels=levels)
