@@ -82,6 +82,7 @@ def _read(vae: VAE) -> Spec:
     axes: dict[str, Any] = {a: _member(a, parts[a]) for a in ("prior", "likelihood", "guide")}
     if vae.context:
         axes |= {"context": vae.context, "encoder_context": context_of(parts["encoder"]) > 0}
+    axes |= {"missing": True} if parts["likelihood"].missing else {}
     return Spec(tuple(shape), latent_dim, network=_member("network", parts["encoder"]), **axes)
 
 

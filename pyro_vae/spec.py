@@ -231,6 +231,7 @@ def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) ->
 
 
 HINTS = {"shape": tuple[Count, ...], "latent_dim": Count, "context": Whole, "encoder_context": bool}
+HINTS |= {"missing": bool}
 HINTS |= dict.fromkeys(("prior", "network", "likelihood", "guide", "structure"), str)
 
 
@@ -244,6 +245,7 @@ class Spec:
         prior, network, likelihood, guide, structure: members in the grammar of `parse`.
         context: length of the condition c that each factor is given; 0 without one.
         encoder_context: whether the encoder is given it too.
+        missing: whether elements of the data may be missing.
     """
 
     shape: tuple[int, ...]
@@ -255,6 +257,7 @@ class Spec:
     structure: str = "Vae()"
     context: int = 0
     encoder_context: bool = True
+    missing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -294,6 +297,7 @@ def build(spec: Spec) -> VAE:
         decoder=Member(network.name, make.decoder, network.arguments | given),
         likelihood=parse("likelihood", spec.likelihood),
         guide=parse("guide", spec.guide),
+        missing=spec.missing,
     )
     structure: Structure = parse("structure", spec.structure)()
     return structure.build(parts, spec.shape, spec.latent_dim)

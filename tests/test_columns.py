@@ -148,7 +148,7 @@ def test_an_encoder_sees_each_kind_in_its_way():
     seen = [[2, 0, 0, 1, 0, 0, 1, 1, 1, 0], [4, 0, 0, 0, 1, 0, 0, 1, 1, 1]]
     assert view(x).tolist() == seen
     assert view(x[None]).shape == (1, 2, 10)
-    shift, spread = view.units(x)
+    shift, spread, _ = view.units(x)
     assert shift.tolist() == [3, *[0] * 9]
     assert spread.tolist() == [1.0] * 10  # what never varies counts in 1
 

@@ -62,16 +62,22 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(compiled, "compile_graph", interpreted)
 
 
-def three_steps(axis, member, **options):
-    """Loss, sites and gradients of three steps, and the state of the random numbers after them."""
+def three_steps(axis, member, *, missing=False, **options):
+    """Loss, sites and gradients of three steps, and the state of the random numbers after them.
+
+    With `missing`, half of the values of all but one element are.
+    """
     torch.manual_seed(0)
     choice = {**PLAIN, "objective": "ELBO", axis: SHORTER.get(member, member)}
     objective = parse("objective", choice.pop("objective"))()
-    vae = build(Spec(SHAPE, D, **choice)).double()
+    vae = build(Spec(SHAPE, D, missing=missing, **choice)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
-    vae.initialise(
-        x.mean(0), x.std(0), examples=x.repeat(100, 1, 1) if member == "VampPrior" else None
-    )
+    mean, std = x.mean(0), x.std(0)
+    if missing:
+        hidden = torch.rand(x.shape) < 0.5
+        hidden[:, 0, 0] = False
+        x[hidden] = torch.nan
+    vae.initialise(mean, std, examples=x.repeat(100, 1, 1) if member == "VampPrior" else None)
     svi = SVI(
         vae.model,
         vae.guide,
@@ -98,6 +104,14 @@ def test_every_member_becomes_a_graph(axis, member, no_compiler):
         three_steps(axis, member, compile=True), three_steps(axis, member), strict=True
     ):
         torch.testing.assert_close(graph, eager, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("member", variants(AXES["likelihood"][0]))
+def test_every_likelihood_becomes_a_graph_where_values_are_missing(member, no_compiler):
+    options = {"axis": "likelihood", "member": member, "missing": True}
+    graphs, eager = three_steps(**options, compile=True), three_steps(**options)
+    for graph, other in zip(graphs, eager, strict=True):
+        torch.testing.assert_close(graph, other, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.data.fields import cut
-from pyro_vae.data.inputs import fields_of
+from pyro_vae.data.inputs import fields_of, moments
 from pyro_vae.foundation.source import summaries
 from pyro_vae.spec import AXES, parse, problem
 
@@ -335,6 +335,7 @@ def test_what_makes_no_sense_is_refused_before_training(prior):
 
 CHOICES = {axis: list(variants(family)) for axis, (family, _, _) in AXES.items()}
 CHOICES["condition"] = list(CONDITIONS)
+CHOICES["missing"] = ["whole", "missing"]
 PLAIN = {"prior": "StandardNormal", "guide": "MeanField", "objective": "ELBO"}
 PLAIN["condition"] = "conditional"
 
@@ -386,8 +387,12 @@ def built(names):
     """The pair of a combination, data for it, and what else the combination names."""
     choice = dict(zip(CHOICES, names, strict=True))
     objective, condition = choice.pop("objective"), CONDITIONS[choice.pop("condition")]
-    vae = build(Spec(SHAPE, D, **choice, **condition)).double()
+    missing = choice.pop("missing") == "missing"
+    vae = build(Spec(SHAPE, D, missing=missing, **choice, **condition)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
+    if missing:  # some elements of each datum, and all of one
+        x = x.masked_fill(torch.rand(x.shape) < 0.3, torch.nan)
+        x[3] = torch.nan
     if not vae.context:
         return vae, x, choice["prior"], objective
     return vae, {"x": x, "c": torch.randn(8, vae.context).double()}, choice["prior"], objective
@@ -400,8 +405,8 @@ def test_every_combination_trains_every_parameter(names):
     index = torch.arange(800) % 8
     examples = cut(data, index, 8) if prior == "VampPrior" else None
     # At a median the signs that Laplace adds up would cancel.
-    off_centre = x.mean(0) + 0.2 * x.std(0)
-    vae.initialise(off_centre, x.std(0), examples=examples, contexts=c)
+    mean, std = moments(x)
+    vae.initialise(mean + 0.2 * std, std, examples=examples, contexts=c)
     loss = parse("objective", objective)()
     svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-6), loss, reduction="mean")
     loss.prepare(8, 20)

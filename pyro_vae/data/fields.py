@@ -283,15 +283,33 @@ def _has_rows(part: Any) -> bool:
 
 @torch.no_grad()
 def mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each element over all data in some batches, in float64.
+    """Mean and standard deviation of each element over all data in some batches that have it, in float64.
 
     Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance.
     """
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    count: Any = 0  # one for all elements, or where some are nan one for each
+    mean, squares = torch.zeros(()), torch.zeros(())
     for batch in batches:
         x = batch.double()
-        n, centre = len(x), x.mean(0)
+        n, centre, deviations = _about_centre(x)
         shift, total = centre - mean, count + n
-        squares = squares + (x - centre).square().sum(0) + shift.square() * (count * n / total)
-        mean, count = mean + shift * (n / total), total
-    return mean, (squares / count).sqrt()
+        least = _positive(total)
+        squares = squares + deviations.square().sum(0) + shift.square() * (count * n / least)
+        mean, count = mean + shift * (n / least), total
+    return mean, (squares / _positive(count)).sqrt()
+
+
+def _about_centre(x: Tensor) -> tuple[Any, Tensor, Tensor]:
+    """How many data have each element, its mean over these, and how far each datum is from it: 0 where it is nan."""
+    seen = ~x.isnan()
+    if seen.all():
+        centre = x.mean(0)
+        return len(x), centre, x - centre
+    n = seen.sum(0).double()
+    centre = x.where(seen, 0.0).sum(0) / _positive(n)
+    return n, centre, (x - centre).where(seen, 0.0)
+
+
+def _positive(n: Any) -> Any:
+    """Numbers to divide by: 1 in place of 0."""
+    return n.clamp_min(1) if isinstance(n, Tensor) else max(n, 1)

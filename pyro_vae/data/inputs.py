@@ -30,7 +30,8 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     A tensor that fits is returned as it is.
 
     A VAE takes one tensor: of items such as image and label, the first counts. A conditional one takes the fields x and
-    c, as a dict or as `Data`. Another pair is called with what is given: a tuple or a dict of tensors with N rows each,
+    c, as a dict or as `Data`. An element that is nan was not seen, and is taken where the model says `missing`. Another
+    pair is called with what is given: a tuple or a dict of tensors with N rows each,
     and the items of a data set as such a tuple or dict.
 
     Args:
@@ -68,7 +69,7 @@ def _unconditional(model: Any, x: Any, name: str, values: bool) -> Any:
     if isinstance(x, Dataset):
         _not_empty(x, name)
         return Items(x, model, name)
-    tensor = _as_tensor(x, name)
+    tensor = _as_tensor(x, name, missing=may_miss(likelihood))
     if tensor is None:  # something else that an index takes batches from
         _check_some(likelihood, x, name)
         return x
@@ -89,6 +90,11 @@ def _conditional(model: Any, x: Any, name: str, values: bool) -> Data:
     if not parts_of(x):  # what only an index takes batches from
         x = Selected(x, torch.arange(len(x)))
     return Data({"x": x, "c": c}, name)
+
+
+def may_miss(likelihood: Any) -> bool:
+    """Whether elements of the data of a likelihood may be nan, which were not seen."""
+    return bool(getattr(likelihood, "missing", False))
 
 
 def as_condition(model: Any, c: Any) -> Tensor:
@@ -381,12 +387,12 @@ def _array_like(x: Any, name: str) -> Any:
     return x.tensors[0] if isinstance(x, TensorDataset) else x
 
 
-def _as_tensor(x: Any, name: str) -> Tensor | None:
+def _as_tensor(x: Any, name: str, *, missing: bool = False) -> Tensor | None:
     """A tensor with the values of an array, a table or nested lists; `None` for anything else."""
     if isinstance(x, Tensor):
         return x.to_dense() if x.layout is not torch.strided else x
     if hasattr(x, "columns") and hasattr(x, "to_numpy"):  # a table
-        _check_columns(x, name)
+        _check_columns(x, name, missing=missing)
         x = x.to_numpy()
     elif hasattr(x, "toarray"):  # a sparse matrix
         x = x.toarray()
@@ -433,8 +439,8 @@ def _numpy(x: Any, name: str) -> np.ndarray:
     return array
 
 
-def _check_columns(table: Any, name: str) -> None:
-    """Raise `InputError` for the first column of a table that holds no numbers, or lacks some."""
+def _check_columns(table: Any, name: str, *, missing: bool) -> None:
+    """Raise `InputError` for the first column of a table that holds no numbers, or lacks some where none may miss."""
     for column in table.columns:
         values = np.asarray(table[column])
         if values.dtype.kind not in "biuf":
@@ -442,8 +448,11 @@ def _check_columns(table: Any, name: str) -> None:
                 f"column {column!r} of {name} holds {values.dtype} and not numbers; "
                 f"leave it out: {name}.drop(columns={column!r})"
             )
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            row = int((~np.isfinite(values)).argmax())
+        wrong = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(0, bool)
+        if missing and values.dtype.kind == "f":
+            wrong &= ~np.isnan(values)
+        if wrong.any():
+            row = int(wrong.argmax())
             raise InputError(
                 f"column {column!r} of {name} holds a value that is missing or infinite "
                 f"in row {row} (counted from 0)"
@@ -516,15 +525,23 @@ def _check_values(x: Tensor, result: Tensor, likelihood: Any, name: str) -> None
         seen = result[start : start + rows]
         stored = x[start : start + rows].to(seen.device)
         if stored.is_floating_point():
-            bad = ~(stored.isfinite() & seen.isfinite()).reshape(len(stored), -1).all(1)
+            good = stored.isfinite() & seen.isfinite()
+            if may_miss(likelihood):
+                good |= stored.isnan()
+            bad = ~good.reshape(len(stored), -1).all(1)
         else:
             bad = (seen.to(stored.dtype) != stored).reshape(len(stored), -1).any(1)
         if bad.any():
             row = start + int(bad.nonzero()[0])
             kind = str(result.dtype).removeprefix("torch.")
+            datum = f"in datum {row} (counted from 0)"
+            if x[row].isnan().any() and not may_miss(likelihood):
+                raise InputError(
+                    f"{name} holds a value that is missing {datum}: a pair that is made with missing=True, "
+                    "VAE(..., missing=True), takes nan for what was not seen"
+                )
             raise InputError(
-                f"{name} holds a value that is missing, infinite or beyond {kind} "
-                f"in datum {row} (counted from 0)"
+                f"{name} holds a value that is missing, infinite or beyond {kind} {datum}"
             )
         _accepted(likelihood, seen, start, name)
     if x.is_floating_point() and result.dtype is not torch.float64:
@@ -536,6 +553,7 @@ def _accepted(likelihood: Any, x: Tensor, start: int, name: str) -> None:
     check = getattr(likelihood, "check", None)
     if check is None:
         return
+    x = likelihood.filled(x) if may_miss(likelihood) else x
     try:
         check(x)
     except InputError as error:
@@ -556,7 +574,7 @@ def _check_rounding(x: Tensor, dtype: torch.dtype, name: str) -> None:
     coarse = (torch.finfo(dtype).eps * mean.abs() > FINE * std) & (std > 0)
     if not coarse.any():
         return
-    exact = ((x == x.round()) & (x.abs() <= 2 / torch.finfo(dtype).eps)).all(0)
+    exact = ((x == x.round()) & (x.abs() <= 2 / torch.finfo(dtype).eps) | x.isnan()).all(0)
     coarse &= ~exact
     if coarse.any():
         where = coarse.nonzero()[0].tolist()

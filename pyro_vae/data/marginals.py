@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
     Attributes:
         kind: 'real', 'rounded' (a lattice that a density can bear with a least scale), 'coarse' or 'whole' (lattices
-            that it cannot), 'few' (different values without a common step) or 'constant'.
+            that it cannot), 'few' (different values without a common step), 'constant' or 'empty' (no value was seen).
         centre: the median, exact.
         spread: standard deviation of the inner half of the values, as if they were normal; of all where that is 0.
         step: of the lattice, 0 where there is none.
@@ -55,15 +55,20 @@ class Column(NamedTuple):
 
 
 MASS = Column("mass", 0.0, 0.0, 0.0, 0)  # of which nothing needs to be known
+EMPTY = Column("empty", 0.0, 0.0, 0.0, 0)
 
 
 def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
     """What one column is, from its values `(N,)` in the type that they are stored as.
 
-    With `whole_too` whole numbers may be rounded measurements, where their step is small enough for a density.
+    With `whole_too` whole numbers may be rounded measurements, where their step is small enough for a density. What is
+    nan was not seen.
     """
-    different, counts = np.unique(values, return_counts=True)
-    centre = different[np.searchsorted(counts.cumsum(), (len(values) + 1) // 2)]
+    there = values[~np.isnan(values)] if _real(values) else values
+    if not len(there):
+        return EMPTY
+    different, counts = np.unique(there, return_counts=True)
+    centre = different[np.searchsorted(counts.cumsum(), (len(there) + 1) // 2)]
     if len(different) == 1:
         return Column("constant", centre.item(), 0.0, 0.0, 1)
 
@@ -75,7 +80,7 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
     largest = np.abs(points).max()
     deviation = float(largest * math.sqrt(np.average((points / largest) ** 2, weights=counts)))
     low, high = (
-        points[np.searchsorted(counts.cumsum(), len(values) * share)] for share in (0.25, 0.75)
+        points[np.searchsorted(counts.cumsum(), len(there) * share)] for share in (0.25, 0.75)
     )
     spread = float(high - low) / 1.349 or deviation
     about = {"centre": centre.item(), "spread": spread, "different": len(different)}
@@ -93,7 +98,7 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
     # Few values with wide gaps between them: the step of their lattice says nothing of where they are.
     gap = float(np.median(np.diff(points)))
     sparse = grid is None or SPARSE * step < gap
-    if sparse and len(different) * REPEATED <= len(values):
+    if sparse and len(different) * REPEATED <= len(there):
         return Column("few", step=0.0, **about)
     if deviation < FINE * step:
         whole = step == round(step) and bool((different == np.round(different)).all())
@@ -103,7 +108,7 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
 
     # Reals, unless some of them are out of place.
     most = int(counts.argmax())
-    share = counts[most] / len(values)
+    share = counts[most] / len(there)
     stands_out = grid is None and counts[most] >= 10 and share > 0.01
     repeated = (different[most].item(), share) if stands_out else None
     extreme = None
@@ -201,6 +206,10 @@ class Columns:
             data: name of the data, for the sentence.
             noise: whether uniform noise of one step is added.
         """
+        if columns := self.of("empty"):
+            raise InputError(
+                f"{data} has no value in all training data of {self.listed(columns)}; {self.dropping(columns)}"
+            )
         if columns := self.of("constant"):
             raise InputError(
                 f"{data} has one value in all data of {self.listed(columns)}, on which a density has no meaning; "
@@ -230,11 +239,16 @@ class Columns:
 
     def doubt(self) -> str | None:
         """Why a density of these columns can grow without end, in a sentence for someone who calls from code."""
-        constant, few, stepped = self.of("constant"), self.of("few"), self.of("coarse", "whole")
+        empty, constant = self.of("empty"), self.of("constant")
+        few, stepped = self.of("few"), self.of("coarse", "whole")
         spelled = [
             i for i in self.of("rounded") if not is_decimal(float(f"{self.parts[i].step:.4g}"))
         ]
         stepped = sorted([*stepped, *spelled])  # levels that were divided, as bytes by 255
+        if empty:
+            return (
+                f"{self.listed(empty)} has no value in all data, and what is said of it is a guess"
+            )
         if constant:
             return f"{self.listed(constant)} has one value in all data, where a density can grow without end"
         if few:
@@ -281,7 +295,7 @@ class Columns:
         """A sentence on the value of other data, `(N, D)`, that is farthest out, where it is far from all of these."""
         centre = np.array([float(c.centre) for c in self.parts])
         spread = np.array([c.spread or np.inf for c in self.parts])
-        far = np.abs((values.astype(np.float64) - centre) / spread)
+        far = np.nan_to_num(np.abs((values.astype(np.float64) - centre) / spread))
         row, i = np.unravel_index(far.argmax(), far.shape)
         if far[row, i] <= HEAVY:
             return None

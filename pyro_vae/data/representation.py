@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 
+def present(x: Tensor) -> Tensor:
+    """The values of `x` that were seen, as it is where none is nan, else in one dimension."""
+    if not x.is_floating_point():
+        return x
+    missing = x.isnan()
+    return x[~missing] if missing.any() else x
+
+
 class Representation(Enum):
     """The kind of number in `x`: a data set has one, a likelihood asks for one.
 
@@ -28,14 +36,16 @@ class Representation(Enum):
         """The narrowest representation that holds the data `x`, `(N, *shape)`, whatever type they are stored as.
 
         Whole numbers from 0 to at most 255 are grey levels in images (data of two dimensions or more), and wherever
-        the largest is 255; other whole numbers are counts.
+        the largest is 255; other whole numbers are counts. What is nan was not seen.
 
         >>> Representation.of(torch.tensor([0.0, 0.5, 1.0])).name
         'UNIT'
         """
-        x = x.byte() if x.dtype is torch.bool else x
+        image, x = x.dim() > 2, present(x.byte() if x.dtype is torch.bool else x)
+        if not x.numel():
+            return cls.REAL
         whole = not x.is_floating_point() or bool((x == x.round()).all())
-        return cls.within(float(x.min()), float(x.max()), whole=whole, image=x.dim() > 2)
+        return cls.within(float(x.min()), float(x.max()), whole=whole, image=image)
 
     @classmethod
     def within(cls, low: float, high: float, *, whole: bool, image: bool) -> "Representation":

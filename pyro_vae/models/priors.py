@@ -280,7 +280,7 @@ class VampPrior(Prior):
             self, "_guide", guide
         )  # looked at, not owned: its parameters stay the guide's alone
         self.pseudo_inputs = nn.Parameter(torch.rand(self.examples, *shape))
-        if width := context_of(guide):
+        if width := context_of(guide.encoder):
             self.pseudo_contexts = nn.Parameter(torch.zeros(self.examples, width))
 
     @torch.no_grad()
@@ -295,7 +295,7 @@ class VampPrior(Prior):
         self.pseudo_inputs.copy_(
             encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen
         )
-        if contexts is not None and context_of(self._guide):
+        if contexts is not None and context_of(self._guide.encoder):
             self.pseudo_contexts.copy_(contexts[: self.examples])
 
     def forward(self, *c: Tensor) -> Distribution:
@@ -303,7 +303,7 @@ class VampPrior(Prior):
             raise InputError("VampPrior is made of a guide's posteriors: put both into a VAE first")
         encoder = self._guide.encoder
         body = encoder.body if isinstance(encoder, Standardised) else encoder
-        contexts = [self.pseudo_contexts] if context_of(self._guide) else []
+        contexts = [self.pseudo_contexts] if context_of(self._guide.encoder) else []
         parts = self._guide.posterior(body(self.pseudo_inputs, *contexts))
         logits = self.pseudo_inputs.new_zeros(self.examples)
         base = getattr(parts, "base_dist", None)

@@ -12,7 +12,7 @@ from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.vae import VAE
-from pyro_vae.networks.base import Shape
+from pyro_vae.networks.base import Shape, with_mask
 
 
 class Parts(NamedTuple):
@@ -24,6 +24,7 @@ class Parts(NamedTuple):
         decoder: `latent_dim, output_shape -> network`.
         likelihood: `shape -> p(x|.)`.
         guide: `encoder, latent_dim -> q(z|.)`.
+        missing: whether elements of the data may be missing; then the encoder reads a mask beside them.
     """
 
     prior: Callable[[Count], Prior]
@@ -31,6 +32,7 @@ class Parts(NamedTuple):
     decoder: Callable[[Count, Shape], nn.Module]
     likelihood: Callable[[Shape], Likelihood]
     guide: Callable[[nn.Module, Count], Guide]
+    missing: bool = False
 
 
 class Structure(Declared, ABC):
@@ -52,7 +54,9 @@ class Vae(Structure):
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         likelihood = parts.likelihood(shape)
-        encoder = parts.encoder(likelihood.seen_shape)
+        seen = likelihood.seen_shape
+        encoder = parts.encoder(with_mask(shape, seen) if parts.missing else seen)
         decoder = parts.decoder(latent_dim, likelihood.output_shape)
         guide = parts.guide(encoder, latent_dim)
-        return VAE(parts.prior(latent_dim), decoder, likelihood, guide)
+        prior = parts.prior(latent_dim)
+        return VAE(prior, decoder, likelihood, guide, missing=parts.missing)

@@ -68,9 +68,11 @@ class Model(Program):
     def given(self, z: Tensor, *c: Tensor) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
 
-        Of a conditional decoder it is `p(x|z,c)`, c `(batch, context)`.
+        Of a conditional decoder it is `p(x|z,c)`, c `(batch, context)`. Where elements of x may be missing, it is the
+        density of those that were seen.
         """
-        return self.likelihood(self.decoder(z, *c))
+        p = self.likelihood(self.decoder(z, *c))
+        return self.likelihood.partly(p) if self.likelihood.missing else p
 
     def beside(self, site: str) -> Tensor | None:
         return -self.log_unit if site == "x" and self.log_unit is not None else None
@@ -98,10 +100,14 @@ class VAE(AbstractProgram):
         decoder: any module, `(..., latent_dim) -> (..., channels, *shape)`.
         likelihood: `p(x|z)`, for example `Bernoulli((28, 28))`.
         guide: `q(z|x)`, for example `MeanField(encoder, 16)`.
+        missing: whether elements of x may be missing.
 
     A pair is conditional, `p(z|c) p(x|z,c)` and `q(z|x,c)`, where prior, decoder or encoder read a `context`, as
     `MLP((16,), (1, 28, 28), context=10)` does. Then each verb takes c beside x, `(N, context)`; where it says a class,
     whole numbers `(N,)` will do.
+
+    With `missing` an element of x may be nan. Densities are then those of what was seen, `p(x_seen|z)`, and the encoder
+    sees the element's mean in its place; one made for `with_mask(shape)` sees the mask too.
 
     Raises:
         InputError: for a prior that cannot be made from the guide (`VampPrior`), or parts that read conditions of
@@ -119,9 +125,16 @@ class VAE(AbstractProgram):
     guide: Guide  # or any module with `encoder`, `posterior` and a Pyro program as its call
 
     def __init__(
-        self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, guide: nn.Module
+        self,
+        prior: Prior,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        guide: nn.Module,
+        *,
+        missing: bool = False,
     ) -> None:
         super().__init__()
+        likelihood.missing = missing
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide  # type: ignore[assignment]
         self._agree()
@@ -345,11 +358,11 @@ class VAE(AbstractProgram):
                 raise InputError(
                     "columns of mixed kinds start from data: give initialise some=<some of them>"
                 )
-            shift, spread = (
-                units(mean, std, standardise=standardise) if view is None else view.units(some)
-            )
-            self.guide.encoder.shift.copy_(shift)
-            self.guide.encoder.spread.copy_(spread)
+            if view is None:
+                shift, spread = units(mean, std, standardise=standardise)
+            else:
+                shift, spread, mean = view.units(some)
+            self.guide.encoder.count_in(shift, spread, mean)
 
     def _start_model(
         self,

@@ -1,6 +1,13 @@
 """Encoder and decoder bodies: deterministic maps from (..., *in_shape) to (..., *out_shape)."""
 
-from pyro_vae.networks.base import ACTIVATIONS, Network, Shape, Standardised, features
+from pyro_vae.networks.base import (
+    ACTIVATIONS,
+    Network,
+    Shape,
+    Standardised,
+    features,
+    with_mask,
+)
 from pyro_vae.networks.conv import ConvNet, GatedConv, ResNet
 from pyro_vae.networks.dense import MLP, GatedMLP, Linear
 
@@ -16,4 +23,5 @@ __all__ = [
     "Shape",
     "Standardised",
     "features",
+    "with_mask",
 ]

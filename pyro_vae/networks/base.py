@@ -183,24 +183,58 @@ def keep_variance(layer: nn.Module, *gains: float) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def with_mask(shape: Shape, seen: Shape | None = None) -> Shape:
+    """The shape of a datum and its mask together: for a vector behind it, for an image as further channels.
+
+    Args:
+        shape: of one datum, and of its mask.
+        seen: the shape that a network is given of the datum, where it is another.
+
+    >>> with_mask((4,)), with_mask((28, 28)), with_mask((3, 32, 32))
+    ((8,), (2, 28, 28), (6, 32, 32))
+    """
+    seen = shape if seen is None else seen
+    if len(seen) == 1:
+        return (seen[0] + math.prod(shape),)
+    return (2 * seen[0], *seen[1:]) if len(seen) == 3 else (2, *seen)
+
+
 class Standardised(nn.Module):
     """An encoder body that sees `(v(x) - shift) / spread`: real data of any scale look alike to it.
 
     `shift` and `spread` are buffers of the shape of what is seen of one datum, 0 and 1 until `VAE.initialise` sets them
     from the data.
 
+    Of data with missing values it sees the element's mean, `fill` in these units, where x is nan, and beside x a mask,
+    1 where an element was seen and 0 elsewhere, if the body's `in_shape` is `with_mask(shape)`.
+
     Args:
         body: any module, `(..., *seen) -> (..., features)`.
         shape: of one datum.
         features: the width of what `body` returns.
         view: what is seen of x, `v`, with its `out_shape`; `None`: x itself.
+        missing: whether elements of x may be nan.
+
+    Raises:
+        InputError: for a body that reads data of another shape.
+
+    >>> encoder = Standardised(nn.Identity(), (2,), 2, missing=True)
+    >>> encoder(torch.tensor([3.0, torch.nan]))
+    tensor([3., 0.])
     """
 
     shift: Tensor
     spread: Tensor
+    fill: Tensor
 
     def __init__(
-        self, body: nn.Module, shape: Shape, features: int, view: Any | None = None
+        self,
+        body: nn.Module,
+        shape: Shape,
+        features: int,
+        view: Any | None = None,
+        *,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         self.body = body
@@ -208,8 +242,23 @@ class Standardised(nn.Module):
         self.out_shape = getattr(body, "out_shape", (features,))
         self.view = view
         seen = shape if view is None else view.out_shape
+        self.missing = missing
+        self.masked = missing and self._reads_mask(seen)
         self.register_buffer("shift", torch.zeros(seen))
         self.register_buffer("spread", torch.ones(seen))
+        if missing:
+            self.register_buffer("fill", torch.zeros(seen))
+
+    def _reads_mask(self, seen: Shape) -> bool:
+        """Whether the body reads what is seen of x and the mask, or the first alone."""
+        both = with_mask(self.in_shape, seen)
+        read = tuple(getattr(self.body, "in_shape", seen))
+        if read not in (both, tuple(seen)):
+            raise InputError(
+                f"the encoder reads data of shape {read}, and those with missing values come as {both}, with their "
+                f"mask, or without it as {tuple(seen)}"
+            )
+        return read == both
 
     @property
     def context(self) -> int:
@@ -221,9 +270,31 @@ class Standardised(nn.Module):
         return self.body(self.standardise(x), *c)
 
     def standardise(self, x: Tensor) -> Tensor:
-        """`(v(x) - shift) / spread`."""
+        """What the body sees: `(v(x) - shift) / spread`, with the fill and the mask where values may be missing."""
         seen = x if self.view is None else self.view(x)
-        return (seen - self.shift) / self.spread
+        standard = (seen - self.shift) / self.spread
+        return self._filled(standard, ~x.isnan()) if self.missing else standard
+
+    def _filled(self, standard: Tensor, mask: Tensor) -> Tensor:
+        """What is seen of x in standard units, with the fill where the mask is false, and the mask."""
+        there = mask if self.view is None else self.view.of_mask(mask)
+        filled = torch.where(there, standard, self.fill)
+        if not self.masked:
+            return filled
+        beside, dims = mask.to(filled), len(self.in_shape)
+        if self.view is not None:
+            return torch.cat([filled, beside.flatten(-dims)], -1)
+        if dims in (1, 3):
+            return torch.cat([filled, beside], -dims)
+        return torch.stack([filled, beside], -dims - 1)
+
+    @torch.no_grad()
+    def count_in(self, shift: Tensor, spread: Tensor, mean: Tensor) -> None:
+        """Set the units, and the fill to the `mean` of what is seen."""
+        self.shift.copy_(shift)
+        self.spread.copy_(spread)
+        if self.missing:
+            self.fill.copy_((mean - shift) / spread)
 
 
 def features(encoder: nn.Module, given: int | None) -> int:

@@ -63,13 +63,25 @@ class View:
         pairs = zip(self.columns, columns, strict=True)
         return torch.cat([seen.of(column) for seen, column in pairs], -1)
 
-    def units(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """From data `(n, *shape)` the shift and the spread, `(width,)`, in which what is seen is counted.
+    def of_mask(self, mask: Tensor) -> Tensor:
+        """Which of the numbers that are seen were there, `(..., width)`, from a mask `(..., *shape)`."""
+        columns = mask.flatten(mask.dim() - len(self.shape)).split(1, -1)
+        pairs = zip(self.columns, columns, strict=True)
+        return torch.cat([column.expand(*column.shape[:-1], s.width) for s, column in pairs], -1)
 
-        Those of numbers are their mean and standard deviation; bits and categories stay 0 and 1.
+    def units(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From data `(n, *shape)` the shift and the spread in which what is seen is counted, and its mean: `(width,)`.
+
+        Those of numbers are their mean and standard deviation; bits and categories stay 0 and 1. What is nan was not
+        seen.
         """
-        seen = self(x)
-        shift, spread = seen.mean(0), seen.std(0, unbiased=False)
+        seen, there = self(x), self.of_mask(~x.isnan())
+        if there.all():
+            mean, spread = seen.mean(0), seen.std(0, unbiased=False)
+        else:
+            count = there.sum(0).clamp_min(1)
+            mean = seen.where(there, 0.0).sum(0) / count
+            spread = ((seen - mean).where(there, 0.0).square().sum(0) / count).sqrt()
         scaled = torch.tensor([s.kind in SCALED for s in self.columns for _ in range(s.width)])
         scaled = scaled.to(x.device)
-        return shift.where(scaled, 0.0), spread.where(scaled & (spread > 0), 1.0)
+        return mean.where(scaled, 0.0), spread.where(scaled & (spread > 0), 1.0), mean

@@ -85,20 +85,23 @@ class Guide(Declared, Program):
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.
 
-        A subclass that looks at the model calls this too.
+        So does that of data with missing values, which are filled there. A subclass that looks at the model calls this
+        too.
         """
         likelihood: Any = getattr(model, "likelihood", None)
         if not self.amortised or isinstance(self.encoder, Standardised):
             return
-        if getattr(likelihood, "support", None) in UNSCALED:
+        missing = getattr(likelihood, "missing", False)
+        if missing or getattr(likelihood, "support", None) in UNSCALED:
             view = likelihood.view
-            read = getattr(self.encoder, "in_shape", None)
-            if view is not None and read is not None and tuple(read) != view.out_shape:
+            read = tuple(getattr(self.encoder, "in_shape", likelihood.seen_shape))
+            if view is not None and not missing and read != view.out_shape:
                 raise InputError(
-                    f"the encoder reads data of shape {tuple(read)}, and of these columns it is given "
+                    f"the encoder reads data of shape {read}, and of these columns it is given "
                     f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"
                 )
-            self.encoder = Standardised(self.encoder, likelihood.shape, self.features, view)
+            shape, width = likelihood.shape, self.features
+            self.encoder = Standardised(self.encoder, shape, width, view, missing=missing)
 
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""

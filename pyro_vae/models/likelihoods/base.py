@@ -3,10 +3,13 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import pyro.distributions as dist
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
+from pyro_vae.distributions.partly import Partly
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.networks import Shape
@@ -31,6 +34,7 @@ class Likelihood(Declared, nn.Module, ABC):
     examples: int = 0  # training data that `meet` wants to see before the start
     # How an encoder sees its values as a column of a table, where the numbers that it takes do not say it.
     seen_as: Kind | None = None
+    missing: bool = False  # whether elements of x may be nan, which were not seen; a `VAE` says it
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -68,6 +72,28 @@ class Likelihood(Declared, nn.Module, ABC):
         """What an encoder is given of one datum."""
         return self.shape if self.view is None else self.view.out_shape
 
+    @property
+    def stand_in(self) -> Tensor | float:
+        """What stands in the place of an element that was not seen: any value at which the density is finite."""
+        return STAND_INS.get(self.support, 0.0)
+
+    def filled(self, x: Tensor) -> Tensor:
+        """`x` with the `stand_in` where an element is nan."""
+        return torch.where(x.isnan(), self.stand_in, x)
+
+    def partly(self, p: Any) -> Distribution:
+        """`p(x_seen|z)` from the `p(x|z)` that `forward` returned: an element of x that is nan counts nothing.
+
+        Raises:
+            InputError: where the elements of x are not independent given z.
+        """
+        if not isinstance(p, dist.Independent) or p.reinterpreted_batch_ndims != len(self.shape):
+            raise InputError(
+                f"{type(self).__name__} gives several elements of x one density, so that none can be left out of it: "
+                "for data with missing values choose another likelihood"
+            )
+        return Partly(p, self.stand_in)
+
     def typical(self, p: Any) -> Tensor:
         """One datum that stands for a distribution `p` that `forward` returned: its mean."""
         return p.mean  # type: ignore[no-any-return]
@@ -91,6 +117,10 @@ class Likelihood(Declared, nn.Module, ABC):
         With `standardise` the elements are on scales of their own, so that the decoder's output should count in
         standard deviations; the density stays one over x as it is.
         """
+
+
+# Values inside of what a likelihood takes, where 0 may lie at its end.
+STAND_INS = {Representation.UNIT: 0.5, Representation.POSITIVE: 1.0}
 
 
 def units(mean: Tensor, std: Tensor, *, standardise: bool) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,15 @@ class Columns(Likelihood):
             each = tuple(o.unsqueeze(-1) for o in h.split(self.widths, -1))
         return list(zip(self.members, each, strict=True))
 
+    def filled(self, x: Tensor) -> Tensor:
+        each = [member.filled(values) for _, member, values in self._of_columns(x)]
+        return torch.cat(each, -1).reshape(x.shape)
+
+    def partly(self, p: Any) -> Distribution:
+        members: Any = self.members
+        parts = [member.partly(part) for member, part in zip(members, p.parts, strict=True)]
+        return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
+
     def typical(self, p: Any) -> Tensor:
         """The mean of each number, and of categories and levels the most probable."""
         pairs = zip(self.members, p.parts, strict=True)

@@ -71,6 +71,10 @@ class LocationScale(Likelihood):
         density = self.density(torch.addcmul(shift, spread, loc), scale)
         return Wide(density, len(self.shape), like=h)
 
+    @property
+    def stand_in(self) -> Tensor:
+        return self.shift
+
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         loc = (mean - self.shift) / self.spread
         return torch.stack([loc, self._log_scale_of(std)][: self.channels])

@@ -156,10 +156,10 @@ class Categorical(Levels):
 def shares(x: Tensor, levels: int) -> Tensor:
     """How often each level stands in each element of x, `(n, *shape) -> (*shape, levels)`, half a datum more for each.
 
-    They add up to 1, and none is 0.
+    They add up to 1, and none is 0. What is nan was not seen.
     """
-    flat = x.flatten(1).long()  # (n, D)
-    counts = torch.stack([column.bincount(minlength=levels) for column in flat.T]) + 0.5
+    columns = (column[~column.isnan()].long() for column in x.flatten(1).T)
+    counts = torch.stack([column.bincount(minlength=levels) for column in columns]) + 0.5
     shared = counts.double() / counts.sum(-1, keepdim=True)
     return shared.reshape(*x.shape[1:], levels)
 

@@ -35,6 +35,10 @@ class LogNormal(LocationScale):
     def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:
         return dist.LogNormal(loc, scale, validate_args=False)
 
+    @property
+    def stand_in(self) -> Tensor:
+        return self.shift.exp()
+
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         """The one whose mean, which the scale moves too, is the data's."""
         log_mean, log_std = _of_logarithms(mean, std)
@@ -101,6 +105,10 @@ class Gamma(Likelihood):
         return _Positive(
             LogGamma(wide(self.log_typical) + log_mean, log_k), len(self.shape), like=h
         )
+
+    @property
+    def stand_in(self) -> Tensor:
+        return self.log_typical.exp()
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log() - self.log_typical
