@@ -3,6 +3,7 @@
 from pyro_vae.foundation.abstract import AbstractProgram as AbstractProgram, variants as variants
 from pyro_vae.foundation.errors import InputError as InputError
 from pyro_vae.trained import Run as Run, open_run as open_run
+from pyro_vae.tables import Table as Table
 from pyro_vae.spec import Spec as Spec, build as build
 from pyro_vae.checkpoint import load as load, save as save
 from pyro_vae.data import (

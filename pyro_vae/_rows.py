@@ -13,7 +13,7 @@ from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.data.inputs import as_data
-from pyro_vae.data.nature import nature_of
+from pyro_vae.data.nature import Nature, nature_of
 from pyro_vae.data.own import options_for
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.sets import ALL
@@ -108,7 +108,7 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     """A file undivided, read as the run's own data were, as far as that is asked for there."""
     own, path = opened.request, user_path(file)
     alike = file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
-    kept = ("data_dir", "workers", *options_for(file, own["dataset"]))
+    kept = ("data_dir", "workers", "columns", *options_for(file, own["dataset"]))
     if path.is_dir():
         kept = (*kept, "background")
     request = {k: own[k] for k in kept if k in own and k in REQUEST}
@@ -171,6 +171,8 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
         raise InputError(
             f"{what} has data of shape {data.shape}, but the run was trained on {opened.spec.shape}"
         )
+    if opened.schema is not None:
+        return _checked(opened, data, split, opened.bridge, what)
     bridge, holds = opened.bridge, data.representation
     own = Representation[opened.config["resolved"]["stored"]]
 
@@ -207,6 +209,11 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
             f"{what} holds values up to {largest:g}, but those of the run end at {bridge.maximum:g}: bring both to one "
             "scale"
         )
+    return _checked(opened, data, split, bridge, what)
+
+
+def _checked(opened: Run, data: DataSet, split: str, bridge: Bridge, what: str) -> Split:
+    """Data under a bridge, once the model accepts every value."""
     x = data.split(split, bridge, dtype=opened.dtype).fixed().to(opened.device)
     try:
         as_data(opened.vae.model, x)
@@ -222,7 +229,7 @@ def outside(opened: Run, name: str) -> Split:
     if Path(name).is_dir():
         kept.add("background")
     request: dict[str, Any] = {option: opened.request.get(option) for option in kept}
-    request["data_dir"] = opened.request.get("data_dir")
+    request |= {key: opened.request.get(key) for key in ("data_dir", "columns")}
     try:
         data = load_data(name, divide=named, **request)
     except InputError as error:
@@ -232,6 +239,8 @@ def outside(opened: Run, name: str) -> Split:
 
 def see(opened: Run, values: Any) -> torch.Tensor:
     """Values in memory as a run sees them; see `Run.see`."""
+    if opened.schema is not None and hasattr(values, "columns"):
+        values = opened.schema.codes(values)
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
     array = np.asarray(values)
@@ -245,7 +254,8 @@ def see(opened: Run, values: Any) -> torch.Tensor:
             f"values of shape {array.shape} are no batch of data of shape {shape}; give {('N', *shape)}"
         )
     kept: dict[str, torch.Tensor | Stream] = {ALL: stored("the array", array)}
-    nature = nature_of("the array", kept)
+    mixed = opened.schema is not None
+    nature = Nature(Representation.MIXED, 1.0) if mixed else nature_of("the array", kept)
     rows = {ALL: np.arange(len(array))}
     kind, maximum = nature.representation, nature.maximum
     data = DataSet(

@@ -97,6 +97,62 @@ def parse(axis: str, text: str) -> Member:
     return Member(name, cls, _checked(axis, name, cls, arguments, fixed))
 
 
+def parse_columns(text: str) -> dict[str, str] | None:
+    """The likelihoods that a text gives to columns of a table, by their names; `None` where it is one for all of x.
+
+    Args:
+        text: `age=poisson, income=gaussian`; or `columns`, which leaves the choice to what they hold, alone or before
+            some that are chosen, `columns, income=laplace`. A name with a comma or an equals sign stands in quotes.
+
+    Raises:
+        InputError: for a column that is named twice or is given nothing.
+
+    >>> parse_columns("columns, income=studentt(df=3), 'a, b'=poisson")
+    {'income': 'studentt(df=3)', 'a, b': 'poisson'}
+    """
+    pieces = _pieces(text)
+    named = [(left.strip(), sign, right.strip()) for left, sign, right in pieces]
+    first, sign, _ = named[0]
+    chosen = first.lower() == "columns" and not sign
+    if not chosen and not any(sign for _, sign, _ in named):
+        return None
+    found: dict[str, str] = {}
+    for spelled, sign, member in named[1:] if chosen else named:
+        quoted = len(spelled) > 1 and spelled[0] in "'\"" and spelled[-1] == spelled[0]
+        name = spelled[1:-1] if quoted else spelled
+        if not (name and sign and member):
+            raise InputError(
+                f"--likelihood {shown(text)}: {shown(name or member)} must be of the form column=likelihood, as in "
+                "age=poisson, income=gaussian"
+            )
+        if name in found:
+            raise InputError(f"--likelihood {shown(text)} names the column {name!r} twice")
+        found[name] = member
+    return found
+
+
+def _pieces(text: str) -> list[tuple[str, str, str]]:
+    """A text cut at its commas, and each piece at its first equals sign; not inside brackets or quoted names."""
+    pieces, depth, quote, start, equals = [], 0, "", 0, -1
+    for i, sign in enumerate([*text, ","]):
+        begins = not text[start:i].strip()
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"" and (depth or begins):
+            quote = sign
+        elif sign in "([{":
+            depth += 1
+        elif sign in ")]}":
+            depth -= 1
+        elif sign == "=" and depth == 0 and equals < 0:
+            equals = i
+        if i == len(text) or (sign == "," and depth == 0 and not quote):
+            cut = i if equals < 0 else equals
+            pieces.append((text[start:cut], "" if equals < 0 else "=", text[cut + 1 : i]))
+            start, equals = i + 1, -1
+    return pieces
+
+
 def parse_optimizer(text: str, device: str = "cpu") -> Member:
     """An optimizer of `torch.optim` by name, `adam` or `sgd(momentum=0.9)`; call it with parameters and `lr`."""
     _, name, arguments = _read("optimizer", text)

@@ -41,6 +41,7 @@ from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, evenly, load_da
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.representation import Representation
+from pyro_vae.data.schema import stored_schema
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
@@ -61,11 +62,11 @@ from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.remedies import REMEDIES, remedy
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
-from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import clear, is_run, on_run, portable, read_resolved, require_data
 from pyro_vae.spec import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
+from pyro_vae.tables import choices, likelihood_of, wishes_of
 from pyro_vae.trained import pick_device
 
 COLUMNS = 1000  # names that a run keeps, to know them again in new data
@@ -121,19 +122,15 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
     given = {axis: getattr(config, axis) for axis in AXES}
+    if wishes_of(config.likelihood) is not None:  # it is known once the table was read
+        del given["likelihood"]
     members: dict[str, Any] = {a: str(parse(a, v)) for a, v in given.items() if v is not None}
     config = replace(config, **members)
     optimizer, schedule = (
         parse_optimizer(config.optimizer, device.type),
         parse_schedule(config.schedule),
     )
-    if resumed is not None:
-        require_data(config.dataset, resumed)
-    request = {f.name: getattr(config, f.name) for f in fields(Request)}
-    data = load_data(**{**request, "stream": STREAM[config.stream]})
-    known, notes = fingerprint(data), []
-    if resumed is not None:
-        notes = check_same(resumed, read_resolved(resumed / "config.toml"), data, known)
+    data, known, notes = _data(config, resumed)
     config, reason = _with_likelihood(config, data)
     assert config.likelihood is not None
     parts = (config.prior, config.network, config.likelihood, config.guide)
@@ -200,6 +197,20 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )
 
 
+def _data(config: Config, resumed: Path | None) -> tuple[DataSet, dict[str, str], list[str]]:
+    """The data that are trained on, what they are known by, and what is to be said of those of a run that goes on."""
+    request: dict[str, Any] = {f.name: getattr(config, f.name, None) for f in fields(Request)}
+    request |= {"stream": STREAM[config.stream], "columns": wishes_of(config.likelihood)}
+    if resumed is None:
+        data = load_data(**request)
+        return data, fingerprint(data), []
+    require_data(config.dataset, resumed)
+    stored = read_resolved(resumed / "config.toml")
+    data = load_data(**request | {"columns": stored_schema(stored)})
+    known = fingerprint(data)
+    return data, known, check_same(resumed, stored, data, known)
+
+
 def _check_memory(job: Job) -> None:
     """Raise `InputError` where a step needs more memory than there is, by what a few data need."""
     size = min(job.config.batch_size, len(job.train))
@@ -220,7 +231,7 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
     if not bridge.plain:
         return  # the other bridges keep to what they promise
     name = str(dtype).removeprefix("torch.")
-    whole = data.representation in (Representation.COUNTS, Representation.LEVELS)
+    whole = _whole(data)
     for split, values in data.values.items():
         done = 0
         for part in chunks(values):
@@ -232,9 +243,7 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
                     f"row {row} (counted from 0) of {data.name} holds a value that is too large for {name} beside the "
                     "others: look at that row, or add --precision float64"
                 )
-            rounded = (
-                x.double() != part.double() if whole else torch.zeros_like(x, dtype=torch.bool)
-            )
+            rounded = (x.double() != part.double()) & whole
             if rounded.any():
                 row = data.rows[split][done + int(rounded.nonzero()[0, 0])]
                 raise InputError(
@@ -245,22 +254,35 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
             done += len(part)
 
 
+def _whole(data: DataSet) -> torch.Tensor:
+    """Which elements of a datum are whole numbers that have to be exact; one number where all are alike."""
+    if data.schema is not None:
+        return torch.tensor([c.kind in ("count", "levels") for c in data.schema.columns])
+    counted = data.representation in (Representation.COUNTS, Representation.LEVELS)
+    return torch.tensor(counted)
+
+
 def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.device) -> None:
     """Start the weights from the training data, and tell the model in which units x is counted."""
     mean, std = train.moments()
-    real = bridge.result(data.representation) is Representation.REAL
+    own_scales = (Representation.REAL, Representation.MIXED)
+    real = bridge.result(data.representation) in own_scales
     wanted = vae.model.prior.examples
     examples = train[evenly(wanted, len(train))] if wanted else None
-    vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples)
+    looked_at = vae.model.likelihood.examples
+    some = train[evenly(looked_at, len(train))].to(device) if looked_at else None
+    vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples, some=some)
     vae.model.count_in(bridge.log_unit(math.prod(data.shape)))
     floors = data.floors(bridge)
-    if floors is not None and isinstance(vae.model.likelihood, LocationScale):
+    if floors is not None:
         vae.model.likelihood.keep_above(floors)
     data.notes = (*data.notes, *data.remarks(bridge))
 
 
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:
     """The configuration with a likelihood: the one asked for, or the usual one of the data and why it is that."""
+    if data.schema is not None:
+        return replace(config, likelihood=likelihood_of(data.schema, config.likelihood or "")), None
     if config.likelihood is not None:
         return config, None
     usual, reason = usual_likelihood(
@@ -277,15 +299,19 @@ def describe(job: Job) -> str:
         name: sum(p.numel() for p in m.parameters())
         for name, m in (("model", model), ("guide", job.vae.guide))
     }
+    schema, likelihood = job.data.schema, config.likelihood or ""
+    chosen = [] if schema is None else choices(schema, likelihood).splitlines()
+    likelihood = likelihood if schema is None else "Columns"
     return "\n".join(
         [
             f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
             *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
             *(f"read       {note}" for note in (*job.data.notes, *job.notes)),
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
+            *(f"{'columns' if i == 0 else '':11}{line}" for i, line in enumerate(chosen)),
             *([f"likelihood {config.likelihood}, because {job.reason}"] if job.reason else []),
             f"structure  {config.structure}: {formula(model, job.vae.guide)}",
-            f"model      {config.prior}, {config.network}, {config.likelihood}: {count['model']:,} parameters",
+            f"model      {config.prior}, {config.network}, {likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
         ]
@@ -345,6 +371,7 @@ def _toml(job: Job, folder: Path) -> str:
         "source": portable(source, folder) if source.exists() else job.data.source,
         "shape": list(job.data.shape),
         **({"columns": list(columns)} if 0 < len(columns) <= COLUMNS else {}),
+        **({"table": schema.to_dicts()} if (schema := job.data.schema) is not None else {}),
         "sizes": {split: len(v) for split, v in job.data.values.items()},
         "fingerprint": job.fingerprint,
         "stored": job.data.representation.name,

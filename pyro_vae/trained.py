@@ -15,6 +15,7 @@ from pyro_vae.data import SPLITS, Bridge, DataSet, Split, load_data
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.data.representation import Representation
+from pyro_vae.data.schema import Schema, stored_schema
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_toml
 from pyro_vae.foundation.trust import trusting
@@ -91,6 +92,37 @@ class Run:
         return data
 
     @property
+    def schema(self) -> Schema | None:
+        """What the columns of a table of mixed kinds hold; `None` where the data are of one kind."""
+        return self.request.get("columns")
+
+    def frame(self, x: Tensor, index: Any = None) -> Any:
+        """Data that a likelihood gave, `(N, D)`, as a DataFrame with the names, types and categories of its table.
+
+        Raises:
+            InputError: where the run's data are no table of columns of mixed kinds.
+        """
+        if self.schema is None:
+            raise InputError(
+                f"the data of the run {self.folder} are of one kind, and no table of columns of mixed kinds"
+            )
+        return self.schema.frame(self.bridge.inverse(x).detach().cpu().double().numpy(), index)
+
+    def sample(self, n: int, *, mean: bool = False) -> Any:
+        """`n` draws from `p(x)` in stored units: of a table of mixed kinds a DataFrame, else a tensor `(n, *shape)`.
+
+        With `mean` the mean of `p(x|z)` at n draws of z; of a category the most probable stands for it.
+        """
+        return self._stored(self.vae.sample(n, mean=mean))
+
+    def reconstruct(self, values: Any) -> Any:
+        """What `see` takes, made again from one draw of its latents: a DataFrame or a tensor, as in `sample`."""
+        return self._stored(self.vae.reconstruct(self.see(values)), getattr(values, "index", None))
+
+    def _stored(self, x: Tensor, index: Any = None) -> Any:
+        return self.bridge.inverse(x) if self.schema is None else self.frame(x, index)
+
+    @property
     def name(self) -> str:
         """What the data are called: a named data set, or the last part of a path."""
         return public_name(self.request["dataset"])
@@ -139,7 +171,8 @@ class Run:
         Random bits or noise are drawn once, from a fixed seed, as for evaluation.
 
         Args:
-            values: `(N, *shape)`: an array, a tensor, a DataFrame or nested lists, in the units of the run's data.
+            values: `(N, *shape)`: an array, a tensor, a DataFrame or nested lists, in the units of the run's data. Of a
+                run on a table of mixed kinds a DataFrame with its columns, in any order.
 
         Returns:
             `x` of shape `(N, *shape)`, to be given to `log_marginal`, `elbo`, `vae.encode` and the others.
@@ -199,6 +232,7 @@ def open_run(
         Representation[resolved["stored"]]  # a KeyError where there is no such
         now = located(config, folder, data=data, data_dir=data_dir)
         request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
+        request["columns"] = stored_schema(resolved)
         request["stream"] = STREAM[now.get("stream", "auto")]
         request["workers"] = min(
             max(0, int(now.get("workers", 2))), Config.workers

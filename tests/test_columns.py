@@ -1,6 +1,13 @@
 """Tables of columns of mixed kinds: each has a likelihood of its own, and log p(x|z) is their sum."""
 
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
+import pandas
 import pytest
 import scipy.stats
 import torch
@@ -20,13 +27,17 @@ from pyro_vae import (
     Spec,
     StandardNormal,
     StudentT,
+    Table,
     build,
     elbo,
     fit,
     load,
+    load_data,
     log_marginal,
+    open_run,
     save,
 )
+from pyro_vae.data.schema import Schema, cells_of
 from pyro_vae.networks import MLP
 from pyro_vae.networks.views import Seen, View
 from pyro_vae.spec import parse
@@ -209,3 +220,216 @@ def test_weights_and_what_they_are_of_are_kept(tmp_path):
         torch.manual_seed(0)
         results.append(elbo(each.model, each.guide, x[:, :3].float(), num_particles=10).elbo)
     torch.testing.assert_close(results[0], results[1])
+
+
+def people(n=300):
+    """A table as it comes out of a database."""
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=n)
+    jobs = np.array(["clerk", "nurse", "pilot", "teacher"])
+    return pandas.DataFrame(
+        {
+            "visits": rng.negative_binomial(2, 0.2, n),
+            "income": np.round(np.exp(10 + 0.8 * z + 0.3 * rng.normal(size=n)), 2),
+            "height": np.round(170 + 8 * z + 2 * rng.normal(size=n), 1),
+            "job": jobs[np.digitize(z + 0.7 * rng.normal(size=n), [-1, 0, 1])],
+            "sex": np.where(rng.random(n) < 0.5, "f", "m"),
+            "grade": 1 + np.digitize(z + 0.5 * rng.normal(size=n), [-1.2, -0.4, 0.4, 1.2]),
+            "member": rng.random(n) < 0.3,
+        }
+    )
+
+
+KIND = {"visits": "count", "income": "positive", "height": "real", "job": "category"}
+KIND |= {"sex": "bit", "grade": "ordinal", "member": "bit"}
+TINY = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([0, 1, 1, 0] * 30, "bit"),
+        ([1, 2, 2, 1] * 30, "bit"),
+        ([True, False] * 30, "bit"),
+        ([1, 2, 3, 4, 5] * 30, "ordinal"),
+        ([0.5, 1.0, 1.5] * 30, "ordinal"),
+        ([-1, 0, 1] * 30, "ordinal"),
+        (list(range(1950, 2020)), "ordinal"),  # varies less than counts do
+        (np.random.default_rng(0).poisson(30, 200), "count"),
+        (np.random.default_rng(0).negative_binomial(1, 0.1, 200), "count"),
+        (np.random.default_rng(0).normal(size=200).round(3), "real"),
+        (np.random.default_rng(0).lognormal(sigma=1.5, size=200), "positive"),
+        (np.random.default_rng(0).normal(0, 1e3, 500).round(), "real"),
+        (["a", "b"] * 30, "bit"),
+        (["a", "b", "c"] * 30, "category"),
+    ],
+)
+def test_what_a_column_is_taken_for(cells, kind):
+    (column,) = Schema.of(pandas.DataFrame({"c": cells}), {}).columns
+    assert column.kind == kind
+    assert column.why
+    back = column.cells(column.codes(cells_of(pandas.DataFrame({"c": cells}), "c"), "the table"))
+    assert back.tolist() == list(cells)
+
+
+def test_a_frame_comes_back_as_it_was():
+    frame = people()
+    table = Table(frame)
+    assert {c.name: c.kind for c in table.schema.columns} == KIND
+    again = table.frame(table.x, frame.index)
+    pandas.testing.assert_frame_equal(again.astype(frame.dtypes), frame)
+    assert Schema.from_dicts(table.schema.to_dicts()).names == table.schema.names
+    assert torch.equal(table.see(frame[frame.columns[::-1]]), table.x)
+
+
+def test_a_table_is_fitted_and_drawn_from_in_code():
+    torch.manual_seed(0)
+    table = Table(people(), "columns, height=laplace, grade=categorical")
+    vae = build(Spec(table.shape, 2, likelihood=table.likelihood, network="mlp(hidden=(8,))"))
+    fit(vae, table.x, epochs=2)
+    drawn = table.frame(vae.sample(50))
+    assert list(drawn.columns) == list(KIND)
+    assert set(drawn["job"]) <= {"clerk", "nurse", "pilot", "teacher"}
+    assert drawn["visits"].dtype.kind == "i"
+    assert drawn["member"].dtype.kind == "b"
+    assert set(drawn["grade"]) <= {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "words"),
+    [
+        ("columns, hight=laplace", "has no column 'hight': did you mean 'height'"),
+        ("columns, height=gausian", "did you mean gaussian"),
+        ("height=laplace", "names no likelihood for the column 'visits'"),
+        ("columns, height", "must be of the form column=likelihood"),
+        ("columns, height=laplace, height=gaussian", "names the column 'height' twice"),
+        ("columns, job=gaussian", "'job' .* holds texts such as 'clerk'"),
+        ("columns, job=ordinal", "'job' .* order is not known"),
+        ("columns, job=ordinal(levels=('nurse', 'clerk'))", "none of its categories: 'nurse'"),
+        ("columns, job=bernoulli", "holds 4 different values"),
+        ("columns, job=categorical(levels=7)", "job=.*holds 4 different values; leave levels out"),
+        ("columns, grade=columns", "is no likelihood of one column"),
+    ],
+)
+def test_a_table_that_cannot_be_read_so(refused, tmp_path, likelihood, words):
+    people(60).to_csv(tmp_path / "people.csv", index=False)
+    said = refused("train", "--dataset", tmp_path / "people.csv", "--likelihood", likelihood, *TINY)
+    assert re.search(words, said), said
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "words"),
+    [
+        ("job", lambda n: ["clerk"] * n, "holds 'clerk' in every row"),
+        ("job", lambda n: [f"job {i}" for i in range(n)], "holds 60 different texts in 60 rows"),
+        ("job", lambda n: ["clerk", "", "pilot"] * (n // 3), "'job' .* has no value in data row 1"),
+        ("height", lambda n: [1.5, None] * (n // 2), "'height' .* has no value in data row 1"),
+    ],
+)
+def test_a_column_that_cannot_be_learned(refused, tmp_path, column, cells, words):
+    frame = people(60)
+    frame[column] = cells(60)
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    said = refused("train", "--dataset", tmp_path / "people.csv", "--likelihood", "columns", *TINY)
+    assert re.search(words, said), said
+
+
+@pytest.fixture(scope="module")
+def on_people(tmp_path_factory, call):
+    """A run on the table of people, and the text of its training."""
+    folder = tmp_path_factory.mktemp("people")
+    people().to_csv(folder / "people.csv", index=False)
+    options = ("--likelihood", "columns, height=studentt(df=5)", "--epochs", 2, *TINY)
+    said = call("train", "--dataset", folder / "people.csv", *options, "--output", folder / "run")
+    assert (said.code, said.err) == (0, "")
+    return folder / "run", said.out
+
+
+def test_a_run_says_what_each_column_is_taken_for(on_people):
+    out = on_people[1]
+    for words in (
+        "job     Categorical(levels=4)  categories: 'clerk', 'nurse', 'pilot', 'teacher'",
+        "grade   Ordinal(levels=5)      ordered scale: 1, 2, 3, 4, 5",
+        "grade=categorical if they are codes",
+        "height  StudentT(df=5)         reals",
+    ):
+        assert words in out
+    again = open_run(on_people[0])
+    assert {c.name: c.kind for c in again.schema.columns} == KIND
+
+
+def test_a_run_takes_frames_and_gives_frames(on_people):
+    run, frame = open_run(on_people[0]), people()
+    torch.manual_seed(0)
+    x = run.see(frame[frame.columns[::-1]])
+    table = Table(frame, "columns, height=studentt(df=5)")
+    torch.testing.assert_close(x, table.x.float())
+    assert list(run.sample(5).columns) == list(KIND)
+    made = run.reconstruct(frame.tail(3))
+    assert list(made.index) == list(frame.tail(3).index)
+    assert set(made["sex"]) <= {"f", "m"}
+    with pytest.raises(InputError, match=r"'job' .* holds 'farmer' in data row 1"):
+        run.see(frame.head(3).assign(job=["clerk", "farmer", "pilot"]))
+    with pytest.raises(InputError, match="has no column 'job'"):
+        run.see(frame.drop(columns="job"))
+
+
+def test_a_run_goes_on_and_reads_new_data(on_people, call, tmp_path):
+    shutil.copytree(on_people[0].parent, tmp_path / "people")
+    run = tmp_path / "people" / "run"
+    assert call("train", "--resume", run, "--epochs", 3).code == 0
+    new = people(340).tail(40)[[*KIND][::-1]].assign(extra=1)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    said = call("evaluate", run, "--data", tmp_path / "new.csv", "--num-particles", 20)
+    assert (said.code, said.err) == (0, "")
+    assert "columns that the run does not know left out: 'extra'" in said.out
+    new["job"] = "farmer"
+    new.to_csv(tmp_path / "new.csv", index=False)
+    said = call("evaluate", run, "--data", tmp_path / "new.csv", "--num-particles", 20)
+    assert said.code == 2
+    assert "column 'job'" in said.err
+    assert "'farmer' in data row 0" in said.err
+    assert call("encode", run, "--data", tmp_path / "people" / "people.csv").code == 0
+
+
+def test_an_array_is_a_table_whose_columns_are_counted(train, tmp_path):
+    np.save(tmp_path / "x.npy", table(100).numpy())
+    folder = train("run", "--dataset", tmp_path / "x.npy", "--likelihood", "columns", *TINY)
+    kinds = [c.kind for c in open_run(folder).schema.columns]
+    assert kinds == ["count", "real", "ordinal", "bit", "positive", "ordinal"]
+
+
+def test_a_density_is_over_the_stored_numbers_wherever_they_lie(train, tmp_path):
+    """Reals far from 0 are counted from there; log p(x) stays a density over them."""
+    rng = np.random.default_rng(0)
+    far = pandas.DataFrame({"t": 1.7e9 + rng.normal(size=400), "k": rng.integers(0, 2, 400)})
+    means = []
+    for shift in (0.0, 1.7e9):
+        far.assign(t=far["t"] - shift).to_csv(tmp_path / "far.csv", index=False)
+        named = ("--dataset", tmp_path / "far.csv", "--likelihood", "columns", "--epochs", 3)
+        run = open_run(train(f"run{shift}", *named, *TINY))
+        torch.manual_seed(0)
+        x = run.split("test")
+        means.append(log_marginal(run.vae.model, run.vae.guide, x, num_particles=50).mean)
+    assert abs(means[0] - means[1]) < 0.05
+
+
+@pytest.mark.skipif("PYRO_VAE_DATA" not in os.environ, reason="needs the tables of HI-VAE")
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("Wine", {"bit": 1, "ordinal": 1}),
+        ("Adult", {"bit": 1, "ordinal": 6, "count": 5}),
+    ],
+)
+def test_real_tables(name, kinds, tmp_path):
+    path = Path(os.environ["PYRO_VAE_DATA"]) / "hivae" / name / "data.csv"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    whole = pandas.read_csv(path, header=None).dropna().iloc[::5]
+    whole.to_csv(tmp_path / "whole.csv", header=False, index=False)
+    data = load_data(str(tmp_path / "whole.csv"), header="no", columns={})
+    found = Counter(column.kind for column in data.schema.columns)
+    assert {kind: found[kind] for kind in kinds} == kinds
+    for column, values in zip(data.schema.columns, data.values["train"].T, strict=True):
+        assert column.cells(values.numpy()).shape == values.shape

@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from pyro_vae.data.files import Loaded, Request
 from pyro_vae.data.labels import one_each, separate_labels
+from pyro_vae.data.schema import Schema, names_of
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import user_path
@@ -131,8 +132,9 @@ def loaded(table: Table, request: Request) -> Loaded:
     for given in drop.split(",") if drop and guess else ():
         table.left.remove(table.find(given.strip(), "drop"))
     names = _names(table, request, guess)
-    labels = _labels(table, request, guess)
-    values = _values(table)
+    mixed = request.columns is not None  # where texts are data, and no column is taken for labels
+    labels = _labels(table, request, guess and not mixed)
+    schema, values = _mixed(table, request) if mixed else (None, _values(table))
     _note_stand_ins(table, values)
     if labels is None and request.labels is not None:
         known = None if names is None else {"train": names}
@@ -148,7 +150,8 @@ def loaded(table: Table, request: Request) -> Loaded:
         str(table.path),
         None if names is None else {"train": names},
         table.notes,
-        [table.called(c) for c in table.left],
+        [table.called(c) for c in table.left] if schema is None else schema.names,
+        schema=schema,
     )
 
 
@@ -161,7 +164,7 @@ def _names(table: Table, request: Request, guess: bool) -> np.ndarray | None:
         return table.take(table.find(request.id, "id")).astype(str)
     columns = [c for c in table.left if guess and _is_id(table, c)]
     label = _column_of_labels(table, request)
-    columns = [c for c in columns if c != label]
+    columns = [c for c in columns if c != label and table.called(c) not in _asked(request)]
     if len(columns) == len(table.left):
         columns = []
     if not columns:
@@ -264,6 +267,30 @@ def _guessed_labels(table: Table) -> int | None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
+
+
+def _asked(request: Request) -> Collection[str]:
+    """Names of columns that are certain to be data."""
+    columns = request.columns
+    if isinstance(columns, Schema):
+        return columns.names
+    return () if columns is None else columns.keys()
+
+
+def _mixed(table: Table, request: Request) -> tuple[Schema, np.ndarray]:
+    """The columns that are left as those of a table of mixed kinds: what they hold, and their numbers `(N, D)`."""
+    if not table.left:
+        raise InputError(f"{table.path} has no column that could be data")
+    frame = table.frame[table.left]
+    frame.columns = [table.called(c) for c in table.left]
+    asked, what = request.columns, str(table.path)
+    schema = asked if isinstance(asked, Schema) else Schema.of(frame, asked or {}, what)
+    others = [name for name in names_of(frame, what) if name not in schema.names]
+    if others:
+        table.notes.append(f"columns that the run does not know left out: {_few(others)}")
+    places = {table.called(c): c for c in table.left}
+    table.left = [places[name] for name in schema.names if name in places]
+    return schema, schema.codes(frame, what)
 
 
 def _values(table: Table) -> np.ndarray:

@@ -12,6 +12,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.errors import one_line as one_line  # noqa: PLC0414  # the readers take it from here
 
 if TYPE_CHECKING:
+    from pyro_vae.data.schema import Schema, Wish
     from pyro_vae.data.streams import Stream
 
 
@@ -36,6 +37,7 @@ class Request:
     workers: int = 2
     maximum: int | None = None
     background: str | None = None
+    columns: "Schema | Mapping[str, Wish] | None" = None  # of a table of mixed kinds
 
 
 Parts = dict[str, np.ndarray]
@@ -51,6 +53,7 @@ class Loaded(NamedTuple):
         names: what each row is called (a file, an id), by split, or `None` where rows are only counted.
         notes: one sentence for each thing that was taken for something (a header, an index column).
         columns: names of the columns of a table, or `None`.
+        schema: what the columns of a table of mixed kinds hold, or `None`.
         maximum: the largest value that the whole numbers can take where the files say it (65535 for images of 16
             bits), or `None`.
     """
@@ -62,6 +65,7 @@ class Loaded(NamedTuple):
     notes: Sequence[str] = ()
     columns: Sequence[str] | None = None
     maximum: float | None = None
+    schema: "Schema | None" = None
 
 
 WAYS_OUT = {

@@ -1,7 +1,7 @@
 """A data set: splits, labels, representation, and the bridge to a likelihood."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.bridges import Bridge, ColumnNoise
+from pyro_vae.data.bridges import AsStored, Bridge, ColumnNoise
 from pyro_vae.data.fields import Split, evenly, take
-from pyro_vae.data.files import Parts, Request
+from pyro_vae.data.files import Loaded, Parts, Request
 from pyro_vae.data.joined import joined, joined_names
 from pyro_vae.data.marginals import ROWS, Columns
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
-from pyro_vae.data.nature import BYTE, nature_of
+from pyro_vae.data.nature import BYTE, Nature, nature_of
 from pyro_vae.data.own import OWN, own
 from pyro_vae.data.representation import Representation, Supported
+from pyro_vae.data.schema import Schema, Wish
 from pyro_vae.data.streams import Stream, stored
 from pyro_vae.data.units import Units, each
 from pyro_vae.foundation.errors import InputError
@@ -46,6 +47,7 @@ class DataSet:
         notes: one sentence for each thing that was taken for something when the data were read.
         columns: names of the columns of a table, or `None`.
         units: how bits or grey levels are spelled, where the stored values are others (`x / 255`), or `None`.
+        schema: what the columns of a table of mixed kinds hold, or `None`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class DataSet:
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
     units: Units | None = None
+    schema: Schema | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,6 +122,8 @@ class DataSet:
         if asked and asked[0] not in Bridge.kinds():
             raise InputError(f"--binarize {binarize}: give dynamic, static or threshold")
         holds = self.representation
+        if self.schema is not None:
+            return self._of_columns(self.schema, support, asked)
         real = {Representation.REAL, Representation.UNIT}
         if asked == ["dequantize"] and support is Representation.REAL and holds in self._OF_COLUMNS:
             return self._noise()
@@ -141,6 +146,24 @@ class DataSet:
         self.seen.check(self.name, noise=False)
         return replace(bridge, units=self.seen.units) if support is Representation.REAL else bridge
 
+    def _of_columns(self, schema: Schema, support: Representation, asked: list[str]) -> Bridge:
+        """The bridge from columns of mixed kinds: reals are counted in units that float32 can hold."""
+        if asked:
+            option = asked[0] if asked[0] in ("dequantize", "scale") else "binarize"
+            raise InputError(
+                f"{self.name} is a table of columns of mixed kinds, and --{option} is for data of one kind"
+            )
+        if support is not Representation.MIXED:
+            raise InputError(f"{self.name} holds {self.representation.value}: take Columns")
+        self.seen.check(self.name, noise=False)
+        units = self.seen.units
+        if units is not None:  # positive reals are counted from 0
+            kinds = [column.kind for column in schema.columns]
+            every = units.shift * (len(kinds) // len(units.shift))
+            shifts = [s if kind == "real" else 0.0 for s, kind in zip(every, kinds, strict=True)]
+            units = replace(units, shift=tuple(shifts))
+        return AsStored(self.maximum, units)
+
     _OF_COLUMNS = (Representation.REAL, Representation.UNIT, Representation.COUNTS)
 
     def _noise(self) -> Bridge:
@@ -158,7 +181,8 @@ class DataSet:
     def seen(self) -> Columns:
         """The columns of the training data as a density has to know them, from at most 10,000 of them."""
         few = take(self.values["train"], self._some)
-        return Columns(few[:].cpu().numpy(), self.columns)
+        dense = None if self.schema is None else self.schema.dense
+        return Columns(few[:].cpu().numpy(), self.columns, dense)
 
     @property
     def _some(self) -> Tensor:
@@ -166,7 +190,8 @@ class DataSet:
 
     def floors(self, bridge: Bridge) -> Tensor | None:
         """The least scale that a density of x may have for each element, `None` where any is right."""
-        plain = self.representation in (Representation.REAL, Representation.UNIT)
+        dense = (Representation.REAL, Representation.UNIT, Representation.MIXED)
+        plain = self.representation in dense
         if not bridge.plain or not plain or not any(self.seen.floors):
             return None
         floors = self.seen.floors if bridge.units is None else bridge.units.of(self.seen.floors)
@@ -176,7 +201,7 @@ class DataSet:
         """What someone who puts a likelihood on the data by this bridge should know, a sentence each."""
         if bridge.remark:
             return [bridge.remark]
-        if bridge.result(self.representation) is not Representation.REAL:
+        if bridge.result(self.representation) not in (Representation.REAL, Representation.MIXED):
             return []
         notes = self.seen.remarks(self.rows["train"][self._some.numpy()], noise=bridge.is_random)
         for split in ("validation", "test"):
@@ -245,6 +270,7 @@ def load_data(
     workers: int = 2,
     maximum: int | None = None,
     background: str | None = None,
+    columns: "Schema | Mapping[str, Wish] | None" = None,
     divide: bool = True,
 ) -> DataSet:
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
@@ -272,7 +298,8 @@ def load_data(
         workers: processes that read streamed data ahead; 0 reads them when they are needed.
         maximum: the largest value that whole numbers can take; by default what the files say, 255 for grey levels
             that reach above 127, else the largest value that occurs.
-
+        columns: of a table of mixed kinds what its columns hold, or what some of them are to be taken for (`{}`: each
+            is what it looks like); texts are then categories. By default all data are numbers of one kind.
         divide: into splits; `False` leaves all rows together, as one split `'all'`.
 
     Raises:
@@ -307,8 +334,16 @@ def load_data(
         raise InputError(
             f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
         )
+    schema = loaded.schema
+    if columns is not None and schema is None:
+        schema, values = _as_columns(request.dataset, columns, loaded.columns, values)
     known = MAXIMA.get(request.dataset, BYTE) if named else loaded.maximum
-    nature = nature_of(request.dataset, values, maximum=maximum, known=known)
+    mixed = Nature(Representation.MIXED, 1.0)
+    nature = (
+        mixed
+        if schema is not None
+        else nature_of(request.dataset, values, maximum=maximum, known=known)
+    )
     sizes = {part: len(v) for part, v in values.items()}
     kinds, names = loaded.labels or None, loaded.names or None
     if divide:
@@ -330,9 +365,38 @@ def load_data(
         rows={split: index.numpy() for split, (_, index) in places.items()},
         names=names and {s: _picked(names, place) for s, place in places.items()},
         notes=(*loaded.notes, *nature.notes),
-        columns=None if loaded.columns is None else tuple(loaded.columns),
+        columns=_called(loaded, schema),
         units=nature.units,
+        schema=schema,
     )
+
+
+def _called(loaded: Loaded, schema: Schema | None) -> tuple[str, ...] | None:
+    """The names of the columns of a table."""
+    names = loaded.columns if schema is None else schema.names
+    return None if names is None else tuple(names)
+
+
+def _as_columns(
+    name: str,
+    asked: Schema | Mapping[str, Wish],
+    names: Sequence[str] | None,
+    values: Mapping[str, Tensor | Stream],
+) -> tuple[Schema, dict[str, Tensor | Stream]]:
+    """An array of numbers `(N, D)` as a table of mixed kinds, whose columns are counted from 0 or have names."""
+    import pandas
+
+    if any(len(v.shape) != 2 for v in values.values()):
+        shape = tuple(next(iter(values.values())).shape[1:])
+        raise InputError(
+            f"{name} has data of shape {shape}, and columns of mixed kinds are those of a table"
+        )
+    width = next(iter(values.values())).shape[1]
+    called = [str(i) for i in range(width)] if names is None else list(names)
+    frames = {k: pandas.DataFrame(v[:].numpy(), columns=called) for k, v in values.items()}
+    every = pandas.concat(list(frames.values()))
+    schema = asked if isinstance(asked, Schema) else Schema.of(every, asked, name)
+    return schema, {k: torch.from_numpy(schema.codes(f, name)) for k, f in frames.items()}
 
 
 def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | None) -> None:

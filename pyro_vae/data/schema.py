@@ -1,0 +1,368 @@
+"""What the columns of a table of mixed kinds hold, and how their cells become numbers and numbers cells again."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.foundation.commands import option
+from pyro_vae.foundation.errors import InputError
+
+KINDS = {
+    "real": "reals",
+    "positive": "positive reals",
+    "unit": "reals in [0, 1]",
+    "count": "counts",
+    "levels": "whole numbers",
+    "bit": "two values",
+    "ordinal": "ordered scale",
+    "category": "categories",
+}
+CODED = ("bit", "ordinal", "category")  # kinds whose cells are named, and stored as codes from 0
+FEW = 20  # different numbers that make an ordered scale
+SCALE = 100  # the same, of whole numbers that vary less than counts do
+REPEATED = 20  # times that each of a few reals stands in a column, on average
+EXACT = 2**24  # counts below it are the same in float32
+SKEWED = 1.0  # skewness from where positive reals are looked at by their logarithms
+MOST = 2**16  # categories
+SHOWN = 5  # categories that a sentence names
+
+Cell = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a column is to be taken for.
+
+    Attributes:
+        kind: one of those of `Held`.
+        categories: the cells that it may hold, by their codes; empty: those that it holds, in their order.
+        called: how the wish was spelled, for sentences.
+    """
+
+    kind: str
+    categories: tuple[Cell, ...] = ()
+    called: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one column holds.
+
+    Attributes:
+        name: of the column.
+        kind: one of `KINDS`; those that are `CODED` have cells with names, the others numbers as they are.
+        categories: these names by their codes: texts, numbers or truth values.
+        why: what speaks for the kind, in words; empty where it was asked for.
+    """
+
+    name: str
+    kind: str
+    categories: tuple[Cell, ...] = ()
+    why: str = ""
+
+    def codes(self, cells: np.ndarray, what: str) -> np.ndarray:
+        """The cells `(N,)` as numbers in float64; `what` they are of, for sentences.
+
+        Raises:
+            InputError: for a cell that is missing, no number, or no category that is known.
+        """
+        if not self.categories:
+            return _numbers(cells, self.name, what)
+        _refuse_missing(cells, self.name, what)
+        by_key = {_key(c, text=self._texts): float(i) for i, c in enumerate(self.categories)}
+        codes = np.array([by_key.get(_key(c, text=self._texts), np.nan) for c in cells.tolist()])
+        if np.isnan(codes).any():
+            row = int(np.isnan(codes).argmax())
+            raise InputError(
+                f"column {self.name!r} of {what} holds {_said(cells[row])} in data row {row} (counted from 0), "
+                f"which is none of its categories: {_listed(self.categories)}"
+            )
+        return codes
+
+    @property
+    def _texts(self) -> bool:
+        return any(isinstance(c, str) for c in self.categories)
+
+    def cells(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers `(N,)` that a likelihood gave, as cells of the table."""
+        if self.categories:
+            places = np.clip(np.round(numbers), 0, len(self.categories) - 1).astype(int)
+            return np.array(self.categories, object if self._texts else None)[places]
+        whole = self.kind in ("count", "levels") and bool((numbers == np.round(numbers)).all())
+        return numbers.astype(np.int64) if whole else numbers
+
+    def describe(self) -> str:
+        """What it holds, for a person."""
+        words = KINDS[self.kind]
+        return f"{words}: {_listed(self.categories)}" if self.categories else words
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for TOML."""
+        categories = {"categories": list(self.categories)} if self.categories else {}
+        return {"name": self.name, "kind": self.kind, **categories}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a table, in the order in which they are elements of x."""
+
+    columns: tuple[Held, ...]
+
+    @classmethod
+    def of(cls, frame: Any, wishes: Mapping[str, Wish], what: str = "the table") -> "Schema":
+        """What the columns of a pandas DataFrame hold, each by what is wished of it, or by what it holds.
+
+        Raises:
+            InputError: for a wish for no column, and for a column that can be none of this.
+        """
+        names = names_of(frame, what)
+        for name in wishes:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {_listed(names)}"
+                raise InputError(f"{what} has no column {name!r}: {hint}")
+        columns = [held(name, cells_of(frame, name), wishes.get(name), what) for name in names]
+        return cls(tuple(columns))
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def dense(self) -> list[int]:
+        """The columns that have a density, by their places."""
+        kinds = ("real", "positive", "unit")
+        return [i for i, column in enumerate(self.columns) if column.kind in kinds]
+
+    def codes(self, frame: Any, what: str = "the table") -> np.ndarray:
+        """A DataFrame as numbers `(N, D)`, float64; its columns may stand in any order.
+
+        Raises:
+            InputError: for a column that is missing, and for cells that it cannot hold.
+        """
+        names = names_of(frame, what)
+        for name in self.names:
+            if name not in names:
+                raise InputError(
+                    f"{what} has no column {name!r}: give it {_listed(self.names, most=20)}"
+                )
+        each = [column.codes(cells_of(frame, column.name), what) for column in self.columns]
+        return np.stack(each, 1)
+
+    def frame(self, x: Any, index: Any = None) -> Any:
+        """Numbers `(N, D)` as a DataFrame with the names, types and categories of the table."""
+        import pandas
+
+        numbers = np.asarray(x, np.float64)
+        each = zip(self.columns, numbers.T, strict=True)
+        return pandas.DataFrame({c.name: c.cells(column) for c, column in each}, index=index)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Plain values, for TOML; `from_dicts` reads them back."""
+        return [column.to_dict() for column in self.columns]
+
+    @classmethod
+    def from_dicts(cls, columns: Sequence[Mapping[str, Any]]) -> "Schema":
+        """The schema that `to_dicts` described; `KeyError`, `TypeError` or `ValueError` where it did not."""
+        read = []
+        for c in columns:
+            if not isinstance(c["name"], str) or c["kind"] not in KINDS:
+                raise ValueError("a column has a name and a kind")
+            categories = tuple(c.get("categories", ()))
+            if (c["kind"] in CODED) != bool(categories):
+                raise ValueError("categories go with kinds that have some")
+            read.append(Held(c["name"], c["kind"], categories))
+        return cls(tuple(read))
+
+
+def stored_schema(resolved: Mapping[str, Any]) -> Schema | None:
+    """The schema in the table [resolved] of a run; `None` where its data are no table of mixed kinds.
+
+    Raises:
+        InputError: where it is damaged.
+    """
+    if resolved.get("table") is None:
+        return None
+    try:
+        return Schema.from_dicts(resolved["table"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            "the run does not say what the columns of its table hold: [[resolved.table]] in its config.toml is damaged"
+        ) from error
+
+
+def names_of(frame: Any, what: str) -> list[str]:
+    """The names of a DataFrame's columns, once they are different."""
+    names = [str(name) for name in frame.columns]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{what} has two columns {twice!r}: give each a name of its own")
+    return names
+
+
+def cells_of(frame: Any, name: str) -> np.ndarray:
+    """One column of a DataFrame, `(N,)`: numbers or truth values, or Python objects."""
+    places = [str(column) for column in frame.columns]
+    series = frame.iloc[:, places.index(name)]
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
+        return series.to_numpy()
+    cells = zip(series.astype(object).tolist(), series.isna().tolist(), strict=True)
+    plain = [None if missing else cell for cell, missing in cells]
+    if plain and all(isinstance(v, (bool, np.bool_)) for v in plain):
+        return np.array(plain, bool)
+    if plain and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in plain):
+        return np.array(plain)
+    return np.array([None if v is None else str(v) for v in plain], object)
+
+
+def held(name: str, cells: np.ndarray, wish: Wish | None, what: str) -> Held:
+    """What one column holds: by the wish for it, or by its cells."""
+    _refuse_missing(cells, name, what)
+    text = cells.dtype.kind not in "biuf"
+    whole = not text and bool((cells == np.round(cells)).all())
+    different: list[Any] = sorted(set(cells.tolist()))
+    if not text and whole and cells.dtype.kind != "b":
+        different = [int(v) for v in different]
+    if len(different) == 1:
+        raise InputError(
+            f"column {name!r} of {what} holds {_said(different[0])} in every row, of which there is nothing to learn: "
+            f"leave it out ({option('drop', name)})"
+        )
+    if wish is not None:
+        return _wished(name, cells, different, wish, what)
+    if text:
+        return _texts(name, len(cells), different, what)
+    if len(different) == 2:
+        why = "truth values" if cells.dtype.kind == "b" else "two different numbers"
+        return Held(name, "bit", tuple(different), why)
+    kind, why = (_whole if whole else _reals)(name, cells.astype(np.float64), different)
+    return Held(name, kind, tuple(different) if kind in CODED else (), why)
+
+
+def _texts(name: str, rows: int, different: list[str], what: str) -> Held:
+    count = len(different)
+    if count > max(FEW, rows // 2) or count > MOST:
+        raise InputError(
+            f"column {name!r} of {what} holds {count} different texts in {rows} rows, such as {_said(different[0])}: "
+            f"take it for the names of the rows ({option('id', name)}) or leave it out ({option('drop', name)})"
+        )
+    if count == 2:
+        return Held(name, "bit", tuple(different), why="two different texts")
+    return Held(name, "category", tuple(different), why=f"{count} different texts")
+
+
+def _whole(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str]:
+    """What whole numbers are: a scale of few of them, counts, or rounded reals."""
+    low, high, count = different[0], different[-1], len(different)
+    ends = f"whole numbers from {low} to {high}"
+    most = FEW // 2 if low == 0 else FEW  # counts begin at 0, scales and codes at 1 as a rule
+    if count <= most and high - low < 2 * count:
+        said = f"{name}=categorical if they are codes, {name}=negativebinomial if they count"
+        return "ordinal", f"{count} {ends}; {said}"
+    if low >= 0 and high < EXACT and cells.var() >= cells.mean():
+        return "count", f"{ends}, which vary as counts do"
+    if count <= SCALE:
+        return "ordinal", f"{count} {ends}, which vary less than counts do"
+    beyond = "large" if high >= EXACT else "some below 0" if low < 0 else "varying less than counts"
+    return "real", f"{ends}, {beyond}: as if they were rounded"
+
+
+def _reals(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str]:
+    """What reals are: a few that repeat, skewed positive ones, or any."""
+    low, high = different[0], different[-1]
+    if len(different) <= FEW and len(different) * REPEATED <= len(cells):
+        return "ordinal", f"only {len(different)} different numbers"
+    ends = f"from {low:.4g} to {high:.4g}"
+    if low > 0 and _skewness(cells) > SKEWED > abs(_skewness(np.log(cells))):
+        return "positive", f"{ends}, skewed, their logarithms less"
+    return "real", ends
+
+
+def _skewness(values: np.ndarray) -> float:
+    centred = values - values.mean()
+    return float((centred**3).mean() / max(values.std(), 1e-300) ** 3)
+
+
+def _wished(name: str, cells: np.ndarray, different: list[Any], wish: Wish, what: str) -> Held:
+    """A column of the kind that is asked for."""
+    text = cells.dtype.kind not in "biuf"
+    if wish.kind not in CODED:
+        if text:
+            raise InputError(
+                f"column {name!r} of {what} holds texts such as {_said(different[0])}, which {wish.called} cannot be "
+                f"put on: {name}=categorical takes them for categories"
+            )
+        return Held(name, wish.kind)
+    if wish.kind == "bit" and len(different) != 2:
+        raise InputError(
+            f"column {name!r} of {what} holds {len(different)} different values ({_listed(different)}), and "
+            f"{wish.called} takes two"
+        )
+    if wish.kind == "ordinal" and text and not wish.categories:
+        raise InputError(
+            f"column {name!r} of {what} holds texts, whose order is not known: say it, as in "
+            f"{name}=ordinal(levels={tuple(different[:3])!r})"
+        )
+    if len(different) > MOST:
+        raise InputError(
+            f"column {name!r} of {what} holds {len(different)} different values, too many for {wish.called}"
+        )
+    found = Held(name, wish.kind, wish.categories or tuple(different))
+    found.codes(cells, what)  # refused where they do not hold all of its cells
+    return found
+
+
+def _numbers(cells: np.ndarray, name: str, what: str) -> np.ndarray:
+    """Numbers in float64, once all are there."""
+    _refuse_missing(cells, name, what)
+    if cells.dtype.kind not in "biuf":
+        wrong = next((i for i, c in enumerate(cells.tolist()) if not _like_a_number(c)), 0)
+        raise InputError(
+            f"column {name!r} of {what} holds {_said(cells[wrong])} in data row {wrong} (counted from 0), which is no "
+            "number"
+        )
+    return cells.astype(np.float64)
+
+
+def _like_a_number(cell: Any) -> bool:
+    return bool(re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", str(cell)))
+
+
+def _refuse_missing(cells: np.ndarray, name: str, what: str) -> None:
+    """Refuse a cell that is missing or infinite, naming its column and row."""
+    if cells.dtype.kind in "biu":
+        return
+    numbers = cells.dtype.kind == "f"
+    wrong = ~np.isfinite(cells) if numbers else np.array([c is None or c == "" for c in cells])
+    if not wrong.any():
+        return
+    row = int(wrong.argmax())
+    value = "an infinite value" if numbers and np.isinf(cells[row]) else "no value"
+    raise InputError(
+        f"column {name!r} of {what} has {value} in data row {row} (counted from 0), and in {int(wrong.sum())} rows in "
+        f"all: fill them in, remove those rows, or leave the column out ({option('drop', name)})"
+    )
+
+
+def _key(cell: Any, *, text: bool) -> Any:
+    """What a cell is known by: its text, or as a number, so that 1, 1.0 and True are one."""
+    if text:
+        return str(cell)
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return str(cell)
+
+
+def _said(cell: Any) -> str:
+    text = repr(cell.item() if isinstance(cell, np.generic) else cell)
+    return text if len(text) <= 30 else f"{text[:30]}..."
+
+
+def _listed(cells: Sequence[Any], most: int = SHOWN) -> str:
+    few = ", ".join(_said(cell) if isinstance(cell, str) else f"{cell}" for cell in cells[:most])
+    return few + (f", ... {len(cells)} in all" if len(cells) > most else "")
