@@ -68,6 +68,11 @@ class Config:
     background: str | None = _option(
         None, "what lies below transparent images: white, black, another colour or #rrggbb"
     )
+    missing: str | None = _option(
+        None,
+        "blanks, NA and nan in your own data: refuse them (default), or count what was seen",
+        ("keep", "refuse"),
+    )
     binarize: str | None = _option(
         None, "make bits of grey values: fresh at each visit, drawn once, or 1 above half", BINARIZE
     )

@@ -12,10 +12,11 @@ from pyro_vae.data.bridges import AsStored
 from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
+from pyro_vae.data.holes import HOW, KEEP
 from pyro_vae.data.inputs import as_data
 from pyro_vae.data.nature import Nature, nature_of
-from pyro_vae.data.own import options_for
-from pyro_vae.data.representation import Representation
+from pyro_vae.data.own import may_have_holes, options_for
+from pyro_vae.data.representation import Representation, present
 from pyro_vae.data.sets import ALL
 from pyro_vae.data.streams import Stream, chunks, stored
 from pyro_vae.data.units import Units
@@ -112,6 +113,8 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     if path.is_dir():
         kept = (*kept, "background")
     request = {k: own[k] for k in kept if k in own and k in REQUEST}
+    if opened.spec.missing and file not in NAMED and may_have_holes(file):
+        request["missing"] = KEEP
     inside = own.get("labels")  # a column, or the name of an array; a file has labels of other rows
     if labels is None and alike and inside is not None and not Path(inside).is_file():
         try:
@@ -121,7 +124,8 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     try:
         return load_data(file, labels=labels, divide=False, **request)
     except InputError as error:
-        raise InputError(str(error).replace("--dataset", "--data")) from error
+        told = str(error).replace("--dataset", "--data")
+        raise InputError(told.replace(HOW, "train with --missing keep")) from error
 
 
 def _check_columns(file: str, data: DataSet, known: Any) -> None:
@@ -181,7 +185,7 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
     if strict and (bridge.units is None or bridge.units.whole):
         bridge = replace(bridge, units=data.units)
     plain = AsStored(units=bridge.units)
-    largest = max(float(plain(v, dtype=torch.float64).max()) for v in chunks(values))
+    largest = max(float(_there(plain(v, dtype=torch.float64)).max()) for v in chunks(values))
     binary = largest == 1 and _all(Representation.BINARY, values, plain)
     bits = binary and own is not Representation.BINARY and own is not Representation.REAL
     ambiguous = bits and not bridge.plain
@@ -240,7 +244,7 @@ def outside(opened: Run, name: str) -> Split:
 def see(opened: Run, values: Any) -> torch.Tensor:
     """Values in memory as a run sees them; see `Run.see`."""
     if opened.schema is not None and hasattr(values, "columns"):
-        values = opened.schema.codes(values)
+        values = opened.schema.codes(values, missing=opened.spec.missing)
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
     array = np.asarray(values)
@@ -253,7 +257,8 @@ def see(opened: Run, values: Any) -> torch.Tensor:
         raise InputError(
             f"values of shape {array.shape} are no batch of data of shape {shape}; give {('N', *shape)}"
         )
-    kept: dict[str, torch.Tensor | Stream] = {ALL: stored("the array", array)}
+    missing = opened.spec.missing
+    kept: dict[str, torch.Tensor | Stream] = {ALL: stored("the array", array, missing=missing)}
     mixed = opened.schema is not None
     nature = Nature(Representation.MIXED, 1.0) if mixed else nature_of("the array", kept)
     rows = {ALL: np.arange(len(array))}
@@ -266,7 +271,13 @@ def see(opened: Run, values: Any) -> torch.Tensor:
 
 def _all(kind: Representation, values: Any, plain: Bridge) -> bool:
     """Whether all values, in the units of a bridge, are of a kind."""
-    return all(kind.holds(plain(v, dtype=torch.float64)) for v in chunks(values))
+    return all(kind.holds(_there(plain(v, dtype=torch.float64))) for v in chunks(values))
+
+
+def _there(x: torch.Tensor) -> torch.Tensor:
+    """The values of a chunk that were seen, or 0 where there is none."""
+    found = present(x)
+    return found if found.numel() else torch.zeros(1, dtype=x.dtype)
 
 
 def _spelled(units: Units | None, values: Any) -> bool:
@@ -274,6 +285,6 @@ def _spelled(units: Units | None, values: Any) -> bool:
     if units is None or not units.whole:
         return True
     return all(
-        bool(((units.inverse(units(v)) - v).abs() <= NEAR * max(units.unit)).all())
+        bool((~((units.inverse(units(v)) - v).abs() > NEAR * max(units.unit))).all())
         for v in chunks(values)
     )

@@ -59,6 +59,13 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
         raise InputError(
             f"{a} was evaluated on {first['dataset']} and {b} on {other['dataset']}: not the same data"
         )
+    holes = [bool(s.get("missing")) for s in (first, other)]
+    if holes[0] != holes[1]:
+        part, whole = (a, b) if holes[0] else (b, a)
+        raise InputError(
+            f"{part} has the density of what was seen of data with missing values and {whole} that of whole data: two "
+            "kinds of number that cannot be compared"
+        )
     kinds = [Representation[s["representation"]] for s in (first, other)]
     if kinds[0] is not kinds[1]:
         real = (Representation.REAL, Representation.UNIT)

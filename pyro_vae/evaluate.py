@@ -32,6 +32,7 @@ from pyro_vae._cli.questions import questions
 from pyro_vae._cli.scores import as_csv, check_tables, identity, plain, scores, table_files
 from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
+from pyro_vae.data.holes import share_missing
 from pyro_vae.data.representation import Representation
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
@@ -69,7 +70,8 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
     """What was evaluated, and log p(x) in bits: how `evaluation.json` begins."""
     bridge = opened.bridge
     stored = Representation[opened.config["resolved"]["stored"]]
-    dimensions = math.prod(opened.spec.shape)
+    missing = share_missing(rows.x) if opened.spec.missing else 0.0
+    dimensions = math.prod(opened.spec.shape) * (1 - missing)  # those that were seen, on average
     return {
         "run": public_path(opened.folder),
         "epoch": opened.epoch,
@@ -78,6 +80,7 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
         "split": rows.split,
         "data": len(rows.x),
         "data_in_split": rows.total,
+        "missing": missing,
         "representation": bridge.result(stored).name,
         "bridge": str(bridge),
         "bits_per_dimension": result.bits_per_dimension(dimensions, bridge.levels),
@@ -87,13 +90,20 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
     }
 
 
+PARTLY = (
+    "{share:.3g} % of the values are missing: each log p(x) is that of what was seen of the datum, log p(x_seen), and "
+    "bits are those of a value that was seen."
+)
+
+
 def _opening(s: Mapping[str, Any], answer: Answer) -> str:
     """What was evaluated, and what its log p(x) is, for a person."""
     bits = f"bits per dimension: {s['bits_per_dimension']:.4f} ({s['bits_per_dimension_of']})"
+    holes = [PARTLY.format(share=100 * s["missing"])] if s["missing"] else []
     return (
         f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data, weights of epoch {s['epoch']}\n"
         f"seen as {Representation[s['representation']].value}, {s['bridge']}\n\n"
-        f"{replace(answer, sentences=[bits, *answer.sentences])}"
+        f"{replace(answer, sentences=[*holes, bits, *answer.sentences])}"
     )
 
 

@@ -37,6 +37,7 @@ class Table:
         frame: a DataFrame of numbers, truth values and texts. A name of a column is a text.
         likelihood: what the columns are taken for, in the grammar of `--likelihood`: `'columns'` chooses by what they
             hold, `'columns, income=laplace'` chooses the others, `'age=poisson, sex=bernoulli'` names all.
+        missing: whether cells may be missing, which are nan in `x`: for a VAE that is made with `missing=True`.
 
     Attributes:
         schema: what each column holds.
@@ -57,14 +58,15 @@ class Table:
     ([31.0, 0.0], [[50, 'm']])
     """
 
-    def __init__(self, frame: Any, likelihood: str = "columns") -> None:
+    def __init__(self, frame: Any, likelihood: str = "columns", *, missing: bool = False) -> None:
         wishes = wishes_of(likelihood)
         if wishes is None:
             raise InputError(
                 f"likelihood={likelihood!r} is one for all of x: name columns, as in 'age=poisson, sex=bernoulli', or "
                 "say 'columns'"
             )
-        self.schema = Schema.of(frame, wishes)
+        self.missing = missing
+        self.schema = Schema.of(frame, wishes, missing=missing)
         self.likelihood = likelihood_of(self.schema, likelihood)
         self.x = self.see(frame)
 
@@ -79,7 +81,7 @@ class Table:
         Raises:
             InputError: for a column that is missing, and for cells that it does not know.
         """
-        return torch.from_numpy(self.schema.codes(frame))
+        return torch.from_numpy(self.schema.codes(frame, missing=self.missing))
 
     def frame(self, x: Tensor, index: Any = None) -> Any:
         """Data `(N, D)` as a DataFrame with the names, types and categories of this table."""

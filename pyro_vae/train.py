@@ -133,8 +133,8 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     data, known, notes = _data(config, resumed)
     config, reason = _with_likelihood(config, data)
     assert config.likelihood is not None
-    parts = (config.prior, config.network, config.likelihood, config.guide)
-    spec = Spec(data.shape, config.latent_dim, *parts, structure=config.structure)
+    parts = (config.prior, config.network, config.likelihood, config.guide, config.structure)
+    spec = Spec(data.shape, config.latent_dim, *parts, missing=data.missing)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
     pyro.set_rng_seed(config.seed)
@@ -236,21 +236,22 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
         done = 0
         for part in chunks(values):
             x = bridge(part, dtype=dtype)
-            lost = (~x.isfinite()).flatten(1).any(1)
+            lost = (~x.isfinite() & ~part.isnan()).flatten(1).any(1)
             if lost.any():
                 row = data.rows[split][done + int(lost.nonzero()[0])]
                 raise InputError(
                     f"row {row} (counted from 0) of {data.name} holds a value that is too large for {name} beside the "
                     "others: look at that row, or add --precision float64"
                 )
-            rounded = (x.double() != part.double()) & whole
+            rounded = (x.double() != part.double()) & whole & ~part.isnan()
             if rounded.any():
                 row = data.rows[split][done + int(rounded.nonzero()[0, 0])]
                 raise InputError(
                     f"row {row} (counted from 0) of {data.name} holds the whole number {int(part[rounded][0]):,}, "
                     f"which {name} rounds: add --precision float64"
                 )
-            vae.model.likelihood.check(x)
+            likelihood = vae.model.likelihood
+            likelihood.check(likelihood.filled(x) if data.missing else x)
             done += len(part)
 
 
@@ -272,7 +273,8 @@ def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.
     looked_at = vae.model.likelihood.examples
     some = train[evenly(looked_at, len(train))].to(device) if looked_at else None
     vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples, some=some)
-    vae.model.count_in(bridge.log_unit(math.prod(data.shape)))
+    elements, missing = math.prod(data.shape), data.missing
+    vae.model.count_in(bridge.log_units(data.shape) if missing else bridge.log_unit(elements))
     floors = data.floors(bridge)
     if floors is not None:
         vae.model.likelihood.keep_above(floors)

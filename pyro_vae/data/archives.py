@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_vae.data.channels import channels_first
 from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_header, read_npy
+from pyro_vae.data.holes import masked
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.sparse import sparse_values
 from pyro_vae.data.streams import Mapped, stays_on_disk
@@ -24,6 +25,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 DATA_WORDS = ("x", "image", "images", "img", "imgs", "data", "input", "inputs", "features", "arr_0")
+MASK = "mask"  # what the array is called that is 1 where a value was seen
 LABEL_WORDS = ("y", "label", "labels", "target", "targets", "class", "classes")
 SPARSE = {"format", "shape", "data"}  # as SciPy stores a matrix
 ROWS = {"data", "indices", "indptr", "shape"}  # as others do
@@ -32,7 +34,8 @@ ROWS = {"data", "indices", "indptr", "shape"}  # as others do
 def npy(path: Path, request: Request) -> Loaded:
     """One array `(N, ...)`, left on disk where memory would run short."""
     on_disk = stays_on_disk(path.stat().st_size, request.stream)
-    values = Mapped(path, request.workers) if on_disk else read_npy(path)
+    missing = request.keeps_missing
+    values = Mapped(path, request.workers, missing=missing) if on_disk else read_npy(path)
     sizes = {"train": values.shape[0] if values.shape else 0}
     labels, notes = separate_labels(path, request, sizes)
     if len(values.shape) == 2 and 0 < 10 * values.shape[0] <= values.shape[1]:
@@ -63,7 +66,8 @@ class StoredArray(NamedTuple):
 
     @property
     def could_be_data(self) -> bool:
-        return self.dtype.kind in "biuf" and len(self.shape) > 1 and self.word not in LABEL_WORDS
+        other = self.word in LABEL_WORDS or self.word == MASK
+        return self.dtype.kind in "biuf" and len(self.shape) > 1 and not other
 
     def __str__(self) -> str:
         return "(Python objects, never unpickled)" if self.dtype.hasobject else str(self.shape)
@@ -98,7 +102,12 @@ def npz(path: Path, request: Request) -> Loaded:
         sizes = {split: values.shape[0] if values.shape else 0 for split, values in arrays.items()}
         labels, more = separate_labels(path, request, sizes)
         notes += more
-    used = {*keys.values(), *label_keys.values()}
+    masks = _masks(path, members, keys) if request.keeps_missing else {}
+    for split, key in masks.items():
+        mask = _read(path, key, members[key])
+        arrays[split] = masked(f"{keys[split]} of {path}", arrays[split], mask)
+        notes.append(f"what is 0 in {key} taken for missing in {keys[split]}")
+    used = {*keys.values(), *label_keys.values(), *masks.values()}
     unread = [f"{name} {member}" for name, member in members.items() if name not in used]
     if unread:
         few = ", ".join(unread[:6]) + (f" and {len(unread) - 6} more" if len(unread) > 6 else "")
@@ -186,6 +195,13 @@ def _data(path: Path, members: dict[str, StoredArray], key: str | None) -> dict[
             f"{path} has no array of numbers (N, ...) that could be the data; {_has(members)}"
         )
     return _by_split(path, members, groups[0]) if groups else {"train": candidates[0]}
+
+
+def _masks(path: Path, members: Mapping[str, StoredArray], keys: dict[str, str]) -> dict[str, str]:
+    """The array of each split that says which of its values were seen, where there is one."""
+    if members[keys["train"]].split is None:
+        return {"train": MASK} if MASK in members else {}
+    return {s: key for s, key in _by_split(path, members, MASK).items() if s in keys}
 
 
 def _by_split(path: Path, members: Mapping[str, StoredArray], word: str) -> dict[str, str]:

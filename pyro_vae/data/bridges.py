@@ -74,9 +74,17 @@ class Bridge(ABC):
         generator: torch.Generator | None = None,
         draw: Draw | None = None,
     ) -> Tensor:
-        """`x` for stored values `v`; the random bridges draw anew at each call, by `torch.rand` or as `draw` does."""
-        v = v if self.units is None else self.units(v)
-        return self.apply(v.to(dtype), Noise(generator, draw))
+        """`x` for stored values `v`; the random bridges draw anew at each call, by `torch.rand` or as `draw` does.
+
+        What is nan, a value that is missing, stays so.
+        """
+        may_miss = v.is_floating_point()
+        v = (v if self.units is None else self.units(v)).to(dtype)
+        noise = Noise(generator, draw)
+        if not may_miss or not self.binarizes:
+            return self.apply(v, noise)
+        missing = v.isnan()
+        return self.apply(v.masked_fill(missing, 0), noise).masked_fill(missing, math.nan)
 
     @abstractmethod
     def apply(self, v: Tensor, noise: Noise) -> Tensor:
@@ -95,6 +103,10 @@ class Bridge(ABC):
         """What bits per dimension are bits of."""
         return self.result(before).value
 
+    def kept_as(self, stored: torch.dtype, seen: torch.dtype) -> torch.dtype:
+        """The type to keep what was drawn in: bits as bytes, unless some may be missing."""
+        return torch.uint8 if self.binarizes and not stored.is_floating_point else seen
+
     def reaches(self, largest: float) -> bool:
         """Whether stored numbers, in `units`, may be as large as that."""
         return self.same_scale or largest <= self.maximum
@@ -107,6 +119,12 @@ class Bridge(ABC):
         if self.units is None or self.units.whole:
             return 0.0
         return self.units.log_abs_det(elements)
+
+    def log_units(self, shape: tuple[int, ...]) -> Tensor:
+        """What `log_unit` adds up: `log |dv_i / dx_i|` of each element, `(*shape,)`."""
+        if self.units is None or self.units.whole:
+            return torch.zeros(shape, dtype=torch.float64)
+        return each(self.units.unit, torch.empty(shape), torch.float64).log().expand(shape)
 
     def inverse(self, x: Tensor) -> Tensor:
         """Stored numbers for values that a likelihood gave, where x is not bits made of them or scaled to [0, 1]."""

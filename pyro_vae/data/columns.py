@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.files import Loaded, Request
+from pyro_vae.data.holes import HOW
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.schema import Schema, names_of
 from pyro_vae.foundation.commands import option
@@ -133,8 +134,9 @@ def loaded(table: Table, request: Request) -> Loaded:
         table.left.remove(table.find(given.strip(), "drop"))
     names = _names(table, request, guess)
     mixed = request.columns is not None  # where texts are data, and no column is taken for labels
+    missing = request.keeps_missing
     labels = _labels(table, request, guess and not mixed)
-    schema, values = _mixed(table, request) if mixed else (None, _values(table))
+    schema, values = _mixed(table, request) if mixed else (None, _values(table, missing=missing))
     _note_stand_ins(table, values)
     if labels is None and request.labels is not None:
         known = None if names is None else {"train": names}
@@ -283,18 +285,20 @@ def _mixed(table: Table, request: Request) -> tuple[Schema, np.ndarray]:
         raise InputError(f"{table.path} has no column that could be data")
     frame = table.frame[table.left]
     frame.columns = [table.called(c) for c in table.left]
-    asked, what = request.columns, str(table.path)
-    schema = asked if isinstance(asked, Schema) else Schema.of(frame, asked or {}, what)
+    asked, what, missing = request.columns, str(table.path), request.keeps_missing
+    schema: Any = asked
+    if not isinstance(asked, Schema):
+        schema = Schema.of(frame, asked or {}, what, missing=missing)
     others = [name for name in names_of(frame, what) if name not in schema.names]
     if others:
         table.notes.append(f"columns that the run does not know left out: {_few(others)}")
     places = {table.called(c): c for c in table.left}
     table.left = [places[name] for name in schema.names if name in places]
-    return schema, schema.codes(frame, what)
+    return schema, schema.codes(frame, what, missing=missing)
 
 
-def _values(table: Table) -> np.ndarray:
-    """The columns that are left, as numbers."""
+def _values(table: Table, *, missing: bool) -> np.ndarray:
+    """The columns that are left, as numbers; nan where one is `missing`, if that may be."""
     others = [c for c in table.left if table.kind(c) not in "biuf"]
     if len(others) == len(table.left):
         row, cell = _odd_one(table.frame[others[0]]) if others else (0, "")
@@ -309,9 +313,11 @@ def _values(table: Table) -> np.ndarray:
         table.frame = table.frame.astype(dict.fromkeys(truths, np.uint8))
     values = table.frame[table.left].to_numpy()
     if values.dtype.kind == "f":
-        _refuse_missing(table, values)
+        _refuse_missing(table, values, kept=missing)
         long = [
-            c for c, great in zip(table.left, np.abs(values).max(0) >= EXACT, strict=True) if great
+            c
+            for c, great in zip(table.left, np.fmax.reduce(np.abs(values)) >= EXACT, strict=True)
+            if great
         ]
         long = [c for c in long if table.kind(c) in "iu"]
         if long:
@@ -353,11 +359,12 @@ def _odd_one(series: Any) -> tuple[int, str]:
     return 0, str(series.iloc[0])[:30]
 
 
-def _refuse_missing(table: Table, values: np.ndarray) -> None:
-    """Refuse a value that is missing or infinite, naming its column and row."""
-    if np.isfinite(values).all():
+def _refuse_missing(table: Table, values: np.ndarray, *, kept: bool) -> None:
+    """Refuse a value that is infinite, or missing where these are not `kept`, naming its column and row."""
+    missing = np.isnan(values)
+    wrong = np.isinf(values) | (missing.all(0) if kept else missing)
+    if not wrong.any():
         return
-    wrong = ~np.isfinite(values)
     column = int(wrong.any(0).argmax())
     row = int(wrong[:, column].argmax())
     rows, columns = int(wrong.any(1).sum()), int(wrong.any(0).sum())
@@ -367,11 +374,13 @@ def _refuse_missing(table: Table, values: np.ndarray) -> None:
         raise InputError(
             f"column {called!r} of {table.path} has no values: leave it out with {dropped}"
         )
-    what = "an infinite value" if math.isinf(values[row, column]) else "a missing value"
+    infinite = math.isinf(values[row, column])
+    what = "an infinite value" if infinite else "a missing value"
+    ways = "" if infinite else f"{HOW}, "
     raise InputError(
         f"column {called!r} of {table.path} has {what} in datum {row} (data row {row}, counted from 0); "
-        f"rows with such values: {rows}, columns: {columns}; fill them in, remove those rows, or leave the columns out "
-        f"with {dropped}"
+        f"rows with such values: {rows}, columns: {columns}; {ways}fill them in, remove those rows, or leave "
+        f"the columns out with {dropped}"
     )
 
 

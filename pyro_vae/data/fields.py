@@ -126,7 +126,7 @@ class Split(Sampled):
             )
         generator = torch.Generator().manual_seed(seed)
         x = self.bridge(self.values.cpu(), dtype=self.dtype, generator=generator)
-        stored = x.to(torch.uint8) if self.bridge.binarizes else x
+        stored = x.to(self.bridge.kept_as(self.values.dtype, self.dtype))
         return Split(stored.to(self.device), AsStored(), self.dtype)
 
     def take(self, index: Tensor) -> "Split":
@@ -154,7 +154,7 @@ class Fixed(Stream):
 
     def read(self, index: np.ndarray) -> Tensor:
         v = self.of.read(index)
-        x = torch.empty(v.shape, dtype=torch.uint8 if self.bridge.binarizes else self.dtype)
+        x = torch.empty(v.shape, dtype=self.bridge.kept_as(v.dtype, self.dtype))
         blocks = index // self.block
         for block in np.unique(blocks):
             here = torch.from_numpy(np.flatnonzero(blocks == block))

@@ -38,6 +38,12 @@ class Request:
     maximum: int | None = None
     background: str | None = None
     columns: "Schema | Mapping[str, Wish] | None" = None  # of a table of mixed kinds
+    missing: str | None = None
+
+    @property
+    def keeps_missing(self) -> bool:
+        """Whether values may be missing."""
+        return self.missing == "keep"
 
 
 Parts = dict[str, np.ndarray]

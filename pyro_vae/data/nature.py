@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.data.lattice import Lattice, is_decimal, lattice
 from pyro_vae.data.marginals import POOLED, ROWS, SPARSE
-from pyro_vae.data.representation import Representation
+from pyro_vae.data.representation import Representation, present
 from pyro_vae.data.streams import Stream, chunks
 from pyro_vae.data.units import Units, alike
 from pyro_vae.foundation.errors import InputError
@@ -45,6 +45,9 @@ class Reach(NamedTuple):
     whole: bool = True
 
     def with_those_of(self, v: Tensor) -> "Reach":
+        v = present(v)
+        if not v.numel():
+            return self
         whole = self.whole and (not v.is_floating_point() or bool((v == v.round()).all()))
         return Reach(min(self.low, float(v.min())), max(self.high, float(v.max())), whole)
 
@@ -120,15 +123,21 @@ def _sample(values: Mapping[str, Tensor | Stream]) -> np.ndarray:
     return train[torch.arange(few) * len(train) // few].flatten(1).numpy()
 
 
+def _different(sample: np.ndarray) -> np.ndarray:
+    """The different values that were seen, in order."""
+    different = np.unique(sample)
+    return different[~np.isnan(different)] if different.dtype.kind == "f" else different
+
+
 def _two_values(values: Mapping[str, Tensor | Stream], reach: Reach) -> Units | None:
     """How bits are spelled, where there are two values and they are not 0 and 1."""
     if (reach.low, reach.high) == (0, 1) or not reach.low < reach.high:
         return None
     ends = torch.tensor([reach.low, reach.high], dtype=torch.float64)
-    if len(np.unique(_sample(values))) > 2:
+    if len(_different(_sample(values))) > 2:
         return None
     for v in values.values():
-        if not all(bool(torch.isin(part.double(), ends).all()) for part in chunks(v)):
+        if not all(bool(torch.isin(present(part).double(), ends).all()) for part in chunks(v)):
             return None
     return Units((reach.low,), (reach.high - reach.low,), whole=True)
 
@@ -151,7 +160,7 @@ def _levels(values: Mapping[str, Tensor | Stream], *, image: bool) -> tuple[Unit
 
 def _grid(sample: np.ndarray, *, image: bool) -> Lattice | None:
     """The lattice of levels on which some values lie."""
-    different = np.unique(sample).astype(np.float64)
+    different = _different(sample).astype(np.float64)
     grid = lattice(different, float(np.finfo(sample.dtype).eps)) if len(different) > 2 else None
     if grid is None or is_decimal(grid.step) or grid.high >= LEVELS:
         return None
@@ -173,8 +182,8 @@ def _spelled(
             k = (flat - torch.tensor([grid.origin for grid in grids])[:, None]) / steps
             if bool(((k - k.round()).abs() > NEAR).any()):
                 return None
-            low = torch.minimum(low, flat.amin((0, 2))[:, None])
-            high = torch.maximum(high, flat.amax((0, 2))[:, None])
+            low = torch.minimum(low, flat.nan_to_num(math.inf).amin((0, 2))[:, None])
+            high = torch.maximum(high, flat.nan_to_num(-math.inf).amax((0, 2))[:, None])
 
     # Levels are counted from 0 where that is one of them, else from the least value.
     k = low / steps

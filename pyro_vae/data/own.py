@@ -25,15 +25,15 @@ class Reader(NamedTuple):
     options: frozenset[str] = frozenset()
 
 
-COLUMNS = frozenset({"drop", "id"})
+COLUMNS = frozenset({"drop", "id", "missing"})
 TEXT = Reader(text_table, COLUMNS | {"header", "delimiter", "decimal"})
 TEXTS = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".psv", ".ssv", ".asc")
 READERS = {
-    ".npy": Reader(npy, frozenset({"channels"})),
-    ".npz": Reader(npz, frozenset({"channels", "drop", "key"})),
+    ".npy": Reader(npy, frozenset({"channels", "missing"})),
+    ".npz": Reader(npz, frozenset({"channels", "drop", "key", "missing"})),
     ".parquet": Reader(parquet, COLUMNS),
     ".pq": Reader(parquet, COLUMNS),
-    ".h5ad": Reader(h5ad, frozenset({"layer"})),
+    ".h5ad": Reader(h5ad, frozenset({"layer", "missing"})),
     **dict.fromkeys(TEXTS, TEXT),
 }
 FOLDER = Reader(image_folder)
@@ -54,6 +54,12 @@ def options_for(other: str, trained: str) -> frozenset[str]:
         return second.options
     tables = first.options >= COLUMNS and second.options >= COLUMNS
     return COLUMNS if tables else frozenset()
+
+
+def may_have_holes(file: str) -> bool:
+    """Whether a file is of a kind in which values can be missing."""
+    reader = _reader(user_path(file))
+    return reader is not None and "missing" in reader.options
 
 
 def own(request: Request) -> Loaded:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae.data.holes import HOW
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 
@@ -64,12 +65,21 @@ class Held:
     categories: tuple[Cell, ...] = ()
     why: str = ""
 
-    def codes(self, cells: np.ndarray, what: str) -> np.ndarray:
+    def codes(self, cells: np.ndarray, what: str, *, missing: bool = False) -> np.ndarray:
         """The cells `(N,)` as numbers in float64; `what` they are of, for sentences.
+
+        With `missing` a cell may be missing, and is nan.
 
         Raises:
             InputError: for a cell that is missing, no number, or no category that is known.
         """
+        if missing:
+            there = present(cells)
+            codes = np.full(len(cells), np.nan)
+            if there.any():  # each row keeps its number, for sentences
+                filled = np.where(there, cells, cells[there.argmax()])
+                codes[there] = self.codes(filled, what)[there]
+            return codes
         if not self.categories:
             return _numbers(cells, self.name, what)
         _refuse_missing(cells, self.name, what)
@@ -88,7 +98,10 @@ class Held:
         return any(isinstance(c, str) for c in self.categories)
 
     def cells(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers `(N,)` that a likelihood gave, as cells of the table."""
+        """Numbers `(N,)` that a likelihood gave, as cells of the table; nan, a missing one, is `None`."""
+        lost = np.isnan(numbers)
+        if self.categories and lost.any():
+            return np.where(lost, None, self.cells(np.where(lost, 0, numbers)).astype(object))  # type: ignore[call-overload,no-any-return]
         if self.categories:
             places = np.clip(np.round(numbers), 0, len(self.categories) - 1).astype(int)
             return np.array(self.categories, object if self._texts else None)[places]
@@ -113,8 +126,17 @@ class Schema:
     columns: tuple[Held, ...]
 
     @classmethod
-    def of(cls, frame: Any, wishes: Mapping[str, Wish], what: str = "the table") -> "Schema":
+    def of(
+        cls,
+        frame: Any,
+        wishes: Mapping[str, Wish],
+        what: str = "the table",
+        *,
+        missing: bool = False,
+    ) -> "Schema":
         """What the columns of a pandas DataFrame hold, each by what is wished of it, or by what it holds.
+
+        With `missing` some cells may be missing.
 
         Raises:
             InputError: for a wish for no column, and for a column that can be none of this.
@@ -125,7 +147,10 @@ class Schema:
                 near = difflib.get_close_matches(name, names, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {_listed(names)}"
                 raise InputError(f"{what} has no column {name!r}: {hint}")
-        columns = [held(name, cells_of(frame, name), wishes.get(name), what) for name in names]
+        columns = []
+        for name in names:
+            cells = cells_of(frame, name)
+            columns.append(held(name, cells, wishes.get(name), what, missing=missing))
         return cls(tuple(columns))
 
     @property
@@ -138,8 +163,10 @@ class Schema:
         kinds = ("real", "positive", "unit")
         return [i for i, column in enumerate(self.columns) if column.kind in kinds]
 
-    def codes(self, frame: Any, what: str = "the table") -> np.ndarray:
+    def codes(self, frame: Any, what: str = "the table", *, missing: bool = False) -> np.ndarray:
         """A DataFrame as numbers `(N, D)`, float64; its columns may stand in any order.
+
+        With `missing` a cell may be missing, and is nan.
 
         Raises:
             InputError: for a column that is missing, and for cells that it cannot hold.
@@ -150,7 +177,10 @@ class Schema:
                 raise InputError(
                     f"{what} has no column {name!r}: give it {_listed(self.names, most=20)}"
                 )
-        each = [column.codes(cells_of(frame, column.name), what) for column in self.columns]
+        each = [
+            column.codes(cells_of(frame, column.name), what, missing=missing)
+            for column in self.columns
+        ]
         return np.stack(each, 1)
 
     def frame(self, x: Any, index: Any = None) -> Any:
@@ -212,15 +242,30 @@ def cells_of(frame: Any, name: str) -> np.ndarray:
         return series.to_numpy()
     cells = zip(series.astype(object).tolist(), series.isna().tolist(), strict=True)
     plain = [None if missing else cell for cell, missing in cells]
-    if plain and all(isinstance(v, (bool, np.bool_)) for v in plain):
-        return np.array(plain, bool)
-    if plain and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in plain):
-        return np.array(plain)
+    there = [v for v in plain if v is not None]
+    if there and all(isinstance(v, (bool, np.bool_)) for v in there):
+        return np.array(plain, bool if len(there) == len(plain) else float)
+    if there and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in there):
+        return np.array(plain, None if len(there) == len(plain) else float)
     return np.array([None if v is None else str(v) for v in plain], object)
 
 
-def held(name: str, cells: np.ndarray, wish: Wish | None, what: str) -> Held:
-    """What one column holds: by the wish for it, or by its cells."""
+def present(cells: np.ndarray) -> np.ndarray:
+    """Which cells of a column are not missing, `(N,)` booleans."""
+    if cells.dtype.kind == "f":
+        return ~np.isnan(cells)
+    if cells.dtype.kind in "biu":
+        return np.ones(len(cells), bool)
+    return np.array([cell is not None and cell != "" for cell in cells.tolist()], bool)
+
+
+def held(
+    name: str, cells: np.ndarray, wish: Wish | None, what: str, *, missing: bool = False
+) -> Held:
+    """What one column holds: by the wish for it, or by its cells, of which some may be `missing`."""
+    every = cells
+    if missing and present(cells).any():
+        cells = cells[present(cells)]
     _refuse_missing(cells, name, what)
     text = cells.dtype.kind not in "biuf"
     whole = not text and bool((cells == np.round(cells)).all())
@@ -233,7 +278,10 @@ def held(name: str, cells: np.ndarray, wish: Wish | None, what: str) -> Held:
             f"leave it out ({option('drop', name)})"
         )
     if wish is not None:
-        return _wished(name, cells, different, wish, what)
+        found = _wished(name, cells, different, wish, what)
+        if found.categories:
+            found.codes(every, what, missing=missing)  # refused where they do not hold all cells
+        return found
     if text:
         return _texts(name, len(cells), different, what)
     if len(different) == 2:
@@ -311,9 +359,7 @@ def _wished(name: str, cells: np.ndarray, different: list[Any], wish: Wish, what
         raise InputError(
             f"column {name!r} of {what} holds {len(different)} different values, too many for {wish.called}"
         )
-    found = Held(name, wish.kind, wish.categories or tuple(different))
-    found.codes(cells, what)  # refused where they do not hold all of its cells
-    return found
+    return Held(name, wish.kind, wish.categories or tuple(different))
 
 
 def _numbers(cells: np.ndarray, name: str, what: str) -> np.ndarray:
@@ -344,7 +390,7 @@ def _refuse_missing(cells: np.ndarray, name: str, what: str) -> None:
     value = "an infinite value" if numbers and np.isinf(cells[row]) else "no value"
     raise InputError(
         f"column {name!r} of {what} has {value} in data row {row} (counted from 0), and in {int(wrong.sum())} rows in "
-        f"all: fill them in, remove those rows, or leave the column out ({option('drop', name)})"
+        f"all: {HOW}, fill them in, remove those rows, or leave the column out ({option('drop', name)})"
     )
 
 

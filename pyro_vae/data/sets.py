@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.data.bridges import AsStored, Bridge, ColumnNoise
 from pyro_vae.data.fields import Split, evenly, take
 from pyro_vae.data.files import Loaded, Parts, Request
+from pyro_vae.data.holes import check_holes
 from pyro_vae.data.joined import joined, joined_names
 from pyro_vae.data.marginals import ROWS, Columns
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
@@ -48,6 +49,7 @@ class DataSet:
         columns: names of the columns of a table, or `None`.
         units: how bits or grey levels are spelled, where the stored values are others (`x / 255`), or `None`.
         schema: what the columns of a table of mixed kinds hold, or `None`.
+        missing: whether values may be missing, nan among the stored ones.
     """
 
     name: str
@@ -63,6 +65,7 @@ class DataSet:
     columns: tuple[str, ...] | None = None
     units: Units | None = None
     schema: Schema | None = None
+    missing: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -271,6 +274,7 @@ def load_data(
     maximum: int | None = None,
     background: str | None = None,
     columns: "Schema | Mapping[str, Wish] | None" = None,
+    missing: str | None = None,
     divide: bool = True,
 ) -> DataSet:
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
@@ -300,6 +304,8 @@ def load_data(
             that reach above 127, else the largest value that occurs.
         columns: of a table of mixed kinds what its columns hold, or what some of them are to be taken for (`{}`: each
             is what it looks like); texts are then categories. By default all data are numbers of one kind.
+        missing: `'keep'` takes data of one's own with values that are missing (blanks, NA, nan, 0 in the array `mask`
+            of a .npz file) and leaves nan in their place; by default they are refused.
         divide: into splits; `False` leaves all rows together, as one split `'all'`.
 
     Raises:
@@ -326,17 +332,21 @@ def load_data(
         raise InputError(f"--background is for a folder of images, which {dataset} is not")
     loaded = NAMED[request.dataset](request) if named else own(request)
     values = {
-        k: v if isinstance(v, Stream) else stored(request.dataset, v)
+        k: v if isinstance(v, Stream) else stored(request.dataset, v, missing=request.keeps_missing)
         for k, v in loaded.parts.items()
     }
     _check_parts(request.dataset, values, loaded.labels)
+    notes = check_holes(dataset, values, loaded.columns) if request.keeps_missing else []
     if stream and not any(isinstance(v, Stream) for v in values.values()):
         raise InputError(
             f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
         )
     schema = loaded.schema
     if columns is not None and schema is None:
-        schema, values = _as_columns(request.dataset, columns, loaded.columns, values)
+        missing_too = request.keeps_missing
+        schema, values = _as_columns(
+            request.dataset, columns, loaded.columns, values, missing=missing_too
+        )
     known = MAXIMA.get(request.dataset, BYTE) if named else loaded.maximum
     mixed = Nature(Representation.MIXED, 1.0)
     nature = (
@@ -364,10 +374,11 @@ def load_data(
         source=loaded.source,
         rows={split: index.numpy() for split, (_, index) in places.items()},
         names=names and {s: _picked(names, place) for s, place in places.items()},
-        notes=(*loaded.notes, *nature.notes),
+        notes=(*loaded.notes, *notes, *nature.notes),
         columns=_called(loaded, schema),
         units=nature.units,
         schema=schema,
+        missing=request.keeps_missing,
     )
 
 
@@ -382,6 +393,8 @@ def _as_columns(
     asked: Schema | Mapping[str, Wish],
     names: Sequence[str] | None,
     values: Mapping[str, Tensor | Stream],
+    *,
+    missing: bool,
 ) -> tuple[Schema, dict[str, Tensor | Stream]]:
     """An array of numbers `(N, D)` as a table of mixed kinds, whose columns are counted from 0 or have names."""
     import pandas
@@ -395,8 +408,11 @@ def _as_columns(
     called = [str(i) for i in range(width)] if names is None else list(names)
     frames = {k: pandas.DataFrame(v[:].numpy(), columns=called) for k, v in values.items()}
     every = pandas.concat(list(frames.values()))
-    schema = asked if isinstance(asked, Schema) else Schema.of(every, asked, name)
-    return schema, {k: torch.from_numpy(schema.codes(f, name)) for k, f in frames.items()}
+    schema: Any = asked
+    if not isinstance(asked, Schema):
+        schema = Schema.of(every, asked, name, missing=missing)
+    codes = {k: schema.codes(f, name, missing=missing) for k, f in frames.items()}
+    return schema, {k: torch.from_numpy(numbers) for k, numbers in codes.items()}
 
 
 def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | None) -> None:

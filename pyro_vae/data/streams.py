@@ -120,8 +120,8 @@ def _leave_signals(worker: int) -> None:
 class Mapped(Stream):
     """The array in a .npy file, never unpickled; only the rows asked for are read."""
 
-    def __init__(self, path: Path, workers: int = 0) -> None:
-        self.path, self.workers = Path(path), workers
+    def __init__(self, path: Path, workers: int = 0, *, missing: bool = False) -> None:
+        self.path, self.workers, self.missing = Path(path), workers, missing
         self.shape = self._array().shape
 
     def _array(self) -> np.ndarray:
@@ -138,11 +138,15 @@ class Mapped(Stream):
             ) from error
 
     def read(self, index: np.ndarray) -> Tensor:
-        return stored(str(self.path), self._array()[index], index)
+        return stored(str(self.path), self._array()[index], index, missing=self.missing)
 
 
-def stored(name: str, array: np.ndarray, index: np.ndarray | None = None) -> Tensor:
+def stored(
+    name: str, array: np.ndarray, index: np.ndarray | None = None, *, missing: bool = False
+) -> Tensor:
     """Numbers as they are kept: float32 or float64, bytes, or int64; `index` are the rows' numbers in the file.
+
+    With `missing` a real may be nan, of which one kind is kept.
 
     Raises:
         InputError: for what is not a number, not finite or too large, naming the row.
@@ -150,11 +154,16 @@ def stored(name: str, array: np.ndarray, index: np.ndarray | None = None) -> Ten
     check_numbers(name, array.dtype)
     if array.dtype.kind == "f":
         array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
+        lost, absent = ~np.isfinite(array), np.isnan(array)
+        if missing:
+            array[absent] = np.nan
+            lost &= ~absent
+        if lost.any():
+            row = int(np.argwhere(lost)[0][0])
+            way = "; if it is missing, add --missing keep" if absent[row].any() else ""
             row = row if index is None else int(index[row])
             raise InputError(
-                f"{name} holds a value that is missing or infinite in datum {row} (counted from 0)"
+                f"{name} holds a value that is missing or infinite in datum {row} (counted from 0){way}"
             )
     elif array.dtype == bool:
         array = array.astype(np.uint8)

@@ -66,7 +66,21 @@ def text_table(path: Path, request: Request) -> Loaded:
     table = Table(path, frame, named, names is not None, [said, *text.notes])
     for column in [c for c in range(frame.shape[1]) if table.kind(c) == "O"]:
         table.put(column, _typed(table, column, style))
+    if request.columns is not None and request.keeps_missing:
+        _blank(table)
     return loaded(table, request)
+
+
+def _blank(table: Table) -> None:
+    """Empty the cells of texts whose sign says that nothing was seen, and say so."""
+    for column in [c for c in table.left if table.kind(c) == "O"]:
+        texts = table.frame[column].astype(str)
+        signs = texts.str.lower().isin(NOT_THERE) & (texts != "")
+        if signs.any():
+            said = ", ".join(map(repr, sorted(set(texts[signs]))))
+            rows = int(signs.sum())
+            table.put(column, texts.where(~signs, ""))
+            table.notes.append(f"{said} in {rows} rows of {table.said(column)} taken for missing")
 
 
 def parquet(path: Path, request: Request) -> Loaded:

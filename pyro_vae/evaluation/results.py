@@ -127,7 +127,7 @@ class LogMarginal(Weighed):
         """Which data have a Pareto k above 0.7, too few particles to tell, or no finite value, `(N,)` booleans."""
         return ~((self.pareto_k <= PARETO_LIMIT) & self.sound)
 
-    def bits_per_dimension(self, dimensions: int, levels: float = 1) -> float:
+    def bits_per_dimension(self, dimensions: float, levels: float = 1) -> float:
         """`(-mean / log 2) / dimensions + log2(levels)`; `levels` is the number of grey levels in one unit of x."""
         return -self.mean / math.log(2) / dimensions + math.log2(levels)
 

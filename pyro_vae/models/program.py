@@ -57,8 +57,8 @@ class Program(AbstractProgram):
     def factors(self) -> Sequence[Factor]:
         """In the order in which they are drawn."""
 
-    def beside(self, site: str) -> Tensor | None:
-        """A number that is added to the log-density of a site, the same for all data; it stands in a site `units`."""
+    def beside(self, site: str, value: Tensor | None) -> Tensor | None:
+        """What is added to the log-density of a site, one number for all data or `(batch,)`: it stands in `units`."""
         return None
 
     def forward(self, x: Batch | None = None, size: int = 1, **given: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Program(AbstractProgram):
         with pyro.plate("data", rows, dim=-1):
             for factor in factors:
                 site, p = factor.site, factor.at(values)
-                if (constant := self.beside(site)) is not None:
+                if (constant := self.beside(site, values.get(site))) is not None:
                     pyro.factor("units", constant)
                 values[site] = pyro.sample(site, p, obs=values.get(site))
         return values[site]
@@ -107,7 +107,7 @@ class Program(AbstractProgram):
             if factor.site not in values:
                 raise InputError(f"there is no value of {factor.site}, whose density is asked for")
             logs.append(factor.at(values).log_prob(values[factor.site]))
-            if (constant := self.beside(factor.site)) is not None:
+            if (constant := self.beside(factor.site, values[factor.site])) is not None:
                 logs.append(constant)
         return sum(logs[1:], logs[0])
 

@@ -74,14 +74,22 @@ class Model(Program):
         p = self.likelihood(self.decoder(z, *c))
         return self.likelihood.partly(p) if self.likelihood.missing else p
 
-    def beside(self, site: str) -> Tensor | None:
-        return -self.log_unit if site == "x" and self.log_unit is not None else None
+    def beside(self, site: str, value: Tensor | None) -> Tensor | None:
+        if site != "x" or self.log_unit is None:
+            return None
+        if not self.log_unit.dim() or value is None:
+            return -self.log_unit.sum()
+        seen = -self.log_unit.where(~value.isnan(), 0.0)
+        return seen.flatten(seen.dim() - self.log_unit.dim()).sum(-1)
 
-    def count_in(self, log_unit: float) -> None:
-        """Say that x is counted in units whose logarithms add up to `log_unit` over its elements, in nats."""
-        if log_unit:
-            parameter = next(self.parameters())
-            self.log_unit = torch.tensor(log_unit, dtype=parameter.dtype, device=parameter.device)
+    def count_in(self, log_unit: float | Tensor) -> None:
+        """Say that x is counted in units whose logarithms add up to `log_unit` over its elements, in nats.
+
+        Where elements of x may be missing it is given for each of them, `(*shape,)`.
+        """
+        log_units = torch.as_tensor(log_unit)
+        if log_units.any():
+            self.log_unit = log_units.to(next(self.parameters()))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if self.log_unit is None:  # a buffer that only some models have
