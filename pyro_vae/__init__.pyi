@@ -22,6 +22,7 @@ from pyro_vae.evaluation.annealing import (
     annealed_importance_sampling as annealed_importance_sampling,
     bidirectional_monte_carlo as bidirectional_monte_carlo,
 )
+from pyro_vae.evaluation.by_column import ByColumn as ByColumn, by_column as by_column
 from pyro_vae.engine.compiled import CompileWarning as CompileWarning
 from pyro_vae.evaluation.diagnostics import pareto_k as pareto_k
 from pyro_vae.inference.epochs import History as History

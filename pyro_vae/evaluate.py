@@ -34,6 +34,7 @@ from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.holes import share_missing
 from pyro_vae.data.representation import Representation
+from pyro_vae.evaluation.by_column import ColumnTable
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
 from pyro_vae.evaluation.results import LogMarginal
@@ -200,6 +201,15 @@ def _columns(question: Question, answer: Answer, size: int, before: str = "") ->
     return columns
 
 
+def _with_columns(opened: Run, further: list[Question]) -> list[Question]:
+    """The questions, with that about each column where the data are columns of mixed kinds; not asked twice."""
+    asked = any(isinstance(question, ColumnTable) for question in further)
+    guide = opened.vae.guide
+    if opened.schema is None or asked or not (guide.has_density and guide.amortised):
+        return further
+    return [*further, ColumnTable()]
+
+
 @alone()
 @by_the_command_line
 def main(arguments: Sequence[str]) -> None:
@@ -207,6 +217,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     first, further = questions(options)
     opened, rows, data = _opened(options, (first, *further))
+    further = _with_columns(opened, further)
     pyro.set_rng_seed(options.seed)
 
     # The log-likelihood, which every later question may look at.

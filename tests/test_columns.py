@@ -1,5 +1,6 @@
 """Tables of columns of mixed kinds: each has a likelihood of its own, and log p(x|z) is their sum."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import scipy.stats
 import torch
 
+from ppca import PPCA
 from pyro_vae import (
     VAE,
     Bernoulli,
@@ -29,6 +31,7 @@ from pyro_vae import (
     StudentT,
     Table,
     build,
+    by_column,
     elbo,
     fit,
     load,
@@ -433,3 +436,47 @@ def test_real_tables(name, kinds, tmp_path):
     assert {kind: found[kind] for kind in kinds} == kinds
     for column, values in zip(data.schema.columns, data.values["train"].T, strict=True):
         assert column.cells(values.numpy()).shape == values.shape
+
+
+def test_the_surprise_of_a_cell_is_its_conditional_density():
+    """In probabilistic PCA: a normal density, by the precision matrix."""
+    pca = PPCA(2, 4, widen=1.2)
+    members = {name: lambda shape: Gaussian(shape, scale=0.7) for name in "abcd"}
+    columns = Columns((4,), columns=members).double()
+    pca.vae.model.likelihood = columns
+    x = pca.sample(30)
+    torch.manual_seed(0)
+    found = by_column(pca.vae, x, draws=20_000)
+    precision = torch.linalg.inv(pca.marginal.covariance_matrix)
+    scale = precision.diagonal().rsqrt()
+    centre = x - (x - pca.b) @ precision / precision.diagonal()
+    exact = -torch.distributions.Normal(centre, scale).log_prob(x)
+    torch.testing.assert_close(found.surprise, exact, rtol=0, atol=0.06)
+    assert (found.surprise - exact).abs().mean() < 0.01
+    q = pca.vae.encode(x)
+    w = pca.vae.model.decoder.layers[0].weight
+    noise = (w @ q.covariance_matrix @ w.T).diagonal(dim1=-2, dim2=-1)
+    at_mean = torch.distributions.Normal(q.mean @ w.T + pca.b, 0.7).log_prob(x)
+    exact = at_mean - noise / 2 / 0.7**2
+    torch.testing.assert_close(found.reconstruction, exact, rtol=0, atol=0.1)
+    assert (found.reconstruction - exact).abs().mean() < 0.01
+
+
+def test_an_evaluation_says_what_it_makes_of_each_column(on_people, call, tmp_path):
+    shutil.copytree(on_people[0].parent, tmp_path / "people")
+    run = tmp_path / "people" / "run"
+    said = call("evaluate", run, "--num-particles", 50, "--csv", tmp_path / "cells.csv", "--report")
+    assert (said.code, said.err) == (0, "")
+    assert "Column by column: 7 columns on 60 data" in said.out
+    cells = pandas.read_csv(tmp_path / "cells.csv")
+    each = cells[[f"columntable_reconstruction_{name}" for name in KIND]].sum(axis=1)
+    assert abs(each.mean() - cells["reconstruction"].mean()) < 0.2
+    assert cells["columntable_surprise_job"].min() > 0  # a mass
+    answer = json.loads((run / "evaluation.json").read_text())["columntable"]
+    assert answer["job"]["of"] == "mass"
+    assert answer["income"]["of"] == "density"
+
+
+def test_only_columns_are_asked_about(trained, refused):
+    said = refused("evaluate", trained, "--ask", "columntable")
+    assert "the likelihood Bernoulli is one for all of x" in said
