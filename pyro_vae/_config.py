@@ -89,7 +89,8 @@ class Config:
     network: str = _option("MLP()", "body of encoder and decoder, see below")
     likelihood: str | None = _option(
         None,
-        "p(x|z), see below (default: by what the data are; bernoulli for the named sets of images)",
+        "p(x|z), see below (default: by what the data are; bernoulli for the named sets of images); of a table with "
+        "columns of several kinds: columns, or age=poisson, income=gaussian, ...",
     )
     guide: str = _option("MeanField()", "q(z|x), see below")
     objective: str = _option(

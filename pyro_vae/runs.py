@@ -24,7 +24,7 @@ OF_AN_EVALUATION = re.compile(  # in `figures/` itself, where earlier versions p
     r"(bound_curve|aggregated_posterior|posterior|ood-.+)\.png"
 )
 FIGURES = (
-    r"((learning_curves|reconstructions|prior_samples|manifold|posterior_means|latents)\.png"
+    r"((learning_curves|reconstructions|prior_samples|prior_pairs|manifold|posterior_means|latents)\.png"
     rf"|{OF_AN_EVALUATION.pattern})"
 )
 OWNED = re.compile(
@@ -39,7 +39,8 @@ OWNED = re.compile(
             rf"figures/{FIGURES}",
             rf"figures/{EVALUATION}/[^/]+\.png",
             r"figures/latents-new[\w.+-]*\.png",
-            r"samples/(prior|reconstructions|interpolation|traversal|manifold)\.(png|npy)",
+            r"samples/(prior|reconstructions|interpolation|traversal|manifold)\.(png|npy|csv)",
+            r"samples/prior_pairs\.png",
             r"tensorboard/events\.out\.tfevents\..+",
         )
     )

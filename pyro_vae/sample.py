@@ -13,6 +13,8 @@ if __name__ == "__main__":
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -23,6 +25,7 @@ from torch import Tensor
 from pyro_vae import plots
 from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import KINDS, run
+from pyro_vae.data import evenly
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import require_writable, subfolder, together
@@ -31,6 +34,8 @@ from pyro_vae.runs import output_folder
 from pyro_vae.trained import Run
 
 DATALESS = {"prior", "manifold"}  # kinds that are drawn from the model alone
+OF_TABLES = ("prior", "reconstructions")  # kinds of columns of mixed kinds
+SHOWN = 2000  # rows of data beside draws
 AT_A_TIME = 500  # data that are reconstructed
 COPIES = {
     "prior": 2,
@@ -70,6 +75,48 @@ def draw(
     return plots.traversal(vae, data.first(1)[:])
 
 
+def draw_table(
+    opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = False
+) -> tuple[dict[str, Figure], Tensor, Any]:
+    """Draws or reconstructions of a run on a table of mixed kinds.
+
+    Args:
+        opened: the run, from `open_run`.
+        kind: `'prior'`, `count` draws from p(x), or `'reconstructions'` of as many rows.
+        count: how many.
+        split: where data come from, beside which draws are shown where they are there.
+        mean: for the prior, the mean of p(x|z) and the most probable categories.
+
+    Returns:
+        The figures by name, the values `(count, D)`, and the same as a DataFrame.
+    """
+    assert opened.schema is not None
+    columns = opened.schema.columns
+
+    def stored(x: Tensor) -> np.ndarray:
+        return opened.bridge.inverse(x).cpu().double().numpy()
+
+    if kind == "reconstructions":
+        places = evenly(count, len(opened.split(split)))
+        x = opened.split(split)[places]
+        made = torch.cat([opened.vae.reconstruct(some) for some in x.split(AT_A_TIME)])
+        figure = plots.table_reconstructions(columns, stored(x), stored(made))
+        return {kind: figure}, made, opened.frame(made, opened.data.rows[split][places.numpy()])
+    made = opened.vae.sample(count, mean=mean)
+    tables, names = [stored(made)], ["means of p(x|z)" if mean else "draws from p(x)"]
+    try:
+        tables.insert(0, stored(opened.split(split).first(SHOWN)[:]))
+        names.insert(0, f"{split} data")
+    except InputError:  # draws need no data
+        pass
+    title = " and ".join(names)
+    figures = {
+        "prior": plots.table_marginals(columns, tables, names, title=title),
+        "prior_pairs": plots.table_pairs(columns, tables, names, title=title),
+    }
+    return figures, made, opened.frame(made)
+
+
 def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -> None:
     """Raise `InputError` where what `--count` asks for takes more memory than there is."""
     datum = math.prod(opened.spec.shape) + opened.spec.latent_dim
@@ -86,6 +133,14 @@ def _kinds(opened: Run, asked: Sequence[str], split: str) -> list[str]:
         InputError: for one that cannot be drawn, before anything is.
     """
     kinds = [*dict.fromkeys(asked or KINDS)]
+    if opened.schema is not None:
+        wrong = [kind for kind in asked if kind not in OF_TABLES]
+        if wrong:
+            raise InputError(
+                f"--kind {wrong[0]} is a picture of data of one kind, and the data of the run are columns of mixed "
+                f"kinds: choose {' or '.join(OF_TABLES)}"
+            )
+        kinds = [kind for kind in kinds if kind in OF_TABLES]
     if opened.spec.latent_dim != 2 and "manifold" in kinds:
         if asked:
             raise InputError(
@@ -118,6 +173,9 @@ def main(arguments: Sequence[str]) -> None:
     else:
         folder = output_folder("--output", options.output)
     require_writable(folder)
+    if opened.schema is not None:
+        _write_tables(opened, folder, kinds, options)
+        return
     for kind in kinds:
         pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
         with torch.no_grad():
@@ -129,6 +187,28 @@ def main(arguments: Sequence[str]) -> None:
             put(folder / f"{kind}.png", figure.savefig)
             put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
         print(f"{folder / kind}.png, .npy  {list(values.shape)}")
+
+
+def _write_tables(opened: Run, folder: Path, kinds: Sequence[str], options: Any) -> None:
+    """Write each kind of table: a .csv with the names and categories of the data, the numbers, and pictures."""
+    for kind in kinds:
+        pyro.set_rng_seed(options.seed)
+        with torch.no_grad():
+            figures, values, frame = draw_table(
+                opened, kind, count=options.count, split=options.split, mean=False
+            )
+        values = opened.bridge.inverse(values)
+        with together() as put:
+            for name, figure in figures.items():
+                put(folder / f"{name}.png", figure.savefig)
+            put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
+            label = "row" if kind == "reconstructions" else None
+            put(
+                folder / f"{kind}.csv",
+                partial(frame.to_csv, index=label is not None, index_label=label),
+            )
+        pictures = ", ".join(f"{name}.png" for name in figures)
+        print(f"{folder / kind}.csv, .npy, {pictures}  {list(values.shape)}")
 
 
 if __name__ == "__main__":

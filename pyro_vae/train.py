@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pyro
 import tomli_w
 import torch
@@ -41,7 +42,7 @@ from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, evenly, load_da
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.schema import stored_schema
+from pyro_vae.data.schema import Schema, stored_schema
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
@@ -69,6 +70,7 @@ from pyro_vae.spec import AXES, Member, Spec, build, parse, parse_optimizer, par
 from pyro_vae.tables import choices, likelihood_of, wishes_of
 from pyro_vae.trained import pick_device
 
+DRAWN = 2000  # rows of a table in a picture
 COLUMNS = 1000  # names that a run keeps, to know them again in new data
 
 
@@ -573,8 +575,12 @@ def _epochs(
 
 def figure_names(job: Job) -> list[str]:
     """The pictures that training leaves."""
-    flat = ("manifold", "posterior_means") if job.config.latent_dim == 2 else ()
-    return ["learning_curves", "reconstructions", "prior_samples", *flat]
+    flat = job.config.latent_dim == 2
+    means = ["posterior_means"] if flat else []
+    if job.data.schema is not None:
+        return ["learning_curves", "reconstructions", "prior_samples", "prior_pairs", *means]
+    manifold = ["manifold"] if flat else []
+    return ["learning_curves", "reconstructions", "prior_samples", *manifold, *means]
 
 
 def missing_figures(job: Job, folder: Path) -> list[str]:
@@ -611,6 +617,8 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     if name == "learning_curves":
         history = read_metrics(folder / "metrics.csv", 10**9)
         return plots.learning_curves(history, bound=_bound(vae))
+    if job.data.schema is not None and name != "posterior_means":
+        return _table_figure(name, job, vae, job.data.schema)
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
         x = held_out.first(20)[:]
@@ -623,6 +631,22 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     index = evenly(2000, len(job.train))
     labels = None if job.data.labels is None else job.data.labels["train"][index.numpy()]
     return plots.scatter(vae.posterior_mean(job.train[index]), labels)
+
+
+def _table_figure(name: str, job: Job, vae: VAE, schema: Schema) -> Figure:
+    """A picture of a table of mixed kinds: rows made again, or draws beside the data."""
+    from pyro_vae import plots
+
+    def stored(x: torch.Tensor) -> np.ndarray:
+        return job.bridge.inverse(x).cpu().double().numpy()
+
+    held_out = job.validation if job.validation is not None else job.train.fixed()
+    x = held_out.first(DRAWN)[:]
+    if name == "reconstructions":
+        return plots.table_reconstructions(schema.columns, stored(x), stored(vae.reconstruct(x)))
+    draw = plots.table_pairs if name == "prior_pairs" else plots.table_marginals
+    tables = stored(job.train.first(DRAWN)[:]), stored(vae.sample(DRAWN))
+    return draw(schema.columns, tables, ("data", "draws from p(x)"), title="data and draws")
 
 
 @alone()

@@ -40,9 +40,10 @@ from pyro_vae import (
     open_run,
     save,
 )
-from pyro_vae.data.schema import Schema, cells_of
+from pyro_vae.data.schema import Held, Schema, cells_of
 from pyro_vae.networks import MLP
 from pyro_vae.networks.views import Seen, View
+from pyro_vae.plots import table_marginals, table_pairs, table_reconstructions
 from pyro_vae.spec import parse
 
 MEMBERS = (
@@ -475,8 +476,53 @@ def test_an_evaluation_says_what_it_makes_of_each_column(on_people, call, tmp_pa
     answer = json.loads((run / "evaluation.json").read_text())["columntable"]
     assert answer["job"]["of"] == "mass"
     assert answer["income"]["of"] == "density"
+    page = (run / "report.html").read_text()
+    assert "those that hang together most" in page
+    assert "Interpolation and traversal" not in page
 
 
 def test_only_columns_are_asked_about(trained, refused):
     said = refused("evaluate", trained, "--ask", "columntable")
     assert "the likelihood Bernoulli is one for all of x" in said
+
+
+def test_samples_of_a_table_are_a_table(on_people, call, tmp_path):
+    for kind in ("prior", "reconstructions"):
+        out = tmp_path / kind
+        said = call("sample", on_people[0], "--kind", kind, "--count", 40, "--output", out)
+        assert (said.code, said.err) == (0, "")
+        made = pandas.read_csv(out / f"{kind}.csv")
+        assert [*made.columns] == [*(["row"] if kind == "reconstructions" else []), *KIND]
+        assert set(made["job"]) <= {"clerk", "nurse", "pilot", "teacher"}
+        assert len(made) == len(np.load(out / f"{kind}.npy"))
+    first = people().iloc[made["row"]]  # the rows that were made again
+    assert first.index.is_unique
+    assert set(made["row"]) <= set(open_run(on_people[0]).data.rows["test"])
+    drawn = pandas.read_csv(tmp_path / "prior" / "prior.csv")
+    assert drawn["visits"].dtype.kind == "i"
+    again = open_run(on_people[0])
+    assert again.see(drawn).shape == (40, 7)  # what is drawn is data
+
+
+def test_a_table_has_no_pictures_of_images(on_people, call):
+    said = call("sample", on_people[0], "--kind", "traversal")
+    assert said.code == 2
+    assert "columns of mixed kinds: choose prior or reconstructions" in said.err
+    figures = {path.name for path in (on_people[0] / "figures").iterdir()}
+    assert {"prior_samples.png", "prior_pairs.png", "reconstructions.png"} <= figures
+    assert "manifold.png" not in figures
+
+
+def test_a_table_is_drawn_whatever_it_holds():
+    """Names that are no formulas, a column that never varies in a few draws, a single row, many categories."""
+    many = tuple(f"kind ${i}" for i in range(30))
+    columns = [Held("$a_b", "real"), Held("n", "count"), Held("c", "category", many)]
+    data = np.array([[1.0, 3.0, 2.0], [2.0, 0.0, 29.0], [5.0, 1.0, 7.0]])
+    for tables in ([data, data[:1]], [data[:1]]):
+        names = ["data", "draws"][: len(tables)]
+        for draw in (table_marginals, table_pairs):
+            draw(columns, tables, names, title="t").canvas.draw()
+    table_reconstructions(columns, data, data[::-1]).canvas.draw()
+    wide = [Held(str(i), "real") for i in range(40)]
+    figure = table_marginals(wide, [np.random.default_rng(0).normal(size=(50, 40))], ["data"])
+    assert "the first 24 of 40 columns" in figure.get_suptitle()

@@ -38,6 +38,18 @@ def run(trained, tmp_path, monkeypatch):
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+@pytest.fixture
+def on_a_table(call, tmp_path, monkeypatch):
+    """A run on columns of mixed kinds."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    columns = (rng.normal(size=100), rng.integers(0, 2, 100), rng.poisson(20, 100))
+    np.save("table.npy", np.stack(columns, 1))
+    options = ("--likelihood", "columns", "--network", "mlp(hidden=(8,))", "--latent-dim", 2)
+    call("train", "--dataset", "table.npy", *options, "--epochs", 1, "--output", "table")
+    return Path("table")
+
+
 def evaluation(run):
     found = newest(run)
     with np.load(found.with_suffix(".npz")) as arrays:
@@ -45,7 +57,8 @@ def evaluation(run):
 
 
 @pytest.mark.parametrize("name", variants(FAMILY))
-def test_every_question_in_text_in_the_files_and_on_the_page(call, run, name):
+def test_every_question_in_text_in_the_files_and_on_the_page(call, request, name):
+    run = request.getfixturevalue("on_a_table" if name == "ColumnTable" else "run")
     text = f"{name.lower()}({SHORT.get(name, '')})"
     said = call("evaluate", run, *QUICK, "--ask", text, "--report")
     assert (said.code, said.err) == (0, "")

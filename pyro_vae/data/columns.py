@@ -337,7 +337,7 @@ def _not_numbers(table: Table, others: Sequence[int]) -> str:
         return (
             f"the columns {names} of {table.path} do not hold numbers (as {cell!r} in data row {row}, counted from 0): "
             "name one with --labels or --id, and leave the others out with "
-            f"{table.pasted('drop', *others[1:4])}"
+            f"{table.pasted('drop', *others[1:4])}; or keep texts as categories with --likelihood columns"
         )
     if table.kind(column) != "O":
         return (
@@ -347,7 +347,8 @@ def _not_numbers(table: Table, others: Sequence[int]) -> str:
     return (
         f"{table.said(column)} of {table.path} does not hold numbers, as {cell!r} in data row {row} (counted from 0): "
         f"take it for labels with {table.pasted('labels', column)}, for the names of the rows with "
-        f"{table.pasted('id', column)}, or leave it out with {table.pasted('drop', column)}"
+        f"{table.pasted('id', column)}, for categories with --likelihood columns, or leave it out with "
+        f"{table.pasted('drop', column)}"
     )
 
 

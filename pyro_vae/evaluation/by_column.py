@@ -158,9 +158,9 @@ def by_column(
             parts.append(_weighed(vae, data[start : start + size], draws, units))
             if progress:
                 progress(len(parts[-1][0]))
-    columns = [torch.cat(each).cpu() for each in zip(*parts, strict=True)]
+    reconstruction, surprise, k = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
     dense = [i in (likelihood.dense or ()) for i in range(len(likelihood.names))]
-    return ByColumn(likelihood.names, *columns, dense, torch.arange(len(data)))
+    return ByColumn(likelihood.names, reconstruction, surprise, k, dense, torch.arange(len(data)))
 
 
 def _likelihood(vae: Any) -> Columns:

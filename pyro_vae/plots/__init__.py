@@ -11,6 +11,7 @@ from pyro_vae.plots.numbers import (
     use_of_latents,
 )
 from pyro_vae.plots.pictures import interpolation, manifold, reconstructions, traversal
+from pyro_vae.plots.tables import table_marginals, table_pairs, table_reconstructions
 from pyro_vae.plots.tiles import grid
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "reconstructions",
     "scatter",
     "separation",
+    "table_marginals",
+    "table_pairs",
+    "table_reconstructions",
     "traversal",
     "use_of_latents",
 ]

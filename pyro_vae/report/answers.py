@@ -37,8 +37,16 @@ CAPTIONS = {  # the pictures of training, sampling and encoding, by the names of
     "posterior_means": "Posterior means of training data, coloured by label where there are labels.",
     "latents": "Posterior means in two dimensions, coloured by label where there are labels.",
 }
+OF_TABLES = {  # the same of a table of columns of mixed kinds
+    "prior": "Each column of the data, and of draws from p(x).",
+    "prior_samples": "Each column of the data, and of draws from p(x).",
+    "prior_pairs": "Columns of the data, those that hang together most, over columns of draws from p(x).",
+    "reconstructions": "Each cell of the data, and what it is made again as from a draw of its row's posterior.",
+    "posterior_means": CAPTIONS["posterior_means"],
+    "latents": CAPTIONS["latents"],
+}
 TERMS = {"log p(x)": "log-p", "ELBO": "elbo", "KL": "information", "I(x; z)": "information"}
-PLACED = {*CAPTIONS, "learning_curves", "bound_curve", "pareto_k", "log_marginal"}
+PLACED = {*CAPTIONS, *OF_TABLES, "learning_curves", "bound_curve", "pareto_k", "log_marginal"}
 ACRONYMS = {
     name.lower(): name
     for name in ("AIS", "AUROC", "BDMC", "ELBO", "ESS", "FPR", "KL", "NUTS", "OOD")

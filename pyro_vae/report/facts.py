@@ -54,6 +54,11 @@ class Facts:
         resolved = self.config.get("resolved")
         return resolved if isinstance(resolved, dict) else {}
 
+    @property
+    def is_table(self) -> bool:
+        """Whether the data are columns of mixed kinds."""
+        return "table" in self.resolved
+
 
 def warnings_of(facts: Facts) -> list[str]:
     """Each reason to doubt the run or its number, as a sentence; the gravest first."""

@@ -15,7 +15,7 @@ from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.commands import trust as trust_option
 from pyro_vae.foundation.trust import AXES
 from pyro_vae.plots.tiles import is_image
-from pyro_vae.report.answers import CAPTIONS, PLUS_MINUS, shown, tabulated
+from pyro_vae.report.answers import CAPTIONS, OF_TABLES, PLUS_MINUS, shown, tabulated
 from pyro_vae.report.facts import Facts
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
@@ -259,6 +259,9 @@ def training(facts: Facts) -> Html:
 def samples(facts: Facts) -> Html:
     """What the model draws."""
     prior = "prior" if "prior" in facts.pictures else "prior_samples"
+    if facts.is_table:
+        other = "prior_samples" if prior == "prior" else "prior"
+        return shown(facts, {name: text for name, text in OF_TABLES.items() if name != other})
     names = (prior, *(name for name in CAPTIONS if not name.startswith("prior")))
     pictures = shown(facts, {name: CAPTIONS[name] for name in names})
     wanted = on_run("sample", facts.folder, place=facts.place)

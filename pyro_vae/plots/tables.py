@@ -1,0 +1,264 @@
+"""Tables of columns of mixed kinds: marginals, pairs of columns, and what rows are made again as."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.plots.canvas import drawable, new_figure, plain
+
+MOST = 24  # columns that have a panel
+PAIRED = 5  # columns whose pairs are shown
+POINTS = 600  # of each kind in a panel
+BINS = 30
+LABELS = 8  # categories that are named on an axis
+DECADES = 30.0  # times the least positive value from where an axis is logarithmic
+WIDTH = 0.3  # of the band in which points of one category lie
+
+
+class Column(Protocol):
+    """What is drawn of a column: its name, its kind, and the names of its categories, if it has some."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def categories(self) -> Sequence[object]: ...
+
+
+def table_marginals(
+    columns: Sequence[Column],
+    tables: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    title: str = "",
+) -> Figure:
+    """Each column of one table or two, such as data and draws: shares of categories, histograms of equal area.
+
+    Args:
+        columns: what the columns are.
+        tables: `(N, D)` and `(M, D)`, categories by their codes.
+        names: of the tables.
+        title: above the figure.
+    """
+    shown = columns[:MOST]
+    wide = min(4, len(shown))
+    high = math.ceil(len(shown) / wide)
+    figure = new_figure(max(2.9 * wide, 5), 2.1 * high + 0.7)
+    panels = figure.subplots(high, wide, squeeze=False).ravel()
+    for j, (column, axes) in enumerate(zip(shown, panels, strict=False)):
+        _marginal(axes, column, [table[:, j] for table in tables], names)
+        axes.set_title(drawable(column.name), fontsize=9, parse_math=False)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    more = f" (the first {MOST} of {len(columns)} columns)" if len(columns) > MOST else ""
+    figure.suptitle(f"{title}{more}", fontsize=10)
+    return figure
+
+
+def table_pairs(
+    columns: Sequence[Column],
+    tables: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    title: str = "",
+) -> Figure:
+    """Columns of a table two by two, those that hang together most, as points of one table over those of another.
+
+    Points of a category lie in a band. The arguments are those of `table_marginals`.
+    """
+    order = _related(tables[0])[:PAIRED]
+    n = len(order)
+    figure = new_figure(max(2.0 * n + 0.6, 4.5), max(1.8 * n + 0.9, 3.6))
+    panels = figure.subplots(n, n, squeeze=False)
+    count = min(POINTS, *(len(table) for table in tables))
+    few = [table[np.linspace(0, len(table) - 1, count).astype(int)] for table in tables]
+    places = [np.stack([_places(columns[j], t[:, j], j) for j in order], 1) for t in few]
+    by_turns = np.stack(places, 1).reshape(-1, n)  # so that neither covers the other
+    colours = [f"C{i}" for i in range(len(tables))] * count
+    for row in range(n):
+        for k in range(n):
+            axes, column = panels[row, k], columns[order[k]]
+            if k > row:
+                axes.set_visible(False)
+                continue
+            if k == row:
+                _marginal(axes, column, [t[:, order[k]] for t in tables], names)
+            else:
+                axes.scatter(*by_turns[:, [k, row]].T, s=4, alpha=0.4, c=colours, linewidths=0)
+                _axis(axes, column, tables, order[k], "x")
+                _axis(axes, columns[order[row]], tables, order[row], "y")
+                plain(axes)
+            if row == n - 1:
+                axes.set_xlabel(drawable(column.name), fontsize=9, parse_math=False)
+            if k == 0 < row:
+                name = drawable(columns[order[row]].name)
+                axes.set_ylabel(name, fontsize=9, parse_math=False)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def table_reconstructions(columns: Sequence[Column], data: np.ndarray, made: np.ndarray) -> Figure:
+    """What each cell is made again as, column by column: numbers over numbers, categories as shares of a row.
+
+    Args:
+        columns: what the columns are.
+        data: `(N, D)`, categories by their codes.
+        made: the same rows made again, `(N, D)`.
+    """
+    shown = columns[:MOST]
+    wide = min(4, len(shown))
+    high = math.ceil(len(shown) / wide)
+    figure = new_figure(max(2.9 * wide, 5), 2.5 * high + 0.6)
+    panels = figure.subplots(high, wide, squeeze=False).ravel()
+    for j, (column, axes) in enumerate(zip(shown, panels, strict=False)):
+        if column.categories:
+            _confusion(axes, column, data[:, j], made[:, j])
+        else:
+            _against(axes, column, data[:, j], made[:, j])
+        axes.set_title(drawable(column.name), fontsize=9, parse_math=False)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    figure.supxlabel("data", fontsize=9)
+    figure.supylabel("made again", fontsize=9)
+    figure.suptitle(
+        "each cell, and what it is made again as from one draw of q(z | x)", fontsize=10
+    )
+    return figure
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _marginal(
+    axes: Axes, column: Column, values: Sequence[np.ndarray], names: Sequence[str]
+) -> None:
+    """One column of each table."""
+    plain(axes, heights=False)
+    values = [v[np.isfinite(v)] for v in values]
+    if column.categories:
+        count = len(column.categories)
+        width = 0.8 / len(values)
+        for i, (v, name) in enumerate(zip(values, names, strict=True)):
+            shares = np.bincount(v.astype(int), minlength=count) / max(len(v), 1)
+            places = np.arange(count) + (i - (len(values) - 1) / 2) * width
+            axes.bar(places, shares, width, color=f"C{i}", alpha=0.8, label=name)
+        _label(axes, column, "x")
+        return
+    edges = _edges(column, values)
+    for i, (v, name) in enumerate(zip(values, names, strict=True)):
+        inside = v[(v >= edges[0]) & (v <= edges[-1])]
+        weights = np.full(len(inside), 1 / max(len(v), 1))
+        shape: Any = {"alpha": 0.6} if i == 0 else {"histtype": "step", "linewidth": 1.3}
+        shape |= {"bins": edges, "weights": weights, "color": f"C{i}", "label": name}
+        axes.hist(inside, **shape)
+    if _is_log(column, values):
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _edges(column: Column, values: Sequence[np.ndarray]) -> np.ndarray:
+    """The ends of bins, without the far tails, which would leave no room for the rest."""
+    low = min(np.quantile(v, 0.001) for v in values)
+    high = max(np.quantile(v, 0.999) for v in values)
+    if _is_log(column, values):
+        return np.geomspace(low, high, BINS + 1)
+    if column.kind in ("count", "levels"):
+        step = max(1, math.ceil((high - low + 1) / BINS))
+        return np.arange(math.floor(low), high + step + 1, step) - 0.5
+    return np.linspace(low, high if high > low else low + 1, BINS + 1)
+
+
+def _is_log(column: Column, values: Sequence[np.ndarray]) -> bool:
+    """Whether positive reals spread over so much that only their logarithms show."""
+    if column.kind != "positive":
+        return False
+    together = np.concatenate(list(values))
+    low, high = np.quantile(together[np.isfinite(together)], (0.001, 0.999))
+    return bool(low > 0 and high > DECADES * low)
+
+
+def _places(column: Column, values: np.ndarray, seed: int) -> np.ndarray:
+    """Where the points of a column lie: at its numbers, or in a band around a code."""
+    if not column.categories:
+        return values
+    return values + np.random.default_rng(seed).uniform(-WIDTH, WIDTH, len(values))
+
+
+def _axis(axes: Axes, column: Column, tables: Sequence[np.ndarray], j: int, which: str) -> None:
+    """The ends, the scale and the labels of an axis along which a column lies."""
+    if column.categories:
+        _label(axes, column, which)
+        return
+    values = [table[:, j][np.isfinite(table[:, j])] for table in tables]
+    edges = _edges(column, values)
+    margin = 0 if _is_log(column, values) else 0.03 * (edges[-1] - edges[0])
+    scale = "log" if _is_log(column, values) else "linear"
+    if which == "x":
+        axes.set_xlim(edges[0] - margin, edges[-1] + margin)
+        axes.set_xscale(scale)
+    else:
+        axes.set_ylim(edges[0] - margin, edges[-1] + margin)
+        axes.set_yscale(scale)
+
+
+def _label(axes: Axes, column: Column, which: str) -> None:
+    """The names of categories along an axis: all of a few, of many every so many."""
+    count = len(column.categories)
+    places = list(range(0, count, math.ceil(count / LABELS)))
+    texts = [drawable(str(column.categories[i])[:12]) for i in places]
+    if which == "x":
+        turned = 45 if sum(map(len, texts)) > 24 else 0
+        axes.set_xticks(places, texts, rotation=turned, fontsize=7, parse_math=False)
+        axes.set_xlim(-0.6, count - 0.4)
+    else:
+        axes.set_yticks(places, texts, fontsize=7, parse_math=False)
+        axes.set_ylim(-0.6, count - 0.4)
+
+
+def _related(table: np.ndarray) -> list[int]:
+    """The columns, those first whose ranks hang together most with those of others."""
+    whole = table[np.isfinite(table).all(1)][:5000]
+    if len(whole) < 3:
+        return list(range(table.shape[1]))
+    ranks = whole.argsort(0).argsort(0).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        together = np.nan_to_num(np.abs(np.corrcoef(ranks.T)))
+    np.fill_diagonal(together := np.atleast_2d(together), 0)
+    return [int(j) for j in np.argsort(-together.max(0), kind="stable")]
+
+
+def _confusion(axes: Axes, column: Column, data: np.ndarray, made: np.ndarray) -> None:
+    """Of the cells of each category, in a column of the panel, the shares that are made again as each."""
+    count = len(column.categories)
+    there = np.isfinite(data)
+    shares = np.zeros((count, count))
+    np.add.at(shares, (made[there].astype(int), data[there].astype(int)), 1)
+    shares /= np.maximum(shares.sum(0), 1)
+    axes.imshow(shares, origin="lower", cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    _label(axes, column, "x")
+    _label(axes, column, "y")
+
+
+def _against(axes: Axes, column: Column, data: np.ndarray, made: np.ndarray) -> None:
+    """Numbers made again over those of the data, with the line on which they would be the same."""
+    edges = _edges(column, [data[np.isfinite(data)]])
+    axes.scatter(data, made, s=6, alpha=0.5, linewidths=0)
+    axes.plot(edges[[0, -1]], edges[[0, -1]], color="0.6", linewidth=0.8, zorder=0)
+    if _is_log(column, [data]):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlim(edges[0], edges[-1])
+    plain(axes)
