@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.holes import HOW
+from pyro_vae.data.marginals import ROWS
+from pyro_vae.data.marginals import column as marginal
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 
@@ -24,6 +26,7 @@ KINDS = {
 }
 CODED = ("bit", "ordinal", "category")  # kinds whose cells are named, and stored as codes from 0
 FEW = 20  # different numbers that make an ordered scale
+LEVELS = 256  # the same, of reals that repeat so much that no density describes them
 SCALE = 100  # the same, of whole numbers that vary less than counts do
 REPEATED = 20  # times that each of a few reals stands in a column, on average
 EXACT = 2**24  # counts below it are the same in float32
@@ -324,6 +327,11 @@ def _reals(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str
     low, high = different[0], different[-1]
     if len(different) <= FEW and len(different) * REPEATED <= len(cells):
         return "ordinal", f"only {len(different)} different numbers"
+    twice = np.tile(
+        cells[:: -(-len(cells) // ROWS)], 2
+    )  # a part of these rows must not repeat more
+    if len(different) <= LEVELS and marginal(twice).kind in ("few", "coarse"):
+        return "ordinal", f"only {len(different)} different numbers, where a density could grow"
     ends = f"from {low:.4g} to {high:.4g}"
     if low > 0 and _skewness(cells) > SKEWED > abs(_skewness(np.log(cells))):
         return "positive", f"{ends}, skewed, their logarithms less"
