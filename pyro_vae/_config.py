@@ -73,6 +73,10 @@ class Config:
         "blanks, NA and nan in your own data: refuse them (default), or count what was seen",
         ("keep", "refuse"),
     )
+    hide: float | None = _option(
+        None, "hide this share of all values on purpose, in training and evaluation, to measure"
+    )
+    hide_seed: int = _option(0, "seed of which values are hidden")
     binarize: str | None = _option(
         None, "make bits of grey values: fresh at each visit, drawn once, or 1 above half", BINARIZE
     )

@@ -43,6 +43,7 @@ class Rows:
         labels: `(N,)`, or `None`.
         total: how many there are in the split, or in the file.
         fingerprint: of all of these.
+        whole: `x` with the values that were hidden in it on purpose, or `None`.
     """
 
     dataset: str
@@ -53,13 +54,14 @@ class Rows:
     labels: np.ndarray | None
     total: int
     fingerprint: str
+    whole: Split | None = None
 
     def first(self, n: int | None) -> "Rows":
         """`n` rows spread evenly over these; all of them for `None`."""
         if n is None or n >= len(self.x):
             return self
         index = evenly(n, len(self.x))
-        of_each = {name: getattr(self, name) for name in ("x", "rows", "names", "labels")}
+        of_each = {name: getattr(self, name) for name in ("x", "rows", "names", "labels", "whole")}
         some = {name: take(v, index) for name, v in of_each.items() if v is not None}
         return replace(self, **some)
 
@@ -70,7 +72,9 @@ def own_rows(opened: Run, split: str) -> Rows:
     names = None if data.names is None else data.names[split]
     labels = None if data.labels is None else data.labels[split]
     known = opened.fingerprint[split]
-    return Rows(opened.name, split, x, data.rows[split], names, labels, len(x), known)
+    whole = data.whole_split(split, opened.bridge, dtype=opened.dtype)
+    whole = None if whole is None else whole.to(opened.device)
+    return Rows(opened.name, split, x, data.rows[split], names, labels, len(x), known, whole)
 
 
 def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:

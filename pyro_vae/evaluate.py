@@ -150,7 +150,7 @@ def _opened(options: Any, every: Sequence[Question]) -> tuple[Run, Rows, Evaluat
     rows = _chosen(opened, options)
     called = f"{rows.dataset} {rows.split}"
     settings = (options.limit, options.num_particles, options.memory * 2**20)
-    data = Evaluated(rows.x, rows.rows, called, rows.names, *settings)
+    data = Evaluated(rows.x, rows.rows, called, rows.names, *settings, whole=rows.whole)
     for question in every:
         question.check(opened, data)
     refuse_link(opened.folder / "figures")

@@ -92,6 +92,11 @@ class Run:
         return data
 
     @property
+    def columns(self) -> list[str] | None:
+        """The names of the columns of a table, as the run keeps them."""
+        return self.config["resolved"].get("columns")
+
+    @property
     def schema(self) -> Schema | None:
         """What the columns of a table of mixed kinds hold; `None` where the data are of one kind."""
         return self.request.get("columns")

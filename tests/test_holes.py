@@ -34,6 +34,11 @@ def written(path, x, names="abc"):
     return str(path)
 
 
+def arrays_of(path):
+    with np.load(path) as archive:
+        return dict(archive)
+
+
 def stored_whole(data):
     """All rows of a data set in the order of its file."""
     return data.values["all"].numpy()
@@ -240,7 +245,7 @@ def test_an_evaluation_says_what_its_number_is(run_folder, call):
     x = open_run(run_folder / "run").split("test")[:]
     share = x.isnan().double().mean().item()
     assert found["missing"] == pytest.approx(share)
-    mean = np.load(run_folder / "run" / "evaluation.npz")["values"].mean()
+    mean = arrays_of(run_folder / "run" / "evaluation.npz")["values"].mean()
     bits = -mean / np.log(2) / (3 * (1 - share))
     assert found["bits_per_dimension"] == pytest.approx(bits, rel=1e-5)
 

@@ -117,7 +117,7 @@ def test_a_name_is_imported_when_it_is_used():
     )
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "compare", "encode"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "compare", "encode", "impute"])
 @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
 def test_a_program_answers_before_it_imports_torch(program, argument, code):
     out = in_a_new_process(

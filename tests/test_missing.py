@@ -21,6 +21,7 @@ from pyro_vae import (
     annealed_importance_sampling,
     build,
     fit,
+    imputations,
     load,
     log_marginal,
     log_marginal_adaptive,
@@ -47,8 +48,8 @@ def with_holes(x, share=0.4, seed=0):
 class HoledPPCA(PPCA):
     """`PPCA` that takes missing values; the guide fills in their mean, so that it is wrong and wide."""
 
-    def __init__(self, **options):
-        super().__init__(widen=1.8, **options)
+    def __init__(self, *, widen=1.8, **options):
+        super().__init__(widen=widen, **options)
         model, guide = self.vae.model, self.vae.guide
         guide.encoder = guide.encoder.body
         self.vae = VAE(model.prior, model.decoder, model.likelihood, guide, missing=True).double()
@@ -293,3 +294,90 @@ def test_a_pair_made_by_hand():
     for pair in (vae, only_filled):
         x = torch.tensor([[0.0, NAN], [1.0, 1.0]])
         assert pair.encode(x).mean.isfinite().all()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def test_imputations_are_those_of_the_closed_form():
+    """Means, standard deviations, draws, and the density of what was hidden; the intervals cover it."""
+    ppca = HoledPPCA(widen=4.0)
+    whole = ppca.sample(200)
+    x = with_holes(whole)
+    x[7] = NAN
+    torch.manual_seed(0)
+    found = imputations(ppca.vae, x, num_particles=4000, draws=400, hidden=whole)
+    assert torch.equal(found.missing, x.isnan())
+    assert torch.equal(found.mean[~found.missing], x[~found.missing])
+    assert torch.equal(found.draws[:, ~found.missing], x[~found.missing].expand(400, -1))
+    torch.testing.assert_close(found.log_seen, ppca.log_prob(x), rtol=0, atol=0.2)
+    off, spread, log_hidden, inside = [], [], [], []
+    for i, row in enumerate(x):
+        m = row.isnan()
+        if not m.any():
+            assert found.log_hidden[i].abs() < 1e-12
+            continue
+        mean, covariance = ppca.conditional(row)
+        std = covariance.diagonal().sqrt()
+        off.append((found.mean[i, m] - mean) / std)
+        spread.append(found.std[i, m] / std)
+        log_hidden.append(
+            found.log_hidden[i] - MultivariateNormal(mean, covariance).log_prob(whole[i, m])
+        )
+        low, high = found.draws[:, i, m].quantile(torch.tensor([0.05, 0.95]).double(), dim=0)
+        inside.append((low <= whole[i, m]) & (whole[i, m] <= high))
+        drawn = found.draws[:, i, m].mean(0)
+        errors = (drawn - found.mean[i, m]) / found.std[i, m] * 400**0.5
+        assert (errors.abs() < 5.5).all()
+    enough = 2 / found.ess.min().sqrt()  # of a standard deviation
+    assert torch.cat(off).abs().max() < 3 * enough
+    assert torch.cat(spread).sub(1).abs().max() < 3 * enough
+    assert torch.stack(log_hidden).abs().max() < 0.3
+    assert torch.stack(log_hidden).mean().abs() < 0.02
+    covered = torch.cat(inside).double()
+    assert abs(covered.mean() - 0.9) < 4 * (0.09 / len(covered)) ** 0.5
+
+
+def test_imputations_do_not_depend_on_the_memory():
+    ppca = HoledPPCA()
+    x = with_holes(ppca.sample(20))
+    torch.manual_seed(0)
+    one = imputations(ppca.vae, x, num_particles=3000)
+    two = imputations(ppca.vae, x, num_particles=3000, memory=2**22)
+    assert (one.mean - two.mean).abs().max() < 0.3
+    assert two.ess.shape == (20,)
+
+
+@pytest.mark.parametrize("cls", variants(Likelihood).values(), ids=lambda c: c.__name__)
+def test_every_likelihood_is_imputed_within_what_it_takes(cls):
+    torch.manual_seed(0)
+    vae = build(Spec((4,), 2, likelihood=cls.__name__, missing=True)).double()
+    x = with_holes(example(vae.model.likelihood.support, 9, 4))
+    x[2] = NAN
+    found = imputations(vae, x, num_particles=50, draws=3)
+    for values in (found.point, *found.draws):
+        assert values.isfinite().all()
+        assert torch.equal(values[~x.isnan()], x[~x.isnan()])
+    vae.model.likelihood.check(found.draws)
+    if cls.__name__ in ("Bernoulli", "Categorical", "Ordinal"):
+        vae.model.likelihood.check(found.point)
+
+
+def test_the_most_probable_category_stands_for_the_others():
+    """Of a mixture of two latents: 0.6 (0.5, 0.4, 0.1) + 0.4 (0.1, 0.2, 0.7) has 0.34, 0.32, 0.34 + ..."""
+    likelihood = Categorical((1,), levels=3)
+    masses = torch.tensor([[0.5, 0.4, 0.1], [0.1, 0.2, 0.7]])
+    p = likelihood.partly(likelihood(masses.log()[:, None, :, None]))
+    weights = torch.tensor([[0.5], [0.5]])  # 0.3, 0.3, 0.4
+    assert likelihood.point(p, weights).tolist() == [[2]]
+    assert likelihood.point(p, torch.tensor([[0.9], [0.1]])).tolist() == [[0]]
+
+
+def test_what_cannot_be_imputed_is_refused():
+    x = torch.tensor([[0.0, NAN]])
+    with pytest.raises(InputError, match=r"takes no missing values.*missing=True"):
+        imputations(build(Spec((2,), 1)), x)
+    with pytest.raises(InputError, match="Delta has none"):
+        imputations(build(Spec((2,), 1, guide="delta", missing=True)), x)
+    with pytest.raises(InputError, match="draws"):
+        imputations(build(Spec((2,), 1, missing=True)), x, draws=10**13)

@@ -492,7 +492,7 @@ def started(*command, **environment):
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "compare", "encode"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "compare", "encode", "impute"])
 def test_help_in_ascii_without_home_and_columns(program):
     done = started(f"pyro_vae.{program}", "--help", **ASCII, COLUMNS="0", TERM="")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -536,7 +536,7 @@ def test_a_home_that_is_not_there(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["a" * 5000, "1" * 5000, "meanfield(" + "-" * 5000 + "1)"])
-@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "encode", "compare"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "encode", "compare", "impute"])
 def test_long_values_are_shortened_in_sentences(call, run, program, value):
     """Every option that takes a value, whatever it is."""
     first = ["--dry-run"] if program == "train" else ["run"]

@@ -119,6 +119,11 @@ def whole(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0, for an option."""
+    return 0 if text.strip("0") == "" and text else whole(text)
+
+
 def mebibytes(text: str) -> int:
     """An amount of memory in MiB, for an option."""
     value, most = whole(text), MOST // 2**20
@@ -257,6 +262,24 @@ def sample_parser() -> Parser:
         "--split", choices=SPLITS, default="test", help="where data come from (default: test)"
     )
     parser.add_argument("--output", metavar="DIR", help="where to write (default: RUN/samples)")
+    return parser
+
+
+def impute_parser() -> Parser:
+    """The options of imputation."""
+    parser = run_parser("impute", "Fill in what is missing in data, given what was seen.", data=NEW)
+    add = parser.add_argument
+    add("--split", choices=SPLITS, help="which data of the run (default: all)")
+    add("--output", metavar="FILE", help="a .csv, .parquet or .npz file (default: RUN/imputed.csv)")
+    add("--draws", type=count, default=0, metavar="N", help="completed copies for the .npz beside")
+    add(
+        "--num-particles",
+        type=whole,
+        default=1000,
+        metavar="K",
+        help="weighted draws of z for each datum (default: 1000)",
+    )
+    add("--memory", type=mebibytes, default=256, metavar="MiB", help="memory bound (default: 256)")
     return parser
 
 

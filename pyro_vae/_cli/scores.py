@@ -80,7 +80,7 @@ def require_pyarrow(what: str) -> None:
 
 def table_files(table: "pandas.DataFrame", options: Any) -> dict[Path, Write]:
     """By the files that `--csv` and `--parquet` of `options` name, what writes a table to each."""
-    writers = {options.csv: as_csv(table), options.parquet: _as_parquet(table)}
+    writers = {options.csv: as_csv(table), options.parquet: as_parquet(table)}
     return {path: write for path, write in writers.items() if path is not None}
 
 
@@ -89,5 +89,6 @@ def as_csv(table: "pandas.DataFrame") -> Write:
     return lambda path: table.to_csv(path, index=False)
 
 
-def _as_parquet(table: "pandas.DataFrame") -> Write:
+def as_parquet(table: "pandas.DataFrame") -> Write:
+    """What writes a table as a .parquet file."""
     return lambda path: table.to_parquet(path, engine="pyarrow", index=False)

@@ -39,10 +39,12 @@ class Request:
     background: str | None = None
     columns: "Schema | Mapping[str, Wish] | None" = None  # of a table of mixed kinds
     missing: str | None = None
+    hide: float | None = None
+    hide_seed: int = 0
 
     @property
     def keeps_missing(self) -> bool:
-        """Whether values may be missing."""
+        """Whether values may be missing where they are read."""
         return self.missing == "keep"
 
 

@@ -79,3 +79,34 @@ def masked(name: str, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
         raise InputError(f"the mask of {name} holds other values than 1 (seen) and 0 (missing)")
     wide = values if values.dtype.kind == "f" else values.astype(np.float64)
     return np.where(mask.astype(bool), wide, np.asarray(np.nan, wide.dtype))
+
+
+def hidden(
+    name: str, values: Mapping[str, Tensor | Stream], share: float, seed: int
+) -> tuple[dict[str, Tensor | Stream], dict[str, Tensor | Stream], str]:
+    """Values of which a share is hidden, the same with none, and a sentence about them.
+
+    Each is hidden by itself, with the same probability: missing completely at random.
+
+    Raises:
+        InputError: for a share that is not between 0 and 1, and for data that stay on disk.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"--hide {share} must lie between 0 and 1")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--hide-seed {seed} must lie between 0 and 2^32 - 1")
+    generator = torch.Generator().manual_seed(seed)
+    holed: dict[str, Tensor | Stream] = {}
+    count = total = 0
+    for part, stored in values.items():
+        if not isinstance(stored, Tensor):
+            raise InputError(f"--hide keeps all values of {name} in memory: add --stream no")
+        hide = torch.rand(stored.shape, generator=generator) < share
+        exact = stored.dtype is torch.int64 or stored.dtype is torch.float64
+        wide = stored.to(torch.float64 if exact else torch.float32)
+        holed[part] = wide.masked_fill(hide, math.nan)
+        count, total = count + int(hide.sum()), total + hide.numel()
+    told = (
+        f"{count:,} of {total:,} values ({100 * count / total:.3g} %) of {name} hidden on purpose"
+    )
+    return holed, dict(values), told

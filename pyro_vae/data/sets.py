@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.data.bridges import AsStored, Bridge, ColumnNoise
 from pyro_vae.data.fields import Split, evenly, take
 from pyro_vae.data.files import Loaded, Parts, Request
-from pyro_vae.data.holes import check_holes
+from pyro_vae.data.holes import check_holes, hidden
 from pyro_vae.data.joined import joined, joined_names
 from pyro_vae.data.marginals import ROWS, Columns
 from pyro_vae.data.named import FIXED_SIZES, MAXIMA, NAMED
@@ -50,6 +50,7 @@ class DataSet:
         units: how bits or grey levels are spelled, where the stored values are others (`x / 255`), or `None`.
         schema: what the columns of a table of mixed kinds hold, or `None`.
         missing: whether values may be missing, nan among the stored ones.
+        whole: the stored values by split with those that were hidden on purpose, or `None`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class DataSet:
     units: Units | None = None
     schema: Schema | None = None
     missing: bool = False
+    whole: Mapping[str, Tensor | Stream] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,6 +96,16 @@ class DataSet:
         if name == "train" and not bridge.drawn_once:
             return split
         return split.fixed(seed=(*SPLITS, ALL).index(name))
+
+    def whole_split(
+        self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32
+    ) -> Split | None:
+        """One split as it is evaluated, with the values that were hidden on purpose; `None` where none were."""
+        if self.whole is None:
+            return None
+        anew = name == "train" and not bridge.drawn_once
+        seed = 0 if anew else (*SPLITS, ALL).index(name)
+        return Split(self.whole[name], bridge, dtype).fixed(seed=seed)
 
     def bridge(
         self,
@@ -275,6 +287,8 @@ def load_data(
     background: str | None = None,
     columns: "Schema | Mapping[str, Wish] | None" = None,
     missing: str | None = None,
+    hide: float | None = None,
+    hide_seed: int = 0,
     divide: bool = True,
 ) -> DataSet:
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
@@ -306,6 +320,9 @@ def load_data(
             is what it looks like); texts are then categories. By default all data are numbers of one kind.
         missing: `'keep'` takes data of one's own with values that are missing (blanks, NA, nan, 0 in the array `mask`
             of a .npz file) and leaves nan in their place; by default they are refused.
+        hide: a share of all values to hide on purpose, each by itself at random, in every split; `DataSet.whole` has
+            them.
+        hide_seed: of which they are.
         divide: into splits; `False` leaves all rows together, as one split `'all'`.
 
     Raises:
@@ -354,6 +371,10 @@ def load_data(
         if schema is not None
         else nature_of(request.dataset, values, maximum=maximum, known=known)
     )
+    whole: Mapping[str, Tensor | Stream] | None = None
+    if hide is not None:
+        values, whole, told = hidden(dataset, values, hide, hide_seed)
+        notes = [*notes, told]
     sizes = {part: len(v) for part, v in values.items()}
     kinds, names = loaded.labels or None, loaded.names or None
     if divide:
@@ -361,6 +382,7 @@ def load_data(
     else:
         places = {ALL: (ALL, torch.arange(sum(sizes.values())))}
         values = {ALL: joined(values)}
+        whole = whole and {ALL: joined(whole)}
         kinds = kinds and {ALL: np.concatenate([kinds[part] for part in sizes])}
         called = joined_names(names, sizes)
         names = None if called is None else {ALL: called}
@@ -378,7 +400,8 @@ def load_data(
         columns=_called(loaded, schema),
         units=nature.units,
         schema=schema,
-        missing=request.keeps_missing,
+        missing=request.keeps_missing or hide is not None,
+        whole=whole and {s: _picked(whole, place) for s, place in places.items()},
     )
 
 

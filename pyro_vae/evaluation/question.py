@@ -353,6 +353,7 @@ class Evaluated:
         num_particles: draws for each datum, where a question does not say how many.
         memory: bytes to keep within.
         log_marginal: what was found of `log p(x)`, once it was; every later question is of these data.
+        whole: the same data with the values that are missing in `x` on purpose, N, or `None`.
     """
 
     x: Any
@@ -363,6 +364,7 @@ class Evaluated:
     num_particles: int = 5000
     memory: int = MEMORY
     log_marginal: PerDatum | None = None
+    whole: Any = None
 
     def __len__(self) -> int:
         return len(self.x)

@@ -98,6 +98,28 @@ class Likelihood(Declared, nn.Module, ABC):
         """One datum that stands for a distribution `p` that `forward` returned: its mean."""
         return p.mean  # type: ignore[no-any-return]
 
+    @property
+    def coded(self) -> bool:
+        """Whether its values number categories, levels of a scale, or two sides, of which the mean is none."""
+        categories = self.seen_as in ("category", "order")
+        return categories or self.support is Representation.BINARY
+
+    def point(self, p: Any, weights: Tensor) -> Tensor:
+        """One datum that stands for the mixture of the distributions `p`, of batch shape `(K, ...)`, `(..., *shape)`.
+
+        Numbers are taken by their mean; bits, categories and levels of a scale by the most probable.
+
+        Args:
+            p: what `forward` or `partly` returned.
+            weights: `(K, ...)`, which add up to 1 over K.
+        """
+        w = weights.reshape(*weights.shape, *[1] * len(self.shape))
+        if self.seen_as in ("category", "order"):
+            masses = getattr(p, "whole", p).base_dist.probs  # (K, ..., *shape, levels)
+            return (w.unsqueeze(-1) * masses).sum(0).argmax(-1)
+        mean = (w * p.mean).sum(0)
+        return (mean > 0.5).to(mean) if self.coded else mean
+
     def keep_above(self, floor: Tensor) -> None:
         """Give a density a least scale for each element, in the units of x; what has no scale has none to keep."""
 

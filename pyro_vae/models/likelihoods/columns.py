@@ -100,6 +100,11 @@ class Columns(Likelihood):
             [part.mode.nan_to_num() if _is_category(m) else part.mean for m, part in pairs]
         )
 
+    def point(self, p: Any, weights: Tensor) -> Tensor:
+        members: Any = self.members
+        parts = [m.point(part, weights) for m, part in zip(members, p.parts, strict=True)]
+        return torch.cat([part.to(weights) for part in parts], -1).unflatten(-1, self.shape)
+
     def check(self, x: Tensor) -> None:
         for name, member, values in self._of_columns(x):
             try:

@@ -1,0 +1,314 @@
+"""What was not seen of a datum, given what was: means, draws and densities by importance weights."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.fields import mean_and_std
+from pyro_vae.data.inputs import Call, as_data, fields_of, once, rows_within
+from pyro_vae.engine.memory import MEMORY
+from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
+from pyro_vae.evaluation.question import (
+    Answer,
+    Evaluated,
+    PerDatum,
+    Printed,
+    Progress,
+    Question,
+    Trained,
+    unseen,
+)
+from pyro_vae.evaluation.results import PARETO_LIMIT
+from pyro_vae.foundation.abstract import forked_random, running
+from pyro_vae.foundation.checks import Number, Whole, checked
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import require
+from pyro_vae.inference.bounds import scored
+from pyro_vae.inference.terms import double
+
+COPIES = 12  # of a decoded datum, in float64, while moments are taken
+CARRIED = 2.0  # effective draws below which one draw carries most of the weight
+COLUMNS = 50  # whose errors are listed
+
+
+@dataclass(frozen=True)
+class Imputed(Printed):
+    """N data completed: what was seen stands as it is, what was missing follows `p(x_missing | x_seen)`.
+
+    Attributes:
+        missing: which elements were missing, `(N, *shape)` booleans.
+        mean: `E[x | x_seen]`, `(N, *shape)`.
+        std: the standard deviation of each element given what was seen, 0 where it was seen.
+        point: the mean of numbers; of bits, categories and levels of a scale the most probable.
+        draws: completed data drawn from `p(x_missing | x_seen)`, `(draws, N, *shape)`.
+        log_seen: `log p(x_seen)`, as `log_marginal` estimates it, `(N,)`.
+        log_hidden: `log p(x_hidden | x_seen)` of values that were missing on purpose, `(N,)`, or `None`.
+        ess: effective number of weights, between 1 and K.
+        pareto_k: tail index of the weights; above 0.7 all of this is doubtful.
+        num_particles: K.
+    """
+
+    missing: Tensor
+    mean: Tensor
+    std: Tensor
+    point: Tensor
+    draws: Tensor
+    log_seen: Tensor
+    log_hidden: Tensor | None
+    ess: Tensor
+    pareto_k: Tensor
+    num_particles: int
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def doubtful(self) -> Tensor:
+        """Data with missing values whose weights have a Pareto k above 0.7, `(N,)` booleans."""
+        return self.missing.flatten(1).any(1) & ~(self.pareto_k <= PARETO_LIMIT)
+
+    def answer(self) -> Answer:
+        holes, data = int(self.missing.sum()), self.missing.flatten(1).any(1)
+        about = f"{holes} missing values in {int(data.sum())} of {len(self)} data, {self.num_particles} weights each"
+        rows: dict[str, Any] = {"log p(x_seen)": PerDatum(self.log_seen, None)}
+        columns = {"ess": self.ess, "pareto_k": self.pareto_k}
+        if self.log_hidden is not None:
+            rows["log p(x_hidden | x_seen)"] = PerDatum(self.log_hidden, None)
+            columns["log_hidden"] = self.log_hidden
+        sentences = []
+        if data.any():
+            ess, k = self.ess[data], self.pareto_k[data]
+            sentences = [
+                f"effective weights: median {ess.median():.1f}, least {ess.min():.1f} of {self.num_particles}; Pareto "
+                f"k: median {k.median():.2f}, largest {k.max():.2f}"
+            ]
+        warnings = []
+        if bad := int(self.doubtful.sum()):
+            warnings = [
+                f"{bad} of {int(data.sum())} data with missing values have Pareto k above {PARETO_LIMIT}: a few "
+                "weights carry their imputations, which are then no more than draws; take more particles or a guide "
+                "closer to the posterior."
+            ]
+        title = "What was missing, given what was seen"
+        return Answer(
+            title, about, rows=rows, sentences=sentences, warnings=warnings, columns=columns
+        )
+
+
+@checked
+@torch.no_grad()
+def imputations(
+    vae: Any,
+    x: Any,
+    c: Any = None,
+    *,
+    num_particles: Number = 1000,
+    draws: Whole = 0,
+    hidden: Any = None,
+    memory: Number = MEMORY,
+    progress: Callable[[int], None] | None = None,
+) -> Imputed:
+    """Complete data: means and draws of what is missing in each datum, given what was seen of it.
+
+    `E[f(x_missing) | x_seen] = sum_k w_k E[f(x_missing) | z_k]`, with `z_k ~ q(z|x_seen)` and `w_k` proportional to
+    `p(x_seen, z_k) / q(z_k|x_seen)`, which add up to 1. A draw takes a `z_k` with probability `w_k`, and x from
+    `p(x|z_k)`, all missing elements of a datum together. `log p(x_hidden|x_seen) = log sum_k w_k p(x_hidden|z_k)`.
+
+    Args:
+        vae: made with `missing=True`.
+        x: the data, `(N, *shape)`, nan where a value is missing.
+        c: of a conditional pair their condition.
+        num_particles: K.
+        draws: completed copies of each datum to draw.
+        hidden: the same data with values that are missing in x on purpose, `(N, *shape)`: then their density is told.
+        memory: bytes to keep within (beside the data and the networks).
+        progress: called with the number of weights done since its last call.
+
+    Returns:
+        An `Imputed`, on the host.
+
+    Raises:
+        InputError: for a VAE that takes no missing values, a guide without a density, data that the model does not
+            accept, or more weights or draws than memory holds.
+
+    Source: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
+
+    >>> from pyro_vae import MLP, VAE, Gaussian, MeanField, StandardNormal
+    >>> _ = torch.manual_seed(0)
+    >>> guide = MeanField(MLP((2,)), 1)
+    >>> vae = VAE(StandardNormal(1), MLP((1,), (1, 2)), Gaussian((2,)), guide, missing=True)
+    >>> imputations(vae, torch.tensor([[0.5, torch.nan]]), draws=3).draws[:, 0, 0]
+    tensor([0.5000, 0.5000, 0.5000])
+    """
+    model, guide = vae.model, vae.guide
+    if not getattr(model.likelihood, "missing", False):
+        raise InputError(
+            "this pair takes no missing values, so that there is nothing to complete: make it with missing=True, "
+            "VAE(..., missing=True)"
+        )
+    if not guide.has_density:
+        raise InputError(
+            f"imputations weigh draws by the guide's density, and {type(guide).__name__} has none"
+        )
+    data = once(as_data(model, x if c is None else {"x": x, "c": c}))
+    truth = None if hidden is None else once(as_data(model, hidden))
+    shape, size = model.likelihood.shape, len(data)
+    elements = math.prod(shape)
+    require(8 * size * elements * (draws + 4), f"keeping {draws} draws of each datum", "draws")
+    each = 8 * COPIES * num_particles * max(elements, math.prod(model.likelihood.output_shape))
+    require(each, f"{num_particles:,} weights of one datum", "number of particles")
+    call = Call(data)
+    rows = max(1, min(memory // each, rows_within(call, memory // 4)))
+    parts: list[dict[str, Tensor]] = []
+    with running(model, guide):
+        for start, batch in zip(range(0, size, rows), call.batches(None, rows), strict=True):
+            some = None if truth is None else fields_of(truth[start : start + len(batch)])[0]
+            parts.append(_completed(vae, batch, num_particles, draws, some))
+            if progress is not None:
+                progress(num_particles * len(batch))
+    of = {name: torch.cat([part[name] for part in parts], dim) for name, dim in _DIMS.items()}
+    log_hidden = None if truth is None else torch.cat([part["log_hidden"] for part in parts])
+    return Imputed(**of, log_hidden=log_hidden, num_particles=num_particles)
+
+
+_DIMS = {
+    **dict.fromkeys(("missing", "mean", "std", "point", "log_seen", "ess", "pareto_k"), 0),
+    "draws": 1,
+}
+
+
+def _completed(
+    vae: Any, batch: Call, num_particles: int, draws: int, truth: Tensor | None
+) -> dict[str, Tensor]:
+    """The fields of an `Imputed` for one batch."""
+    t = scored(vae.model, vae.guide, batch, num_particles)
+    x, c = fields_of(batch.data)
+    z, log_w = t.sites["z"].value, double(t.log_weight)  # (K, B, latent_dim), (K, B)
+    total = log_w.logsumexp(0)
+    weights = (log_w - total).exp()
+    p = vae.decode(z, c)
+
+    # What was seen stands as it is.
+    missing = x.isnan()
+    w = weights.reshape(*weights.shape, *[1] * (x.dim() - 1))
+    means, variances = double(p.mean), double(p.variance)
+    mean = (w * means).sum(0)
+    variance = (w * (variances + (means - mean).square())).sum(0)
+    point = vae.model.likelihood.point(p, weights).to(mean)
+    tail = log_w.topk(min(len(log_w), tail_length(num_particles) + 1), dim=0).values
+    found = {
+        "missing": missing,
+        "mean": torch.where(missing, mean.to(x), x),
+        "std": torch.where(missing, variance.clamp_min(0).sqrt().to(x), 0.0),
+        "point": torch.where(missing, point.to(x), x),
+        "draws": x.new_zeros(0, *x.shape),
+        "log_seen": total - math.log(num_particles),
+        "ess": 1 / weights.square().sum(0),
+        "pareto_k": pareto_k(tail.T),
+    }
+    if draws:
+        chosen = _resampled(z, weights, draws)
+        drawn = vae.decode(chosen, c).sample()
+        found["draws"] = torch.where(missing, drawn.to(x), x)
+    if truth is not None:
+        found["log_hidden"] = _log_hidden(vae, p, truth.masked_fill(~missing, math.nan), weights)
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def _resampled(z: Tensor, weights: Tensor, count: int) -> Tensor:
+    """`count` latents of each datum chosen among K by their weights, `(K, B, latent_dim) -> (count, B, latent_dim)`."""
+    chosen = torch.multinomial(weights.T, count, replacement=True).T  # (count, B)
+    return z.gather(0, chosen.unsqueeze(-1).expand(*chosen.shape, z.shape[-1]))
+
+
+def _log_hidden(vae: Any, p: Any, hidden: Tensor, weights: Tensor) -> Tensor:
+    """`log sum_k w_k p(x_hidden|z_k)`, `(B,)`; 0 where nothing is hidden."""
+    log_p = double(p.log_prob(hidden))
+    beside = vae.model.beside("x", hidden)
+    found = (weights.log() + log_p).logsumexp(0)
+    return found if beside is None else found + double(beside)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Impute(Question):
+    """What was missing in the data, given what was seen of them; and how wrong that is of values hidden on purpose.
+
+    Args:
+        num_particles: weights for each datum; by default those of the evaluation.
+    """
+
+    def __init__(self, *, num_particles: Number | None = None) -> None:
+        self.num_particles = num_particles
+
+    def check(self, run: Trained, data: Evaluated) -> None:
+        if not run.vae.model.likelihood.missing:
+            raise InputError(
+                "impute is asked of a run that takes missing values: train with --missing keep, or --hide SHARE"
+            )
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        count = self.num_particles or data.num_particles
+        with progress("weights", count * len(data)) as done, forked_random():
+            found = imputations(
+                run.vae,
+                data.x,
+                num_particles=count,
+                hidden=data.whole,
+                memory=data.memory,
+                progress=done,
+            )
+        answer = found.answer()
+        if data.whole is None:
+            return answer
+        return answer.plus(**_errors(run, found, data))
+
+
+def _errors(run: Trained, found: Imputed, data: Evaluated) -> dict[str, Any]:
+    """How far imputations lie from the values that were hidden: rows, sentences and numbers of an answer."""
+    whole = fields_of(data.whole[:])[0].cpu()
+    hidden = found.missing & ~whole.isnan()
+    wrong = (found.point - whole).double().where(hidden, 0.0)
+    _, spread = mean_and_std([whole])
+    standard = (wrong / spread.where(spread > 0, 1.0)).square()
+    count = int(hidden.sum())
+    overall = standard.sum().item() / max(count, 1)
+    sentences = [
+        f"{count} values were hidden on purpose: the mean squared error of their imputations is {overall:.4f}, in "
+        "standard deviations of each column, where its mean would have about 1"
+    ]
+    rows = {}
+    names, likelihood = getattr(run, "columns", None), run.vae.model.likelihood
+    if whole.dim() == 2 and whole.shape[1] <= COLUMNS:
+        members: Any = getattr(likelihood, "members", [likelihood] * whole.shape[1])
+        coded = [i for i, member in enumerate(members) if member.coded]
+        bridge: Any = getattr(run, "bridge", None)
+        stored = (
+            (found.point, whole) if bridge is None else map(bridge.inverse, (found.point, whole))
+        )
+        ours, theirs = stored
+        for i in range(whole.shape[1]):
+            here = hidden[:, i]
+            if not here.any():
+                continue
+            name = str(i) if names is None else names[i]
+            off = (ours[here, i] - theirs[here, i]).double()
+            rows[name] = {
+                "hidden": int(here.sum()),
+                "rmse": None if i in coded else off.square().mean().sqrt().item(),
+                "standard": None if i in coded else standard[here, i].mean().sqrt().item(),
+                "wrong": (off.abs() > 0.5).double().mean().item() if i in coded else None,
+            }
+    heads = {
+        "hidden": "hidden",
+        "rmse": "RMSE",
+        "standard": "RMSE / std",
+        "wrong": "share wrong",
+    }
+    numbers = {"mean_squared_error": overall, "hidden": count}
+    return {"rows": rows, "heads": heads, "sentences": sentences, "numbers": numbers}
