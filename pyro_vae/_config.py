@@ -34,6 +34,12 @@ class Config:
     labels: str | None = _option(
         None, "labels of your own data: a file, a column of the .csv, or a name in the .npz"
     )
+    condition: str | None = _option(
+        None,
+        "what the data are given and p(x|z,c) reads, as in sex,age=real: columns of a table, arrays of the .npz, "
+        "or label for the labels",
+    )
+    condition_encoder: str = _option("yes", "whether q(z|x) is given the condition too", YES_NO)
     header: str | None = _option(
         None, "whether a table begins with the names of its columns (default: found out)", YES_NO
     )

@@ -1,5 +1,6 @@
 """The rows that a program works on: a split of a run's own data, or other data, as the run would see them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.data import NAMED, Bridge, DataSet, Split, evenly, load_data
+from pyro_vae.data import NAMED, Bridge, Data, DataSet, Split, evenly, load_data
 from pyro_vae.data.bridges import AsStored
 from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
@@ -48,7 +49,7 @@ class Rows:
 
     dataset: str
     split: str
-    x: Split
+    x: Split | Data
     rows: np.ndarray
     names: np.ndarray | None
     labels: np.ndarray | None
@@ -113,7 +114,7 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     """A file undivided, read as the run's own data were, as far as that is asked for there."""
     own, path = opened.request, user_path(file)
     alike = file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
-    kept = ("data_dir", "workers", "columns", *options_for(file, own["dataset"]))
+    kept = ("data_dir", "workers", "columns", "condition", *options_for(file, own["dataset"]))
     if path.is_dir():
         kept = (*kept, "background")
     request = {k: own[k] for k in kept if k in own and k in REQUEST}
@@ -161,7 +162,9 @@ def _overlap(opened: Run, data: DataSet) -> str:
     return f"{count} of them are rows that the run was trained on, whose log p(x) is too high"
 
 
-def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = False) -> Split:
+def seen(
+    opened: Run, data: DataSet, split: str, what: str, *, strict: bool = False
+) -> Split | Data:
     """Other data under the bridge of a run, their random bits or noise drawn once.
 
     Args:
@@ -220,9 +223,9 @@ def seen(opened: Run, data: DataSet, split: str, what: str, *, strict: bool = Fa
     return _checked(opened, data, split, bridge, what)
 
 
-def _checked(opened: Run, data: DataSet, split: str, bridge: Bridge, what: str) -> Split:
+def _checked(opened: Run, data: DataSet, split: str, bridge: Bridge, what: str) -> Split | Data:
     """Data under a bridge, once the model accepts every value."""
-    x = data.split(split, bridge, dtype=opened.dtype).fixed().to(opened.device)
+    x = data.fields(split, bridge, opened.conditions, dtype=opened.dtype).fixed().to(opened.device)
     try:
         as_data(opened.vae.model, x)
     except InputError as error:
@@ -230,14 +233,14 @@ def _checked(opened: Run, data: DataSet, split: str, bridge: Bridge, what: str) 
     return x
 
 
-def outside(opened: Run, name: str) -> Split:
+def outside(opened: Run, name: str) -> Split | Data:
     """All data of a file, or the test data of a named set, as the run sees them."""
     named = name in NAMED
     kept = set() if named else {*options_for(name, opened.request["dataset"])}
     if Path(name).is_dir():
         kept.add("background")
     request: dict[str, Any] = {option: opened.request.get(option) for option in kept}
-    request |= {key: opened.request.get(key) for key in ("data_dir", "columns")}
+    request |= {key: opened.request.get(key) for key in ("data_dir", "columns", "condition")}
     try:
         data = load_data(name, divide=named, **request)
     except InputError as error:
@@ -245,7 +248,7 @@ def outside(opened: Run, name: str) -> Split:
     return seen(opened, data, "test" if named else ALL, f"--ood {name}", strict=True)
 
 
-def see(opened: Run, values: Any) -> torch.Tensor:
+def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     """Values in memory as a run sees them; see `Run.see`."""
     if opened.schema is not None and hasattr(values, "columns"):
         values = opened.schema.codes(values, missing=opened.spec.missing)
@@ -270,6 +273,9 @@ def see(opened: Run, values: Any) -> torch.Tensor:
     data = DataSet(
         "the array", kept, None, kind, maximum, False, "memory", rows, units=nature.units
     )
+    if given is not None and opened.conditions is None:
+        raise InputError(f"the run {opened.folder} is not conditional, and conditions are given")
+    data.given = {name: {ALL: np.asarray(v)} for name, v in (given or {}).items()}
     return seen(opened, data, ALL, "the array")[:]
 
 

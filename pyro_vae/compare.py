@@ -71,6 +71,10 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
         real = (Representation.REAL, Representation.UNIT)
         one, two = (f"a {'density' if k in real else 'mass'} of {k.value}" for k in kinds)
         raise InputError(f"{one} ({a}) and {two} ({b}) are not comparable")
+    given = [s.get("given") or [] for s in (first, other)]
+    if given[0] != given[1]:
+        one, two = (f"p(x|{', '.join(names)})" if names else "p(x)" for names in given)
+        raise InputError(f"{one} ({a}) and {two} ({b}) are not comparable")
     if first["bridge"] != other["bridge"]:
         raise InputError(
             f"{a} sees its data through another bridge than {b}, so their numbers are not comparable: "

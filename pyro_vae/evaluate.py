@@ -33,6 +33,7 @@ from pyro_vae._cli.scores import as_csv, check_tables, identity, plain, scores, 
 from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.holes import share_missing
+from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.evaluation.by_column import ColumnTable
 from pyro_vae.evaluation.latents import Latents
@@ -71,7 +72,7 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
     """What was evaluated, and log p(x) in bits: how `evaluation.json` begins."""
     bridge = opened.bridge
     stored = Representation[opened.config["resolved"]["stored"]]
-    missing = share_missing(rows.x) if opened.spec.missing else 0.0
+    missing = share_missing(fields_of(rows.x)[0]) if opened.spec.missing else 0.0
     dimensions = math.prod(opened.spec.shape) * (1 - missing)  # those that were seen, on average
     return {
         "run": public_path(opened.folder),
@@ -86,6 +87,7 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
         "bridge": str(bridge),
         "bits_per_dimension": result.bits_per_dimension(dimensions, bridge.levels),
         "bits_per_dimension_of": bridge.counted(stored),
+        "given": _given(opened),
         "spec": opened.spec.to_dict(),
         "latents": None,
     }
@@ -103,9 +105,26 @@ def _opening(s: Mapping[str, Any], answer: Answer) -> str:
     holes = [PARTLY.format(share=100 * s["missing"])] if s["missing"] else []
     return (
         f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data, weights of epoch {s['epoch']}\n"
-        f"seen as {Representation[s['representation']].value}, {s['bridge']}\n\n"
+        f"seen as {Representation[s['representation']].value}, {s['bridge']}\n"
+        f"{_density(s['given'])}\n"
         f"{replace(answer, sentences=[*holes, bits, *answer.sentences])}"
     )
+
+
+def _given(opened: Run) -> list[str]:
+    """What the density is given, beside z."""
+    columns = [] if opened.conditions is None else [*opened.conditions.names]
+    return [*columns, TOTAL] if opened.vae.model.likelihood.sized else columns
+
+
+TOTAL = "the total count"  # of each datum
+
+
+def _density(given: Sequence[str]) -> str:
+    """Of which density the numbers are, where that is not p(x), as a line of its own."""
+    if not given:
+        return ""
+    return f"given c ({', '.join(given)}): log p(x) below is log p(x|c)\n"
 
 
 def _json(value: Any) -> Any:
@@ -285,7 +304,9 @@ def _report(folder: Path, stem: str, rows: Rows) -> tuple[list[Path], list[str]]
     from pyro_vae.report import report
 
     def write(path: Path) -> None:
-        path.write_text(report(folder, evaluation=stem, data=rows.x), encoding="utf-8")
+        path.write_text(
+            report(folder, evaluation=stem, data=fields_of(rows.x)[0]), encoding="utf-8"
+        )
 
     return put_each({folder / f"{stem.replace('evaluation', 'report', 1)}.html": write})
 

@@ -11,12 +11,13 @@ if __name__ == "__main__":
     answer(sample_parser())  # before the imports, which take seconds
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyro
 import torch
 from matplotlib.figure import Figure
@@ -25,7 +26,10 @@ from torch import Tensor
 from pyro_vae import plots
 from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import KINDS, run
+from pyro_vae._cli.scores import as_csv
 from pyro_vae.data import evenly
+from pyro_vae.data.inputs import fields_of
+from pyro_vae.data.streams import batches
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import require_writable, subfolder, together
@@ -33,7 +37,8 @@ from pyro_vae.foundation.memory import affordable
 from pyro_vae.runs import output_folder
 from pyro_vae.trained import Run
 
-DATALESS = {"prior", "manifold"}  # kinds that are drawn from the model alone
+DATALESS = {"prior", "manifold", "conditions"}  # kinds that are drawn from the model alone
+CONDITIONAL = {"conditions", "transfer"}  # kinds for runs with conditions
 OF_TABLES = ("prior", "reconstructions")  # kinds of columns of mixed kinds
 SHOWN = 2000  # rows of data beside draws
 AT_A_TIME = 500  # data that are reconstructed
@@ -46,7 +51,13 @@ FIFTH = 5  # of --count are the data that are read
 
 
 def draw(
-    opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = True
+    opened: Run,
+    kind: str,
+    *,
+    count: int,
+    split: str = "test",
+    mean: bool = True,
+    given: Mapping[str, str | float] | None = None,
 ) -> tuple[Figure, Tensor]:
     """One kind of picture of a run: the figure and the values it shows.
 
@@ -56,27 +67,97 @@ def draw(
         count: how many draws from the prior; reconstructions and interpolations take a fifth and a tenth as many.
         split: where data come from.
         mean: for the prior, show the mean of p(x|z) (True) or a draw from it.
+        given: of a conditional run the conditions to decode with, by column. Without any, draws are under those of the
+            data, and what is made of data is under their own; with some, the others are usual ones.
     """
-    vae = opened.vae
+    vae, to = opened.vae, _condition(opened, given)
     if kind == "prior":
-        x = vae.sample(count, mean=mean)
+        c = drawn_under(opened, count, split, given)
+        x = vae.sample(count, c, mean=mean)
         title = "mean of p(x | z), z from the prior" if mean else "draws from p(x)"
+        if c is not None:
+            under = f"c of {split} data" if to is None else _words(given)
+            title = f"{title.replace('z)', 'z, c)').replace('p(x)', 'p(x | c)')}, {under}"
         return plots.grid(x, columns=min(10, count), title=title), x
+    if kind == "conditions":
+        assert opened.conditions is not None
+        c, names = opened.conditions.examples(given or {})
+        return plots.conditions(vae, _seen(opened, c), names, mean=mean)
     if kind == "manifold":
-        return plots.manifold(vae)
+        usual = None if opened.conditions is None else _seen(opened, opened.conditions.one({}))
+        return plots.manifold(vae, c=usual if to is None else to)
+
+    # Pictures of data.
     data = opened.split(split)
     if kind == "reconstructions":
-        x = data.first(max(count // FIFTH, 1))[:]
-        reconstructed = torch.cat([vae.reconstruct(some) for some in x.split(AT_A_TIME)])
-        return plots.reconstructions(x, reconstructed), reconstructed
+        some = data.first(max(count // FIFTH, 1))
+        reconstructed = [vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
+        together = torch.cat(reconstructed)
+        conditional = opened.conditions is not None
+        x, _ = fields_of(some[:])
+        return plots.reconstructions(x, together, conditional=conditional), together
     if kind == "interpolation":
-        x = data.first(2 * max(count // 10, 1))[:]
-        return plots.interpolation(vae, x[: len(x) // 2 * 2].unflatten(0, (2, -1)).transpose(0, 1))
-    return plots.traversal(vae, data.first(1)[:])
+        pairs, c = fields_of(data.first(2 * max(count // 10, 1))[:])
+        both = 2 * (len(pairs) // 2)
+        pairs = pairs[:both].unflatten(0, (2, -1)).transpose(0, 1)
+        c = None if c is None else c[:both].unflatten(0, (2, -1)).transpose(0, 1)
+        return plots.interpolation(vae, pairs, c=c, to=to)
+    if kind == "transfer":
+        assert opened.conditions is not None
+        x, c = fields_of(data.first(max(count // 10, 1))[:])
+        others, names = opened.conditions.examples(given or {})
+        return plots.transfer(vae, x, c, _seen(opened, others), names)
+    x, c = fields_of(data.first(1)[:])
+    return plots.traversal(vae, x, c=c, to=to)
+
+
+def _condition(opened: Run, given: Mapping[str, str | float] | None) -> Tensor | None:
+    """The condition that is given, `(1, context)`, the columns that are not at their usual values."""
+    if opened.conditions is None or not given:
+        return None
+    return _seen(opened, opened.conditions.one(given))
+
+
+def _table_of_conditions(
+    opened: Run, options: Any, given: Mapping[str, str | float]
+) -> Callable[[Path], None]:
+    """What writes the conditions of the draws from the prior, a line for each."""
+    c = drawn_under(opened, options.count, options.split, given)
+    assert c is not None
+    assert opened.conditions is not None
+    return as_csv(pandas.DataFrame(opened.conditions.decoded(c)))
+
+
+def _words(given: Mapping[str, str | float] | None) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in (given or {}).items())
+
+
+def _seen(opened: Run, c: Tensor) -> Tensor:
+    return c.to(device=opened.device, dtype=opened.dtype)
+
+
+def drawn_under(
+    opened: Run, count: int, split: str, given: Mapping[str, str | float] | None
+) -> Tensor | None:
+    """The conditions of draws, `(count, context)`: the one that is given, or those of data spread over a split."""
+    if opened.conditions is None:
+        return None
+    one = _condition(opened, given)
+    if one is not None:
+        return one.expand(count, -1)
+    _, c = fields_of(opened.split(split).first(count)[:])
+    conditions: Tensor = c[torch.arange(count) % len(c)]
+    return conditions
 
 
 def draw_table(
-    opened: Run, kind: str, *, count: int, split: str = "test", mean: bool = False
+    opened: Run,
+    kind: str,
+    *,
+    count: int,
+    split: str = "test",
+    mean: bool = False,
+    given: Mapping[str, str | float] | None = None,
 ) -> tuple[dict[str, Figure], Tensor, Any]:
     """Draws or reconstructions of a run on a table of mixed kinds.
 
@@ -86,6 +167,7 @@ def draw_table(
         count: how many.
         split: where data come from, beside which draws are shown where they are there.
         mean: for the prior, the mean of p(x|z) and the most probable categories.
+        given: as in `draw`.
 
     Returns:
         The figures by name, the values `(count, D)`, and the same as a DataFrame.
@@ -98,14 +180,15 @@ def draw_table(
 
     if kind == "reconstructions":
         places = evenly(count, len(opened.split(split)))
-        x = opened.split(split)[places]
-        made = torch.cat([opened.vae.reconstruct(some) for some in x.split(AT_A_TIME)])
+        some, to = opened.split(split).take(places), _condition(opened, given)
+        parts = [opened.vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
+        (x, _), made = fields_of(some[:]), torch.cat(parts)
         figure = plots.table_reconstructions(columns, stored(x), stored(made))
         return {kind: figure}, made, opened.frame(made, opened.data.rows[split][places.numpy()])
-    made = opened.vae.sample(count, mean=mean)
+    made = opened.vae.sample(count, drawn_under(opened, count, split, given), mean=mean)
     tables, names = [stored(made)], ["means of p(x|z)" if mean else "draws from p(x)"]
     try:
-        tables.insert(0, stored(opened.split(split).first(SHOWN)[:]))
+        tables.insert(0, stored(fields_of(opened.split(split).first(SHOWN)[:])[0]))
         names.insert(0, f"{split} data")
     except InputError:  # draws need no data
         pass
@@ -126,7 +209,9 @@ def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -
             affordable(copies * opened.dtype.itemsize * made * datum, f"--count {count}")
 
 
-def _kinds(opened: Run, asked: Sequence[str], split: str) -> list[str]:
+def _kinds(
+    opened: Run, asked: Sequence[str], split: str, *, given: Mapping[str, str | float]
+) -> list[str]:
     """The kinds of pictures that are drawn: those that are asked for, or all that there can be.
 
     Raises:
@@ -141,18 +226,25 @@ def _kinds(opened: Run, asked: Sequence[str], split: str) -> list[str]:
                 f"kinds: choose {' or '.join(OF_TABLES)}"
             )
         kinds = [kind for kind in kinds if kind in OF_TABLES]
+    for kind in CONDITIONAL & set(kinds) if opened.conditions is None else ():
+        if asked:
+            raise InputError(
+                f"{kind} is for a conditional run, and {opened.folder} has no --condition"
+            )
+        kinds.remove(kind)
     if opened.spec.latent_dim != 2 and "manifold" in kinds:
         if asked:
             raise InputError(
                 f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
             )
         kinds.remove("manifold")
-    if set(kinds) <= DATALESS:
+    if set(kinds) <= (DATALESS if opened.conditions is None or given else DATALESS - {"prior"}):
         return kinds
     try:
         size = len(opened.split(split))
     except InputError as error:
-        raise InputError(f"{error}; --kind prior needs no data") from error
+        with_given = "" if opened.conditions is None else " with --given"
+        raise InputError(f"{error}; --kind prior{with_given} needs no data") from error
     if size < 2 and "interpolation" in kinds:
         if asked:
             raise InputError(f"an interpolation needs two data and the {split} split has {size}")
@@ -166,7 +258,12 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)
     opened = asked(options, data=options.data)
-    kinds = _kinds(opened, options.kind or (), options.split)
+    if options.given and opened.conditions is None:
+        raise InputError(
+            f"--given is for a conditional run, and {opened.folder} has no --condition"
+        )
+    given = {} if opened.conditions is None else opened.conditions.given(options.given)
+    kinds = _kinds(opened, options.kind or (), options.split, given=given)
     _require_memory(opened, kinds, options.count, options.split)
     if options.output is None:
         folder = subfolder(opened.folder, "samples")
@@ -174,29 +271,49 @@ def main(arguments: Sequence[str]) -> None:
         folder = output_folder("--output", options.output)
     require_writable(folder)
     if opened.schema is not None:
-        _write_tables(opened, folder, kinds, options)
+        _write_tables(opened, folder, kinds, options, given)
         return
     for kind in kinds:
         pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
         with torch.no_grad():
             figure, values = draw(
-                opened, kind, count=options.count, split=options.split, mean=not options.draws
+                opened,
+                kind,
+                count=options.count,
+                split=options.split,
+                mean=not options.draws,
+                given=given,
             )
         values = opened.bridge.inverse(values)
         with together() as put:
             put(folder / f"{kind}.png", figure.savefig)
             put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
+            if kind == "prior" and opened.conditions is not None:
+                put(folder / "prior-given.csv", _table_of_conditions(opened, options, given))
         print(f"{folder / kind}.png, .npy  {list(values.shape)}")
 
 
-def _write_tables(opened: Run, folder: Path, kinds: Sequence[str], options: Any) -> None:
+def _write_tables(
+    opened: Run,
+    folder: Path,
+    kinds: Sequence[str],
+    options: Any,
+    given: Mapping[str, str | float],
+) -> None:
     """Write each kind of table: a .csv with the names and categories of the data, the numbers, and pictures."""
     for kind in kinds:
         pyro.set_rng_seed(options.seed)
         with torch.no_grad():
             figures, values, frame = draw_table(
-                opened, kind, count=options.count, split=options.split, mean=False
+                opened, kind, count=options.count, split=options.split, mean=False, given=given
             )
+            if kind == "prior" and opened.conditions is not None:
+                c = drawn_under(opened, options.count, options.split, given)
+                assert c is not None
+                columns = opened.conditions.decoded(c)
+                frame = frame.assign(
+                    **{name: v for name, v in columns.items() if name not in frame}
+                )
         values = opened.bridge.inverse(values)
         with together() as put:
             for name, figure in figures.items():

@@ -38,9 +38,11 @@ from pyro_vae._cli.training import resolve
 from pyro_vae._config import COMPILE, STREAM, Config, flag
 from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
-from pyro_vae.data import EPOCHS, NAMED, Bridge, DataSet, Split, evenly, load_data
+from pyro_vae.data import EPOCHS, NAMED, Bridge, Data, DataSet, Split, evenly, load_data
+from pyro_vae.data.conditions import Conditions
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
+from pyro_vae.data.inputs import SAMPLE, fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import Schema, stored_schema
 from pyro_vae.data.streams import chunks
@@ -87,20 +89,16 @@ class Job:
     optimizer: Member
     schedule: Any
     device: torch.device
-    train: Split
-    validation: Split | None
+    train: Split | Data
+    validation: Split | Data | None
     reason: str | None  # why the likelihood is what it is, where none was asked for
     fingerprint: dict[str, str]
     notes: list[str]  # about the data of a run that goes on
+    conditions: Conditions | None = None
 
 
-def prepare(config: Config, resumed: Path | None = None) -> Job:
-    """Load the data and build the pair; every mistake in the options is found here.
-
-    Args:
-        config: the options.
-        resumed: the run folder that they are of, whose data must be the same as they were.
-    """
+def _check_numbers(config: Config) -> None:
+    """Raise `InputError` for a number that is out of range."""
     for name, low in (
         ("batch_size", 1),
         ("epochs", 1),
@@ -120,6 +118,20 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     if not 0 <= config.weight_decay < math.inf:
         raise InputError(f"--weight-decay {config.weight_decay} must be finite and at least 0")
     check("--workers", config.workers, Annotated[int, between(0, 1000)])
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
+    if config.condition is None and config.condition_encoder == "no":
+        raise InputError("--condition-encoder is for a pair with a condition: add --condition")
+
+
+def prepare(config: Config, resumed: Path | None = None) -> Job:
+    """Load the data and build the pair; every mistake in the options is found here.
+
+    Args:
+        config: the options.
+        resumed: the run folder that they are of, whose data must be the same as they were.
+    """
+    _check_numbers(config)
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
@@ -135,10 +147,17 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     data, known, notes = _data(config, resumed)
     config, reason = _with_likelihood(config, data)
     assert config.likelihood is not None
+    conditions, said = data.learned(config.condition)
+    data.notes = (*data.notes, *said)
     parts = (config.prior, config.network, config.likelihood, config.guide, config.structure)
-    spec = Spec(data.shape, config.latent_dim, *parts, missing=data.missing)
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
+    spec = Spec(
+        data.shape,
+        config.latent_dim,
+        *parts,
+        missing=data.missing,
+        context=0 if conditions is None else conditions.width,
+        encoder_context=config.condition_encoder == "yes",
+    )
     pyro.set_rng_seed(config.seed)
     vae = build(spec)
     products = usual_products() if config.products == "auto" else config.products
@@ -153,8 +172,9 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     dtype = (
         torch.float64 if config.precision == "float64" else torch.float32
     )  # bf16 is of the networks alone
-    train = data.split("train", bridge, dtype=dtype)
-    validation = data.split("validation", bridge, dtype=dtype)
+    train = data.fields("train", bridge, conditions, dtype=dtype)
+    validation = data.fields("validation", bridge, conditions, dtype=dtype)
+    data.fields("test", bridge, conditions, dtype=dtype)  # what evaluation would refuse
     _check_values(data, bridge, vae, dtype)
     vae.to(device=device, dtype=dtype)
     _start(vae, data, bridge, train, device)
@@ -178,7 +198,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
-    svi.check(train[torch.arange(min(2, len(train)))].to(device))
+    svi.check(train.take(torch.arange(min(2, len(train)))).to(device)[:])
     if isinstance(objective, Objective):
         objective.prepare(len(train), config.epochs or 0)
     return Job(
@@ -196,6 +216,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         reason,
         known,
         notes,
+        conditions,
     )
 
 
@@ -265,16 +286,23 @@ def _whole(data: DataSet) -> torch.Tensor:
     return torch.tensor(counted)
 
 
-def _start(vae: VAE, data: DataSet, bridge: Bridge, train: Split, device: torch.device) -> None:
+def _start(
+    vae: VAE, data: DataSet, bridge: Bridge, train: Split | Data, device: torch.device
+) -> None:
     """Start the weights from the training data, and tell the model in which units x is counted."""
-    mean, std = train.moments()
+    x, c = fields_of(train)
+    mean, std = x.moments()
     own_scales = (Representation.REAL, Representation.MIXED)
-    real = bridge.result(data.representation) in own_scales
-    wanted = vae.model.prior.examples
-    examples = train[evenly(wanted, len(train))] if wanted else None
-    looked_at = vae.model.likelihood.examples
-    some = train[evenly(looked_at, len(train))].to(device) if looked_at else None
-    vae.initialise(mean.to(device), std.to(device), standardise=real, examples=examples, some=some)
+    wanted, looked_at = vae.model.prior.examples, vae.model.likelihood.examples
+    given: Any = None if c is None else train.take(evenly(SAMPLE, len(train))).to(device)[:]
+    vae.initialise(
+        mean.to(device),
+        std.to(device),
+        standardise=bridge.result(data.representation) in own_scales,
+        examples=train[evenly(wanted, len(train))] if wanted else None,
+        given=given,
+        some=x[evenly(looked_at, len(x))].to(device) if looked_at else None,
+    )
     elements, missing = math.prod(data.shape), data.missing
     vae.model.count_in(bridge.log_units(data.shape) if missing else bridge.log_unit(elements))
     floors = data.floors(bridge)
@@ -314,6 +342,7 @@ def describe(job: Job) -> str:
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
             *(f"{'columns' if i == 0 else '':11}{line}" for i, line in enumerate(chosen)),
             *([f"likelihood {config.likelihood}, because {job.reason}"] if job.reason else []),
+            *([f"given      c: {job.conditions}"] if job.conditions is not None else []),
             f"structure  {config.structure}: {formula(model, job.vae.guide)}",
             f"model      {config.prior}, {config.network}, {likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
@@ -352,7 +381,8 @@ def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
     handles = [m.register_forward_hook(note(n)) for n, m in leaves]
     parameter = next(vae.parameters())
     training = vae.training
-    vae.eval()(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
+    x, c = (parameter.new_zeros(1, *some) for some in (shape, (vae.context,)))
+    vae.eval()(x, c if vae.context else None)
     vae.train(training)
     for handle in handles:
         handle.remove()
@@ -378,6 +408,7 @@ def _toml(job: Job, folder: Path) -> str:
         **({"table": schema.to_dicts()} if (schema := job.data.schema) is not None else {}),
         "sizes": {split: len(v) for split, v in job.data.values.items()},
         "fingerprint": job.fingerprint,
+        **({} if job.conditions is None else {"condition": job.conditions.to_list()}),
         "stored": job.data.representation.name,
         "representation": job.bridge.result(job.data.representation).name,
         **job.bridge.to_dict(),
@@ -622,7 +653,15 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
         x = held_out.first(20)[:]
-        return plots.reconstructions(x, vae.reconstruct(x))
+        return plots.reconstructions(
+            fields_of(x)[0], vae.reconstruct(x), conditional=job.conditions is not None
+        )
+    if job.conditions is not None and name in ("prior_samples", "manifold"):
+        c, names = job.conditions.examples({})
+        c = c.to(next(vae.parameters()))
+        if name == "manifold":
+            return plots.manifold(vae, c=c[:1])[0]
+        return plots.conditions(vae, c, names)[0]
     if name == "prior_samples":
         title = "mean of p(x | z), z from the prior"
         return plots.grid(vae.sample(100, mean=True), columns=10, title=title)
@@ -640,12 +679,15 @@ def _table_figure(name: str, job: Job, vae: VAE, schema: Schema) -> Figure:
     def stored(x: torch.Tensor) -> np.ndarray:
         return job.bridge.inverse(x).cpu().double().numpy()
 
-    held_out = job.validation if job.validation is not None else job.train.fixed()
-    x = held_out.first(DRAWN)[:]
     if name == "reconstructions":
-        return plots.table_reconstructions(schema.columns, stored(x), stored(vae.reconstruct(x)))
+        held_out = job.validation if job.validation is not None else job.train.fixed()
+        data = held_out.first(DRAWN)[:]
+        x, made = fields_of(data)[0], vae.reconstruct(data)
+        return plots.table_reconstructions(schema.columns, stored(x), stored(made))
     draw = plots.table_pairs if name == "prior_pairs" else plots.table_marginals
-    tables = stored(job.train.first(DRAWN)[:]), stored(vae.sample(DRAWN))
+    x, c = fields_of(job.train.first(DRAWN)[:])
+    under = None if c is None else c[torch.arange(DRAWN) % len(c)]
+    tables = stored(x), stored(vae.sample(DRAWN, under))
     return draw(schema.columns, tables, ("data", "draws from p(x)"), title="data and draws")
 
 

@@ -1,17 +1,19 @@
 """What the programs share: devices, and the run folder they read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._config import STREAM, Config
 from pyro_vae.checkpoint import checkpoint_path, load_weights
-from pyro_vae.data import SPLITS, Bridge, DataSet, Split, load_data
+from pyro_vae.data import SPLITS, Bridge, Data, DataSet, Split, load_data
+from pyro_vae.data.conditions import Conditions
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.data.representation import Representation
@@ -60,6 +62,7 @@ class Run:
         request: what `load_data` is asked for.
         notes: sentences about the data, for whoever prints a result.
         fingerprint: of the data as they were read, see `pyro_vae.data.fingerprint`.
+        conditions: what the data are given, or `None`.
     """
 
     folder: Path
@@ -73,7 +76,8 @@ class Run:
     request: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
-    others: dict[str, Split] = field(default_factory=dict)  # by what `outside` was asked for
+    others: dict[str, Any] = field(default_factory=dict)  # by what `outside` was asked for
+    conditions: Conditions | None = None
 
     @cached_property
     def data(self) -> DataSet:
@@ -113,16 +117,19 @@ class Run:
             )
         return self.schema.frame(self.bridge.inverse(x).detach().cpu().double().numpy(), index)
 
-    def sample(self, n: int, *, mean: bool = False) -> Any:
+    def sample(self, n: int, given: Mapping[str, Any] | None = None, *, mean: bool = False) -> Any:
         """`n` draws from `p(x)` in stored units: of a table of mixed kinds a DataFrame, else a tensor `(n, *shape)`.
 
-        With `mean` the mean of `p(x|z)` at n draws of z; of a category the most probable stands for it.
+        Of a conditional run they are `given` conditions, by the name of the column, one value for all draws or n of
+        them. With `mean` the mean of `p(x|z)` at n draws of z; of a category the most probable stands for it.
         """
-        return self._stored(self.vae.sample(n, mean=mean))
+        c = None if given is None else self.condition(**given)
+        return self._stored(self.vae.sample(n, c, mean=mean))
 
-    def reconstruct(self, values: Any) -> Any:
+    def reconstruct(self, values: Any, given: Mapping[str, Any] | None = None) -> Any:
         """What `see` takes, made again from one draw of its latents: a DataFrame or a tensor, as in `sample`."""
-        return self._stored(self.vae.reconstruct(self.see(values)), getattr(values, "index", None))
+        made = self.vae.reconstruct(self.see(values, given))
+        return self._stored(made, getattr(values, "index", None))
 
     def _stored(self, x: Tensor, index: Any = None) -> Any:
         return self.bridge.inverse(x) if self.schema is None else self.frame(x, index)
@@ -149,16 +156,19 @@ class Run:
         for sentence in self.notes:
             print(f"note: {sentence}", flush=True)
 
-    def split(self, name: str) -> Split:
-        """One split as it is evaluated: its random bits or noise drawn once, from a fixed seed."""
+    def split(self, name: str) -> Split | Data:
+        """One split as it is evaluated: its random bits or noise drawn once, from a fixed seed.
+
+        Of a conditional run it has the fields x and c.
+        """
         if self.data.streamed:
             self.check(self.data, (name,))
-        split = self.data.split(name, self.bridge, dtype=self.dtype).fixed()
+        split = self.data.fields(name, self.bridge, self.conditions, dtype=self.dtype).fixed()
         if len(split) == 0:
             raise InputError(f"the run {self.folder} has no {name} data; choose another --split")
         return split.to(self.device)
 
-    def outside(self, name: str) -> Split:
+    def outside(self, name: str) -> Split | Data:
         """Other data as this run sees them, read once: all rows of a file, or the test data of a named data set.
 
         Raises:
@@ -170,7 +180,7 @@ class Run:
             self.others[name] = outside(self, name)
         return self.others[name]
 
-    def see(self, values: Any) -> Tensor:
+    def see(self, values: Any, given: Mapping[str, Any] | None = None) -> Any:
         """Stored values, as they would stand in a file of the run's data, as the likelihood sees them.
 
         Random bits or noise are drawn once, from a fixed seed, as for evaluation.
@@ -178,19 +188,34 @@ class Run:
         Args:
             values: `(N, *shape)`: an array, a tensor, a DataFrame or nested lists, in the units of the run's data. Of a
                 run on a table of mixed kinds a DataFrame with its columns, in any order.
+            given: of a conditional run its conditions, by the name of the column, each `(N,)`.
 
         Returns:
-            `x` of shape `(N, *shape)`, to be given to `log_marginal`, `elbo`, `vae.encode` and the others.
+            `x` of shape `(N, *shape)`, of a conditional run `{"x": x, "c": c}`, to be given to `log_marginal`, `elbo`,
+            `vae.encode` and the others.
 
         Raises:
-            InputError: when the shape or the kind of the numbers is not that of the run's data.
+            InputError: when the shape or the kind of the numbers is not that of the run's data, and for conditions that
+                are missing or not known.
 
         >>> run = open_run("runs/digits-bernoulli")  # doctest: +SKIP
         >>> log_marginal(run.vae.model, run.vae.guide, run.see(numpy.load("new.npy")))  # doctest: +SKIP
         """
         from pyro_vae._rows import see
 
-        return see(self, values)
+        return see(self, values, given)
+
+    def condition(self, **given: Any) -> Tensor:
+        """Conditions by the names of their columns as the pair reads them, `run.condition(label=7)`: `(N, context)`.
+
+        Raises:
+            InputError: for a run without conditions, and where they are missing or not known.
+        """
+        if self.conditions is None:
+            raise InputError(f"the run {self.folder} is not conditional")
+        values = {name: np.atleast_1d(np.asarray(value)) for name, value in given.items()}
+        c = self.conditions.encode(values)
+        return c.to(device=self.device, dtype=self.dtype)
 
 
 def open_run(
@@ -235,6 +260,8 @@ def open_run(
     try:
         bridge = Bridge.from_dict(resolved)
         Representation[resolved["stored"]]  # a KeyError where there is no such
+        columns = resolved.get("condition")
+        conditions = None if columns is None else Conditions.from_list(columns)
         now = located(config, folder, data=data, data_dir=data_dir)
         request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
         request["columns"] = stored_schema(resolved)
@@ -246,5 +273,11 @@ def open_run(
         raise InputError(
             f"the file {folder / 'config.toml'} does not describe a run: its table [resolved] is damaged"
         ) from error
+    if spec.context != (0 if conditions is None else conditions.width):
+        raise InputError(
+            f"the file {folder / 'config.toml'} does not name the conditions that the weights were trained with"
+        )
     vae = vae.to(device=chosen, dtype=dtype).eval()
-    return Run(folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request)
+    run = Run(folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request)
+    run.conditions = conditions
+    return run

@@ -406,7 +406,8 @@ def test_every_combination_trains_every_parameter(names):
     examples = cut(data, index, 8) if prior == "VampPrior" else None
     # At a median the signs that Laplace adds up would cancel.
     mean, std = moments(x)
-    vae.initialise(mean + 0.2 * std, std, examples=examples, contexts=c)
+    given = None if c is None else data
+    vae.initialise(mean + 0.2 * std, std, examples=examples, given=given)
     loss = parse("objective", objective)()
     svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-6), loss, reduction="mean")
     loss.prepare(8, 20)

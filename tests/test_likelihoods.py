@@ -475,3 +475,48 @@ def test_grey_levels_train_under_each_mass(likelihood):
 def test_all_grey_levels_are_accepted_as_they_are_stored(dtype):
     for name in ("Categorical", "DiscretizedLogistic", "DiscretizedLogisticMixture"):
         getattr(pyro_vae.likelihoods, name)((3,)).check(torch.tensor([[0, 238, 255]], dtype=dtype))
+
+
+@pytest.mark.parametrize("name", ["Poisson", "NegativeBinomial", "ZeroInflated"])
+def test_counts_given_their_total_have_its_share(name):
+    total = torch.tensor([10.0, 0.0, 5.0, 2000.0]).double()
+    h = torch.randn(4, 2 if name == "ZeroInflated" else 1, 3).double()
+    x = torch.tensor([[1.0, 2, 7], [0, 0, 0], [5, 0, 0], [1000, 600, 400]]).double()
+    mean = (total[:, None] * h[:, -1].softmax(1)).numpy()
+    if name == "Poisson":
+        likelihood = Poisson((3,), size="observed").double()
+        mass = scipy.stats.poisson.logpmf(x, mean)
+    else:
+        counts = NegativeBinomial((3,), size="observed").double()
+        counts.log_r.data = torch.tensor([0.5, 0.0, 3.0]).double()
+        r = counts.log_r.exp().detach().numpy()
+        mass = scipy.stats.nbinom.logpmf(x, r, r / (r + mean))
+        likelihood = counts
+    if name == "ZeroInflated":
+        likelihood = ZeroInflated((3,), likelihood=lambda shape: counts).double()
+        gate = h[:, 0].sigmoid().numpy()
+        mass = np.log((x.numpy() == 0) * gate + (1 - gate) * np.exp(mass))
+    found = likelihood(h, total).log_prob(x)
+    torch.testing.assert_close(found.detach(), torch.tensor(mass.sum(1)), rtol=1e-6, atol=1e-6)
+    assert likelihood.sized
+
+
+def test_a_pair_of_counts_given_their_total():
+    torch.manual_seed(0)
+    spec = Spec((6,), 2, likelihood="zeroinflated(likelihood=negativebinomial(size='observed'))")
+    vae = build(spec).double()
+    total = torch.randint(5, 400, (200,))
+    x = torch.poisson(total[:, None] * torch.softmax(torch.randn(200, 6), 1)).double()
+    fit(vae, x, epochs=2)
+    batch = x[:10]
+    z = vae.posterior_mean(batch)
+    expected = vae.model.likelihood(vae.model.decoder(z), batch.sum(1)).log_prob(batch)
+    joint = vae.model.log_prob({"x": batch, "z": z})
+    torch.testing.assert_close(joint - vae.model.prior().log_prob(z), expected)
+    assert str(vae.model.factors()[1]) == "x|z,total"
+    torch.testing.assert_close(
+        vae.reconstruct(x).sum(1) / x.sum(1), x.new_ones(200), atol=0.2, rtol=0
+    )
+    drawn = vae.sample(4000).sum(1).mean()
+    assert abs(drawn / x.sum(1).mean() - 1) < 0.15
+    assert vae.model(size=3).shape == (3, 6)

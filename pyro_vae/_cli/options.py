@@ -21,7 +21,15 @@ from pyro_vae.foundation.source import summaries
 from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
 from pyro_vae.runs import SPLITS
 
-KINDS = ("prior", "reconstructions", "interpolation", "traversal", "manifold")  # of pictures
+KINDS = (  # of pictures
+    "prior",
+    "reconstructions",
+    "interpolation",
+    "traversal",
+    "manifold",
+    "conditions",
+    "transfer",
+)
 LONGEST = 600  # characters of a complaint
 WORD = 250  # characters of a word in it, as long as the name of a file can be
 MOST = 10**15  # of anything that an option counts
@@ -244,7 +252,7 @@ def sample_parser() -> Parser:
     """The options of sampling."""
     parser = run_parser(
         "sample",
-        "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold.",
+        "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold; under conditions too.",
     )
     parser.add_argument(
         "--kind",
@@ -254,6 +262,13 @@ def sample_parser() -> Parser:
     )
     parser.add_argument(
         "--count", type=whole, default=100, metavar="N", help="draws from the prior (default: 100)"
+    )
+    parser.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a condition to draw or decode under; again for more. By default those of the data",
     )
     parser.add_argument(
         "--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyro_vae.data.channels import channels_first
+from pyro_vae.data.conditions import asked
 from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_header, read_npy
 from pyro_vae.data.holes import masked
 from pyro_vae.data.labels import one_each, separate_labels
@@ -88,6 +89,11 @@ def npz(path: Path, request: Request) -> Loaded:
         if name.strip() not in members:
             raise InputError(f"--drop {name.strip()}: {path} has no such array; {_has(members)}")
         del members[name.strip()]
+    given = _conditions(path, members, request)
+    for group in given.values():
+        for name in group.values():
+            if name != request.labels:
+                members.pop(name, None)
     keys = _data(path, members, request.key)
     label_keys, notes = _labels(path, members, keys, request)
     arrays = {split: _read(path, key, members[key]) for split, key in keys.items()}
@@ -113,7 +119,63 @@ def npz(path: Path, request: Request) -> Loaded:
         few = ", ".join(unread[:6]) + (f" and {len(unread) - 6} more" if len(unread) > 6 else "")
         notes.append(f"left unread: {few}")
     notes = [f"data from {', '.join(keys.values())}", *notes]
-    return channels_first(Loaded(arrays, labels, str(path), notes=notes), request.channels)
+    conditions = {name: _columns(path, name, group, keys) for name, group in given.items()}
+    return channels_first(
+        Loaded(
+            arrays,
+            labels,
+            str(path),
+            notes=notes,
+            conditions={
+                k: parts for columns in conditions.values() for k, parts in columns.items()
+            },
+        ),
+        request.channels,
+    )
+
+
+def _conditions(
+    path: Path, members: Mapping[str, StoredArray], request: Request
+) -> dict[str, dict[str, str]]:
+    """The array of each split, or the one for all, of each name in --condition that the archive has."""
+    found: dict[str, dict[str, str]] = {}
+    for name in asked(request.condition) if request.condition is not None else ():
+        group = _by_split(path, members, name.lower())
+        if name in members:
+            found[name] = {"train": name}
+        elif group:
+            found[name] = group
+    return found
+
+
+def _columns(
+    path: Path, name: str, group: Mapping[str, str], keys: Mapping[str, str]
+) -> dict[str, Parts]:
+    """The columns of a condition, `(N,)` or `(N, columns)` for each split of the data, by their names."""
+    if group.keys() != keys.keys():
+        raise InputError(
+            f"--condition {name}: {path} has it for {', '.join(group)} data, and data for {', '.join(keys)}"
+        )
+    arrays = {split: _read(path, key, _member(path, key)) for split, key in group.items()}
+    for key, array in zip(group.values(), arrays.values(), strict=True):
+        if array.dtype.kind not in "biufUS" or array.ndim not in (1, 2):
+            raise InputError(
+                f"--condition {name}: {key} of {path} has shape {array.shape} and holds {array.dtype}; give numbers or "
+                "texts, (N,) or (N, columns)"
+            )
+    texts = {k: np.char.decode(v, "utf-8") if v.dtype.kind == "S" else v for k, v in arrays.items()}
+    if next(iter(texts.values())).ndim == 1:
+        return {name: texts}
+    widths = {v.shape[1] for v in texts.values() if v.ndim == 2}
+    if len(widths) != 1 or any(v.ndim == 1 for v in texts.values()):
+        raise InputError(f"--condition {name}: {path} has it in other shapes for other splits")
+    if widths == {1}:
+        return {name: {split: v[:, 0] for split, v in texts.items()}}
+    return {f"{name}[{i}]": {s: v[:, i] for s, v in texts.items()} for i in range(widths.pop())}
+
+
+def _member(path: Path, key: str) -> StoredArray:
+    return _members(path)[key]
 
 
 def _members(path: Path) -> dict[str, StoredArray]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae.data.conditions import LABEL, asked
 from pyro_vae.data.files import Loaded, Request
 from pyro_vae.data.holes import HOW
 from pyro_vae.data.labels import one_each, separate_labels
@@ -132,10 +133,13 @@ def loaded(table: Table, request: Request) -> Loaded:
     guess = drop.lower() != "none" or drop in table.names
     for given in drop.split(",") if drop and guess else ():
         table.left.remove(table.find(given.strip(), "drop"))
+    conditions = _conditions(table, request)
     names = _names(table, request, guess)
+    labels = conditions.get(request.labels or "")
     mixed = request.columns is not None  # where texts are data, and no column is taken for labels
     missing = request.keeps_missing
-    labels = _labels(table, request, guess and not mixed)
+    if labels is None:
+        labels = _labels(table, request, guess and not mixed)
     schema, values = _mixed(table, request) if mixed else (None, _values(table, missing=missing))
     _note_stand_ins(table, values)
     if labels is None and request.labels is not None:
@@ -154,7 +158,26 @@ def loaded(table: Table, request: Request) -> Loaded:
         table.notes,
         [table.called(c) for c in table.left] if schema is None else schema.names,
         schema=schema,
+        conditions={name: {"train": column} for name, column in conditions.items()},
     )
+
+
+def _conditions(table: Table, request: Request) -> dict[str, np.ndarray]:
+    """The columns that --condition names, which are no data; `label` may mean whatever labels there are."""
+    found: dict[str, np.ndarray] = {}
+    for name in asked(request.condition) if request.condition is not None else ():
+        if name in LABEL and name not in table.names:
+            continue
+        column = table.find(name, "condition")
+        kind = table.kind(column)
+        if kind not in "biufO":
+            raise InputError(
+                f"--condition {name}: {table.said(column)} of {table.path} holds {table.frame[column].dtype}; give "
+                "numbers or texts"
+            )
+        values = table.take(column)
+        found[name] = values.astype(str) if kind == "O" else values
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -269,7 +269,12 @@ def cut(value: Any, index: Any, size: int) -> Any:
 
 
 def parts_of(batch: Any) -> list[Any]:
-    """The tensors with rows that a batch is made of: itself, or those in a tuple, list or dict, however nested."""
+    """The tensors with rows that a batch is made of: itself, or those in a tuple, list or dict, however nested.
+
+    What is to be made later is none yet.
+    """
+    if isinstance(batch, Later):
+        return []
     if isinstance(batch, dict):
         batch = list(batch.values())
     if isinstance(batch, (tuple, list)):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ class Request:
     dataset: str = "digits"
     data_dir: str | None = None
     labels: str | None = None
+    condition: str | None = None
     header: str | None = None
     delimiter: str | None = None
     decimal: str | None = None
@@ -64,6 +66,7 @@ class Loaded(NamedTuple):
         schema: what the columns of a table of mixed kinds hold, or `None`.
         maximum: the largest value that the whole numbers can take where the files say it (65535 for images of 16
             bits), or `None`.
+        conditions: by the name of a column what the data are given, one for each datum, by split.
     """
 
     parts: Mapping[str, "np.ndarray | Stream"]
@@ -74,6 +77,7 @@ class Loaded(NamedTuple):
     columns: Sequence[str] | None = None
     maximum: float | None = None
     schema: "Schema | None" = None
+    conditions: Mapping[str, Parts] = MappingProxyType({})
 
 
 WAYS_OUT = {

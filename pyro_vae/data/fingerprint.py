@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pyro_vae.data.conditions import spelled
 from pyro_vae.data.sets import ALL, SPLITS, DataSet
 from pyro_vae.data.streams import Stream, chunks
 from pyro_vae.foundation.errors import InputError
@@ -57,7 +58,7 @@ def fingerprint(data: DataSet, splits: Sequence[str] | None = None) -> dict[str,
 
     Returns:
         A text for each of `splits`, of its values in their order; where all splits are read, `whole` for all rows in
-        whatever order; where there are labels, `labels`, of all of them.
+        whatever order; where there are labels, `labels`, of all of them; where they are given conditions, `condition`.
     """
     every = [split for split in (*SPLITS, ALL) if split in data.values]
     splits = every if splits is None else splits
@@ -66,6 +67,14 @@ def fingerprint(data: DataSet, splits: Sequence[str] | None = None) -> dict[str,
     digests = {split: _digest(kind, keys[split]) for split in splits}
     if set(splits) == set(every):
         digests["whole"] = _digest(kind, np.sort(np.concatenate(list(keys.values()))))
+    if data.given:
+        given = [
+            f"{name}\0{v}"
+            for name, c in sorted(data.given.items())
+            for s in every
+            for v in spelled(c[s])
+        ]
+        digests["condition"] = _digest("\0".join(given))
     if data.labels is not None:
         labels = [str(label) for split in every for label in data.labels[split].tolist()]
         digests["labels"] = _digest("\0".join(labels))
@@ -132,6 +141,10 @@ def _difference(
     if now != dict(sizes):
         return f"is divided into {_sizes(now)} where it was divided into {_sizes(sizes)}"
     splits = [split for split in SPLITS if split in digests and split in known]
+    if all(digests[split] == known[split] for split in splits) and (
+        digests.get("condition") != known.get("condition")
+    ):
+        return "is given other conditions"
     if all(digests[split] == known[split] for split in splits):
         return None
     if "whole" not in digests or "whole" not in known:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae.data.conditions import asked
 from pyro_vae.data.files import Loaded, Request, one_line
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.sparse import Sparse, sparse_values
@@ -56,10 +57,7 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
     notes = [said, *notes]
     names = {"train": obs.index.to_numpy().astype(str)}
     if request.labels is not None and request.labels in obs:
-        column = obs[request.labels]
-        texts = column.dtype.kind not in "biuf"
-        entries = column.astype(object).where(column.notna(), "").astype(str) if texts else column
-        labels, more = one_each(entries.to_numpy(str if texts else None), request.labels)
+        labels, more = one_each(_of_obs(obs, request.labels), request.labels)
         split_labels = {"train": labels}
     elif request.labels is not None and not user_path(request.labels).is_file():
         raise InputError(
@@ -72,7 +70,26 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
         if request.labels is None and len(obs.columns):
             more = [f"no labels; --labels takes {', '.join(map(str, obs.columns[:8]))}"]
     columns = [str(name) for name in var.index]
-    return Loaded({"train": values}, split_labels, str(path), names, [*notes, *more], columns)
+    wanted = asked(request.condition) if request.condition is not None else {}
+    return Loaded(
+        {"train": values},
+        split_labels,
+        str(path),
+        names,
+        [*notes, *more],
+        columns,
+        conditions={name: {"train": _of_obs(obs, name)} for name in wanted if name in obs},
+    )
+
+
+def _of_obs(obs: Any, name: str) -> np.ndarray:
+    """A column of `obs`: numbers as they are, all else as texts, empty where one is missing."""
+    column = obs[name]
+    if column.dtype.kind in "biuf":
+        numbers: np.ndarray = column.to_numpy()
+        return numbers
+    texts: np.ndarray = column.astype(object).where(column.notna(), "").astype(str).to_numpy(str)
+    return texts
 
 
 def _matrix(

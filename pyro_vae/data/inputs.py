@@ -19,6 +19,8 @@ CHUNK = 2**22  # elements checked at a time
 COPIES = 4  # of a datum while it is read: as stored, as a number of the model's type, with noise, as it is used
 SAMPLE = 10_000  # data that moments are taken from
 UNCONDITIONAL = "c is a condition, and this pair is not conditional"
+PER_CONDITION = 10  # data for each number of a condition, at least, that a regression on it needs
+LEAST_LEFT = 0.01  # of a standard deviation: a condition that says all
 FINE = 1e-3  # of a standard deviation: rounding that moves no density by a thousandth of a nat
 
 
@@ -345,6 +347,22 @@ def moments(x: Any) -> tuple[Tensor, Tensor]:
     dtype = x[few[:1]].dtype
     mean, std = mean_and_std(batches(x, rows, few))
     return mean.to(dtype), std.to(dtype)
+
+
+def left_by_condition(x: Tensor, c: Tensor, std: Tensor) -> Tensor:
+    """The standard deviation of each element, of `shape`, that a linear regression of some data on c leaves.
+
+    It is `std`, that of the data themselves, where the data are too few to tell. What is missing counts as the mean.
+    """
+    n, width = c.shape
+    x = x.where(x.isfinite(), x.nanmean(0))
+    if n < PER_CONDITION * (width + 1):
+        return std
+    with_one = torch.cat([c, c.new_ones(n, 1)], 1).double().cpu()
+    y = x.flatten(1).double().cpu()
+    residual = y - with_one @ torch.linalg.lstsq(with_one, y, driver="gelsd").solution
+    left = (residual.square().sum(0) / (n - width - 1)).sqrt().to(std).reshape(std.shape)
+    return torch.minimum(left, std).maximum(LEAST_LEFT * std)
 
 
 def _parameter(model: Any) -> Tensor | None:

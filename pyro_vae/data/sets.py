@@ -1,8 +1,9 @@
 """A data set: splits, labels, representation, and the bridge to a likelihood."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.bridges import AsStored, Bridge, ColumnNoise
-from pyro_vae.data.fields import Split, evenly, take
+from pyro_vae.data.conditions import LABEL, Conditions, asked, learned
+from pyro_vae.data.fields import Data, Split, evenly, take
 from pyro_vae.data.files import Loaded, Parts, Request
 from pyro_vae.data.holes import check_holes, hidden
 from pyro_vae.data.joined import joined, joined_names
@@ -51,6 +53,7 @@ class DataSet:
         schema: what the columns of a table of mixed kinds hold, or `None`.
         missing: whether values may be missing, nan among the stored ones.
         whole: the stored values by split with those that were hidden on purpose, or `None`.
+        given: by the name of a column what the data are given, one for each datum, by split.
     """
 
     name: str
@@ -68,6 +71,7 @@ class DataSet:
     schema: Schema | None = None
     missing: bool = False
     whole: Mapping[str, Tensor | Stream] | None = None
+    given: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,6 +110,55 @@ class DataSet:
         anew = name == "train" and not bridge.drawn_once
         seed = 0 if anew else (*SPLITS, ALL).index(name)
         return Split(self.whole[name], bridge, dtype).fixed(seed=seed)
+
+    def learned(self, condition: str | None) -> tuple[Conditions | None, list[str]]:
+        """The columns of `--condition` as what networks read, and what is to be said of them."""
+        if condition is None:
+            return None, []
+        kinds = asked(condition)
+        found = [
+            learned(name, parts, kinds.get(name.partition("[")[0]))
+            for name, parts in self.given.items()
+        ]
+        columns, notes = (
+            Conditions(tuple(c for c, _ in found)),
+            [n for _, said in found for n in said],
+        )
+        if columns.width > self.WIDEST:
+            raise InputError(
+                f"--condition gives each datum {columns.width:,} numbers; {self.WIDEST:,} are the most"
+            )
+        return columns, notes
+
+    WIDEST = 10_000
+
+    def fields(
+        self,
+        name: str,
+        bridge: Bridge,
+        conditions: Conditions | None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> Split | Data:
+        """`split` with what the data are given: the fields x and c, or x alone without conditions.
+
+        Raises:
+            InputError: for a condition that is missing or not known, naming the row.
+        """
+        x = self.split(name, bridge, dtype=dtype)
+        if conditions is None or not len(x):
+            return x
+        values = {column: parts[name] for column, parts in self.given.items()}
+        try:
+            c = conditions.encode(values)
+        except InputError as error:
+            where = re.search(r"datum (\d+)", str(error))
+            if where is None:
+                raise InputError(f"{self.name}: {error}") from error
+            row = self.rows[name][int(where[1])]
+            told = str(error).replace(where[0], f"row {row} (counted from 0) of {self.name}", 1)
+            raise InputError(told) from error
+        return Data({"x": x, "c": c.to(dtype)})
 
     def bridge(
         self,
@@ -271,6 +324,7 @@ def load_data(
     *,
     data_dir: str | None = None,
     labels: str | None = None,
+    condition: str | None = None,
     header: str | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
@@ -298,6 +352,8 @@ def load_data(
         data_dir: where the files of named data sets lie (else `PYRO_VAE_DATA`, else the cache folder).
         labels: where the labels of one's own data are: a file, a column of a table, an array of a .npz file, a column
             of `obs` in an .h5ad file.
+        condition: columns that the data are given and that are no data, with commas between them: of a table, arrays of
+            a .npz file, columns of `obs`; `label` for the labels. `name=categorical` and `name=real` say what they are.
         header: `'yes'` or `'no'`: whether a table begins with the names of its columns; by default it is found out.
         delimiter: the sign between the cells of a table, or `'tab'` or `'space'`; by default it is found out.
         decimal: `'.'` or `','`, before the decimals of a table's numbers; by default it is found out.
@@ -377,6 +433,7 @@ def load_data(
         notes = [*notes, told]
     sizes = {part: len(v) for part, v in values.items()}
     kinds, names = loaded.labels or None, loaded.names or None
+    given = _given(request, loaded, sizes)
     if divide:
         places = _divide(request, sizes)
     else:
@@ -384,6 +441,10 @@ def load_data(
         values = {ALL: joined(values)}
         whole = whole and {ALL: joined(whole)}
         kinds = kinds and {ALL: np.concatenate([kinds[part] for part in sizes])}
+        given = {
+            name: {ALL: np.concatenate([parts[part] for part in sizes])}
+            for name, parts in given.items()
+        }
         called = joined_names(names, sizes)
         names = None if called is None else {ALL: called}
     return DataSet(
@@ -402,6 +463,10 @@ def load_data(
         schema=schema,
         missing=request.keeps_missing or hide is not None,
         whole=whole and {s: _picked(whole, place) for s, place in places.items()},
+        given={
+            name: {split: _picked(parts, place) for split, place in places.items()}
+            for name, parts in given.items()
+        },
     )
 
 
@@ -436,6 +501,31 @@ def _as_columns(
         schema = Schema.of(every, asked, name, missing=missing)
     codes = {k: schema.codes(f, name, missing=missing) for k, f in frames.items()}
     return schema, {k: torch.from_numpy(numbers) for k, numbers in codes.items()}
+
+
+def _given(request: Request, loaded: Loaded, sizes: Mapping[str, int]) -> dict[str, Parts]:
+    """By column what the data are given, by stored part; `label` are their labels."""
+    given = dict(loaded.conditions)
+    for name in asked(request.condition) if request.condition is not None else ():
+        if name in given or any(column.startswith(f"{name}[") for column in given):
+            continue
+        if name not in LABEL:
+            what = "such labels" if request.dataset in NAMED else "such column"
+            raise InputError(
+                f"--condition {name}: {request.dataset} has no {what}; label names its labels"
+            )
+        if loaded.labels is None:
+            raise InputError(
+                f"--condition {name}: {request.dataset} has no labels; name them with --labels"
+            )
+        given[name] = loaded.labels
+    for name, parts in given.items():
+        for part, values in parts.items():
+            if len(values) != sizes.get(part):
+                raise InputError(
+                    f"--condition {name} has {len(values)} values for {sizes.get(part, 0)} {part} data"
+                )
+    return given
 
 
 def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | None) -> None:

@@ -54,6 +54,10 @@ def names(module: str, name: str) -> tuple[str, ...]:
     raise LookupError(f"{module} has no {name}")
 
 
+# Arguments, with their defaults, that follow from the rest of a pair.
+FITTED = {("features", "None"), ("context", "0")}
+
+
 def _arguments(cls: ast.ClassDef) -> list[str] | None:
     """The arguments of a member beside those that its family's contract fixes; `None` where it inherits them."""
     for node in cls.body:
@@ -62,7 +66,7 @@ def _arguments(cls: ast.ClassDef) -> list[str] | None:
             return [
                 f"{a.arg}={_spelling(default)}"
                 for a, default in pairs
-                if default and a.arg != "features"
+                if default and (a.arg, ast.unparse(default)) not in FITTED
             ]
     return None
 

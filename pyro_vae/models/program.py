@@ -57,6 +57,10 @@ class Program(AbstractProgram):
     def factors(self) -> Sequence[Factor]:
         """In the order in which they are drawn."""
 
+    def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The data, and what factors are given that follows from them."""
+        return dict(values)
+
     def beside(self, site: str, value: Tensor | None) -> Tensor | None:
         """What is added to the log-density of a site, one number for all data or `(batch,)`: it stands in `units`."""
         return None
@@ -72,9 +76,10 @@ class Program(AbstractProgram):
         Returns:
             The value of the last site.
         """
-        values, factors = named(x, given), self.factors()
-        self._check(values, factors)
-        rows = len(next(iter(values.values()))) if values else size
+        data, factors = named(x, given), self.factors()
+        self._check(data, factors)
+        rows = len(next(iter(data.values()))) if data else size
+        values = self.known(data)
         with pyro.plate("data", rows, dim=-1):
             for factor in factors:
                 site, p = factor.site, factor.at(values)
@@ -94,7 +99,7 @@ class Program(AbstractProgram):
     def at(self, site: str, x: Batch | None = None, **given: Tensor) -> Distribution:
         """The distribution of one site where all that it is given are data, such as `p(z|c)`."""
         factor = next(factor for factor in self.factors() if factor.site == site)
-        return factor.at(named(x, given))
+        return factor.at(self.known(named(x, given)))
 
     def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
         """`sum_site log p(site | given)`, `(..., batch)`; no handler sees it.
@@ -102,7 +107,7 @@ class Program(AbstractProgram):
         Raises:
             InputError: where a site has no value.
         """
-        logs = []
+        logs, values = [], self.known(values)
         for factor in self.factors():
             if factor.site not in values:
                 raise InputError(f"there is no value of {factor.site}, whose density is asked for")

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +16,7 @@ from pyro_vae.data.inputs import (
     as_data,
     condition_for,
     fields_of,
+    left_by_condition,
     moments,
 )
 from pyro_vae.data.representation import Representation
@@ -63,15 +64,18 @@ class Model(Program):
     def factors(self) -> Sequence[Factor]:
         of_z = ("c",) if context_of(self.prior) else ()
         of_x = ("z", "c") if context_of(self.decoder) else ("z",)
+        of_x = (*of_x, "total") if self.likelihood.sized else of_x
         return [Factor("z", of_z, self.prior), Factor("x", of_x, self.given)]
 
-    def given(self, z: Tensor, *c: Tensor) -> Distribution:
+    def given(self, z: Tensor, *given: Tensor) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
 
-        Of a conditional decoder it is `p(x|z,c)`, c `(batch, context)`. Where elements of x may be missing, it is the
-        density of those that were seen.
+        Of a conditional decoder it is `p(x|z,c)`, c `(batch, context)`. A likelihood with a size is given the total
+        count of each datum too, `(batch,)`, or else takes its typical one. Where elements of x may be missing, it is
+        the density of those that were seen.
         """
-        p = self.likelihood(self.decoder(z, *c))
+        reads = 1 if context_of(self.decoder) else 0
+        p = self.likelihood(self.decoder(z, *given[:reads]), *given[reads:])
         return self.likelihood.partly(p) if self.likelihood.missing else p
 
     def beside(self, site: str, value: Tensor | None) -> Tensor | None:
@@ -81,6 +85,18 @@ class Model(Program):
             return -self.log_unit.sum()
         seen = -self.log_unit.where(~value.isnan(), 0.0)
         return seen.flatten(seen.dim() - self.log_unit.dim()).sum(-1)
+
+    def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The data, and for a likelihood with a size the total count of each datum, the typical one for draws."""
+        if not self.likelihood.sized or "total" in values:
+            return dict(values)
+        x = values.get("x")
+        total = self.likelihood.typical_total if x is None else self.total(x)
+        return {**values, "total": total}
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over the elements of each datum, `(..., *shape) -> (...)`."""
+        return x.flatten(x.dim() - len(self.likelihood.shape)).sum(-1)
 
     def count_in(self, log_unit: float | Tensor) -> None:
         """Say that x is counted in units whose logarithms add up to `log_unit` over its elements, in nats.
@@ -159,6 +175,10 @@ class VAE(AbstractProgram):
         if len({*read.values()}) > 1:
             lengths = " and ".join(f"{name} {width}" for name, width in read.items())
             raise InputError(f"a condition c has one length, and of it read {lengths} numbers")
+        if self.model.likelihood.sized and self.model.likelihood.missing:
+            raise InputError(
+                "where counts are missing their total is not observed: leave size='observed' out"
+            )
         self.model.context = max(read.values(), default=0)
 
     @property
@@ -196,7 +216,11 @@ class VAE(AbstractProgram):
     def forward(self, x: Batch, c: Any = None) -> Distribution:
         """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
         data = named(x, {} if c is None else {"c": c})
-        return self.decode(self.guide(data), data.get("c"))
+        return self.decode(self.guide(data), data.get("c"), total=self._total(data))
+
+    def _total(self, data: Mapping[str, Tensor]) -> Tensor | None:
+        """The total count of each datum, where the likelihood is given it."""
+        return self.model.total(data["x"]) if self.model.likelihood.sized else None
 
     def encode(self, x: Any, c: Any = None) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
@@ -206,12 +230,13 @@ class VAE(AbstractProgram):
         more = [data["c"]] if context_of(guide.encoder) else []
         return guide.posterior(guide.encoder(data["x"], *more))
 
-    def decode(self, z: Tensor, c: Any = None) -> Distribution:
+    def decode(self, z: Tensor, c: Any = None, *, total: Tensor | None = None) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
 
         Args:
             z: latents.
             c: of a conditional pair the condition, one for all latents or one for each in their last batch dimension.
+            total: for a likelihood with a size the total count of each datum; by default a typical one.
 
         Raises:
             InputError: for latents of another length, and for a condition that is missing or does not fit.
@@ -223,7 +248,8 @@ class VAE(AbstractProgram):
                 f"z has shape {tuple(z.shape)} and the model takes (..., {latent_dim})"
             )
         given = self.condition(c, z.shape[-2] if z.ndim > 1 else 1)
-        return self.model.given(z, *(given if context_of(self.model.decoder) else ()))
+        totals = () if total is None else (total,)
+        return self.model.given(z, *(given if context_of(self.model.decoder) else ()), *totals)
 
     @checked
     @torch.no_grad()
@@ -267,7 +293,8 @@ class VAE(AbstractProgram):
             to: another condition to decode with: x as it would be under it (style transfer).
         """
         data = self._data(x, c)
-        p = self.decode(self.guide(data), data.get("c") if to is None else to)
+        given = data.get("c") if to is None else to
+        p = self.decode(self.guide(data), given, total=self._total(data))
         return self.model.likelihood.typical(p)
 
     @checked
@@ -311,9 +338,9 @@ class VAE(AbstractProgram):
             self._start_guide(mean, std, standardise=real, some=some)
         if new_model:
             examples = data[evenly(wanted, n)] if wanted else None
-            few = None if c is None else c[evenly(STARTING, n)]
+            given = None if c is None else data[evenly(SAMPLE, n)]
             self._start_model(
-                mean, std, standardise=real, examples=examples, contexts=few, some=some
+                mean, std, standardise=real, examples=examples, given=given, some=some
             )
 
     def _bound(self, x: Any) -> None:
@@ -340,7 +367,7 @@ class VAE(AbstractProgram):
         *,
         standardise: bool = False,
         examples: Batch | None = None,
-        contexts: Tensor | None = None,
+        given: Mapping[str, Tensor] | None = None,
         some: Tensor | None = None,
     ) -> None:
         """Start from the data's `mean` and standard deviation `std`, each of shape `shape`, instead of from zero.
@@ -349,12 +376,13 @@ class VAE(AbstractProgram):
         `Standardised` encoder: one for all elements, or with `standardise`, for elements on scales of their own, one
         for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is. A
         `VampPrior` takes `examples`, `(n, *shape)`, as its pseudo-inputs; of a conditional pair they are x and c, which
-        also wants some `contexts` of the data, `(n, context)`, spread evenly over them. A likelihood that asks for
-        `examples` of its own, such as `Columns`, looks at `some` of the training data.
+        also wants to be `given` some of the data with their conditions: its likelihood starts as wide as what a linear
+        regression on c leaves of them. A likelihood that asks for `examples` of its own, such as `Columns`, looks at
+        `some` of the training data.
         """
         self._start_guide(mean, std, standardise=standardise, some=some)
         self._start_model(
-            mean, std, standardise=standardise, examples=examples, contexts=contexts, some=some
+            mean, std, standardise=standardise, examples=examples, given=given, some=some
         )
 
     def _start_guide(
@@ -379,10 +407,12 @@ class VAE(AbstractProgram):
         *,
         standardise: bool,
         examples: Batch | None,
-        contexts: Tensor | None,
+        given: Mapping[str, Tensor] | None,
         some: Tensor | None,
     ) -> None:
         likelihood, decoder = self.model.likelihood, self.model.decoder
+        if given is not None and context_of(decoder):
+            std = left_by_condition(given["x"], given["c"], std)
         if some is not None:
             likelihood.meet(some)
         likelihood.initialise(mean, std, standardise=standardise)
@@ -390,16 +420,17 @@ class VAE(AbstractProgram):
             self.model.prior.initialise(*fields_of(examples))
         h = likelihood.starting_output(mean, std)
         if isinstance(decoder, Network) and likelihood.output_spread is not None:
-            c = self.condition(_repeated(contexts), STARTING) if self.context else ()
+            contexts = None if given is None else _repeated(given["c"])
+            c = self.condition(contexts, STARTING) if self.context else ()
             z, read = self.draw_prior(STARTING, *c), c if decoder.context else ()
             decoder.set_output_spread(likelihood.output_spread, z, *read)
         if isinstance(decoder, Network) and h is not None:
             decoder.set_output_bias(h)
 
 
-def _repeated(contexts: Tensor | None) -> Tensor | None:
-    """Conditions for `STARTING` draws, each as often as the others."""
-    return None if contexts is None else contexts[torch.arange(STARTING) % len(contexts)]
+def _repeated(c: Tensor) -> Tensor:
+    """Conditions for `STARTING` draws, spread evenly over these, or these over and over."""
+    return c[evenly(STARTING, len(c))][torch.arange(STARTING) % len(c)]
 
 
 def _beginning(parameter: Tensor) -> Tensor:

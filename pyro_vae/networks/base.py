@@ -76,14 +76,16 @@ class Network(Declared, nn.Module, ABC):
 
     @torch.no_grad()
     def read_context(self, context: int, layer: nn.Linear | nn.Conv2d | None) -> None:
-        """Make `of_context`, whose outputs are added to those of the first `layer`; weights as spread as the layer's.
+        """Make `of_context`, whose outputs are added to those of the first `layer`.
 
-        Without a layer c is handed on behind the input.
+        Its weights are drawn as the layer's would be if c were all that it reads; drawn as those of one input among
+        many, a class is heard too late, when z holds it already. Without a layer c is handed on behind the input.
         """
         self.context = context
         if context and layer is not None:
             self.of_context = nn.Linear(context, layer.weight.shape[0], bias=False)
-            spread = layer.weight.std(correction=0).item()
+            alone = math.sqrt(layer.weight[0].numel() / context)
+            spread = layer.weight.std(correction=0).item() * alone
             nn.init.uniform_(self.of_context.weight, -spread * 3**0.5, spread * 3**0.5)
 
     def checked_context(self, c: Tensor | None) -> Tensor | None:

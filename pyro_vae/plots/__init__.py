@@ -10,13 +10,21 @@ from pyro_vae.plots.numbers import (
     separation,
     use_of_latents,
 )
-from pyro_vae.plots.pictures import interpolation, manifold, reconstructions, traversal
+from pyro_vae.plots.pictures import (
+    conditions,
+    interpolation,
+    manifold,
+    reconstructions,
+    transfer,
+    traversal,
+)
 from pyro_vae.plots.tables import table_marginals, table_pairs, table_reconstructions
 from pyro_vae.plots.tiles import grid
 
 __all__ = [
     "aggregated_posterior",
     "bound_curve",
+    "conditions",
     "grid",
     "histogram",
     "interpolation",
@@ -29,6 +37,7 @@ __all__ = [
     "table_marginals",
     "table_pairs",
     "table_reconstructions",
+    "transfer",
     "traversal",
     "use_of_latents",
 ]

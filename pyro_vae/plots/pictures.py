@@ -1,11 +1,13 @@
 """What a model makes of latents, as pictures or as lines."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.foundation.abstract import context_of
 from pyro_vae.models.vae import VAE
 from pyro_vae.plots.tiles import grid
 
@@ -14,7 +16,9 @@ MANY = 2**24  # numbers that a decoder gives at a time
 LARGEST = 2**30  # bytes of the pictures that one figure shows
 
 
-def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10) -> Figure:
+def reconstructions(
+    x: Tensor, reconstructed: Tensor, *, columns: int = 10, conditional: bool = False
+) -> Figure:
     """Data in the odd rows, beneath each its reconstruction; `x` and `reconstructed` are `(n, *shape)`."""
     n = min(len(x), len(reconstructed)) // columns * columns or len(x)
     columns = min(columns, n)
@@ -24,14 +28,16 @@ def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10) -> F
     return grid(
         rows,
         columns=columns,
-        title="data, and the mean of p(x | z) at one draw of q(z | x)",
+        title=f"data, and the mean of {_density(conditional)} at one draw of q(z | x)",
         row_labels=labels,
     )
 
 
 @torch.no_grad()
-def manifold(vae: VAE, *, side: int = 20) -> tuple[Figure, Tensor]:
+def manifold(vae: VAE, *, side: int = 20, c: Tensor | None = None) -> tuple[Figure, Tensor]:
     """Means of p(x | z) over the plane of a 2-d latent, z at the normal quantiles of an even grid; (figure, values).
+
+    A conditional pair is shown under one condition `c`, `(1, context)`.
 
     Source: Kingma & Welling 2013, figure 4.
     """
@@ -43,33 +49,109 @@ def manifold(vae: VAE, *, side: int = 20) -> tuple[Figure, Tensor]:
     plane = torch.stack(
         torch.meshgrid(z, z.flip(0), indexing="xy"), -1
     )  # (side, side, 2), z[1] upwards
-    x = vae.decode(plane).mean
+    x = vae.decode(plane, c).mean
     figure = grid(
-        x.flatten(0, 1), columns=side, title="mean of p(x | z), z[0] to the right, z[1] upwards"
+        x.flatten(0, 1),
+        columns=side,
+        title=f"mean of {_density(c is not None)}, z[0] to the right, z[1] upwards",
     )
     return figure, x
 
 
 @torch.no_grad()
-def interpolation(vae: VAE, pairs: Tensor, *, steps: int = 11) -> tuple[Figure, Tensor]:
+def interpolation(
+    vae: VAE, pairs: Tensor, *, steps: int = 11, c: Tensor | None = None, to: Tensor | None = None
+) -> tuple[Figure, Tensor]:
     """From one datum to another along the straight line between draws of their posteriors; `pairs` is `(n, 2, *shape)`.
+
+    The data of a conditional pair have the conditions `c`, `(n, 2, context)`; each row is decoded under one condition,
+    `to`, `(1, context)`, or that of its first datum.
 
     Returns the figure and the means of p(x | z), `(n, steps, *shape)`; the data themselves stand at both ends of a row.
     """
-    ends = [vae.encode(some).sample() for some in pairs.flatten(0, 1).split(ENCODED)]
+    x, given = pairs.flatten(0, 1), None if c is None else c.flatten(0, 1)
+    rows = torch.arange(len(x)).split(ENCODED)
+    ends = [vae.encode(x[i], None if given is None else given[i]).sample() for i in rows]
     z = torch.cat(ends).unflatten(0, (-1, 2))  # (n, 2, latent)
     t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)[:, None]
     line = z[:, :1] * (1 - t) + z[:, 1:] * t  # (n, steps, latent)
     few = max(1, MANY // (steps * math.prod(pairs.shape[2:])))
-    x = torch.cat([vae.decode(some).mean for some in line.split(few)])  # (n, steps, *shape)
+    held = to if to is not None or c is None else c[:, 0]
+    means = [
+        vae.decode(line[i].transpose(0, 1), _rows(held, i)).mean.transpose(0, 1)
+        for i in torch.arange(len(line)).split(few)
+    ]
+    x = torch.cat(means)  # (n, steps, *shape)
     row = torch.cat([pairs[:, :1], x, pairs[:, 1:]], 1)
-    title = "data at both ends, between them the mean of p(x | z) along a line"
+    density = _density(c is not None)
+    title = f"data at both ends, between them the mean of {density} along a line"
     return grid(row.flatten(0, 1), columns=steps + 2, title=title), x
+
+
+def _density(conditional: bool) -> str:
+    return "p(x | z, c)" if conditional else "p(x | z)"
+
+
+def _rows(c: Tensor | None, index: Tensor) -> Tensor | None:
+    """The conditions of some rows; one for all stays."""
+    return c if c is None or len(c) == 1 else c[index]
+
+
+@torch.no_grad()
+def conditions(
+    vae: VAE, c: Tensor, names: Sequence[str], *, columns: int = 10, mean: bool = True
+) -> tuple[Figure, Tensor]:
+    """Draws under each of some conditions, `c` `(n, context)`: a row for each, called by `names`.
+
+    Where z does not depend on c, the data of one column share their z. With `mean` the means of p(x | z, c) are shown,
+    else draws.
+
+    Returns the figure and the values, `(n, columns, *shape)`.
+    """
+    conditional = bool(context_of(vae.model.prior))
+    z = vae.draw_prior(columns, *([c.repeat_interleave(columns, 0)] if conditional else []))
+    z = z.unflatten(0, (len(c), columns)) if conditional else z.expand(len(c), -1, -1)
+    drawn = [vae.decode(some, given[None]) for some, given in zip(z, c, strict=True)]
+    x = torch.stack([p.mean if mean else p.sample() for p in drawn])
+    what = "mean of p(x | z, c)" if mean else "draws from p(x | c)"
+    title = f"{what}, c in the rows" + ("" if conditional else ", one z in each column")
+    return grid(x.flatten(0, 1), columns=columns, title=title, row_labels=names), x
+
+
+@torch.no_grad()
+def transfer(
+    vae: VAE, x: Tensor, c: Tensor, to: Tensor, names: Sequence[str]
+) -> tuple[Figure, Tensor]:
+    """Data under other conditions: encoded with their own, decoded with each of `to` (style transfer).
+
+    Args:
+        vae: a conditional pair.
+        x: the data, `(n, *shape)`.
+        c: their conditions, `(n, context)`.
+        to: the others, `(m, context)`.
+        names: what these are called.
+
+    Returns:
+        The figure, whose first row shows the data, and the means of p(x | z, c), `(m, n, *shape)`.
+    """
+    z = vae.encode(x, c).sample()
+    found = torch.stack([vae.decode(z, other[None]).mean for other in to])
+    every = torch.cat([x[None], found])
+    title = "data in the first row, below the mean of p(x | z, c) at their z and another c"
+    labels = ["data", *names]
+    return grid(every.flatten(0, 1), columns=len(x), title=title, row_labels=labels), found
 
 
 @torch.no_grad()
 def traversal(
-    vae: VAE, x: Tensor, *, steps: int = 11, width: float = 3.0, most: int = 40
+    vae: VAE,
+    x: Tensor,
+    *,
+    steps: int = 11,
+    width: float = 3.0,
+    most: int = 40,
+    c: Tensor | None = None,
+    to: Tensor | None = None,
 ) -> tuple[Figure, Tensor]:
     """Each latent in turn from `-width` to `width`, the others held at one draw of q(z | x).
 
@@ -79,18 +161,21 @@ def traversal(
         steps: pictures of each latent.
         width: how far a latent goes.
         most: latents at most, those that change the picture most; fewer where the pictures would take 1 GiB.
+        c: of a conditional pair the condition of the datum, `(1, context)`.
+        to: another one to decode with.
 
     Returns:
         The figure, whose rows name the latents, and the means of p(x | z), `(latents, steps, *shape)`.
     """
-    z = vae.encode(x).sample()  # (1, latent)
+    z = vae.encode(x, c).sample()  # (1, latent)
+    held = c if to is None else to
     count, elements = z.shape[-1], math.prod(x.shape[1:])
     values = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
 
     def means(latents: Tensor) -> Tensor:
         moved = z.repeat(len(latents), steps, 1)  # (latents, steps, latent)
         moved[torch.arange(len(latents)), :, latents] = values
-        return vae.decode(moved).mean
+        return vae.decode(moved, held).mean
 
     # Some latents at a time, so that memory does not grow with the square of their number.
     some = max(1, MANY // (steps * max(count, elements)))
@@ -100,7 +185,7 @@ def traversal(
         change = [_range(means(part)) for part in shown.split(some)]
         shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
     found = torch.cat([means(part) for part in shown.split(some)])
-    title = f"mean of p(x | z), one latent at a time from {-width:g} to {width:g}"
+    title = f"mean of {_density(c is not None)}, one latent at a time from {-width:g} to {width:g}"
     if kept < count:
         title += f" (of {count:,} the {kept} that change it most)"
     labels = [f"z[{i}]" for i in shown.tolist()]

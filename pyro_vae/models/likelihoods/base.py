@@ -28,6 +28,10 @@ class Likelihood(Declared, nn.Module, ABC):
 
     support: Representation
     channels: int = 1
+    sized: bool = (
+        False  # whether the mass is given the total count of the datum, `forward(h, total)`,
+    )
+    typical_total: Tensor  # and then the total of a draw
     # How much the decoder's outputs vary over the prior when training starts, `None`: as the network has it. A start
     # that guesses wildly costs hundreds of nats; the first thing that the decoder then learns is to ignore z, for good.
     output_spread: float | None = 0.1

@@ -14,6 +14,9 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.networks import Shape
 
+Size = Literal["observed"] | None
+NOTHING = 1e-8  # stands for a total of no counts
+
 
 class Counting(Likelihood):
     """Masses on 0, 1, 2, ...: what the members for counts share.
@@ -23,6 +26,27 @@ class Counting(Likelihood):
 
     support = Representation.COUNTS
     bits = 32  # float32 counts stay below 2 to this power
+    typical_total: Tensor  # total count of a datum, for draws
+
+    def __init__(self, shape: Shape, *, size: Size = None) -> None:
+        super().__init__(shape)
+        self.sized = size is not None
+        if self.sized:
+            self.register_buffer("typical_total", torch.ones(()))
+
+    def log_mean(self, h: Tensor, total: Tensor | None) -> Tensor:
+        """`log mean_i`, `(..., *shape)`: h itself, or `log total + log softmax(h)_i` where the total is observed."""
+        if not self.sized:
+            return h
+        axes = len(self.shape)
+        total = self.typical_total if total is None else total
+        shares = h.flatten(-axes).log_softmax(-1).unflatten(-1, self.shape)
+        return shares + total.to(h).clamp_min(NOTHING).log().reshape(*total.shape, *[1] * axes)
+
+    def start_total(self, mean: Tensor) -> None:
+        """Keep the mean total count of the data, from the mean of each element."""
+        if self.sized:
+            self.typical_total.copy_(mean.sum())
 
     def check(self, x: Tensor) -> None:
         super().check(x)
@@ -40,15 +64,27 @@ class Counting(Likelihood):
 class Poisson(Counting):
     """`p(x|z) = prod_i rate_i^x_i exp(-rate_i) / x_i!`, with `rate = exp(decoder(z))`: counts.
 
+    Args:
+        shape: shape of one datum.
+        size: with `'observed'` the mass is `p(x|z, total)`, given the datum's total count, and the rates are
+            `total softmax(decoder(z))`: only shares are modelled. Draws have the mean total of the training data.
+
     >>> Poisson((1,))(torch.zeros(1, 1)).log_prob(torch.zeros(1))  # a rate of 1
     tensor(-1.)
     """
 
     bits = 24  # above, float32 rounds to even numbers, which matters to a mass as narrow as this
 
-    def forward(self, h: Tensor) -> Distribution:
-        log_rate = wide(h).squeeze(-len(self.shape) - 1)  # (..., *shape)
+    def __init__(self, shape: Shape, *, size: Size = None) -> None:
+        super().__init__(shape, size=size)
+
+    def forward(self, h: Tensor, total: Tensor | None = None) -> Distribution:
+        log_rate = self.log_mean(wide(h).squeeze(-len(self.shape) - 1), total)  # (..., *shape)
         return Wide(LogPoisson(log_rate), len(self.shape), like=h)
+
+    @torch.no_grad()
+    def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
+        self.start_total(mean)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         return (
@@ -63,6 +99,8 @@ class NegativeBinomial(Counting):
         shape: shape of one datum.
         dispersion: where `r` comes from: `'element'` (one learned number for each element) or `'network'` (a second
             decoder channel). The larger `r`, the closer to Poisson.
+        size: with `'observed'` the mass is `p(x|z, total)`, given the datum's total count (the library size of a cell),
+            and the means are `total softmax(decoder(z))`. Draws have the mean total of the training data.
 
     Raises:
         InputError: for another `dispersion`.
@@ -74,15 +112,20 @@ class NegativeBinomial(Counting):
     """
 
     def __init__(
-        self, shape: Shape, *, dispersion: Literal["element", "network"] = "element"
+        self,
+        shape: Shape,
+        *,
+        dispersion: Literal["element", "network"] = "element",
+        size: Size = None,
     ) -> None:
-        super().__init__(shape)
+        super().__init__(shape, size=size)
         self.channels = 2 if dispersion == "network" else 1
         self.log_r = nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
 
-    def forward(self, h: Tensor) -> Distribution:
-        log_mean, *rest = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
+    def forward(self, h: Tensor, total: Tensor | None = None) -> Distribution:
+        first, *rest = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
         log_r = rest[0] if self.log_r is None else wide(self.log_r)
+        log_mean = self.log_mean(first, total)
         return Wide(LogNegativeBinomial(log_mean, log_r), len(self.shape), like=h)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
@@ -91,6 +134,7 @@ class NegativeBinomial(Counting):
 
     @torch.no_grad()
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
+        self.start_total(mean)
         if self.log_r is not None:
             self.log_r.copy_(self._log_r_of(mean, std))
 
@@ -134,14 +178,21 @@ class ZeroInflated(Likelihood):
                 f"likelihood={likelihood!r} of ZeroInflated must be one of counts, such as Poisson"
             )
         self.inner = inner
+        self.sized = inner.sized
         self.channels = inner.channels + 1
         self.output_spread = inner.output_spread
 
-    def forward(self, h: Tensor) -> Distribution:
+    def forward(self, h: Tensor, *total: Tensor) -> Distribution:
         gate, rest = h.split([1, self.channels - 1], -len(self.shape) - 1)
-        counts: Any = self.inner(rest)
+        counts: Any = self.inner(rest, *total)
         gate = wide(gate).squeeze(-len(self.shape) - 1)  # (..., *shape)
         return Wide(ZeroInflatedCounts(gate, counts.base_dist), len(self.shape), like=h)
+
+    @property
+    def typical_total(self) -> Tensor:  # type: ignore[override]
+        """The total count of a datum that draws have, where the inner counts are given one."""
+        total: Tensor = self.inner.typical_total
+        return total
 
     def check(self, x: Tensor) -> None:
         self.inner.check(x)

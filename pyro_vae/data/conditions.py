@@ -1,0 +1,291 @@
+"""What the data are given: columns beside x, as numbers that networks read."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.files import Parts
+from pyro_vae.foundation.checks import shown
+from pyro_vae.foundation.errors import InputError
+
+KINDS = ("categorical", "real")
+LABEL = ("label", "labels")  # names of the labels of any data
+FEW = 20  # kinds of whole numbers that are taken for categories
+MOST = 10_000  # categories of a column
+SHOWN = 12  # categories in a picture
+
+
+def asked(text: str) -> dict[str, str | None]:
+    """The columns that `--condition` names, `a,b=real`, and the kind that is asked for, if any.
+
+    Raises:
+        InputError: for an empty name, a column that is named twice, or an unknown kind.
+
+    >>> asked("sex,age=real")
+    {'sex': None, 'age': 'real'}
+    """
+    columns: dict[str, str | None] = {}
+    for part in text.split(","):
+        name, sign, kind = (word.strip() for word in part.partition("="))
+        if not name:
+            raise InputError(
+                f"--condition {shown(text)}: name columns with commas between them, as in a,b"
+            )
+        if sign and kind not in KINDS:
+            raise InputError(
+                f"--condition {shown(text)}: {name} is {' or '.join(KINDS)}, not {kind!r}"
+            )
+        if name in columns:
+            raise InputError(f"--condition {shown(text)} names {name} twice")
+        columns[name] = kind or None
+    return columns
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A column that the data are given: one-hot categories, or a real number in standard units.
+
+    Attributes:
+        name: of the column.
+        categories: in their order; none for a real number.
+        commonest: category of the training data.
+        mean, std: of a real number over the training data.
+    """
+
+    name: str
+    categories: tuple[str, ...] = ()
+    commonest: str = ""
+    mean: float = 0.0
+    std: float = 1.0
+
+    @property
+    def usual(self) -> str | float:
+        """The commonest category, or the mean."""
+        return self.commonest if self.categories else self.mean
+
+    @property
+    def width(self) -> int:
+        """How many numbers of c it makes."""
+        return len(self.categories) or 1
+
+    def __str__(self) -> str:
+        if not self.categories:
+            return f"{self.name} (real, {self.mean:.4g} ± {self.std:.3g})"
+        few = ", ".join(self.categories[:6]) + (", ..." if len(self.categories) > 6 else "")
+        return f"{self.name} ({len(self.categories)} categories: {few})"
+
+    def encode(self, values: Any, where: str = "datum {}") -> Tensor:
+        """Values `(N,)` as they stand in a file -> `(N, width)` in float64.
+
+        Raises:
+            InputError: for a missing value, an unknown category, or a text where a number is due; `where` names a datum
+                by its place, counted from 0.
+        """
+        if not self.categories:
+            return self._standardised(values, where)
+        texts = spelled(values)
+        places = {category: i for i, category in enumerate(self.categories)}
+        for i, text in enumerate(texts):
+            if text not in places:
+                what = f"has no {self.name}" if text == "" else f"has the {self.name} {text!r}"
+                known = ", ".join(self.categories[:12]) + (", ..." if len(places) > 12 else "")
+                raise InputError(f"{where.format(i)} {what}; the categories are {known}")
+        index = torch.tensor([places[text] for text in texts], dtype=torch.int64)
+        return torch.nn.functional.one_hot(index, len(places)).double()
+
+    def _standardised(self, values: Any, where: str) -> Tensor:
+        try:
+            numbers = np.asarray(values).astype(np.float64)
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.name} is a real number, and {where.format(0)} has {shown(str(values[0]))}"
+            ) from error
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if len(bad):
+            raise InputError(f"{where.format(bad[0])} has no {self.name}, or one that is infinite")
+        return torch.from_numpy((numbers - self.mean) / self.std)[:, None]
+
+    def decoded(self, c: Tensor) -> np.ndarray:
+        """`(N, width)` -> the values `(N,)` that `encode` makes it from."""
+        if self.categories:
+            return np.array(self.categories)[c.argmax(1).cpu().numpy()]
+        numbers: np.ndarray = c[:, 0].cpu().double().numpy() * self.std + self.mean
+        return numbers
+
+
+def spelled(values: Any) -> list[str]:
+    """Values as the names of categories: whole numbers without a point, texts stripped, missing ones empty.
+
+    >>> spelled(np.array([1.0, 2.5, np.nan])), spelled(np.array([" a", "b"])), spelled([True, False])
+    (['1', '2.5', ''], ['a', 'b'], ['True', 'False'])
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "f":
+        return ["" if v != v else str(int(v)) if v == int(v) else repr(v) for v in array.tolist()]  # noqa: PLR0124  # nan
+    return [str(v).strip() for v in array.tolist()]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All columns that the data are given, side by side: c is `(N, width)`."""
+
+    columns: tuple[Condition, ...]
+
+    @property
+    def width(self) -> int:
+        """How many numbers each datum is given."""
+        return sum(column.width for column in self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(column.name for column in self.columns)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.columns))
+
+    def encode(self, values: Mapping[str, Any], where: str = "datum {}") -> Tensor:
+        """Values by column, each `(N,)` -> c, `(N, width)` in float64.
+
+        Raises:
+            InputError: for a column that is missing or not among these, and as `Condition.encode`.
+        """
+        for name in values:
+            if name not in self.names:
+                raise InputError(
+                    f"{name} is no condition of this run, whose conditions are {', '.join(self.names)}"
+                )
+        for name in self.names:
+            if name not in values:
+                raise InputError(
+                    f"the condition {name} is missing: the run is given {', '.join(self.names)}"
+                )
+        return torch.cat([column.encode(values[column.name], where) for column in self.columns], 1)
+
+    def given(self, texts: Sequence[str]) -> dict[str, str | float]:
+        """What `--given NAME=VALUE` says, by column.
+
+        Raises:
+            InputError: for another form, an unknown column or value, and a column that is given twice.
+        """
+        found: dict[str, str | float] = {}
+        for text in texts:
+            name, sign, value = (word.strip() for word in text.partition("="))
+            column = next((c for c in self.columns if c.name == name), None)
+            if not sign or column is None:
+                raise InputError(
+                    f"--given {shown(text)} must be NAME=VALUE, with one of the conditions of the run: "
+                    f"{', '.join(self.names)}"
+                )
+            if name in found:
+                raise InputError(f"--given names {name} twice")
+            column.encode([value], f"--given {text}:")
+            found[name] = value if column.categories else float(value)
+        return found
+
+    def one(self, values: Mapping[str, str | float]) -> Tensor:
+        """C of one datum, `(1, width)`; a column that has no value has its usual one."""
+        every = {column.name: [values.get(column.name, column.usual)] for column in self.columns}
+        return self.encode(every)
+
+    def examples(self, given: Mapping[str, str | float]) -> tuple[Tensor, list[str]]:
+        """Some conditions to show side by side, `(n, width)`, and what they are called.
+
+        They are the values of the first column that is not given, its categories or a real number from low to high;
+        what else is not given has its usual value.
+        """
+        free = next((column for column in self.columns if column.name not in given), None)
+        if free is None:
+            return self.one(given), [", ".join(f"{k} = {v}" for k, v in given.items())]
+        if free.categories:
+            values: list[Any] = list(free.categories[:SHOWN])
+        else:
+            values = [free.mean + step * free.std for step in (-2, -1, 0, 1, 2)]
+        c = torch.cat([self.one({**given, free.name: value}) for value in values])
+        return c, [f"{free.name} {v if free.categories else f'{v:.3g}'}" for v in values]
+
+    def decoded(self, c: Tensor) -> dict[str, np.ndarray]:
+        """c, `(N, width)` -> the values of each column, `(N,)`."""
+        pieces = c.split([column.width for column in self.columns], 1)
+        return {
+            column.name: column.decoded(piece)
+            for column, piece in zip(self.columns, pieces, strict=True)
+        }
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Plain values, for a file."""
+        return [
+            {"name": c.name, "categories": list(c.categories), "commonest": c.commonest}
+            if c.categories
+            else {"name": c.name, "mean": c.mean, "std": c.std}
+            for c in self.columns
+        ]
+
+    @classmethod
+    def from_list(cls, columns: Sequence[Mapping[str, Any]]) -> "Conditions":
+        """Read `to_list` back."""
+        return cls(
+            tuple(Condition(**{**c, "categories": tuple(c.get("categories", ()))}) for c in columns)
+        )
+
+
+def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list[str]]:
+    """A column as a condition, from its values in each split, and what is to be said of it.
+
+    Texts and truth values are categories, reals are numbers; whole numbers of at most 20 kinds are categories unless
+    `kind` says otherwise. Categories are those of all splits; mean and spread are of the training data.
+
+    Raises:
+        InputError: for a column with one value alone, too many categories, or texts that should be numbers.
+    """
+    train = values["train"]
+    every = np.concatenate(list(values.values()))
+    if kind == "real" or (kind is None and not _categorical(name, every)):
+        try:
+            numbers = train.astype(np.float64)
+        except ValueError as error:
+            raise InputError(
+                f"--condition {name}=real: the column holds texts, such as {shown(str(train[0]))}"
+            ) from error
+        sound = numbers[np.isfinite(numbers)]
+        mean, std = (float(sound.mean()), float(sound.std())) if len(sound) else (0.0, 0.0)
+        if std == 0:
+            raise InputError(
+                f"--condition {name}: all training data have the same value: leave it out"
+            )
+        return Condition(name, mean=mean, std=std), []
+
+    kinds, counts = np.unique(spelled(train), return_counts=True)
+    categories = sorted({*spelled(every)} - {""}, key=_order)
+    if len(categories) < 2:
+        raise InputError(f"--condition {name}: all data have the same value: leave it out")
+    if len(categories) > MOST:
+        raise InputError(
+            f"--condition {name} has {len(categories):,} categories; give a column of at most {MOST:,}"
+        )
+    unseen = sorted({*categories} - {*kinds.tolist()}, key=_order)
+    notes = []
+    if unseen:
+        few = ", ".join(unseen[:6]) + (", ..." if len(unseen) > 6 else "")
+        notes.append(
+            f"condition {name}: no training datum is {few}, so what the model says of it is not learned"
+        )
+    return Condition(name, tuple(categories), str(kinds[counts.argmax()])), notes
+
+
+def _categorical(name: str, values: np.ndarray) -> bool:
+    if values.dtype.kind in "bUOS" or name in LABEL:
+        return True
+    present = values[values == values]  # noqa: PLR0124  # not nan
+    return bool((present == np.round(present)).all()) and len(np.unique(present)) <= FEW
+
+
+def _order(text: str) -> tuple[Any, ...]:
+    """A key that puts numbers in their order, and before texts."""
+    number = re.fullmatch(r"-?\d+(\.\d+)?", text)
+    return (0, float(text), text) if number else (1, 0.0, text)

@@ -1,0 +1,317 @@
+"""`--condition`: columns that the data are given, through every program; what is missing or unknown is refused."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from conftest import SMALL
+from pyro_vae import InputError, load_data, open_run
+from pyro_vae.data.conditions import Condition, Conditions, asked, learned
+
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+
+K = ("--num-particles", 10)
+FEW = (*SMALL, "--latent-dim", 2, "--epochs", 2)
+
+
+def people(n=120):
+    """A table of reals that depend on two categories and a real number."""
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame({"sex": rng.choice(["F", "M"], n), "site": rng.integers(1, 5, n)})
+    table["age"] = rng.normal(40, 12, n).round(1)
+    shift = 3.0 * (table["sex"] == "F") + (table["age"] - 40) / 12
+    for column in "abc":
+        table[column] = (rng.normal(size=n) + shift).round(3)
+    return table
+
+
+@pytest.fixture
+def run(call):
+    people().to_csv("people.csv", index=False)
+    said = call(
+        "train", "--dataset", "people.csv", "--condition", "sex,age,site", *FEW, "--output", "run"
+    )
+    assert (said.code, said.err) == (0, "")
+    sentence = "given      c: sex (2 categories: F, M), age (real, "
+    assert sentence in said.out
+    assert "site (4 categories: 1, 2, 3, 4)" in said.out
+    assert "p(z) p(x|z,c); q(z|x,c)" in said.out
+    return "run"
+
+
+def test_conditions_are_no_data_and_reach_the_pair(run):
+    opened = open_run(run)
+    assert opened.spec.shape == (3,)
+    assert opened.conditions.names == ("sex", "age", "site")
+    table, rows = people(), opened.data.rows["test"]
+    x, c = (opened.split("test")[:][name] for name in "xc")
+    assert x.tolist() == torch.tensor(table[["a", "b", "c"]].to_numpy()[rows]).float().tolist()
+    train = table["age"].to_numpy()[opened.data.rows["train"]]
+    expected = np.concatenate(
+        [
+            pandas.get_dummies(table["sex"]).to_numpy()[rows],
+            ((table["age"].to_numpy()[rows] - train.mean()) / train.std())[:, None],
+            pandas.get_dummies(table["site"]).to_numpy()[rows],
+        ],
+        1,
+    )
+    torch.testing.assert_close(c, torch.from_numpy(expected.astype(np.float32)))
+    texts = {name: table[name].iloc[rows].tolist() for name in opened.conditions.names}
+    assert torch.equal(opened.condition(**texts), c)
+    decoded = opened.conditions.decoded(c)
+    assert decoded["sex"].tolist() == texts["sex"]
+    np.testing.assert_allclose(decoded["age"], texts["age"], rtol=1e-5)
+
+
+def test_an_evaluation_says_of_which_density_it_is(run, call):
+    said = call("evaluate", run, *K)
+    assert (said.code, said.err) == (0, "")
+    assert "given c (sex, age, site): log p(x) below is log p(x|c)" in said.out
+    opened = open_run(run)
+    table = people().iloc[opened.data.rows["test"]]
+    batch = opened.see(table[["a", "b", "c"]], table[["sex", "age", "site"]].to_dict("list"))
+    split = opened.split("test")[:]
+    assert all(torch.equal(batch[name], split[name]) for name in "xc")
+    written = json.loads(Path("run/evaluation.json").read_text())
+    assert written["given"] == ["sex", "age", "site"]
+
+    people().to_csv("people.csv", index=False)
+    options = ("--dataset", "people.csv", "--drop", "sex,age,site", *FEW, "--output", "plain")
+    assert call("train", *options).code == 0
+    assert call("evaluate", "plain", *K).code == 0
+    said = call("compare", run, "plain")
+    assert said.code == 2
+    assert "p(x|sex, age, site) (run) and p(x) (plain) are not comparable" in said.err
+
+
+QUESTIONS = "gaps(steps=5)", "ais(chains=2,temperatures=5)", "bdmc(n=3,chains=2,temperatures=5)"
+
+
+def test_every_question_can_be_asked(run, call):
+    asks = [word for q in (*QUESTIONS, "refined(steps=5)") for word in ("--ask", q)]
+    said = call("evaluate", run, *K, *asks[:-2], "--posterior", 1, "--posterior-draws", 10)
+    assert (said.code, said.err) == (0, "")
+    said = call("evaluate", run, *K, *asks[-2:], "--report", "--ood", "people.csv")
+    assert (said.code, said.err) == (0, "")
+    said = call("evaluate", run, "--num-particles", 30, "--adaptive")
+    assert (said.code, said.err) == (0, "")
+    assert call("encode", run).code == 0
+
+
+def test_pictures_under_conditions(run, call):
+    said = call("sample", run, "--count", 10)
+    assert (said.code, said.err) == (0, "")
+    shapes = {
+        kind: np.load(f"run/samples/{kind}.npy").shape
+        for kind in ("prior", "conditions", "transfer", "interpolation", "manifold")
+    }
+    assert shapes["prior"] == (10, 3)
+    assert shapes["conditions"] == (2, 10, 3)
+    assert shapes["transfer"] == (2, 1, 3)
+    given = pandas.read_csv("run/samples/prior-given.csv")
+    assert list(given.columns) == ["sex", "age", "site"]
+    assert len(given) == 10
+
+    options = ("--kind", "prior", "--kind", "conditions", "--output", "fixed")
+    said = call("sample", run, "--given", "sex=F", "--given", "age=60", *options)
+    assert (said.code, said.err) == (0, "")
+    given = pandas.read_csv("fixed/prior-given.csv")
+    assert set(given["sex"]) == {"F"}
+    np.testing.assert_allclose(given["age"], 60, rtol=1e-5)
+    assert np.load("fixed/conditions.npy").shape == (4, 10, 3)  # the sites
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_broken_off(run, call):
+    options = ("--dataset", "people.csv", "--condition", "sex,age,site", *FEW)
+    assert call("train", *options, "--epochs", 4, "--output", "whole").code == 0
+    assert call("train", "--resume", run, "--epochs", 4).code == 0
+    first, second = (open_run(f, checkpoint="last").vae.state_dict() for f in (run, "whole"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def new(change):
+    table = people(20)
+    change(table)
+    table.to_csv("new.csv", index=False)
+
+
+def test_new_data_bring_their_conditions(run, call):
+    new(lambda t: None)
+    said = call("evaluate", run, "--data", "new.csv", *K)
+    assert (said.code, said.err) == (0, "")
+    assert "given c (sex, age, site)" in said.out
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda t: t.__setitem__("sex", ["X"] * 20),
+            "row 0 (counted from 0) of new.csv has the sex 'X'; the categories are F, M",
+        ),
+        (lambda t: t.pop("age"), "--condition age: new.csv has no such"),
+        (lambda t: t.__setitem__("age", [30, math.nan] * 10), "row 1 (counted from 0) of new.csv has no age"),
+        (lambda t: t.__setitem__("site", 9), "has the site '9'; the categories are 1, 2, 3, 4"),
+        (lambda t: t.__setitem__("age", "old"), "age is a real number, and row 0"),
+    ],
+)  # fmt: skip
+def test_new_data_with_other_conditions_are_refused(run, call, change, sentence):
+    new(change)
+    said = call("evaluate", run, "--data", "new.csv", *K)
+    assert said.code == 2
+    assert sentence in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "sentence"),
+    [
+        ("hat", "--condition hat: people.csv has no such column"),
+        ("sex,sex", "names sex twice"),
+        ("sex=kind", "sex is categorical or real, not 'kind'"),
+        (",", "name columns with commas between them"),
+        ("sex=real", "--condition sex=real: the column holds texts, such as"),
+        ("label", "people.csv has no labels; name them with --labels"),
+        ("same", "--condition same: all data have the same value"),
+        ("constant", "--condition constant: all training data have the same value"),
+        ("gaps", "of people.csv has no gaps"),
+    ],
+)
+def test_what_cannot_be_a_condition_is_refused(refused, condition, sentence):
+    table = people()
+    table["same"], table["constant"], table["gaps"] = "x", 0.5, ["u", "", "v"] * 40
+    columns = {"sex", "site", "same", "constant", "gaps"} - {condition.partition("=")[0]}
+    table.to_csv("people.csv", index=False)
+    options = ("--dataset", "people.csv", "--drop", ",".join(columns))
+    err = refused("train", *options, "--condition", condition, "--output", "run")
+    assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--condition-encoder", "no"), "--condition-encoder is for a pair with a condition"),
+        (("--prior", "conditional"), "there is no condition (context=0): add --condition"),
+        (("--condition", "batch"), "digits has no such labels; label names its labels"),
+    ],
+)
+def test_options_that_need_a_condition_say_so(refused, options, sentence):
+    assert sentence in refused("train", *options, "--output", "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--given", "label=x"), "--given label=x: has the label 'x'; the categories are 0, 1, 2"),
+        (("--given", "x=1"), "must be NAME=VALUE, with one of the conditions of the run: label"),
+        (("--given", "label"), "must be NAME=VALUE"),
+        (("--given", "label=1", "--given", "label=2"), "--given names label twice"),
+    ],
+)
+def test_wrong_values_are_refused(call, options, sentence):
+    said = call("train", "--condition", "label", *FEW, "--output", "run")
+    assert (said.code, said.err) == (0, "")
+    said = call("sample", "run", *options)
+    assert said.code == 2
+    assert sentence in said.err
+
+
+def test_a_run_without_conditions_refuses_them(trained, call):
+    for options in (("--given", "label=1"), ("--kind", "transfer"), ("--kind", "conditions")):
+        said = call("sample", trained, *options)
+        assert said.code == 2
+        assert "has no --condition" in said.err
+    with pytest.raises(InputError, match="not conditional"):
+        open_run(trained).condition(label=1)
+
+
+@pytest.mark.parametrize("encoder", ["yes", "no"])
+def test_the_encoder_may_be_left_without(call, encoder):
+    options = ("--condition", "label", "--condition-encoder", encoder, *FEW)
+    said = call("train", *options, "--prior", "conditional", "--output", "run")
+    assert (said.code, said.err) == (0, "")
+    formula = "p(z|c) p(x|z,c); q(z|x,c)" if encoder == "yes" else "p(z|c) p(x|z,c); q(z|x)"
+    assert formula in said.out
+    assert call("evaluate", "run", "--limit", 20, *K).code == 0
+
+
+def test_conditions_of_an_archive_with_splits():
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 40), ("test", 10)):
+        arrays[f"x_{split}"] = rng.normal(size=(n, 3))
+        arrays[f"batch_{split}"] = rng.choice(["u", "v"], n)
+        arrays[f"dose_{split}"] = rng.normal(size=(n, 2))
+    np.savez("data.npz", **arrays)
+    data = load_data("data.npz", condition="batch,dose")
+    conditions, notes = data.learned("batch,dose")
+    assert conditions.names == ("batch", "dose[0]", "dose[1]")
+    assert not notes
+    test = conditions.encode({name: parts["test"] for name, parts in data.given.items()})
+    assert torch.equal(test[:, 1].bool(), torch.from_numpy(arrays["batch_test"] == "v"))
+
+    del arrays["dose_test"]
+    np.savez("data.npz", **arrays)
+    with pytest.raises(InputError, match="has it for train data, and data for train, test"):
+        load_data("data.npz", condition="dose")
+
+
+def test_conditions_of_cells():
+    anndata = pytest.importorskip("anndata")
+    names = [pandas.Index([f"{i}" for i in range(n)], dtype=object) for n in (50, 4)]
+    with pandas.option_context("mode.string_storage", "python"):
+        anndata.settings.allow_write_nullable_strings = True
+        obs = pandas.DataFrame({"depth": np.linspace(0, 1, 50)}, index=names[0])
+        obs["batch"] = pandas.Categorical(["one", "two"] * 25)
+        counts = np.random.default_rng(0).poisson(3.0, (50, 4)).astype(np.float32)
+        cells = anndata.AnnData(counts, obs=obs, var=pandas.DataFrame(index=names[1]))
+        cells.write_h5ad("cells.h5ad")
+    data = load_data("cells.h5ad", condition="batch,depth")
+    conditions, _ = data.learned("batch,depth")
+    assert str(conditions).startswith("batch (2 categories: one, two), depth (real, 0.")
+    with pytest.raises(InputError, match=r"cells\.h5ad has no such column"):
+        load_data("cells.h5ad", condition="donor")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "categories"),
+    [
+        (["b", "a"] * 20, None, ("a", "b")),
+        ([True, False] * 20, None, ("False", "True")),
+        ([3, 1, 2, 10] * 10, None, ("1", "2", "3", "10")),
+        ([3.0, 1.0] * 20, None, ("1", "3")),
+        ([0.5, 1.0] * 20, None, ()),
+        (list(range(40)), None, ()),
+        (list(range(40)), "categorical", tuple(map(str, range(40)))),
+        ([1, 2] * 20, "real", ()),
+    ],
+)
+def test_what_a_column_is_taken_for(values, kind, categories):
+    column, notes = learned("c", {"train": np.array(values)}, kind)
+    assert column.categories == categories
+    assert not notes
+    assert column.encode(np.array(values[:5])).shape == (5, max(1, len(categories)))
+
+
+def test_a_category_that_no_training_datum_has_is_said():
+    parts = {"train": np.array(["a", "b"] * 5), "test": np.array(["z"])}
+    column, notes = learned("c", parts, None)
+    assert column.categories == ("a", "b", "z")
+    assert notes == [
+        "condition c: no training datum is z, so what the model says of it is not learned"
+    ]
+
+
+def test_conditions_are_written_and_read():
+    columns = Conditions((Condition("a", ("x", "y"), "y"), Condition("b", mean=2.0, std=3.0)))
+    assert Conditions.from_list(json.loads(json.dumps(columns.to_list()))) == columns
+    assert asked("a=real, b") == {"a": "real", "b": None}
+    assert columns.one({}).tolist() == [[0.0, 1.0, 0.0]]
+    c, names = columns.examples({"a": "x"})
+    assert names == ["b -4", "b -1", "b 2", "b 5", "b 8"]
+    assert c[:, 2].tolist() == [-2, -1, 0, 1, 2]
