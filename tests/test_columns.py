@@ -524,6 +524,22 @@ def test_a_table_is_drawn_whatever_it_holds():
         for draw in (table_marginals, table_pairs):
             draw(columns, tables, names, title="t").canvas.draw()
     table_reconstructions(columns, data, data[::-1]).canvas.draw()
+    scale = [Held("s", "ordinal", tuple(np.linspace(8, 14, 50).tolist()))]
+    codes = np.array([[0.0], [49.0], [np.nan], [20.0]])
+    table_marginals(scale, [codes], ["data"]).canvas.draw()
+    table_reconstructions(scale, codes, codes).canvas.draw()
     wide = [Held(str(i), "real") for i in range(40)]
     figure = table_marginals(wide, [np.random.default_rng(0).normal(size=(50, 40))], ["data"])
     assert "the first 24 of 40 columns" in figure.get_suptitle()
+
+
+def test_what_stands_for_a_row_is_a_median_a_mode_or_a_mean():
+    names = "columns(columns={'o': ordinal(levels=4), 'c': categorical(levels=3), 'n': poisson()})"
+    likelihood = parse("likelihood", names)((3,)).double()
+    h = torch.tensor([[2.0, 0.1, 0.9, 0.3, 1.5], [-9.0, 5.0, 0.0, 0.0, 0.0]]).double()
+    p = likelihood(h)
+    cumulated = torch.sigmoid(likelihood.members[0].thresholds - h[:, :1])
+    median = (cumulated.squeeze() < 0.5).sum(-1)
+    expected = torch.stack([median.double(), torch.tensor([1.0, 0.0]), h[:, 4].exp()], 1)
+    torch.testing.assert_close(likelihood.typical(p), expected)
+    torch.testing.assert_close(likelihood.typical(likelihood.partly(p)), expected)

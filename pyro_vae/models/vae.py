@@ -258,7 +258,7 @@ class VAE(AbstractProgram):
     ) -> Tensor:
         """`n` draws from `p(x)`, shape `(n, *shape)`; with `mean=True` the mean of `p(x|z)` at `n` draws of `z`.
 
-        Of a category the most probable stands for the mean, as in `reconstruct`.
+        Of a category the most probable stands for the mean, of an ordered scale the median; as in `reconstruct`.
 
         Args:
             n: how many.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ POINTS = 600  # of each kind in a panel
 BINS = 30
 LABELS = 8  # categories that are named on an axis
 DECADES = 30.0  # times the least positive value from where an axis is logarithmic
+SCALE = 20  # numbers of an ordered scale that are drawn as categories
 WIDTH = 0.3  # of the band in which points of one category lie
 
 
@@ -48,6 +49,7 @@ def table_marginals(
         names: of the tables.
         title: above the figure.
     """
+    columns, tables = _ready(columns, tables)
     shown = columns[:MOST]
     wide = min(4, len(shown))
     high = math.ceil(len(shown) / wide)
@@ -76,6 +78,7 @@ def table_pairs(
 
     Points of a category lie in a band. The arguments are those of `table_marginals`.
     """
+    columns, tables = _ready(columns, tables)
     order = _related(tables[0])[:PAIRED]
     n = len(order)
     figure = new_figure(max(2.0 * n + 0.6, 4.5), max(1.8 * n + 0.9, 3.6))
@@ -117,6 +120,7 @@ def table_reconstructions(columns: Sequence[Column], data: np.ndarray, made: np.
         data: `(N, D)`, categories by their codes.
         made: the same rows made again, `(N, D)`.
     """
+    columns, (data, made) = _ready(columns, (data, made))
     shown = columns[:MOST]
     wide = min(4, len(shown))
     high = math.ceil(len(shown) / wide)
@@ -139,6 +143,31 @@ def table_reconstructions(columns: Sequence[Column], data: np.ndarray, made: np.
 
 
 # --------------------------------------------------------------------------------------------------------------------
+
+
+class _Numbers(NamedTuple):
+    """A column of numbers without categories."""
+
+    name: str
+    kind: str = "real"
+    categories: tuple[object, ...] = ()
+
+
+def _ready(
+    columns: Sequence[Column], tables: Sequence[np.ndarray]
+) -> tuple[list[Column], list[np.ndarray]]:
+    """The same with a scale of many numbers as numbers, whose places then count."""
+    drawn: list[Column] = list(columns)
+    copies = [np.array(table, float) for table in tables]
+    for j, column in enumerate(columns):
+        numbers = [c for c in column.categories if isinstance(c, (int, float))]
+        if len(numbers) <= SCALE or len(numbers) < len(column.categories):
+            continue
+        drawn[j] = _Numbers(column.name)
+        for table in copies:
+            there = np.isfinite(table[:, j])
+            table[there, j] = np.array(numbers, float)[table[there, j].astype(int)]
+    return drawn, copies
 
 
 def _marginal(

@@ -94,11 +94,9 @@ class Columns(Likelihood):
         return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
 
     def typical(self, p: Any) -> Tensor:
-        """The mean of each number, and of categories and levels the most probable."""
+        """The mean of each number, of an ordered scale the median, and of categories the most probable."""
         pairs = zip(self.members, p.parts, strict=True)
-        return p.together(
-            [part.mode.nan_to_num() if _is_category(m) else part.mean for m, part in pairs]
-        )
+        return p.together([_typical(member, part) for member, part in pairs])
 
     def point(self, p: Any, weights: Tensor) -> Tensor:
         members: Any = self.members
@@ -167,8 +165,15 @@ def _members(columns: Any, count: int) -> tuple[tuple[str, ...], list[Likelihood
     return tuple(columns), members
 
 
-def _is_category(member: Any) -> bool:
-    return _seen(member).kind in ("bit", "category", "order")
+def _typical(member: Any, part: Any) -> Tensor:
+    """One number that stands for a column."""
+    match _seen(member).kind:
+        case "order":
+            whole = getattr(part, "whole", part)  # without the mask of what was not seen
+            return whole.base_dist.median  # type: ignore[no-any-return]
+        case "bit" | "category":
+            return part.mode.nan_to_num()  # type: ignore[no-any-return]
+    return part.mean  # type: ignore[no-any-return]
 
 
 def _seen(member: Any) -> Seen:

@@ -175,6 +175,11 @@ class NumberedCategorical(dist.Categorical):
         return (self.probs * torch.arange(self.probs.shape[-1], device=self.probs.device)).sum(-1)
 
     @property
+    def median(self) -> Tensor:
+        """The first number that half of the probability does not lie above."""
+        return (self.probs.cumsum(-1) < 0.5).sum(-1).clamp_max(self.probs.shape[-1] - 1)
+
+    @property
     def variance(self) -> Tensor:
         levels = torch.arange(self.probs.shape[-1], device=self.probs.device)
         return (self.probs * (levels - self.mean.unsqueeze(-1)).square()).sum(-1)
