@@ -27,6 +27,7 @@ from pyro_vae._cli.outputs import put_each
 from pyro_vae._cli.scores import as_csv, as_parquet, identity, require_pyarrow
 from pyro_vae._rows import Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS
+from pyro_vae.data.inputs import fields_of
 from pyro_vae.evaluation.imputation import Imputed, imputations
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError
@@ -76,7 +77,8 @@ def completed(opened: Run, rows: Rows, **options: Any) -> dict[str, np.ndarray]:
 
 def _stored(rows: Rows, found: Imputed) -> Tensor:
     """What was seen, as it is stored where the likelihood sees it so up to its units, in float64."""
-    values, bridge = rows.x.values, rows.x.bridge
+    x: Any = fields_of(rows.x)[0]
+    values, bridge = x.values, x.bridge
     if bridge.plain and isinstance(values, Tensor):
         return values.cpu().double()
     return bridge.inverse(found.mean).double()

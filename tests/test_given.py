@@ -315,3 +315,26 @@ def test_conditions_are_written_and_read():
     c, names = columns.examples({"a": "x"})
     assert names == ["b -4", "b -1", "b 2", "b 5", "b 8"]
     assert c[:, 2].tolist() == [-2, -1, 0, 1, 2]
+
+
+def test_missing_values_and_mixed_columns_under_conditions(call):
+    table = people(200)
+    table["job"] = np.random.default_rng(1).choice(["cook", "nurse"], 200)
+    table.to_csv("people.csv", index=False)
+    options = ("--dataset", "people.csv", "--condition", "sex,age", "--hide", "0.3")
+    said = call("train", *options, "--likelihood", "columns", *FEW, "--output", "run")
+    assert (said.code, said.err) == (0, "")
+    said = call("evaluate", "run", *K, "--ask", "impute()")
+    assert (said.code, said.err) == (0, "")
+    assert "log p(x) below is log p(x|c)" in said.out
+    assert call("impute", "run").code == 0
+    completed = pandas.read_csv("run/imputed.csv")
+    assert len(completed) == 200
+    assert not completed.isna().any().any()
+    opened = open_run("run")
+    drawn = opened.sample(5, {"sex": "F", "age": 30.0})
+    assert set(drawn["job"]) <= {"cook", "nurse"}
+    said = call("sample", "run", "--given", "sex=F")
+    assert (said.code, said.err) == (0, "")
+    written = pandas.read_csv("run/samples/prior.csv")
+    assert set(written["sex"]) == {"F"}

@@ -155,7 +155,9 @@ def imputations(
             f"imputations weigh draws by the guide's density, and {type(guide).__name__} has none"
         )
     data = once(as_data(model, x if c is None else {"x": x, "c": c}))
-    truth = None if hidden is None else once(as_data(model, hidden))
+    given = fields_of(data)[1]
+    whole = hidden if given is None else {"x": hidden, "c": given}
+    truth = None if hidden is None else once(as_data(model, whole))
     shape, size = model.likelihood.shape, len(data)
     elements = math.prod(shape)
     require(8 * size * elements * (draws + 4), f"keeping {draws} draws of each datum", "draws")
