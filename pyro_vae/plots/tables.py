@@ -289,5 +289,7 @@ def _against(axes: Axes, column: Column, data: np.ndarray, made: np.ndarray) -> 
     if _is_log(column, [data]):
         axes.set_xscale("log")
         axes.set_yscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlim(edges[0], edges[-1])
     plain(axes)
