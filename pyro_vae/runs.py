@@ -40,13 +40,18 @@ OWNED = re.compile(
             rf"figures/{EVALUATION}/[^/]+\.png",
             r"figures/latents-new[\w.+-]*\.png",
             r"samples/(prior|reconstructions|interpolation|traversal|manifold)\.(png|npy|csv)",
+            r"samples/(conditions|transfer)\.(png|npy)",
             r"samples/prior_pairs\.png",
+            r"samples/prior-given\.csv",
+            r"thresholds\.json",
             r"tensorboard/events\.out\.tfevents\..+",
         )
     )
 )
 # Those of them that nothing else may replace.
-NEEDED = re.compile(rf"config\.toml|metrics\.csv|.+\.safetensors|{EVALUATION}\.(json|npz)")
+NEEDED = re.compile(
+    rf"config\.toml|thresholds\.json|metrics\.csv|.+\.safetensors|{EVALUATION}\.(json|npz)"
+)
 
 
 def description(folder: Path) -> dict[str, Any] | None:

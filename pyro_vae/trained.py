@@ -1,5 +1,6 @@
 """What the programs share: devices, and the run folder they read."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -19,6 +20,7 @@ from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import Schema, stored_schema
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import write_atomically
 from pyro_vae.foundation.reading import read_toml
 from pyro_vae.foundation.trust import trusting
 from pyro_vae.models.vae import VAE
@@ -150,6 +152,21 @@ class Run:
     def has_new_labels(self) -> bool:
         """Whether the data have other labels than in training."""
         return new_labels(self.config["resolved"]["fingerprint"], self.fingerprint)
+
+    def remember(self, name: str, values: Mapping[str, Any]) -> None:
+        """Keep plain values in `NAME.json` of the run folder, in place of what was kept there."""
+        text = json.dumps(values) + "\n"
+        write_atomically(
+            self.folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8")
+        )
+
+    def remembered(self, name: str) -> dict[str, Any]:
+        """What was kept under a name; nothing where there is nothing that can be read."""
+        try:
+            found = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def announce(self) -> None:
         """Print what is to be said about the data that were read."""

@@ -328,10 +328,18 @@ class Trained(Protocol):
     Attributes:
         vae: the pair.
         config: the options of the training.
+        epoch: after which its weights were kept.
     """
 
     vae: "VAE"
     config: dict[str, Any]
+    epoch: int
+
+    def remember(self, name: str, values: Mapping[str, Any]) -> None:
+        """Keep plain values with the run, under a name, in place of what was kept there."""
+
+    def remembered(self, name: str) -> dict[str, Any]:
+        """What was kept under a name; nothing where nothing was."""
 
     def split(self, name: str) -> Any:
         """One split of its data, `'train'`, `'validation'` or `'test'`."""
