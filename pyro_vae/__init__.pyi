@@ -32,7 +32,12 @@ from pyro_vae.evaluation.question import (
     PerDatum as PerDatum,
     Question as Question,
 )
-from pyro_vae.evaluation.imputation import Imputed as Imputed, imputations as imputations
+from pyro_vae.evaluation.imputation import (
+    Given as Given,
+    Imputed as Imputed,
+    draws_given as draws_given,
+    imputations as imputations,
+)
 from pyro_vae.evaluation.results import LogMarginal as LogMarginal
 from pyro_vae.inference.bounds import elbo as elbo
 from pyro_vae.evaluation.weighting import log_marginal as log_marginal

@@ -30,7 +30,10 @@ from pyro_vae._cli.scores import as_csv
 from pyro_vae.data import evenly
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches
+from pyro_vae.evaluation.imputation import draws_given
+from pyro_vae.evaluation.results import PARETO_LIMIT
 from pyro_vae.foundation.abstract import alone
+from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import require_writable, subfolder, together
 from pyro_vae.foundation.memory import affordable
@@ -259,16 +262,12 @@ def main(arguments: Sequence[str]) -> None:
     options = sample_parser().parse_args(arguments)
     opened = asked(options, data=options.data)
     if options.given and opened.conditions is None:
-        raise InputError(
-            f"--given is for a conditional run, and {opened.folder} has no --condition"
-        )
+        _write_given(opened, options)
+        return
     given = {} if opened.conditions is None else opened.conditions.given(options.given)
     kinds = _kinds(opened, options.kind or (), options.split, given=given)
     _require_memory(opened, kinds, options.count, options.split)
-    if options.output is None:
-        folder = subfolder(opened.folder, "samples")
-    else:
-        folder = output_folder("--output", options.output)
+    folder = _folder(opened, options)
     require_writable(folder)
     if opened.schema is not None:
         _write_tables(opened, folder, kinds, options, given)
@@ -291,6 +290,70 @@ def main(arguments: Sequence[str]) -> None:
             if kind == "prior" and opened.conditions is not None:
                 put(folder / "prior-given.csv", _table_of_conditions(opened, options, given))
         print(f"{folder / kind}.png, .npy  {list(values.shape)}")
+
+
+def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
+    """What `--given COLUMN=VALUE` says of a row of a table, as the likelihood sees it, `(D,)`; nan for the others.
+
+    Raises:
+        InputError: for data that are no table, another form, an unknown column or value, a column that is given twice.
+    """
+    if len(opened.spec.shape) != 1:
+        raise InputError(
+            f"--given is for conditions or for the columns of a table, and {opened.folder} has neither"
+        )
+    size, schema = opened.spec.shape[0], opened.schema
+    names = opened.columns or [str(i) for i in range(size)]
+    known = torch.full((size,), torch.nan, dtype=torch.float64)
+    for text in texts:
+        name, sign, value = (word.strip() for word in text.partition("="))
+        if not sign or name not in names:
+            raise InputError(
+                f"--given {shown(text)} must be COLUMN=VALUE, with one of the columns of the run: {', '.join(names)}"
+            )
+        place = names.index(name)
+        if not known[place].isnan():
+            raise InputError(f"--given names {name} twice")
+        if schema is not None and schema.columns[place].categories:
+            cells = np.array([value], object)
+            known[place] = float(schema.columns[place].codes(cells, f"--given {text}")[0])
+            continue
+        try:
+            known[place] = float(value)
+        except ValueError:
+            raise InputError(f"--given {shown(text)}: {shown(value)} is no number") from None
+    return opened.bridge(known[None], dtype=opened.dtype)[0]
+
+
+def _write_given(opened: Run, options: Any) -> None:
+    """Write rows of a table drawn given some of its columns, and say how many latents they are made of."""
+    known = known_cells(opened, options.given)
+    folder = _folder(opened, options)
+    require_writable(folder)
+    pyro.set_rng_seed(options.seed)
+    found = draws_given(opened.vae, known, options.count)
+    values = opened.bridge.inverse(found.draws).cpu().double()
+    if opened.schema is not None:
+        frame = opened.frame(found.draws)
+    else:
+        frame = pandas.DataFrame(values.numpy(), columns=opened.columns)
+    with together() as put:
+        put(folder / "given.npy", partial(np.save, arr=values.numpy()))
+        put(folder / "given.csv", partial(frame.to_csv, index=False))
+    print(f"{folder / 'given'}.csv, .npy  {list(values.shape)}, {', '.join(options.given)}")
+    print(
+        f"effective weights: {found.ess:.1f}, Pareto k: {found.pareto_k:.2f}, log p of what is given: "
+        f"{found.log_known:.3f}"
+    )
+    if not found.pareto_k <= PARETO_LIMIT:
+        print(f"warning: Pareto k is above {PARETO_LIMIT}: the rows are made of few latents")
+
+
+def _folder(opened: Run, options: Any) -> Path:
+    """Where the files go."""
+    if options.output is None:
+        return subfolder(opened.folder, "samples")
+    return output_folder("--output", options.output)
 
 
 def _write_tables(

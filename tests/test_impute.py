@@ -187,3 +187,34 @@ def test_half_of_iris_is_imputed_as_in_the_literature(tmp_path):
     point = imputations(vae, holed_, num_particles=5000).point
     error = (point - whole)[hidden].square().mean().item()
     assert 0.40 < error < 0.56
+
+
+def test_rows_are_drawn_given_some_of_their_cells(tmp_path, call, table):
+    file = mixed(tmp_path / "x.csv")
+    asked = ("--dataset", file, "--missing", "keep", "--likelihood", "columns")
+    run = trained(call, tmp_path / "run", *asked)
+    given = ("--given", "member=yes", "--given", "age=40", "--count", 7)
+    said = call("sample", run, *given)
+    assert (said.code, said.err) == (0, "")
+    drawn = pandas.read_csv(run / "samples" / "given.csv")
+    assert drawn.shape == (7, 4)
+    assert set(drawn["member"]) == {"yes"}
+    assert set(drawn["age"]) == {40}
+    assert set(drawn["job"]) <= {"baker", "clerk", "smith"}
+    assert "effective weights" in said.out
+    assert call("sample", table / "run", "--given", "b=0.25").code == 0
+    plain = pandas.read_csv(table / "run" / "samples" / "given.csv")
+    assert plain.shape == (100, 3)
+    assert set(plain["b"]) == {0.25}
+    for words, *wrong in (
+        ("one of the columns of the run: a, b, c", "--given", "d=1"),
+        ("must be COLUMN=VALUE", "--given", "b"),
+        ("is no number", "--given", "b=x"),
+        ("names b twice", "--given", "b=1", "--given", "b=2"),
+        ("no draws can be made", "--given", "b=1e9"),
+    ):
+        said = call("sample", table / "run", *wrong)
+        assert said.code == 2
+        assert words in said.err
+    said = call("sample", run, "--given", "job=dentist")
+    assert (said.code, "none of its categories" in said.err) == (2, True)

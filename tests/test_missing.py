@@ -20,6 +20,7 @@ from pyro_vae import (
     StandardNormal,
     annealed_importance_sampling,
     build,
+    draws_given,
     fit,
     imputations,
     load,
@@ -381,3 +382,38 @@ def test_what_cannot_be_imputed_is_refused():
         imputations(build(Spec((2,), 1, guide="delta", missing=True)), x)
     with pytest.raises(InputError, match="draws"):
         imputations(build(Spec((2,), 1, missing=True)), x, draws=10**13)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_draws_given_a_part_are_those_of_the_closed_form(missing):
+    """From the guide where it takes missing values, and else from the prior."""
+    ppca = HoledPPCA(widen=4.0) if missing else PPCA()
+    known = ppca.sample(1)[0]
+    known[[1, 3, 4]] = NAN
+    mean, covariance = HoledPPCA().conditional(known)
+    torch.manual_seed(0)
+    found = draws_given(ppca.vae, known, 4000, num_particles=40_000)
+    rest = found.draws[:, [1, 3, 4]]
+    assert torch.equal(found.draws[:, [0, 2]], known[[0, 2]].expand(4000, 2))
+    error = covariance.diagonal().sqrt() * (1 / 4000 + 1 / found.ess) ** 0.5
+    assert ((rest.mean(0) - mean).abs() < 4.5 * error).all()
+    spread = covariance.diagonal().unsqueeze(1) * covariance.diagonal()
+    off = (torch.cov(rest.T) - covariance).abs() / spread.sqrt()
+    assert off.max() < 4.5 * 2 * (1 / 4000 + 1 / found.ess) ** 0.5
+    truth = HoledPPCA().log_prob(known[None])[0]
+    assert abs(found.log_known - truth) < 5 / found.ess**0.5
+
+
+def test_what_no_draw_bears_weight_for_is_refused():
+    ppca = PPCA(noise=0.01)
+    known = torch.tensor([1e4, NAN, NAN, NAN, NAN]).double()
+    with pytest.raises(InputError, match="no draws can be made"):
+        draws_given(ppca.vae, known, num_particles=1000)
+    for wrong in (torch.zeros(5), torch.full((5,), NAN), torch.zeros(4)):
+        with pytest.raises(InputError, match=r"one datum of shape \(5,\)"):
+            draws_given(ppca.vae, wrong)
+    with pytest.raises(InputError, match="Bernoulli does not accept"):
+        draws_given(build(Spec((2,), 1)), torch.tensor([0.5, NAN]))

@@ -50,6 +50,18 @@ def on_a_table(call, tmp_path, monkeypatch):
     return Path("table")
 
 
+@pytest.fixture
+def with_holes(call, tmp_path, monkeypatch):
+    """A run on data of which some values were hidden."""
+    monkeypatch.chdir(tmp_path)
+    options = ("--hide", 0.3, "--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
+    call("train", *options, "--output", "holes")
+    return Path("holes")
+
+
+ASKED_OF = {"ColumnTable": "on_a_table", "Impute": "with_holes"}
+
+
 def evaluation(run):
     found = newest(run)
     with np.load(found.with_suffix(".npz")) as arrays:
@@ -58,7 +70,7 @@ def evaluation(run):
 
 @pytest.mark.parametrize("name", variants(FAMILY))
 def test_every_question_in_text_in_the_files_and_on_the_page(call, request, name):
-    run = request.getfixturevalue("on_a_table" if name == "ColumnTable" else "run")
+    run = request.getfixturevalue(ASKED_OF.get(name, "run"))
     text = f"{name.lower()}({SHORT.get(name, '')})"
     said = call("evaluate", run, *QUICK, "--ask", text, "--report")
     assert (said.code, said.err) == (0, "")

@@ -268,7 +268,8 @@ def sample_parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a condition to draw or decode under; again for more. By default those of the data",
+        help="a condition to draw or decode under (by default those of the data); of a run without any a column "
+        "of its table that draws are given; again for more",
     )
     parser.add_argument(
         "--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)"

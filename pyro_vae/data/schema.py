@@ -11,6 +11,7 @@ import numpy as np
 from pyro_vae.data.holes import HOW
 from pyro_vae.data.marginals import ROWS
 from pyro_vae.data.marginals import column as marginal
+from pyro_vae.data.text import TRUTHS
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 
@@ -407,7 +408,7 @@ def _key(cell: Any, *, text: bool) -> Any:
     if text:
         return str(cell)
     try:
-        return float(cell)
+        return float(TRUTHS.get(str(cell).lower(), cell))
     except (TypeError, ValueError):
         return str(cell)
 

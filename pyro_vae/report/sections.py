@@ -298,7 +298,8 @@ def _thumbnails(facts: Facts, order: np.ndarray) -> Html:
     chosen = np.stack(
         [facts.data[i : i + 1][0].detach().cpu().float().numpy() for i in order.tolist()]
     )
-    low, high = min(0.0, float(chosen.min())), max(1.0, float(chosen.max()))
+    low, high = min(0.0, float(np.nanmin(chosen))), max(1.0, float(np.nanmax(chosen)))
+    chosen = np.nan_to_num(chosen, nan=low)  # what was not seen
     shown = []
     for i, x in zip(
         order.tolist(), ((chosen - low) / (high - low) * 255).round().astype(np.uint8), strict=True
