@@ -155,11 +155,14 @@ def test_new_data_bring_their_conditions(run, call):
             "row 0 (counted from 0) of new.csv has the sex 'X'; the categories are F, M",
         ),
         (lambda t: t.pop("age"), "--condition age: new.csv has no such"),
-        (lambda t: t.__setitem__("age", [30, math.nan] * 10), "row 1 (counted from 0) of new.csv has no age"),
+        (
+            lambda t: t.__setitem__("age", [30, math.nan] * 10),
+            "row 1 (counted from 0) of new.csv has no age",
+        ),
         (lambda t: t.__setitem__("site", 9), "has the site '9'; the categories are 1, 2, 3, 4"),
         (lambda t: t.__setitem__("age", "old"), "age is a real number, and row 0"),
     ],
-)  # fmt: skip
+)
 def test_new_data_with_other_conditions_are_refused(run, call, change, sentence):
     new(change)
     said = call("evaluate", run, "--data", "new.csv", *K)

@@ -189,7 +189,7 @@ class Conditions:
         return found
 
     def one(self, values: Mapping[str, str | float]) -> Tensor:
-        """C of one datum, `(1, width)`; a column that has no value has its usual one."""
+        """The c of one datum, `(1, width)`; a column that has no value has its usual one."""
         every = {column.name: [values.get(column.name, column.usual)] for column in self.columns}
         return self.encode(every)
 

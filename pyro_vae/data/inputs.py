@@ -33,8 +33,8 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
 
     A VAE takes one tensor: of items such as image and label, the first counts. A conditional one takes the fields x and
     c, as a dict or as `Data`. An element that is nan was not seen, and is taken where the model says `missing`. Another
-    pair is called with what is given: a tuple or a dict of tensors with N rows each,
-    and the items of a data set as such a tuple or dict.
+    pair is called with what is given: a tuple or a dict of tensors with N rows each, and the items of a data set as
+    such a tuple or dict.
 
     Args:
         model: the model; what it says of itself, its likelihood and parameters, decides what is checked.
