@@ -50,7 +50,12 @@ def read(name: str, share: int) -> tuple[pandas.DataFrame, np.ndarray, list[bool
     cells = np.loadtxt(folder / f"Missing{share}_1.csv", delimiter=",", dtype=int) - 1
     cells = cells[cells[:, 0] < len(whole)]
     hidden[cells[:, 0], cells[:, 1]] = True
-    return whole, hidden, [kind in ("cat", "ordinal") for kind in kinds]
+    hidden &= whole.notna().to_numpy()  # Adult lacks some of its own
+    categories = [kind in ("cat", "ordinal") for kind in kinds]
+    for i in np.flatnonzero(categories):  # a category that is never seen cannot be guessed
+        cells_of = whole.iloc[:, i]
+        hidden[:, i] &= cells_of.isin(cells_of[~hidden[:, i]]).to_numpy()
+    return whole, hidden, categories
 
 
 def errors(guess: np.ndarray, whole: np.ndarray, hidden: np.ndarray, coded: list[bool]) -> Any:
@@ -102,8 +107,7 @@ def ours(
     vae = build(Spec(table.shape, 10, likelihood=table.likelihood, missing=True))
     options = {"objective": IWAE(num_particles=10), "schedule": SCHEDULES["cosine"]}
     fit(vae, table.x, epochs=epochs, batch_size=200, learning_rate=2e-3, **options)
-    truth = torch.from_numpy(table.schema.codes(standard))
-    found = imputations(vae.eval(), table.x, num_particles=500, hidden=truth)
+    found = imputations(vae.eval(), table.x, num_particles=500, hidden=table.see(standard))
     guess = table.frame(found.point)
     guess[numbers] = guess[numbers] * std + mean
     assert found.log_hidden is not None

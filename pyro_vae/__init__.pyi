@@ -120,6 +120,7 @@ from pyro_vae.models.likelihoods import (
     NegativeBinomial as NegativeBinomial,
     Ordinal as Ordinal,
     Poisson as Poisson,
+    SelfMasking as SelfMasking,
     StudentT as StudentT,
     ZeroInflated as ZeroInflated,
 )

@@ -66,6 +66,13 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
             f"{part} has the density of what was seen of data with missing values and {whole} that of whole data: two "
             "kinds of number that cannot be compared"
         )
+    masks = ["SelfMasking(" in str(s.get("spec")) for s in (first, other)]
+    if masks[0] != masks[1]:
+        more, less = (a, b) if masks[0] else (b, a)
+        raise InputError(
+            f"{more} has the density of the values and of which of them were seen, and {less} that of the values: two "
+            "kinds of number that cannot be compared"
+        )
     kinds = [Representation[s["representation"]] for s in (first, other)]
     if kinds[0] is not kinds[1]:
         real = (Representation.REAL, Representation.UNIT)

@@ -111,7 +111,10 @@ def test_what_is_whole_has_the_density_that_it_has_without_missing_values():
     assert torch.equal(partly.variance, whole.variance)
 
 
-@pytest.mark.parametrize("cls", variants(Likelihood).values(), ids=lambda c: c.__name__)
+AT_RANDOM = [cls for name, cls in variants(Likelihood).items() if name != "SelfMasking"]
+
+
+@pytest.mark.parametrize("cls", AT_RANDOM, ids=lambda c: c.__name__)
 def test_each_likelihood_counts_the_elements_that_were_seen(cls):
     """As that of each element alone, whose parameters all start alike."""
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import scored
 from pyro_vae.inference.terms import double
+from pyro_vae.models.likelihoods import SelfMasking
 
 COPIES = 12  # of a decoded datum, in float64, while moments are taken
 CARRIED = 2.0  # effective draws below which one draw carries most of the weight
@@ -192,7 +193,7 @@ def _completed(
     z, log_w = t.sites["z"].value, double(t.log_weight)  # (K, B, latent_dim), (K, B)
     total = log_w.logsumexp(0)
     weights = (log_w - total).exp()
-    p = vae.decode(z, c)
+    p = vae.model.likelihood.unseen(vae.decode(z, c))
 
     # What was seen stands as it is.
     missing = x.isnan()
@@ -214,7 +215,7 @@ def _completed(
     }
     if draws:
         chosen = _resampled(z, weights, draws)
-        drawn = vae.decode(chosen, c).sample()
+        drawn = vae.model.likelihood.unseen(vae.decode(chosen, c)).sample()
         found["draws"] = torch.where(missing, drawn.to(x), x)
     if truth is not None:
         found["log_hidden"] = _log_hidden(vae, p, truth.masked_fill(~missing, math.nan), weights)
@@ -267,6 +268,11 @@ def draws_given(
     tensor([0.5000, 0.5000, 0.5000])
     """
     likelihood = vae.model.likelihood
+    if isinstance(likelihood, SelfMasking):
+        raise InputError(
+            "for SelfMasking nan is a value that was not told, which says something of it, and not one that is not "
+            "given"
+        )
     if vae.context:
         raise InputError("draws given a part of x are of pairs without a condition")
     x = torch.as_tensor(known, dtype=vae._type.dtype, device=vae._type.device)

@@ -11,6 +11,7 @@ from pyro_vae.models.likelihoods.continuous import (
 )
 from pyro_vae.models.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflated
 from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, DiscretizedLogistic
+from pyro_vae.models.likelihoods.masked import SelfMasking
 from pyro_vae.models.likelihoods.mixture import DiscretizedLogisticMixture
 from pyro_vae.models.likelihoods.ordinal import Ordinal
 from pyro_vae.models.likelihoods.positive import Gamma, LogNormal
@@ -31,6 +32,7 @@ __all__ = [
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
+    "SelfMasking",
     "StudentT",
     "ZeroInflated",
 ]

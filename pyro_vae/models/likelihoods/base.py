@@ -98,6 +98,10 @@ class Likelihood(Declared, nn.Module, ABC):
             )
         return Partly(p, self.stand_in)
 
+    def unseen(self, p: Any) -> Any:
+        """`p(x|z)` of elements given that they were not seen, from what `partly` returned: missing at random, `p`."""
+        return p
+
     def typical(self, p: Any) -> Tensor:
         """One datum that stands for a distribution `p` that `forward` returned: its mean."""
         return p.mean  # type: ignore[no-any-return]

@@ -93,6 +93,11 @@ class Columns(Likelihood):
         parts = [member.partly(part) for member, part in zip(members, p.parts, strict=True)]
         return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
 
+    def unseen(self, p: Any) -> Any:
+        members: Any = self.members
+        parts = [member.unseen(part) for member, part in zip(members, p.parts, strict=True)]
+        return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
+
     def typical(self, p: Any) -> Tensor:
         """The mean of each number, of an ordered scale the median, and of categories the most probable."""
         pairs = zip(self.members, p.parts, strict=True)

@@ -1,0 +1,108 @@
+"""Elements whose being seen depends on their own values."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from pyro_vae.distributions.partly import Partly
+from pyro_vae.distributions.wide import Wide, wide
+
+NODES = 32  # of a quadrature over one element
+CANDIDATES = 100  # of which one is chosen for a draw
+
+
+def _nodes(base: Any) -> tuple[Tensor, Tensor]:
+    """Values of each element and the logarithms of their weights, `(J, ..., *shape)`: `E f(x) = sum_j w_j f(x_j)`.
+
+    Those of a normal distribution are Gauss and Hermite's; a bit has two, and the sum is exact.
+    """
+    if isinstance(base, dist.Normal):
+        at, weights = np.polynomial.hermite_e.hermegauss(NODES)
+        shape = (-1, *[1] * len(base.batch_shape))
+        places = torch.as_tensor(at).to(base.loc).reshape(shape)
+        logs = torch.as_tensor(np.log(weights / math.sqrt(2 * math.pi))).to(base.loc)
+        return base.loc + base.scale * places, logs.reshape(shape)
+    logits = base.logits
+    bits = torch.stack([torch.zeros_like(logits), torch.ones_like(logits)])
+    return bits, torch.stack([logsigmoid(-logits), logsigmoid(logits)])
+
+
+class SelfMasked(Partly):
+    """`p(x_seen, mask) = prod_seen p_i(x_i) s(x_i) prod_missing E_{p_i}[1 - s(x_i)]`, with `s(x) = sigmoid(a + b x)`.
+
+    Args:
+        whole: independent normal distributions, or bits.
+        stand_in: as in `Partly`.
+        a, b: what an element is seen by, of the shape of one datum.
+    """
+
+    def __init__(self, whole: Any, stand_in: Tensor | float, a: Tensor, b: Tensor) -> None:
+        super().__init__(whole, stand_in)
+        self.a, self.b = (wide(t) if isinstance(whole, Wide) else t for t in (a, b))
+
+    def expand(self, batch_shape: Any, _instance: object = None) -> "SelfMasked":
+        return SelfMasked(self.whole.expand(torch.Size(batch_shape)), self.stand_in, self.a, self.b)
+
+    def log_missing(self) -> Tensor:
+        """`log E_{p_i}[1 - s(x_i)]` of each element, `(..., *shape)`."""
+        x, log_w = _nodes(self.whole.base_dist)
+        return (log_w + logsigmoid(-(self.a + self.b * x))).logsumexp(0)
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        seen = ~x.isnan()
+        filled = torch.where(seen, x, self.stand_in)
+        filled = wide(filled) if isinstance(self.whole, Wide) else filled
+        there = self.whole.base_dist.log_prob(filled) + logsigmoid(self.a + self.b * filled)
+        return torch.where(seen, there, self.log_missing())
+
+
+class Unseen(TorchDistribution):
+    """`p_i(x_i) (1 - s(x_i)) / E_{p_i}[1 - s]`: each element of a `SelfMasked`, given that it was not seen.
+
+    Its draws are chosen among 100 of `p_i` by `1 - s`.
+    """
+
+    arg_constraints = {}  # noqa: RUF012  # torch's way
+
+    def __init__(self, masked: SelfMasked) -> None:
+        self.masked = masked
+        super().__init__(masked.batch_shape, masked.event_shape, validate_args=False)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        m = self.masked
+        x, log_w = _nodes(m.whole.base_dist)
+        weights = (log_w + logsigmoid(-(m.a + m.b * x))).softmax(0)
+        mean = (weights * x).sum(0)
+        return mean, (weights * (x - mean).square()).sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moments()[0]
+
+    @property
+    def variance(self) -> Tensor:
+        return self._moments()[1]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Of the elements that are no nan, the others left out."""
+        m = self.masked
+        there = ~x.isnan()
+        filled = torch.where(there, x, m.stand_in)
+        filled = wide(filled) if isinstance(m.whole, Wide) else filled
+        tilted = m.whole.base_dist.log_prob(filled) + logsigmoid(-(m.a + m.b * filled))
+        each = (tilted - m.log_missing()).where(there, 0.0)
+        return each.sum(tuple(range(-len(self.event_shape), 0)))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        m = self.masked
+        x = m.whole.base_dist.sample((CANDIDATES, *sample_shape))
+        log_w = logsigmoid(-(m.a + m.b * x))
+        gumbel = -(-torch.rand_like(log_w).clamp_min(1e-30).log()).log()
+        return x.gather(0, (log_w + gumbel).argmax(0, keepdim=True)).squeeze(0)
