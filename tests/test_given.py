@@ -310,6 +310,17 @@ def test_a_category_that_no_training_datum_has_is_said():
     ]
 
 
+def test_more_categories_than_memory_holds_are_refused(monkeypatch):
+    table = people(2000)
+    table["id_of_day"] = [f"d{i % 1000}" for i in range(2000)]
+    table.to_csv("people.csv", index=False)
+    data = load_data("people.csv", condition="id_of_day", drop="sex,site", id="age")
+    assert data.learned("id_of_day")[0].width == 1000
+    monkeypatch.setattr("pyro_vae.foundation.memory.available_memory", lambda: 10e6)
+    with pytest.raises(InputError, match=r"--condition id_of_day would take .* of memory"):
+        data.learned("id_of_day")
+
+
 def test_conditions_are_written_and_read():
     columns = Conditions((Condition("a", ("x", "y"), "y"), Condition("b", mean=2.0, std=3.0)))
     assert Conditions.from_list(json.loads(json.dumps(columns.to_list()))) == columns

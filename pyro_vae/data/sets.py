@@ -26,8 +26,10 @@ from pyro_vae.data.schema import Schema, Wish
 from pyro_vae.data.streams import Stream, stored
 from pyro_vae.data.units import Units, each
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.reading import user_path
 
+COPIES = 3  # of conditions while they are made: as truths, one-hot, of the model's type
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the one split of data that are not divided
 
@@ -120,17 +122,10 @@ class DataSet:
             learned(name, parts, kinds.get(name.partition("[")[0]))
             for name, parts in self.given.items()
         ]
-        columns, notes = (
-            Conditions(tuple(c for c, _ in found)),
-            [n for _, said in found for n in said],
-        )
-        if columns.width > self.WIDEST:
-            raise InputError(
-                f"--condition gives each datum {columns.width:,} numbers; {self.WIDEST:,} are the most"
-            )
-        return columns, notes
-
-    WIDEST = 10_000
+        conditions = Conditions(tuple(column for column, _ in found))
+        data = sum(len(values) for values in self.values.values())
+        affordable(8 * COPIES * data * conditions.width, f"--condition {condition}")
+        return conditions, [sentence for _, said in found for sentence in said]
 
     def fields(
         self,
