@@ -235,7 +235,8 @@ HELD_AT_A_TIME = {
     *(("AIS", name) for name in ("chains", "temperatures")),
     *(("BDMC", name) for name in ("n", "chains", "temperatures")),
     *(("Posterior", name) for name in ("draws", "chains")),
-    *((name, "num_particles") for name in ("Adaptive", "Gaps", "OOD", "Refined", "Weighted")),
+    *((name, "num_particles") for name in ("Adaptive", "Gaps", "Impute", "OOD", "Refined")),
+    ("Weighted", "num_particles"),
 }
 QUICK = ("--limit", 3, "--num-particles", 5)
 
@@ -255,6 +256,21 @@ def asked(trained, tmp_path, monkeypatch):
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.fixture
+def asked_of(request, call, tmp_path, monkeypatch):
+    """The run that a question is asked of: for imputation one with holes."""
+
+    def run(name):
+        if name != "Impute":
+            return request.getfixturevalue("asked")
+        small = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
+        call("train", "--hide", 0.3, *small, "--output", tmp_path / "holes")
+        request.getfixturevalue("asked")  # from here on nothing begins
+        return tmp_path / "holes"
+
+    return run
+
+
 def question(name, **arguments):
     given = {**({"data": "digits"} if name == "OOD" else {}), **arguments}
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
@@ -262,8 +278,9 @@ def question(name, **arguments):
 
 @pytest.mark.parametrize(("name", "argument"), COUNTED)
 def test_sizes_of_questions_are_refused_before_anything_is_computed(
-    refused, call, asked, name, argument
+    refused, call, asked_of, name, argument
 ):
+    asked = asked_of(name)
     beyond = refused("evaluate", asked, *QUICK, "--ask", question(name, **{argument: 10 * MOST}))
     assert f"{argument}={10 * MOST} of {name}" in beyond
     largest = ("evaluate", asked, *QUICK, "--ask", question(name, **{argument: MOST}))
@@ -312,7 +329,8 @@ def test_two_sizes_are_named_where_both_were_changed(refused, asked):
 
 @pytest.mark.parametrize("name", sorted({*QUESTIONS} - {"Latents"}))
 def test_what_a_pair_cannot_be_asked_is_refused_before_anything_is_computed(name):
-    vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2))
+    parts = StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2)
+    vae = VAE(*parts, missing=name == "Impute")
     run = SimpleNamespace(vae=vae, config={}, outside=lambda name: X)
     path = {"start": "guide"} if name in ("AIS", "BDMC") else {}
     asks = parse("ask", question(name, **path))()
@@ -322,6 +340,7 @@ def test_what_a_pair_cannot_be_asked_is_refused_before_anything_is_computed(name
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_what_can_be_asked_passes_without_a_trace(vae, name):
+    vae = build(Spec((4,), 2, missing=True)) if name == "Impute" else vae
     run = SimpleNamespace(vae=vae, config={}, outside=lambda name: X)
     torch.manual_seed(3)
     before = torch.get_rng_state(), {k: v.clone() for k, v in vae.state_dict().items()}

@@ -23,6 +23,7 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import PARETO_LIMIT
+from pyro_vae.evaluation.weighting import a_few, check_draws
 from pyro_vae.foundation.abstract import forked_random, running
 from pyro_vae.foundation.checks import Number, Whole, checked
 from pyro_vae.foundation.errors import InputError
@@ -162,7 +163,7 @@ def imputations(
     shape, size = model.likelihood.shape, len(data)
     elements = math.prod(shape)
     require(8 * size * elements * (draws + 4), f"keeping {draws} draws of each datum", "draws")
-    each = 8 * COPIES * num_particles * max(elements, math.prod(model.likelihood.output_shape))
+    each = _bytes_of(model.likelihood, num_particles)
     require(each, f"{num_particles:,} weights of one datum", "number of particles")
     call = Call(data)
     rows = max(1, min(memory // each, rows_within(call, memory // 4)))
@@ -176,6 +177,12 @@ def imputations(
     of = {name: torch.cat([part[name] for part in parts], dim) for name, dim in _DIMS.items()}
     log_hidden = None if truth is None else torch.cat([part["log_hidden"] for part in parts])
     return Imputed(**of, log_hidden=log_hidden, num_particles=num_particles)
+
+
+def _bytes_of(likelihood: Any, num_particles: int) -> int:
+    """Memory for the decoded weights of one datum."""
+    elements = max(math.prod(likelihood.shape), math.prod(likelihood.output_shape))
+    return 8 * COPIES * num_particles * elements
 
 
 _DIMS = {
@@ -344,6 +351,9 @@ class Impute(Question):
             raise InputError(
                 "impute is asked of a run that takes missing values: train with --missing keep, or --hide SHARE"
             )
+        check_draws(self, data, run.vae.model, run.vae.guide, a_few(run, data))
+        count = self.num_particles or data.num_particles
+        self.afford(_bytes_of(run.vae.model.likelihood, count), "num_particles")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         count = self.num_particles or data.num_particles
