@@ -10,6 +10,7 @@ import torch
 
 from pyro_vae.data import NAMED, Bridge, Data, DataSet, Split, evenly, load_data
 from pyro_vae.data.bridges import AsStored
+from pyro_vae.data.conditions import spelled
 from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
@@ -96,7 +97,7 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
     known = resolved["fingerprint"]
     same_size = len(data.values[ALL]) == sum(resolved["sizes"].values())
     own = found["whole"] == known["whole"] if "whole" in known else same_size
-    if own and data.shape == opened.spec.shape:
+    if own and data.shape == opened.spec.shape and _same_conditions(opened, data):
         opened.request |= {"dataset": file} | ({"labels": labels} if labels else {})
         opened.data  # noqa: B018  # refused where its rows stand in another order
         opened.notes.append(f"{file} holds the data of the run: its splits are those of training")
@@ -108,6 +109,24 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
     names, own_labels = (None if v is None else v[ALL] for v in (data.names, data.labels))
     rows = data.rows[ALL]
     return Rows(public_name(file), NEW, x, rows, names, own_labels, len(x), found["whole"])
+
+
+def _same_conditions(opened: Run, data: DataSet) -> bool:
+    """Whether rows that are the run's own are given what they were; with other conditions they are new data."""
+    if opened.conditions is None:
+        return True
+    try:
+        own = opened.data
+    except InputError:
+        return True
+    places = np.concatenate([own.rows[split] for split in own.values])
+    for name, parts in own.given.items():
+        known = np.array(spelled(np.concatenate([parts[split] for split in own.values])))
+        if name not in data.given or len(places) != len(data.given[name][ALL]):
+            return False
+        if not np.array_equal(np.array(spelled(data.given[name][ALL]))[places], known):
+            return False
+    return True
 
 
 def _read(opened: Run, file: str, labels: str | None) -> DataSet:
@@ -137,6 +156,17 @@ def _check_columns(file: str, data: DataSet, known: Any) -> None:
     """Raise `InputError` where the columns of a table have other names than those of the run, or another order."""
     if not isinstance(known, list) or data.columns is None:
         return
+    extra = [name for name in data.columns if str(name) not in map(str, known)]
+    missing = [name for name in known if str(name) not in map(str, data.columns)]
+    if len(data.columns) != len(known) and (extra or missing):
+        told = [
+            f"{what} {', '.join(map(repr, names))}"
+            for what, names in (("lacks", missing), ("also has", extra))
+            if names
+        ]
+        raise InputError(
+            f"{file} {' and '.join(told)}: give it the columns of the run, {', '.join(map(str, known))}"
+        )
     numbered = [all(str(name).isdigit() for name in names) for names in (known, data.columns)]
     pairs = zip(known, data.columns, strict=False)
     other = next(((a, b) for a, b in pairs if str(a) != str(b)), None)
@@ -250,6 +280,9 @@ def outside(opened: Run, name: str) -> Split | Data:
 
 def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     """Values in memory as a run sees them; see `Run.see`."""
+    names = () if opened.conditions is None else opened.conditions.names
+    if given is None and names and all(name in getattr(values, "columns", ()) for name in names):
+        given, values = values, values.drop(columns=[*names])
     if opened.schema is not None and hasattr(values, "columns"):
         values = opened.schema.codes(values, missing=opened.spec.missing)
     if isinstance(values, torch.Tensor):
@@ -275,7 +308,9 @@ def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     )
     if given is not None and opened.conditions is None:
         raise InputError(f"the run {opened.folder} is not conditional, and conditions are given")
-    data.given = {name: {ALL: np.asarray(v)} for name, v in (given or {}).items()}
+    if given is not None:
+        columns = names if hasattr(given, "columns") else [*given]
+        data.given = {name: {ALL: np.asarray(given[name])} for name in columns}
     return seen(opened, data, ALL, "the array")[:]
 
 

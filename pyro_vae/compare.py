@@ -151,9 +151,12 @@ def main(arguments: Sequence[str]) -> None:
     result = compare({name: evaluation.columns for name, evaluation in found.items()})
     warnings = [*result.warnings, *_unchecked(found), *_refinement(found)]
     s = found[first].summary
+    given = s.get("given") or []
     print(
         f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data\n"
-        f"seen as {Representation[s['representation']].value}, {s['bridge']}\n\n{result}"
+        f"seen as {Representation[s['representation']].value}, {s['bridge']}\n"
+        + (f"log p(x) below is log p(x|c), c: {', '.join(map(str, given))}\n" if given else "")
+        + f"\n{result}"
     )
     for sentence in warnings[len(result.warnings) :]:
         print(f"warning: {sentence}")

@@ -28,6 +28,7 @@ from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import KINDS, run
 from pyro_vae._cli.scores import as_csv
 from pyro_vae.data import evenly
+from pyro_vae.data.conditions import SHOWN as SHOWN_CATEGORIES
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches
 from pyro_vae.evaluation.imputation import draws_given
@@ -79,16 +80,21 @@ def draw(
         x = vae.sample(count, c, mean=mean)
         title = "mean of p(x | z), z from the prior" if mean else "draws from p(x)"
         if c is not None:
-            under = f"c of {split} data" if to is None else _words(given)
+            under = f"c of {split} data" if to is None else _words(opened, given)
             title = f"{title.replace('z)', 'z, c)').replace('p(x)', 'p(x | c)')}, {under}"
         return plots.grid(x, columns=min(10, count), title=title), x
     if kind == "conditions":
         assert opened.conditions is not None
         c, names = opened.conditions.examples(given or {})
-        return plots.conditions(vae, _seen(opened, c), names, mean=mean)
+        return _titled(
+            plots.conditions(vae, _seen(opened, c), names, mean=mean),
+            _shown(opened, given),
+        )
+    if kind == "manifold" and opened.conditions is not None:
+        held = _seen(opened, opened.conditions.one(given or {}))
+        return _titled(plots.manifold(vae, c=held), _words(opened, given))
     if kind == "manifold":
-        usual = None if opened.conditions is None else _seen(opened, opened.conditions.one({}))
-        return plots.manifold(vae, c=usual if to is None else to)
+        return plots.manifold(vae)
 
     # Pictures of data.
     data = opened.split(split)
@@ -98,20 +104,36 @@ def draw(
         together = torch.cat(reconstructed)
         conditional = opened.conditions is not None
         x, _ = fields_of(some[:])
-        return plots.reconstructions(x, together, conditional=conditional), together
+        figure = plots.reconstructions(x, together, conditional=conditional)
+        return _titled((figure, together), "" if to is None else _words(opened, given))
     if kind == "interpolation":
         pairs, c = fields_of(data.first(2 * max(count // 10, 1))[:])
         both = 2 * (len(pairs) // 2)
         pairs = pairs[:both].unflatten(0, (2, -1)).transpose(0, 1)
         c = None if c is None else c[:both].unflatten(0, (2, -1)).transpose(0, 1)
-        return plots.interpolation(vae, pairs, c=c, to=to)
+        under = "each row under the c of its first datum" if c is not None else ""
+        drawn = plots.interpolation(vae, pairs, c=c, to=to)
+        return _titled(drawn, under if to is None else _words(opened, given))
     if kind == "transfer":
         assert opened.conditions is not None
         x, c = fields_of(data.first(max(count // 10, 1))[:])
         others, names = opened.conditions.examples(given or {})
-        return plots.transfer(vae, x, c, _seen(opened, others), names)
+        return _titled(
+            plots.transfer(vae, x, c, _seen(opened, others), names),
+            _shown(opened, given),
+        )
     x, c = fields_of(data.first(1)[:])
-    return plots.traversal(vae, x, c=c, to=to)
+    under = "under the c of the datum" if c is not None else ""
+    drawn = plots.traversal(vae, x, c=c, to=to)
+    return _titled(drawn, under if to is None else _words(opened, given))
+
+
+def _titled(drawn: tuple[Figure, Tensor], words: str) -> tuple[Figure, Tensor]:
+    """A picture with more words behind its title."""
+    if words:
+        axes = drawn[0].axes[0]
+        axes.set_title(f"{axes.get_title()}, {words}", fontsize=10, wrap=True)
+    return drawn
 
 
 def _condition(opened: Run, given: Mapping[str, str | float] | None) -> Tensor | None:
@@ -131,8 +153,27 @@ def _table_of_conditions(
     return as_csv(pandas.DataFrame(opened.conditions.decoded(c)))
 
 
-def _words(given: Mapping[str, str | float] | None) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in (given or {}).items())
+def _shown(opened: Run, given: Mapping[str, str | float] | None) -> str:
+    """Of pictures under several conditions, what is held fixed, and how many categories are left out."""
+    assert opened.conditions is not None
+    free = opened.conditions.free(given or {})
+    held = _words(opened, given, but=free)
+    column = next((c for c in opened.conditions.columns if c.name == free), None)
+    if column is None or len(column.categories) <= SHOWN_CATEGORIES:
+        return held
+    some = f"the first {SHOWN_CATEGORIES} of {len(column.categories)} categories"
+    return ", ".join(filter(None, (some, held)))
+
+
+def _words(opened: Run, given: Mapping[str, str | float] | None, *, but: str | None = None) -> str:
+    """Under which condition something is drawn, and which columns of it are at their usual values."""
+    assert opened.conditions is not None
+    return ", ".join(
+        f"{name} = {value if isinstance(value, str) else f'{value:.4g}'}"
+        + ("" if name in (given or {}) else " (usual)")
+        for name, value in opened.conditions.completed(given or {}).items()
+        if name != but
+    )
 
 
 def _seen(opened: Run, c: Tensor) -> Tensor:
@@ -151,6 +192,19 @@ def drawn_under(
     _, c = fields_of(opened.split(split).first(count)[:])
     conditions: Tensor = c[torch.arange(count) % len(c)]
     return conditions
+
+
+def _alike(opened: Run, split: str, given: Mapping[str, str | float] | None) -> Tensor:
+    """Data to show beside draws: those with the categories that are given, and none where a number is given."""
+    x, c = fields_of(opened.split(split).first(SHOWN)[:])
+    if opened.conditions is None or not given:
+        alike: Tensor = x
+        return alike
+    values = opened.conditions.decoded(c)
+    same = np.ones(len(x), bool)
+    for name, value in given.items():
+        same &= (values[name] == value) if isinstance(value, str) else False
+    return x[torch.from_numpy(same)]
 
 
 def draw_table(
@@ -189,13 +243,19 @@ def draw_table(
         figure = plots.table_reconstructions(columns, stored(x), stored(made))
         return {kind: figure}, made, opened.frame(made, opened.data.rows[split][places.numpy()])
     made = opened.vae.sample(count, drawn_under(opened, count, split, given), mean=mean)
-    tables, names = [stored(made)], ["means of p(x|z)" if mean else "draws from p(x)"]
+    density = "p(x)" if opened.conditions is None else "p(x|c)"
+    tables, names = [stored(made)], ["means of p(x|z)" if mean else f"draws from {density}"]
     try:
-        tables.insert(0, stored(fields_of(opened.split(split).first(SHOWN)[:])[0]))
-        names.insert(0, f"{split} data")
+        beside = stored(_alike(opened, split, given))
+        if len(beside):
+            tables.insert(0, beside)
+            alike = ", ".join(f"{name} = {value}" for name, value in (given or {}).items())
+            names.insert(0, f"{split} data with {alike}" if alike else f"{split} data")
     except InputError:  # draws need no data
         pass
     title = " and ".join(names)
+    if given:
+        title += f", {_words(opened, given)}"
     figures = {
         "prior": plots.table_marginals(columns, tables, names, title=title),
         "prior_pairs": plots.table_pairs(columns, tables, names, title=title),
@@ -265,6 +325,8 @@ def main(arguments: Sequence[str]) -> None:
         _write_given(opened, options)
         return
     given = {} if opened.conditions is None else opened.conditions.given(options.given)
+    if given and opened.conditions is not None and len(given) < len(opened.conditions.names):
+        print(f"given      {_words(opened, given)}")
     kinds = _kinds(opened, options.kind or (), options.split, given=given)
     _require_memory(opened, kinds, options.count, options.split)
     folder = _folder(opened, options)

@@ -125,6 +125,11 @@ class Run:
         Of a conditional run they are `given` conditions, by the name of the column, one value for all draws or n of
         them. With `mean` the mean of `p(x|z)` at n draws of z; of a category the most probable stands for it.
         """
+        if given is None and self.conditions is not None:
+            names = ", ".join(f"{name!r}: ..." for name in self.conditions.names)
+            raise InputError(
+                f"the run is conditional: name its conditions, sample({n}, {{{names}}})"
+            )
         c = None if given is None else self.condition(**given)
         return self._stored(self.vae.sample(n, c, mean=mean))
 
@@ -231,7 +236,13 @@ class Run:
         if self.conditions is None:
             raise InputError(f"the run {self.folder} is not conditional")
         values = {name: np.atleast_1d(np.asarray(value)) for name, value in given.items()}
-        c = self.conditions.encode(values)
+        most = max(map(len, values.values()), default=1)
+        for name, value in values.items():
+            if len(value) not in (1, most):
+                raise InputError(
+                    f"the condition {name} has {len(value)} values and others {most}; give one for all, or one for each"
+                )
+        c = self.conditions.encode({k: np.resize(v, most) for k, v in values.items()})
         return c.to(device=self.device, dtype=self.dtype)
 
 

@@ -70,7 +70,8 @@ def three_steps(axis, member, *, missing=False, **options):
     torch.manual_seed(0)
     choice = {**PLAIN, "objective": "ELBO", axis: SHORTER.get(member, member)}
     objective = parse("objective", choice.pop("objective"))()
-    vae = build(Spec(SHAPE, D, missing=missing, **choice)).double()
+    context = 2 if member == "Conditional" else 0
+    vae = build(Spec(SHAPE, D, missing=missing, context=context, **choice)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     mean, std = x.mean(0), x.std(0)
     if missing:
@@ -90,7 +91,7 @@ def three_steps(axis, member, *, missing=False, **options):
     found = []
     for epoch in (5, 6, 7):
         objective.advance(epoch)
-        _, record = svi.differentiate(x)
+        _, record = svi.differentiate(x if not context else {"x": x, "c": x[:, 0, :context]})
         found += [record.values, *(p.grad for p in vae.parameters() if p.grad is not None)]
         svi.optimizer.step()
         svi.optimizer.zero_grad()
@@ -579,9 +580,13 @@ WEIGHED = [(axis, name) for axis, name in MEMBERS if axis != "objective" and nam
 def evaluated(axis, member, estimate):
     """The columns of `estimate(vae, x, compile)` by a graph and without one, from the same random numbers."""
     torch.manual_seed(0)
-    vae = build(Spec(SHAPE, D, **{**PLAIN, axis: SHORTER.get(member, member)})).double().eval()
+    context = 2 if member == "Conditional" else 0
+    choice = {**PLAIN, axis: SHORTER.get(member, member)}
+    vae = build(Spec(SHAPE, D, context=context, **choice)).double().eval()
     x = example(vae.model.likelihood.support, 5, *SHAPE)
     vae.initialise(x.mean(0), x.std(0))
+    if context:
+        x = {"x": x, "c": x[:, 0, :context]}
     results = []
     for asked in (True, False):
         torch.manual_seed(1)

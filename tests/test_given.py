@@ -210,9 +210,12 @@ def test_options_that_need_a_condition_say_so(refused, options, sentence):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--given", "label=x"), "--given label=x: has the label 'x'; the categories are 0, 1, 2"),
-        (("--given", "x=1"), "must be NAME=VALUE, with one of the conditions of the run: label"),
-        (("--given", "label"), "must be NAME=VALUE"),
+        (
+            ("--given", "label=x"),
+            "--given 'label=x': label is one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and not 'x'",
+        ),
+        (("--given", "x=1"), "'x' is no condition of the run; its conditions are label"),
+        (("--given", "label"), "give NAME=VALUE; its conditions are label"),
         (("--given", "label=1", "--given", "label=2"), "--given names label twice"),
     ],
 )
@@ -228,7 +231,7 @@ def test_a_run_without_conditions_refuses_them(trained, call):
     for options in (("--given", "label=1"), ("--kind", "transfer"), ("--kind", "conditions")):
         said = call("sample", trained, *options)
         assert said.code == 2
-        assert "has no --condition" in said.err
+        assert "has no --condition" in said.err or "has neither" in said.err
     with pytest.raises(InputError, match="not conditional"):
         open_run(trained).condition(label=1)
 
@@ -352,3 +355,45 @@ def test_missing_values_and_mixed_columns_under_conditions(call):
     assert (said.code, said.err) == (0, "")
     written = pandas.read_csv("run/samples/prior.csv")
     assert set(written["sex"]) == {"F"}
+
+
+def test_frames_and_names_in_code(run):
+    opened = open_run(run)
+    table = people(20)
+    seen = opened.see(table)
+    beside = opened.see(table[["a", "b", "c"]], table[["sex", "age", "site"]])
+    assert all(torch.equal(seen[name], beside[name]) for name in "xc")
+    assert opened.sample(3, {"sex": "F", "age": 30, "site": 2}).shape == (3, 3)
+    assert opened.reconstruct(table).shape == (20, 3)
+    assert opened.condition(sex=["F", "M"], age=[30, 40], site=2).shape == (2, 7)
+    for wrong, sentence in (
+        (lambda: opened.sample(3), r"name its conditions, sample\(3, \{'sex': ..., 'age'"),
+        (
+            lambda: opened.condition(sex=["F"] * 3, age=[1, 2], site=1),
+            "age has 2 values and others 3",
+        ),
+        (lambda: opened.condition(sex=[None], age=1, site=1), "has no sex"),
+        (lambda: opened.condition(sex="F", age=1), "the condition site is missing"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            wrong()
+
+
+def test_the_runs_own_rows_under_other_conditions_are_new_data(run, call):
+    table = people()
+    table["sex"] = "F"
+    table.to_csv("other.csv", index=False)
+    said = call("evaluate", run, "--data", "other.csv", *K)
+    assert (said.code, said.err) == (0, "")
+    assert "120 of 120 new data" in said.out
+    people().to_csv("copy.csv", index=False)
+    said = call("evaluate", run, "--data", "copy.csv", *K)
+    assert (said.code, said.err) == (0, "")
+    assert "24 of 24 test data" in said.out
+
+
+def test_labels_that_are_reals_are_numbers():
+    column, _ = learned("label", {"train": np.linspace(0, 1, 400)}, None)
+    assert column.categories == ()
+    with pytest.raises(InputError, match="has 300 categories in 400 data"):
+        learned("name", {"train": np.array([f"n{i % 300}" for i in range(400)])}, None)

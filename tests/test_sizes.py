@@ -14,7 +14,6 @@ from pyro_vae import (
     MLP,
     VAE,
     Bernoulli,
-    Delta,
     InputError,
     MeanField,
     Spec,
@@ -34,6 +33,7 @@ from pyro_vae import (
     refine,
     variants,
 )
+from pyro_vae.data import Data
 from pyro_vae.encode import encode
 from pyro_vae.evaluation.posterior import compare_posterior
 from pyro_vae.evaluation.question import Evaluated
@@ -236,7 +236,8 @@ HELD_AT_A_TIME = {
     *(("BDMC", name) for name in ("n", "chains", "temperatures")),
     *(("Posterior", name) for name in ("draws", "chains")),
     *((name, "num_particles") for name in ("Adaptive", "Gaps", "Impute", "OOD", "Refined")),
-    ("Weighted", "num_particles"),
+    *((name, "num_particles") for name in ("Anomalies", "Weighted")),
+    ("ColumnTable", "draws"),
 }
 QUICK = ("--limit", 3, "--num-particles", 5)
 
@@ -258,21 +259,47 @@ def asked(trained, tmp_path, monkeypatch):
 
 @pytest.fixture
 def asked_of(request, call, tmp_path, monkeypatch):
-    """The run that a question is asked of: for imputation one with holes."""
+    """The run that a question is asked of: for imputation one with holes, for columns one on a table."""
 
     def run(name):
-        if name != "Impute":
+        if name not in OWN:
             return request.getfixturevalue("asked")
         small = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
-        call("train", "--hide", 0.3, *small, "--output", tmp_path / "holes")
+        if name == "ColumnTable":
+            np.savetxt(
+                tmp_path / "t.csv", np.random.default_rng(0).normal(size=(60, 3)), header="a b c"
+            )
+            small = (*small, "--dataset", tmp_path / "t.csv")
+        call("train", *OWN[name], *small, "--output", tmp_path / "own")
         request.getfixturevalue("asked")  # from here on nothing begins
-        return tmp_path / "holes"
+        return tmp_path / "own"
 
     return run
 
 
+# Questions of runs of a kind, and how such a run is trained and such a pair made.
+OWN = {"Impute": ("--hide", 0.3), "ColumnTable": ("--likelihood", "columns")}
+COLUMNS = (
+    "columns(columns={'a': bernoulli(), 'b': bernoulli(), 'c': bernoulli(), 'd': bernoulli()})"
+)
+MADE = {"Impute": {"missing": True}, "ColumnTable": {"likelihood": COLUMNS}}
+NEEDED = {"OOD": {"data": "digits"}, "Anomalies": {"rate": 0.5}}
+
+
+def asked_run(vae):
+    """A run of a pair that keeps nothing."""
+    return SimpleNamespace(
+        vae=vae,
+        config={},
+        epoch=1,
+        outside=lambda n: X,
+        split=lambda n: Data(X),
+        remembered=lambda n: {},
+    )
+
+
 def question(name, **arguments):
-    given = {**({"data": "digits"} if name == "OOD" else {}), **arguments}
+    given = {**NEEDED.get(name, {}), **arguments}
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
 
 
@@ -329,9 +356,8 @@ def test_two_sizes_are_named_where_both_were_changed(refused, asked):
 
 @pytest.mark.parametrize("name", sorted({*QUESTIONS} - {"Latents"}))
 def test_what_a_pair_cannot_be_asked_is_refused_before_anything_is_computed(name):
-    parts = StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2)
-    vae = VAE(*parts, missing=name == "Impute")
-    run = SimpleNamespace(vae=vae, config={}, outside=lambda name: X)
+    vae = build(Spec((4,), 2, guide="delta", **MADE.get(name, {})))
+    run = asked_run(vae)
     path = {"start": "guide"} if name in ("AIS", "BDMC") else {}
     asks = parse("ask", question(name, **path))()
     with pytest.raises(InputError, match="the guide is a point"):
@@ -340,8 +366,8 @@ def test_what_a_pair_cannot_be_asked_is_refused_before_anything_is_computed(name
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_what_can_be_asked_passes_without_a_trace(vae, name):
-    vae = build(Spec((4,), 2, missing=True)) if name == "Impute" else vae
-    run = SimpleNamespace(vae=vae, config={}, outside=lambda name: X)
+    vae = build(Spec((4,), 2, **MADE[name])) if name in MADE else vae
+    run = asked_run(vae)
     torch.manual_seed(3)
     before = torch.get_rng_state(), {k: v.clone() for k, v in vae.state_dict().items()}
     parse("ask", question(name))().check(run, Evaluated(X, np.arange(4)))

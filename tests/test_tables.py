@@ -383,7 +383,7 @@ UNCERTAIN = {
     "a column dropped and named": (
         csv(L),
         {"drop": "name", "labels": "name"},
-        "left out by another option",
+        "another of --drop, --condition, --id and --labels takes this column",
     ),
     "a label taken for a name": (
         bare(L),

@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ class Table:
             file = ", and there is no such file" if option == "labels" else ""
             raise InputError(f"--{option} {given}: {self.path} has no such column{file}; {hint}")
         if places[0] not in self.left:
-            raise InputError(f"--{option} {given}: this column is left out by another option")
+            raise InputError(
+                f"--{option} {given}: another of --drop, --condition, --id and --labels takes this column"
+            )
         return places[0]
 
     def called(self, column: int) -> str:
@@ -134,8 +136,10 @@ def loaded(table: Table, request: Request) -> Loaded:
     for given in drop.split(",") if drop and guess else ():
         table.left.remove(table.find(given.strip(), "drop"))
     conditions = _conditions(table, request)
-    names = _names(table, request, guess)
     labels = conditions.get(request.labels or "")
+    if labels is not None:
+        request = replace(request, labels=None)
+    names = _names(table, request, guess)
     mixed = request.columns is not None  # where texts are data, and no column is taken for labels
     missing = request.keeps_missing
     if labels is None:

@@ -1,5 +1,6 @@
 """What the data are given: columns beside x, as numbers that networks read."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from pyro_vae.foundation.errors import InputError
 KINDS = ("categorical", "real")
 LABEL = ("label", "labels")  # names of the labels of any data
 FEW = 20  # kinds of whole numbers that are taken for categories
-MOST = 10_000  # categories of a column
 SHOWN = 12  # categories in a picture
 
 
@@ -26,24 +26,35 @@ def asked(text: str) -> dict[str, str | None]:
     Raises:
         InputError: for an empty name, a column that is named twice, or an unknown kind.
 
-    >>> asked("sex,age=real")
-    {'sex': None, 'age': 'real'}
+    >>> asked("sex,age=real,'a=b, c'")
+    {'sex': None, 'age': 'real', 'a=b, c': None}
     """
     columns: dict[str, str | None] = {}
-    for part in text.split(","):
-        name, sign, kind = (word.strip() for word in part.partition("="))
-        if not name:
+    for part in PART.findall(text) or [""]:
+        column = COLUMN.fullmatch(part)
+        name = "" if column is None else next(filter(None, column.group(1, 2, 3)), "").strip()
+        if column is None or not name or not SEPARATED.fullmatch(text):
             raise InputError(
-                f"--condition {shown(text)}: name columns with commas between them, as in a,b"
+                f"--condition {shown(text)}: name columns with commas between them, as in a,b; a name with a comma or "
+                "= stands in quotes"
             )
-        if sign and kind not in KINDS:
+        kind = column[4]
+        if kind is not None and kind not in KINDS:
             raise InputError(
-                f"--condition {shown(text)}: {name} is {' or '.join(KINDS)}, not {kind!r}"
+                f"--condition {shown(text)}: {name} is {' or '.join(KINDS)}, not {kind!r}; a name with = stands in "
+                "quotes"
             )
         if name in columns:
             raise InputError(f"--condition {shown(text)} names {name} twice")
-        columns[name] = kind or None
+        columns[name] = kind
     return columns
+
+
+# A column as it is typed, with commas in quotes; all of them; and its name, in quotes or without, and its kind.
+ONE = r"""(?:\s*'[^']*'[^,]*|\s*"[^"]*"[^,]*|[^,]+)"""
+PART = re.compile(ONE)
+SEPARATED = re.compile(f"{ONE}(?:,{ONE})*")
+COLUMN = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^='"][^=]*?))\s*(?:=\s*(\w*)\s*)?""")
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,7 @@ class Condition:
     def __str__(self) -> str:
         if not self.categories:
             return f"{self.name} (real, {self.mean:.4g} ± {self.std:.3g})"
-        few = ", ".join(self.categories[:6]) + (", ..." if len(self.categories) > 6 else "")
-        return f"{self.name} ({len(self.categories)} categories: {few})"
+        return f"{self.name} ({len(self.categories)} categories: {listed(self.categories, 6)})"
 
     def encode(self, values: Any, where: str = "datum {}") -> Tensor:
         """Values `(N,)` as they stand in a file -> `(N, width)` in float64.
@@ -93,7 +103,7 @@ class Condition:
         for i, text in enumerate(texts):
             if text not in places:
                 what = f"has no {self.name}" if text == "" else f"has the {self.name} {text!r}"
-                known = ", ".join(self.categories[:12]) + (", ..." if len(places) > 12 else "")
+                known = listed(self.categories)
                 raise InputError(f"{where.format(i)} {what}; the categories are {known}")
         index = torch.tensor([places[text] for text in texts], dtype=torch.int64)
         return torch.nn.functional.one_hot(index, len(places)).double()
@@ -111,11 +121,45 @@ class Condition:
         return torch.from_numpy((numbers - self.mean) / self.std)[:, None]
 
     def decoded(self, c: Tensor) -> np.ndarray:
-        """`(N, width)` -> the values `(N,)` that `encode` makes it from."""
+        """`(N, width)` -> the values `(N,)` that `encode` makes it from, numbers to seven digits."""
         if self.categories:
             return np.array(self.categories)[c.argmax(1).cpu().numpy()]
-        numbers: np.ndarray = c[:, 0].cpu().double().numpy() * self.std + self.mean
-        return numbers
+        numbers = c[:, 0].cpu().double().numpy() * self.std + self.mean
+        return np.array([float(f"{number:.7g}") for number in numbers])
+
+    def read(self, text: str) -> str | float:
+        """A value that was typed: a category in any case, `1.0` for `1`, or a number.
+
+        Raises:
+            InputError: for what is none, as the end of a sentence.
+        """
+        if not self.categories:
+            try:
+                number = float(text)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number):
+                raise InputError(f"{self.name} is a real number, and {shown(text)} is none")
+            return number
+        alike = [c for c in self.categories if c.lower() == text.lower()]
+        as_number = [c for c in self.categories if _same_number(c, text)]
+        for found in ([text] if text in self.categories else [], alike, as_number):
+            if len(found) == 1:
+                return found[0]
+        raise InputError(f"{self.name} is one of {listed(self.categories)}, and not {shown(text)}")
+
+
+def _same_number(a: str, b: str) -> bool:
+    try:
+        return float(a) == float(b)
+    except ValueError:
+        return False
+
+
+def listed(names: Sequence[str], most: int = SHOWN) -> str:
+    """Some names of categories, in quotes where they are more than a word or a number."""
+    few = [name if re.fullmatch(r"[\w.+-]+", name) else repr(name) for name in names[:most]]
+    return ", ".join(few) + (f", ... {len(names)} in all" if len(names) > most else "")
 
 
 def spelled(values: Any) -> list[str]:
@@ -125,6 +169,8 @@ def spelled(values: Any) -> list[str]:
     (['1', '2.5', ''], ['a', 'b'], ['True', 'False'])
     """
     array = np.asarray(values)
+    if array.dtype.kind == "O":
+        return ["" if v is None or v != v else str(v).strip() for v in array.tolist()]  # noqa: PLR0124  # nan
     if array.dtype.kind == "f":
         return ["" if v != v else str(int(v)) if v == int(v) else repr(v) for v in array.tolist()]  # noqa: PLR0124  # nan
     return [str(v).strip() for v in array.tolist()]
@@ -175,23 +221,31 @@ class Conditions:
         """
         found: dict[str, str | float] = {}
         for text in texts:
-            name, sign, value = (word.strip() for word in text.partition("="))
-            column = next((c for c in self.columns if c.name == name), None)
-            if not sign or column is None:
+            # A name may hold an equals sign, and the longest that fits is meant.
+            fit = [c for c in self.columns if text.startswith(f"{c.name}=")]
+            if not fit:
+                name = text.partition("=")[0]
+                unknown = f"{shown(name)} is no condition of the run"
                 raise InputError(
-                    f"--given {shown(text)} must be NAME=VALUE, with one of the conditions of the run: "
-                    f"{', '.join(self.names)}"
+                    f"--given {shown(text)}: {unknown if '=' in text else 'give NAME=VALUE'}; its conditions are "
+                    f"{listed(self.names)}"
                 )
-            if name in found:
-                raise InputError(f"--given names {name} twice")
-            column.encode([value], f"--given {text}:")
-            found[name] = value if column.categories else float(value)
+            column = max(fit, key=lambda c: len(c.name))
+            if column.name in found:
+                raise InputError(f"--given names {column.name} twice")
+            try:
+                found[column.name] = column.read(text[len(column.name) + 1 :].strip())
+            except InputError as error:
+                raise InputError(f"--given {shown(text)}: {error}") from error
         return found
+
+    def completed(self, given: Mapping[str, str | float]) -> dict[str, str | float]:
+        """All columns, those that are not given at their usual values."""
+        return {column.name: given.get(column.name, column.usual) for column in self.columns}
 
     def one(self, values: Mapping[str, str | float]) -> Tensor:
         """The c of one datum, `(1, width)`; a column that has no value has its usual one."""
-        every = {column.name: [values.get(column.name, column.usual)] for column in self.columns}
-        return self.encode(every)
+        return self.encode({name: [value] for name, value in self.completed(values).items()})
 
     def examples(self, given: Mapping[str, str | float]) -> tuple[Tensor, list[str]]:
         """Some conditions to show side by side, `(n, width)`, and what they are called.
@@ -199,15 +253,20 @@ class Conditions:
         They are the values of the first column that is not given, its categories or a real number from low to high;
         what else is not given has its usual value.
         """
-        free = next((column for column in self.columns if column.name not in given), None)
-        if free is None:
-            return self.one(given), [", ".join(f"{k} = {v}" for k, v in given.items())]
+        name = self.free(given)
+        if name is None:
+            return self.one(given), [", ".join(f"{k} {v}" for k, v in given.items())]
+        free = next(column for column in self.columns if column.name == name)
         if free.categories:
             values: list[Any] = list(free.categories[:SHOWN])
         else:
             values = [free.mean + step * free.std for step in (-2, -1, 0, 1, 2)]
         c = torch.cat([self.one({**given, free.name: value}) for value in values])
         return c, [f"{free.name} {v if free.categories else f'{v:.3g}'}" for v in values]
+
+    def free(self, given: Mapping[str, str | float]) -> str | None:
+        """The first column that is not given."""
+        return next((column.name for column in self.columns if column.name not in given), None)
 
     def decoded(self, c: Tensor) -> dict[str, np.ndarray]:
         """c, `(N, width)` -> the values of each column, `(N,)`."""
@@ -264,25 +323,27 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
     categories = sorted({*spelled(every)} - {""}, key=_order)
     if len(categories) < 2:
         raise InputError(f"--condition {name}: all data have the same value: leave it out")
-    if len(categories) > MOST:
+    if kind is None and len(categories) > max(FEW, len(every) // 2):
         raise InputError(
-            f"--condition {name} has {len(categories):,} categories; give a column of at most {MOST:,}"
+            f"--condition {name} has {len(categories):,} categories in {len(every):,} data, so that few would be "
+            f"learned: leave it out, or say {name}=categorical or {name}=real"
         )
     unseen = sorted({*categories} - {*kinds.tolist()}, key=_order)
     notes = []
     if unseen:
-        few = ", ".join(unseen[:6]) + (", ..." if len(unseen) > 6 else "")
         notes.append(
-            f"condition {name}: no training datum is {few}, so what the model says of it is not learned"
+            f"condition {name}: no training datum is {listed(unseen, 6)}, so what the model says of it is not learned"
         )
     return Condition(name, tuple(categories), str(kinds[counts.argmax()])), notes
 
 
 def _categorical(name: str, values: np.ndarray) -> bool:
-    if values.dtype.kind in "bUOS" or name in LABEL:
+    if values.dtype.kind in "bUOS":
         return True
     present = values[values == values]  # noqa: PLR0124  # not nan
-    return bool((present == np.round(present)).all()) and len(np.unique(present)) <= FEW
+    if not (present == np.round(present)).all():
+        return False
+    return name in LABEL or len(np.unique(present)) <= FEW
 
 
 def _order(text: str) -> tuple[Any, ...]:

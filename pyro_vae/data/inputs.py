@@ -108,6 +108,11 @@ def as_condition(model: Any, c: Any) -> Tensor:
         InputError: for another shape, a class that there is not, or a number that is missing or infinite.
     """
     width, parameter = context_of(model), _parameter(model)
+    dtype = getattr(c, "dtype", None)
+    if str(dtype) in ("category", "object", "str", "string") or _holds_texts(c):
+        raise InputError(
+            f"c holds no numbers: give codes from 0, as by pandas.factorize, or {width} numbers for each datum"
+        )
     tensor = _as_tensor(c, "c")
     if tensor is None:
         raise InputError(f"c is a {type(c).__name__}; give numbers, {width} for each datum")
@@ -122,13 +127,25 @@ def as_condition(model: Any, c: Any) -> Tensor:
     elif tensor.ndim == 1 and width == 1:
         tensor = tensor[:, None]
     if tensor.ndim != 2 or tensor.shape[1] != width:
-        raise InputError(f"c has shape {tuple(tensor.shape)} and the pair takes (N, {width})")
+        codes = (
+            ""
+            if tensor.is_floating_point() and tensor.ndim != 1
+            else ", or codes (N,) as whole numbers"
+        )
+        raise InputError(
+            f"c has shape {tuple(tensor.shape)} and the pair takes (N, {width}){codes if width > 1 else ''}"
+        )
     bad = (~tensor.isfinite()).any(1).nonzero().flatten()
     if len(bad):
         raise InputError(
             f"c holds a value that is missing or infinite for datum {bad[0].item()} (counted from 0)"
         )
     return tensor if parameter is None else tensor.to(parameter)
+
+
+def _holds_texts(c: Any) -> bool:
+    first = c[0] if isinstance(c, (list, tuple)) and c else None
+    return isinstance(first, str) or (isinstance(c, np.ndarray) and c.dtype.kind in "US")
 
 
 def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:

@@ -22,7 +22,7 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.refinement import check_refined
-from pyro_vae.evaluation.weighting import log_marginal
+from pyro_vae.evaluation.weighting import a_few, check_draws, log_marginal
 from pyro_vae.foundation.checks import Number, checked, share
 from pyro_vae.foundation.errors import InputError
 
@@ -181,6 +181,8 @@ class Anomalies(Question):
     def check(self, run: Trained, data: Evaluated) -> None:
         if self.score == "regret":
             check_refined(self, run, data)
+        else:
+            check_draws(self, data, run.vae.model, run.vae.guide, a_few(run, data))
         stored = self._stored(run, data)
         count = len(run.split("validation").first(MOST)) if stored is None else len(stored)
         threshold(torch.zeros(count), torch.zeros(0), rate=self.rate)

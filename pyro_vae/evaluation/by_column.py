@@ -170,7 +170,12 @@ def _likelihood(vae: Any) -> Columns:
         raise InputError(
             f"the likelihood {type(likelihood).__name__} is one for all of x, and of columns only Columns knows"
         )
-    if not (guide.has_density and guide.amortised):
+    if not guide.has_density:
+        raise InputError(
+            "the guide is a point for each datum, and columns are weighed by draws of q(z|x): train with another "
+            "guide, such as MeanField"
+        )
+    if not guide.amortised:
         raise InputError(
             f"columns are weighed by draws of q(z|x), and {type(guide).__name__} has none for any datum: train with "
             "another guide, such as MeanField"
@@ -210,7 +215,8 @@ class ColumnTable(Question):
         self.draws = draws
 
     def check(self, run: Trained, data: Evaluated) -> None:
-        _likelihood(run.vae)
+        columns = len(_likelihood(run.vae).names)
+        self.afford(8 * COPIES * self.draws * columns, "draws")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         units = getattr(getattr(run, "bridge", None), "units", None)

@@ -377,8 +377,8 @@ class VAE(AbstractProgram):
         for each. Then the decoder works in standard deviations too; p(x|z) stays a density over x as it is. A
         `VampPrior` takes `examples`, `(n, *shape)`, as its pseudo-inputs; of a conditional pair they are x and c, which
         also wants to be `given` some of the data with their conditions: its likelihood starts as wide as what a linear
-        regression on c leaves of them. A likelihood that asks for `examples` of its own, such as `Columns`, looks at
-        `some` of the training data.
+        regression on c leaves of them; without any, c counts as 0. A likelihood that asks for `examples` of its own,
+        such as `Columns`, looks at `some` of the training data.
         """
         self._start_guide(mean, std, standardise=standardise, some=some)
         self._start_model(
@@ -420,7 +420,8 @@ class VAE(AbstractProgram):
             self.model.prior.initialise(*fields_of(examples))
         h = likelihood.starting_output(mean, std)
         if isinstance(decoder, Network) and likelihood.output_spread is not None:
-            contexts = None if given is None else _repeated(given["c"])
+            nothing = self._type.new_zeros(1, self.context)
+            contexts = _repeated(nothing if given is None else given["c"])
             c = self.condition(contexts, STARTING) if self.context else ()
             z, read = self.draw_prior(STARTING, *c), c if decoder.context else ()
             decoder.set_output_spread(likelihood.output_spread, z, *read)

@@ -241,6 +241,9 @@ def _axis(axes: Axes, column: Column, tables: Sequence[np.ndarray], j: int, whic
     else:
         axes.set_ylim(edges[0] - margin, edges[-1] + margin)
         axes.set_yscale(scale)
+    if scale == "linear":  # so that long numbers do not meet
+        axis = axes.xaxis if which == "x" else axes.yaxis
+        axis.set_major_locator(MaxNLocator(3))
 
 
 def _label(axes: Axes, column: Column, which: str) -> None:

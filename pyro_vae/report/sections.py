@@ -75,6 +75,7 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
         tag("strong", f"{mean} nats per datum"),
         f", {data_error} by the choice of the data and "
         f"{PLUS_MINUS}{number(noise, noise)} by the random draws. ",
+        _given(s),
         believed,
         " ",
         latents["verdict"] if latents else "",
@@ -116,6 +117,12 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
     return join([tag("div", *cards, class_="cards"), lead, box])
 
 
+def _given(s: Mapping[str, Any]) -> str:
+    """What the density is given, where it is given anything."""
+    given = s.get("given") or []
+    return f"It is log p(x|c), c: {', '.join(map(str, given))}. " if given else ""
+
+
 def _card(name: str, value: str, note: str, bad: bool = False) -> Html:
     spans = (
         tag("span", text, class_=kind)
@@ -143,7 +150,7 @@ def the_number(facts: Facts) -> Html:
                 "The two kinds of ",
                 term("errors", "±"),
                 f" are standard errors. The data are seen as {seen}: "
-                f"{s['bridge']}. Compare only with numbers of the same data seen in the same way.",
+                f"{s['bridge']}. {_given(s)}Compare only with numbers of the same data seen in the same way.",
             ),
         ]
     )
