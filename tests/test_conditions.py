@@ -364,15 +364,19 @@ def test_every_estimator_gives_log_p_of_x_given_c():
     adaptive, _ = log_marginal_adaptive(vae, ppca.x, c=c, num_particles=2000)
     error = adaptive.monte_carlo_standard_error
     assert abs(adaptive.mean - truth.mean().item()) < 4 * error < 0.1
-    annealed = annealed_importance_sampling(vae.model, few, num_chains=50, num_temperatures=200)
+    annealed = annealed_importance_sampling(vae.model, few, num_chains=30, num_temperatures=100)
     assert abs(annealed.mean - truth[:6].mean().item()) < 4 * annealed.monte_carlo_standard_error
-    gaps = inference_gaps(vae, ppca.x, c=c, steps=200, num_particles=50)
+    gaps = inference_gaps(vae, ppca.x[:10], c=c[:10], steps=200, num_particles=50)
     assert gaps.approximation.mean().item() == pytest.approx(0, abs=0.02)
 
     sandwich = bidirectional_monte_carlo(
-        vae.model, 6, few, num_chains=50, num_temperatures=200, guide=vae.guide
+        vae.model, 6, few, num_chains=30, num_temperatures=100, guide=vae.guide
     )
-    assert 0 <= (sandwich.upper - sandwich.lower.values).mean() < 0.1
+    gap = (sandwich.upper - sandwich.lower.values).mean()
+    noise = (
+        sandwich.upper_errors.square() + sandwich.lower.standard_errors.square()
+    ).sum().sqrt() / 6
+    assert -4 * noise < gap < 4 * noise < 0.3
     scores = anomaly_scores(vae, few, {"x": ppca.x, "c": c}, steps=50, num_particles=50)
     torch.testing.assert_close(scores.log_marginal, truth[:6], atol=0.1, rtol=0)
 
@@ -380,7 +384,7 @@ def test_every_estimator_gives_log_p_of_x_given_c():
 def test_the_posterior_under_a_condition_is_drawn_by_nuts():
     ppca = ConditionalPPCA(prior=True)
     few = {"x": ppca.x[:2], "c": ppca.c[:2]}
-    found = compare_posterior(ppca.vae.model, ppca.vae.guide, few, num_samples=300, num_chains=2)
+    found = compare_posterior(ppca.vae.model, ppca.vae.guide, few, num_samples=200, num_chains=2)
     drawn = found.draws.flatten(1, 2).mean(1)
     torch.testing.assert_close(drawn, ppca.posterior_mean[:2], atol=0.15, rtol=0)
 
