@@ -29,6 +29,7 @@ from pyro_vae._cli.options import KINDS, run
 from pyro_vae._cli.scores import as_csv
 from pyro_vae.data import evenly
 from pyro_vae.data.conditions import SHOWN as SHOWN_CATEGORIES
+from pyro_vae.data.conditions import assigned, listed
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches
 from pyro_vae.evaluation.imputation import draws_given
@@ -101,11 +102,11 @@ def draw(
     if kind == "reconstructions":
         some = data.first(max(count // FIFTH, 1))
         reconstructed = [vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
-        together = torch.cat(reconstructed)
+        made = torch.cat(reconstructed)
         conditional = opened.conditions is not None
         x, _ = fields_of(some[:])
-        figure = plots.reconstructions(x, together, conditional=conditional)
-        return _titled((figure, together), "" if to is None else _words(opened, given))
+        figure = plots.reconstructions(x, made, conditional=conditional)
+        return _titled((figure, made), "" if to is None else _words(opened, given))
     if kind == "interpolation":
         pairs, c = fields_of(data.first(2 * max(count // 10, 1))[:])
         both = 2 * (len(pairs) // 2)
@@ -236,8 +237,9 @@ def draw_table(
         return opened.bridge.inverse(x).cpu().double().numpy()
 
     if kind == "reconstructions":
-        places = evenly(count, len(opened.split(split)))
-        some, to = opened.split(split).take(places), _condition(opened, given)
+        data, to = opened.split(split), _condition(opened, given)
+        places = evenly(count, len(data))
+        some = data.take(places)
         parts = [opened.vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
         (x, _), made = fields_of(some[:]), torch.cat(parts)
         figure = plots.table_reconstructions(columns, stored(x), stored(made))
@@ -273,16 +275,16 @@ def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -
 
 
 def _kinds(
-    opened: Run, asked: Sequence[str], split: str, *, given: Mapping[str, str | float]
+    opened: Run, wanted: Sequence[str], split: str, *, given: Mapping[str, str | float]
 ) -> list[str]:
     """The kinds of pictures that are drawn: those that are asked for, or all that there can be.
 
     Raises:
         InputError: for one that cannot be drawn, before anything is.
     """
-    kinds = [*dict.fromkeys(asked or KINDS)]
+    kinds = [*dict.fromkeys(wanted or KINDS)]
     if opened.schema is not None:
-        wrong = [kind for kind in asked if kind not in OF_TABLES]
+        wrong = [kind for kind in wanted if kind not in OF_TABLES]
         if wrong:
             raise InputError(
                 f"--kind {wrong[0]} is a picture of data of one kind, and the data of the run are columns of mixed "
@@ -290,13 +292,13 @@ def _kinds(
             )
         kinds = [kind for kind in kinds if kind in OF_TABLES]
     for kind in CONDITIONAL & set(kinds) if opened.conditions is None else ():
-        if asked:
+        if wanted:
             raise InputError(
                 f"{kind} is for a conditional run, and {opened.folder} has no --condition"
             )
         kinds.remove(kind)
     if opened.spec.latent_dim != 2 and "manifold" in kinds:
-        if asked:
+        if wanted:
             raise InputError(
                 f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
             )
@@ -309,7 +311,7 @@ def _kinds(
         with_given = "" if opened.conditions is None else " with --given"
         raise InputError(f"{error}; --kind prior{with_given} needs no data") from error
     if size < 2 and "interpolation" in kinds:
-        if asked:
+        if wanted:
             raise InputError(f"an interpolation needs two data and the {split} split has {size}")
         kinds.remove("interpolation")
     opened.announce()
@@ -368,11 +370,12 @@ def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
     names = opened.columns or [str(i) for i in range(size)]
     known = torch.full((size,), torch.nan, dtype=torch.float64)
     for text in texts:
-        name, sign, value = (word.strip() for word in text.partition("="))
-        if not sign or name not in names:
+        said = assigned(text, names)
+        if said is None:
             raise InputError(
-                f"--given {shown(text)} must be COLUMN=VALUE, with one of the columns of the run: {', '.join(names)}"
+                f"--given {shown(text)} must be COLUMN=VALUE, with one of the columns of the run: {listed(names)}"
             )
+        name, value = said
         place = names.index(name)
         if not known[place].isnan():
             raise InputError(f"--given names {name} twice")
@@ -384,6 +387,8 @@ def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
             known[place] = float(value)
         except ValueError:
             raise InputError(f"--given {shown(text)}: {shown(value)} is no number") from None
+        if not known[place].isfinite():
+            raise InputError(f"--given {shown(text)}: {shown(value)} is no finite number")
     return opened.bridge(known[None], dtype=opened.dtype)[0]
 
 

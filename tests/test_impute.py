@@ -209,6 +209,8 @@ def test_rows_are_drawn_given_some_of_their_cells(tmp_path, call, table):
         ("one of the columns of the run: a, b, c", "--given", "d=1"),
         ("must be COLUMN=VALUE", "--given", "b"),
         ("is no number", "--given", "b=x"),
+        ("is no finite number", "--given", "b=nan"),
+        ("is no finite number", "--given", "b=-inf"),
         ("names b twice", "--given", "b=1", "--given", "b=2"),
         ("no draws can be made", "--given", "b=1e9"),
     ):

@@ -156,6 +156,19 @@ def _same_number(a: str, b: str) -> bool:
         return False
 
 
+def assigned(text: str, names: Sequence[str]) -> tuple[str, str] | None:
+    """What `NAME=VALUE` says, or None for no such name; a name may hold an equals sign, and the longest is meant.
+
+    >>> assigned("a=b = 1", ["a", "a=b"]), assigned("c=1", ["a", "a=b"])
+    (('a=b', '1'), None)
+    """
+    for name in sorted(names, key=len, reverse=True):
+        rest = text.strip().removeprefix(name).lstrip()
+        if text.strip().startswith(name) and rest.startswith("="):
+            return name, rest[1:].strip()
+    return None
+
+
 def listed(names: Sequence[str], most: int = SHOWN) -> str:
     """Some names of categories, in quotes where they are more than a word or a number."""
     few = [name if re.fullmatch(r"[\w.+-]+", name) else repr(name) for name in names[:most]]
@@ -221,20 +234,20 @@ class Conditions:
         """
         found: dict[str, str | float] = {}
         for text in texts:
-            # A name may hold an equals sign, and the longest that fits is meant.
-            fit = [c for c in self.columns if text.startswith(f"{c.name}=")]
-            if not fit:
+            said = assigned(text, self.names)
+            if said is None:
                 name = text.partition("=")[0]
                 unknown = f"{shown(name)} is no condition of the run"
                 raise InputError(
                     f"--given {shown(text)}: {unknown if '=' in text else 'give NAME=VALUE'}; its conditions are "
                     f"{listed(self.names)}"
                 )
-            column = max(fit, key=lambda c: len(c.name))
-            if column.name in found:
-                raise InputError(f"--given names {column.name} twice")
+            name, value = said
+            column = next(column for column in self.columns if column.name == name)
+            if name in found:
+                raise InputError(f"--given names {name} twice")
             try:
-                found[column.name] = column.read(text[len(column.name) + 1 :].strip())
+                found[name] = column.read(value)
             except InputError as error:
                 raise InputError(f"--given {shown(text)}: {error}") from error
         return found
