@@ -25,7 +25,9 @@ def machine(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    names = (
+        re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    )
     return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
@@ -50,16 +52,25 @@ def write(page: Path, device: str, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=31, help="timings of each contestant (default: 31)"
+        "--rounds",
+        type=int,
+        default=31,
+        help="timings of each contestant (default: 31)",
     )
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=["cpu", "cuda"],
     )
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all cores)"
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="of PyTorch (default: all cores)",
     )
     parser.add_argument(
-        "--only", help="training steps alone, whose name and batch begin so, such as 'MLP 100'"
+        "--only",
+        help="training steps alone, whose name and batch begin so, such as 'MLP 100'",
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

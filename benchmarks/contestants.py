@@ -56,9 +56,9 @@ class Setting:
 
     def vae(self) -> VAE:
         torch.manual_seed(0)
-        return build(Spec(self.shape, self.latent_dim, network=self.network, guide=self.guide)).to(
-            self.device
-        )
+        return build(
+            Spec(self.shape, self.latent_dim, network=self.network, guide=self.guide)
+        ).to(self.device)
 
     def batches(self) -> Callable[[], Tensor]:
         torch.manual_seed(1)
@@ -88,7 +88,11 @@ def plain_networks(setting: Setting) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     encoder, decoder = (
         nn.Sequential(
-            nn.Linear(i, 200), nn.Tanh(), nn.Linear(200, 200), nn.Tanh(), nn.Linear(200, o)
+            nn.Linear(i, 200),
+            nn.Tanh(),
+            nn.Linear(200, 200),
+            nn.Tanh(),
+            nn.Linear(200, o),
         )
         for i, o in ((pixels, 2 * d), (d, pixels))
     )
@@ -100,11 +104,17 @@ def by_hand(setting: Setting, *, compile: bool) -> Step:
     batch, k = setting.batches(), setting.particles
     plain = setting.network == MLP and setting.guide == "meanfield"
     vae = None if plain else setting.vae()
-    encoder, decoder = plain_networks(setting) if vae is None else (vae.guide, vae.model.decoder)
+    encoder, decoder = (
+        plain_networks(setting) if vae is None else (vae.guide, vae.model.decoder)
+    )
 
     def loss_of(x: Tensor) -> Tensor:
         if vae is None or setting.guide == "meanfield":
-            outputs = encoder(x.flatten(1)) if vae is None else vae.guide.head(vae.guide.encoder(x))
+            outputs = (
+                encoder(x.flatten(1))
+                if vae is None
+                else vae.guide.head(vae.guide.encoder(x))
+            )
             loc, log_scale = outputs.chunk(2, -1)
             noise = torch.randn(k, *loc.shape, device=loc.device)
             z = loc + log_scale.exp() * noise
@@ -115,7 +125,9 @@ def by_hand(setting: Setting, *, compile: bool) -> Step:
             log_q = q.log_prob(z) + 0.5 * math.log(2 * math.pi) * z.shape[-1]
         logits = decoder(z).flatten(2)
         bits = x.flatten(1).expand(k, -1, -1)
-        log_px = -binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(-1)
+        log_px = -binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(
+            -1
+        )
         log_w = log_px - 0.5 * z.square().sum(-1) - log_q
         bound = (
             log_w.logsumexp(0) - math.log(k)
@@ -138,7 +150,11 @@ def by_hand(setting: Setting, *, compile: bool) -> Step:
 
 def pyro_svi(setting: Setting, *, jit: bool = False) -> Step | None:
     """`pyro.infer.SVI`, the pair written as in Pyro's own example of a VAE, validation off."""
-    if setting.network != MLP or setting.guide != "meanfield" or setting.objective != "elbo":
+    if (
+        setting.network != MLP
+        or setting.guide != "meanfield"
+        or setting.objective != "elbo"
+    ):
         return None
     encoder, decoder = plain_networks(setting)
     name, d, batch = (
@@ -151,7 +167,8 @@ def pyro_svi(setting: Setting, *, jit: bool = False) -> Step | None:
         pyro.module(f"decoder {name}", decoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample(
-                "z", dist.Normal(x.new_zeros(len(x), d), x.new_ones(len(x), d)).to_event(1)
+                "z",
+                dist.Normal(x.new_zeros(len(x), d), x.new_ones(len(x), d)).to_event(1),
             )
             pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
 
@@ -189,9 +206,17 @@ def products(setting: Setting, *, by: str = "") -> Step | None:
     if by and multiply is None:
         return None
     vae, x = setting.vae(), setting.batches()()
-    svi = SVI(vae.model, vae.guide, ADAM, parse("objective", setting.objective)(), reduction="mean")
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        ADAM,
+        parse("objective", setting.objective)(),
+        reduction="mean",
+    )
     svi.step(x)
-    graph = trace(svi._differentiate, [*vae.parameters(), *vae.buffers()], [x], ((x,), {}))
+    graph = trace(
+        svi._differentiate, [*vae.parameters(), *vae.buffers()], [x], ((x,), {})
+    )
     work: list[Any] = []
 
     class Recorder(Interpreter):
@@ -211,7 +236,11 @@ def products(setting: Setting, *, by: str = "") -> Step | None:
 
 def numpyro(setting: Setting) -> Step | None:
     """NumPyro's SVI with a whole pass over the batches in one jitted loop; counted as that many steps."""
-    if setting.guide != "meanfield" or setting.objective != "elbo" or setting.network != MLP:
+    if (
+        setting.guide != "meanfield"
+        or setting.objective != "elbo"
+        or setting.network != MLP
+    ):
         return None
     try:
         import jax
@@ -227,7 +256,9 @@ def numpyro(setting: Setting) -> Step | None:
         widths = sizes[name]
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             start = partial(jax.random.normal, jax.random.key(i), (fan_in, fan_out))
-            w = npy.param(f"{name}{i}w", lambda key, s=start, n=fan_in: s() / math.sqrt(n))
+            w = npy.param(
+                f"{name}{i}w", lambda key, s=start, n=fan_in: s() / math.sqrt(n)
+            )
             b = npy.param(f"{name}{i}b", jnp.zeros(fan_out))
             x = x @ w + b
             x = jnp.tanh(x) if i < len(widths) - 2 else x
@@ -235,8 +266,12 @@ def numpyro(setting: Setting) -> Step | None:
 
     def model(x: Any) -> None:
         with npy.plate("data", len(x)):
-            z = npy.sample("z", npdist.Normal(jnp.zeros(setting.latent_dim), 1).to_event(1))
-            npy.sample("x", npdist.Bernoulli(logits=network("decoder", z)).to_event(1), obs=x)
+            z = npy.sample(
+                "z", npdist.Normal(jnp.zeros(setting.latent_dim), 1).to_event(1)
+            )
+            npy.sample(
+                "x", npdist.Bernoulli(logits=network("decoder", z)).to_event(1), obs=x
+            )
 
     def guide(x: Any) -> None:
         with npy.plate("data", len(x)):
@@ -245,12 +280,16 @@ def numpyro(setting: Setting) -> Step | None:
 
     svi = npy.infer.SVI(model, guide, npy.optim.Adam(1e-3), npy.infer.Trace_ELBO())
     batch = setting.batches()
-    data = jnp.asarray(torch.stack([batch().flatten(1) for _ in range(BATCHES)]).cpu().numpy())
+    data = jnp.asarray(
+        torch.stack([batch().flatten(1) for _ in range(BATCHES)]).cpu().numpy()
+    )
     state = svi.init(jax.random.key(0), data[0])
 
     @jax.jit
     def epoch(state: Any) -> Any:
-        return jax.lax.fori_loop(0, BATCHES, lambda i, s: svi.update(s, data[i])[0], state)
+        return jax.lax.fori_loop(
+            0, BATCHES, lambda i, s: svi.update(s, data[i])[0], state
+        )
 
     def step() -> None:
         nonlocal state

@@ -26,10 +26,22 @@ from pyro_vae.train import prepare
 RESULTS = HERE / "results-defaults.json"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 LATENTS = (2, 10, 20, 50, 100)
-SETS = {"digits": (20, 10**6), "mnist": (1, 30_000)}  # epochs over how many rows at most
+SETS = {
+    "digits": (20, 10**6),
+    "mnist": (1, 30_000),
+}  # epochs over how many rows at most
 
 NETWORKS = ("linear", "gatedmlp", "convnet", "gatedconv", "resnet")
-GUIDES = ("fullrank", "lowrank", "householder", "mixture", "planar", "sylvester", "iaf", "nsf")
+GUIDES = (
+    "fullrank",
+    "lowrank",
+    "householder",
+    "mixture",
+    "planar",
+    "sylvester",
+    "iaf",
+    "nsf",
+)
 LOCAL = ("semiamortized", "local")
 PRIORS = ("laplace", "gaussianmixture", "vampprior", "flow")
 REALS = ("gaussian", "laplace", "studentt", "continuousbernoulli", "beta")
@@ -59,15 +71,25 @@ CHANGES: dict[str, list[str]] = {
 def run(dataset: str, latents: int, options: list[str]) -> dict[str, Any]:
     """One cell: validation ELBO and KL in nats per datum, and how many latents are active."""
     epochs, rows = SETS[dataset]
-    binarize = [] if {"--likelihood", "--binarize"} & set(options) else ["--binarize", "dynamic"]
+    binarize = (
+        []
+        if {"--likelihood", "--binarize"} & set(options)
+        else ["--binarize", "dynamic"]
+    )
     likelihood = [] if "--likelihood" in options else ["--likelihood", "bernoulli"]
     size = ["--latent-dim", str(latents), "--epochs", str(epochs)]
     started = time.process_time()
-    job = prepare(resolve(["--dataset", dataset, *size, *likelihood, *binarize, *options])[0])
+    job = prepare(
+        resolve(["--dataset", dataset, *size, *likelihood, *binarize, *options])[0]
+    )
     assert job.validation is not None
     held_out = job.validation.first(500)
     *_, last = run_epochs(
-        job.svi, job.train.first(rows), epochs=epochs, validation=held_out, compile=False
+        job.svi,
+        job.train.first(rows),
+        epochs=epochs,
+        validation=held_out,
+        compile=False,
     )
     job.vae.eval()
     (moves,) = activity(job.vae.guide, held_out.first(200)[:], draws=20).values()
@@ -83,7 +105,9 @@ def run(dataset: str, latents: int, options: list[str]) -> dict[str, Any]:
 def table(cells: dict[str, Any]) -> str:
     """In Markdown: the KL and the active latents of each cell; a collapsed one stands out."""
     heads = [f"{dataset}, {n}" for dataset in SETS for n in LATENTS]
-    heads = [head for head in heads if any(key.startswith(f"{head}, ") for key in cells)]
+    heads = [
+        head for head in heads if any(key.startswith(f"{head}, ") for key in cells)
+    ]
     lines = [f"| | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}"]
     for name in CHANGES:
         found = [cells.get(f"{head}, {name}") for head in heads]
@@ -105,10 +129,16 @@ def save(cells: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.defaults", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.defaults", description=__doc__
+    )
     parser.add_argument("--dataset", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--latents", nargs="+", type=int, choices=LATENTS, default=LATENTS)
-    parser.add_argument("--only", default="", help="rows whose name begins so, such as 'guide'")
+    parser.add_argument(
+        "--latents", nargs="+", type=int, choices=LATENTS, default=LATENTS
+    )
+    parser.add_argument(
+        "--only", default="", help="rows whose name begins so, such as 'guide'"
+    )
     options = parser.parse_args()
     cells = json.loads(RESULTS.read_text())["cells"] if RESULTS.exists() else {}
     for dataset in options.dataset:
@@ -123,7 +153,9 @@ def main() -> None:
     write(PAGE, "defaults", table(cells))
     print(table(cells))
     collapsed = [key for key, found in cells.items() if found["collapsed"]]
-    print(f"\n{len(collapsed)} of {len(cells)} collapsed: {'; '.join(collapsed) or 'none'}")
+    print(
+        f"\n{len(collapsed)} of {len(cells)} collapsed: {'; '.join(collapsed) or 'none'}"
+    )
 
 
 if __name__ == "__main__":

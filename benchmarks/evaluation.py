@@ -31,8 +31,15 @@ def loop(setting: Setting) -> Step:
         loc, log_scale = encoder(x).chunk(2, -1)
         noise = torch.randn_like(loc)
         z = loc + log_scale.exp() * noise
-        log_px = -binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(-1)
-        return log_px - 0.5 * z.square().sum(-1) + 0.5 * noise.square().sum(-1) + log_scale.sum(-1)
+        log_px = -binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(
+            -1
+        )
+        return (
+            log_px
+            - 0.5 * z.square().sum(-1)
+            + 0.5 * noise.square().sum(-1)
+            + log_scale.sum(-1)
+        )
 
     def step() -> None:
         for x in data:
@@ -71,7 +78,9 @@ def ours(setting: Setting, *, compile: bool) -> Step:
     """`log_marginal` with all its diagnostics; the graph is made before and kept from call to call."""
     vae = setting.vae().eval()
     data = setting.batches()()[:IMAGES]
-    weigh = estimators._weigher(vae.model, vae.guide, compile, repaid=True, singly=False)
+    weigh = estimators._weigher(
+        vae.model, vae.guide, compile, repaid=True, singly=False
+    )
 
     def step() -> None:
         with mock.patch.object(estimators, "_weigher", return_value=weigh):
@@ -86,7 +95,9 @@ def products(setting: Setting, *, by: str = "") -> Step | None:
     if by and multiply is None:
         return None
     _, decoder = plain_networks(setting)
-    weights = [m.weight.detach() for m in decoder.modules() if isinstance(m, torch.nn.Linear)]
+    weights = [
+        m.weight.detach() for m in decoder.modules() if isinstance(m, torch.nn.Linear)
+    ]
     rows = K // 2 if setting.device == "cpu" else K
     inputs = [torch.randn(rows, w.shape[1], device=setting.device) for w in weights]
     outputs = [torch.empty(rows, len(w), device=setting.device) for w in weights]
@@ -117,7 +128,9 @@ def run(*, rounds: int, device: str) -> tuple[str, dict[str, Any]]:
     """The table, and the medians in draws a second."""
     setting = Setting("MLP", 100, device=device)
     steps = {
-        name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None
+        name: step
+        for name, make in CONTESTANTS.items()
+        if (step := make(setting)) is not None
     }
     medians = timed(steps, rounds=rounds, seconds=0.03, device=device)
     rates = {name: IMAGES * K / seconds for name, seconds in medians.items()}

@@ -17,9 +17,9 @@ SIZE, BATCH = 10_000, 100
 def contestants(device: str) -> dict[str, Step]:
     """An epoch of grey bytes on the device, shuffled and binarized anew; and as many steps on batches made before."""
     torch.manual_seed(0)
-    data = Split(torch.randint(0, 256, (SIZE, 28, 28), dtype=torch.uint8), DynamicBits(255.0)).to(
-        device
-    )
+    data = Split(
+        torch.randint(0, 256, (SIZE, 28, 28), dtype=torch.uint8), DynamicBits(255.0)
+    ).to(device)
     batches = [data[torch.arange(i, i + BATCH)] for i in range(0, SIZE, BATCH)]
 
     def svi() -> SVI:

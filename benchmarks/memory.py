@@ -16,7 +16,9 @@ from pyro_vae import Spec, build, log_marginal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=int, default=10_000, help="images (default: 10000)")
+    parser.add_argument(
+        "--data", type=int, default=10_000, help="images (default: 10000)"
+    )
     parser.add_argument(
         "--particles", type=int, default=50_000, help="draws for each (default: 50000)"
     )

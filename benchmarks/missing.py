@@ -28,12 +28,33 @@ RESULTS = HERE / "results-missing.json"
 PAGE = HERE.parent / "docs" / "missing.md"
 NAMES = {
     "Wine": [
-        *("fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides"),
-        *("free sulfur dioxide", "total sulfur dioxide", "density", "pH", "sulphates", "alcohol"),
+        *(
+            "fixed acidity",
+            "volatile acidity",
+            "citric acid",
+            "residual sugar",
+            "chlorides",
+        ),
+        *(
+            "free sulfur dioxide",
+            "total sulfur dioxide",
+            "density",
+            "pH",
+            "sulphates",
+            "alcohol",
+        ),
         *("quality", "colour"),
     ],
     "Adult": [
-        *("age", "workclass", "fnlwgt", "education", "marital", "occupation", "relationship"),
+        *(
+            "age",
+            "workclass",
+            "fnlwgt",
+            "education",
+            "marital",
+            "occupation",
+            "relationship",
+        ),
         *("race", "sex", "capital gain", "capital loss", "hours"),
     ],
 }
@@ -52,20 +73,29 @@ def read(name: str, share: int) -> tuple[pandas.DataFrame, np.ndarray, list[bool
     hidden[cells[:, 0], cells[:, 1]] = True
     hidden &= whole.notna().to_numpy()  # Adult lacks some of its own
     categories = [kind in ("cat", "ordinal") for kind in kinds]
-    for i in np.flatnonzero(categories):  # a category that is never seen cannot be guessed
+    for i in np.flatnonzero(
+        categories
+    ):  # a category that is never seen cannot be guessed
         cells_of = whole.iloc[:, i]
         hidden[:, i] &= cells_of.isin(cells_of[~hidden[:, i]]).to_numpy()
     return whole, hidden, categories
 
 
-def errors(guess: np.ndarray, whole: np.ndarray, hidden: np.ndarray, coded: list[bool]) -> Any:
+def errors(
+    guess: np.ndarray, whole: np.ndarray, hidden: np.ndarray, coded: list[bool]
+) -> Any:
     """Of numbers RMSE / std, of categories the share that is wrong, each the mean over columns."""
     found: dict[bool, list[float]] = {False: [], True: []}
     for i, category in enumerate(coded):
         off = (guess[:, i] - whole[:, i])[hidden[:, i]]
         wrong = np.mean(np.abs(off) > 0.5)
-        found[category].append(wrong if category else np.sqrt(np.mean(off**2)) / whole[:, i].std())
-    return {"numbers": float(np.mean(found[False])), "categories": float(np.mean(found[True]))}
+        found[category].append(
+            wrong if category else np.sqrt(np.mean(off**2)) / whole[:, i].std()
+        )
+    return {
+        "numbers": float(np.mean(found[False])),
+        "categories": float(np.mean(found[True])),
+    }
 
 
 def others(holed: np.ndarray, coded: list[bool]) -> dict[str, np.ndarray]:
@@ -95,7 +125,9 @@ def ours(
 ) -> tuple[np.ndarray, float]:
     """Our guess, and log p(x_hidden | x_seen) in nats for each hidden cell, numbers in standard units."""
     seen = whole.where(~hidden)
-    numbers = [name for name, category in zip(whole, coded, strict=True) if not category]
+    numbers = [
+        name for name, category in zip(whole, coded, strict=True) if not category
+    ]
     mean, std = seen[numbers].mean(), seen[numbers].std(ddof=0)
     standard = whole.astype(float)
     standard[numbers] = (whole[numbers] - mean) / std
@@ -107,7 +139,9 @@ def ours(
     vae = build(Spec(table.shape, 10, likelihood=table.likelihood, missing=True))
     options = {"objective": IWAE(num_particles=10), "schedule": SCHEDULES["cosine"]}
     fit(vae, table.x, epochs=epochs, batch_size=200, learning_rate=2e-3, **options)
-    found = imputations(vae.eval(), table.x, num_particles=500, hidden=table.see(standard))
+    found = imputations(
+        vae.eval(), table.x, num_particles=500, hidden=table.see(standard)
+    )
     guess = table.frame(found.point)
     guess[numbers] = guess[numbers] * std + mean
     assert found.log_hidden is not None
@@ -125,7 +159,10 @@ def measure(name: str, share: int, epochs: int) -> dict[str, Any]:
     started = time.perf_counter()
     guess, log_hidden = ours(whole, hidden, coded, epochs)
     found["a VAE"] = errors(guess, whole.to_numpy(float), hidden, coded)
-    found["a VAE"] |= {"log_hidden": log_hidden, "seconds": round(time.perf_counter() - started)}
+    found["a VAE"] |= {
+        "log_hidden": log_hidden,
+        "seconds": round(time.perf_counter() - started),
+    }
     return found
 
 
@@ -138,18 +175,30 @@ def text(results: dict[str, Any]) -> str:
     ]
     every = [of[share] for of in results.values() for share in of]
     for way in every[0]:
-        shown = (f"{each[way]['numbers']:.3f}, {each[way]['categories']:.3f}" for each in every)
+        shown = (
+            f"{each[way]['numbers']:.3f}, {each[way]['categories']:.3f}"
+            for each in every
+        )
         lines.append(f"| {way} | {' | '.join(shown)} |")
     nats = (f"{each['a VAE']['log_hidden']:.2f}" for each in every)
     return "\n".join(
-        [*lines, f"| its log p of a hidden cell given those seen | {' | '.join(nats)} |"]
+        [
+            *lines,
+            f"| its log p of a hidden cell given those seen | {' | '.join(nats)} |",
+        ]
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.missing", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=100, help="of training (default: 100)")
-    parser.add_argument("--tables", nargs="*", default=list(NAMES), help="which (default: all)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.missing", description=__doc__
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=100, help="of training (default: 100)"
+    )
+    parser.add_argument(
+        "--tables", nargs="*", default=list(NAMES), help="which (default: all)"
+    )
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.tables:

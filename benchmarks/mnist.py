@@ -17,11 +17,15 @@ EVALUATION = "evaluation-test-limit1000-k5000.json"
 
 
 def run(program: str, *arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", f"pyro_vae.{program}", *map(str, arguments)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", f"pyro_vae.{program}", *map(str, arguments)], check=True
+    )
 
 
 def train(folder: Path, choice: dict[str, str], epochs: int, seed: int) -> None:
-    members = [part for axis, member in choice.items() for part in (f"--{axis}", member)]
+    members = [
+        part for axis, member in choice.items() for part in (f"--{axis}", member)
+    ]
     run(
         "train",
         "--dataset",
@@ -70,13 +74,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    folders = {name: options.folder / name.split(",")[0].replace(" ", "-").lower() for name in RUNS}
+    folders = {
+        name: options.folder / name.split(",")[0].replace(" ", "-").lower()
+        for name in RUNS
+    }
     for name, folder in folders.items():
         if not (folder / "metrics.csv").is_file():
             train(folder, RUNS[name], options.epochs, options.seed)
         if not (folder / EVALUATION).is_file() and name != "Delta":
             run("evaluate", folder, "--limit", 1000)
-    print("| member | test log p(x) | ELBO | KL | active | seconds |\n|---|---|---|---|---|---|")
+    print(
+        "| member | test log p(x) | ELBO | KL | active | seconds |\n|---|---|---|---|---|---|"
+    )
     for name, folder in folders.items():
         print(row(name, folder).replace("-", "−"))
 

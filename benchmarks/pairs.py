@@ -116,7 +116,10 @@ def measure(make: Callable[[], Any], rounds: int) -> dict[str, Any]:
     step = {n: statistics.median(c.seconds[2:]) for n, c in contestants.items()}
     mine = contestants["ours, compiled"]
     largest = max(map(abs, theirs.losses))
-    difference = max(abs(a - b) for a, b in zip(theirs.losses, mine.losses, strict=True)) / largest
+    difference = (
+        max(abs(a - b) for a, b in zip(theirs.losses, mine.losses, strict=True))
+        / largest
+    )
     way = "no"
     if mine.graphs:
         way = "machine code" if mine.graphs[0].machine else "operations"
@@ -127,7 +130,11 @@ def measure(make: Callable[[], Any], rounds: int) -> dict[str, Any]:
         "why": mine.why,
         "microseconds": round(1e6 * step["Pyro"]),
         "first": round(2 * mine.seconds[0], 1),
-        **{name: round(step["Pyro"] / value, 1) for name, value in step.items() if name != "Pyro"},
+        **{
+            name: round(step["Pyro"] / value, 1)
+            for name, value in step.items()
+            if name != "Pyro"
+        },
     }
 
 
@@ -163,12 +170,16 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pairs", description=__doc__
+    )
     parser.add_argument(
         "--rounds", type=int, default=6, help="blocks of 50 steps of each (default: 6)"
     )
     parser.add_argument(
-        "--only", default="", help="measure pairs whose name holds this text, and keep the others'"
+        "--only",
+        default="",
+        help="measure pairs whose name holds this text, and keep the others'",
     )
     parser.add_argument(
         "--promoted",

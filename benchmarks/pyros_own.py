@@ -38,7 +38,9 @@ CHECKED = (
     50,
     100,
 )  # steps of a graph that are held against Python, and take longer
-VERSION = re.compile(r"^ *assert pyro\.__version__.*$", re.M)  # of Pyro when it was written
+VERSION = re.compile(
+    r"^ *assert pyro\.__version__.*$", re.M
+)  # of Pyro when it was written
 MAGIC = re.compile(r"^(\s*)[%!].*$", re.M)  # lines of a notebook that are not Python
 TESTS = (
     "infer/test_predictive.py",
@@ -118,7 +120,10 @@ def script(folder: Path, line: str) -> Callable[[], None]:
         sys.path.insert(0, str(path.parent))
         sys.argv = [str(path), *arguments]
         source = VERSION.sub("", path.read_text())
-        exec(compile(source, path, "exec"), {"__name__": "__main__", "__file__": str(path)})
+        exec(
+            compile(source, path, "exec"),
+            {"__name__": "__main__", "__file__": str(path)},
+        )
 
     return run
 
@@ -130,7 +135,9 @@ def notebook(folder: Path, name: str) -> Callable[[], None]:
         path = folder / "tutorial" / "source" / f"{name}.ipynb"
         cells = json.loads(path.read_text())["cells"]
         names: dict[str, Any] = {"__name__": "__main__", "display": print}
-        os.environ |= {"CI": "1"} if name == "scanvi" else {}  # which asks for its small data
+        os.environ |= (
+            {"CI": "1"} if name == "scanvi" else {}
+        )  # which asks for its small data
         for number, cell in enumerate(c for c in cells if c["cell_type"] == "code"):
             source = MAGIC.sub(r"\1pass", VERSION.sub("", "".join(cell["source"])))
             try:
@@ -169,7 +176,9 @@ def suite(folder: Path, name: str) -> Callable[[], dict[str, Any]]:
     return run
 
 
-def taken(run: Callable[[], dict[str, Any]], mode: str, options: Any, log: Path) -> dict[str, Any]:
+def taken(
+    run: Callable[[], dict[str, Any]], mode: str, options: Any, log: Path
+) -> dict[str, Any]:
     """What the SVIs of a program did in one mode, from a process of its own."""
     with tempfile.TemporaryDirectory() as place:
         result = Path(place) / "result.json"
@@ -219,7 +228,11 @@ def pairs(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[Any, Any]]
 
 def compared(found: Sequence[tuple[Any, Any]]) -> tuple[int, float]:
     """How many losses both have, and the largest difference."""
-    losses = [losses for a, b in found for losses in zip(a["losses"], b["losses"], strict=False)]
+    losses = [
+        losses
+        for a, b in found
+        for losses in zip(a["losses"], b["losses"], strict=False)
+    ]
     return len(losses), max((difference(a, b) for a, b in losses), default=0.0)
 
 
@@ -227,9 +240,17 @@ def ways(found: Sequence[tuple[Any, Any]]) -> str:
     """How the steps of compiled SVIs were taken, and of how many of them."""
     counts: dict[str, int] = {}
     for _, b in found:
-        way = "refused" if not b["compiled"] else b["graphs"][-1] if b["graphs"] else "no graph"
+        way = (
+            "refused"
+            if not b["compiled"]
+            else b["graphs"][-1]
+            if b["graphs"]
+            else "no graph"
+        )
         counts[way] = counts.get(way, 0) + 1
-    return ", ".join(way if len(counts) == 1 else f"{n} {way}" for way, n in counts.items())
+    return ", ".join(
+        way if len(counts) == 1 else f"{n} {way}" for way, n in counts.items()
+    )
 
 
 def gain(found: Sequence[tuple[Any, Any]]) -> str:
@@ -237,8 +258,15 @@ def gain(found: Sequence[tuple[Any, Any]]) -> str:
     times = []
     for a, b in found:
         late = [i for i in range(4, len(b["seconds"])) if i not in CHECKED]
-        if b["compiled"] and b["graphs"] and late and len(a["seconds"]) >= len(b["seconds"]):
-            each = (statistics.median(svi["seconds"][i] for i in late) for svi in (a, b))
+        if (
+            b["compiled"]
+            and b["graphs"]
+            and late
+            and len(a["seconds"]) >= len(b["seconds"])
+        ):
+            each = (
+                statistics.median(svi["seconds"][i] for i in late) for svi in (a, b)
+            )
             times.append(next(each) / max(next(each), 1e-9))
     ends = dict.fromkeys(f"{t:.1f}" for t in (min(times), max(times))) if times else {}
     return " to ".join(ends)
@@ -264,18 +292,32 @@ def row(label: str, found: dict[str, dict[str, Any]]) -> str:
     apart += f", of {few}" if few < count else ""
     if few == 0:
         apart = "a loss under the JIT" if every else "not in time"
-    return f"| {label} | {count} | {equal} | {apart} | {ways(quickly)} | {gain(quickly)} |"
+    return (
+        f"| {label} | {count} | {equal} | {apart} | {ways(quickly)} | {gain(quickly)} |"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pyros_own", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pyros_own", description=__doc__
+    )
     parser.add_argument("checkout", type=Path, help="a folder with Pyro's sources")
-    parser.add_argument("--only", default="", help="programs whose line holds this text")
-    parser.add_argument("--steps", type=int, default=12, help="of each SVI (default: 12)")
-    parser.add_argument("--seconds", type=int, default=100, help="for each run (default: 100)")
-    parser.add_argument("--log", type=Path, default=Path("pyros_own.log"), help="what they print")
     parser.add_argument(
-        "--machine-code", action="store_true", help="compile graphs instead of interpreting them"
+        "--only", default="", help="programs whose line holds this text"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=12, help="of each SVI (default: 12)"
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=100, help="for each run (default: 100)"
+    )
+    parser.add_argument(
+        "--log", type=Path, default=Path("pyros_own.log"), help="what they print"
+    )
+    parser.add_argument(
+        "--machine-code",
+        action="store_true",
+        help="compile graphs instead of interpreting them",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -283,7 +325,8 @@ def main() -> None:
     programs = {f"`tests/{name}`": suite(folder, name) for name in TESTS}
     programs |= {f"`{line}`": program(script(folder, line)) for line in EXAMPLES}
     programs |= {
-        f"notebook `{name}`": program(notebook(folder, name)) for name in NOTEBOOKS.split()
+        f"notebook `{name}`": program(notebook(folder, name))
+        for name in NOTEBOOKS.split()
     }
     print(
         "| program | losses | uncompiled equal | compiled | as | gain |\n|---|---|---|---|---|---|"
@@ -293,7 +336,9 @@ def main() -> None:
             found = {mode: taken(run, mode, options, log) for mode in swapped.MODES}
             print(row(label, found), flush=True)
             svis = [svi for each in found[swapped.MODES[-1]].values() for svi in each]
-            for sentence in dict.fromkeys(sentence for svi in svis for sentence in svi["why"]):
+            for sentence in dict.fromkeys(
+                sentence for svi in svis for sentence in svi["why"]
+            ):
                 print(f"  {sentence}", file=sys.stderr, flush=True)
 
 

@@ -17,7 +17,15 @@ import sklearn.datasets
 import torch
 from pyro.infer import MCMC
 
-DRAWING = ("visdom", "seaborn", "wget", "observations", "wordcloud", "corner", "graphviz")
+DRAWING = (
+    "visdom",
+    "seaborn",
+    "wget",
+    "observations",
+    "wordcloud",
+    "corner",
+    "graphviz",
+)
 IMAGES = 14_000  # digits to train on; ss_vae_M2 keeps 13,000 of them apart
 SEQUENCES = {"train": 229, "valid": 76, "test": 77}  # as many as the chorales have
 HOURS, STATIONS = 24 * 7 * 60, 12
@@ -62,11 +70,15 @@ def _import_torchvision() -> None:
     try:
         importlib.import_module("torchvision")
     except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        for name in [
+            name for name in sys.modules if name.partition(".")[0] == "torchvision"
+        ]:
             del sys.modules[name]
         lacking = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
-            lacking.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            lacking.define(
+                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
         importlib.import_module("torchvision")
         KEPT.append(lacking)
 
@@ -75,7 +87,12 @@ def _digits(
     self: Any, root: str = ".", train: bool = True, transform: Any = None, **_: Any
 ) -> None:
     """MNIST: `data` of random pixels, a fifth of them white, and `targets`."""
-    self.root, self.train, self.transform, self.target_transform = root, train, transform, None
+    self.root, self.train, self.transform, self.target_transform = (
+        root,
+        train,
+        transform,
+        None,
+    )
     g = torch.Generator().manual_seed(int(train))
     count = IMAGES if train else IMAGES // 7
     self.data = 255 * (torch.rand(count, 28, 28, generator=g) < 0.2).to(torch.uint8)
@@ -97,7 +114,10 @@ def _chorales(dataset: Any) -> dict[str, dict[str, torch.Tensor]]:
         lengths = torch.randint(25, 130, (count,), generator=g)
         notes = (torch.rand(count, 129, 88, generator=g) < 0.05).float()
         inside = torch.arange(129) < lengths[:, None]
-        found[split] = {"sequences": notes * inside[..., None], "sequence_lengths": lengths}
+        found[split] = {
+            "sequences": notes * inside[..., None],
+            "sequence_lengths": lengths,
+        }
     return found
 
 
@@ -124,7 +144,9 @@ def _lineages(map_location: Any = None) -> dict[str, Any]:
     """Counts of the lineages of a virus by time and place, and their mutations."""
     g = torch.Generator().manual_seed(0)
     times, places, lineages, mutations = 27, 40, 30, 60
-    growth = 0.3 * torch.randn(lineages, generator=g) * torch.arange(times)[:, None, None]
+    growth = (
+        0.3 * torch.randn(lineages, generator=g) * torch.arange(times)[:, None, None]
+    )
     shares = (torch.randn(places, lineages, generator=g) + growth).softmax(-1)
     rate = 200 * shares * torch.rand(times, places, 1, generator=g)
     counts = torch.poisson(rate, generator=g)
@@ -132,7 +154,11 @@ def _lineages(map_location: Any = None) -> dict[str, Any]:
     known = ["USA / Massachusetts", "USA / California", "Europe / England"]
     return {
         "counts": counts,
-        "sparse_counts": {"index": index, "value": counts[index], "total": counts.sum(-1)},
+        "sparse_counts": {
+            "index": index,
+            "value": counts[index],
+            "total": counts.sum(-1),
+        },
         "features": torch.randint(2, (lineages, mutations), generator=g).float(),
         "lineages": ["B.1.1.7", "B.1.617.2", *map(str, range(2, lineages))],
         "mutations": [f"S:D{i}" for i in range(mutations)],
@@ -155,12 +181,18 @@ def _tables(read: Any) -> Any:
     def read_csv(file: Any, *args: Any, **kwargs: Any) -> Any:
         r, n = np.random.RandomState(0), 234
         if "rugged" in str(file):
-            columns = {"isocode": ["X"] * n, "country": ["Y"] * n, "rugged": r.gamma(1.5, 1, n)}
+            columns = {
+                "isocode": ["X"] * n,
+                "country": ["Y"] * n,
+                "rugged": r.gamma(1.5, 1, n),
+            }
             columns |= {"cont_africa": r.randint(0, 2, n)}
             return pd.DataFrame({**columns, "rgdppc_2000": np.exp(r.normal(8.5, 1, n))})
         if "silso" in str(file):
             counts = r.poisson(40 * (1 + np.sin(np.arange(n) * 2 * np.pi / 11))) + 0.0
-            return pd.DataFrame({"time": np.arange(1700, 1700 + n) + 0.5, "sunspot.year": counts})
+            return pd.DataFrame(
+                {"time": np.arange(1700, 1700 + n) + 0.5, "sunspot.year": counts}
+            )
         return read(file, *args, **kwargs)
 
     return read_csv
@@ -178,4 +210,6 @@ def _short(init: Any) -> Any:
 
 def _seed(seed: Any) -> Any:
     """`random.seed` that takes a tensor, as it did in earlier versions of Python."""
-    return lambda value=None, *rest: seed(int(value) if torch.is_tensor(value) else value, *rest)
+    return lambda value=None, *rest: seed(
+        int(value) if torch.is_tensor(value) else value, *rest
+    )

@@ -19,7 +19,9 @@ BATCH, SHAPE = 100, (28, 28)
 def prepare(objective: str = "elbo", **members: str) -> SVI:
     """The step of a fresh pair, with its first call done."""
     vae = build(Spec(SHAPE, LATENT_DIM, network=NETWORK, **members))
-    vae.model.prior.initialise(torch.rand(max(1, vae.model.prior.examples), *SHAPE).round())
+    vae.model.prior.initialise(
+        torch.rand(max(1, vae.model.prior.examples), *SHAPE).round()
+    )
     return SVI(
         vae.model,
         vae.guide,
@@ -32,7 +34,10 @@ def prepare(objective: str = "elbo", **members: str) -> SVI:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=40, help="timed steps of each member (default: 40)"
+        "--rounds",
+        type=int,
+        default=40,
+        help="timed steps of each member (default: 40)",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)

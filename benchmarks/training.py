@@ -13,7 +13,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import Setting, Step, by_hand, numpyro, ours, products, pyro_svi
+from benchmarks.contestants import (
+    Setting,
+    Step,
+    by_hand,
+    numpyro,
+    ours,
+    products,
+    pyro_svi,
+)
 
 CONTESTANTS: dict[str, Callable[[Setting], Step | None]] = {
     "PyTorch": partial(by_hand, compile=False),
@@ -36,7 +44,9 @@ SETTINGS = [
 ]
 
 
-def timed(steps: dict[str, Step], *, rounds: int, seconds: float, device: str) -> dict[str, float]:
+def timed(
+    steps: dict[str, Step], *, rounds: int, seconds: float, device: str
+) -> dict[str, float]:
     """The median seconds a step of each, from `rounds` timings taken in turn; each lasts about `seconds`."""
 
     def measure(step: Step, count: int) -> float:
@@ -64,10 +74,14 @@ def timed(steps: dict[str, Step], *, rounds: int, seconds: float, device: str) -
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def measure(setting: Setting, *, rounds: int, seconds: float = 0.03) -> dict[str, float]:
+def measure(
+    setting: Setting, *, rounds: int, seconds: float = 0.03
+) -> dict[str, float]:
     """The median seconds of a step of each contestant that there is."""
     steps = {
-        name: step for name, make in CONTESTANTS.items() if (step := make(setting)) is not None
+        name: step
+        for name, make in CONTESTANTS.items()
+        if (step := make(setting)) is not None
     }
     return timed(steps, rounds=rounds, seconds=seconds, device=setting.device)
 
@@ -89,13 +103,19 @@ def table(results: list[tuple[Setting, dict[str, float]]]) -> str:
     return "\n".join([head, *(row(setting, medians) for setting, medians in results)])
 
 
-def run(*, rounds: int, device: str, only: str = "") -> tuple[str, list[dict[str, Any]]]:
+def run(
+    *, rounds: int, device: str, only: str = ""
+) -> tuple[str, list[dict[str, Any]]]:
     """The table, and the medians in seconds by setting."""
     settings = [
-        replace(s, device=device) for s in SETTINGS if f"{s.name} {s.batch_size}".startswith(only)
+        replace(s, device=device)
+        for s in SETTINGS
+        if f"{s.name} {s.batch_size}".startswith(only)
     ]
     results = []
     for setting in settings:
         results.append((setting, measure(setting, rounds=rounds)))
         print(row(*results[-1]), flush=True)
-    return table(results), [{**asdict(setting), "seconds": medians} for setting, medians in results]
+    return table(results), [
+        {**asdict(setting), "seconds": medians} for setting, medians in results
+    ]

@@ -92,7 +92,9 @@ def with_loss(name: str, loss: Callable[[], Any]) -> None:
     PAIRS[f"regression, {name}"] = make
 
 
-def own_loss(model: Callable[..., Any], guide: Callable[..., Any], *args: Any) -> Tensor:
+def own_loss(
+    model: Callable[..., Any], guide: Callable[..., Any], *args: Any
+) -> Tensor:
     """The negative ELBO, as a function in the place of a loss of Pyro's."""
     q = poutine.trace(guide).get_trace(*args)
     p = poutine.trace(poutine.replay(model, q)).get_trace(*args)
@@ -113,8 +115,12 @@ def regression_of_modules() -> Pair:
         def __init__(self) -> None:
             super().__init__()
             self.linear = PyroModule[nn.Linear](3, 1)
-            self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2))
-            self.linear.bias = PyroSample(dist.Normal(0.0, 10.0).expand([1]).to_event(1))
+            self.linear.weight = PyroSample(
+                dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2)
+            )
+            self.linear.bias = PyroSample(
+                dist.Normal(0.0, 10.0).expand([1]).to_event(1)
+            )
 
         def forward(self, x: Tensor, y: Tensor) -> None:
             sigma = pyro.sample("sigma", dist.Uniform(0.0, 10.0))
@@ -355,7 +361,9 @@ def discrete(loss: Any) -> Pair:
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Bernoulli(logits=pyro.param("logits", torch.zeros(20))))
+            pyro.sample(
+                "z", dist.Bernoulli(logits=pyro.param("logits", torch.zeros(20)))
+            )
 
     return Pair(model, guide, loss, (x,))
 
@@ -374,7 +382,9 @@ def discrete_guide_TraceGraph_ELBO() -> Pair:  # noqa: N802
 def VAE_by_hand() -> Pair:  # noqa: N802
     torch.manual_seed(2)
     norm = nn.BatchNorm1d(32)
-    encoder = nn.Sequential(nn.Linear(20, 32), norm, nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 4))
+    encoder = nn.Sequential(
+        nn.Linear(20, 32), norm, nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 4)
+    )
     decoder = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 20))
     x = torch.bernoulli(torch.full((64, 20), 0.3))
 

@@ -23,12 +23,17 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     for path, quoted in QUOTE.findall(markdown):
         file = ROOT / path
         lines = (
-            {line.strip() for line in file.read_text().splitlines()} if file.is_file() else set()
+            {line.strip() for line in file.read_text().splitlines()}
+            if file.is_file()
+            else set()
         )
         for line in filter(None, map(str.strip, quoted.splitlines())):
             if line not in lines and line != "...":
                 log.error(
-                    "%s quotes a line that %s does not have: %s", page.file.src_uri, path, line
+                    "%s quotes a line that %s does not have: %s",
+                    page.file.src_uri,
+                    path,
+                    line,
                 )
     if page.file.src_uri == "api.md":
         for name in _public():
@@ -40,7 +45,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
                 log.error("%s has no section on %s", page.file.src_uri, name)
     markdown = MEMBERS.sub(lambda match: _members(match[1]), markdown)
     return (
-        markdown.replace(COMPATIBILITY, _compatibility()) if COMPATIBILITY in markdown else markdown
+        markdown.replace(COMPATIBILITY, _compatibility())
+        if COMPATIBILITY in markdown
+        else markdown
     )
 
 
@@ -48,7 +55,11 @@ def _public() -> list[str]:
     """`pyro_vae.__all__` without its modules."""
     import pyro_vae
 
-    return [name for name in pyro_vae.__all__ if not inspect.ismodule(getattr(pyro_vae, name))]
+    return [
+        name
+        for name in pyro_vae.__all__
+        if not inspect.ismodule(getattr(pyro_vae, name))
+    ]
 
 
 def _names(axis: str) -> list[str]:
@@ -85,22 +96,33 @@ def _compatibility() -> str:
     def cell(guide: str, objective: str) -> str:
         fit = fitting(guide, objective)
         return (
-            "yes" if fit == fitting(guide, "ELBO") else ", ".join(map("`{}`".format, fit)) or "no"
+            "yes"
+            if fit == fitting(guide, "ELBO")
+            else ", ".join(map("`{}`".format, fit)) or "no"
         )
 
-    columns: dict[tuple[str, ...], list[str]] = {}  # objectives that fit the same stand together
+    columns: dict[
+        tuple[str, ...], list[str]
+    ] = {}  # objectives that fit the same stand together
     for o in objectives:
         columns.setdefault(tuple(cell(guide, o) for guide in guides), []).append(o)
     by_prior = [
-        [guide, *("no" if why[guide, p, "ELBO"] else "yes" for p in priors)] for guide in guides
+        [guide, *("no" if why[guide, p, "ELBO"] else "yes" for p in priors)]
+        for guide in guides
     ]
-    by_objective = [[guide, *(column[i] for column in columns)] for i, guide in enumerate(guides)]
-    refusals: dict[str, tuple[str, tuple[str, ...]]] = {}  # one sentence of each kind, the shortest
+    by_objective = [
+        [guide, *(column[i] for column in columns)] for i, guide in enumerate(guides)
+    ]
+    refusals: dict[
+        str, tuple[str, tuple[str, ...]]
+    ] = {}  # one sentence of each kind, the shortest
     for names, sentence in why.items():
         if sentence:
             kind = re.sub(r"\b[A-Z]\w+", "", sentence)
             refusals[kind] = min(
-                refusals.get(kind, (sentence, names)), (sentence, names), key=lambda r: len(r[0])
+                refusals.get(kind, (sentence, names)),
+                (sentence, names),
+                key=lambda r: len(r[0]),
             )
     return "\n\n".join(
         [
@@ -108,7 +130,8 @@ def _compatibility() -> str:
             _table([f"`{p}`" for p in priors], by_prior),
             "Guides and objectives; `yes` stands for every prior that the guide goes with in the table above:",
             _table(
-                [", ".join(f"`{o}`" for o in group) for group in columns.values()], by_objective
+                [", ".join(f"`{o}`" for o in group) for group in columns.values()],
+                by_objective,
             ),
             "The refusals, one of each kind:",
             "\n".join(

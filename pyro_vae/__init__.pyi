@@ -1,6 +1,9 @@
 """The public names: type checkers read them here, and the package, which imports each at its first use."""
 
-from pyro_vae.foundation.abstract import AbstractProgram as AbstractProgram, variants as variants
+from pyro_vae.foundation.abstract import (
+    AbstractProgram as AbstractProgram,
+    variants as variants,
+)
 from pyro_vae.foundation.errors import InputError as InputError
 from pyro_vae.trained import Run as Run, open_run as open_run
 from pyro_vae.tables import Table as Table

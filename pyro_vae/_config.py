@@ -26,36 +26,48 @@ class Config:
     """Every option of a run, in the order of `--help`; each can stand in a TOML file under the same name."""
 
     dataset: str = _option(
-        "digits", f"{', '.join(NAMED)}; or your own FILE.npy, .npz, .csv, or a FOLDER of images"
+        "digits",
+        f"{', '.join(NAMED)}; or your own FILE.npy, .npz, .csv, or a FOLDER of images",
     )
     data_dir: str | None = _option(
         None, "folder with the files of named data sets (default: $PYRO_VAE_DATA)"
     )
     labels: str | None = _option(
-        None, "labels of your own data: a file, a column of the .csv, or a name in the .npz"
+        None,
+        "labels of your own data: a file, a column of the .csv, or a name in the .npz",
     )
     condition: str | None = _option(
         None,
         "what the data are given and p(x|z,c) reads, as in sex,age=real: columns of a table, arrays of the .npz, "
         "or label for the labels",
     )
-    condition_encoder: str = _option("yes", "whether q(z|x) is given the condition too", YES_NO)
+    condition_encoder: str = _option(
+        "yes", "whether q(z|x) is given the condition too", YES_NO
+    )
     header: str | None = _option(
-        None, "whether a table begins with the names of its columns (default: found out)", YES_NO
+        None,
+        "whether a table begins with the names of its columns (default: found out)",
+        YES_NO,
     )
     delimiter: str | None = _option(
         None, "sign between the cells of a table, or tab, or space (default: found out)"
     )
     decimal: str | None = _option(
-        None, "sign before the decimals of a table's numbers (default: found out)", (".", ",")
+        None,
+        "sign before the decimals of a table's numbers (default: found out)",
+        (".", ","),
     )
     drop: str | None = _option(
         None,
         "columns of a table, by name or number from 0, or arrays of the .npz that are no data, as in a,b; or none",
     )
     id: str | None = _option(None, "column of a table that names its rows")
-    key: str | None = _option(None, "array of the .npz that holds the data (default: found out)")
-    layer: str | None = _option(None, "layer of the .h5ad that holds the data (default: X)")
+    key: str | None = _option(
+        None, "array of the .npz that holds the data (default: found out)"
+    )
+    layer: str | None = _option(
+        None, "layer of the .h5ad that holds the data (default: X)"
+    )
     channels: str | None = _option(
         None,
         "where arrays of images have their channels (default: last for (H, W, 3) and (H, W, 1))",
@@ -64,15 +76,20 @@ class Config:
     validation_fraction: float | None = _option(
         None, "share of the data held out to choose the best epoch"
     )
-    test_fraction: float | None = _option(None, "share of the data held out for evaluation")
+    test_fraction: float | None = _option(
+        None, "share of the data held out for evaluation"
+    )
     stream: str = _option(
         "auto",
         "leave a .npy file or a folder of images on disk; auto: where memory would run short",
         tuple(STREAM),
     )
-    workers: int = _option(2, "processes that read ahead what is left on disk; 0: read when needed")
+    workers: int = _option(
+        2, "processes that read ahead what is left on disk; 0: read when needed"
+    )
     background: str | None = _option(
-        None, "what lies below transparent images: white, black, another colour or #rrggbb"
+        None,
+        "what lies below transparent images: white, black, another colour or #rrggbb",
     )
     missing: str | None = _option(
         None,
@@ -80,11 +97,14 @@ class Config:
         ("keep", "refuse"),
     )
     hide: float | None = _option(
-        None, "hide this share of all values on purpose, in training and evaluation, to measure"
+        None,
+        "hide this share of all values on purpose, in training and evaluation, to measure",
     )
     hide_seed: int = _option(0, "seed of which values are hidden")
     binarize: str | None = _option(
-        None, "make bits of grey values: fresh at each visit, drawn once, or 1 above half", BINARIZE
+        None,
+        "make bits of grey values: fresh at each visit, drawn once, or 1 above half",
+        BINARIZE,
     )
     dequantize: bool = _option(
         False,
@@ -92,7 +112,8 @@ class Config:
     )
     scale: bool = _option(False, "divide by the largest value")
     maximum: int | None = _option(
-        None, "largest value of whole numbers (default: by the files, else by what occurs)"
+        None,
+        "largest value of whole numbers (default: by the files, else by what occurs)",
     )
     structure: str = _option("Vae()", "the formula of model and guide, see below")
     prior: str = _option("StandardNormal()", "p(z), see below")
@@ -107,22 +128,29 @@ class Config:
         "ELBO()", "what is maximised, see below; also any pyro.infer:Trace_ELBO(...)"
     )
     latent_dim: int = _option(10, "length of z")
-    epochs: int | None = _option(None, "passes over the data (default: 300 for digits, else 100)")
+    epochs: int | None = _option(
+        None, "passes over the data (default: 300 for digits, else 100)"
+    )
     patience: int | None = _option(
         None, "stop after so many epochs without a better one, counted after a warm-up"
     )
     batch_size: int = _option(100, "data in a step")
     learning_rate: float = _option(1e-3, "rate before the schedule")
     schedule: str = _option(
-        "constant", f"{', '.join(SCHEDULES)}; or with arguments, as in cosine(floor=0.01)"
+        "constant",
+        f"{', '.join(SCHEDULES)}; or with arguments, as in cosine(floor=0.01)",
     )
     optimizer: str = _option(
-        "adam", f"{', '.join(OPTIMIZERS).lower()}; or with arguments, as in sgd(momentum=0.9)"
+        "adam",
+        f"{', '.join(OPTIMIZERS).lower()}; or with arguments, as in sgd(momentum=0.9)",
     )
     weight_decay: float = _option(
-        0.0, "times the rate: the share of themselves that weights of layers lose in each step"
+        0.0,
+        "times the rate: the share of themselves that weights of layers lose in each step",
     )
-    clip_norm: float | None = _option(None, "shorten gradients that are longer, all together")
+    clip_norm: float | None = _option(
+        None, "shorten gradients that are longer, all together"
+    )
     seed: int = _option(0, "seed of weights, data order and latents")
     device: str = _option("auto", "auto, cpu, cuda or mps")
     precision: str = _option("float32", "of the networks", PRECISIONS)

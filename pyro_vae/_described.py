@@ -72,18 +72,27 @@ def _kind(part: Any) -> tuple[type, dict[str, str]]:
 
 def _words(part: Any) -> str:
     _, arguments = _kind(part)
-    return f"{type(part).__name__}({', '.join(f'{k}={v}' for k, v in arguments.items())})"
+    return (
+        f"{type(part).__name__}({', '.join(f'{k}={v}' for k, v in arguments.items())})"
+    )
 
 
 def _read(vae: VAE) -> Spec:
     """The description that the parts of a VAE give of themselves."""
     parts = _parts(vae)
     shape, latent_dim = parts["likelihood"].shape, parts["prior"].latent_dim
-    axes: dict[str, Any] = {a: _member(a, parts[a]) for a in ("prior", "likelihood", "guide")}
+    axes: dict[str, Any] = {
+        a: _member(a, parts[a]) for a in ("prior", "likelihood", "guide")
+    }
     if vae.context:
-        axes |= {"context": vae.context, "encoder_context": context_of(parts["encoder"]) > 0}
+        axes |= {
+            "context": vae.context,
+            "encoder_context": context_of(parts["encoder"]) > 0,
+        }
     axes |= {"missing": True} if parts["likelihood"].missing else {}
-    return Spec(tuple(shape), latent_dim, network=_member("network", parts["encoder"]), **axes)
+    return Spec(
+        tuple(shape), latent_dim, network=_member("network", parts["encoder"]), **axes
+    )
 
 
 def _member(axis: str, part: Any) -> str:
@@ -100,9 +109,15 @@ def _member(axis: str, part: Any) -> str:
     arguments = {
         p.name: known[p.name]
         for p in own
-        if p.name in known and p.name not in FITTED.get(axis, ()) and known[p.name] is not p.default
+        if p.name in known
+        and p.name not in FITTED.get(axis, ())
+        and known[p.name] is not p.default
     }
-    name = cls.__name__ if cls in variants(family).values() else f"{cls.__module__}:{cls.__name__}"
+    name = (
+        cls.__name__
+        if cls in variants(family).values()
+        else f"{cls.__module__}:{cls.__name__}"
+    )
     return f"{name}({', '.join(f'{k}={_spelling(v)}' for k, v in arguments.items())})"
 
 

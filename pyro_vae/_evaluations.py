@@ -24,7 +24,13 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_json, read_toml
 from pyro_vae.runs import EVALUATION, on_run
 
-EXTRAS = ("gaps", "ais", "bdmc", "posterior", "ood")  # what one of an earlier version held more
+EXTRAS = (
+    "gaps",
+    "ais",
+    "bdmc",
+    "posterior",
+    "ood",
+)  # what one of an earlier version held more
 
 
 def headline(split: str) -> str:
@@ -40,9 +46,13 @@ def digest(columns: Mapping[str, Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def plan_of(options: Any, first: Weighting, further: Sequence[Question]) -> dict[str, Any]:
+def plan_of(
+    options: Any, first: Weighting, further: Sequence[Question]
+) -> dict[str, Any]:
     """What was asked for that decides the numbers, for `evaluation.json`; `refine` in steps, 0 for none."""
-    usual = {str(question) for question in (Weighted(), Refined(), Adaptive(), Latents())}
+    usual = {
+        str(question) for question in (Weighted(), Refined(), Adaptive(), Latents())
+    }
     own = [] if isinstance(first, Weighted | Refined | Adaptive) else [first]
     others = [question for question in (*own, *further) if str(question) not in usual]
     return {
@@ -69,18 +79,28 @@ def stem_of(folder: Path, plan: dict[str, Any], s: dict[str, Any]) -> str:
     """
     split, new = s["split"], s["split"] == "new"
     whole = not new and plan["limit"] is None and plan["checkpoint"] == "best"
-    if whole and _gives_way(_summary(folder / f"{headline(split)}.json"), plan, s["epoch"]):
+    if whole and _gives_way(
+        _summary(folder / f"{headline(split)}.json"), plan, s["epoch"]
+    ):
         return headline(split)
-    words = [split, re.sub(r"[^\w.+]+", "_", Path(s["dataset"]).stem)] if new else [split]
+    words = (
+        [split, re.sub(r"[^\w.+]+", "_", Path(s["dataset"]).stem)] if new else [split]
+    )
     words += [f"limit{plan['limit']}"] if plan["limit"] is not None else []
     words += [f"k{plan['num_particles']}"]
-    words += [f"refine{plan['refine']}"] if plan["refine"] and not plan["adaptive"] else []
+    words += (
+        [f"refine{plan['refine']}"] if plan["refine"] and not plan["adaptive"] else []
+    )
     words += [f"adaptive{plan['refine']}"] if plan["adaptive"] else []
     words += [f"seed{plan['seed']}"] if plan["seed"] else []
     words += [plan["checkpoint"]] if plan["checkpoint"] != "best" else []
     if plan["asked"]:
-        mark = hashlib.blake2b(json.dumps(plan["asked"]).encode(), digest_size=3).hexdigest()
-        names = [text.partition("(")[0].rpartition(":")[2].lower() for text in plan["asked"]]
+        mark = hashlib.blake2b(
+            json.dumps(plan["asked"]).encode(), digest_size=3
+        ).hexdigest()
+        names = [
+            text.partition("(")[0].rpartition(":")[2].lower() for text in plan["asked"]
+        ]
         words += ["+".join(names), mark]
     stem = "-".join(["evaluation", *words])
     other = _summary(folder / f"{stem}.json")
@@ -99,7 +119,11 @@ def _summary(path: Path) -> dict[str, Any] | None:
 
 def _gives_way(old: dict[str, Any] | None, plan: dict[str, Any], epoch: int) -> bool:
     """Whether a headline that stands there is replaced: by its like, by a better one, or where its weights are gone."""
-    if old is None or not isinstance(old.get("plan"), dict) or old.get("epoch") != epoch:
+    if (
+        old is None
+        or not isinstance(old.get("plan"), dict)
+        or old.get("epoch") != epoch
+    ):
         return True
     known = old["plan"]
     strength = ("num_particles", "refine", "adaptive")
@@ -109,7 +133,9 @@ def _gives_way(old: dict[str, Any] | None, plan: dict[str, Any], epoch: int) -> 
         more = any(new > held for new, held in pairs)
     except TypeError:  # damaged
         return True
-    held = known.get("asked") or [name for name in EXTRAS if name in known]  # of an earlier version
+    held = known.get("asked") or [
+        name for name in EXTRAS if name in known
+    ]  # of an earlier version
     keeps = isinstance(held, list) and all(text in plan["asked"] for text in held)
     return least and keeps and (more or plan["seed"] == known.get("seed"))
 
@@ -117,7 +143,11 @@ def _gives_way(old: dict[str, Any] | None, plan: dict[str, Any], epoch: int) -> 
 def evaluations(folder: Path, split: str) -> list[str]:
     """The names of all evaluations of a split in a run folder, the headline first."""
     stems = [p.stem for p in sorted(folder.glob("evaluation*.json"))]
-    ours = [s for s in stems if (m := re.fullmatch(EVALUATION, s)) and (m[2] or "test") == split]
+    ours = [
+        s
+        for s in stems
+        if (m := re.fullmatch(EVALUATION, s)) and (m[2] or "test") == split
+    ]
     return sorted(ours, key=lambda stem: stem != headline(split))
 
 
@@ -198,9 +228,16 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
     }
     for key, kind in wanted.items():
         if not isinstance(summary, dict) or not isinstance(summary.get(key), kind):
-            raise InputError(f"the file {told} is damaged: it does not say {key!r}; run {command}")
-    if summary["split"] != split or summary["representation"] not in Representation.__members__:
-        raise InputError(f"the file {told} is damaged: it is of no {split} data; run {command}")
+            raise InputError(
+                f"the file {told} is damaged: it does not say {key!r}; run {command}"
+            )
+    if (
+        summary["split"] != split
+        or summary["representation"] not in Representation.__members__
+    ):
+        raise InputError(
+            f"the file {told} is damaged: it is of no {split} data; run {command}"
+        )
     columns: dict[str, Any] = dict(read_npz(arrays))
     for key in ("values", "standard_errors", "pareto_k"):
         if (

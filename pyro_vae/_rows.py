@@ -63,7 +63,10 @@ class Rows:
         if n is None or n >= len(self.x):
             return self
         index = evenly(n, len(self.x))
-        of_each = {name: getattr(self, name) for name in ("x", "rows", "names", "labels", "whole")}
+        of_each = {
+            name: getattr(self, name)
+            for name in ("x", "rows", "names", "labels", "whole")
+        }
         some = {name: take(v, index) for name, v in of_each.items() if v is not None}
         return replace(self, **some)
 
@@ -76,7 +79,9 @@ def own_rows(opened: Run, split: str) -> Rows:
     known = opened.fingerprint[split]
     whole = data.whole_split(split, opened.bridge, dtype=opened.dtype)
     whole = None if whole is None else whole.to(opened.device)
-    return Rows(opened.name, split, x, data.rows[split], names, labels, len(x), known, whole)
+    return Rows(
+        opened.name, split, x, data.rows[split], names, labels, len(x), known, whole
+    )
 
 
 def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
@@ -100,15 +105,23 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
     if own and data.shape == opened.spec.shape and _same_conditions(opened, data):
         opened.request |= {"dataset": file} | ({"labels": labels} if labels else {})
         opened.data  # noqa: B018  # refused where its rows stand in another order
-        opened.notes.append(f"{file} holds the data of the run: its splits are those of training")
+        opened.notes.append(
+            f"{file} holds the data of the run: its splits are those of training"
+        )
         return None
     _check_columns(file, data, resolved.get("columns"))
     x = seen(opened, data, ALL, file)
-    opened.notes += [note for note in data.notes if "--maximum" not in note]  # that is the run's
+    opened.notes += [
+        note for note in data.notes if "--maximum" not in note
+    ]  # that is the run's
     opened.notes.append(f"new data: {len(x)} of {file}; {_overlap(opened, data)}")
-    names, own_labels = (None if v is None else v[ALL] for v in (data.names, data.labels))
+    names, own_labels = (
+        None if v is None else v[ALL] for v in (data.names, data.labels)
+    )
     rows = data.rows[ALL]
-    return Rows(public_name(file), NEW, x, rows, names, own_labels, len(x), found["whole"])
+    return Rows(
+        public_name(file), NEW, x, rows, names, own_labels, len(x), found["whole"]
+    )
 
 
 def _same_conditions(opened: Run, data: DataSet) -> bool:
@@ -121,7 +134,9 @@ def _same_conditions(opened: Run, data: DataSet) -> bool:
         return True
     places = np.concatenate([own.rows[split] for split in own.values])
     for name, parts in own.given.items():
-        known = np.array(spelled(np.concatenate([parts[split] for split in own.values])))
+        known = np.array(
+            spelled(np.concatenate([parts[split] for split in own.values]))
+        )
         if name not in data.given or len(places) != len(data.given[name][ALL]):
             return False
         if not np.array_equal(np.array(spelled(data.given[name][ALL]))[places], known):
@@ -132,14 +147,24 @@ def _same_conditions(opened: Run, data: DataSet) -> bool:
 def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     """A file undivided, read as the run's own data were, as far as that is asked for there."""
     own, path = opened.request, user_path(file)
-    alike = file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
-    kept = ("data_dir", "workers", "columns", "condition", *options_for(file, own["dataset"]))
+    alike = (
+        file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
+    )
+    kept = (
+        "data_dir",
+        "workers",
+        "columns",
+        "condition",
+        *options_for(file, own["dataset"]),
+    )
     if path.is_dir():
         kept = (*kept, "background")
     request = {k: own[k] for k in kept if k in own and k in REQUEST}
     if opened.spec.missing and file not in NAMED and may_have_holes(file):
         request["missing"] = KEEP
-    inside = own.get("labels")  # a column, or the name of an array; a file has labels of other rows
+    inside = own.get(
+        "labels"
+    )  # a column, or the name of an array; a file has labels of other rows
     if labels is None and alike and inside is not None and not Path(inside).is_file():
         try:
             return load_data(file, labels=inside, divide=False, **request)
@@ -167,7 +192,9 @@ def _check_columns(file: str, data: DataSet, known: Any) -> None:
         raise InputError(
             f"{file} {' and '.join(told)}: give it the columns of the run, {', '.join(map(str, known))}"
         )
-    numbered = [all(str(name).isdigit() for name in names) for names in (known, data.columns)]
+    numbered = [
+        all(str(name).isdigit() for name in names) for names in (known, data.columns)
+    ]
     pairs = zip(known, data.columns, strict=False)
     other = next(((a, b) for a, b in pairs if str(a) != str(b)), None)
     if other is not None and not any(numbered):
@@ -222,20 +249,30 @@ def seen(
     if strict and (bridge.units is None or bridge.units.whole):
         bridge = replace(bridge, units=data.units)
     plain = AsStored(units=bridge.units)
-    largest = max(float(_there(plain(v, dtype=torch.float64)).max()) for v in chunks(values))
+    largest = max(
+        float(_there(plain(v, dtype=torch.float64)).max()) for v in chunks(values)
+    )
     binary = largest == 1 and _all(Representation.BINARY, values, plain)
-    bits = binary and own is not Representation.BINARY and own is not Representation.REAL
+    bits = (
+        binary and own is not Representation.BINARY and own is not Representation.REAL
+    )
     ambiguous = bits and not bridge.plain
 
     # Bits are taken as they are where the run made bits; all else goes over the run's own bridge.
     if bits and bridge.binarizes:
         bridge, accepted = AsStored(bridge.maximum, bridge.units), True
-        opened.notes.append(f"{what} holds 0 and 1 alone: they are taken for the bits themselves")
+        opened.notes.append(
+            f"{what} holds 0 and 1 alone: they are taken for the bits themselves"
+        )
     elif strict:
         support = opened.vae.model.likelihood.support if bridge.plain else own
         accepted = support.admits(holds) and not ambiguous
     else:
-        accepted = _spelled(bridge.units, values) and _all(own, values, plain) and not ambiguous
+        accepted = (
+            _spelled(bridge.units, values)
+            and _all(own, values, plain)
+            and not ambiguous
+        )
     if not accepted and holds is own:
         raise InputError(
             f"{what} holds {holds.value} that are spelled otherwise than those of {opened.name}, which go up to "
@@ -253,9 +290,15 @@ def seen(
     return _checked(opened, data, split, bridge, what)
 
 
-def _checked(opened: Run, data: DataSet, split: str, bridge: Bridge, what: str) -> Split | Data:
+def _checked(
+    opened: Run, data: DataSet, split: str, bridge: Bridge, what: str
+) -> Split | Data:
     """Data under a bridge, once the model accepts every value."""
-    x = data.fields(split, bridge, opened.conditions, dtype=opened.dtype).fixed().to(opened.device)
+    x = (
+        data.fields(split, bridge, opened.conditions, dtype=opened.dtype)
+        .fixed()
+        .to(opened.device)
+    )
     try:
         as_data(opened.vae.model, x)
     except InputError as error:
@@ -270,7 +313,9 @@ def outside(opened: Run, name: str) -> Split | Data:
     if Path(name).is_dir():
         kept.add("background")
     request: dict[str, Any] = {option: opened.request.get(option) for option in kept}
-    request |= {key: opened.request.get(key) for key in ("data_dir", "columns", "condition")}
+    request |= {
+        key: opened.request.get(key) for key in ("data_dir", "columns", "condition")
+    }
     try:
         data = load_data(name, divide=named, **request)
     except InputError as error:
@@ -281,7 +326,11 @@ def outside(opened: Run, name: str) -> Split | Data:
 def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     """Values in memory as a run sees them; see `Run.see`."""
     names = () if opened.conditions is None else opened.conditions.names
-    if given is None and names and all(name in getattr(values, "columns", ()) for name in names):
+    if (
+        given is None
+        and names
+        and all(name in getattr(values, "columns", ()) for name in names)
+    ):
         given, values = values, values.drop(columns=[*names])
     if opened.schema is not None and hasattr(values, "columns"):
         values = opened.schema.codes(values, missing=opened.spec.missing)
@@ -298,16 +347,30 @@ def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
             f"values of shape {array.shape} are no batch of data of shape {shape}; give {('N', *shape)}"
         )
     missing = opened.spec.missing
-    kept: dict[str, torch.Tensor | Stream] = {ALL: stored("the array", array, missing=missing)}
+    kept: dict[str, torch.Tensor | Stream] = {
+        ALL: stored("the array", array, missing=missing)
+    }
     mixed = opened.schema is not None
-    nature = Nature(Representation.MIXED, 1.0) if mixed else nature_of("the array", kept)
+    nature = (
+        Nature(Representation.MIXED, 1.0) if mixed else nature_of("the array", kept)
+    )
     rows = {ALL: np.arange(len(array))}
     kind, maximum = nature.representation, nature.maximum
     data = DataSet(
-        "the array", kept, None, kind, maximum, False, "memory", rows, units=nature.units
+        "the array",
+        kept,
+        None,
+        kind,
+        maximum,
+        False,
+        "memory",
+        rows,
+        units=nature.units,
     )
     if given is not None and opened.conditions is None:
-        raise InputError(f"the run {opened.folder} is not conditional, and conditions are given")
+        raise InputError(
+            f"the run {opened.folder} is not conditional, and conditions are given"
+        )
     if given is not None:
         columns = names if hasattr(given, "columns") else [*given]
         data.given = {name: {ALL: np.asarray(given[name])} for name in columns}
@@ -316,7 +379,9 @@ def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
 
 def _all(kind: Representation, values: Any, plain: Bridge) -> bool:
     """Whether all values, in the units of a bridge, are of a kind."""
-    return all(kind.holds(_there(plain(v, dtype=torch.float64))) for v in chunks(values))
+    return all(
+        kind.holds(_there(plain(v, dtype=torch.float64))) for v in chunks(values)
+    )
 
 
 def _there(x: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,9 @@ def save_checkpoint(
         header["optimizer"] = {}
         for index, values in state["state"].items():
             tensors |= {
-                f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)
+                f"optimizer.{index}.{k}": v
+                for k, v in values.items()
+                if isinstance(v, Tensor)
             }
             header["optimizer"][str(index)] = {
                 k: v for k, v in values.items() if not isinstance(v, Tensor)
@@ -109,9 +111,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"the checkpoint {path} is damaged: {one_line(error)[:200]}") from error
+        raise InputError(
+            f"the checkpoint {path} is damaged: {one_line(error)[:200]}"
+        ) from error
     if not isinstance(header, dict) or "spec" not in header:
-        raise InputError(f"the checkpoint {path} is damaged: its header does not describe a VAE")
+        raise InputError(
+            f"the checkpoint {path} is damaged: its header does not describe a VAE"
+        )
     if header.get("format") != FORMAT:
         raise InputError(
             f"the checkpoint {path} has format {shown(header.get('format'))}, which this version cannot read"
@@ -120,7 +126,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for key, hint in HEADER.items():
             check(key, header.get(key), hint)
     except InputError as error:
-        raise InputError(f"the checkpoint {path} is damaged: in its header {error}") from error
+        raise InputError(
+            f"the checkpoint {path} is damaged: in its header {error}"
+        ) from error
     return tensors, header
 
 
@@ -134,14 +142,20 @@ def load_weights(path: Path) -> tuple[VAE, Spec, dict[str, Any]]:
     try:
         with reading(path, "a checkpoint that describes its VAE"):
             spec = Spec.from_dict(header["spec"])
-            with Bounded("its VAE", limit=4 * size + 2**26, most=1000 + 20 * len(tensors)):
+            with Bounded(
+                "its VAE", limit=4 * size + 2**26, most=1000 + 20 * len(tensors)
+            ):
                 vae = build(spec)
     except InputError as error:
         raise InputError(f"the checkpoint {path} cannot be used: {error}") from error
-    if any(v.dtype is torch.float64 for k, v in tensors.items() if k.startswith("model.")):
+    if any(
+        v.dtype is torch.float64 for k, v in tensors.items() if k.startswith("model.")
+    ):
         vae.double()
     _put_weights(vae, tensors, path)
-    if header.get("products") in PRODUCTS and (header["products"] == "torch" or has_onednn()):
+    if header.get("products") in PRODUCTS and (
+        header["products"] == "torch" or has_onednn()
+    ):
         use_products(vae, header["products"])
     return vae, spec, header
 
@@ -149,7 +163,11 @@ def load_weights(path: Path) -> tuple[VAE, Spec, dict[str, Any]]:
 def _put_weights(vae: VAE, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         vae.load_state_dict(
-            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+            {
+                k.removeprefix("model."): v
+                for k, v in tensors.items()
+                if k.startswith("model.")
+            }
         )
     except RuntimeError as error:
         raise InputError(
@@ -163,7 +181,9 @@ def _put_weights(vae: VAE, tensors: dict[str, Tensor], path: Path) -> None:
             )
 
 
-def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progress, dict[str, Any]]:
+def restore_training(
+    path: Path, vae: VAE, optimizer: Optimizer
+) -> tuple[Progress, dict[str, Any]]:
     """Put weights, optimizer and random state back as they were when `path` was saved; the progress and the header."""
     tensors, header = read_checkpoint(path)
     if "progress" not in header:
@@ -181,7 +201,9 @@ def restore_training(path: Path, vae: VAE, optimizer: Optimizer) -> tuple[Progre
         ) from error
 
 
-def _put_state(optimizer: Optimizer, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def _put_state(
+    optimizer: Optimizer, tensors: dict[str, Tensor], header: dict[str, Any]
+) -> None:
     """Optimizer and random streams as the checkpoint has them."""
     state: dict[int, dict[str, Any]] = {
         int(i): dict(values) for i, values in header["optimizer"].items()
@@ -206,10 +228,16 @@ def checkpoint_path(run: str | Path, which: str = "best") -> Path:
     if which not in ("best", "last"):
         raise InputError(f"checkpoint={which!r} must be 'best' or 'last'")
     path = folder / f"{which}.safetensors"
-    if which == "best" and not path.is_file() and (folder / "last.safetensors").is_file():
+    if (
+        which == "best"
+        and not path.is_file()
+        and (folder / "last.safetensors").is_file()
+    ):
         return folder / "last.safetensors"
     if not path.is_file() and not (folder / "config.toml").is_file():
-        raise InputError(f"{folder} holds no run: it has no config.toml and no {which}.safetensors")
+        raise InputError(
+            f"{folder} holds no run: it has no config.toml and no {which}.safetensors"
+        )
     return path
 
 

@@ -33,7 +33,11 @@ def _fingerprint(summary: Mapping[str, Any]) -> str | None:
 
 def _unchecked(found: Mapping[str, Evaluation]) -> list[str]:
     """A warning about evaluations whose data are known by name only."""
-    names = [name for name, evaluation in found.items() if not _fingerprint(evaluation.summary)]
+    names = [
+        name
+        for name, evaluation in found.items()
+        if not _fingerprint(evaluation.summary)
+    ]
     if not names:
         return []
     told = "has" if len(names) == 1 else "have"
@@ -76,7 +80,9 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
     kinds = [Representation[s["representation"]] for s in (first, other)]
     if kinds[0] is not kinds[1]:
         real = (Representation.REAL, Representation.UNIT)
-        one, two = (f"a {'density' if k in real else 'mass'} of {k.value}" for k in kinds)
+        one, two = (
+            f"a {'density' if k in real else 'mass'} of {k.value}" for k in kinds
+        )
         raise InputError(f"{one} ({a}) and {two} ({b}) are not comparable")
     given = [s.get("given") or [] for s in (first, other)]
     if given[0] != given[1]:
@@ -89,7 +95,9 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
         )
     sizes = [found[name].sizes for name in (a, b)]
     total = [sum(s.values()) for s in sizes]
-    alike = sizes[0] == sizes[1] or (split == "test" and total[0] == total[1])  # split off first
+    alike = sizes[0] == sizes[1] or (
+        split == "test" and total[0] == total[1]
+    )  # split off first
     same = alike if not known else alike or _fingerprint(first) == _fingerprint(other)
     if not same or first["data_in_split"] != other["data_in_split"]:
         one, two = (", ".join(f"{n} {name}" for name, n in s.items()) for s in sizes)
@@ -109,7 +117,9 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
         )
     rows, others = (found[name].columns.get("row") for name in (a, b))
     if rows is not None and others is not None and not np.array_equal(rows, others):
-        raise InputError(f"{a} and {b} were evaluated on different rows of {first['dataset']}")
+        raise InputError(
+            f"{a} and {b} were evaluated on different rows of {first['dataset']}"
+        )
     if found[a].drawn != found[b].drawn:
         raise InputError(
             f"{a} sees its data in {found[a].drawn} and {b} in {found[b].drawn} (--precision), for which different "
@@ -120,7 +130,8 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
 def _refinement(found: Mapping[str, Evaluation]) -> list[str]:
     """A warning when q(z|x) was fitted to each datum (`--refine`) for some runs more than for others."""
     steps = {
-        name: evaluation.summary.get("refinement_steps") or 0 for name, evaluation in found.items()
+        name: evaluation.summary.get("refinement_steps") or 0
+        for name, evaluation in found.items()
     }
     if len(set(map(str, steps.values()))) == 1:
         return []
@@ -137,7 +148,9 @@ def main(arguments: Sequence[str]) -> None:
     if output is not None:
         check_output(output, "--json")
     if len(options.runs) < 2:
-        raise InputError(f"a comparison needs two runs or more, and {options.runs[0]} is one")
+        raise InputError(
+            f"a comparison needs two runs or more, and {options.runs[0]} is one"
+        )
     first, *others = options.runs
     seen: dict[Path, str] = {}
     for name in options.runs:
@@ -155,7 +168,11 @@ def main(arguments: Sequence[str]) -> None:
     print(
         f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data\n"
         f"seen as {Representation[s['representation']].value}, {s['bridge']}\n"
-        + (f"log p(x) below is log p(x|c), c: {', '.join(map(str, given))}\n" if given else "")
+        + (
+            f"log p(x) below is log p(x|c), c: {', '.join(map(str, given))}\n"
+            if given
+            else ""
+        )
         + f"\n{result}"
     )
     for sentence in warnings[len(result.warnings) :]:
@@ -163,9 +180,14 @@ def main(arguments: Sequence[str]) -> None:
     read = ", ".join(str(folder / f"{stem}.json") for folder, stem in places.values())
     print(f"\nread: {read}")
     if output is not None:
-        about = {k: s[k] for k in ("dataset", "split", "data_in_split", "representation", "bridge")}
+        about = {
+            k: s[k]
+            for k in ("dataset", "split", "data_in_split", "representation", "bridge")
+        }
         text = json.dumps({**about, **result.to_dict(), "warnings": warnings}, indent=2)
-        write_atomically(output, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        write_atomically(
+            output, lambda path: path.write_text(text + "\n", encoding="utf-8")
+        )
         print(f"\nwritten: {output}")
 
 

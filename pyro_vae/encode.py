@@ -29,7 +29,13 @@ from pyro_vae import plots
 from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import DRAWS, run
 from pyro_vae._cli.outputs import Make, draw, put_each, reason
-from pyro_vae._cli.scores import check_tables, identity, plain, require_pyarrow, table_files
+from pyro_vae._cli.scores import (
+    check_tables,
+    identity,
+    plain,
+    require_pyarrow,
+    table_files,
+)
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS, evenly
 from pyro_vae.data.inputs import as_data, rows_within
@@ -82,7 +88,9 @@ def encode(
     for batch in batches(x, size):
         centre, variance = _moments(vae.encode(batch), draws)
         if done == 0:
-            mean, std = (torch.empty(len(x), centre.shape[-1], dtype=centre.dtype) for _ in "ms")
+            mean, std = (
+                torch.empty(len(x), centre.shape[-1], dtype=centre.dtype) for _ in "ms"
+            )
         rows = slice(done, done + len(centre))
         mean[rows], std[rows] = centre.cpu(), variance.clamp_min(0).sqrt().cpu()
         done = rows.stop
@@ -103,7 +111,10 @@ def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
     for count in pieces(draws, max(1, LARGEST_CHUNK // q.batch_shape.numel())):
         spread.add(q.sample((count,)))  # (count, batch, latent_dim)
     drawn = spread.std.square()
-    return spread.mean if mean is None else mean, drawn if variance is None else variance
+    return (
+        spread.mean if mean is None else mean,
+        drawn if variance is None else variance,
+    )
 
 
 def _closed(q: Any, moment: str) -> Tensor | None:
@@ -134,7 +145,9 @@ def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
     return arrays
 
 
-def encode_rows(opened: Run, rows: Rows, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
+def encode_rows(
+    opened: Run, rows: Rows, *, draws: int = DRAWS
+) -> dict[str, np.ndarray]:
     """The latents of some rows, named as in `encode_run`; those of new data begin with `new_`."""
     mean, std = encode(opened.vae, rows.x, draws=draws)
     found = {"mean": mean.numpy(), "std": std.numpy()}
@@ -182,7 +195,9 @@ class Probes:
         return "\n".join(lines)
 
 
-def probe(z: np.ndarray, labels: np.ndarray, test_z: np.ndarray, test_labels: np.ndarray) -> Probes:
+def probe(
+    z: np.ndarray, labels: np.ndarray, test_z: np.ndarray, test_labels: np.ndarray
+) -> Probes:
     """Fit classifiers to training latents and judge them on test latents.
 
     Data without a label (nan, or an empty text) are left out. A test label that no training datum has counts as missed.
@@ -233,7 +248,9 @@ def probe(z: np.ndarray, labels: np.ndarray, test_z: np.ndarray, test_labels: np
     near = KNeighborsClassifier(k).fit(z, index)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a thousand steps are close enough
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # a thousand steps are close enough
         linear.fit(z, index)
     near_right, linear_right = (
         float((model.predict(test_z) == truth).mean()) for model in (near, linear)
@@ -254,7 +271,11 @@ def _known(labels: np.ndarray) -> np.ndarray:
 
 
 def picture(
-    z: np.ndarray, std: np.ndarray, labels: np.ndarray | None, *, fit: np.ndarray | None = None
+    z: np.ndarray,
+    std: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    fit: np.ndarray | None = None,
 ) -> Figure:
     """Posterior means in the plane, coloured by label (at most 20 kinds); of more than 5000 an even choice.
 
@@ -291,7 +312,8 @@ def picture(
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
         axes.set_title(
-            f"posterior means E[z | x], two directions of {latent_dim} (PCA)", fontsize=10
+            f"posterior means E[z | x], two directions of {latent_dim} (PCA)",
+            fontsize=10,
         )
     return figure
 
@@ -321,13 +343,19 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     for split in (*SPLITS, NEW):
         if f"{split}_mean" not in arrays:
             continue
-        columns: dict[str, Any] = {"split": split, "datum": np.arange(len(arrays[f"{split}_mean"]))}
+        columns: dict[str, Any] = {
+            "split": split,
+            "datum": np.arange(len(arrays[f"{split}_mean"])),
+        }
         columns |= {
-            key: arrays[f"{split}_{key}s"] for key in ("row", "name") if f"{split}_{key}s" in arrays
+            key: arrays[f"{split}_{key}s"]
+            for key in ("row", "name")
+            if f"{split}_{key}s" in arrays
         }
         for kind in ("mean", "std"):
             columns |= {
-                f"{kind}_{d}": column for d, column in enumerate(arrays[f"{split}_{kind}"].T)
+                f"{kind}_{d}": column
+                for d, column in enumerate(arrays[f"{split}_{kind}"].T)
             }
         if f"{split}_labels" in arrays:
             columns["label"] = arrays[f"{split}_labels"]
@@ -348,7 +376,11 @@ def _output(given: str | None, folder: Path, new: str | None) -> Path:
 
 def _stem(new: str | None) -> str:
     """The name of the files of latents, without ending: those of new data have their own."""
-    return "latents" if new is None else "latents-new-" + re.sub(r"[^\w.+]+", "_", Path(new).stem)
+    return (
+        "latents"
+        if new is None
+        else "latents-new-" + re.sub(r"[^\w.+]+", "_", Path(new).stem)
+    )
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
@@ -367,9 +399,13 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError("--num-draws 1 gives no standard deviation; draw two or more")
     check_tables(options)
     if options.labels is not None and options.data is None:
-        raise InputError("--labels goes with new data; name their file with --data FILE")
+        raise InputError(
+            "--labels goes with new data; name their file with --data FILE"
+        )
     opened = asked(options)
-    new = None if options.data is None else new_rows(opened, options.data, options.labels)
+    new = (
+        None if options.data is None else new_rows(opened, options.data, options.labels)
+    )
     if new is None and opened.data and options.labels is None and opened.has_new_labels:
         raise InputError(
             f"the labels of {opened.name} are not those that were beside the data when {opened.folder} was trained: "
@@ -381,12 +417,16 @@ def main(arguments: Sequence[str]) -> None:
     pyro.set_rng_seed(options.seed)
     draws = options.num_draws
     arrays = (
-        encode_run(opened, draws=draws) if new is None else encode_rows(opened, new, draws=draws)
+        encode_run(opened, draws=draws)
+        if new is None
+        else encode_rows(opened, new, draws=draws)
     )
     splits = [s for s in (*SPLITS, NEW) if f"{s}_mean" in arrays]
     sizes = ", ".join(f"{len(arrays[f'{s}_mean'])} {s}" for s in splits)
     print(f"{fresh or opened.name}: {sizes} data")
-    print(f"latent dimension {opened.spec.latent_dim}, weights of epoch {opened.epoch}\n")
+    print(
+        f"latent dimension {opened.spec.latent_dim}, weights of epoch {opened.epoch}\n"
+    )
     write_atomically(output, lambda path: _save(path, arrays, output.suffix))
     print(_report(arrays))
     split = "test" if "test" in splits else splits[0]
@@ -395,7 +435,9 @@ def main(arguments: Sequence[str]) -> None:
         arrays[f"{split}_std"],
         arrays.get(f"{split}_labels"),
     )
-    tables = table_files(frame(arrays), options) if options.csv or options.parquet else {}
+    tables = (
+        table_files(frame(arrays), options) if options.csv or options.parquet else {}
+    )
     written, failed = put_each(tables)
     drawn: list[Path] = []
     not_drawn: list[str] = []
@@ -420,7 +462,9 @@ def _draw(folder: Path, name: str, make: Make) -> tuple[list[Path], list[str]]:
 def _report(arrays: dict[str, np.ndarray]) -> str:
     """The accuracies, or why there are none."""
     if f"{NEW}_mean" in arrays:
-        return "no accuracies: these are fitted to training data and judged on test data"
+        return (
+            "no accuracies: these are fitted to training data and judged on test data"
+        )
     if "train_labels" not in arrays:
         return "no accuracies: the data have no labels"
     if "test_mean" not in arrays:

@@ -29,7 +29,14 @@ from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import run
 from pyro_vae._cli.outputs import Make, draw, put_each, reason
 from pyro_vae._cli.questions import questions
-from pyro_vae._cli.scores import as_csv, check_tables, identity, plain, scores, table_files
+from pyro_vae._cli.scores import (
+    as_csv,
+    check_tables,
+    identity,
+    plain,
+    scores,
+    table_files,
+)
 from pyro_vae._evaluations import digest, headline, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.holes import share_missing
@@ -64,7 +71,9 @@ def _progress(unit: str, total: int | None) -> Iterator[Callable[[int], Any]]:
     """What to call with the number of units done since the last call: it moves a bar, if there is a terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=f" {unit}", unit_scale=True, leave=False, disable=None) as bar:
+    with tqdm(
+        total=total, unit=f" {unit}", unit_scale=True, leave=False, disable=None
+    ) as bar:
         yield bar.update
 
 
@@ -73,7 +82,9 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
     bridge = opened.bridge
     stored = Representation[opened.config["resolved"]["stored"]]
     missing = share_missing(fields_of(rows.x)[0]) if opened.spec.missing else 0.0
-    dimensions = math.prod(opened.spec.shape) * (1 - missing)  # those that were seen, on average
+    dimensions = math.prod(opened.spec.shape) * (
+        1 - missing
+    )  # those that were seen, on average
     return {
         "run": public_path(opened.folder),
         "epoch": opened.epoch,
@@ -145,7 +156,9 @@ def _options(arguments: Sequence[str]) -> Any:
         check_output(options.netcdf, "--netcdf")
     check_tables(options)
     if options.labels is not None and options.data is None:
-        raise InputError("--labels goes with new data; name their file with --data FILE")
+        raise InputError(
+            "--labels goes with new data; name their file with --data FILE"
+        )
     return options
 
 
@@ -195,7 +208,9 @@ class _Files:
         """Put an answer under the name of its question, or under the first number behind it that is free."""
         key = self._free(question.key, self.s)
         self.s[key] = {"question": str(question), **answer.to_dict()}
-        self.columns |= _columns(question, answer, len(self.columns["values"]), f"{key}_")
+        self.columns |= _columns(
+            question, answer, len(self.columns["values"]), f"{key}_"
+        )
         for part in (answer, *answer.parts.values()):
             for name, drawing in part.figures.items():
                 self.figures[self._free(name, self.figures)] = drawing.make
@@ -209,9 +224,13 @@ class _Files:
         return found
 
 
-def _columns(question: Question, answer: Answer, size: int, before: str = "") -> dict[str, Any]:
+def _columns(
+    question: Question, answer: Answer, size: int, before: str = ""
+) -> dict[str, Any]:
     """The arrays of an answer, once each has a number for each datum."""
-    columns = {f"{before}{k}": plain(np.asarray(on_host(v))) for k, v in answer.columns.items()}
+    columns = {
+        f"{before}{k}": plain(np.asarray(on_host(v))) for k, v in answer.columns.items()
+    }
     for name, column in columns.items():
         if column.shape != (size,):
             raise InputError(
@@ -245,7 +264,9 @@ def main(arguments: Sequence[str]) -> None:
     assert isinstance(result, LogMarginal)
     s = {**_facts(opened, rows, result), **answer.numbers, "weighting": str(first)}
     s |= {"warnings": list(answer.warnings)}
-    s |= {"captions": {name: drawing.caption for name, drawing in answer.figures.items()}}
+    s |= {
+        "captions": {name: drawing.caption for name, drawing in answer.figures.items()}
+    }
     print(_opening(s, answer), flush=True)
     files = _Files(s, {**identity(rows), **_columns(first, answer, len(rows.x))})
     files.figures |= {name: drawing.make for name, drawing in answer.figures.items()}
@@ -270,7 +291,9 @@ def main(arguments: Sequence[str]) -> None:
     s |= {"versions": _versions(), "command": public_command("evaluate", arguments)}
     stem = stem_of(opened.folder, plan, s)
     each = scores(files.columns, rows.split)
-    written = _write(opened.folder, stem, s, files.columns, each if rows.split == NEW else None)
+    written = _write(
+        opened.folder, stem, s, files.columns, each if rows.split == NEW else None
+    )
     told, failed = put_each({**table_files(each, options), **_netcdf(result, options)})
     drawn, not_drawn = _draw(opened.folder, stem, s, files.figures)
     page, no_page = _report(opened.folder, stem, rows) if options.report else ([], [])
@@ -348,7 +371,9 @@ def _draw(
     drawn: list[Path] = []
     try:
         place = subfolder(subfolder(folder, "figures"), stem)
-        drawn, failed = draw({place / f"{name}.png": make for name, make in figures.items()})
+        drawn, failed = draw(
+            {place / f"{name}.png": make for name, make in figures.items()}
+        )
         s["figures"] = [path.relative_to(folder).as_posix() for path in drawn]
         write_atomically(folder / f"{stem}.json", partial(_save_json, s=s))
     except (InputError, OSError) as error:  # then its file names none of them
@@ -365,11 +390,17 @@ def _beside(folder: Path, split: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {"pyro_vae": __version__, "pyro": pyro.__version__, "torch": str(torch.__version__)}
+    return {
+        "pyro_vae": __version__,
+        "pyro": pyro.__version__,
+        "torch": str(torch.__version__),
+    }
 
 
 def _save_json(path: Path, s: dict[str, Any]) -> None:
-    path.write_text(json.dumps(_json(s), indent=2, default=str) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(_json(s), indent=2, default=str) + "\n", encoding="utf-8"
+    )
 
 
 def _save_npz(path: Path, columns: dict[str, Any]) -> None:

@@ -57,7 +57,9 @@ def completed(opened: Run, rows: Rows, **options: Any) -> dict[str, np.ndarray]:
     found = imputations(opened.vae, rows.x, **options)
     bridge = opened.bridge
     seen = _stored(rows, found)
-    unit = bridge.inverse(torch.ones_like(found.std)) - bridge.inverse(torch.zeros_like(found.std))
+    unit = bridge.inverse(torch.ones_like(found.std)) - bridge.inverse(
+        torch.zeros_like(found.std)
+    )
 
     def back(x: Tensor) -> Tensor:
         return torch.where(found.missing, bridge.inverse(x).double(), seen)
@@ -94,14 +96,18 @@ def frame(opened: Run, arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
 
     x = arrays["x"]
     if x.ndim != 2:
-        raise InputError(f"data of shape {x.shape[1:]} are no table: name a .npz file as --output")
+        raise InputError(
+            f"data of shape {x.shape[1:]} are no table: name a .npz file as --output"
+        )
     if opened.schema is not None:
         table = opened.schema.frame(x)
     else:
         names = opened.columns or [str(i) for i in range(x.shape[1])]
         whole = (x == np.round(x)).all(0)
         columns = zip(names, x.T, whole, strict=True)
-        table = pandas.DataFrame({n: v.astype(np.int64) if w else v for n, v, w in columns})
+        table = pandas.DataFrame(
+            {n: v.astype(np.int64) if w else v for n, v, w in columns}
+        )
     if "name" in arrays and "name" not in table:
         table.insert(0, "name", arrays["name"])
     return table
@@ -110,16 +116,24 @@ def frame(opened: Run, arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The rows of all splits, in the order of their file where they are of one."""
     shared = [key for key in parts[0] if all(key in part for part in parts)]
-    arrays = {k: np.concatenate([p[k] for p in parts], int(k == "draws")) for k in shared}
+    arrays = {
+        k: np.concatenate([p[k] for p in parts], int(k == "draws")) for k in shared
+    }
     if len(set(arrays["row"].tolist())) < len(arrays["row"]):
         return arrays
     order = np.argsort(arrays["row"])
-    return {key: value.take(order, int(key == "draws")) for key, value in arrays.items()}
+    return {
+        key: value.take(order, int(key == "draws")) for key, value in arrays.items()
+    }
 
 
 def _output(options: Any, opened: Run) -> Path:
     """Where the table goes; every reason why it cannot is found before the work."""
-    new = "" if options.data is None else "-" + re.sub(r"[^\w.+]+", "_", Path(options.data).stem)
+    new = (
+        ""
+        if options.data is None
+        else "-" + re.sub(r"[^\w.+]+", "_", Path(options.data).stem)
+    )
     ending = ".csv" if len(opened.spec.shape) == 1 else ".npz"
     given = options.output
     path = opened.folder / f"imputed{new}{ending}" if given is None else Path(given)
@@ -157,7 +171,11 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(
             f"{options.data} is new to the run: all of its rows are taken, and --split {options.split} cannot be used"
         )
-    splits = [options.split] if options.split else [s for s in SPLITS if _has(opened, new, s)]
+    splits = (
+        [options.split]
+        if options.split
+        else [s for s in SPLITS if _has(opened, new, s)]
+    )
     every = [new] if new is not None else [own_rows(opened, split) for split in splits]
     opened.announce()
     pyro.set_rng_seed(options.seed)
@@ -167,8 +185,14 @@ def main(arguments: Sequence[str]) -> None:
 
     # What was done, and how far to trust it.
     print(_said(opened, arrays, options.num_particles))
-    table = {} if output.suffix == ".npz" else {output: _writer(output, frame(opened, arrays))}
-    written, failed = put_each({**table, output.with_suffix(".npz"): partial(_save, arrays=arrays)})
+    table = (
+        {}
+        if output.suffix == ".npz"
+        else {output: _writer(output, frame(opened, arrays))}
+    )
+    written, failed = put_each(
+        {**table, output.with_suffix(".npz"): partial(_save, arrays=arrays)}
+    )
     print(f"\nwritten: {', '.join(map(str, written))}")
     if failed:
         raise InputError(f"not written: {', '.join(failed)}")
@@ -185,9 +209,13 @@ def _writer(path: Path, table: "pandas.DataFrame") -> Any:
 def _said(opened: Run, arrays: dict[str, np.ndarray], num_particles: int) -> str:
     """The answer to a person: how many values were filled in, and what their weights say."""
     kept = ("missing", "mean", "std", "x", "draws", "ess", "pareto_k")
-    missing, mean, std, point, draws, ess, k = (torch.from_numpy(arrays[name]) for name in kept)
+    missing, mean, std, point, draws, ess, k = (
+        torch.from_numpy(arrays[name]) for name in kept
+    )
     nothing = torch.full((len(mean),), torch.nan)
-    found = Imputed(missing, mean, std, point, draws, nothing, None, ess, k, num_particles)
+    found = Imputed(
+        missing, mean, std, point, draws, nothing, None, ess, k, num_particles
+    )
     about = found.answer()
     text = [f"{about.title}: {about.about}", *about.sentences]
     return "\n".join([*text, *(f"warning: {w}" for w in about.warnings)])

@@ -61,7 +61,9 @@ def description(folder: Path) -> dict[str, Any] | None:
     except InputError:
         return None
     resolved = config.get("resolved")
-    ours = isinstance(resolved, dict) and {"version", "shape", "bridge"} <= resolved.keys()
+    ours = (
+        isinstance(resolved, dict) and {"version", "shape", "bridge"} <= resolved.keys()
+    )
     return config if ours else None
 
 
@@ -95,7 +97,9 @@ def output_folder(option: str, given: str) -> Path:
     """
     path = user_path(given)
     there = path.resolve()
-    if is_run(there) or (is_run(there.parent) and there.name in ("figures", "tensorboard")):
+    if is_run(there) or (
+        is_run(there.parent) and there.name in ("figures", "tensorboard")
+    ):
         raise InputError(f"{option} {path} holds files of a run; name another folder")
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -103,7 +107,9 @@ def output_folder(option: str, given: str) -> Path:
 
 def owned(folder: Path) -> list[Path]:
     """The files in a run folder that the programs wrote, by their names; none that is reached through a link."""
-    return [p for p in _files(folder) if OWNED.fullmatch(p.relative_to(folder).as_posix())]
+    return [
+        p for p in _files(folder) if OWNED.fullmatch(p.relative_to(folder).as_posix())
+    ]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -178,10 +184,16 @@ def located(
         **({"data_dir": data_dir} if data_dir else {}),
     }
     if known.get("dataset") not in NAMED and data is None:
-        known["dataset"] = str(_found(known["dataset"], folder, data_dir) or known["dataset"])
+        known["dataset"] = str(
+            _found(known["dataset"], folder, data_dir) or known["dataset"]
+        )
     if known.get("labels") is not None:
-        beside = None if known["dataset"] in NAMED else str(Path(known["dataset"]).parent)
-        known["labels"] = str(_found(known["labels"], folder, data_dir, beside) or known["labels"])
+        beside = (
+            None if known["dataset"] in NAMED else str(Path(known["dataset"]).parent)
+        )
+        known["labels"] = str(
+            _found(known["labels"], folder, data_dir, beside) or known["labels"]
+        )
     if known.get("data_dir") is not None and data_dir is None:
         known["data_dir"] = str(_found(known["data_dir"], folder) or known["data_dir"])
     return known
@@ -205,7 +217,9 @@ def _found(written: str, folder: Path, *others: str | None) -> Path | None:
     path = user_path(written)
     named = [user_path(other) / path.name for other in others if other]
     places = (*named, folder / path, path, Path(path.name))
-    return next((shown(place) for place in places if path.name and place.exists()), None)
+    return next(
+        (shown(place) for place in places if path.name and place.exists()), None
+    )
 
 
 def public_name(dataset: str) -> str:
@@ -216,7 +230,9 @@ def public_name(dataset: str) -> str:
 def public_path(path: str | Path) -> str:
     """A path for others to read: from the current folder on if it lies in it, else its last part."""
     there, here = user_path(path).resolve(), Path.cwd()
-    return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.name
+    return (
+        there.relative_to(here).as_posix() if there.is_relative_to(here) else there.name
+    )
 
 
 def public_command(program: str, arguments: Sequence[str]) -> str:
@@ -224,9 +240,13 @@ def public_command(program: str, arguments: Sequence[str]) -> str:
     words = []
     for argument in arguments:
         option, equals, value = argument.rpartition("=")
-        option, value = (option + equals, value) if option.startswith("--") else ("", argument)
+        option, value = (
+            (option + equals, value) if option.startswith("--") else ("", argument)
+        )
         quoted = WHOLE.sub(lambda path: public_path(path[0]), argument)
-        words.append(option + public_path(value) if Path(value).is_absolute() else quoted)
+        words.append(
+            option + public_path(value) if Path(value).is_absolute() else quoted
+        )
     return shlex.join(["python", "-m", f"pyro_vae.{program}", *words])
 
 
@@ -247,4 +267,8 @@ def shown(path: Path) -> Path:
     """The same place in the shortest words: relative to the current folder if it lies in it or beside it."""
     there = path.resolve()
     near = Path(os.path.relpath(there))
-    return near if len(near.parts) < len(there.parts) and near.parts[:2] != ("..", "..") else there
+    return (
+        near
+        if len(near.parts) < len(there.parts) and near.parts[:2] != ("..", "..")
+        else there
+    )

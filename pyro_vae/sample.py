@@ -42,7 +42,11 @@ from pyro_vae.foundation.memory import affordable
 from pyro_vae.runs import output_folder
 from pyro_vae.trained import Run
 
-DATALESS = {"prior", "manifold", "conditions"}  # kinds that are drawn from the model alone
+DATALESS = {
+    "prior",
+    "manifold",
+    "conditions",
+}  # kinds that are drawn from the model alone
 CONDITIONAL = {"conditions", "transfer"}  # kinds for runs with conditions
 OF_TABLES = ("prior", "reconstructions")  # kinds of columns of mixed kinds
 SHOWN = 2000  # rows of data beside draws
@@ -82,7 +86,9 @@ def draw(
         title = "mean of p(x | z), z from the prior" if mean else "draws from p(x)"
         if c is not None:
             under = f"c of {split} data" if to is None else _words(opened, given)
-            title = f"{title.replace('z)', 'z, c)').replace('p(x)', 'p(x | c)')}, {under}"
+            title = (
+                f"{title.replace('z)', 'z, c)').replace('p(x)', 'p(x | c)')}, {under}"
+            )
         return plots.grid(x, columns=min(10, count), title=title), x
     if kind == "conditions":
         assert opened.conditions is not None
@@ -101,7 +107,9 @@ def draw(
     data = opened.split(split)
     if kind == "reconstructions":
         some = data.first(max(count // FIFTH, 1))
-        reconstructed = [vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
+        reconstructed = [
+            vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)
+        ]
         made = torch.cat(reconstructed)
         conditional = opened.conditions is not None
         x, _ = fields_of(some[:])
@@ -166,7 +174,9 @@ def _shown(opened: Run, given: Mapping[str, str | float] | None) -> str:
     return ", ".join(filter(None, (some, held)))
 
 
-def _words(opened: Run, given: Mapping[str, str | float] | None, *, but: str | None = None) -> str:
+def _words(
+    opened: Run, given: Mapping[str, str | float] | None, *, but: str | None = None
+) -> str:
     """Under which condition something is drawn, and which columns of it are at their usual values."""
     assert opened.conditions is not None
     return ", ".join(
@@ -243,15 +253,24 @@ def draw_table(
         parts = [opened.vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
         (x, _), made = fields_of(some[:]), torch.cat(parts)
         figure = plots.table_reconstructions(columns, stored(x), stored(made))
-        return {kind: figure}, made, opened.frame(made, opened.data.rows[split][places.numpy()])
+        return (
+            {kind: figure},
+            made,
+            opened.frame(made, opened.data.rows[split][places.numpy()]),
+        )
     made = opened.vae.sample(count, drawn_under(opened, count, split, given), mean=mean)
     density = "p(x)" if opened.conditions is None else "p(x|c)"
-    tables, names = [stored(made)], ["means of p(x|z)" if mean else f"draws from {density}"]
+    tables, names = (
+        [stored(made)],
+        ["means of p(x|z)" if mean else f"draws from {density}"],
+    )
     try:
         beside = stored(_alike(opened, split, given))
         if len(beside):
             tables.insert(0, beside)
-            alike = ", ".join(f"{name} = {value}" for name, value in (given or {}).items())
+            alike = ", ".join(
+                f"{name} = {value}" for name, value in (given or {}).items()
+            )
             names.insert(0, f"{split} data with {alike}" if alike else f"{split} data")
     except InputError:  # draws need no data
         pass
@@ -270,8 +289,14 @@ def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -
     datum = math.prod(opened.spec.shape) + opened.spec.latent_dim
     for kind, copies in COPIES.items():
         if kind in kinds:
-            made = count if kind == "prior" else min(count, FIFTH * len(opened.data.values[split]))
-            affordable(copies * opened.dtype.itemsize * made * datum, f"--count {count}")
+            made = (
+                count
+                if kind == "prior"
+                else min(count, FIFTH * len(opened.data.values[split]))
+            )
+            affordable(
+                copies * opened.dtype.itemsize * made * datum, f"--count {count}"
+            )
 
 
 def _kinds(
@@ -303,7 +328,9 @@ def _kinds(
                 f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
             )
         kinds.remove("manifold")
-    if set(kinds) <= (DATALESS if opened.conditions is None or given else DATALESS - {"prior"}):
+    if set(kinds) <= (
+        DATALESS if opened.conditions is None or given else DATALESS - {"prior"}
+    ):
         return kinds
     try:
         size = len(opened.split(split))
@@ -312,7 +339,9 @@ def _kinds(
         raise InputError(f"{error}; --kind prior{with_given} needs no data") from error
     if size < 2 and "interpolation" in kinds:
         if wanted:
-            raise InputError(f"an interpolation needs two data and the {split} split has {size}")
+            raise InputError(
+                f"an interpolation needs two data and the {split} split has {size}"
+            )
         kinds.remove("interpolation")
     opened.announce()
     return kinds
@@ -327,7 +356,11 @@ def main(arguments: Sequence[str]) -> None:
         _write_given(opened, options)
         return
     given = {} if opened.conditions is None else opened.conditions.given(options.given)
-    if given and opened.conditions is not None and len(given) < len(opened.conditions.names):
+    if (
+        given
+        and opened.conditions is not None
+        and len(given) < len(opened.conditions.names)
+    ):
         print(f"given      {_words(opened, given)}")
     kinds = _kinds(opened, options.kind or (), options.split, given=given)
     _require_memory(opened, kinds, options.count, options.split)
@@ -337,7 +370,9 @@ def main(arguments: Sequence[str]) -> None:
         _write_tables(opened, folder, kinds, options, given)
         return
     for kind in kinds:
-        pyro.set_rng_seed(options.seed)  # each picture is the same whichever others are asked for
+        pyro.set_rng_seed(
+            options.seed
+        )  # each picture is the same whichever others are asked for
         with torch.no_grad():
             figure, values = draw(
                 opened,
@@ -352,7 +387,10 @@ def main(arguments: Sequence[str]) -> None:
             put(folder / f"{kind}.png", figure.savefig)
             put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
             if kind == "prior" and opened.conditions is not None:
-                put(folder / "prior-given.csv", _table_of_conditions(opened, options, given))
+                put(
+                    folder / "prior-given.csv",
+                    _table_of_conditions(opened, options, given),
+                )
         print(f"{folder / kind}.png, .npy  {list(values.shape)}")
 
 
@@ -381,14 +419,20 @@ def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
             raise InputError(f"--given names {name} twice")
         if schema is not None and schema.columns[place].categories:
             cells = np.array([value], object)
-            known[place] = float(schema.columns[place].codes(cells, f"--given {text}")[0])
+            known[place] = float(
+                schema.columns[place].codes(cells, f"--given {text}")[0]
+            )
             continue
         try:
             known[place] = float(value)
         except ValueError:
-            raise InputError(f"--given {shown(text)}: {shown(value)} is no number") from None
+            raise InputError(
+                f"--given {shown(text)}: {shown(value)} is no number"
+            ) from None
         if not known[place].isfinite():
-            raise InputError(f"--given {shown(text)}: {shown(value)} is no finite number")
+            raise InputError(
+                f"--given {shown(text)}: {shown(value)} is no finite number"
+            )
     return opened.bridge(known[None], dtype=opened.dtype)[0]
 
 
@@ -407,13 +451,17 @@ def _write_given(opened: Run, options: Any) -> None:
     with together() as put:
         put(folder / "given.npy", partial(np.save, arr=values.numpy()))
         put(folder / "given.csv", partial(frame.to_csv, index=False))
-    print(f"{folder / 'given'}.csv, .npy  {list(values.shape)}, {', '.join(options.given)}")
+    print(
+        f"{folder / 'given'}.csv, .npy  {list(values.shape)}, {', '.join(options.given)}"
+    )
     print(
         f"effective weights: {found.ess:.1f}, Pareto k: {found.pareto_k:.2f}, log p of what is given: "
         f"{found.log_known:.3f}"
     )
     if not found.pareto_k <= PARETO_LIMIT:
-        print(f"warning: Pareto k is above {PARETO_LIMIT}: the rows are made of few latents")
+        print(
+            f"warning: Pareto k is above {PARETO_LIMIT}: the rows are made of few latents"
+        )
 
 
 def _folder(opened: Run, options: Any) -> Path:
@@ -435,7 +483,12 @@ def _write_tables(
         pyro.set_rng_seed(options.seed)
         with torch.no_grad():
             figures, values, frame = draw_table(
-                opened, kind, count=options.count, split=options.split, mean=False, given=given
+                opened,
+                kind,
+                count=options.count,
+                split=options.split,
+                mean=False,
+                given=given,
             )
             if kind == "prior" and opened.conditions is not None:
                 c = drawn_under(opened, options.count, options.split, given)

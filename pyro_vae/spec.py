@@ -66,7 +66,9 @@ class Member:
             raise InputError(f"{self} cannot be made: {error}") from error
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())})"
+        return (
+            f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())})"
+        )
 
     def __repr__(self) -> str:
         return repr(str(self)) if ":" in self.name else str(self)
@@ -126,7 +128,9 @@ def parse_columns(text: str) -> dict[str, str] | None:
                 "age=poisson, income=gaussian"
             )
         if name in found:
-            raise InputError(f"--likelihood {shown(text)} names the column {name!r} twice")
+            raise InputError(
+                f"--likelihood {shown(text)} names the column {name!r} twice"
+            )
         found[name] = member
     return found
 
@@ -148,7 +152,9 @@ def _pieces(text: str) -> list[tuple[str, str, str]]:
             equals = i
         if i == len(text) or (sign == "," and depth == 0 and not quote):
             cut = i if equals < 0 else equals
-            pieces.append((text[start:cut], "" if equals < 0 else "=", text[cut + 1 : i]))
+            pieces.append(
+                (text[start:cut], "" if equals < 0 else "=", text[cut + 1 : i])
+            )
             start, equals = i + 1, -1
     return pieces
 
@@ -184,7 +190,9 @@ def parse_schedule(text: str) -> fit.Schedule:
 def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
     """`[module:]Name[(key=literal, ...)]` -> module, name, arguments."""
     if len(text) > LONGEST:
-        raise InputError(f"--{axis} {shown(text)} is longer than {LONGEST:,} characters")
+        raise InputError(
+            f"--{axis} {shown(text)} is longer than {LONGEST:,} characters"
+        )
     head, colon, tail = text.partition(":")
     module = head.strip() if colon and "(" not in head else None
     name, bracket, rest = (text if module is None else tail).strip().partition("(")
@@ -199,7 +207,11 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
                 f"--{axis} {shown(text)}: give every argument by name, "
                 f"as in {function.id}(key=value)"
             )
-        arguments = {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords} if call else {}
+        arguments = (
+            {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords}
+            if call
+            else {}
+        )
     except InputError:
         raise
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
@@ -215,8 +227,10 @@ def _value(name: str, node: ast.expr) -> Any:
     The argument `columns` is a dict of likelihoods.
     """
     if name == "columns" and isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return {ast.literal_eval(key): _value("likelihood", value) for key, value in pairs}  # type: ignore[arg-type]
+        keys: list[Any] = node.keys
+        names = [ast.literal_eval(key) for key in keys]
+        members = [_value("likelihood", value) for value in node.values]
+        return dict(zip(names, members, strict=True))
     if name not in AXES:
         return ast.literal_eval(node)
     text = (
@@ -233,7 +247,9 @@ def _lookup(axis: str, name: str, choices: dict[str, Any]) -> tuple[str, Any]:
     if wanted not in by_lower:
         near = difflib.get_close_matches(wanted, by_lower, 1)
         hint = f"; did you mean {by_lower[near[0]].lower()}?" if near else ""
-        raise InputError(f"--{axis} {name} is unknown: choose one of {', '.join(by_lower)}{hint}")
+        raise InputError(
+            f"--{axis} {name} is unknown: choose one of {', '.join(by_lower)}{hint}"
+        )
     found = by_lower[wanted]
     return found, choices[found]
 
@@ -249,7 +265,9 @@ def _import(axis: str, module: str, name: str, base: type) -> type:
             f"where Python finds {module}"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
-        raise InputError(f"--{axis} {module}:{name} is not a finished subclass of {base.__name__}")
+        raise InputError(
+            f"--{axis} {module}:{name} is not a finished subclass of {base.__name__}"
+        )
     return cls
 
 
@@ -257,14 +275,20 @@ def _import(axis: str, module: str, name: str, base: type) -> type:
 FITTED = {"guide": ("features",), "network": ("context",), "prior": ("context",)}
 
 
-def _arguments(axis: str, make: Callable[..., Any], fixed: int) -> list[inspect.Parameter]:
+def _arguments(
+    axis: str, make: Callable[..., Any], fixed: int
+) -> list[inspect.Parameter]:
     """The parameters that a member's arguments can set: those after the `fixed` ones of its family's contract."""
     parameters = list(inspect.signature(make).parameters.values())[fixed:]
     return [p for p in parameters if p.name not in FITTED.get(axis, ())]
 
 
 def _checked(
-    axis: str, name: str, make: Callable[..., Any], arguments: dict[str, Any], fixed: int
+    axis: str,
+    name: str,
+    make: Callable[..., Any],
+    arguments: dict[str, Any],
+    fixed: int,
 ) -> dict[str, Any]:
     """The arguments, once each is one that `make` takes after its `fixed` first ones."""
     parameters = _arguments(axis, make, fixed)
@@ -273,7 +297,9 @@ def _checked(
     return _named(axis, name, arguments, [p.name for p in parameters])
 
 
-def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) -> dict[str, Any]:
+def _named(
+    axis: str, name: str, arguments: dict[str, Any], known: list[str]
+) -> dict[str, Any]:
     """The arguments, once all have names that are known."""
     for key in arguments:
         if key not in known:
@@ -286,7 +312,12 @@ def _named(axis: str, name: str, arguments: dict[str, Any], known: list[str]) ->
     return arguments
 
 
-HINTS = {"shape": tuple[Count, ...], "latent_dim": Count, "context": Whole, "encoder_context": bool}
+HINTS = {
+    "shape": tuple[Count, ...],
+    "latent_dim": Count,
+    "context": Whole,
+    "encoder_context": bool,
+}
 HINTS |= {"missing": bool}
 HINTS |= dict.fromkeys(("prior", "network", "likelihood", "guide", "structure"), str)
 
@@ -327,7 +358,9 @@ class Spec:
         try:
             return cls(**{k: check(k, v, HINTS.get(k, Any)) for k, v in values.items()})
         except (TypeError, AttributeError, InputError) as error:
-            raise InputError(f"this is not the description of a VAE: {one_line(error)}") from error
+            raise InputError(
+                f"this is not the description of a VAE: {one_line(error)}"
+            ) from error
 
 
 def build(spec: Spec) -> VAE:
@@ -370,7 +403,9 @@ def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
         x: Any = torch.zeros(2, *spec.shape)
         if spec.context:
             x = {"x": x, "c": torch.zeros(2, spec.context)}
-        SVI(vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()).check(x)
+        SVI(
+            vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()
+        ).check(x)
     except InputError as error:
         return str(error)
     return None

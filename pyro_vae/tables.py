@@ -58,7 +58,9 @@ class Table:
     ([31.0, 0.0], [[50, 'm']])
     """
 
-    def __init__(self, frame: Any, likelihood: str = "columns", *, missing: bool = False) -> None:
+    def __init__(
+        self, frame: Any, likelihood: str = "columns", *, missing: bool = False
+    ) -> None:
         wishes = wishes_of(likelihood)
         if wishes is None:
             raise InputError(
@@ -108,7 +110,11 @@ def _members(likelihood: str | None) -> Mapping[str, Any] | None:
         return named
     known = parse("likelihood", likelihood)
     columns = known.arguments.get("columns") if known.name == "Columns" else None
-    return {name: str(m) for name, m in columns.items()} if isinstance(columns, dict) else None
+    return (
+        {name: str(m) for name, m in columns.items()}
+        if isinstance(columns, dict)
+        else None
+    )
 
 
 def _wish(name: str, text: str) -> Wish:
@@ -134,9 +140,13 @@ def _with_levels(text: str) -> tuple[Member, tuple[Any, ...]]:
     if not isinstance(levels, (tuple, list)):
         return member, ()
     if len(levels) < 2 or len(set(levels)) < len(levels):
-        raise InputError(f"--likelihood {text}: levels= must name two levels or more, each once")
+        raise InputError(
+            f"--likelihood {text}: levels= must name two levels or more, each once"
+        )
     others = {k: v for k, v in member.arguments.items() if k != "levels"}
-    return Member(member.name, member.make, others | {"levels": len(levels)}), tuple(levels)
+    return Member(member.name, member.make, others | {"levels": len(levels)}), tuple(
+        levels
+    )
 
 
 def likelihood_of(schema: Schema, likelihood: str) -> str:
@@ -181,7 +191,10 @@ def choices(schema: Schema, likelihood: str) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(3)]
     return "\n".join(
         "  ".join(
-            [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]
+            [
+                *(cell.ljust(width) for cell, width in zip(line, widths, strict=False)),
+                line[3],
+            ]
         )
         for line in lines
     )

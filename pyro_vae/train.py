@@ -68,7 +68,15 @@ from pyro_vae.inference.watch import Remark
 from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import clear, is_run, on_run, portable, read_resolved, require_data
-from pyro_vae.spec import AXES, Member, Spec, build, parse, parse_optimizer, parse_schedule
+from pyro_vae.spec import (
+    AXES,
+    Member,
+    Spec,
+    build,
+    parse,
+    parse_optimizer,
+    parse_schedule,
+)
 from pyro_vae.tables import choices, likelihood_of, wishes_of
 from pyro_vae.trained import pick_device
 
@@ -116,12 +124,16 @@ def _check_numbers(config: Config) -> None:
         if value is not None and value > 10**9:
             raise InputError(f"{flag(name)} {value:g} is too large: 10^9 is the most")
     if not 0 <= config.weight_decay < math.inf:
-        raise InputError(f"--weight-decay {config.weight_decay} must be finite and at least 0")
+        raise InputError(
+            f"--weight-decay {config.weight_decay} must be finite and at least 0"
+        )
     check("--workers", config.workers, Annotated[int, between(0, 1000)])
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
     if config.condition is None and config.condition_encoder == "no":
-        raise InputError("--condition-encoder is for a pair with a condition: add --condition")
+        raise InputError(
+            "--condition-encoder is for a pair with a condition: add --condition"
+        )
 
 
 def prepare(config: Config, resumed: Path | None = None) -> Job:
@@ -138,7 +150,9 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     given = {axis: getattr(config, axis) for axis in AXES}
     if wishes_of(config.likelihood) is not None:  # it is known once the table was read
         del given["likelihood"]
-    members: dict[str, Any] = {a: str(parse(a, v)) for a, v in given.items() if v is not None}
+    members: dict[str, Any] = {
+        a: str(parse(a, v)) for a, v in given.items() if v is not None
+    }
     config = replace(config, **members)
     optimizer, schedule = (
         parse_optimizer(config.optimizer, device.type),
@@ -149,7 +163,13 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     assert config.likelihood is not None
     conditions, said = data.learned(config.condition)
     data.notes = (*data.notes, *said)
-    parts = (config.prior, config.network, config.likelihood, config.guide, config.structure)
+    parts = (
+        config.prior,
+        config.network,
+        config.likelihood,
+        config.guide,
+        config.structure,
+    )
     spec = Spec(
         data.shape,
         config.latent_dim,
@@ -220,10 +240,17 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )
 
 
-def _data(config: Config, resumed: Path | None) -> tuple[DataSet, dict[str, str], list[str]]:
+def _data(
+    config: Config, resumed: Path | None
+) -> tuple[DataSet, dict[str, str], list[str]]:
     """The data that are trained on, what they are known by, and what is to be said of those of a run that goes on."""
-    request: dict[str, Any] = {f.name: getattr(config, f.name, None) for f in fields(Request)}
-    request |= {"stream": STREAM[config.stream], "columns": wishes_of(config.likelihood)}
+    request: dict[str, Any] = {
+        f.name: getattr(config, f.name, None) for f in fields(Request)
+    }
+    request |= {
+        "stream": STREAM[config.stream],
+        "columns": wishes_of(config.likelihood),
+    }
     if resumed is None:
         data = load_data(**request)
         return data, fingerprint(data), []
@@ -281,7 +308,9 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
 def _whole(data: DataSet) -> torch.Tensor:
     """Which elements of a datum are whole numbers that have to be exact; one number where all are alike."""
     if data.schema is not None:
-        return torch.tensor([c.kind in ("count", "levels") for c in data.schema.columns])
+        return torch.tensor(
+            [c.kind in ("count", "levels") for c in data.schema.columns]
+        )
     counted = data.representation in (Representation.COUNTS, Representation.LEVELS)
     return torch.tensor(counted)
 
@@ -294,7 +323,9 @@ def _start(
     mean, std = x.moments()
     own_scales = (Representation.REAL, Representation.MIXED)
     wanted, looked_at = vae.model.prior.examples, vae.model.likelihood.examples
-    given: Any = None if c is None else train.take(evenly(SAMPLE, len(train))).to(device)[:]
+    given: Any = (
+        None if c is None else train.take(evenly(SAMPLE, len(train))).to(device)[:]
+    )
     vae.initialise(
         mean.to(device),
         std.to(device),
@@ -304,7 +335,9 @@ def _start(
         some=x[evenly(looked_at, len(x))].to(device) if looked_at else None,
     )
     elements, missing = math.prod(data.shape), data.missing
-    vae.model.count_in(bridge.log_units(data.shape) if missing else bridge.log_unit(elements))
+    vae.model.count_in(
+        bridge.log_units(data.shape) if missing else bridge.log_unit(elements)
+    )
     floors = data.floors(bridge)
     if floors is not None:
         vae.model.likelihood.keep_above(floors)
@@ -314,11 +347,15 @@ def _start(
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:
     """The configuration with a likelihood: the one asked for, or the usual one of the data and why it is that."""
     if data.schema is not None:
-        return replace(config, likelihood=likelihood_of(data.schema, config.likelihood or "")), None
+        return replace(
+            config, likelihood=likelihood_of(data.schema, config.likelihood or "")
+        ), None
     if config.likelihood is not None:
         return config, None
     usual, reason = usual_likelihood(
-        data, bits=config.binarize is not None, density=config.dequantize or config.scale
+        data,
+        bits=config.binarize is not None,
+        density=config.dequantize or config.scale,
     )
     return replace(config, likelihood=usual), reason
 
@@ -340,9 +377,20 @@ def describe(job: Job) -> str:
             *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
             *(f"read       {note}" for note in (*job.data.notes, *job.notes)),
             f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
-            *(f"{'columns' if i == 0 else '':11}{line}" for i, line in enumerate(chosen)),
-            *([f"likelihood {config.likelihood}, because {job.reason}"] if job.reason else []),
-            *([f"given      c: {job.conditions}"] if job.conditions is not None else []),
+            *(
+                f"{'columns' if i == 0 else '':11}{line}"
+                for i, line in enumerate(chosen)
+            ),
+            *(
+                [f"likelihood {config.likelihood}, because {job.reason}"]
+                if job.reason
+                else []
+            ),
+            *(
+                [f"given      c: {job.conditions}"]
+                if job.conditions is not None
+                else []
+            ),
             f"structure  {config.structure}: {formula(model, job.vae.guide)}",
             f"model      {config.prior}, {config.network}, {likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
@@ -397,7 +445,11 @@ def _toml(job: Job, folder: Path) -> str:
         places.append("labels")
     for name in places:
         given[name] = None if given[name] is None else portable(given[name], folder)
-    kept = {k: v for k, v in given.items() if v is not None and k not in ("output", "overwrite")}
+    kept = {
+        k: v
+        for k, v in given.items()
+        if v is not None and k not in ("output", "overwrite")
+    }
     source = Path(job.data.source)
     columns = job.data.columns or ()
     resolved = {
@@ -405,7 +457,11 @@ def _toml(job: Job, folder: Path) -> str:
         "source": portable(source, folder) if source.exists() else job.data.source,
         "shape": list(job.data.shape),
         **({"columns": list(columns)} if 0 < len(columns) <= COLUMNS else {}),
-        **({"table": schema.to_dicts()} if (schema := job.data.schema) is not None else {}),
+        **(
+            {"table": schema.to_dicts()}
+            if (schema := job.data.schema) is not None
+            else {}
+        ),
         "sizes": {split: len(v) for split, v in job.data.values.items()},
         "fingerprint": job.fingerprint,
         **({} if job.conditions is None else {"condition": job.conditions.to_list()}),
@@ -433,7 +489,9 @@ def _folder(config: Config) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     while True:
-        likelihood = (config.likelihood or "").partition("(")[0].rpartition(":")[2].lower()
+        likelihood = (
+            (config.likelihood or "").partition("(")[0].rpartition(":")[2].lower()
+        )
         stem = f"{Path(config.dataset).stem}-{likelihood}"
         names = (stem + (f"-{i}" if i > 1 else "") for i in itertools.count(1))
         folder = next(f for n in names if not (f := Path("runs") / n).exists())
@@ -521,9 +579,13 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
 
     with asking() as asked:
         try:
-            for e in _epochs(job, progress, display, stop=lambda: bool(asked) or reader_gone()):
+            for e in _epochs(
+                job, progress, display, stop=lambda: bool(asked) or reader_gone()
+            ):
                 rows.append(e._asdict())
-                keeper.append(metrics, metrics_text(rows[-1:], header=False), write_rows)
+                keeper.append(
+                    metrics, metrics_text(rows[-1:], header=False), write_rows
+                )
                 best, write = folder / "best.safetensors", keeper.put
                 if progress.best_epoch == e.epoch or not keeper.has(best):
                     number: dict[str, Any] = {"epoch": e.epoch, "score": e.score}
@@ -579,11 +641,15 @@ def _epochs(
 
     def noticed(remark: Remark) -> None:
         known = remark.kind in REMEDIES
-        advice = f"try {remedy(remark.kind, asdict(config))}" if known else remark.advice
+        advice = (
+            f"try {remedy(remark.kind, asdict(config))}" if known else remark.advice
+        )
         display.say(f"{remark.kind:<10} {remark.text}; {advice}")
 
     def called(i: int) -> str:
-        return f"row {job.data.rows['validation'][i]} (counted from 0) of {job.data.name}"
+        return (
+            f"row {job.data.rows['validation'][i]} (counted from 0) of {job.data.name}"
+        )
 
     return run_epochs(
         job.svi,
@@ -609,7 +675,13 @@ def figure_names(job: Job) -> list[str]:
     flat = job.config.latent_dim == 2
     means = ["posterior_means"] if flat else []
     if job.data.schema is not None:
-        return ["learning_curves", "reconstructions", "prior_samples", "prior_pairs", *means]
+        return [
+            "learning_curves",
+            "reconstructions",
+            "prior_samples",
+            "prior_pairs",
+            *means,
+        ]
     manifold = ["manifold"] if flat else []
     return ["learning_curves", "reconstructions", "prior_samples", *manifold, *means]
 
@@ -618,7 +690,9 @@ def missing_figures(job: Job, folder: Path) -> list[str]:
     """Those that are not there, or older than the last checkpoint."""
     made = (folder / "last.safetensors").stat().st_mtime_ns
     paths = {name: folder / "figures" / f"{name}.png" for name in figure_names(job)}
-    return [n for n, p in paths.items() if not p.is_file() or p.stat().st_mtime_ns < made]
+    return [
+        n for n, p in paths.items() if not p.is_file() or p.stat().st_mtime_ns < made
+    ]
 
 
 def draw_figures(job: Job, folder: Path) -> list[str]:
@@ -632,7 +706,10 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
     pyro.set_rng_seed(job.config.seed)
     names, place = figure_names(job), subfolder(folder, "figures")
     _, failed = draw(
-        {place / f"{name}.png": partial(_figure, name, job, vae, folder) for name in names}
+        {
+            place / f"{name}.png": partial(_figure, name, job, vae, folder)
+            for name in names
+        }
     )
     if failed:
         raise InputError(
@@ -668,7 +745,9 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     if name == "manifold":
         return plots.manifold(vae)[0]
     index = evenly(2000, len(job.train))
-    labels = None if job.data.labels is None else job.data.labels["train"][index.numpy()]
+    labels = (
+        None if job.data.labels is None else job.data.labels["train"][index.numpy()]
+    )
     return plots.scatter(vae.posterior_mean(job.train[index]), labels)
 
 
@@ -688,7 +767,9 @@ def _table_figure(name: str, job: Job, vae: VAE, schema: Schema) -> Figure:
     x, c = fields_of(job.train.first(DRAWN)[:])
     under = None if c is None else c[torch.arange(DRAWN) % len(c)]
     tables = stored(x), stored(vae.sample(DRAWN, under))
-    return draw(schema.columns, tables, ("data", "draws from p(x)"), title="data and draws")
+    return draw(
+        schema.columns, tables, ("data", "draws from p(x)"), title="data and draws"
+    )
 
 
 @alone()
@@ -696,7 +777,9 @@ def _table_figure(name: str, job: Job, vae: VAE, schema: Schema) -> Figure:
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     config, resumed, dry = resolve(arguments)
-    torch.backends.cudnn.deterministic = True  # the same command gives the same bits on a GPU too
+    torch.backends.cudnn.deterministic = (
+        True  # the same command gives the same bits on a GPU too
+    )
     job = prepare(config, resumed)
     _check_memory(job)
     print(describe(job))
@@ -714,7 +797,9 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
     started = time.perf_counter()
     finished = train(job, folder, resume=resumed)
     if not finished:
-        again = command("train", "--resume", folder, *trust(asdict(job.config), TRUSTED))
+        again = command(
+            "train", "--resume", folder, *trust(asdict(job.config), TRUSTED)
+        )
         print(f"stopped and saved; go on with: {again}", flush=True)
         raise KeyboardInterrupt
     _, _, header = load_weights(folder / "best.safetensors")

@@ -36,9 +36,13 @@ def pick_device(name: str) -> torch.device:
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
+        return torch.device(
+            next(device for device, there in available.items() if there)
+        )
     if name not in available:
-        raise InputError(f"--device {name} is unknown: choose one of auto, cpu, cuda, mps")
+        raise InputError(
+            f"--device {name} is unknown: choose one of auto, cpu, cuda, mps"
+        )
     if not available[name]:
         raise InputError(
             f"--device {name} is not available here; --device auto takes what there is"
@@ -78,7 +82,9 @@ class Run:
     request: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
-    others: dict[str, Any] = field(default_factory=dict)  # by what `outside` was asked for
+    others: dict[str, Any] = field(
+        default_factory=dict
+    )  # by what `outside` was asked for
     conditions: Conditions | None = None
 
     @cached_property
@@ -117,9 +123,13 @@ class Run:
             raise InputError(
                 f"the data of the run {self.folder} are of one kind, and no table of columns of mixed kinds"
             )
-        return self.schema.frame(self.bridge.inverse(x).detach().cpu().double().numpy(), index)
+        return self.schema.frame(
+            self.bridge.inverse(x).detach().cpu().double().numpy(), index
+        )
 
-    def sample(self, n: int, given: Mapping[str, Any] | None = None, *, mean: bool = False) -> Any:
+    def sample(
+        self, n: int, given: Mapping[str, Any] | None = None, *, mean: bool = False
+    ) -> Any:
         """`n` draws from `p(x)` in stored units: of a table of mixed kinds a DataFrame, else a tensor `(n, *shape)`.
 
         Of a conditional run they are `given` conditions, by the name of the column, one value for all draws or n of
@@ -162,13 +172,16 @@ class Run:
         """Keep plain values in `NAME.json` of the run folder, in place of what was kept there."""
         text = json.dumps(values) + "\n"
         write_atomically(
-            self.folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8")
+            self.folder / f"{name}.json",
+            lambda path: path.write_text(text, encoding="utf-8"),
         )
 
     def remembered(self, name: str) -> dict[str, Any]:
         """What was kept under a name; nothing where there is nothing that can be read."""
         try:
-            found = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            found = json.loads(
+                (self.folder / f"{name}.json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -185,9 +198,13 @@ class Run:
         """
         if self.data.streamed:
             self.check(self.data, (name,))
-        split = self.data.fields(name, self.bridge, self.conditions, dtype=self.dtype).fixed()
+        split = self.data.fields(
+            name, self.bridge, self.conditions, dtype=self.dtype
+        ).fixed()
         if len(split) == 0:
-            raise InputError(f"the run {self.folder} has no {name} data; choose another --split")
+            raise InputError(
+                f"the run {self.folder} has no {name} data; choose another --split"
+            )
         return split.to(self.device)
 
     def outside(self, name: str) -> Split | Data:
@@ -235,7 +252,9 @@ class Run:
         """
         if self.conditions is None:
             raise InputError(f"the run {self.folder} is not conditional")
-        values = {name: np.atleast_1d(np.asarray(value)) for name, value in given.items()}
+        values = {
+            name: np.atleast_1d(np.asarray(value)) for name, value in given.items()
+        }
         most = max(map(len, values.values()), default=1)
         for name, value in values.items():
             if len(value) not in (1, most):
@@ -306,6 +325,8 @@ def open_run(
             f"the file {folder / 'config.toml'} does not name the conditions that the weights were trained with"
         )
     vae = vae.to(device=chosen, dtype=dtype).eval()
-    run = Run(folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request)
+    run = Run(
+        folder, vae, spec, header["epoch"], config, chosen, bridge, dtype, request
+    )
     run.conditions = conditions
     return run

@@ -28,7 +28,10 @@ def clean_store():
     pyro.clear_param_store()
 
 
-SMALL = ("--network", "mlp(hidden=(16,))")  # a network for tests that are not about networks
+SMALL = (
+    "--network",
+    "mlp(hidden=(16,))",
+)  # a network for tests that are not about networks
 
 
 class Said(NamedTuple):
@@ -149,7 +152,15 @@ def project(tmp_path_factory):
         np.save("labels.npy", np.arange(60) % 2)
         options = ("--dataset", folder / "data.npy", "--labels", folder / "labels.npy")
         assert (
-            _call("train", *options, *REAL, "--epochs", 1, "--output", folder / "runs" / "a").code
+            _call(
+                "train",
+                *options,
+                *REAL,
+                "--epochs",
+                1,
+                "--output",
+                folder / "runs" / "a",
+            ).code
             == 0
         )
         assert _call("evaluate", "runs/a", "--num-particles", 10, "--report").code == 0

@@ -26,7 +26,9 @@ class Table(MeanField):
 
 
 def folded(choose) -> VAE:
-    return VAE(StandardNormal(1), Folded(), Gaussian((1,), scale=NOISE), Table(choose)).double()
+    return VAE(
+        StandardNormal(1), Folded(), Gaussian((1,), scale=NOISE), Table(choose)
+    ).double()
 
 
 def log_p(x: Tensor) -> Tensor:

@@ -32,7 +32,13 @@ class Levels:
         shift: float = 0.0,
     ) -> None:
         generator = torch.Generator().manual_seed(sum(sizes) + dims)
-        self.sizes, self.dims, self.noise, self.widen, self.shift = sizes, dims, noise, widen, shift
+        self.sizes, self.dims, self.noise, self.widen, self.shift = (
+            sizes,
+            dims,
+            noise,
+            widen,
+            shift,
+        )
         self.names = [f"z{len(sizes) - i}" for i in range(len(sizes))]
         widths = (*sizes, dims)
         self.maps = [
@@ -60,7 +66,9 @@ class Levels:
         """Of the i-th latent from the top given those above it and x: the map of these, and the covariance."""
         start = sum(self.sizes[:i])
         here = torch.arange(start, start + self.sizes[i])
-        given = torch.cat([torch.arange(start), torch.arange(len(self.covariance))[-self.dims :]])
+        given = torch.cat(
+            [torch.arange(start), torch.arange(len(self.covariance))[-self.dims :]]
+        )
         cross = self.covariance[here][:, given]
         gain = torch.linalg.solve(self.covariance[given][:, given], cross.T).T
         return gain, self.covariance[here][:, here] - gain @ cross.T
@@ -73,7 +81,9 @@ class Levels:
             )
             for name, weight in zip(self.names[1:], self.maps, strict=False):
                 z = pyro.sample(name, dist.Normal(z @ weight.T, self.noise).to_event(1))
-            pyro.sample("x", dist.Normal(z @ self.maps[-1].T, self.noise).to_event(1), obs=x)
+            pyro.sample(
+                "x", dist.Normal(z @ self.maps[-1].T, self.noise).to_event(1), obs=x
+            )
 
     def guide(self, x: Tensor) -> None:
         above: list[Tensor] = []
@@ -84,7 +94,10 @@ class Levels:
                 given = torch.cat([*above, x.expand(*lead, x.shape[-1])], -1)
                 root = torch.linalg.cholesky(covariance) * self.widen
                 z = pyro.sample(
-                    name, dist.MultivariateNormal(given @ gain.T + self.shift, scale_tril=root)
+                    name,
+                    dist.MultivariateNormal(
+                        given @ gain.T + self.shift, scale_tril=root
+                    ),
                 )
                 above.append(z)
 

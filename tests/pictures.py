@@ -21,7 +21,10 @@ def whole(folder, **options):
     assert there[:].dtype == x.dtype
     assert there[:].equal(x)
     assert there[torch.tensor([2, 0, 1, 0])].equal(x[[2, 0, 1, 0]])
-    assert (streamed.representation, streamed.maximum) == (data.representation, data.maximum)
+    assert (streamed.representation, streamed.maximum) == (
+        data.representation,
+        data.maximum,
+    )
     assert streamed.notes == data.notes
     return data
 
@@ -55,14 +58,21 @@ def png(path, rows, bits, colour, extra=b""):
     width = len(rows[0]) * 8 // width
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
-    content = chunk(b"IHDR", head) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    content = (
+        chunk(b"IHDR", head) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
 
 
 def tiff(path, array, planes=1, photometric=1, extra=()):
     """An uncompressed TIFF of an array, `(H, W)` or `(H, W, planes)`."""
     bits, formats = array.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[array.dtype.kind]
-    shorts = [(258, (bits,) * planes), (277, (planes,)), (339, (formats,) * planes), *extra]
+    shorts = [
+        (258, (bits,) * planes),
+        (277, (planes,)),
+        (339, (formats,) * planes),
+        *extra,
+    ]
     shorts += [(256, (array.shape[1],)), (257, (array.shape[0],)), (259, (1,))]
     shorts += [(262, (photometric,)), (278, (array.shape[0],))]
     pixels = array.astype(array.dtype.newbyteorder("<")).tobytes()
@@ -75,7 +85,10 @@ def tiff(path, array, planes=1, photometric=1, extra=()):
         else:
             place = content.ljust(4, b"\0")
         entries.append(struct.pack("<HHI", tag, 3, len(values)) + place)
-    entries += [struct.pack("<HHII", 273, 4, 1, 8), struct.pack("<HHII", 279, 4, 1, len(pixels))]
+    entries += [
+        struct.pack("<HHII", 273, 4, 1, 8),
+        struct.pack("<HHII", 279, 4, 1, len(pixels)),
+    ]
     entries.sort(key=lambda entry: struct.unpack("<H", entry[:2]))
     directory = struct.pack("<H", len(entries)) + b"".join(entries) + b"\0\0\0\0"
     head = b"II*\0" + struct.pack("<I", start + len(beyond))

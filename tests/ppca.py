@@ -32,10 +32,17 @@ class PPCA:
         self.posterior_covariance = torch.linalg.inv(
             torch.eye(latent_dim).double() + w.T @ w / noise**2
         )
-        self.gain = self.posterior_covariance @ w.T / noise**2  # E[z | x] = gain (x - b)
+        self.gain = (
+            self.posterior_covariance @ w.T / noise**2
+        )  # E[z | x] = gain (x - b)
         self.b, self.latent_dim = b, latent_dim
-        self.marginal = MultivariateNormal(b, w @ w.T + noise**2 * torch.eye(dims).double())
-        encoder, decoder = MLP((dims,), hidden=()), MLP((latent_dim,), (1, dims), hidden=())
+        self.marginal = MultivariateNormal(
+            b, w @ w.T + noise**2 * torch.eye(dims).double()
+        )
+        encoder, decoder = (
+            MLP((dims,), hidden=()),
+            MLP((latent_dim,), (1, dims), hidden=()),
+        )
         guide = FullRank(encoder, latent_dim)
         likelihood = Gaussian((dims,), scale=noise)
         self.vae = VAE(StandardNormal(latent_dim), decoder, likelihood, guide).double()

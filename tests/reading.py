@@ -20,7 +20,9 @@ def toml(run):
 
 def weights(run, which="last"):
     return {
-        k: v for k, v in load_file(run / f"{which}.safetensors").items() if k.startswith("model.")
+        k: v
+        for k, v in load_file(run / f"{which}.safetensors").items()
+        if k.startswith("model.")
     }
 
 

@@ -15,7 +15,9 @@ class Coins(Prior):
     """`p(z) = prod_d Bernoulli(z_d; 0.3)`."""
 
     def forward(self):
-        return Bernoulli(torch.full((self.latent_dim,), 0.3, dtype=torch.float64)).to_event(1)
+        return Bernoulli(
+            torch.full((self.latent_dim,), 0.3, dtype=torch.float64)
+        ).to_event(1)
 
 
 class CoinGuide(nn.Module):
@@ -40,8 +42,14 @@ class Switch:
         torch.manual_seed(latent_dim)
         decoder = MLP((latent_dim,), (1, dims), hidden=())
         guide = CoinGuide(MLP((dims,), (latent_dim,), hidden=()))
-        self.vae = VAE(Coins(latent_dim), decoder, Gaussian((dims,), scale=noise), guide).double()
-        self.weight, self.bias, self.noise = decoder.layers[0].weight, decoder.layers[0].bias, noise
+        self.vae = VAE(
+            Coins(latent_dim), decoder, Gaussian((dims,), scale=noise), guide
+        ).double()
+        self.weight, self.bias, self.noise = (
+            decoder.layers[0].weight,
+            decoder.layers[0].bias,
+            noise,
+        )
         with torch.no_grad():
             self.weight.normal_()
         self.values = torch.tensor(
@@ -54,7 +62,11 @@ class Switch:
         mean = (self.values @ self.weight.T + self.bias).unsqueeze(1)  # (2^D, 1, dims)
         log_px = torch.distributions.Normal(mean, self.noise).log_prob(x).sum(-1)
         ones = self.values.sum(-1, keepdim=True)
-        return log_px + ones * math.log(0.3) + (self.values.shape[1] - ones) * math.log(0.7)
+        return (
+            log_px
+            + ones * math.log(0.3)
+            + (self.values.shape[1] - ones) * math.log(0.7)
+        )
 
     def log_p(self, x: Tensor) -> Tensor:
         return self.log_joint(x).logsumexp(0)
@@ -64,4 +76,6 @@ class Switch:
         """`log q(z|x)` for all values of z, `(2^D, N)`."""
         h = self.vae.guide.encoder(x)
         z = self.values.unsqueeze(1)
-        return (z * nn.functional.logsigmoid(h) + (1 - z) * nn.functional.logsigmoid(-h)).sum(-1)
+        return (
+            z * nn.functional.logsigmoid(h) + (1 - z) * nn.functional.logsigmoid(-h)
+        ).sum(-1)

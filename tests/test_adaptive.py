@@ -45,7 +45,9 @@ def agrees(result, taken):
     """Each of these values within 4.5 of its errors of the truth, and their mean within 4 of its error."""
     error, se = (result.values - log_p(X))[taken], result.standard_errors[taken]
     assert (error.abs() < 4.5 * se).all()
-    assert (error + se.square() / 2).mean().abs() < 4 * se.square().sum().sqrt() / len(se)
+    assert (error + se.square() / 2).mean().abs() < 4 * se.square().sum().sqrt() / len(
+        se
+    )
     assert se.square().sum().sqrt() / len(se) < 0.02
 
 
@@ -54,12 +56,16 @@ def test_draws_from_the_prior_find_the_other_mode():
     vae = folded(narrow)
     alone = log_marginal_refined(vae, X, num_particles=1000)
     assert not alone.doubtful.any()
-    assert (log_p(X) - alone.values).mean().item() == pytest.approx(math.log(2), abs=0.05)
+    assert (log_p(X) - alone.values).mean().item() == pytest.approx(
+        math.log(2), abs=0.05
+    )
     bad, _ = pilot(vae, 1000)
     result, effort = log_marginal_adaptive(vae, X, num_particles=1000)
     assert bad.sum() > 25
     assert torch.equal(~effort.took("guide"), bad)
-    assert effort.took("refined").sum() >= bad.sum() - 2  # the worst may be annealed in the end
+    assert (
+        effort.took("refined").sum() >= bad.sum() - 2
+    )  # the worst may be annealed in the end
     assert effort.took("guide").sum() == 40 - bad.sum()
     agrees(result, bad)
 
@@ -87,11 +93,15 @@ def test_what_draws_cannot_do_is_annealed():
     assert result.particles.tolist() == [64 if a else 1000 for a in annealed]
     agrees(result, annealed)
     plain = log_marginal(vae.model, vae.guide, X, num_particles=1000)
-    torch.testing.assert_close(result.elbo, plain.elbo, rtol=0, atol=1.0)  # that of the guide
+    torch.testing.assert_close(
+        result.elbo, plain.elbo, rtol=0, atol=1.0
+    )  # that of the guide
 
     torch.manual_seed(1)
     few = 5
-    _, effort = log_marginal_adaptive(vae, X, **options, annealing=2 * (few + 1) * price - 1)
+    _, effort = log_marginal_adaptive(
+        vae, X, **options, annealing=2 * (few + 1) * price - 1
+    )
     worst = k.argsort(descending=True)[:few].tolist()
     annealed = effort.took("annealed")
     assert annealed.any()
@@ -104,18 +114,29 @@ def test_the_price_of_annealing_is_what_it_costs():
 
     def counted(decoder, inputs):
         (z,) = inputs
-        if z.requires_grad and z.shape[-2] == 3:  # one datum alone: its memory is measured
+        if (
+            z.requires_grad and z.shape[-2] == 3
+        ):  # one datum alone: its memory is measured
             done.append(z.numel())
 
     vae.model.decoder.register_forward_pre_hook(counted)
     for chains, temperatures in ((6, 4), (1, 1), (5, 2)):
-        options = {"num_chains": chains, "num_temperatures": temperatures, "progress": told.append}
-        for ways, run in ((1, annealed_importance_sampling), (2, bidirectional_monte_carlo)):
+        options = {
+            "num_chains": chains,
+            "num_temperatures": temperatures,
+            "progress": told.append,
+        }
+        for ways, run in (
+            (1, annealed_importance_sampling),
+            (2, bidirectional_monte_carlo),
+        ):
             done.clear()
             told.clear()
             run(vae.model, X[:3] if ways == 1 else 3, **options)
             assert (
-                sum(done) == sum(told) == 3 * gradients_per_datum(chains, temperatures, ways=ways)
+                sum(done)
+                == sum(told)
+                == 3 * gradients_per_datum(chains, temperatures, ways=ways)
             )
 
 
@@ -129,7 +150,9 @@ def test_values_are_not_chosen_for_their_draws_or_chains():
         "num_chains": 25,
         "num_temperatures": 20,
     }
-    result, effort = log_marginal_adaptive(folded(narrow), x, **options, annealing=10**9, steps=10)
+    result, effort = log_marginal_adaptive(
+        folded(narrow), x, **options, annealing=10**9, steps=10
+    )
     assert effort.took("refined").sum() > 100
     assert effort.took("annealed").sum() > 60
     for road in ("refined", "annealed"):
@@ -158,12 +181,17 @@ def test_a_defended_q_is_a_mixture():
     mixed = Defended(q, p, share)
     z = mixed.expand((20_000, 2)).sample()
     assert z.shape == (20_000, 2, 1)
-    expected = 0.9 * norm(2.0, 0.1).pdf(z[:, 0, 0]) + 0.1 * norm(0.0, 1.0).pdf(z[:, 0, 0])
-    torch.testing.assert_close(mixed.log_prob(z)[:, 0].exp(), torch.from_numpy(expected))
+    expected = 0.9 * norm(2.0, 0.1).pdf(z[:, 0, 0]) + 0.1 * norm(0.0, 1.0).pdf(
+        z[:, 0, 0]
+    )
+    torch.testing.assert_close(
+        mixed.log_prob(z)[:, 0].exp(), torch.from_numpy(expected)
+    )
     torch.testing.assert_close(mixed.log_prob(z)[:, 1], q.log_prob(z)[:, 1])
     assert (
         kstest(
-            z[:, 0, 0], lambda t: 0.9 * norm(2.0, 0.1).cdf(t) + 0.1 * norm(0.0, 1.0).cdf(t)
+            z[:, 0, 0],
+            lambda t: 0.9 * norm(2.0, 0.1).cdf(t) + 0.1 * norm(0.0, 1.0).cdf(t),
         ).pvalue
         > 1e-3
     )

@@ -17,17 +17,27 @@ def _seeded():
 
 
 @pytest.mark.parametrize(("latent_dim", "dims"), [(1, 2), (2, 5), (4, 10)])
-@pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from the guide"])
+@pytest.mark.parametrize(
+    "from_guide", [False, True], ids=["from the prior", "from the guide"]
+)
 def test_ais_is_within_its_errors(latent_dim, dims, from_guide):
     model = PPCA(latent_dim, dims, widen=1.3, shift=0.3)
     x = model.sample(40)
     guide = model.vae.guide if from_guide else None
-    found = ais(model.vae.model, x, guide=guide, num_chains=32, num_temperatures=120, leapfrogs=5)
+    found = ais(
+        model.vae.model,
+        x,
+        guide=guide,
+        num_chains=32,
+        num_temperatures=120,
+        leapfrogs=5,
+    )
     truth = model.marginal.log_prob(x)
     gap = found.mean - truth.mean().item()
     assert (
         abs(gap)
-        < 4 * found.monte_carlo_standard_error + found.standard_errors.square().mean().item()
+        < 4 * found.monte_carlo_standard_error
+        + found.standard_errors.square().mean().item()
     )
     assert found.monte_carlo_standard_error < 0.1
     z = ((found.values - truth) / found.standard_errors).numpy()
@@ -39,9 +49,16 @@ def test_ais_from_the_exact_posterior_has_no_noise():
     model = PPCA(3, 6)
     x = model.sample(10)
     found = ais(
-        model.vae.model, x, guide=model.vae.guide, num_chains=4, num_temperatures=20, leapfrogs=3
+        model.vae.model,
+        x,
+        guide=model.vae.guide,
+        num_chains=4,
+        num_temperatures=20,
+        leapfrogs=3,
     )
-    torch.testing.assert_close(found.values, model.marginal.log_prob(x), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        found.values, model.marginal.log_prob(x), rtol=0, atol=1e-9
+    )
     assert found.standard_errors.max() < 1e-9
     torch.testing.assert_close(found.ess, torch.full_like(found.ess, 4.0))
 
@@ -59,7 +76,10 @@ def test_weights_are_unbiased_however_bad_the_path():
     x = model.sample(1).expand(20_000, -1)
     found = ais(model.vae.model, x, num_chains=1, num_temperatures=3, leapfrogs=2)
     p = found.values.exp()
-    assert abs(p.mean() - model.marginal.log_prob(x[:1]).exp()) < 4.5 * p.std() / len(p) ** 0.5
+    assert (
+        abs(p.mean() - model.marginal.log_prob(x[:1]).exp())
+        < 4.5 * p.std() / len(p) ** 0.5
+    )
 
 
 def test_bidirectional_bounds_hold_the_truth_between_them():
@@ -67,13 +87,18 @@ def test_bidirectional_bounds_hold_the_truth_between_them():
     gaps = []
     for count in (10, 400):
         torch.manual_seed(0)
-        found = bdmc(model.vae.model, 60, num_chains=8, num_temperatures=count, leapfrogs=5)
+        found = bdmc(
+            model.vae.model, 60, num_chains=8, num_temperatures=count, leapfrogs=5
+        )
         torch.manual_seed(0)
         z = model.vae.model.prior().sample((60,))  # the data are drawn first
         x = model.vae.model.likelihood(model.vae.model.decoder(z)).sample()
         truth = model.marginal.log_prob(x).mean().item()
         assert found.lower.mean < truth + 4 * found.lower.monte_carlo_standard_error
-        assert found.upper.mean() > truth - 4 * found.upper_errors.square().sum().sqrt() / 60
+        assert (
+            found.upper.mean()
+            > truth - 4 * found.upper_errors.square().sum().sqrt() / 60
+        )
         gaps.append(found.gap)
         assert found.gap > -4 * found.gap_standard_error
     assert gaps[1] < gaps[0] / 2
@@ -82,7 +107,8 @@ def test_bidirectional_bounds_hold_the_truth_between_them():
 
 
 @pytest.mark.parametrize(
-    "prior", ["gaussianmixture(components=3)", "flow", "vampprior(pseudo_inputs=4)", "laplace"]
+    "prior",
+    ["gaussianmixture(components=3)", "flow", "vampprior(pseudo_inputs=4)", "laplace"],
 )
 def test_every_kind_of_prior_can_be_annealed(prior):
     vae = build(Spec((4,), 2, prior=prior, likelihood="poisson"))

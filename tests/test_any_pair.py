@@ -76,7 +76,9 @@ def test_losses_are_those_of_pyro(name):
 def test_graphs_give_the_losses_of_pyro(interpreted, name):
     theirs, ours, svi = both(PAIRS[name], 12, compiling)
     assert svi.compiled
-    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-3
+    )
 
 
 @pytest.mark.slow
@@ -96,11 +98,15 @@ def test_graphs_give_the_losses_of_pyro(interpreted, name):
 def test_machine_code_gives_the_losses_of_pyro(name):
     theirs, ours, svi = both(PAIRS[name], 25, compiling)
     assert svi.compiled
-    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("compiler", [True, False])
-@pytest.mark.parametrize("name", ["regression, AutoNormal", "discrete guide Trace ELBO"])
+@pytest.mark.parametrize(
+    "name", ["regression, AutoNormal", "discrete guide Trace ELBO"]
+)
 def test_a_large_graph_becomes_machine_code_when_that_is_repaid(
     interpreted, monkeypatch, name, compiler
 ):
@@ -235,7 +241,12 @@ class Observed(Drawn):
 
 class Zoo:
     def __init__(self, model, guide, args, loss=None):
-        self.model, self.guide, self.args, self.loss = model, guide, args, loss or Trace_ELBO()
+        self.model, self.guide, self.args, self.loss = (
+            model,
+            guide,
+            args,
+            loss or Trace_ELBO(),
+        )
 
 
 X = torch.randn(20, generator=torch.Generator().manual_seed(0))
@@ -321,7 +332,9 @@ OPTIMIZERS = {
     "clipped value": lambda: pyro.optim.Adam({"lr": 1e-2}, {"clip_value": 0.5}),
     "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "lrd": 0.9}),
     "AdagradRMSProp": lambda: pyro.optim.AdagradRMSProp({}),
-    "by name": lambda: pyro.optim.Adam(lambda name: {"lr": 0.1 if "loc" in name else 0.001}),
+    "by name": lambda: pyro.optim.Adam(
+        lambda name: {"lr": 0.1 if "loc" in name else 0.001}
+    ),
     "amsgrad": lambda: pyro.optim.Adam({"lr": 0.1, "amsgrad": True}),
 }
 
@@ -341,7 +354,11 @@ def test_optimizers_of_pyro_do_what_they_do_in_pyro(interpreted, engine, optim):
 def test_rates_follow_a_schedule(interpreted, engine):
     def run(engine):
         pyro.clear_param_store()
-        options = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3}, "gamma": 0.1}
+        options = {
+            "optimizer": torch.optim.SGD,
+            "optim_args": {"lr": 1e-3},
+            "gamma": 0.1,
+        }
         optim = pyro.optim.ExponentialLR(options)
         svi = engine(point, nothing, optim, Trace_ELBO())
         for _ in range(5):
@@ -353,7 +370,9 @@ def test_rates_follow_a_schedule(interpreted, engine):
 
 
 @pytest.mark.parametrize("engine", [SVI, compiling])
-def test_the_state_of_an_optimizer_is_saved_and_loaded_by_name(interpreted, engine, tmp_path):
+def test_the_state_of_an_optimizer_is_saved_and_loaded_by_name(
+    interpreted, engine, tmp_path
+):
     def steps(engine, optim, count):
         svi = engine(point, nothing, optim, Trace_ELBO())
         return [float(svi.step(X + 3)) for _ in range(count)]
@@ -410,7 +429,9 @@ def test_momentum_moves_what_a_batch_does_not_use(interpreted, engine):
             pyro.module("a", a)
             pyro.module("b", b)
             with pyro.plate("data", len(x)):
-                pyro.sample("x", dist.Normal((a if kind else b)(x)[:, 0], 1.0), obs=x[:, 0])
+                pyro.sample(
+                    "x", dist.Normal((a if kind else b)(x)[:, 0], 1.0), obs=x[:, 0]
+                )
 
         svi = engine(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
         return [float(svi.step(X[:, None], i % 2)) for i in range(8)]
@@ -433,7 +454,9 @@ def test_a_torch_optimizer_gets_what_a_later_kind_of_batch_uses(interpreted, eng
 
     def model(x, kind):
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(pyro.param(f"m{kind}", torch.tensor(0.0)), 1.0), obs=x)
+            pyro.sample(
+                "x", dist.Normal(pyro.param(f"m{kind}", torch.tensor(0.0)), 1.0), obs=x
+            )
 
     svi = engine(model, nothing, lambda p: torch.optim.SGD(p, lr=1e-2), Trace_ELBO())
     for kind in (0, 0, 0, 1, 1, 1):
@@ -454,12 +477,16 @@ def test_a_torch_optimizer_of_a_part_trains_that_part_alone(interpreted, engine,
     loss = ELBO() if own else TraceGraph_ELBO()
     x = torch.ones(10, 4)
     parts = [list(vae.model.parameters()), list(vae.guide.parameters())]
-    svis = [engine(vae.model, vae.guide, torch.optim.SGD(p, lr=1e-3), loss) for p in parts]
+    svis = [
+        engine(vae.model, vae.guide, torch.optim.SGD(p, lr=1e-3), loss) for p in parts
+    ]
     for _ in range(3):
         for i, svi in enumerate(svis):
             before = [[p.clone() for p in part] for part in parts]
             svi.step(x)
-            assert any(not torch.equal(p, q) for p, q in zip(parts[i], before[i], strict=True))
+            assert any(
+                not torch.equal(p, q) for p, q in zip(parts[i], before[i], strict=True)
+            )
             others = zip(parts[1 - i], before[1 - i], strict=True)
             assert all(torch.equal(p, q) for p, q in others)
             assert all(p.grad is None for part in parts for p in part)
@@ -488,17 +515,23 @@ def test_an_optimizer_of_pyro_is_not_one_torch_optimizer():
 
 def test_deprecated_arguments_of_pyros_svi_are_taken():
     with pytest.warns(FutureWarning, match="no effect"):
-        svi = SVI(normal, location, pyro.optim.Adam(ADAM), Trace_ELBO(), num_samples=100)
+        svi = SVI(
+            normal, location, pyro.optim.Adam(ADAM), Trace_ELBO(), num_samples=100
+        )
     svi.step(X)
 
 
 def test_attributes_of_pyros_svi_are_there():
     optim = pyro.optim.Adam(ADAM)
-    svi, theirs = (e(point, nothing, optim, Trace_ELBO()) for e in (SVI, pyro.infer.SVI))
+    svi, theirs = (
+        e(point, nothing, optim, Trace_ELBO()) for e in (SVI, pyro.infer.SVI)
+    )
     svi.step(X)
     assert svi.optim is optim
     assert svi.loss(point, nothing, X) == theirs.loss(point, nothing, X)
-    assert svi.loss_and_grads(point, nothing, X) == theirs.loss_and_grads(point, nothing, X)
+    assert svi.loss_and_grads(point, nothing, X) == theirs.loss_and_grads(
+        point, nothing, X
+    )
     assert svi.evaluate_loss(X) == theirs.evaluate_loss(X)
     assert float(svi.loss_and_grads(X)[0]) == svi.evaluate_loss(X)
     with pytest.raises(InputError, match="Predictive"):
@@ -510,10 +543,14 @@ def test_attributes_of_pyros_svi_are_there():
 def test_a_validation_loss_of_an_enumerated_model():
     pair = PAIRS["bayesian network"]()
     svi = SVI(pair.model, pair.guide, pyro.optim.Adam(ADAM), pair.loss)
-    assert svi.evaluate_loss(*pair.args) == pytest.approx(float(svi.step(*pair.args)), rel=1e-5)
+    assert svi.evaluate_loss(*pair.args) == pytest.approx(
+        float(svi.step(*pair.args)), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize("loss", [Trace_ELBO(), TraceEnum_ELBO(strict_enumeration_warning=False)])
+@pytest.mark.parametrize(
+    "loss", [Trace_ELBO(), TraceEnum_ELBO(strict_enumeration_warning=False)]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_step_without_a_parameter_is_a_step(loss):
     net = nn.Linear(2, 3)
@@ -560,7 +597,10 @@ def test_validation_is_as_the_user_set_it():
     svi = SVI(model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
     with pyro.validation_enabled(False):
         svi.step(grey)
-    with pyro.validation_enabled(True), pytest.raises(ValueError, match="log_prob at site 'x'"):
+    with (
+        pyro.validation_enabled(True),
+        pytest.raises(ValueError, match="log_prob at site 'x'"),
+    ):
         svi.step(grey)
 
 
@@ -584,7 +624,9 @@ def test_mean_divides_by_the_data_of_a_tuple():
     def model(batch):
         x, y = batch
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(y + pyro.param("m", torch.tensor(0.0)), 1.0), obs=x)
+            pyro.sample(
+                "x", dist.Normal(y + pyro.param("m", torch.tensor(0.0)), 1.0), obs=x
+            )
 
     batch = (X, X + 1)
     losses = {}
@@ -596,7 +638,11 @@ def test_mean_divides_by_the_data_of_a_tuple():
     assert losses["mean"] == pytest.approx(losses["sum"] / len(X))
     with pytest.raises(InputError, match="no argument is a batch"):
         SVI(
-            normal, location, pyro.optim.Adam(ADAM), lambda *_: torch.zeros(()), reduction="mean"
+            normal,
+            location,
+            pyro.optim.Adam(ADAM),
+            lambda *_: torch.zeros(()),
+            reduction="mean",
         ).step()
 
 
@@ -638,9 +684,15 @@ def test_a_batch_in_a_global_or_an_attribute_is_read_anew(interpreted):
 
     def run(engine):
         pyro.clear_param_store()
-        svi, found = engine(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()), []
+        svi, found = (
+            engine(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()),
+            [],
+        )
         for i in range(8):
-            holder.batch, store["batch"] = torch.full((10,), float(i)), torch.full((10,), 2.0 * i)
+            holder.batch, store["batch"] = (
+                torch.full((10,), float(i)),
+                torch.full((10,), 2.0 * i),
+            )
             found.append(float(svi.step()))
         return found
 
@@ -655,7 +707,9 @@ def test_keywords_and_objects_are_arguments(interpreted):
     def model(batch, *, scale):
         with pyro.plate("data", len(batch.x)):
             m = pyro.param("m", torch.tensor(0.0))
-            pyro.sample("x", dist.Normal(m, scale), obs=batch.x + batch.parts["half"][0])
+            pyro.sample(
+                "x", dist.Normal(m, scale), obs=batch.x + batch.parts["half"][0]
+            )
 
     svi = compiling(model, nothing, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO())
     alive = []
@@ -682,7 +736,9 @@ def test_a_mask_that_changes_leaves_the_graph(interpreted):
 
     def model(x, seen):
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
-        pyro.factor("x", dist.Normal(m.expand(len(x))[seen], 1.0).log_prob(x[seen]).sum())
+        pyro.factor(
+            "x", dist.Normal(m.expand(len(x))[seen], 1.0).log_prob(x[seen]).sum()
+        )
 
     def make():
         return Zoo(model, lambda x, seen: location(x), ())
@@ -717,7 +773,9 @@ def test_what_nobody_can_watch_is_noticed_and_said(interpreted):
 
     def model(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(pyro.param("m", torch.tensor(0.0)), next(ticks)), obs=x)
+            pyro.sample(
+                "x", dist.Normal(pyro.param("m", torch.tensor(0.0)), next(ticks)), obs=x
+            )
 
     told = []
     svi = SVI(model, nothing, pyro.optim.Adam(ADAM), Trace_ELBO())
@@ -773,7 +831,12 @@ def test_what_a_step_sets_in_the_store_is_set_by_graphs(interpreted, engine):
 
 def test_a_torch_optimizer_is_not_given_what_a_step_sets_in_the_store():
     pyro.clear_param_store()
-    svi = SVI(normal, averaged_guide, lambda p: torch.optim.Adam(p, lr=0.01), TraceGraph_ELBO())
+    svi = SVI(
+        normal,
+        averaged_guide,
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        TraceGraph_ELBO(),
+    )
     for _ in range(4):
         svi.step(X)
     assert [len(group["params"]) for group in svi.optimizer.param_groups] == [1]
@@ -812,7 +875,9 @@ def test_one_tensor_in_two_places_is_not_two(interpreted):
             pyro.sample("y", dist.Normal(2 * m, 1.0), obs=y)
 
     both_kinds = [(X, X)] * 3 + [(X, X + 1)] * 3 + [(X, X)]
-    theirs, ours, svi = both(lambda: Zoo(model, nothing, ()), 0, compiling, args=both_kinds)
+    theirs, ours, svi = both(
+        lambda: Zoo(model, nothing, ()), 0, compiling, args=both_kinds
+    )
     assert svi.compiled
     assert ours == pytest.approx(theirs, rel=1e-5)
 
@@ -834,7 +899,9 @@ def test_what_changes_the_loss_alone_is_noticed(interpreted):
 
 def test_a_listener_to_a_pair_of_this_package_hears_every_step(interpreted):
     vae = build(Spec((4,), 2, network="mlp(hidden=(8,))"))
-    svi = compiling(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=1e-3), ELBO())
+    svi = compiling(
+        vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=1e-3), ELBO()
+    )
     x, heard = torch.ones(10, 4), []
     svi.step(x)
     next(vae.guide.parameters()).register_hook(lambda g: heard.append(g.norm().item()))
@@ -895,7 +962,9 @@ def test_two_threads_train_two_pairs(interpreted):
     def train(name):
         def model(x):
             with pyro.plate("data", len(x)):
-                pyro.sample("x", dist.Normal(pyro.param(name, torch.tensor(0.0)), 1.0), obs=x)
+                pyro.sample(
+                    "x", dist.Normal(pyro.param(name, torch.tensor(0.0)), 1.0), obs=x
+                )
 
         svi = compiling(model, nothing, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
         for _ in range(100):
@@ -928,7 +997,11 @@ def test_readings_become_assumptions():
     value, holds = graph.module(p, n, *graph.others)
     assert value.item() == 2 * 3 + 2 * 3 + 2
     assert holds
-    for other in ((-p, n), (p, n + 1), (p + 1, n)):  # a branch, a length, an index of truths
+    for other in (
+        (-p, n),
+        (p, n + 1),
+        (p + 1, n),
+    ):  # a branch, a length, an index of truths
         assert not graph.module(*other, *graph.others)[1]
     assert graph.module(p * 1.1, n, *graph.others)[1]
 
@@ -989,7 +1062,9 @@ def test_a_draw_that_is_an_index_is_followed(interpreted):
 
     def guide(x):
         for i in pyro.plate("data", len(x)):
-            pyro.sample(f"k_{i}", dist.Bernoulli(pyro.param(f"p_{i}", torch.tensor(0.5))))
+            pyro.sample(
+                f"k_{i}", dist.Bernoulli(pyro.param(f"p_{i}", torch.tensor(0.5)))
+            )
 
     theirs, ours, svi = both(lambda: Zoo(model, guide, (X[:3],)), 12, compiling)
     assert svi.compiled
@@ -1044,7 +1119,9 @@ def test_regression_reaches_least_squares():
     ids=["Trace_ELBO", "TraceGraph_ELBO", "RenyiELBO"],
 )
 @pytest.mark.parametrize("optim", ["clipped norm", "ClippedAdam", "by name"])
-def test_pairs_of_this_package_take_every_loss_and_optimizer(interpreted, engine, loss, optim):
+def test_pairs_of_this_package_take_every_loss_and_optimizer(
+    interpreted, engine, loss, optim
+):
     def run(engine):
         torch.manual_seed(0)
         vae = build(Spec((4,), 2, network="mlp(hidden=(8,))")).double()

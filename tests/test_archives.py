@@ -25,7 +25,9 @@ def npz(tmp_path):
     def write_and_load(arrays, **options):
         np.savez(tmp_path / "x.npz", **arrays)
         divided = any("train" in name.lower() for name in arrays)
-        return load_data(str(tmp_path / "x.npz"), **({} if divided else WHOLE), **options)
+        return load_data(
+            str(tmp_path / "x.npz"), **({} if divided else WHOLE), **options
+        )
 
     return write_and_load
 
@@ -81,7 +83,8 @@ def test_every_split_of_an_archive_is_its_own(npz, data, labels, words):
 
 
 @pytest.mark.parametrize(
-    "names", [("xTrain", "xTest"), ("Xtrain", "Xtest"), ("trainX", "testX"), ("train", "test")]
+    "names",
+    [("xTrain", "xTest"), ("Xtrain", "Xtest"), ("trainX", "testX"), ("train", "test")],
 )
 def test_train_and_test_alone(npz, names):
     found = npz(dict(zip(names, (X[:40], X[40:]), strict=True)))
@@ -112,9 +115,17 @@ TEXTS = np.array(["a", "bb", "c"] * 20)
         ({"arr_0": X}, {}, None),
         ({"arr_0": X, "arr_1": Y}, {}, Y),
         ({"arr_0": X, "arr_1": TEXTS}, {}, TEXTS),
-        ({"imgs": X, "latents_values": rng.random((60, 6)), "metadata": OBJECT}, {}, None),
+        (
+            {"imgs": X, "latents_values": rng.random((60, 6)), "metadata": OBJECT},
+            {},
+            None,
+        ),
         ({"x": X, "metadata": OBJECT}, {}, None),
-        ({"x": X, "y": np.array([*"ab", None] * 20, dtype=object)}, {"drop": "y"}, None),
+        (
+            {"x": X, "y": np.array([*"ab", None] * 20, dtype=object)},
+            {"drop": "y"},
+            None,
+        ),
         ({"a": X, "b": Y}, {}, None),
         ({"a": X, "b": Y}, {"labels": "b"}, Y),
         ({"a": X, "b": X[::-1]}, {"key": "a"}, None),
@@ -134,15 +145,22 @@ def test_data_and_labels_of_an_archive(npz, arrays, options, labels):
 
 
 def test_it_says_what_was_left_unread(npz):
-    notes = " | ".join(npz({"imgs": X, "latents": rng.random((60, 6)), "metadata": OBJECT}).notes)
+    notes = " | ".join(
+        npz({"imgs": X, "latents": rng.random((60, 6)), "metadata": OBJECT}).notes
+    )
     assert "data from imgs" in notes
-    assert "left unread: latents (60, 6), metadata (Python objects, never unpickled)" in notes
+    assert (
+        "left unread: latents (60, 6), metadata (Python objects, never unpickled)"
+        in notes
+    )
     assert "3 classes" in " ".join(npz({"x": X, "y": np.eye(3)[Y]}).notes)
 
 
 def test_labels_of_an_archive_from_a_file(npz, tmp_path):
     np.save(tmp_path / "y.npy", Y)
-    found = npz(named("{}", None, "train", "val", "test"), labels=str(tmp_path / "y.npy"))
+    found = npz(
+        named("{}", None, "train", "val", "test"), labels=str(tmp_path / "y.npy")
+    )
     for split, part in PARTS.items():
         np.testing.assert_array_equal(found.labels[split], Y[part])
 
@@ -169,7 +187,11 @@ def test_labels_of_an_archive_from_a_file(npz, tmp_path):
         ({"x": X}, {"key": "z"}, r"--key z.*no such array; it has x \(60, 8, 8\)"),
         ({"x": X}, {"drop": "z"}, r"--drop z.*no such array"),
         ({"x": X}, {"labels": "z"}, r"--labels z"),
-        ({"x": X + 1j}, {}, r"complex128 and not numbers; store real and imaginary parts"),
+        (
+            {"x": X + 1j},
+            {},
+            r"complex128 and not numbers; store real and imaginary parts",
+        ),
     ],
 )
 def test_archives_that_are_not_certain(npz, arrays, options, words):
@@ -179,7 +201,10 @@ def test_archives_that_are_not_certain(npz, arrays, options, words):
 
 
 def test_an_array_that_memory_does_not_hold_is_refused_by_its_header(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive, archive.open("x.npy", "w") as file:
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "w") as archive,
+        archive.open("x.npy", "w") as file,
+    ):
         header = {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**6)}
         np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(InputError, match=r"x of .*takes 8e\+04 GB"):
@@ -191,12 +216,30 @@ def test_an_array_that_memory_does_not_hold_is_refused_by_its_header(tmp_path):
 
 @pytest.mark.parametrize(
     "kind",
-    ["f2", "f4", "f8", ">f4", ">f8", "u1", "u2", ">u2", "i1", "i2", "u4", "i8", "u8", "?", "g"],
+    [
+        "f2",
+        "f4",
+        "f8",
+        ">f4",
+        ">f8",
+        "u1",
+        "u2",
+        ">u2",
+        "i1",
+        "i2",
+        "u4",
+        "i8",
+        "u8",
+        "?",
+        "g",
+    ],
 )
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_types_of_numbers_keep_their_values(npy, kind, order):
     dtype = np.dtype(kind)
-    array = (rng.normal(size=(40, 4, 3)) * 50).astype(dtype) if dtype.kind == "f" else None
+    array = (
+        (rng.normal(size=(40, 4, 3)) * 50).astype(dtype) if dtype.kind == "f" else None
+    )
     if array is None:
         high = 2 if kind == "?" else min(np.iinfo(dtype).max, 2**50)
         low = 0 if kind == "?" else max(np.iinfo(dtype).min, -(2**50))
@@ -204,7 +247,9 @@ def test_types_of_numbers_keep_their_values(npy, kind, order):
     array = np.asarray(array, order=order)
     for stream in (False, True):
         found = npy(array, stream=stream, workers=0).values["train"]
-        np.testing.assert_array_equal(found[:].numpy().astype(float), array.astype(float))
+        np.testing.assert_array_equal(
+            found[:].numpy().astype(float), array.astype(float)
+        )
 
 
 @pytest.mark.parametrize(
@@ -213,9 +258,15 @@ def test_types_of_numbers_keep_their_values(npy, kind, order):
         (X[:, 0] + 1j, "complex128 and not numbers; store real and imaginary parts"),
         (np.zeros((9, 2), "datetime64[s]"), "datetime64.*store times as numbers"),
         (np.zeros((9, 2), "timedelta64[s]"), "timedelta64.*store durations as numbers"),
-        (np.zeros(9, [("a", "f4"), ("b", "f4")]), "fields as columns.*structured_to_unstructured"),
+        (
+            np.zeros(9, [("a", "f4"), ("b", "f4")]),
+            "fields as columns.*structured_to_unstructured",
+        ),
         (np.array([[1, 2]] * 9, dtype=object), "object.*never unpickled"),
-        (np.array([np.zeros(2), np.zeros(3)], dtype=object), "object.*rows of one length"),
+        (
+            np.array([np.zeros(2), np.zeros(3)], dtype=object),
+            "object.*rows of one length",
+        ),
         (np.array([["a", "b"]] * 9), "texts into numbers"),
         (np.array([["a", "b"]] * 9, dtype="S"), "texts into numbers"),
         (np.full((9, 2), np.inf, np.float16), "missing or infinite in datum 0"),
@@ -228,7 +279,10 @@ def test_types_that_are_no_numbers(npy, array, words, stream):
 
 
 def test_few_data_of_many_values_are_noted(npy):
-    assert any("5 data of 300 values each" in note for note in npy(rng.normal(size=(5, 300))).notes)
+    assert any(
+        "5 data of 300 values each" in note
+        for note in npy(rng.normal(size=(5, 300))).notes
+    )
 
 
 # Colours last.
@@ -250,7 +304,11 @@ def test_channels_at_the_end_are_put_in_front(npy, shape, options, stream):
     assert data.shape == (shape[2], *shape[:2])
     assert isinstance(data.values["train"], streams.Stream) == stream
     np.testing.assert_array_equal(data.values["train"][:], images.transpose(0, 3, 1, 2))
-    some = data.values["train"][[3, 1]] if not stream else data.values["train"][np.array([3, 1])]
+    some = (
+        data.values["train"][[3, 1]]
+        if not stream
+        else data.values["train"][np.array([3, 1])]
+    )
     np.testing.assert_array_equal(some, images[[3, 1]].transpose(0, 3, 1, 2))
     assert any("last, put in front" in note for note in data.notes)
 
@@ -296,8 +354,12 @@ def test_channels_that_are_not_certain(npy, shape, options, words):
 def test_channels_of_an_archive(npz):
     images = rng.integers(0, 256, (30, 16, 12, 3), dtype=np.uint8)
     data = npz({"train": images[:20], "test": images[20:]}, validation_fraction=0)
-    np.testing.assert_array_equal(data.values["train"], images[:20].transpose(0, 3, 1, 2))
-    np.testing.assert_array_equal(data.values["test"], images[20:].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(
+        data.values["train"], images[:20].transpose(0, 3, 1, 2)
+    )
+    np.testing.assert_array_equal(
+        data.values["test"], images[20:].transpose(0, 3, 1, 2)
+    )
 
 
 # Sparse and annotated matrices.
@@ -324,7 +386,10 @@ def test_sparse_archives_stay_sparse(tmp_path, kind, dtype):
 def test_sparse_and_dense_divide_alike(tmp_path):
     sp.save_npz(tmp_path / "x.npz", sp.csr_matrix(COUNTS))
     np.save(tmp_path / "x.npy", COUNTS)
-    sparse, dense = load_data(str(tmp_path / "x.npz")), load_data(str(tmp_path / "x.npy"))
+    sparse, dense = (
+        load_data(str(tmp_path / "x.npz")),
+        load_data(str(tmp_path / "x.npy")),
+    )
     bridge = sparse.bridge
     for split, values in dense.values.items():
         np.testing.assert_array_equal(sparse.values[split][:], values)
@@ -347,7 +412,13 @@ def test_only_the_rows_that_are_read_are_made_dense(tmp_path):
 
 def test_rows_in_an_archive_of_ones_own(tmp_path):
     m = sp.csr_matrix(COUNTS)
-    np.savez(tmp_path / "x.npz", data=m.data, indices=m.indices, indptr=m.indptr, shape=m.shape)
+    np.savez(
+        tmp_path / "x.npz",
+        data=m.data,
+        indices=m.indices,
+        indptr=m.indptr,
+        shape=m.shape,
+    )
     np.testing.assert_array_equal(
         load_data(str(tmp_path / "x.npz"), **WHOLE).values["train"][:], COUNTS
     )
@@ -385,7 +456,9 @@ def h5ad(tmp_path):
             },
             index=pd.Index([f"cell{i}" for i in range(60)], dtype=object),
         )
-        var = pd.DataFrame(index=pd.Index([f"gene{i}" for i in range(50)], dtype=object))
+        var = pd.DataFrame(
+            index=pd.Index([f"gene{i}" for i in range(50)], dtype=object)
+        )
         cells = ad.AnnData(x, obs=obs, var=var)
         cells.obsm["X_pca"] = rng.normal(size=(60, 2))
         for name, layer in layers.items():
@@ -412,7 +485,9 @@ def test_h5ad(h5ad, kind):
     np.testing.assert_array_equal(counts.values["train"][:], COUNTS)
     assert counts.representation.name == "COUNTS"
     assert counts.labels["train"].tolist() == Y.tolist()
-    assert isinstance(counts.values["train"], streams.Stream) == (kind is not np.asarray)
+    assert isinstance(counts.values["train"], streams.Stream) == (
+        kind is not np.asarray
+    )
 
 
 def test_h5ad_labels_in_a_file_are_matched_by_cell(h5ad, tmp_path):
@@ -477,7 +552,13 @@ def test_train_and_evaluate_each_kind_of_archive(call, tmp_path, monkeypatch, h5
         ("sparse.npz", *counts),
         ("splits.npz", *bits),
         ("several.npz", "--key", "b", *bits),
-        ("last.npy", "--network", "convnet(channels=(4,))", "--likelihood", "bernoulli"),
+        (
+            "last.npy",
+            "--network",
+            "convnet(channels=(4,))",
+            "--likelihood",
+            "bernoulli",
+        ),
     ):
         network = () if "--network" in options else SMALL
         said = call(
@@ -501,4 +582,12 @@ def test_train_and_evaluate_each_kind_of_archive(call, tmp_path, monkeypatch, h5
 
 
 def test_the_kinds_of_files_are_listed_once():
-    assert set(own.OWN) >= {"labels", "header", "drop", "id", "key", "layer", "channels"}
+    assert set(own.OWN) >= {
+        "labels",
+        "header",
+        "drop",
+        "id",
+        "key",
+        "layer",
+        "channels",
+    }

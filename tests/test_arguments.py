@@ -41,7 +41,16 @@ WRITTEN = [
     *("text", "", (), (1, 2), ((1,),), (0,), (10**20,), (0.5,), [3], {}, b"x"),
 ]
 FEW = [0, -1, NAN, INF, 1e308, 10**20, True, None, "text", (), (1, 2), ((1,),), 3]
-VALUES = [*WRITTEN, NAN, INF, (NAN,), (3,) * 10**6, "x" * 10**6, object(), torch.ones(2)]
+VALUES = [
+    *WRITTEN,
+    NAN,
+    INF,
+    (NAN,),
+    (3,) * 10**6,
+    "x" * 10**6,
+    object(),
+    torch.ones(2),
+]
 
 MEMBERS = [(axis, cls) for axis in AXES for cls in variants(AXES[axis][0]).values()]
 members = pytest.mark.parametrize(
@@ -64,7 +73,9 @@ def within(seconds, megabytes=700):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * megabytes
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * megabytes
+    )
 
 
 def is_clear(error, name):
@@ -100,7 +111,9 @@ def a_pair(axis, cls, given):
     encoder = body(*images, **of_body)
     prior = StandardNormal(latent_dim)
     if axis == "prior":
-        conditional = {"context": 3} if "context" in inspect.signature(cls).parameters else {}
+        conditional = (
+            {"context": 3} if "context" in inspect.signature(cls).parameters else {}
+        )
         prior = cls(latent_dim, **conditional | small(cls, **given))
     likelihood = cls(shape, **given) if axis == "likelihood" else Bernoulli(shape)
     shape = likelihood.shape
@@ -110,7 +123,11 @@ def a_pair(axis, cls, given):
     decoder = body.decoder(latent_dim, (likelihood.channels, *shape), **of_body)
     objective = cls(**given) if axis == "objective" else None
     vae, x = VAE(prior, decoder, likelihood, guide), data_for(likelihood)
-    return vae, {"x": x, "c": torch.rand(len(x), vae.context)} if vae.context else x, objective
+    return (
+        vae,
+        {"x": x, "c": torch.rand(len(x), vae.context)} if vae.context else x,
+        objective,
+    )
 
 
 def data_for(likelihood):
@@ -137,13 +154,20 @@ def test_members(axis, cls, values):
             try:
                 with within(20):
                     pair = a_pair(axis, cls, {name: value})
-                    if "shape" not in name:  # parts of other shapes do not fit into one pair
+                    if (
+                        "shape" not in name
+                    ):  # parts of other shapes do not fit into one pair
                         is_usable(*pair)
             except InputError as error:
-                known = any(w in str(error) for w in ("finite", "pseudo-inputs", "images of shape"))
+                known = any(
+                    w in str(error)
+                    for w in ("finite", "pseudo-inputs", "images of shape")
+                )
                 is_clear(error, "" if known else name)
             except BaseException as error:
-                raise AssertionError(f"{cls.__name__}({name}={shown(value)})") from error
+                raise AssertionError(
+                    f"{cls.__name__}({name}={shown(value)})"
+                ) from error
 
 
 @pytest.mark.slow
@@ -178,7 +202,11 @@ def settings(make, known):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers(name):
     vae = build(Spec(SHAPE, D, network="mlp(hidden=4)"))
-    known = [p for p in inspect.signature(OPTIMIZERS[name]).parameters if p not in ("params", "lr")]
+    known = [
+        p
+        for p in inspect.signature(OPTIMIZERS[name]).parameters
+        if p not in ("params", "lr")
+    ]
     for argument in known:
         for value in [
             *WRITTEN,
@@ -189,7 +217,9 @@ def test_optimizers(name):
             (-0.1, 0.9),
             (0.5, 0.5, 0.5),
         ]:
-            text = f"{name}({argument}={'9' * 5000 if value == 10**5000 else repr(value)})"
+            text = (
+                f"{name}({argument}={'9' * 5000 if value == 10**5000 else repr(value)})"
+            )
             try:
                 with within(20):
                     optimizer = parse_optimizer(text)
@@ -208,8 +238,19 @@ def test_what_would_turn_the_optimizer_round_is_no_choice(flag):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules(name):
     for argument in list(inspect.signature(SCHEDULES[name]).parameters)[1:]:
-        for value in [*WRITTEN, (0.9, 0.5), (0.5, 0.5), (0.5, 1.0), (-1,), (-1, 1), (1e308, 1), 1]:
-            text = f"{name}({argument}={'9' * 5000 if value == 10**5000 else repr(value)})"
+        for value in [
+            *WRITTEN,
+            (0.9, 0.5),
+            (0.5, 0.5),
+            (0.5, 1.0),
+            (-1,),
+            (-1, 1),
+            (1e308, 1),
+            1,
+        ]:
+            text = (
+                f"{name}({argument}={'9' * 5000 if value == 10**5000 else repr(value)})"
+            )
             try:
                 with within(20):
                     schedule = parse_schedule(text)
@@ -241,7 +282,10 @@ def test_senseless_schedules(text):
 @pytest.mark.parametrize(
     ("schedule", "word"),
     [
-        (lambda t: 1.0 if t < 0.5 else 1 / 0, "fails at 0.5 of the run .ZeroDivisionError"),
+        (
+            lambda t: 1.0 if t < 0.5 else 1 / 0,
+            "fails at 0.5 of the run .ZeroDivisionError",
+        ),
         (lambda t: 1.0 - 2 * t, "it must be a finite number of at least 0"),
         (lambda t: "fast", "fails at 0 of the run .ValueError"),
         (lambda t: NAN, "is nan at 0 of the run"),
@@ -286,10 +330,18 @@ def test_values_that_are_taken(value, hint, found):
             "x=nan must be a positive number, and finite in float32, which ends at 3.4e[+]38",
         ),
         (1, bool, "x=1 must be True or False"),
-        ((1, 0), tuple[Count, ...], r"x=\(1, 0\) must be a tuple of whole numbers of at least 1"),
+        (
+            (1, 0),
+            tuple[Count, ...],
+            r"x=\(1, 0\) must be a tuple of whole numbers of at least 1",
+        ),
         ("b", Literal["a", "abc"], "x='b' must be 'a' or 'abc'"),
         ("abd", Literal["a", "abc"], "; did you mean 'abc'"),
-        (10**20, Count, "x=100000000000000000000 would take over a million TiB of memory"),
+        (
+            10**20,
+            Count,
+            "x=100000000000000000000 would take over a million TiB of memory",
+        ),
         (3, MeanField, "x=3 must be a MeanField"),
     ],
 )
@@ -327,7 +379,9 @@ def test_members_of_ones_own_are_checked_too():
     class Mine(Prior):
         """A prior of one's own."""
 
-        def __init__(self, latent_dim: Count, *, width: Positive = 1.0, other="anything") -> None:
+        def __init__(
+            self, latent_dim: Count, *, width: Positive = 1.0, other="anything"
+        ) -> None:
             super().__init__(latent_dim)
 
         def forward(self):

@@ -34,7 +34,11 @@ REAL = rng.normal(size=(30, 4))
         ("--optimizer", "adm", ["did you mean adam?"]),
         ("--schedule", "cosin", ["did you mean cosine?"]),
         # arguments of members
-        ("--objective", "iwae(num_partcles=3)", ["num_partcles", "did you mean num_particles?"]),
+        (
+            "--objective",
+            "iwae(num_partcles=3)",
+            ["num_partcles", "did you mean num_particles?"],
+        ),
         ("--optimizer", "sgd(momentun=0.9)", ["did you mean momentum?"]),
         ("--schedule", "cosine(flor=0.1)", ["did you mean floor?"]),
         ("--guide", "fullrank(rank=3)", ["rank", "it takes none"]),
@@ -44,7 +48,11 @@ REAL = rng.normal(size=(30, 4))
         ("--network", "mlp(**{'hidden': (3,)})", ["by name"]),
         ("--guide", "fullrank(", ["fullrank(", "name(key=value"]),
         ("--guide", "", ["--guide", "name(key=value"]),
-        ("--guide", "__import__('os').system('touch hacked')", ["--guide", "plain values"]),
+        (
+            "--guide",
+            "__import__('os').system('touch hacked')",
+            ["--guide", "plain values"],
+        ),
         (
             "--network",
             "mlp(hidden=__import__('os').system('touch hacked'))",
@@ -61,7 +69,11 @@ REAL = rng.normal(size=(30, 4))
         ("--objective", "iwae(num_particles=0)", ["num_particles=0"]),
         ("--objective", "iwae(num_particles=2.5)", ["num_particles=2.5"]),
         ("--objective", "pyro.infer:Trace_ELBO(num_particles=0)", ["num_particles=0"]),
-        ("--objective", "pyro.infer:Trace_ELBO(num_particles='a')", ["num_particles='a'"]),
+        (
+            "--objective",
+            "pyro.infer:Trace_ELBO(num_particles='a')",
+            ["num_particles='a'"],
+        ),
         ("--network", "mlp(hidden=(0,))", ["hidden=(0,)"]),
         ("--network", "mlp(hidden='a')", ["hidden", "'a'"]),
         ("--network", "mlp(hidden=None)", ["hidden=None"]),
@@ -74,7 +86,11 @@ REAL = rng.normal(size=(30, 4))
         # classes of one's own
         ("--network", "nosuch.module:Net", ["nosuch", "imported"]),
         ("--guide", "pyro_vae.networks:MLP", ["not a finished subclass of Guide"]),
-        ("--guide", "pyro_vae.models.conditionals:Guide", ["not a finished subclass of Guide"]),
+        (
+            "--guide",
+            "pyro_vae.models.conditionals:Guide",
+            ["not a finished subclass of Guide"],
+        ),
         ("--objective", "pyro.infer:Trace_ELBOW", ["Trace_ELBOW"]),
         # plain options
         ("--latent-dims", "3", ["--latent-dims", "did you mean --latent-dim?"]),
@@ -109,7 +125,9 @@ def test_options(refused, tmp_path, option, value, words):
     "device", [d for d in ("cuda", "mps") if not getattr(torch, d).is_available()]
 )
 def test_device_that_is_not_there(refused, device):
-    mentions(refused("train", "--device", device), f"--device {device}", "not available")
+    mentions(
+        refused("train", "--device", device), f"--device {device}", "not available"
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +179,11 @@ def test_arrays(refused, tmp_path, array, words):
 
 
 def test_object_arrays_are_not_unpickled(refused, tmp_path):
-    np.save(tmp_path / "x.npy", np.array([[1, "b"], [None, 3]], dtype=object), allow_pickle=True)
+    np.save(
+        tmp_path / "x.npy",
+        np.array([[1, "b"], [None, 3]], dtype=object),
+        allow_pickle=True,
+    )
     mentions(refused("train", "--dataset", "x.npy"), "x.npy", "bject")
 
 
@@ -240,7 +262,9 @@ def test_archives(refused, arrays, options, words):
 
 def test_missing_label_column(refused, tmp_path):
     (tmp_path / "x.csv").write_text("a,kind\n" + "0.5,1\n0.25,2\n" * 9)
-    mentions(refused("train", "--dataset", "x.csv", "--labels", "kinds"), "kinds", "x.csv")
+    mentions(
+        refused("train", "--dataset", "x.csv", "--labels", "kinds"), "kinds", "x.csv"
+    )
 
 
 @pytest.fixture
@@ -253,7 +277,9 @@ def pictures(tmp_path):
 
 def test_pictures_of_different_sizes(refused, pictures):
     Image.fromarray(GREY[0, :3]).save(pictures / "17.png")
-    mentions(refused("train", "--dataset", "pictures"), "17.png", "3 x 4", "00.png", "4 x 4")
+    mentions(
+        refused("train", "--dataset", "pictures"), "17.png", "3 x 4", "00.png", "4 x 4"
+    )
 
 
 @pytest.mark.parametrize("damage", ["no picture", "cut off", "a wrong length"])
@@ -267,7 +293,9 @@ def test_damaged_picture(refused, pictures, damage):
         "a wrong length": png[:chunk] + b"\0\0\0\1" + png[chunk + 4 :],
     }
     path.write_bytes(damaged[damage])
-    mentions(refused("train", "--dataset", "pictures", "--binarize", "static"), "17.png")
+    mentions(
+        refused("train", "--dataset", "pictures", "--binarize", "static"), "17.png"
+    )
 
 
 def test_folder_without_pictures(refused, tmp_path):
@@ -281,7 +309,12 @@ def test_folder_without_pictures(refused, tmp_path):
         (
             GREY,
             BERNOULLI,
-            ["grey levels", "--binarize dynamic", "--binarize static", "--binarize threshold"],
+            [
+                "grey levels",
+                "--binarize dynamic",
+                "--binarize static",
+                "--binarize threshold",
+            ],
         ),
         (GREY, GAUSSIAN, ["--dequantize", "--scale"]),
         (GREY, [*GAUSSIAN, "--binarize", "dynamic"], ["bits", "Gaussian"]),
@@ -312,7 +345,11 @@ def test_data_set_without_files_and_network(refused, tmp_path, monkeypatch, name
     monkeypatch.delenv("PYRO_VAE_DATA", raising=False)
     sentence = refused("train", "--dataset", name, "--data-dir", "elsewhere")
     mentions(
-        sentence, f"{name} needs the file", "elsewhere", str(tmp_path / "cache"), "--dataset digits"
+        sentence,
+        f"{name} needs the file",
+        "elsewhere",
+        str(tmp_path / "cache"),
+        "--dataset digits",
     )
     assert ":)" not in sentence
 
@@ -320,7 +357,9 @@ def test_data_set_without_files_and_network(refused, tmp_path, monkeypatch, name
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e30])
 def test_data_of_any_scale_end_in_a_run_or_a_sentence(call, scale):
     np.save("x.npy", np.random.default_rng(0).normal(size=(300, 4, 4)) * scale)
-    said = call("train", "--dataset", "x.npy", *GAUSSIAN, "--epochs", 1, "--output", "run")
+    said = call(
+        "train", "--dataset", "x.npy", *GAUSSIAN, "--epochs", 1, "--output", "run"
+    )
     assert said.code in (0, 2)
     if said.code == 2:
         assert len(said.err.splitlines()) == 1
@@ -347,7 +386,10 @@ def test_data_of_any_scale_end_in_a_run_or_a_sentence(call, scale):
             ("--objective", "annealed(epochs=3)", "--epochs", 2),
             ("warm-up", "3 epochs", "the run has 2"),
         ),
-        (("--likelihood", "zeroinflated(likelihood=bernoulli)"), ("likelihood=", "counts")),
+        (
+            ("--likelihood", "zeroinflated(likelihood=bernoulli)"),
+            ("likelihood=", "counts"),
+        ),
     ],
 )
 def test_members_that_do_not_fit_together(refused, tmp_path, options, words):

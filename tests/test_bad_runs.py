@@ -33,7 +33,10 @@ def test_output_that_cannot_be_made(refused, tmp_path, output):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--output", "run"], ["run holds a run already", "--resume run", "--overwrite"]),
+        (
+            ["--output", "run"],
+            ["run holds a run already", "--resume run", "--overwrite"],
+        ),
         (["--resume", "run", "--epochs", 1], ["--epochs"]),
         (["--resume", "run", "--latent-dim", 4], ["--latent-dim cannot change"]),
         (["--resume", "run", "--config", "run/config.toml"], ["--config"]),
@@ -61,7 +64,11 @@ def test_training_over_a_run(refused, run, options, words):
         ("evaluate", ["run", "--numparticles", 3], ["did you mean --num-particles?"]),
         ("evaluate", ["run", "--netcdf", "none/x.nc"], ["folder none does not exist"]),
         ("sample", ["none"], ["none does not exist"]),
-        ("sample", ["run", "--kind", "manifold"], ["manifold", "latent dimension of 2", "3"]),
+        (
+            "sample",
+            ["run", "--kind", "manifold"],
+            ["manifold", "latent dimension of 2", "3"],
+        ),
         ("sample", ["run", "--kind", "prior", "--kind", "manifold"], ["manifold"]),
         ("sample", ["run", "--kind", "priors"], ["priors", "prior"]),
         ("sample", ["run", "--count", 0], ["--count"]),
@@ -75,11 +82,17 @@ def test_reading_a_run(refused, run, program, arguments, words):
 
 def test_split_that_a_run_does_not_have(refused, call):
     assert call("train", *TINY, "--validation-fraction", 0, "--output", "run").code == 0
-    mentions(refused("evaluate", "run", "--split", "validation"), "no validation data", "--split")
+    mentions(
+        refused("evaluate", "run", "--split", "validation"),
+        "no validation data",
+        "--split",
+    )
 
 
 def checkpoint(header):
-    return lambda good: save({"model.a": torch.zeros(3)}, metadata={"pyro_vae": json.dumps(header)})
+    return lambda good: save(
+        {"model.a": torch.zeros(3)}, metadata={"pyro_vae": json.dumps(header)}
+    )
 
 
 @pytest.mark.parametrize(

@@ -73,16 +73,21 @@ def test_arguments_arrive():
         )
     )
     assert [
-        m.out_features for m in vae.guide.encoder.body.layers if hasattr(m, "out_features")
+        m.out_features
+        for m in vae.guide.encoder.body.layers
+        if hasattr(m, "out_features")
     ] == [7, 5]
-    assert [m.out_features for m in vae.model.decoder.layers if hasattr(m, "out_features")] == [
+    assert [
+        m.out_features for m in vae.model.decoder.layers if hasattr(m, "out_features")
+    ] == [
         5,
         7,
         4,
     ]
     assert vae.decode(torch.zeros(2)).stddev.tolist() == [0.25] * 4
     assert isinstance(
-        parse("objective", "pyro.infer:TraceMeanField_ELBO")(), pyro.infer.TraceMeanField_ELBO
+        parse("objective", "pyro.infer:TraceMeanField_ELBO")(),
+        pyro.infer.TraceMeanField_ELBO,
     )
     assert parse("objective", "elbo(beta=0.5)")().beta == 0.5
 
@@ -148,11 +153,22 @@ def test_optimizers_and_schedules():
     adam = parse_optimizer("ADAM(betas=(0.8, 0.9))")(p, lr=0.1)
     assert (adam.defaults["betas"], adam.defaults["lr"]) == ((0.8, 0.9), 0.1)
     assert [parse_schedule("constant")(t) for t in (0, 0.5, 1)] == [1, 1, 1]
-    assert [parse_schedule("step")(t) for t in (0, 0.69, 0.7, 0.89, 0.9)] == [1, 1, 0.3, 0.3, 0.1]
+    assert [parse_schedule("step")(t) for t in (0, 0.69, 0.7, 0.89, 0.9)] == [
+        1,
+        1,
+        0.3,
+        0.3,
+        0.1,
+    ]
     assert parse_schedule("cosine")(0) == 1
     assert parse_schedule("cosine")(1) == pytest.approx(0, abs=1e-12)
     assert parse_schedule("cosine(floor=0.2)")(0.5) == pytest.approx(0.6)
-    for bad in ("cosine(flor=1)", "linear", "step(at=(0.5,), factors=())", "cosine(floor='a')"):
+    for bad in (
+        "cosine(flor=1)",
+        "linear",
+        "step(at=(0.5,), factors=())",
+        "cosine(floor='a')",
+    ):
         with pytest.raises(InputError):
             parse_schedule(bad)
     with pytest.raises(InputError, match="did you mean adam"):
@@ -174,7 +190,10 @@ def test_a_checkpoint_restores_everything(tmp_path, optimizer):
         torch.manual_seed(0)
         vae = build(spec)
         return vae, SVI(
-            vae.model, vae.guide, lambda p: parse_optimizer(optimizer)(p, lr=0.01), ELBO()
+            vae.model,
+            vae.guide,
+            lambda p: parse_optimizer(optimizer)(p, lr=0.01),
+            ELBO(),
         )
 
     x = torch.ones(6, 4)
@@ -183,7 +202,11 @@ def test_a_checkpoint_restores_everything(tmp_path, optimizer):
         svi.step(x)
     path = tmp_path / "c.safetensors"
     progress = Progress(
-        epoch=2, order=torch.tensor([2, 0, 1]), position=1, totals=(1.0, 2.0, 3.0), seconds=0.5
+        epoch=2,
+        order=torch.tensor([2, 0, 1]),
+        position=1,
+        totals=(1.0, 2.0, 3.0),
+        seconds=0.5,
     )
     save_checkpoint(
         path,

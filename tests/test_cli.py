@@ -51,7 +51,9 @@ def test_from_training_to_samples(start, tmp_path):
 
     out = go("pyro_vae.train", "--epochs", 3)
     run = tmp_path / "runs" / "digits-bernoulli"
-    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("epoch")] == [
+    assert [
+        line.split(":")[0] for line in out.splitlines() if line.startswith("epoch")
+    ] == [
         "epoch 1/3",
         "epoch 2/3",
         "epoch 3/3",
@@ -74,7 +76,11 @@ def test_from_training_to_samples(start, tmp_path):
         int(best["epoch"]),
         float(best["validation_elbo"]),
     )
-    assert toml(run)["resolved"]["sizes"] == {"train": 1294, "validation": 144, "test": 359}
+    assert toml(run)["resolved"]["sizes"] == {
+        "train": 1294,
+        "validation": 144,
+        "test": 359,
+    }
     assert {p.stem for p in (run / "figures").iterdir()} == {
         "learning_curves",
         "reconstructions",
@@ -88,15 +94,21 @@ def test_from_training_to_samples(start, tmp_path):
     with np.load(run / "evaluation.npz") as file:
         columns = dict(file)
     assert {len(v) for v in columns.values()} == {359}
-    assert summary["log_marginal"]["mean"] == pytest.approx(columns["values"].mean(), rel=1e-12)
-    np.testing.assert_allclose(columns["elbo"], columns["reconstruction"] - columns["kl"])
+    assert summary["log_marginal"]["mean"] == pytest.approx(
+        columns["values"].mean(), rel=1e-12
+    )
+    np.testing.assert_allclose(
+        columns["elbo"], columns["reconstruction"] - columns["kl"]
+    )
     assert (columns["values"] >= columns["elbo"]).all()  # Jensen
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import arviz
 
         data = arviz.from_netcdf(tmp_path / "evaluation.nc")
-    np.testing.assert_array_equal(data.log_likelihood["x"].to_numpy().squeeze(), columns["values"])
+    np.testing.assert_array_equal(
+        data.log_likelihood["x"].to_numpy().squeeze(), columns["values"]
+    )
     np.testing.assert_array_equal(data.sample_stats["ess"].to_numpy(), columns["ess"])
 
     go(*following(out))
@@ -159,7 +171,14 @@ def test_help(call, program):
 
 def test_dry_run_writes_nothing(call, tmp_path):
     said = call(
-        "train", "--dry-run", "--network", "mlp(hidden=(7,))", "--output", "run", "--epochs", 5
+        "train",
+        "--dry-run",
+        "--network",
+        "mlp(hidden=(7,))",
+        "--output",
+        "run",
+        "--epochs",
+        5,
     )
     assert (said.code, said.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
@@ -224,11 +243,20 @@ def test_one_data_set_in_any_container_trains_the_same_weights(train, tmp_path, 
     }
     for run in runs.values():
         assert toml(run)["resolved"]["shape"] == [5, 4]
-        assert toml(run)["resolved"]["sizes"] == {"train": 43, "validation": 5, "test": 12}
+        assert toml(run)["resolved"]["sizes"] == {
+            "train": 43,
+            "validation": 5,
+            "test": 12,
+        }
         assert same(weights(run), weights(runs["x.npy"]))
-    plane = {f: (run / "figures" / "posterior_means.png").read_bytes() for f, run in runs.items()}
+    plane = {
+        f: (run / "figures" / "posterior_means.png").read_bytes()
+        for f, run in runs.items()
+    }
     assert plane["x.npy"] == plane["plain.npz"]
-    assert plane["labelled.npz"] == plane["pictures"] != plane["plain.npz"]  # coloured by kind
+    assert (
+        plane["labelled.npz"] == plane["pictures"] != plane["plain.npz"]
+    )  # coloured by kind
 
 
 def test_tables(call, train, tmp_path):
@@ -237,7 +265,9 @@ def test_tables(call, train, tmp_path):
     lines = [",".join(map(repr, row)) for row in x.tolist()]
     (tmp_path / "plain.csv").write_text("\n".join(lines))
     named = ["a,kind,b,c"]
-    named += [f"{i!r},{'uv'[n % 2]},{j!r},{k!r}" for n, (i, j, k) in enumerate(x.tolist())]
+    named += [
+        f"{i!r},{'uv'[n % 2]},{j!r},{k!r}" for n, (i, j, k) in enumerate(x.tolist())
+    ]
     (tmp_path / "named.csv").write_text("\n".join(named))
     options = ("--epochs", 1, "--likelihood", "gaussian", *TINY)
     array = train("array", "--dataset", "x.npy", *options)
@@ -252,7 +282,9 @@ def test_tables(call, train, tmp_path):
 
 def test_own_splits(call, train, grey):
     np.savez("x.npz", train=grey[:40], valid=grey[40:47], test=grey[47:])
-    run = train("run", "--dataset", "x.npz", "--binarize", "static", "--epochs", 1, *TINY)
+    run = train(
+        "run", "--dataset", "x.npz", "--binarize", "static", "--epochs", 1, *TINY
+    )
     assert toml(run)["resolved"]["sizes"] == {"train": 40, "validation": 7, "test": 13}
     for split, size in (("train", 40), ("validation", 7), ("test", 13)):
         assert call("evaluate", run, "--split", split, "--num-particles", 10).code == 0
@@ -270,13 +302,18 @@ def test_binarize(train, grey):
     }
     for kind, run in runs.items():
         resolved = toml(run)["resolved"]
-        assert (resolved["bridge"], resolved["representation"], resolved["maximum"]) == (
+        assert (
+            resolved["bridge"],
+            resolved["representation"],
+            resolved["maximum"],
+        ) == (
             kind,
             "BINARY",
             255,
         )
     assert same(
-        weights(runs["threshold"]), weights(train("bits", "--dataset", "bits.npy", *options))
+        weights(runs["threshold"]),
+        weights(train("bits", "--dataset", "bits.npy", *options)),
     )
     assert not same(weights(runs["static"]), weights(runs["dynamic"]))
 
@@ -285,7 +322,9 @@ def test_binarize(train, grey):
 def test_precision(call, train, precision):
     run = train("run", "--precision", precision, "--epochs", 1, *TINY)
     expected = torch.float64 if precision == "float64" else torch.float32
-    assert {v.dtype for v in weights(run).values() if v.is_floating_point()} == {expected}
+    assert {v.dtype for v in weights(run).values() if v.is_floating_point()} == {
+        expected
+    }
     assert call("evaluate", run, "--num-particles", 5, "--limit", 5).code == 0
     assert call("sample", run, "--count", 5).code == 0
 
@@ -299,7 +338,8 @@ def test_tensorboard(train):
     for name in ("elbo", "validation_kl"):
         found = [(e.step, e.value) for e in events.Scalars(name)]
         assert found == [
-            (int(r["epoch"]), pytest.approx(float(r[name]), rel=1e-6)) for r in rows(run)
+            (int(r["epoch"]), pytest.approx(float(r[name]), rel=1e-6))
+            for r in rows(run)
         ]
 
 
@@ -325,7 +365,15 @@ def test_a_guide_of_ones_own(start, call, tmp_path, monkeypatch):
     (tmp_path / "my_guides.py").write_text(MY_GUIDES)
     guide = "my_guides:Wide(scale=0.25)"
     process = start(
-        tmp_path, "pyro_vae.train", "--guide", guide, "--epochs", 1, *TINY, "--output", "run"
+        tmp_path,
+        "pyro_vae.train",
+        "--guide",
+        guide,
+        "--epochs",
+        1,
+        *TINY,
+        "--output",
+        "run",
     )
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
@@ -347,7 +395,13 @@ def test_objective_of_pyro_schedule_and_optimizer(train):
         0.001,
     )
     run = train(
-        "run", "--objective", "pyro.infer:TraceMeanField_ELBO", *options, "--epochs", 3, *TINY
+        "run",
+        "--objective",
+        "pyro.infer:TraceMeanField_ELBO",
+        *options,
+        "--epochs",
+        3,
+        *TINY,
     )
     metrics, steps = rows(run), math.ceil(1294 / 100)
     for i, row in enumerate(metrics):
@@ -383,7 +437,9 @@ def test_members_inside_members(train):
         *TINY,
     )
     assert toml(run)["guide"] == "SemiAmortized(guide=FullRank(), steps=1)"
-    assert toml(run)["objective"] == "Annealed(objective=IWAE(num_particles=2), epochs=2)"
+    assert (
+        toml(run)["objective"] == "Annealed(objective=IWAE(num_particles=2), epochs=2)"
+    )
     assert len(rows(run)) == 2
 
 
@@ -396,7 +452,17 @@ def test_a_reader_that_has_gone(start, tmp_path):
 
 
 def test_evaluation_with_everything(call, trained):
-    kinds = ("--adaptive", "--gaps", "--ais", "--bdmc", 10, "--chains", 4, "--temperatures", 10)
+    kinds = (
+        "--adaptive",
+        "--gaps",
+        "--ais",
+        "--bdmc",
+        10,
+        "--chains",
+        4,
+        "--temperatures",
+        10,
+    )
     said = call("evaluate", trained, "--limit", 20, "--num-particles", 100, *kinds)
     assert (said.code, said.err) == (0, "")
     mentions(
@@ -411,7 +477,10 @@ def test_evaluation_with_everything(call, trained):
     assert s["ais"]["num_chains"] == 4
     assert (s["ais"]["start"], s["bdmc"]["schedule"]) == ("prior", "sigmoid")
     assert sum(s["roads"].values()) == 20
-    assert f"{s['roads']['guide']} of 20 data were left to the guide's own draws" in said.out
+    assert (
+        f"{s['roads']['guide']} of 20 data were left to the guide's own draws"
+        in said.out
+    )
     assert s["bdmc"]["lower"] < s["bdmc"]["upper"] + 1
     assert s["gaps"]["inference"]["mean"] == pytest.approx(
         s["gaps"]["approximation"]["mean"] + s["gaps"]["amortisation"]["mean"]
@@ -430,10 +499,23 @@ def test_evaluation_with_everything(call, trained):
 
 def test_annealing_starts_and_goes_as_asked(call, trained):
     means = {}
-    for start, schedule in (("prior", "sigmoid"), ("guide", "sigmoid"), ("guide", "linear")):
+    for start, schedule in (
+        ("prior", "sigmoid"),
+        ("guide", "sigmoid"),
+        ("guide", "linear"),
+    ):
         path = ("--temperatures", 4, "--anneal-from", start, "--schedule", schedule)
         said = call(
-            "evaluate", trained, "--limit", 20, "--num-particles", 50, "--ais", "--bdmc", 5, *path
+            "evaluate",
+            trained,
+            "--limit",
+            20,
+            "--num-particles",
+            50,
+            "--ais",
+            "--bdmc",
+            5,
+            *path,
         )
         assert (said.code, said.err) == (0, "")
         s = json.loads(newest(trained).read_text())
@@ -445,7 +527,12 @@ def test_annealing_starts_and_goes_as_asked(call, trained):
 def test_refined_evaluation_is_nearer_to_the_posterior(call, trained):
     found = []
     for options in ((), ("--refine", 50)):
-        assert call("evaluate", trained, "--limit", 50, "--num-particles", 200, *options).code == 0
+        assert (
+            call(
+                "evaluate", trained, "--limit", 50, "--num-particles", 200, *options
+            ).code
+            == 0
+        )
         found.append(json.loads(newest(trained).read_text()))
     assert found[1]["elbo"]["mean"] > found[0]["elbo"]["mean"]
     assert found[1]["refinement_steps"] == 50

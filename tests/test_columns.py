@@ -222,7 +222,9 @@ def test_weights_and_what_they_are_of_are_kept(tmp_path):
     results = []
     for each in (vae, again):
         torch.manual_seed(0)
-        results.append(elbo(each.model, each.guide, x[:, :3].float(), num_particles=10).elbo)
+        results.append(
+            elbo(each.model, each.guide, x[:, :3].float(), num_particles=10).elbo
+        )
     torch.testing.assert_close(results[0], results[1])
 
 
@@ -238,7 +240,8 @@ def people(n=300):
             "height": np.round(170 + 8 * z + 2 * rng.normal(size=n), 1),
             "job": jobs[np.digitize(z + 0.7 * rng.normal(size=n), [-1, 0, 1])],
             "sex": np.where(rng.random(n) < 0.5, "f", "m"),
-            "grade": 1 + np.digitize(z + 0.5 * rng.normal(size=n), [-1.2, -0.4, 0.4, 1.2]),
+            "grade": 1
+            + np.digitize(z + 0.5 * rng.normal(size=n), [-1.2, -0.4, 0.4, 1.2]),
             "member": rng.random(n) < 0.3,
         }
     )
@@ -273,7 +276,9 @@ def test_what_a_column_is_taken_for(cells, kind):
     (column,) = Schema.of(pandas.DataFrame({"c": cells}), {}).columns
     assert column.kind == kind
     assert column.why
-    back = column.cells(column.codes(cells_of(pandas.DataFrame({"c": cells}), "c"), "the table"))
+    back = column.cells(
+        column.codes(cells_of(pandas.DataFrame({"c": cells}), "c"), "the table")
+    )
     assert back.tolist() == list(cells)
 
 
@@ -290,7 +295,9 @@ def test_a_frame_comes_back_as_it_was():
 def test_a_table_is_fitted_and_drawn_from_in_code():
     torch.manual_seed(0)
     table = Table(people(), "columns, height=laplace, grade=categorical")
-    vae = build(Spec(table.shape, 2, likelihood=table.likelihood, network="mlp(hidden=(8,))"))
+    vae = build(
+        Spec(table.shape, 2, likelihood=table.likelihood, network="mlp(hidden=(8,))")
+    )
     fit(vae, table.x, epochs=2)
     drawn = table.frame(vae.sample(50))
     assert list(drawn.columns) == list(KIND)
@@ -310,15 +317,23 @@ def test_a_table_is_fitted_and_drawn_from_in_code():
         ("columns, height=laplace, height=gaussian", "names the column 'height' twice"),
         ("columns, job=gaussian", "'job' .* holds texts such as 'clerk'"),
         ("columns, job=ordinal", "'job' .* order is not known"),
-        ("columns, job=ordinal(levels=('nurse', 'clerk'))", "none of its categories: 'nurse'"),
+        (
+            "columns, job=ordinal(levels=('nurse', 'clerk'))",
+            "none of its categories: 'nurse'",
+        ),
         ("columns, job=bernoulli", "holds 4 different values"),
-        ("columns, job=categorical(levels=7)", "job=.*holds 4 different values; leave levels out"),
+        (
+            "columns, job=categorical(levels=7)",
+            "job=.*holds 4 different values; leave levels out",
+        ),
         ("columns, grade=columns", "is no likelihood of one column"),
     ],
 )
 def test_a_table_that_cannot_be_read_so(refused, tmp_path, likelihood, words):
     people(60).to_csv(tmp_path / "people.csv", index=False)
-    said = refused("train", "--dataset", tmp_path / "people.csv", "--likelihood", likelihood, *TINY)
+    said = refused(
+        "train", "--dataset", tmp_path / "people.csv", "--likelihood", likelihood, *TINY
+    )
     assert re.search(words, said), said
 
 
@@ -326,16 +341,30 @@ def test_a_table_that_cannot_be_read_so(refused, tmp_path, likelihood, words):
     ("column", "cells", "words"),
     [
         ("job", lambda n: ["clerk"] * n, "holds 'clerk' in every row"),
-        ("job", lambda n: [f"job {i}" for i in range(n)], "holds 60 different texts in 60 rows"),
-        ("job", lambda n: ["clerk", "", "pilot"] * (n // 3), "'job' .* has no value in data row 1"),
-        ("height", lambda n: [1.5, None] * (n // 2), "'height' .* has no value in data row 1"),
+        (
+            "job",
+            lambda n: [f"job {i}" for i in range(n)],
+            "holds 60 different texts in 60 rows",
+        ),
+        (
+            "job",
+            lambda n: ["clerk", "", "pilot"] * (n // 3),
+            "'job' .* has no value in data row 1",
+        ),
+        (
+            "height",
+            lambda n: [1.5, None] * (n // 2),
+            "'height' .* has no value in data row 1",
+        ),
     ],
 )
 def test_a_column_that_cannot_be_learned(refused, tmp_path, column, cells, words):
     frame = people(60)
     frame[column] = cells(60)
     frame.to_csv(tmp_path / "people.csv", index=False)
-    said = refused("train", "--dataset", tmp_path / "people.csv", "--likelihood", "columns", *TINY)
+    said = refused(
+        "train", "--dataset", tmp_path / "people.csv", "--likelihood", "columns", *TINY
+    )
     assert re.search(words, said), said
 
 
@@ -345,7 +374,14 @@ def on_people(tmp_path_factory, call):
     folder = tmp_path_factory.mktemp("people")
     people().to_csv(folder / "people.csv", index=False)
     options = ("--likelihood", "columns, height=studentt(df=5)", "--epochs", 2, *TINY)
-    said = call("train", "--dataset", folder / "people.csv", *options, "--output", folder / "run")
+    said = call(
+        "train",
+        "--dataset",
+        folder / "people.csv",
+        *options,
+        "--output",
+        folder / "run",
+    )
     assert (said.code, said.err) == (0, "")
     return folder / "run", said.out
 
@@ -399,7 +435,9 @@ def test_a_run_goes_on_and_reads_new_data(on_people, call, tmp_path):
 
 def test_an_array_is_a_table_whose_columns_are_counted(train, tmp_path):
     np.save(tmp_path / "x.npy", table(100).numpy())
-    folder = train("run", "--dataset", tmp_path / "x.npy", "--likelihood", "columns", *TINY)
+    folder = train(
+        "run", "--dataset", tmp_path / "x.npy", "--likelihood", "columns", *TINY
+    )
     kinds = [c.kind for c in open_run(folder).schema.columns]
     assert kinds == ["count", "real", "ordinal", "bit", "positive", "ordinal"]
 
@@ -407,19 +445,32 @@ def test_an_array_is_a_table_whose_columns_are_counted(train, tmp_path):
 def test_a_density_is_over_the_stored_numbers_wherever_they_lie(train, tmp_path):
     """Reals far from 0 are counted from there; log p(x) stays a density over them."""
     rng = np.random.default_rng(0)
-    far = pandas.DataFrame({"t": 1.7e9 + rng.normal(size=400), "k": rng.integers(0, 2, 400)})
+    far = pandas.DataFrame(
+        {"t": 1.7e9 + rng.normal(size=400), "k": rng.integers(0, 2, 400)}
+    )
     means = []
     for shift in (0.0, 1.7e9):
         far.assign(t=far["t"] - shift).to_csv(tmp_path / "far.csv", index=False)
-        named = ("--dataset", tmp_path / "far.csv", "--likelihood", "columns", "--epochs", 3)
+        named = (
+            "--dataset",
+            tmp_path / "far.csv",
+            "--likelihood",
+            "columns",
+            "--epochs",
+            3,
+        )
         run = open_run(train(f"run{shift}", *named, *TINY))
         torch.manual_seed(0)
         x = run.split("test")
-        means.append(log_marginal(run.vae.model, run.vae.guide, x, num_particles=50).mean)
+        means.append(
+            log_marginal(run.vae.model, run.vae.guide, x, num_particles=50).mean
+        )
     assert abs(means[0] - means[1]) < 0.05
 
 
-@pytest.mark.skipif("PYRO_VAE_DATA" not in os.environ, reason="needs the tables of HI-VAE")
+@pytest.mark.skipif(
+    "PYRO_VAE_DATA" not in os.environ, reason="needs the tables of HI-VAE"
+)
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
@@ -467,7 +518,15 @@ def test_the_surprise_of_a_cell_is_its_conditional_density():
 def test_an_evaluation_says_what_it_makes_of_each_column(on_people, call, tmp_path):
     shutil.copytree(on_people[0].parent, tmp_path / "people")
     run = tmp_path / "people" / "run"
-    said = call("evaluate", run, "--num-particles", 50, "--csv", tmp_path / "cells.csv", "--report")
+    said = call(
+        "evaluate",
+        run,
+        "--num-particles",
+        50,
+        "--csv",
+        tmp_path / "cells.csv",
+        "--report",
+    )
     assert (said.code, said.err) == (0, "")
     assert "Column by column: 7 columns on 60 data" in said.out
     cells = pandas.read_csv(tmp_path / "cells.csv")
@@ -490,10 +549,15 @@ def test_only_columns_are_asked_about(trained, refused):
 def test_samples_of_a_table_are_a_table(on_people, call, tmp_path):
     for kind in ("prior", "reconstructions"):
         out = tmp_path / kind
-        said = call("sample", on_people[0], "--kind", kind, "--count", 40, "--output", out)
+        said = call(
+            "sample", on_people[0], "--kind", kind, "--count", 40, "--output", out
+        )
         assert (said.code, said.err) == (0, "")
         made = pandas.read_csv(out / f"{kind}.csv")
-        assert [*made.columns] == [*(["row"] if kind == "reconstructions" else []), *KIND]
+        assert [*made.columns] == [
+            *(["row"] if kind == "reconstructions" else []),
+            *KIND,
+        ]
         assert set(made["job"]) <= {"clerk", "nurse", "pilot", "teacher"}
         assert len(made) == len(np.load(out / f"{kind}.npy"))
     first = people().iloc[made["row"]]  # the rows that were made again
@@ -529,7 +593,9 @@ def test_a_table_is_drawn_whatever_it_holds():
     table_marginals(scale, [codes], ["data"]).canvas.draw()
     table_reconstructions(scale, codes, codes).canvas.draw()
     wide = [Held(str(i), "real") for i in range(40)]
-    figure = table_marginals(wide, [np.random.default_rng(0).normal(size=(50, 40))], ["data"])
+    figure = table_marginals(
+        wide, [np.random.default_rng(0).normal(size=(50, 40))], ["data"]
+    )
     assert "the first 24 of 40 columns" in figure.get_suptitle()
 
 
@@ -540,6 +606,8 @@ def test_what_stands_for_a_row_is_a_median_a_mode_or_a_mean():
     p = likelihood(h)
     cumulated = torch.sigmoid(likelihood.members[0].thresholds - h[:, :1])
     median = (cumulated.squeeze() < 0.5).sum(-1)
-    expected = torch.stack([median.double(), torch.tensor([1.0, 0.0]), h[:, 4].exp()], 1)
+    expected = torch.stack(
+        [median.double(), torch.tensor([1.0, 0.0]), h[:, 4].exp()], 1
+    )
     torch.testing.assert_close(likelihood.typical(p), expected)
     torch.testing.assert_close(likelihood.typical(likelihood.partly(p)), expected)

@@ -25,7 +25,14 @@ def result(seed, mean=0.0, *, n=N, num_particles=50):
     values, errors, k = torch.randn(3, n, generator=generator).double()
     zero = torch.zeros(n).double()
     return LogMarginal(
-        values + mean, 0.1 * errors.abs(), zero + 10, 0.5 + 0.3 * k, zero, zero, zero, num_particles
+        values + mean,
+        0.1 * errors.abs(),
+        zero + 10,
+        0.5 + 0.3 * k,
+        zero,
+        zero,
+        zero,
+        num_particles,
     )
 
 
@@ -35,7 +42,10 @@ def test_paired_statistics_are_those_of_scipy():
         name: result(i, mean)
         for i, (name, mean) in enumerate({"a": 0.1, "b": 0.6, "c": -1.0}.items())
     }
-    arrays = {name: {**r.per_datum, "values": r.values + 3 * shared} for name, r in found.items()}
+    arrays = {
+        name: {**r.per_datum, "values": r.values + 3 * shared}
+        for name, r in found.items()
+    }
     compared = compare(arrays)
     assert compared.ranking == ["b", "a", "c"]
     assert compared.best == "b"
@@ -43,24 +53,40 @@ def test_paired_statistics_are_those_of_scipy():
     for name, d in compared.differences.items():
         a, b = (arrays[key]["values"].numpy() for key in (name, "b"))
         expected = stats.ttest_rel(a, b)
-        assert (d.t, d.p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+        assert (d.t, d.p) == (
+            pytest.approx(expected.statistic),
+            pytest.approx(expected.pvalue),
+        )
         assert d.mean == pytest.approx(a.mean() - b.mean())
         assert d.data_standard_error == pytest.approx(stats.sem(a - b))
         noise = (
             math.sqrt(
-                sum(float(arrays[key]["standard_errors"].square().sum()) for key in (name, "b"))
+                sum(
+                    float(arrays[key]["standard_errors"].square().sum())
+                    for key in (name, "b")
+                )
             )
             / N
         )
         assert d.monte_carlo_standard_error == pytest.approx(noise)
-        assert d.standard_error == pytest.approx(math.sqrt(d.data_standard_error**2 + noise**2))
+        assert d.standard_error == pytest.approx(
+            math.sqrt(d.data_standard_error**2 + noise**2)
+        )
         assert (d.higher, d.lower) == ((a > b).sum(), (a < b).sum())
         back = compared.pair("b", name)
-        assert (back.mean, back.p, back.higher, back.lower) == (-d.mean, d.p, d.lower, d.higher)
+        assert (back.mean, back.p, back.higher, back.lower) == (
+            -d.mean,
+            d.p,
+            d.lower,
+            d.higher,
+        )
     unpaired = math.hypot(
-        compared.scores["a"].data_standard_error, compared.scores["b"].data_standard_error
+        compared.scores["a"].data_standard_error,
+        compared.scores["b"].data_standard_error,
     )
-    assert compared.differences["a"].standard_error < unpaired / 2  # what pairing is for
+    assert (
+        compared.differences["a"].standard_error < unpaired / 2
+    )  # what pairing is for
 
 
 def test_numbers_of_one_result_are_its_own():
@@ -86,20 +112,33 @@ def test_two_standard_errors_tell_apart(times, told_apart):
 
 def test_equal_values_are_not_distinguishable():
     d = compare({"a": np.arange(5.0), "b": np.arange(5.0)}).differences["b"]
-    assert (d.mean, d.t, d.p, d.higher, d.lower, d.distinguishable) == (0, 0, 1, 0, 0, False)
+    assert (d.mean, d.t, d.p, d.higher, d.lower, d.distinguishable) == (
+        0,
+        0,
+        1,
+        0,
+        0,
+        False,
+    )
     d = compare({"a": np.ones(5), "b": np.zeros(5)}).differences["b"]
     assert (d.t, d.p, d.distinguishable) == (-math.inf, 0, True)
     assert (
-        compare({"a": np.ones(5), "b": np.zeros(5)}).to_dict()["differences_to_best"]["b"]["t"]
+        compare({"a": np.ones(5), "b": np.zeros(5)}).to_dict()["differences_to_best"][
+            "b"
+        ]["t"]
         is None
     )
 
 
 def test_monte_carlo_errors_count():
     exact = {"a": np.arange(10.0), "b": np.arange(10.0) + np.tile([0.9, 1.1], 5)}
-    noisy = {name: {"values": v, "standard_errors": np.full(10, 5.0)} for name, v in exact.items()}
+    noisy = {
+        name: {"values": v, "standard_errors": np.full(10, 5.0)}
+        for name, v in exact.items()
+    }
     unknown = {
-        name: {"values": v, "standard_errors": np.full(10, math.nan)} for name, v in exact.items()
+        name: {"values": v, "standard_errors": np.full(10, math.nan)}
+        for name, v in exact.items()
     }
     assert compare(exact).differences["a"].distinguishable
     assert not compare(noisy).differences["a"].distinguishable
@@ -109,12 +148,21 @@ def test_monte_carlo_errors_count():
 
 def test_warnings():
     few, more = result(0, num_particles=50), result(1, num_particles=500)
-    mentions(" ".join(compare({"a": few, "b": more}).warnings), "a 50", "b 500", "lower bound")
-    calm = LogMarginal(**{**few.per_datum, "pareto_k": torch.zeros(N)}, num_particles=50)
+    mentions(
+        " ".join(compare({"a": few, "b": more}).warnings),
+        "a 50",
+        "b 500",
+        "lower bound",
+    )
+    calm = LogMarginal(
+        **{**few.per_datum, "pareto_k": torch.zeros(N)}, num_particles=50
+    )
     assert compare({"a": calm, "b": calm}).warnings == []
     (only,) = compare({"a": calm, "b": few}).warnings
     mentions(
-        only, f"b has a Pareto k above 0.7 for {int(few.doubtful.sum())} of {N} data", "too low"
+        only,
+        f"b has a Pareto k above 0.7 for {int(few.doubtful.sum())} of {N} data",
+        "too low",
     )
 
 
@@ -125,7 +173,10 @@ def test_warnings():
         ({"a": np.zeros(3)}, ["two runs or more"]),
         ({"a": np.zeros(3), "b": np.zeros(4)}, ["a has values for 3", "b for 4"]),
         ({"a": np.zeros(1), "b": np.zeros(1)}, ["two data or more"]),
-        ({"a": np.zeros(3), "b": np.array([0, -np.inf, 0])}, ["b has log p(x) = -inf", "datum 1"]),
+        (
+            {"a": np.zeros(3), "b": np.array([0, -np.inf, 0])},
+            ["b has log p(x) = -inf", "datum 1"],
+        ),
         ({"a": np.zeros(3), "b": np.zeros((3, 2))}, ["b", "(3, 2)"]),
         ({"a": np.zeros(3), "b": {"elbo": np.zeros(3)}}, ["b has no array 'values'"]),
         ({"a": np.zeros(3), "b": ["x", "y", "z"]}, ["the values of b"]),
@@ -150,7 +201,9 @@ def test_two_runs_from_training_to_comparison(call, train, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "a")
     train("b", "--epochs", 1, *TINY, "--seed", 1)
     for run, particles in (("a", 20), ("b", 30)):
-        assert call("evaluate", run, "--num-particles", particles, "--limit", 60).code == 0
+        assert (
+            call("evaluate", run, "--num-particles", particles, "--limit", 60).code == 0
+        )
     said = call("compare", "a", "b", "--json", "out.json")
     assert (said.code, said.err) == (0, "")
     mentions(
@@ -163,7 +216,8 @@ def test_two_runs_from_training_to_comparison(call, train, trained, tmp_path):
     files = {run: newest(tmp_path / run, "evaluation*.npz") for run in ("a", "b")}
     values = {run: np.load(file)["values"] for run, file in files.items()}
     mentions(
-        said.out, "read: a/evaluation-test-limit60-k20.json, b/evaluation-test-limit60-k30.json"
+        said.out,
+        "read: a/evaluation-test-limit60-k20.json, b/evaluation-test-limit60-k30.json",
     )
     assert told["best"] == "a"  # two epochs against one
     assert list(told["runs"]) == ["a", "b"]
@@ -211,7 +265,9 @@ def run_folder(
     """A run folder as training and evaluation leave it, without the weights."""
     summary = {**SUMMARY, **changes}
     if summary["fingerprint"] == "of the sizes":  # test data are split off first
-        summary["fingerprint"] = str(sum(sizes) if summary["split"] == "test" else sizes)
+        summary["fingerprint"] = str(
+            sum(sizes) if summary["split"] == "test" else sizes
+        )
     path.mkdir()
     split = dict(zip(("train", "validation", "test"), sizes, strict=True))
     rows = "\n".join(f"{name} = {size}" for name, size in split.items())
@@ -221,7 +277,12 @@ def run_folder(
     values = np.random.default_rng(seed).normal(size=summary["data"])
     summary["log_marginal"] = {"mean": values.mean()}
     (path / f"{stem}.json").write_text(json.dumps(summary))
-    np.savez(path / f"{stem}.npz", values=values, standard_errors=0 * values, pareto_k=0 * values)
+    np.savez(
+        path / f"{stem}.npz",
+        values=values,
+        standard_errors=0 * values,
+        pareto_k=0 * values,
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,14 +290,22 @@ def run_folder(
     [
         (
             {"representation": "REAL"},
-            ["a mass of bits (0 or 1) (a) and a density of reals (b) are not comparable"],
+            [
+                "a mass of bits (0 or 1) (a) and a density of reals (b) are not comparable"
+            ],
         ),
-        ({"bridge": "static binarization"}, ["b", "another bridge", "static binarization"]),
+        (
+            {"bridge": "static binarization"},
+            ["b", "another bridge", "static binarization"],
+        ),
         (
             {"dataset": "mnist", "fingerprint": None},
             ["digits", "mnist", "not the same data"],
         ),
-        ({"fingerprint": "1d07"}, ["not evaluated on the same data", "units, rows or order"]),
+        (
+            {"fingerprint": "1d07"},
+            ["not evaluated on the same data", "units, rows or order"],
+        ),
         ({"data": 5}, ["6 test data", "5", "--limit"]),
         ({"data_in_split": 7}, ["divide digits differently"]),
         ({"sizes": (40, 5, 6)}, ["divide digits differently", "40 train"]),
@@ -263,7 +332,8 @@ def test_other_validation_data_leave_the_test_data_alone(call, refused, tmp_path
             data_in_split=5,
         )
     mentions(
-        refused("compare", "c", "d", "--split", "validation"), "validation data are not the same"
+        refused("compare", "c", "d", "--split", "validation"),
+        "validation data are not the same",
     )
 
 
@@ -292,7 +362,9 @@ def test_particles_of_each_datum(call, tmp_path):
         run_folder(tmp_path / name)
     with np.load("b/evaluation.npz") as file:
         columns = dict(file)
-    np.savez("b/evaluation.npz", **columns, num_particles=np.array([50, 50, 50, 200, 50, 50]))
+    np.savez(
+        "b/evaluation.npz", **columns, num_particles=np.array([50, 50, 50, 200, 50, 50])
+    )
     mentions(call("compare", "a", "b").out, "a 50, b 50 to 200", "not distinguishable")
 
 
@@ -319,7 +391,10 @@ def edit(**changes):
             lambda folder: (folder / "evaluation.npz").unlink(),
             ["b has no evaluation of its test data"],
         ),
-        (damage("evaluation.json", "{"), ["b/evaluation.json is not valid JSON", "run python -m"]),
+        (
+            damage("evaluation.json", "{"),
+            ["b/evaluation.json is not valid JSON", "run python -m"],
+        ),
         (damage("evaluation.json", "[]"), ["b/evaluation.json is damaged"]),
         (edit(data="six"), ["b/evaluation.json is damaged", "'data'"]),
         (edit(split="train"), ["b/evaluation.json is damaged", "test"]),
@@ -353,7 +428,10 @@ def test_damaged_evaluations(refused, tmp_path, change, words):
         (["a", "./a"], ["a and ./a are the same run"]),
         (["a", "none"], ["none does not exist"]),
         (["a", "."], ["holds no run"]),
-        (["a", "b", "--split", "validation"], ["python -m pyro_vae.evaluate a --split validation"]),
+        (
+            ["a", "b", "--split", "validation"],
+            ["python -m pyro_vae.evaluate a --split validation"],
+        ),
         (["a", "b", "--split", "tests"], ["tests", "validation"]),
         (["a", "b", "--json", "none/x.json"], ["folder none does not exist"]),
         (["a", "b", "--json", "a"], ["is a folder"]),

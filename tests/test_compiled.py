@@ -42,7 +42,9 @@ from pyro_vae.spec import AXES, parse
 from reading import rows
 from test_contracts import SHAPE, D, example
 
-MEMBERS = [(axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)]
+MEMBERS = [
+    (axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)
+]
 PLAIN = {
     "prior": "StandardNormal",
     "network": "MLP",
@@ -78,7 +80,9 @@ def three_steps(axis, member, *, missing=False, **options):
         hidden = torch.rand(x.shape) < 0.5
         hidden[:, 0, 0] = False
         x[hidden] = torch.nan
-    vae.initialise(mean, std, examples=x.repeat(100, 1, 1) if member == "VampPrior" else None)
+    vae.initialise(
+        mean, std, examples=x.repeat(100, 1, 1) if member == "VampPrior" else None
+    )
     svi = SVI(
         vae.model,
         vae.guide,
@@ -91,8 +95,13 @@ def three_steps(axis, member, *, missing=False, **options):
     found = []
     for epoch in (5, 6, 7):
         objective.advance(epoch)
-        _, record = svi.differentiate(x if not context else {"x": x, "c": x[:, 0, :context]})
-        found += [record.values, *(p.grad for p in vae.parameters() if p.grad is not None)]
+        _, record = svi.differentiate(
+            x if not context else {"x": x, "c": x[:, 0, :context]}
+        )
+        found += [
+            record.values,
+            *(p.grad for p in vae.parameters() if p.grad is not None),
+        ]
         svi.optimizer.step()
         svi.optimizer.zero_grad()
     assert svi.compiled == options.get("compile", False)
@@ -146,12 +155,16 @@ def noisy_pair():
     encoder = Noisy(4, 8)
     encoder.out_shape = (8,)
     decoder = torch.nn.Sequential(Noisy(2, 4), torch.nn.Unflatten(-1, (1, 4)))
-    return VAE(StandardNormal(2), decoder, Bernoulli((4,)), MeanField(encoder, 2)).double()
+    return VAE(
+        StandardNormal(2), decoder, Bernoulli((4,)), MeanField(encoder, 2)
+    ).double()
 
 
 def noisy_steps(training, **options):
     vae = noisy_pair().train(training)
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), **options)
+    svi = SVI(
+        vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), **options
+    )
     x = torch.rand(8, 4).round().double()
     losses = [svi.step(x) for _ in range(4)]
     assert svi.compiled == options.get("compile", False)
@@ -160,7 +173,9 @@ def noisy_steps(training, **options):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_normalisation_and_dropout(training):
-    for mine, eager in zip(noisy_steps(training, compile=True), noisy_steps(training), strict=True):
+    for mine, eager in zip(
+        noisy_steps(training, compile=True), noisy_steps(training), strict=True
+    ):
         torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
 
 
@@ -171,7 +186,11 @@ def test_training_mode_asks_for_another_graph(no_compiler, monkeypatch):
     losses = []
     for pair, asked in ((vae, True), (twin, False)):
         svi = SVI(
-            pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.01), ELBO(), compile=asked
+            pair.model,
+            pair.guide,
+            lambda p: torch.optim.SGD(p, lr=0.01),
+            ELBO(),
+            compile=asked,
         )
         torch.manual_seed(1)
         for training in (True, True, False, False, True):
@@ -199,9 +218,14 @@ class Amortised:
     def __call__(self, x, y):
         pyro.module("network", self.network)
         loc = pyro.param("loc", lambda: x.new_zeros(5))
-        scale = pyro.param("scale", lambda: x.new_full((5,), 0.1), constraint=constraints.positive)
+        scale = pyro.param(
+            "scale", lambda: x.new_full((5,), 0.1), constraint=constraints.positive
+        )
         pyro.sample("weights", dist.Normal(loc, scale).to_event(1))
-        pyro.sample("noise", dist.LogNormal(pyro.param("log_noise", lambda: x.new_zeros(())), 0.1))
+        pyro.sample(
+            "noise",
+            dist.LogNormal(pyro.param("log_noise", lambda: x.new_zeros(())), 0.1),
+        )
         with pyro.plate("data", len(x)):
             h = self.network(x)
             pyro.sample("shift", dist.Normal(h[:, 0], h[:, 1].exp()))
@@ -226,7 +250,13 @@ def small(likelihood="Bernoulli", dtype=torch.float64, **options):
     torch.manual_seed(0)
     vae = build(Spec((4,), 2, likelihood=likelihood)).to(dtype)
     objective = options.pop("objective", None) or ELBO()
-    return SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-3), objective, **options)
+    return SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.SGD(p, lr=1e-3),
+        objective,
+        **options,
+    )
 
 
 def bits(n):
@@ -288,12 +318,16 @@ def test_batches_made_inside_the_graph_are_the_same(kind, dtype, monkeypatch):
     for asked in (False, True):
         svi = small(likelihood, dtype, compile=asked, reduction="mean")
         epochs = run_epochs(svi, data, epochs=3, batch_size=10, compile=asked)
-        found.append([value for epoch in epochs for value in (epoch.loss, epoch.elbo, epoch.kl)])
+        found.append(
+            [value for epoch in epochs for value in (epoch.loss, epoch.elbo, epoch.kl)]
+        )
         found[-1] += torch.rand(2).tolist()  # both have drawn as many numbers
         assert svi.compiled == asked
         if asked:
             assert len(svi._compiled._graphs) == 1
-    assert found[1] == pytest.approx(found[0], rel=1e-8 if dtype == torch.float64 else 1e-4)
+    assert found[1] == pytest.approx(
+        found[0], rel=1e-8 if dtype == torch.float64 else 1e-4
+    )
 
 
 def test_batches_of_another_bridge_make_another_graph(no_compiler, monkeypatch):
@@ -414,7 +448,9 @@ def none(graph):
 
 
 @pytest.mark.parametrize("interpreted", [True, False])
-@pytest.mark.parametrize(("broken", "words"), [(wrong, "other numbers"), (none, "ZeroDivision")])
+@pytest.mark.parametrize(
+    ("broken", "words"), [(wrong, "other numbers"), (none, "ZeroDivision")]
+)
 def test_a_compiler_that_fails_changes_nothing(monkeypatch, broken, words, interpreted):
     monkeypatch.setattr(compiled, "compile_graph", broken)
     if not interpreted:
@@ -423,7 +459,11 @@ def test_a_compiler_that_fails_changes_nothing(monkeypatch, broken, words, inter
     for asked in (False, True):
         svi = small(compile=asked)
         torch.manual_seed(1)
-        with pytest.warns(CompileWarning, match=words) if asked else contextlib.nullcontext():
+        with (
+            pytest.warns(CompileWarning, match=words)
+            if asked
+            else contextlib.nullcontext()
+        ):
             losses.append(svi.step(bits(8)).item())
         losses.append(svi.step(bits(8)).item())
         assert svi.compiled == (asked and interpreted)
@@ -437,7 +477,12 @@ def test_a_graph_in_lower_precision(no_compiler):
         torch.manual_seed(0)
         vae = build(Spec((4,), 2))
         svi = SVI(
-            vae.model, vae.guide, torch.optim.SGD, ELBO(), autocast=torch.bfloat16, compile=asked
+            vae.model,
+            vae.guide,
+            torch.optim.SGD,
+            ELBO(),
+            autocast=torch.bfloat16,
+            compile=asked,
         )
         losses.append([svi.step(bits(8).float()).item() for _ in range(3)])
         assert svi.compiled == asked
@@ -452,9 +497,13 @@ def test_machine_code_in_lower_precision():
         torch.manual_seed(0)
         vae = build(Spec((6,), 2))
         adam = torch.optim.Adam(vae.parameters(), lr=1e-3)
-        svi = SVI(vae.model, vae.guide, adam, ELBO(), autocast=torch.bfloat16, compile=asked)
+        svi = SVI(
+            vae.model, vae.guide, adam, ELBO(), autocast=torch.bfloat16, compile=asked
+        )
         x = torch.rand(50, 6).round()
-        losses.append([svi.step(x).item() for _ in range(6)])  # a CompileWarning would be an error
+        losses.append(
+            [svi.step(x).item() for _ in range(6)]
+        )  # a CompileWarning would be an error
         assert svi.compiled == asked
     assert losses[0] == pytest.approx(losses[1], rel=5e-3)
 
@@ -482,7 +531,9 @@ def test_latents_that_cannot_be_reparameterised(no_compiler):
         for network, values in zip((decoder, encoder), start, strict=True):
             network.load_state_dict(values)
         guide = Pair(
-            lambda network, x: pyro.sample("z", dist.Bernoulli(logits=network(x)).to_event(1)),
+            lambda network, x: pyro.sample(
+                "z", dist.Bernoulli(logits=network(x)).to_event(1)
+            ),
             encoder,
         )
         svi = SVI(
@@ -509,12 +560,19 @@ def test_auto_compiles_by_the_seconds_that_it_saves():
     """A step has more than 150 operations and fewer than 300: 2 steps save 3 to 6 s, 6 of them 9 to 18."""
     for epochs, expected in ((1, False), (3, True)):
         svi, said, progress = small(reduction="mean"), [], Progress()
-        options = {"epochs": epochs, "batch_size": 4, "progress": progress, "say": said.append}
+        options = {
+            "epochs": epochs,
+            "batch_size": 4,
+            "progress": progress,
+            "say": said.append,
+        }
         list(run_epochs(svi, bits(8), **options))
         assert svi.compiled is expected
         assert progress.compiled is expected
         assert len(said) == int(expected)
-    assert re.fullmatch(r"6 steps repay it, saving about \d+ s for 7 s in the first epoch", said[0])
+    assert re.fullmatch(
+        r"6 steps repay it, saving about \d+ s for 7 s in the first epoch", said[0]
+    )
 
 
 @pytest.mark.usefixtures("no_compiler", "_costs")
@@ -522,7 +580,11 @@ def test_auto_compiles_by_the_seconds_that_it_saves():
 def test_what_auto_decided_stays_decided(decided):
     """Resumed with more epochs or fewer, a run keeps to its way, so that it gives the bits it would have given."""
     svi, progress = small(reduction="mean"), Progress(compiled=decided)
-    list(run_epochs(svi, bits(8), epochs=1 if decided else 9, batch_size=4, progress=progress))
+    list(
+        run_epochs(
+            svi, bits(8), epochs=1 if decided else 9, batch_size=4, progress=progress
+        )
+    )
     assert svi.compiled is decided
 
 
@@ -574,7 +636,9 @@ def test_a_compiled_run_goes_on_exactly(call, tmp_path):
         )
 
 
-WEIGHED = [(axis, name) for axis, name in MEMBERS if axis != "objective" and name != "Delta"]
+WEIGHED = [
+    (axis, name) for axis, name in MEMBERS if axis != "objective" and name != "Delta"
+]
 
 
 def evaluated(axis, member, estimate):
@@ -610,7 +674,12 @@ def test_importance_weighting_as_a_graph(axis, member, no_compiler, monkeypatch)
 @pytest.mark.parametrize(("axis", "member"), WEIGHED)
 def test_annealing_as_a_graph(axis, member, no_compiler):
     def estimate(vae, x, asked):
-        options = {"num_chains": 3, "num_temperatures": 4, "leapfrogs": 2, "compile": asked}
+        options = {
+            "num_chains": 3,
+            "num_temperatures": 4,
+            "leapfrogs": 2,
+            "compile": asked,
+        }
         return annealed_importance_sampling(
             vae.model, x, guide=vae.guide if axis == "guide" else None, **options
         )
@@ -619,7 +688,9 @@ def test_annealing_as_a_graph(axis, member, no_compiler):
         torch.testing.assert_close(mine, eager, rtol=1e-8, atol=1e-8)
 
 
-def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, monkeypatch):
+def test_importance_weighting_compiles_when_there_is_much_to_do(
+    no_compiler, monkeypatch
+):
     vae = noisy_pair().eval()
     graphs = []
     monkeypatch.setattr(
@@ -634,7 +705,12 @@ def test_importance_weighting_compiles_when_there_is_much_to_do(no_compiler, mon
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9)}, {"amsgrad": True}, {"maximize": True}],
+    [
+        {},
+        {"weight_decay": 0.1, "betas": (0.8, 0.9)},
+        {"amsgrad": True},
+        {"maximize": True},
+    ],
 )
 def test_adam_moves_as_pytorch_moves_it(options):
     """The short way to the fused kernel against `optimizer.step()`, over a step that waits and one that is loaded."""
@@ -644,9 +720,13 @@ def test_adam_moves_as_pytorch_moves_it(options):
     x = torch.rand(8, 4).round().double()
     svis = []
     for pair in pairs:
-        optimizer = torch.optim.Adam(list(pair.parameters()), lr=0.01, fused=True, **options)
+        optimizer = torch.optim.Adam(
+            list(pair.parameters()), lr=0.01, fused=True, **options
+        )
         svis.append(SVI(pair.model, pair.guide, optimizer, ELBO()))
-    svis[1].optimizer.register_step_pre_hook(lambda *_: None)  # who listens gets the long way
+    svis[1].optimizer.register_step_pre_hook(
+        lambda *_: None
+    )  # who listens gets the long way
     for i in range(6):
         for svi in svis:
             torch.manual_seed(i)
@@ -691,7 +771,12 @@ def test_gradients_have_the_layout_that_fused_adam_trusts_in(compile, no_compile
     found = []
     for fused in (True, False):
         torch.manual_seed(0)
-        vae = VAE(StandardNormal(2), Odd(), Bernoulli((4,)), MeanField(MLP((4,), hidden=(3,)), 2))
+        vae = VAE(
+            StandardNormal(2),
+            Odd(),
+            Bernoulli((4,)),
+            MeanField(MLP((4,), hidden=(3,)), 2),
+        )
         adam = torch.optim.Adam(vae.parameters(), lr=0.01, fused=fused)
         svi = SVI(vae.model, vae.guide, adam, ELBO(), compile=compile and fused)
         for _ in range(5):

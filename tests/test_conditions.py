@@ -63,7 +63,9 @@ class ConditionalPPCA:
             numbers(latent_dim, context) * prior,
         )
         self.c = numbers(40, context)
-        covariance = torch.linalg.inv(torch.eye(latent_dim).double() + w.T @ w / NOISE**2)
+        covariance = torch.linalg.inv(
+            torch.eye(latent_dim).double() + w.T @ w / NOISE**2
+        )
         gain = covariance @ w.T / NOISE**2
         self.marginal = MultivariateNormal(
             self.c @ (w @ u + v).T + b, w @ w.T + NOISE**2 * torch.eye(dims).double()
@@ -73,7 +75,11 @@ class ConditionalPPCA:
         encoder = Linear((dims,), context=context)
         decoder = Linear((latent_dim,), (1, dims), context=context)
         guide = FullRank(encoder, latent_dim)
-        p = Conditional(latent_dim, hidden=(), context=context) if prior else StandardNormal(2)
+        p = (
+            Conditional(latent_dim, hidden=(), context=context)
+            if prior
+            else StandardNormal(2)
+        )
         self.vae = VAE(p, decoder, Gaussian((dims,), scale=NOISE), guide).double()
         tril = torch.linalg.cholesky(covariance)
         with torch.no_grad():
@@ -110,8 +116,12 @@ def test_log_p_of_x_given_c_is_that_of_the_gaussian(prior):
     found = log_marginal(model, guide, ppca.x, c=ppca.c, num_particles=3)
     truth = ppca.marginal.log_prob(ppca.x)
     torch.testing.assert_close(found.values, truth, atol=1e-9, rtol=0)
-    assert elbo(model, guide, {"x": ppca.x, "c": ppca.c}).elbo == pytest.approx(truth.mean().item())
-    torch.testing.assert_close(ppca.vae.posterior_mean(ppca.x, ppca.c), ppca.posterior_mean)
+    assert elbo(model, guide, {"x": ppca.x, "c": ppca.c}).elbo == pytest.approx(
+        truth.mean().item()
+    )
+    torch.testing.assert_close(
+        ppca.vae.posterior_mean(ppca.x, ppca.c), ppca.posterior_mean
+    )
 
 
 def test_draws_of_one_condition_have_its_mean_and_covariance():
@@ -132,17 +142,27 @@ def test_training_reaches_the_regression_of_x_on_c():
     torch.manual_seed(0)
     c = torch.randn(800, 2).double()
     truth = ConditionalPPCA(context=2)
-    w, v = truth.vae.model.decoder.layers[0].weight, truth.vae.model.decoder.of_context.weight
-    x = (torch.randn(800, 2).double() @ w.T + c @ v.T + NOISE * torch.randn(800, 4)).detach()
+    w, v = (
+        truth.vae.model.decoder.layers[0].weight,
+        truth.vae.model.decoder.of_context.weight,
+    )
+    x = (
+        torch.randn(800, 2).double() @ w.T + c @ v.T + NOISE * torch.randn(800, 4)
+    ).detach()
     with_one = torch.cat([c, torch.ones(800, 1)], 1)
     residual = x - with_one @ torch.linalg.lstsq(with_one, x).solution
     values, _ = torch.linalg.eigh(residual.T @ residual / 800)
     noise = values[:2].mean()  # Tipping & Bishop 1999, equation 8
-    best = -0.5 * (4 * math.log(2 * math.pi) + values[2:].log().sum() + 2 * noise.log() + 4)
+    best = -0.5 * (
+        4 * math.log(2 * math.pi) + values[2:].log().sum() + 2 * noise.log() + 4
+    )
 
     encoder, decoder = Linear((4,), context=2), Linear((2,), (1, 4), context=2)
     vae = VAE(StandardNormal(2), decoder, Gaussian((4,)), FullRank(encoder, 2)).double()
-    for rate in (0.02, 0.002):  # in units of x, where one scale for all elements is that of pPCA
+    for rate in (
+        0.02,
+        0.002,
+    ):  # in units of x, where one scale for all elements is that of pPCA
         fit(vae, x, c=c, epochs=200, batch_size=200, learning_rate=rate, start=False)
     found = log_marginal(vae.model, vae.guide, x, c=c, num_particles=200).mean
     assert found == pytest.approx(best.item(), abs=1e-3)
@@ -155,8 +175,16 @@ def test_the_likelihood_starts_as_wide_as_what_the_condition_leaves(classes):
     c = F.one_hot(y, 3).float() if classes else y[:, None].float()
     left = torch.tensor([0.1, 1.0, 3.0])
     x = left * torch.randn(900, 3) + 10.0 * y[:, None]
-    decoder, encoder = MLP((2,), (1, 3), context=c.shape[1]), MLP((3,), context=c.shape[1])
-    vae = VAE(StandardNormal(2), decoder, Gaussian((3,), scale="element"), MeanField(encoder, 2))
+    decoder, encoder = (
+        MLP((2,), (1, 3), context=c.shape[1]),
+        MLP((3,), context=c.shape[1]),
+    )
+    vae = VAE(
+        StandardNormal(2),
+        decoder,
+        Gaussian((3,), scale="element"),
+        MeanField(encoder, 2),
+    )
     vae.start({"x": x, "c": c})
     likelihood = vae.model.likelihood
     scale = likelihood.spread * likelihood.log_scale.exp()
@@ -170,7 +198,9 @@ def test_too_few_data_for_a_regression_start_from_their_own_spread():
     x = torch.randn(20, 3)
     vae.start({"x": x, "c": torch.randn(20, 8)})
     likelihood = vae.model.likelihood
-    torch.testing.assert_close(likelihood.spread, x.std(0, correction=0), rtol=0.01, atol=0)
+    torch.testing.assert_close(
+        likelihood.spread, x.std(0, correction=0), rtol=0.01, atol=0
+    )
     for steps in (1, 2):
         fit(vae, x, c=torch.randn(20, 8), epochs=steps)
 
@@ -198,13 +228,17 @@ def test_every_network_reads_a_context(name):
         x, c = torch.randn(4, 2, *shape), torch.randn(2, 3)
         out = network(x, c)
         assert out.shape == (4, 2, *network.out_shape)
-        torch.testing.assert_close(out[1, 1], network(x[1, 1:], c[1:])[0])  # each x with its own c
+        torch.testing.assert_close(
+            out[1, 1], network(x[1, 1:], c[1:])[0]
+        )  # each x with its own c
         assert not torch.allclose(out, network(x, c.flip(0)))
         for given in ([], [c[:, :2]]):
             with pytest.raises(InputError, match=r"reads a condition of 3|reads 3"):
                 network(x, *given)
         plain = NETWORKS[name].encoder((8, 6))
-        with pytest.raises(InputError, match=r"3 numbers for each datum and .* reads 0"):
+        with pytest.raises(
+            InputError, match=r"3 numbers for each datum and .* reads 0"
+        ):
             plain(torch.randn(2, 8, 6), c)
 
 
@@ -224,7 +258,9 @@ def test_every_member_works_under_a_condition(axis, name, seen):
     shape = (6,) if axis == "likelihood" else (6, 6)
     vae, x, y = conditional(shape, encoder_context=seen, **{axis: name})
     if axis == "likelihood":
-        x = vae.model.likelihood(torch.zeros(30, vae.model.likelihood.channels, *shape)).sample()
+        x = vae.model.likelihood(
+            torch.zeros(30, vae.model.likelihood.channels, *shape)
+        ).sample()
     before = {name: p.clone() for name, p in vae.named_parameters()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -232,7 +268,10 @@ def test_every_member_works_under_a_condition(axis, name, seen):
     assert math.isfinite(history[-1].elbo)
     for part in ("model.decoder", "guide.encoder"):
         contexts = [n for n in before if "of_context" in n and n.startswith(part)]
-        assert all(not torch.equal(before[n], dict(vae.named_parameters())[n]) for n in contexts)
+        assert all(
+            not torch.equal(before[n], dict(vae.named_parameters())[n])
+            for n in contexts
+        )
     assert vae.sample(4, 1).shape == (4, *shape)
     assert vae.reconstruct(x[:3], y[:3], to=2).shape == (3, *shape)
     if vae.guide.has_density:
@@ -240,7 +279,9 @@ def test_every_member_works_under_a_condition(axis, name, seen):
         assert found.values.isfinite().all()
 
 
-@pytest.mark.parametrize("prior", ["StandardNormal", "Conditional", "VampPrior(pseudo_inputs=5)"])
+@pytest.mark.parametrize(
+    "prior", ["StandardNormal", "Conditional", "VampPrior(pseudo_inputs=5)"]
+)
 def test_compiled_steps_are_those_of_python(prior):
     vae, x, y = conditional((6,), prior=prior)
     batch = {"x": x, "c": F.one_hot(y, CLASSES).float()}
@@ -275,7 +316,9 @@ def test_data_sets_and_streams_have_conditions_too():
     vae, x, y = conditional()
     labels = F.one_hot(y, CLASSES).float()
     items = torch.utils.data.TensorDataset(x, y)
-    pairs = [(a, b.item()) for a, b in items]  # a list of items is no data set of this kind
+    pairs = [
+        (a, b.item()) for a, b in items
+    ]  # a list of items is no data set of this kind
 
     class Reading(torch.utils.data.Dataset):
         def __len__(self):
@@ -300,23 +343,47 @@ ONE_OF_THREE = torch.tensor([0, 1, 3])
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (lambda v, x, y: fit(v, x, epochs=1), "this pair is conditional and data has no condition"),
-        (lambda v, x, y: v.encode(x), "this pair is conditional and x has no condition"),
+        (
+            lambda v, x, y: fit(v, x, epochs=1),
+            "this pair is conditional and data has no condition",
+        ),
+        (
+            lambda v, x, y: v.encode(x),
+            "this pair is conditional and x has no condition",
+        ),
         (lambda v, x, y: log_marginal(v.model, v.guide, x), "this pair is conditional"),
         (lambda v, x, y: v.sample(2), "this pair is conditional: give c, 3 numbers"),
-        (lambda v, x, y: v.decode(torch.zeros(2, 2)), "this pair is conditional: give c"),
-        (lambda v, x, y: v.sample(3, ONE_OF_THREE), "the class 3 for datum 2 .* knows 3, 0 to 2"),
+        (
+            lambda v, x, y: v.decode(torch.zeros(2, 2)),
+            "this pair is conditional: give c",
+        ),
+        (
+            lambda v, x, y: v.sample(3, ONE_OF_THREE),
+            "the class 3 for datum 2 .* knows 3, 0 to 2",
+        ),
         (lambda v, x, y: v.sample(3, [0, 1]), "c has 2 rows for 3 data"),
         (lambda v, x, y: v.sample(3, -1), "the class -1 for datum 0"),
         (lambda v, x, y: fit(v, x, c=y[:-1], epochs=1), "29 and 30 rows"),
-        (lambda v, x, y: v.encode(x, torch.rand(30, 2)), r"shape \(30, 2\) .* takes \(N, 3\)"),
-        (lambda v, x, y: v.encode(x, torch.rand(30)), r"shape \(30,\) .* takes \(N, 3\)"),
+        (
+            lambda v, x, y: v.encode(x, torch.rand(30, 2)),
+            r"shape \(30, 2\) .* takes \(N, 3\)",
+        ),
+        (
+            lambda v, x, y: v.encode(x, torch.rand(30)),
+            r"shape \(30,\) .* takes \(N, 3\)",
+        ),
         (
             lambda v, x, y: v.encode(x, torch.full((30, 3), math.nan)),
             "missing or infinite for datum 0",
         ),
-        (lambda v, x, y: v.encode(x, "label"), "c is a str; give numbers, 3 for each datum"),
-        (lambda v, x, y: v.model(x, d=y), "Model is given d, which none of its factors reads"),
+        (
+            lambda v, x, y: v.encode(x, "label"),
+            "c is a str; give numbers, 3 for each datum",
+        ),
+        (
+            lambda v, x, y: v.model(x, d=y),
+            "Model is given d, which none of its factors reads",
+        ),
     ],
 )
 def test_what_cannot_be_a_condition_is_refused(wrong, sentence):
@@ -338,7 +405,9 @@ def test_a_pair_without_a_condition_refuses_one():
 
 
 def test_parts_that_read_other_conditions_are_refused():
-    with pytest.raises(InputError, match="the decoder 2 and the guide's encoder 3 numbers"):
+    with pytest.raises(
+        InputError, match="the decoder 2 and the guide's encoder 3 numbers"
+    ):
         VAE(
             StandardNormal(2),
             MLP((2,), (1, 4), context=2),
@@ -364,8 +433,13 @@ def test_every_estimator_gives_log_p_of_x_given_c():
     adaptive, _ = log_marginal_adaptive(vae, ppca.x, c=c, num_particles=2000)
     error = adaptive.monte_carlo_standard_error
     assert abs(adaptive.mean - truth.mean().item()) < 4 * error < 0.1
-    annealed = annealed_importance_sampling(vae.model, few, num_chains=30, num_temperatures=100)
-    assert abs(annealed.mean - truth[:6].mean().item()) < 4 * annealed.monte_carlo_standard_error
+    annealed = annealed_importance_sampling(
+        vae.model, few, num_chains=30, num_temperatures=100
+    )
+    assert (
+        abs(annealed.mean - truth[:6].mean().item())
+        < 4 * annealed.monte_carlo_standard_error
+    )
     gaps = inference_gaps(vae, ppca.x[:10], c=c[:10], steps=200, num_particles=50)
     assert gaps.approximation.mean().item() == pytest.approx(0, abs=0.02)
 
@@ -384,7 +458,9 @@ def test_every_estimator_gives_log_p_of_x_given_c():
 def test_the_posterior_under_a_condition_is_drawn_by_nuts():
     ppca = ConditionalPPCA(prior=True)
     few = {"x": ppca.x[:2], "c": ppca.c[:2]}
-    found = compare_posterior(ppca.vae.model, ppca.vae.guide, few, num_samples=200, num_chains=2)
+    found = compare_posterior(
+        ppca.vae.model, ppca.vae.guide, few, num_samples=200, num_chains=2
+    )
     drawn = found.draws.flatten(1, 2).mean(1)
     torch.testing.assert_close(drawn, ppca.posterior_mean[:2], atol=0.15, rtol=0)
 
@@ -398,7 +474,9 @@ class Plain(Network):
         self.layer = torch.nn.Linear(math.prod(in_shape), math.prod(self.out_shape))
 
     def forward(self, x):
-        return self.layer(x.flatten(x.dim() - len(self.in_shape))).unflatten(-1, self.out_shape)
+        return self.layer(x.flatten(x.dim() - len(self.in_shape))).unflatten(
+            -1, self.out_shape
+        )
 
 
 def test_a_network_of_ones_own_without_a_context_says_so():

@@ -105,7 +105,9 @@ def test_the_usual_likelihood(stored, array, options, member):
     found, reason = usual_likelihood(data, **options)
     assert str(parse("likelihood", found)) == found == member
     assert reason
-    asked = {"binarize": "static"} if "bits" in options else {"scale": "density" in options}
+    asked = (
+        {"binarize": "static"} if "bits" in options else {"scale": "density" in options}
+    )
     data.bridge(parse("likelihood", found)(data.shape), **asked)  # takes the data
 
 
@@ -122,7 +124,11 @@ def test_a_program_says_which_likelihood_and_why(call, tmp_path):
     made = tmp_path / "runs" / "counts-negativebinomial"
     assert 'likelihood = "NegativeBinomial()"' in (made / "config.toml").read_text()
     assert call("train", "--resume", made, "--epochs", 2).code == 0
-    asked = call("train", "--dataset", "counts.npy", "--likelihood", "poisson", "--dry-run")
+    asked = call(
+        "train", "--dataset", "counts.npy", "--likelihood", "poisson", "--dry-run"
+    )
     assert "because" not in asked.out
-    given = call("train", "--dataset", "counts.npy", "--maximum", 40, "--dry-run", *TINY)
+    given = call(
+        "train", "--dataset", "counts.npy", "--maximum", 40, "--dry-run", *TINY
+    )
     assert "likelihood DiscretizedLogistic(levels=41), because" in given.out

@@ -29,11 +29,17 @@ from pyro_vae.foundation.source import summaries
 from pyro_vae.spec import AXES, parse, problem
 
 D, SHAPE = 3, (6, 5)
-DENSE = (Representation.REAL, Representation.POSITIVE, Representation.MIXED)  # columns are Gaussian
+DENSE = (
+    Representation.REAL,
+    Representation.POSITIVE,
+    Representation.MIXED,
+)  # columns are Gaussian
 
 
 def members(family):
-    return pytest.mark.parametrize("cls", variants(family).values(), ids=lambda c: c.__name__)
+    return pytest.mark.parametrize(
+        "cls", variants(family).values(), ids=lambda c: c.__name__
+    )
 
 
 def example(support, *size):
@@ -82,7 +88,9 @@ def test_prior(cls):
     z = p.expand([40_000]).sample()
     assert z.shape == (40_000, 2)
     assert p.log_prob(z).shape == (40_000,)
-    reference = torch.distributions.StudentT(torch.tensor(3.0).double(), z.mean(0), 1.5 * z.std(0))
+    reference = torch.distributions.StudentT(
+        torch.tensor(3.0).double(), z.mean(0), 1.5 * z.std(0)
+    )
     far = reference.sample((100_000,))
     ratio = (p.log_prob(far) - reference.log_prob(far).sum(-1)).exp()
     for truth, weighted, drawn in (
@@ -92,7 +100,8 @@ def test_prior(cls):
     ):
         error = (weighted.var(0) / len(far) + drawn.var(0) / len(z)).sqrt()
         assert (
-            (weighted.mean(0) - (drawn.mean(0) if truth is None else truth)).abs() < 4.5 * error
+            (weighted.mean(0) - (drawn.mean(0) if truth is None else truth)).abs()
+            < 4.5 * error
         ).all()
 
 
@@ -199,7 +208,9 @@ def test_guide(cls):
 def test_guide_scores_any_latent_as_it_scores_its_draws(cls):
     _, q = posterior(cls, 4)
     z = q.rsample()
-    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        q.log_prob(z), q.log_prob(z.clone()), rtol=1e-9, atol=1e-9
+    )
 
 
 @scattered
@@ -208,7 +219,9 @@ def test_guide_reads_each_datum_alone(cls):
     h = torch.randn(4, guide.features).double()
     z = torch.randn(4, D).double()
     together = guide.posterior(h).log_prob(z)
-    alone = torch.cat([guide.posterior(h[i : i + 1]).log_prob(z[i : i + 1]) for i in range(4)])
+    alone = torch.cat(
+        [guide.posterior(h[i : i + 1]).log_prob(z[i : i + 1]) for i in range(4)]
+    )
     torch.testing.assert_close(together, alone)
 
 
@@ -220,7 +233,10 @@ def test_guide_density_integrates_to_one(cls):
     q = q.expand((100_000,))
     drawn = q.sample()
     reference = torch.distributions.Independent(
-        torch.distributions.StudentT(torch.tensor(3.0).double(), drawn.mean(0), 2 * drawn.std(0)), 1
+        torch.distributions.StudentT(
+            torch.tensor(3.0).double(), drawn.mean(0), 2 * drawn.std(0)
+        ),
+        1,
     )
     z = reference.sample((len(drawn),))
     ratio = (q.log_prob(z) - reference.log_prob(z)).exp()
@@ -237,7 +253,9 @@ def test_network(cls):
             x = torch.randn(*leading, *shape).double()
             assert net(x).shape == (*leading, *net.out_shape)
         x = torch.randn(3, 4, *shape).double().requires_grad_()
-        torch.testing.assert_close(net(x)[1, 2], net(x[1, 2]))  # leading dimensions do not mix
+        torch.testing.assert_close(
+            net(x)[1, 2], net(x[1, 2])
+        )  # leading dimensions do not mix
         net(x).square().sum().backward()
         for name, p in net.named_parameters():
             assert p.grad.isfinite().all(), name
@@ -256,7 +274,9 @@ def test_network_output_bias_sets_the_mean_output(cls):
         before = up.output_layer.bias.detach().clone()
         with torch.no_grad():
             up.output_layer.weight.zero_()
-        torch.testing.assert_close(up(torch.randn(4, D).double()), target.expand(4, 1, 6, 5))
+        torch.testing.assert_close(
+            up(torch.randn(4, D).double()), target.expand(4, 1, 6, 5)
+        )
         torch.testing.assert_close(before, torch.full_like(before, 0.7))
 
 
@@ -283,7 +303,9 @@ def test_objective(cls):
     ):  # those look at whole batches
         order = torch.tensor([3, 1, 4, 0, 2])  # each datum's bound is its own
         swapped = t._replace(
-            log_px=t.log_px[:, order], log_pz=t.log_pz[:, order], log_qz=t.log_qz[:, order]
+            log_px=t.log_px[:, order],
+            log_pz=t.log_pz[:, order],
+            log_qz=t.log_qz[:, order],
         )
         torch.testing.assert_close(objective.bound(swapped), bound[order])
 
@@ -321,12 +343,21 @@ def makes_sense(prior, guide, objective, condition="conditional"):
 
 @pytest.mark.parametrize("prior", variants(Prior))
 def test_what_makes_no_sense_is_refused_before_training(prior):
-    kinds = {NEEDS[name]: name for name in NEEDS}.values()  # one objective for each set of needs
+    kinds = {
+        NEEDS[name]: name for name in NEEDS
+    }.values()  # one objective for each set of needs
     for guide, objective in itertools.product(variants(Guide), kinds):
         small = "vampprior(pseudo_inputs=2)" if prior == "VampPrior" else prior
-        spec = Spec((3,), 2, small, "mlp(hidden=(4,))", guide=guide, **CONDITIONS["conditional"])
+        spec = Spec(
+            (3,), 2, small, "mlp(hidden=(4,))", guide=guide, **CONDITIONS["conditional"]
+        )
         why = problem(spec, objective)
-        assert (why is None) == makes_sense(prior, guide, objective), (prior, guide, objective, why)
+        assert (why is None) == makes_sense(prior, guide, objective), (
+            prior,
+            guide,
+            objective,
+            why,
+        )
         if why:
             assert len(why) < 200
             assert "\n" not in why
@@ -359,7 +390,9 @@ def pairwise():
         (i, a), (j, b) = min(missing)
         best, covered = None, set()
         for attempt in range(3000):
-            if attempt >= 200 and best:  # few rows make sense where both members are choosy
+            if (
+                attempt >= 200 and best
+            ):  # few rows make sense where both members are choosy
                 break
             row = [order.choice(members) for members in axes]
             row[i], row[j] = a, b
@@ -376,7 +409,11 @@ COMBINATIONS = pairwise()
 
 
 def test_every_pair_of_members_that_can_meet_does_meet():
-    met = {pair for row in COMBINATIONS for pair in itertools.combinations(enumerate(row), 2)}
+    met = {
+        pair
+        for row in COMBINATIONS
+        for pair in itertools.combinations(enumerate(row), 2)
+    }
     for (i, left), (j, right) in itertools.combinations(enumerate(CHOICES), 2):
         for a, b in itertools.product(CHOICES[left], CHOICES[right]):
             if can_meet(PLAIN | {left: a, right: b}):
@@ -395,7 +432,12 @@ def built(names):
         x[3] = torch.nan
     if not vae.context:
         return vae, x, choice["prior"], objective
-    return vae, {"x": x, "c": torch.randn(8, vae.context).double()}, choice["prior"], objective
+    return (
+        vae,
+        {"x": x, "c": torch.randn(8, vae.context).double()},
+        choice["prior"],
+        objective,
+    )
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="-".join)
@@ -409,7 +451,13 @@ def test_every_combination_trains_every_parameter(names):
     given = None if c is None else data
     vae.initialise(mean + 0.2 * std, std, examples=examples, given=given)
     loss = parse("objective", objective)()
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=1e-6), loss, reduction="mean")
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.SGD(p, lr=1e-6),
+        loss,
+        reduction="mean",
+    )
     loss.prepare(8, 20)
     for epoch in (5, 6):
         loss.advance(epoch)
@@ -426,7 +474,9 @@ def test_every_combination_trains_every_parameter(names):
         svi.optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("names", COMBINATIONS[:: max(1, len(COMBINATIONS) // 8)], ids="-".join)
+@pytest.mark.parametrize(
+    "names", COMBINATIONS[:: max(1, len(COMBINATIONS) // 8)], ids="-".join
+)
 def test_state_dict_round_trip(names):
     (first, x, *_), (second, *_) = built(names), built(names)
     second.load_state_dict(first.state_dict())
@@ -456,8 +506,12 @@ def test_every_member_has_a_summary_and_only_keyword_arguments(axis):
     assert all(text.endswith(".") and len(text) > 20 for text in calls.values())
     for cls in variants(family).values():
         for parameter in list(inspect.signature(cls).parameters.values())[fixed:]:
-            assert parameter.kind is parameter.KEYWORD_ONLY, f"{cls.__name__}({parameter.name})"
-            assert parameter.default is not parameter.empty, f"{cls.__name__}({parameter.name})"
+            assert parameter.kind is parameter.KEYWORD_ONLY, (
+                f"{cls.__name__}({parameter.name})"
+            )
+            assert parameter.default is not parameter.empty, (
+                f"{cls.__name__}({parameter.name})"
+            )
 
 
 def test_a_guide_on_an_encoder_that_does_not_say_its_width():
@@ -473,7 +527,11 @@ def test_variants_are_final_classes():
         for cls in variants(family).values():
             assert not inspect.isabstract(cls)
             assert issubclass(cls, family)
-            assert not [c for c in type.__subclasses__(cls) if c.__module__.startswith("pyro_vae.")]
+            assert not [
+                c
+                for c in type.__subclasses__(cls)
+                if c.__module__.startswith("pyro_vae.")
+            ]
 
 
 def test_posterior_mean_with_and_without_a_closed_form():
@@ -487,13 +545,17 @@ def test_posterior_mean_with_and_without_a_closed_form():
     vae.guide.given = lambda x: log_normal  # has no mean in torch
     known = torch.distributions.LogNormal(normal.base_dist.loc, normal.base_dist.scale)
     error = known.stddev / 10_000**0.5
-    assert ((vae.posterior_mean(x, draws=10_000) - known.mean).abs() < 4.5 * error).all()
+    assert (
+        (vae.posterior_mean(x, draws=10_000) - known.mean).abs() < 4.5 * error
+    ).all()
 
 
 def test_vae_accepts_any_torch_modules():
     from pyro_vae import Bernoulli, MeanField, StandardNormal
 
-    decoder = torch.nn.Sequential(torch.nn.Linear(D, 30), torch.nn.Unflatten(-1, (1, *SHAPE)))
+    decoder = torch.nn.Sequential(
+        torch.nn.Linear(D, 30), torch.nn.Unflatten(-1, (1, *SHAPE))
+    )
     vae = VAE(
         StandardNormal(D),
         decoder,

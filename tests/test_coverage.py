@@ -152,7 +152,10 @@ def test_the_sandwich_of_any_size(latent_dim):
     )
     lower, errors = found.lower.values, found.lower.standard_errors
     assert lower.mean() <= truth.mean() + 4 * errors.square().sum().sqrt() / n
-    assert truth.mean() <= found.upper.mean() + 4 * found.upper_errors.square().sum().sqrt() / n
+    assert (
+        truth.mean()
+        <= found.upper.mean() + 4 * found.upper_errors.square().sum().sqrt() / n
+    )
     nearly(lower, errors, truth)
     nearly(found.upper, found.upper_errors, truth)
 
@@ -189,6 +192,11 @@ def test_the_bound_of_a_two_valued_latent_at_two_draws():
     switch = Switch(1)
     x = switch.vae.sample(1).expand(20_000, -1)
     found = log_marginal(switch.vae.model, switch.vae.guide, x, num_particles=2).values
-    log_w, q = (switch.log_joint(x) - switch.log_q(x))[:, 0], switch.log_q(x)[:, 0].exp()
-    expected = (q[:, None] * q * (torch.logaddexp(log_w[:, None], log_w) - math.log(2))).sum()
+    log_w, q = (
+        (switch.log_joint(x) - switch.log_q(x))[:, 0],
+        switch.log_q(x)[:, 0].exp(),
+    )
+    expected = (
+        q[:, None] * q * (torch.logaddexp(log_w[:, None], log_w) - math.log(2))
+    ).sum()
     assert abs(found.mean() - expected) < 4 * found.std() / math.sqrt(len(found))

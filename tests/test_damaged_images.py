@@ -66,7 +66,9 @@ def cut(name, mode, **options):
         cut(".pfm", "F"),
     ],
 )
-def test_a_file_that_is_cut_off_is_refused_or_the_same(folder, capfd, suffix, mode, options):
+def test_a_file_that_is_cut_off_is_refused_or_the_same(
+    folder, capfd, suffix, mode, options
+):
     source = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     image = Image.fromarray(source)
     image = image.convert("L") if mode in ("I;16", "F") else image
@@ -100,7 +102,9 @@ def read(file):
 
 def test_a_stack_that_is_cut_off_is_refused(folder, rng, capfd):
     file = folder / "0.tif"
-    stack(file, rng.integers(0, 256, (4, 12, 12), dtype=np.uint8), compression="tiff_lzw")
+    stack(
+        file, rng.integers(0, 256, (4, 12, 12), dtype=np.uint8), compression="tiff_lzw"
+    )
     content, x = file.read_bytes(), read(file)
     assert len(x) == 4
     for length in range(0, len(content), 3):
@@ -117,9 +121,13 @@ def test_a_stack_that_is_cut_off_is_refused(folder, rng, capfd):
         (".tif", {"compression": "tiff_adobe_deflate"}),
     ],
 )
-def test_a_bit_that_is_wrong_makes_one_sentence_at_most(folder, rng, capfd, suffix, options):
+def test_a_bit_that_is_wrong_makes_one_sentence_at_most(
+    folder, rng, capfd, suffix, options
+):
     file = folder / f"0{suffix}"
-    Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(file, **options)
+    Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(
+        file, **options
+    )
     content, x = bytearray(file.read_bytes()), read(file)
     for place in rng.choice(len(content), 100):
         bit = 1 << rng.integers(8)

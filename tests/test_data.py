@@ -63,9 +63,13 @@ def test_a_density_admits_no_whole_numbers():
     assert not any(R.REAL.admits(r) for r in (R.BINARY, R.COUNTS, R.LEVELS))
     assert not R.BINARY.admits(R.UNIT)
     assert all(
-        mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.BINARY, R.COUNTS, R.LEVELS)
+        mass.admits(r)
+        for mass in (R.COUNTS, R.LEVELS)
+        for r in (R.BINARY, R.COUNTS, R.LEVELS)
     )
-    assert not any(mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.UNIT, R.REAL))
+    assert not any(
+        mass.admits(r) for mass in (R.COUNTS, R.LEVELS) for r in (R.UNIT, R.REAL)
+    )
 
 
 def test_bridges_do_what_they_say():
@@ -79,7 +83,9 @@ def test_bridges_do_what_they_say():
     assert Threshold(255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 1, 1]]
     assert Scaled(255.0)(v[:1], dtype=torch.float64).tolist() == [[0, 128 / 255, 1]]
     x = Dequantized(255.0)(v, dtype=torch.float64)
-    assert torch.equal((x * 256).floor(), v.double())  # the noise never leaves its level
+    assert torch.equal(
+        (x * 256).floor(), v.double()
+    )  # the noise never leaves its level
     assert abs((x[:, 0] * 256).mean() - 0.5) < 0.01
     assert Dequantized(255.0).levels == 256
     assert Scaled(255.0).levels == 1
@@ -129,12 +135,19 @@ def test_dequantized_values_are_never_rounded_to_an_end(dtype):
 
 def test_splitmix64_gives_its_published_numbers():
     # https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64, seed 1234567
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+    ]
     found = splitmix64(torch.tensor([1234567, 0]), 4)
     assert [n % 2**64 for n in found.tolist()] == published
 
 
-@pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 2**-24), (torch.float64, 2**-53)])
+@pytest.mark.parametrize(
+    ("dtype", "step"), [(torch.float32, 2**-24), (torch.float64, 2**-53)]
+)
 def test_uniform_numbers_are_uniform_and_fresh(dtype, step):
     torch.manual_seed(0)
     like = torch.empty(1001, 99)
@@ -147,9 +160,9 @@ def test_uniform_numbers_are_uniform_and_fresh(dtype, step):
     u = torch.cat([first, second]).double()
     assert scipy.stats.kstest(u.flatten(), "uniform").pvalue > 0.01
     for a, b in ((first, second), (u[:, 1:], u[:, :-1]), (u[1:], u[:-1])):
-        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 4 / math.sqrt(
-            a.numel()
-        )
+        assert abs(
+            torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+        ) < 4 / math.sqrt(a.numel())
     torch.manual_seed(0)
     assert uniform(like, dtype).equal(first)
 
@@ -160,7 +173,9 @@ def test_every_grey_level_has_its_probability(draw):
     n = 20_000
     levels = torch.arange(256, dtype=torch.uint8)
     share = (
-        DynamicBits(255.0)(levels.expand(n, 256), dtype=torch.float32, draw=draw).double().mean(0)
+        DynamicBits(255.0)(levels.expand(n, 256), dtype=torch.float32, draw=draw)
+        .double()
+        .mean(0)
     )
     p = levels.double() / 255
     error = (share - p) / (p * (1 - p) / n).sqrt()
@@ -219,7 +234,9 @@ def test_labels_stay_with_their_data():
     }
     data = digits()
     for split, values in data.values.items():
-        assert [known[v.numpy().tobytes()] for v in values] == data.labels[split].tolist()
+        assert [known[v.numpy().tobytes()] for v in values] == data.labels[
+            split
+        ].tolist()
 
 
 @pytest.mark.parametrize(
@@ -248,7 +265,8 @@ GREY = np.arange(200, dtype=np.uint8).reshape(20, 2, 5)
 def test_own_grey_data_under_bernoulli_name_the_ways_out(tmp_path):
     data = own(tmp_path, GREY)
     with pytest.raises(
-        InputError, match=r"--binarize dynamic.*--binarize static.*--binarize threshold.*likelihood"
+        InputError,
+        match=r"--binarize dynamic.*--binarize static.*--binarize threshold.*likelihood",
     ):
         data.bridge(Some(R.BINARY))
     assert data.bridge(Some(R.BINARY), binarize="threshold").maximum == 255
@@ -262,9 +280,19 @@ def test_own_grey_data_under_bernoulli_name_the_ways_out(tmp_path):
         (GREY - 100.5, R.BINARY, {}, "reals and the .* accepts bits"),
         (GREY - 100.5, R.BINARY, {"binarize": "dynamic"}, "--binarize cannot take"),
         (GREY - 100.5, R.REAL, {"scale": True}, "--scale cannot take"),
-        (np.sqrt(GREY / 255.0), R.UNIT, {"dequantize": True}, "--dequantize cannot take"),
+        (
+            np.sqrt(GREY / 255.0),
+            R.UNIT,
+            {"dequantize": True},
+            "--dequantize cannot take",
+        ),
         (np.sqrt(GREY / 255.0), R.REAL, {"dequantize": True}, "lie on no lattice"),
-        (GREY, R.BINARY, {"binarize": "statically"}, "give dynamic, static or threshold"),
+        (
+            GREY,
+            R.BINARY,
+            {"binarize": "statically"},
+            "give dynamic, static or threshold",
+        ),
         (GREY, R.REAL, {"binarize": "static"}, "leave that option out"),
         (GREY, R.REAL, {"scale": True, "dequantize": True}, "choose one of"),
     ],
@@ -281,9 +309,16 @@ def test_counts_bring_their_own_maximum(tmp_path):
 
 def test_fractions(tmp_path):
     data = own(
-        tmp_path, np.random.RandomState(0).rand(50, 2), validation_fraction=0.2, test_fraction=0
+        tmp_path,
+        np.random.RandomState(0).rand(50, 2),
+        validation_fraction=0.2,
+        test_fraction=0,
     )
-    assert {k: len(v) for k, v in data.values.items()} == {"train": 40, "validation": 10, "test": 0}
+    assert {k: len(v) for k, v in data.values.items()} == {
+        "train": 40,
+        "validation": 10,
+        "test": 0,
+    }
     assert data.bridge(Some(R.REAL)).kind == "none"
 
 
@@ -332,7 +367,8 @@ def test_without_files_and_network_it_says_what_is_missing(tmp_path, monkeypatch
 
     monkeypatch.setattr(named, "_torchvision", NoNetwork)
     with pytest.raises(
-        InputError, match=r"needs the file .*(gz|npz), .*cache.*digits, which needs no file"
+        InputError,
+        match=r"needs the file .*(gz|npz), .*cache.*digits, which needs no file",
     ) as error:
         load_data(name, data_dir=str(tmp_path / "given"))
     assert str(tmp_path / "given") in str(error.value)
@@ -362,7 +398,8 @@ def test_torchvision_imports():
 needs_data = [
     pytest.mark.data,
     pytest.mark.skipif(
-        "PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"
+        "PYRO_VAE_DATA" not in os.environ,
+        reason="set PYRO_VAE_DATA to the folder of the data sets",
     ),
 ]
 
@@ -382,7 +419,9 @@ class TestRealFiles:
     )
     def test_sizes_and_means(self, name, sizes, mean):
         data = load_data(name)
-        assert tuple(len(data.values[s]) for s in ("train", "validation", "test")) == sizes
+        assert (
+            tuple(len(data.values[s]) for s in ("train", "validation", "test")) == sizes
+        )
         found = data.values["test"].double().mean().item()
         assert found == pytest.approx(
             mean, rel=0.01 if name == "freyfaces" else 1e-3

@@ -43,7 +43,9 @@ def kl_after(epochs, *, data="digits", latent_dim=20, rows=10**6, **members):
     torch.manual_seed(0)
     stored = load_data(data)
     vae = build(Spec(stored.shape, latent_dim, **members))
-    bridge = stored.bridge(vae.model.likelihood, binarize="dynamic", dequantize=False, scale=False)
+    bridge = stored.bridge(
+        vae.model.likelihood, binarize="dynamic", dequantize=False, scale=False
+    )
     train = stored.split("train", bridge, dtype=torch.float32).first(rows)
     vae.initialise(*train.moments())
     adam = SVI(
@@ -67,4 +69,6 @@ def test_many_latents_do_not_collapse(latent_dim):
 @pytest.mark.parametrize("latent_dim", [20, 50, 100])
 @pytest.mark.parametrize("guide", ["meanfield", "fullrank", "mixture"])
 def test_mnist_does_not_collapse(guide, latent_dim):
-    assert kl_after(1, data="mnist", rows=30_000, latent_dim=latent_dim, guide=guide) > 5
+    assert (
+        kl_after(1, data="mnist", rows=30_000, latent_dim=latent_dim, guide=guide) > 5
+    )

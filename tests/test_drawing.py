@@ -22,14 +22,18 @@ def failing(*args, **kwargs):
     raise ZeroDivisionError("no room\nfor it")
 
 
-@pytest.mark.parametrize("name", ["bound_curve", "aggregated_posterior", "posterior_pairs"])
+@pytest.mark.parametrize(
+    "name", ["bound_curve", "aggregated_posterior", "posterior_pairs"]
+)
 def test_an_evaluation_outlives_its_figures(call, run, monkeypatch, name):
     monkeypatch.setattr(plots, name, failing)
     said = call("evaluate", run, *OPTIONS, "--csv", run / "scores.csv", "--report")
     assert said.code == 2
     assert len(said.err.splitlines()) == 1
     file = {"posterior_pairs": "posterior"}.get(name, name)
-    mentions(said.err, "is done and written to", f"/{file}.png (ZeroDivisionError: no room)")
+    mentions(
+        said.err, "is done and written to", f"/{file}.png (ZeroDivisionError: no room)"
+    )
     mentions(said.out, "written: ", "next: python -m pyro_vae.sample")
     s = json.loads(next(run.glob("evaluation-*.json")).read_text())
     drawn = {p.name for p in run.glob("figures/evaluation-*/*.png")}
@@ -54,7 +58,9 @@ def test_latents_outlive_their_picture(call, run, monkeypatch):
     monkeypatch.setattr(plots, "scatter", failing)
     said = call("encode", run, "--csv", run / "latents.csv")
     assert said.code == 2
-    mentions(said.err, "latents.npz, but not drawn: figures/latents.png (ZeroDivisionError")
+    mentions(
+        said.err, "latents.npz, but not drawn: figures/latents.png (ZeroDivisionError"
+    )
     assert len(said.err.splitlines()) == 1
     with np.load(run / "latents.npz") as arrays:
         assert "test_mean" in arrays

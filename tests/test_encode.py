@@ -64,12 +64,19 @@ def test_from_a_run_to_its_latents(call, run):
         np.testing.assert_array_equal(arrays[f"{split}_labels"], labels)
     assert assert_picture(run / "figures" / "latents.png") > 10
     after = contents(run)
-    assert after.keys() - before.keys() == {run / "latents.npz", run / "figures" / "latents.png"}
+    assert after.keys() - before.keys() == {
+        run / "latents.npz",
+        run / "figures" / "latents.png",
+    }
     assert before.items() <= after.items()
     assert call("encode", run).code == 0
     assert contents(run) == after  # the same again
     expected = probe(
-        *(arrays[f"{split}_{kind}"] for split in ("train", "test") for kind in ("mean", "labels"))
+        *(
+            arrays[f"{split}_{kind}"]
+            for split in ("train", "test")
+            for kind in ("mean", "labels")
+        )
     )
     assert str(expected) in said.out
     assert expected.commonest < expected.neighbours < 1
@@ -117,11 +124,14 @@ def test_a_mean_in_closed_form_without_a_variance(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "labels", [np.arange(3), np.array(["u", "v", "w"]), np.array(["u", "v", "w"], object)]
+    "labels",
+    [np.arange(3), np.array(["u", "v", "w"]), np.array(["u", "v", "w"], object)],
 )
 def test_latents_that_are_the_label(labels):
     index = rng.integers(0, 3, 300)
-    z = np.stack([np.cos(2 * index), np.sin(2 * index)], 1) + 0.01 * rng.normal(size=(300, 2))
+    z = np.stack([np.cos(2 * index), np.sin(2 * index)], 1) + 0.01 * rng.normal(
+        size=(300, 2)
+    )
     found = probe(z[:200], labels[index][:200], z[200:], labels[index][200:])
     assert (found.neighbours, found.linear, found.kinds, found.k, found.num_data) == (
         1,
@@ -139,16 +149,22 @@ def test_latents_that_say_nothing():
     z = rng.normal(size=(4000, 2))
     found = probe(z[:2000], labels[:2000], z[2000:], labels[2000:])
     assert found.linear == pytest.approx(0.7, abs=6 * found.standard_error(0.7))
-    assert found.neighbours < found.commonest + 3 * found.standard_error(found.commonest)
+    assert found.neighbours < found.commonest + 3 * found.standard_error(
+        found.commonest
+    )
     assert found.standard_error(0.7) == pytest.approx((0.7 * 0.3 / 2000) ** 0.5)
 
 
 def test_linear_probe_works_in_standard_deviations():
     labels = rng.integers(0, 2, 400)
-    z = np.stack([1e-4 * (labels + 0.1 * rng.normal(size=400)), rng.normal(size=400)], 1)
+    z = np.stack(
+        [1e-4 * (labels + 0.1 * rng.normal(size=400)), rng.normal(size=400)], 1
+    )
     found = probe(z[:300], labels[:300], z[300:], labels[300:])
     assert found.linear == 1
-    assert found.neighbours < 0.8  # neighbours know only the distances of the latents themselves
+    assert (
+        found.neighbours < 0.8
+    )  # neighbours know only the distances of the latents themselves
 
 
 def test_labels_that_are_missing_or_new():
@@ -203,7 +219,16 @@ def test_labels_of_a_table_and_no_test_data(call, train):
     ]
     Path("x.csv").write_text("\n".join(["a,b,kind", *lines]))
     folder = train(
-        "run", "--dataset", "x.csv", "--labels", "kind", "--test-fraction", 0, "--epochs", 1, *TINY
+        "run",
+        "--dataset",
+        "x.csv",
+        "--labels",
+        "kind",
+        "--test-fraction",
+        0,
+        "--epochs",
+        1,
+        *TINY,
     )
     said = call("encode", folder, "--output", "mine.npz")
     assert (said.code, said.err) == (0, "")
@@ -227,7 +252,15 @@ def test_table_for_parquet():
         "test_labels": np.array(["v"]),
     }
     table = frame(arrays)
-    assert list(table) == ["split", "datum", "mean_0", "mean_1", "std_0", "std_1", "label"]
+    assert list(table) == [
+        "split",
+        "datum",
+        "mean_0",
+        "mean_1",
+        "std_0",
+        "std_1",
+        "label",
+    ]
     assert table["split"].tolist() == ["train"] * 3 + ["test"]
     assert table["datum"].tolist() == [0, 1, 2, 0]
     assert table["mean_1"].tolist() == [0, 0, 0, 5]
@@ -237,7 +270,12 @@ def test_table_for_parquet():
 
 def test_parquet_without_its_package(refused, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    mentions(refused("encode", "run", "--output", "x.parquet"), "pyarrow", "pip install", ".npz")
+    mentions(
+        refused("encode", "run", "--output", "x.parquet"),
+        "pyarrow",
+        "pip install",
+        ".npz",
+    )
 
 
 def test_parquet(call, run):
@@ -250,7 +288,8 @@ def test_parquet(call, run):
 
 
 @pytest.mark.parametrize(
-    ("latent_dim", "label"), [(1, "standard deviation"), (2, "z[1]"), (5, "of the variance")]
+    ("latent_dim", "label"),
+    [(1, "standard deviation"), (2, "z[1]"), (5, "of the variance")],
 )
 def test_picture(latent_dim, label):
     z = rng.normal(size=(400, latent_dim)) * np.arange(1, latent_dim + 1)
@@ -262,12 +301,17 @@ def test_picture(latent_dim, label):
 def test_picture_shows_the_principal_components():
     from sklearn.decomposition import PCA
 
-    fit, z = (rng.normal(size=(n, 5)) * np.array([1.0, 5.0, 0.5, 3.0, 0.1]) + 7 for n in (500, 60))
+    fit, z = (
+        rng.normal(size=(n, 5)) * np.array([1.0, 5.0, 0.5, 3.0, 0.1]) + 7
+        for n in (500, 60)
+    )
     figure = picture(z, np.ones_like(z), None, fit=fit)
     shown = np.asarray(figure.axes[0].collections[0].get_offsets())
     truth = PCA(2).fit(fit)
     np.testing.assert_allclose(np.abs(shown), np.abs(truth.transform(z)), atol=1e-9)
-    mentions(figure.axes[0].get_xlabel(), f"{100 * truth.explained_variance_ratio_[0]:.0f} %")
+    mentions(
+        figure.axes[0].get_xlabel(), f"{100 * truth.explained_variance_ratio_[0]:.0f} %"
+    )
 
 
 def test_encode_refuses():
@@ -311,7 +355,11 @@ def test_damaged_weights(refused, run):
 def test_accuracies_print_themselves():
     text = str(Probes(0.5, 0.75, 0.1, 10, 5, 100))
     mentions(
-        text, "10 labels on 100 test data", "0.5000 ± 0.0500", "0.7500 ± 0.0433", "0.1000 ± 0.0300"
+        text,
+        "10 labels on 100 test data",
+        "0.5000 ± 0.0500",
+        "0.7500 ± 0.0433",
+        "0.1000 ± 0.0300",
     )
 
 

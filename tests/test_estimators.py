@@ -40,7 +40,9 @@ def test_pareto_k_with_ties_equals_arviz():
     """Ties at the threshold shorten the tail of some data."""
     log_w = log_weights(100, 4, 2.0)
     threshold = log_w.topk(tail_length(100) + 1, dim=0).values[-1]
-    log_w[:, 1] = torch.where(log_w[:, 1] <= threshold[1] + 0.5, threshold[1], log_w[:, 1])
+    log_w[:, 1] = torch.where(
+        log_w[:, 1] <= threshold[1] + 0.5, threshold[1], log_w[:, 1]
+    )
     log_w[:, 2] = torch.where(
         log_w[:, 2] < log_w[:, 2].topk(3).values[-1], -5.0, log_w[:, 2]
     )  # three in the tail
@@ -66,7 +68,9 @@ def test_chunked_equals_unchunked(chunk):
     log_w = log_weights(1000, 5, 2.0)
     whole, parts = accumulate(log_w, 1000), accumulate(log_w, chunk)
     for name, column in whole.per_datum.items():
-        torch.testing.assert_close(parts.per_datum[name], column, rtol=1e-10, atol=1e-10, msg=name)
+        torch.testing.assert_close(
+            parts.per_datum[name], column, rtol=1e-10, atol=1e-10, msg=name
+        )
 
 
 def test_columns_against_plain_numpy():
@@ -74,18 +78,26 @@ def test_columns_against_plain_numpy():
     result = accumulate(log_w, 90)
     w = log_w.exp().numpy()
     np.testing.assert_allclose(result.values.numpy(), np.log(w.mean(0)), rtol=1e-12)
-    np.testing.assert_allclose(result.ess.numpy(), w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-10)
+    np.testing.assert_allclose(
+        result.ess.numpy(), w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-10
+    )
     np.testing.assert_allclose(
         result.standard_errors.numpy(), w.std(0, ddof=1) / 20 / w.mean(0), rtol=1e-8
     )
-    np.testing.assert_allclose(result.reconstruction.numpy(), 2 * log_w.mean(0).numpy(), rtol=1e-10)
+    np.testing.assert_allclose(
+        result.reconstruction.numpy(), 2 * log_w.mean(0).numpy(), rtol=1e-10
+    )
     np.testing.assert_allclose(result.kl.numpy(), log_w.mean(0).numpy() - 1, rtol=1e-10)
-    np.testing.assert_allclose(result.elbo.numpy(), (result.reconstruction - result.kl).numpy())
+    np.testing.assert_allclose(
+        result.elbo.numpy(), (result.reconstruction - result.kl).numpy()
+    )
     assert result.mean == pytest.approx(np.log(w.mean(0)).mean())
     assert result.monte_carlo_standard_error == pytest.approx(
         np.sqrt((result.standard_errors.numpy() ** 2).sum()) / 3
     )
-    assert result.data_standard_error == pytest.approx(result.values.numpy().std(ddof=1) / 3**0.5)
+    assert result.data_standard_error == pytest.approx(
+        result.values.numpy().std(ddof=1) / 3**0.5
+    )
 
 
 def test_weights_far_below_underflow_are_kept():
@@ -111,11 +123,18 @@ def test_exactly_that_many_particles_are_drawn(num_particles, memory):
             drawn.append(pyro.sample("z", dist.Normal(x / 2, 1.0)).numel())
 
     x = torch.linspace(-1, 1, 13).double()
-    log_marginal(model, guide, x, num_particles=num_particles, memory=memory)  # tries the pair
+    log_marginal(
+        model, guide, x, num_particles=num_particles, memory=memory
+    )  # tries the pair
     drawn.clear()
     done = []
     result = log_marginal(
-        model, guide, x, num_particles=num_particles, memory=memory, progress=done.append
+        model,
+        guide,
+        x,
+        num_particles=num_particles,
+        memory=memory,
+        progress=done.append,
     )
     measuring = 8  # one and three particles of the first datum, each twice
     assert sum(drawn) - measuring == sum(done) == 13 * num_particles
@@ -165,14 +184,18 @@ def test_measuring_leaves_the_random_stream_alone():
     torch.manual_seed(3)
     from pyro_vae import terms
 
-    by_hand = terms(*model.pair, x, num_particles=6).log_weight.logsumexp(0) - math.log(6)
+    by_hand = terms(*model.pair, x, num_particles=6).log_weight.logsumexp(0) - math.log(
+        6
+    )
     torch.testing.assert_close(first.values, by_hand.detach())
 
 
 def test_results_add_up_over_shards():
     model = PPCA(2, 3, widen=1.2)
     x = model.sample(9)
-    a, b = (log_marginal(*model.pair, part, num_particles=20) for part in (x[:4], x[4:]))
+    a, b = (
+        log_marginal(*model.pair, part, num_particles=20) for part in (x[:4], x[4:])
+    )
     both = a + b
     assert len(both) == 9
     assert both.mean == pytest.approx((4 * a.mean + 5 * b.mean) / 9)
@@ -184,11 +207,15 @@ def test_words():
     model = PPCA(2, 5, widen=1.3)
     good = log_marginal(*model.pair, model.sample(20), num_particles=2000)
     assert "well behaved" in str(good)
-    bad = log_marginal(*PPCA(2, 5, widen=0.2).pair, model.sample(20), num_particles=2000)
+    bad = log_marginal(
+        *PPCA(2, 5, widen=0.2).pair, model.sample(20), num_particles=2000
+    )
     assert int(bad.doubtful.sum()) > 10
     assert "too low" in bad.verdict()
     assert f"{bad.mean:.4f}" in str(bad)
-    few = log_marginal(*model.pair, model.sample(20), num_particles=5)  # too few to tell
+    few = log_marginal(
+        *model.pair, model.sample(20), num_particles=5
+    )  # too few to tell
     assert few.doubtful.all()
 
 
@@ -196,7 +223,9 @@ def test_bits_per_dimension():
     column = torch.tensor([-10.0, -12.0]).double()
     result = LogMarginal(*[column] * 7, num_particles=1)
     assert result.bits_per_dimension(4) == pytest.approx(11 / math.log(2) / 4)
-    assert result.bits_per_dimension(4, levels=256) == pytest.approx(11 / math.log(2) / 4 + 8)
+    assert result.bits_per_dimension(4, levels=256) == pytest.approx(
+        11 / math.log(2) / 4 + 8
+    )
 
 
 def test_to_arviz(tmp_path):
@@ -206,8 +235,12 @@ def test_to_arviz(tmp_path):
         warnings.simplefilter("ignore")
         result.to_arviz().to_netcdf(str(tmp_path / "x.nc"))
         back = arviz.from_netcdf(str(tmp_path / "x.nc"))
-    np.testing.assert_array_equal(back.log_likelihood["x"].values[0, 0], result.values.numpy())
-    np.testing.assert_array_equal(back.sample_stats["pareto_k"].values, result.pareto_k.numpy())
+    np.testing.assert_array_equal(
+        back.log_likelihood["x"].values[0, 0], result.values.numpy()
+    )
+    np.testing.assert_array_equal(
+        back.sample_stats["pareto_k"].values, result.pareto_k.numpy()
+    )
     assert back.sample_stats.attrs["num_particles"] == 50
 
 
@@ -215,7 +248,9 @@ def test_elbo_equals_the_closed_form_at_the_exact_posterior():
     model = PPCA(2, 4)
     x = model.sample(30)
     bound = elbo(*model.pair, x, batch_size=7)
-    assert bound.elbo == pytest.approx(model.marginal.log_prob(x).mean().item(), abs=1e-10)
+    assert bound.elbo == pytest.approx(
+        model.marginal.log_prob(x).mean().item(), abs=1e-10
+    )
     assert bound.elbo == pytest.approx(bound.reconstruction - bound.kl)
 
 
@@ -267,6 +302,8 @@ def test_the_curve_rises_from_the_elbo_to_log_p():
     torch.testing.assert_close(result.curve[1], result.elbo)
     assert torch.equal(result.curve[2500], result.values)
     assert curve[1] < curve[10] < curve[100] < curve[1000] + 1e-3
-    assert curve[1000] == pytest.approx(model.marginal.log_prob(x).mean().item(), abs=0.01)
+    assert curve[1000] == pytest.approx(
+        model.marginal.log_prob(x).mean().item(), abs=0.01
+    )
     both = result + result
     assert both.curve[10].shape == (600,)

@@ -48,7 +48,9 @@ def test_intervals_cover_the_truth():
     model = PPCA(2, 5, widen=1.3, shift=0.2)
     x = model.sample(5000)
     result = log_marginal(*model.pair, x, num_particles=1000)
-    inside = (result.values - model.marginal.log_prob(x)).abs() < 1.96 * result.standard_errors
+    inside = (
+        result.values - model.marginal.log_prob(x)
+    ).abs() < 1.96 * result.standard_errors
     assert (
         0.93 < inside.double().mean().item() < 0.97
     )  # the share itself has a standard error of 0.003
@@ -57,7 +59,9 @@ def test_intervals_cover_the_truth():
 def test_probability_estimate_is_unbiased():
     model = PPCA(2, 3, widen=1.4, shift=0.3)
     x = model.sample(1)
-    p_hat = log_marginal(*model.pair, x.expand(200_000, -1), num_particles=2).values.exp()
+    p_hat = log_marginal(
+        *model.pair, x.expand(200_000, -1), num_particles=2
+    ).values.exp()
     error = p_hat.std() / math.sqrt(len(p_hat))
     assert abs(p_hat.mean() - model.marginal.log_prob(x).exp()) < 4 * error
 
@@ -69,7 +73,9 @@ def test_exact_guide_gives_log_p_without_noise():
     truth = model.marginal.log_prob(x)
     torch.testing.assert_close(result.values, truth, rtol=0, atol=1e-10)
     torch.testing.assert_close(result.elbo, truth, rtol=0, atol=1e-10)
-    torch.testing.assert_close(result.ess, torch.full_like(truth, 10), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        result.ess, torch.full_like(truth, 10), rtol=1e-6, atol=0
+    )
     assert result.pareto_k.max() == -math.inf
     assert result.standard_errors.max() < 1e-6
 
@@ -82,7 +88,10 @@ def test_bounds_are_ordered():
     means, errors = [], []
     for objective in (ELBO(), IWAE(num_particles=5), IWAE(num_particles=50)):
         bound = (
-            objective.bound(terms(*model.pair, x, num_particles=objective.num_particles)) - truth
+            objective.bound(
+                terms(*model.pair, x, num_particles=objective.num_particles)
+            )
+            - truth
         )
         means.append(bound.mean().item())
         errors.append(bound.std().item() / math.sqrt(len(x)))
@@ -130,7 +139,9 @@ def test_full_rank_guide_trains_to_log_p():
         FullRank(encoder, latent_dim),
     ).double()
     options = {"learning_rate": 0.03, "schedule": cosine}
-    fit(vae, x, epochs=2500, batch_size=400, start=False, **options)  # one noise for all columns
+    fit(
+        vae, x, epochs=2500, batch_size=400, start=False, **options
+    )  # one noise for all columns
     reached = elbo_of(vae.model, vae.guide, x, num_particles=100).elbo
     assert best - 1e-3 < reached < best + 1e-9
 
@@ -153,7 +164,9 @@ def test_bernoulli_density_against_scipy():
     torch.manual_seed(0)
     h, x = 3 * torch.randn(7, 1, 2, 3).double(), torch.rand(7, 2, 3).round().double()
     ours = Bernoulli((2, 3))(h).log_prob(x)
-    theirs = scipy.stats.bernoulli.logpmf(x.numpy(), torch.sigmoid(h[:, 0]).numpy()).sum((1, 2))
+    theirs = scipy.stats.bernoulli.logpmf(
+        x.numpy(), torch.sigmoid(h[:, 0]).numpy()
+    ).sum((1, 2))
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-12)
 
 
@@ -161,7 +174,10 @@ def test_bernoulli_density_against_scipy():
 def test_gaussian_density_against_scipy(scale):
     torch.manual_seed(0)
     likelihood = Gaussian((2, 3), scale=scale).double()
-    h, x = torch.randn(7, likelihood.channels, 2, 3).double(), torch.randn(7, 2, 3).double()
+    h, x = (
+        torch.randn(7, likelihood.channels, 2, 3).double(),
+        torch.randn(7, 2, 3).double(),
+    )
     if isinstance(scale, float):
         expected = scale
     elif scale == "network":
@@ -178,10 +194,15 @@ def test_gaussian_density_against_scipy(scale):
 def test_units_of_the_data_change_the_density_by_their_jacobian_only():
     """A model of columns on scales of their own is that of the standardised columns, less the log of the scales."""
     torch.manual_seed(0)
-    mean, std = torch.tensor([5.0, -3e4, 1e-3]).double(), torch.tensor([2.0, 1e5, 1e-4]).double()
+    mean, std = (
+        torch.tensor([5.0, -3e4, 1e-3]).double(),
+        torch.tensor([2.0, 1e5, 1e-4]).double(),
+    )
     x = torch.randn(6, 3).double()
     for scale in ("learned", "element", "network"):
-        spec = Spec((3,), 2, likelihood=f"gaussian(scale={scale!r})", network="mlp(hidden=(5,))")
+        spec = Spec(
+            (3,), 2, likelihood=f"gaussian(scale={scale!r})", network="mlp(hidden=(5,))"
+        )
         raw, unit = build(spec).double(), build(spec).double()
         unit.load_state_dict(raw.state_dict())
         for vae, m, s in (
@@ -193,5 +214,7 @@ def test_units_of_the_data_change_the_density_by_their_jacobian_only():
         values = []
         for vae, data in ((raw, mean + std * x), (unit, x)):
             torch.manual_seed(1)
-            values.append(log_marginal(*(vae.model, vae.guide), data, num_particles=50).values)
+            values.append(
+                log_marginal(*(vae.model, vae.guide), data, num_particles=50).values
+            )
         torch.testing.assert_close(values[0] + std.log().sum(), values[1])

@@ -29,7 +29,9 @@ N = 23
 
 @pytest.fixture
 def stored():
-    return torch.from_numpy(np.random.RandomState(0).randint(0, 17, (N, 3)).astype(np.uint8))
+    return torch.from_numpy(
+        np.random.RandomState(0).randint(0, 17, (N, 3)).astype(np.uint8)
+    )
 
 
 @pytest.fixture
@@ -52,7 +54,9 @@ def data(stored, on_disk):
 
 
 def tensors(batch):
-    x, raw, y, (more, (bits, whole)) = (batch[name] for name in ("x", "raw", "y", "more"))
+    x, raw, y, (more, (bits, whole)) = (
+        batch[name] for name in ("x", "raw", "y", "more")
+    )
     assert whole == "whole"
     return x, raw, y, more, bits
 
@@ -121,7 +125,10 @@ def test_noise_is_that_of_the_field_alone(stored):
     ("fields", "words"),
     [
         ({"x": torch.zeros(4, 2), "y": torch.zeros(3)}, "have 3 and 4 rows"),
-        ({"x": Split(torch.zeros(4, 2), AsStored()), "y": torch.zeros(3)}, "have 3 and 4 rows"),
+        (
+            {"x": Split(torch.zeros(4, 2), AsStored()), "y": torch.zeros(3)},
+            "have 3 and 4 rows",
+        ),
         ({"x": 3}, "have no rows"),
         ({"x": torch.zeros(0, 2)}, "there are no data"),
     ],
@@ -178,5 +185,7 @@ def test_a_pair_takes_all_fields_from_a_disk(tmp_path):
     split = Split(Mapped(tmp_path / "x.npy", workers=2), AsStored(), torch.float64)
     found = log_marginal(model, guide, Data({"x": split, "y": y}), num_particles=3)
     both = torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double()
-    truth = dist.MultivariateNormal(torch.zeros(2).double(), both).log_prob(torch.stack([x, y], 1))
+    truth = dist.MultivariateNormal(torch.zeros(2).double(), both).log_prob(
+        torch.stack([x, y], 1)
+    )
     torch.testing.assert_close(torch.as_tensor(found.values), truth, rtol=0, atol=1e-12)

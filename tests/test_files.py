@@ -43,7 +43,9 @@ def fail(error):
     return write
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=repr
+)
 @pytest.mark.parametrize("before", [None, "old"])
 def test_a_failure_leaves_what_was_there(error, before):
     path = Path("a.txt")
@@ -57,7 +59,9 @@ def test_a_failure_leaves_what_was_there(error, before):
 
 def test_a_full_disk_is_told_with_the_name_of_the_file():
     with pytest.raises(OSError, match="No space") as caught:
-        write_atomically(Path("a.txt"), fail(OSError(errno.ENOSPC, "No space left on device")))
+        write_atomically(
+            Path("a.txt"), fail(OSError(errno.ENOSPC, "No space left on device"))
+        )
     assert caught.value.filename == "a.txt"
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(Path("missing") / "a.txt", Path.touch)
@@ -83,7 +87,9 @@ def test_a_writer_sees_the_name_and_others_the_usual_mode():
 
     write_atomically(Path("a.npz"), write)
     Path("plain").touch()
-    assert stat.S_IMODE(os.stat("a.npz").st_mode) == stat.S_IMODE(os.stat("plain").st_mode)
+    assert stat.S_IMODE(os.stat("a.npz").st_mode) == stat.S_IMODE(
+        os.stat("plain").st_mode
+    )
     long = Path("a" * 250 + ".json")
     write_atomically(long, lambda path: path.write_text("{}"))
     assert long.read_text() == "{}"
@@ -93,7 +99,10 @@ def test_links_are_replaced_and_never_written_through():
     Path("outside").write_text("precious")
     Path("link").symlink_to("outside")
     write_atomically(Path("link"), lambda path: path.write_text("new"))
-    assert (Path("outside").read_text(), Path("link").read_text()) == ("precious", "new")
+    assert (Path("outside").read_text(), Path("link").read_text()) == (
+        "precious",
+        "new",
+    )
     assert not Path("link").is_symlink()
     Path("elsewhere").mkdir()
     Path("run").mkdir()
@@ -133,7 +142,9 @@ write_atomically(Path("a.txt"), slowly)
 
 
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay():
-    process = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "half\n"
         write_atomically(Path("b.txt"), Path.touch)

@@ -24,7 +24,9 @@ def still(vae, loss, **options):
 
 
 def bits(n, seed=0):
-    return torch.rand(n, 4, generator=torch.Generator().manual_seed(seed)).round().double()
+    return (
+        torch.rand(n, 4, generator=torch.Generator().manual_seed(seed)).round().double()
+    )
 
 
 def make():
@@ -60,9 +62,13 @@ def test_what_is_reported_is_the_plain_elbo_whatever_is_optimised():
 
 def test_the_loss_is_the_objective_per_datum():
     vae, x = make(), bits(25)
-    (epoch,) = run_epochs(still(vae, ELBO(beta=0.0)), x, epochs=1, batch_size=10, learning_rate=0.0)
+    (epoch,) = run_epochs(
+        still(vae, ELBO(beta=0.0)), x, epochs=1, batch_size=10, learning_rate=0.0
+    )
     assert epoch.loss == pytest.approx(-epoch.reconstruction)
-    (epoch,) = run_epochs(still(vae, ELBO()), x, epochs=1, batch_size=10, learning_rate=0.0)
+    (epoch,) = run_epochs(
+        still(vae, ELBO()), x, epochs=1, batch_size=10, learning_rate=0.0
+    )
     assert epoch.loss == pytest.approx(-epoch.elbo)
     assert math.isnan(epoch.validation_elbo)
 
@@ -90,7 +96,13 @@ def test_every_datum_is_seen_once_an_epoch():
 
 def test_the_schedule_reaches_the_optimizer_before_each_step():
     vae, rates = make(), []
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=9.0), ELBO(), reduction="mean")
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.SGD(p, lr=9.0),
+        ELBO(),
+        reduction="mean",
+    )
     real = svi.optimizer.step
 
     def step():
@@ -98,7 +110,11 @@ def test_the_schedule_reaches_the_optimizer_before_each_step():
         return real()
 
     svi.optimizer.step = step
-    list(run_epochs(svi, bits(20), epochs=2, batch_size=10, learning_rate=0.1, schedule=cosine))
+    list(
+        run_epochs(
+            svi, bits(20), epochs=2, batch_size=10, learning_rate=0.1, schedule=cosine
+        )
+    )
     assert rates == pytest.approx([0.1 * cosine(t) for t in (0, 0.25, 0.5, 0.75)])
 
 
@@ -116,7 +132,11 @@ def test_validation_uses_the_same_numbers_every_time_and_leaves_training_alone()
     history = [
         e.validation_elbo
         for e in run_epochs(
-            still(vae, ELBO()), bits(20), epochs=2, learning_rate=0.0, validation=bits(9, seed=1)
+            still(vae, ELBO()),
+            bits(20),
+            epochs=2,
+            learning_rate=0.0,
+            validation=bits(9, seed=1),
         )
     ]
     assert history[0] == history[1]
@@ -136,7 +156,9 @@ def test_fit_improves_and_history_knows_the_best():
 def test_dropout_is_off_in_validation_and_on_in_training():
     vae = build(Spec((4,), 2, network="mlp(hidden=(50,), dropout=0.5)")).double()
     modes = []
-    vae.guide.encoder.register_forward_hook(lambda module, args, out: modes.append(module.training))
+    vae.guide.encoder.register_forward_hook(
+        lambda module, args, out: modes.append(module.training)
+    )
     fit(vae, bits(10), epochs=1, validation=bits(5))
     assert modes == [True, False]
 
@@ -145,7 +167,11 @@ def test_stopping_inside_an_epoch_and_going_on_changes_nothing():
     def run(stops):
         vae, progress, steps = make(), Progress(), []
         svi = SVI(
-            vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01), ELBO(), reduction="mean"
+            vae.model,
+            vae.guide,
+            lambda p: torch.optim.Adam(p, lr=0.01),
+            ELBO(),
+            reduction="mean",
         )
         torch.manual_seed(3)
         epochs = []
@@ -175,7 +201,13 @@ def test_stopping_inside_an_epoch_and_going_on_changes_nothing():
 def test_a_loss_that_is_not_finite_names_step_and_site():
     vae = make()
     x = bits(30)
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=0.0), ELBO(), reduction="mean")
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.SGD(p, lr=0.0),
+        ELBO(),
+        reduction="mean",
+    )
     steps = []
 
     def stop():
@@ -188,16 +220,25 @@ def test_a_loss_that_is_not_finite_names_step_and_site():
         return False
 
     with pytest.raises(
-        NonFiniteLossError, match=r"step 5: the log-probability of site 'x' under the model is nan"
+        NonFiniteLossError,
+        match=r"step 5: the log-probability of site 'x' under the model is nan",
     ):
         list(run_epochs(svi, x, epochs=3, batch_size=10, stop=stop))
 
 
 @pytest.mark.parametrize("validation", [None, bits(5)], ids=["without", "with"])
-def test_parameters_that_break_at_the_end_of_an_epoch_are_not_called_an_epoch(validation):
+def test_parameters_that_break_at_the_end_of_an_epoch_are_not_called_an_epoch(
+    validation,
+):
     """The loss of the last step is finite and its update is not: a checkpoint after it would be worthless."""
     vae = make()
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.SGD(p, lr=0.0), ELBO(), reduction="mean")
+    svi = SVI(
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.SGD(p, lr=0.0),
+        ELBO(),
+        reduction="mean",
+    )
     real, steps = svi.optimizer.step, []
 
     def step():
@@ -210,7 +251,9 @@ def test_parameters_that_break_at_the_end_of_an_epoch_are_not_called_an_epoch(va
     svi.optimizer.step = step
     epochs = run_epochs(svi, bits(30), epochs=3, batch_size=10, validation=validation)
     assert next(epochs).epoch == 1
-    with pytest.raises(NonFiniteLossError, match="parameter stopped being finite at step 6"):
+    with pytest.raises(
+        NonFiniteLossError, match="parameter stopped being finite at step 6"
+    ):
         next(epochs)
 
 
@@ -225,7 +268,9 @@ def test_bf16_runs_the_networks_in_bf16_and_keeps_the_parameters():
     assert seen == [torch.bfloat16]
     assert all(p.dtype is p.grad.dtype is torch.float32 for p in vae.parameters())
     with torch.no_grad():
-        exact = -terms(vae.model, vae.guide, bits(8).float(), num_particles=200).log_weight.mean()
+        exact = -terms(
+            vae.model, vae.guide, bits(8).float(), num_particles=200
+        ).log_weight.mean()
     assert abs(loss - exact) < 1.0
 
 

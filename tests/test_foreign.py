@@ -53,7 +53,9 @@ def test_one_image_and_a_folder_of_unreadable_ones():
     Path("photographs").mkdir()
     for i, suffix in enumerate(PICTURES[:2]):
         Path(f"photographs/{i}{suffix}").write_bytes(b"junk")
-    with pytest.raises(InputError, match=r"holds no images.*save its .avif, .heic files as .png"):
+    with pytest.raises(
+        InputError, match=r"holds no images.*save its .avif, .heic files as .png"
+    ):
         load_data("photographs")
 
 
@@ -61,7 +63,9 @@ def test_the_way_of_a_spreadsheet_leads_in():
     """The line in the sentence, but for the reader of the spreadsheet, which is another package."""
     import pandas
 
-    frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(50, 3)), columns=list("abc"))
+    frame = pandas.DataFrame(
+        np.random.default_rng(0).normal(size=(50, 3)), columns=list("abc")
+    )
     assert "to_csv('data.csv', index=False)" in WAYS[".xlsx"][1]
     frame.to_csv("data.csv", index=False)
     assert load_data("data.csv").shape == (3,)

@@ -22,7 +22,9 @@ FEW = (*SMALL, "--latent-dim", 2, "--epochs", 2)
 def people(n=120):
     """A table of reals that depend on two categories and a real number."""
     rng = np.random.default_rng(0)
-    table = pandas.DataFrame({"sex": rng.choice(["F", "M"], n), "site": rng.integers(1, 5, n)})
+    table = pandas.DataFrame(
+        {"sex": rng.choice(["F", "M"], n), "site": rng.integers(1, 5, n)}
+    )
     table["age"] = rng.normal(40, 12, n).round(1)
     shift = 3.0 * (table["sex"] == "F") + (table["age"] - 40) / 12
     for column in "abc":
@@ -34,7 +36,14 @@ def people(n=120):
 def run(call):
     people().to_csv("people.csv", index=False)
     said = call(
-        "train", "--dataset", "people.csv", "--condition", "sex,age,site", *FEW, "--output", "run"
+        "train",
+        "--dataset",
+        "people.csv",
+        "--condition",
+        "sex,age,site",
+        *FEW,
+        "--output",
+        "run",
     )
     assert (said.code, said.err) == (0, "")
     sentence = "given      c: sex (2 categories: F, M), age (real, "
@@ -50,7 +59,10 @@ def test_conditions_are_no_data_and_reach_the_pair(run):
     assert opened.conditions.names == ("sex", "age", "site")
     table, rows = people(), opened.data.rows["test"]
     x, c = (opened.split("test")[:][name] for name in "xc")
-    assert x.tolist() == torch.tensor(table[["a", "b", "c"]].to_numpy()[rows]).float().tolist()
+    assert (
+        x.tolist()
+        == torch.tensor(table[["a", "b", "c"]].to_numpy()[rows]).float().tolist()
+    )
     train = table["age"].to_numpy()[opened.data.rows["train"]]
     expected = np.concatenate(
         [
@@ -74,14 +86,24 @@ def test_an_evaluation_says_of_which_density_it_is(run, call):
     assert "given c (sex, age, site): log p(x) below is log p(x|c)" in said.out
     opened = open_run(run)
     table = people().iloc[opened.data.rows["test"]]
-    batch = opened.see(table[["a", "b", "c"]], table[["sex", "age", "site"]].to_dict("list"))
+    batch = opened.see(
+        table[["a", "b", "c"]], table[["sex", "age", "site"]].to_dict("list")
+    )
     split = opened.split("test")[:]
     assert all(torch.equal(batch[name], split[name]) for name in "xc")
     written = json.loads(Path("run/evaluation.json").read_text())
     assert written["given"] == ["sex", "age", "site"]
 
     people().to_csv("people.csv", index=False)
-    options = ("--dataset", "people.csv", "--drop", "sex,age,site", *FEW, "--output", "plain")
+    options = (
+        "--dataset",
+        "people.csv",
+        "--drop",
+        "sex,age,site",
+        *FEW,
+        "--output",
+        "plain",
+    )
     assert call("train", *options).code == 0
     assert call("evaluate", "plain", *K).code == 0
     said = call("compare", run, "plain")
@@ -89,12 +111,18 @@ def test_an_evaluation_says_of_which_density_it_is(run, call):
     assert "p(x|sex, age, site) (run) and p(x) (plain) are not comparable" in said.err
 
 
-QUESTIONS = "gaps(steps=5)", "ais(chains=2,temperatures=5)", "bdmc(n=3,chains=2,temperatures=5)"
+QUESTIONS = (
+    "gaps(steps=5)",
+    "ais(chains=2,temperatures=5)",
+    "bdmc(n=3,chains=2,temperatures=5)",
+)
 
 
 def test_every_question_can_be_asked(run, call):
     asks = [word for q in (*QUESTIONS, "refined(steps=5)") for word in ("--ask", q)]
-    said = call("evaluate", run, *K, *asks[:-2], "--posterior", 1, "--posterior-draws", 10)
+    said = call(
+        "evaluate", run, *K, *asks[:-2], "--posterior", 1, "--posterior-draws", 10
+    )
     assert (said.code, said.err) == (0, "")
     said = call("evaluate", run, *K, *asks[-2:], "--report", "--ood", "people.csv")
     assert (said.code, said.err) == (0, "")
@@ -130,7 +158,9 @@ def test_a_resumed_run_ends_as_one_that_was_not_broken_off(run, call):
     options = ("--dataset", "people.csv", "--condition", "sex,age,site", *FEW)
     assert call("train", *options, "--epochs", 4, "--output", "whole").code == 0
     assert call("train", "--resume", run, "--epochs", 4).code == 0
-    first, second = (open_run(f, checkpoint="last").vae.state_dict() for f in (run, "whole"))
+    first, second = (
+        open_run(f, checkpoint="last").vae.state_dict() for f in (run, "whole")
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -159,7 +189,10 @@ def test_new_data_bring_their_conditions(run, call):
             lambda t: t.__setitem__("age", [30, math.nan] * 10),
             "row 1 (counted from 0) of new.csv has no age",
         ),
-        (lambda t: t.__setitem__("site", 9), "has the site '9'; the categories are 1, 2, 3, 4"),
+        (
+            lambda t: t.__setitem__("site", 9),
+            "has the site '9'; the categories are 1, 2, 3, 4",
+        ),
         (lambda t: t.__setitem__("age", "old"), "age is a real number, and row 0"),
     ],
 )
@@ -188,7 +221,9 @@ def test_new_data_with_other_conditions_are_refused(run, call, change, sentence)
 def test_what_cannot_be_a_condition_is_refused(refused, condition, sentence):
     table = people()
     table["same"], table["constant"], table["gaps"] = "x", 0.5, ["u", "", "v"] * 40
-    columns = {"sex", "site", "same", "constant", "gaps"} - {condition.partition("=")[0]}
+    columns = {"sex", "site", "same", "constant", "gaps"} - {
+        condition.partition("=")[0]
+    }
     table.to_csv("people.csv", index=False)
     options = ("--dataset", "people.csv", "--drop", ",".join(columns))
     err = refused("train", *options, "--condition", condition, "--output", "run")
@@ -198,8 +233,14 @@ def test_what_cannot_be_a_condition_is_refused(refused, condition, sentence):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--condition-encoder", "no"), "--condition-encoder is for a pair with a condition"),
-        (("--prior", "conditional"), "there is no condition (context=0): add --condition"),
+        (
+            ("--condition-encoder", "no"),
+            "--condition-encoder is for a pair with a condition",
+        ),
+        (
+            ("--prior", "conditional"),
+            "there is no condition (context=0): add --condition",
+        ),
         (("--condition", "batch"), "digits has no such labels; label names its labels"),
     ],
 )
@@ -214,7 +255,10 @@ def test_options_that_need_a_condition_say_so(refused, options, sentence):
             ("--given", "label=x"),
             "--given 'label=x': label is one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and not 'x'",
         ),
-        (("--given", "x=1"), "'x' is no condition of the run; its conditions are label"),
+        (
+            ("--given", "x=1"),
+            "'x' is no condition of the run; its conditions are label",
+        ),
         (("--given", "label"), "give NAME=VALUE; its conditions are label"),
         (("--given", "label=1", "--given", "label=2"), "--given names label twice"),
     ],
@@ -228,7 +272,11 @@ def test_wrong_values_are_refused(call, options, sentence):
 
 
 def test_a_run_without_conditions_refuses_them(trained, call):
-    for options in (("--given", "label=1"), ("--kind", "transfer"), ("--kind", "conditions")):
+    for options in (
+        ("--given", "label=1"),
+        ("--kind", "transfer"),
+        ("--kind", "conditions"),
+    ):
         said = call("sample", trained, *options)
         assert said.code == 2
         assert "has no --condition" in said.err or "has neither" in said.err
@@ -241,7 +289,9 @@ def test_the_encoder_may_be_left_without(call, encoder):
     options = ("--condition", "label", "--condition-encoder", encoder, *FEW)
     said = call("train", *options, "--prior", "conditional", "--output", "run")
     assert (said.code, said.err) == (0, "")
-    formula = "p(z|c) p(x|z,c); q(z|x,c)" if encoder == "yes" else "p(z|c) p(x|z,c); q(z|x)"
+    formula = (
+        "p(z|c) p(x|z,c); q(z|x,c)" if encoder == "yes" else "p(z|c) p(x|z,c); q(z|x)"
+    )
     assert formula in said.out
     assert call("evaluate", "run", "--limit", 20, *K).code == 0
 
@@ -258,12 +308,16 @@ def test_conditions_of_an_archive_with_splits():
     conditions, notes = data.learned("batch,dose")
     assert conditions.names == ("batch", "dose[0]", "dose[1]")
     assert not notes
-    test = conditions.encode({name: parts["test"] for name, parts in data.given.items()})
+    test = conditions.encode(
+        {name: parts["test"] for name, parts in data.given.items()}
+    )
     assert torch.equal(test[:, 1].bool(), torch.from_numpy(arrays["batch_test"] == "v"))
 
     del arrays["dose_test"]
     np.savez("data.npz", **arrays)
-    with pytest.raises(InputError, match="has it for train data, and data for train, test"):
+    with pytest.raises(
+        InputError, match="has it for train data, and data for train, test"
+    ):
         load_data("data.npz", condition="dose")
 
 
@@ -320,12 +374,16 @@ def test_more_categories_than_memory_holds_are_refused(monkeypatch):
     data = load_data("people.csv", condition="id_of_day", drop="sex,site", id="age")
     assert data.learned("id_of_day")[0].width == 1000
     monkeypatch.setattr("pyro_vae.foundation.memory.available_memory", lambda: 10e6)
-    with pytest.raises(InputError, match=r"--condition id_of_day would take .* of memory"):
+    with pytest.raises(
+        InputError, match=r"--condition id_of_day would take .* of memory"
+    ):
         data.learned("id_of_day")
 
 
 def test_conditions_are_written_and_read():
-    columns = Conditions((Condition("a", ("x", "y"), "y"), Condition("b", mean=2.0, std=3.0)))
+    columns = Conditions(
+        (Condition("a", ("x", "y"), "y"), Condition("b", mean=2.0, std=3.0))
+    )
     assert Conditions.from_list(json.loads(json.dumps(columns.to_list()))) == columns
     assert asked("a=real, b") == {"a": "real", "b": None}
     assert columns.one({}).tolist() == [[0.0, 1.0, 0.0]]
@@ -367,7 +425,10 @@ def test_frames_and_names_in_code(run):
     assert opened.reconstruct(table).shape == (20, 3)
     assert opened.condition(sex=["F", "M"], age=[30, 40], site=2).shape == (2, 7)
     for wrong, sentence in (
-        (lambda: opened.sample(3), r"name its conditions, sample\(3, \{'sex': ..., 'age'"),
+        (
+            lambda: opened.sample(3),
+            r"name its conditions, sample\(3, \{'sex': ..., 'age'",
+        ),
         (
             lambda: opened.condition(sex=["F"] * 3, age=[1, 2], site=1),
             "age has 2 values and others 3",

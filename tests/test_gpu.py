@@ -44,7 +44,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
 ]
 
-MEMBERS = [(axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)]
+MEMBERS = [
+    (axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)
+]
 SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
 
 
@@ -55,7 +57,9 @@ def vae_of(axis, member):
     vae = build(Spec(SHAPE, D, **choice)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     many = x.repeat(100, 1, 1)
-    vae.initialise(x.mean(0), x.std(0), examples=many if member == "VampPrior" else None)
+    vae.initialise(
+        x.mean(0), x.std(0), examples=many if member == "VampPrior" else None
+    )
     return vae, x
 
 
@@ -80,20 +84,30 @@ def scores(program, x, values):
     given = {name: value.to(x.device) for name, value in values.items()}
     trace = poutine.trace(poutine.condition(program, data=given)).get_trace(x)
     trace.compute_log_prob()
-    sites = [(n, s) for n, s in trace.nodes.items() if s["type"] == "sample" and "log_prob" in s]
+    sites = [
+        (n, s)
+        for n, s in trace.nodes.items()
+        if s["type"] == "sample" and "log_prob" in s
+    ]
     return {name: site["log_prob"].detach().cpu() for name, site in sites}
 
 
-@pytest.mark.parametrize(("axis", "member"), [m for m in MEMBERS if m[0] != "objective"])
+@pytest.mark.parametrize(
+    ("axis", "member"), [m for m in MEMBERS if m[0] != "objective"]
+)
 def test_densities_are_those_of_the_cpu(axis, member):
     vae, x = vae_of(axis, member)
     values = {"z": poutine.trace(vae.guide).get_trace(x).nodes["z"]["value"].detach()}
     programs = [vae.model]
-    if vae.guide.has_density and vae.guide.amortised and member != "SemiAmortized":  # no draws
+    if (
+        vae.guide.has_density and vae.guide.amortised and member != "SemiAmortized"
+    ):  # no draws
         programs.append(vae.guide)
     try:
         expected = [scores(program, x, values) for program in programs]
-    except NotImplementedError:  # a flow without an inverse has a density at its own draws alone
+    except (
+        NotImplementedError
+    ):  # a flow without an inverse has a density at its own draws alone
         programs = [vae.model]
         expected = [scores(vae.model, x, values)]
     vae.cuda()
@@ -132,7 +146,9 @@ def test_every_member_compiles_on_the_gpu(axis, member):
 def test_training_on_the_gpu_reads_nothing_back():
     vae = build(Spec((6,), 2, guide="fullrank")).cuda()
     x = torch.rand(50, 6).round().cuda()
-    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), ELBO())
+    svi = SVI(
+        vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), ELBO()
+    )
     svi.step(x)  # the first step validates its arguments, which reads them
     with nothing_read():
         loss = svi.step(x)
@@ -167,7 +183,9 @@ def test_a_compiled_run_on_the_gpu_learns(network):
     """With a smaller last batch and another evaluation batch, each of which needs a recording of its own."""
     vae = build(Spec((8, 8), 2, network=network)).cuda()
     x = torch.rand(220, 8, 1).round().expand(220, 8, 8).contiguous().cuda()
-    history = fit(vae, x, epochs=30, batch_size=50, learning_rate=0.01, validation=x, compile=True)
+    history = fit(
+        vae, x, epochs=30, batch_size=50, learning_rate=0.01, validation=x, compile=True
+    )
     assert history[-1].elbo > history[0].elbo
     result = log_marginal(vae.model, vae.guide, x, num_particles=1000, compile=True)
     assert result.mean > history[-1].validation_elbo - 0.1
@@ -190,7 +208,9 @@ def test_data_on_the_host_are_taken_along():
 
 def within(result, truth):
     error = result.monte_carlo_standard_error
-    assert abs(result.mean - truth.mean().item()) < 4.5 * error + abs(getattr(result, "bias", 0.0))
+    assert abs(result.mean - truth.mean().item()) < 4.5 * error + abs(
+        getattr(result, "bias", 0.0)
+    )
 
 
 @pytest.fixture
@@ -207,7 +227,9 @@ def test_log_marginal_on_the_gpu_is_within_its_errors():
     x = model.sample(500)
     model.vae.cuda()
     for compiled in (False, True):
-        result = log_marginal(*model.pair, x.cuda(), num_particles=1000, compile=compiled)
+        result = log_marginal(
+            *model.pair, x.cuda(), num_particles=1000, compile=compiled
+        )
         assert result.values.device.type == "cpu"
         within(result, model.marginal.log_prob(x))
 
@@ -216,9 +238,13 @@ def test_annealing_on_the_gpu(ppca):
     model, x, truth = ppca
     p, q = model.pair
     for guide in (None, q):
-        result = annealed_importance_sampling(p, x, num_chains=32, num_temperatures=50, guide=guide)
+        result = annealed_importance_sampling(
+            p, x, num_chains=32, num_temperatures=50, guide=guide
+        )
         within(result, truth)
-    low, high = bidirectional_monte_carlo(p, 10, x, num_chains=16, num_temperatures=60).bounds
+    low, high = bidirectional_monte_carlo(
+        p, 10, x, num_chains=16, num_temperatures=60
+    ).bounds
     assert low - 0.1 < high < low + 0.5
 
 
@@ -226,7 +252,9 @@ def test_refinement_and_gaps_on_the_gpu(ppca):
     model, x, truth = ppca
     refined = log_marginal_refined(model.pair, x, steps=200, num_particles=200)
     torch.testing.assert_close(refined.values, truth, rtol=0, atol=0.02)
-    gaps = inference_gaps(model.pair, x, steps=200, num_particles=200, elbo_particles=500)
+    gaps = inference_gaps(
+        model.pair, x, steps=200, num_particles=200, elbo_particles=500
+    )
     assert gaps.approximation.abs().max() < 0.05
     result, _ = log_marginal_adaptive(
         model.pair, x, num_particles=200, num_chains=25, num_temperatures=20
@@ -238,7 +266,9 @@ def test_latents_on_the_gpu(ppca):
     model, x, _ = ppca
     health = latent_health(*model.pair, x, draws=2)
     assert health.kl.mean > 0
-    found = compare_posterior(*model.pair, x[:2], num_samples=500, num_chains=2).draws.mean((1, 2))
+    found = compare_posterior(
+        *model.pair, x[:2], num_samples=500, num_chains=2
+    ).draws.mean((1, 2))
     truth = (x[:2].cpu() - model.b) @ model.gain.T
     torch.testing.assert_close(found.cpu(), truth, rtol=0, atol=0.2, check_dtype=False)
 
@@ -253,7 +283,10 @@ def test_several_latents_on_the_gpu():
     within(log_marginal(*pair, x, num_particles=20_000), truth)
     refined = log_marginal_refined(pair, x, steps=300, num_particles=200)
     torch.testing.assert_close(refined.values, truth, rtol=0, atol=0.02)
-    within(annealed_importance_sampling(pair[0], x, num_chains=32, num_temperatures=40), truth)
+    within(
+        annealed_importance_sampling(pair[0], x, num_chains=32, num_temperatures=40),
+        truth,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,7 +314,11 @@ def test_losses_on_the_gpu_are_those_of_pyro(name):
         if len(found) == 2:
             svi.compile(warn=pytest.fail)
         losses = [svi.step(*pair.args) for _ in range(12)]
-        flat = [part for loss in losses for part in (loss if isinstance(loss, tuple) else [loss])]
+        flat = [
+            part
+            for loss in losses
+            for part in (loss if isinstance(loss, tuple) else [loss])
+        ]
         found.append(torch.tensor([float(part) for part in flat]))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(found[2], found[0], rtol=1e-4, atol=1e-3)
@@ -305,7 +342,9 @@ def test_a_run_on_the_gpu_is_resumed_to_the_bit(train, call, compile):
     again = train("again", *options, "--epochs", 4)
     assert losses_of(again) == losses_of(whole)
     broken = train("broken", *options, "--epochs", 2)
-    assert call("train", "--resume", broken, "--epochs", 4, "--device", "cuda").code == 0
+    assert (
+        call("train", "--resume", broken, "--epochs", 4, "--device", "cuda").code == 0
+    )
     assert losses_of(broken) == losses_of(whole)
 
 
@@ -322,7 +361,9 @@ def test_a_run_on_the_gpu_answers_every_question_there_and_on_the_cpu(train, cal
         found[device] = json.loads(newest(run).read_text())
     for name in ("log_marginal", "elbo"):
         on_gpu, on_cpu = (found[device][name] for device in ("cuda", "cpu"))
-        error = on_gpu["monte_carlo_standard_error"] + on_cpu["monte_carlo_standard_error"]
+        error = (
+            on_gpu["monte_carlo_standard_error"] + on_cpu["monte_carlo_standard_error"]
+        )
         assert on_gpu["mean"] == pytest.approx(on_cpu["mean"], abs=5 * error)
 
 
@@ -341,6 +382,13 @@ def test_what_a_run_on_the_gpu_makes(train, call):
 
 @pytest.mark.parametrize("guide", variants(Guide))
 def test_each_guide_is_saved_on_the_gpu_and_read_on_the_cpu(train, guide):
-    options = ("--guide", SHORTER.get(guide, guide.lower()), "--epochs", 1, "--device", "cuda")
+    options = (
+        "--guide",
+        SHORTER.get(guide, guide.lower()),
+        "--epochs",
+        1,
+        "--device",
+        "cuda",
+    )
     run = train("run", *SMALL, *options)
     assert next(open_run(run, device="cpu").vae.parameters()).device.type == "cpu"

@@ -36,7 +36,9 @@ def gradients(pair, x, objective, parameters, repeats):
     """`repeats` independent gradients of the mean bound: the data are repeated and each copy keeps its own."""
     found = []
     for _ in range(repeats):
-        loss = objective.loss_of(terms(*pair, x, num_particles=objective.num_particles)) / len(x)
+        loss = objective.loss_of(
+            terms(*pair, x, num_particles=objective.num_particles)
+        ) / len(x)
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         found.append(torch.cat([g.flatten() for g in grads if g is not None]))
     return torch.stack(found)
@@ -95,12 +97,18 @@ def test_estimators_agree_in_expectation(make, first, second):
     x = torch.rand(1, 4).round().double().expand(500, 4)
     parameters = list(vae.parameters())
     pair = vae.model, vae.guide
-    agree(gradients(pair, x, first, parameters, 100), gradients(pair, x, second, parameters, 100))
+    agree(
+        gradients(pair, x, first, parameters, 100),
+        gradients(pair, x, second, parameters, 100),
+    )
 
 
 def test_piwae_is_iwae_for_the_model_and_miwae_for_the_guide(model):
     x = model.sample(2).repeat(200, 1)
-    decoder, head = model.vae.model.decoder.layers[0].weight, model.vae.guide.head.weight
+    decoder, head = (
+        model.vae.model.decoder.layers[0].weight,
+        model.vae.guide.head.weight,
+    )
     partial = PIWAE(groups=2, num_particles=6)
     for other, parameter in (
         (IWAE(num_particles=6), decoder),
@@ -121,12 +129,16 @@ def test_wake_sleep_moves_the_model_as_iwae_and_the_guide_towards_the_posterior(
     head = model.vae.guide.head
     decoder = model.vae.model.decoder.layers[0].weight
     torch.manual_seed(1)
-    a = gradients(model.pair, x.expand(50, -1), ReweightedWakeSleep(num_particles=6), [decoder], 1)
+    a = gradients(
+        model.pair, x.expand(50, -1), ReweightedWakeSleep(num_particles=6), [decoder], 1
+    )
     torch.manual_seed(1)
     b = gradients(model.pair, x.expand(50, -1), IWAE(num_particles=6), [decoder], 1)
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     torch.manual_seed(1)
-    ours = gradients(model.pair, x, ReweightedWakeSleep(num_particles=50_000), [head.bias], 20)
+    ours = gradients(
+        model.pair, x, ReweightedWakeSleep(num_particles=50_000), [head.bias], 20
+    )
     q = model.vae.encode(x)
     exact = torch.distributions.MultivariateNormal(
         (x - model.b) @ model.gain.T, model.posterior_covariance
@@ -184,7 +196,9 @@ def test_objectives_on_a_pair_written_by_hand(cls):
 
     objective = cls()
     objective.advance(100)
-    t = terms(pair_model, pair_guide, torch.randn(6), num_particles=objective.num_particles)
+    t = terms(
+        pair_model, pair_guide, torch.randn(6), num_particles=objective.num_particles
+    )
     if "independence" in objective.needs:
         with pytest.raises(InputError, match="entries that are independent"):
             objective.check(t)
@@ -241,7 +255,9 @@ def slope_of_signal_to_noise(make, counts):
         g = torch.cat(parts)
         ratios.append(abs(g.mean() / g.std()).item())
     x, y = torch.tensor(counts).double().log(), torch.tensor(ratios).double().log()
-    return (((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()).item()
+    return (
+        ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    ).item()
 
 
 def test_signal_to_noise_falls_under_iwae_and_rises_under_dreg():

@@ -115,7 +115,10 @@ def test_a_draw_is_not_inverted(make, monkeypatch):
 
 def test_flows_start_near_the_mean_field_guide():
     x, e = torch.rand(50, 6), torch.randn(50, D)
-    for make in [*FLOWS.values(), lambda encoder: Householder(encoder, D, transforms=4)]:
+    for make in [
+        *FLOWS.values(),
+        lambda encoder: Householder(encoder, D, transforms=4),
+    ]:
         q = make(MLP((6,))).given(x)
         z, change = e, torch.zeros(50)
         for step in q.steps:
@@ -137,7 +140,9 @@ def test_householder_is_a_gaussian_with_turned_axes():
     for v in turn.v[0]:
         u = (torch.eye(D).double() - 2 * torch.outer(v, v) / v.square().sum()) @ u
     scale = q.base.base_dist.scale[0]
-    truth = torch.distributions.MultivariateNormal(turn.loc[0], (u * scale.square()) @ u.T)
+    truth = torch.distributions.MultivariateNormal(
+        turn.loc[0], (u * scale.square()) @ u.T
+    )
     z = q.sample((100,))
     torch.testing.assert_close(q.log_prob(z)[:, 0], truth.log_prob(z[:, 0]))
 
@@ -155,13 +160,17 @@ def mixture(requires_grad=True):
 def test_mixture_density_against_torch():
     parts = mixture(requires_grad=False)
     logits, loc, scale = parts
-    components = torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
+    components = torch.distributions.Independent(
+        torch.distributions.Normal(loc, scale), 1
+    )
     truth = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(logits=logits), components
     )
     z = 2 * torch.randn(200, 2).double()
     torch.testing.assert_close(DiagonalMixture(*parts).log_prob(z), truth.log_prob(z))
-    batched = DiagonalMixture(*(p.expand(1, *p.shape) for p in parts))  # by the other formula
+    batched = DiagonalMixture(
+        *(p.expand(1, *p.shape) for p in parts)
+    )  # by the other formula
     torch.testing.assert_close(batched.log_prob(z), truth.log_prob(z))
     torch.testing.assert_close(DiagonalMixture(*parts).mean, truth.mean)
     torch.testing.assert_close(DiagonalMixture(*parts).variance, truth.variance)
@@ -173,9 +182,13 @@ def test_gradients_through_draws_of_a_mixture():
     weights, loc, scale = parts[0].softmax(0), parts[1], parts[2]
     second = (weights[:, None] * (loc.square() + scale.square())).sum(0)
     product = (weights * loc[:, 0] * loc[:, 1]).sum()
-    truth = torch.autograd.grad(second.sum() + 3 * product + (weights[:, None] * loc).sum(), parts)
+    truth = torch.autograd.grad(
+        second.sum() + 3 * product + (weights[:, None] * loc).sum(), parts
+    )
 
-    copies = [p.detach().expand(200_000, *p.shape).clone().requires_grad_() for p in parts]
+    copies = [
+        p.detach().expand(200_000, *p.shape).clone().requires_grad_() for p in parts
+    ]
     z = DiagonalMixture(*copies).rsample()
     (z.square().sum() + 3 * (z[:, 0] * z[:, 1]).sum() + z.sum()).backward()
     for each, expected in zip(copies, truth, strict=True):
@@ -186,7 +199,9 @@ def test_gradients_through_draws_of_a_mixture():
 
 def test_gradients_through_draws_of_a_mixture_of_one_dimension_are_those_of_its_distribution_function():
     """dz/dp = -(dF/dp) / p(z), by autodiff of SciPy's formula for F written out."""
-    logits, loc, scale = (p[..., :1] if p.dim() == 2 else p for p in mixture(requires_grad=False))
+    logits, loc, scale = (
+        p[..., :1] if p.dim() == 2 else p for p in mixture(requires_grad=False)
+    )
     parts = [p.clone().requires_grad_() for p in (logits, loc, scale)]
     q = DiagonalMixture(*parts)
     z = q.rsample()
@@ -266,11 +281,15 @@ def test_mean_field_misses_what_it_must():
 def test_local_inference_reaches_the_best_mean_field():
     vae, x, best, truth = linear_gaussian(lambda e, d: Local(e, d, steps=300, rate=0.2))
     gap = best - elbo(vae.model, vae.guide, x, num_particles=100).elbo
-    assert gap == pytest.approx(best_mean_field_gap(truth.posterior_covariance), abs=0.03)
+    assert gap == pytest.approx(
+        best_mean_field_gap(truth.posterior_covariance), abs=0.03
+    )
 
 
 def test_refinement_improves_on_the_amortised_guide():
-    vae, x, best, _ = linear_gaussian(lambda e, d: SemiAmortized(e, d, steps=60, rate=0.05))
+    vae, x, best, _ = linear_gaussian(
+        lambda e, d: SemiAmortized(e, d, steps=60, rate=0.05)
+    )
     before = elbo(vae.model, vae.guide.start, x, num_particles=50).elbo
     after = elbo(vae.model, vae.guide, x, num_particles=50).elbo
     assert before + 1 < after < best
@@ -282,7 +301,9 @@ def test_training_differentiates_through_the_refinement():
     """The gradient in the encoder's parameters against finite differences, with the same noise."""
     truth = PPCA(2, 4)
     x = truth.sample(6)
-    guide = SemiAmortized(MLP((4,), hidden=(5,), activation="tanh"), 2, steps=3, rate=0.01)
+    guide = SemiAmortized(
+        MLP((4,), hidden=(5,), activation="tanh"), 2, steps=3, rate=0.01
+    )
     vae = VAE(
         StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, guide
     ).double()
@@ -295,7 +316,11 @@ def test_training_differentiates_through_the_refinement():
 
     weight = vae.guide.start.head.weight
     bound().backward()
-    for parameter, index in ((weight, (1, 2)), (weight, (3, 0)), (vae.guide.log_rate, ())):
+    for parameter, index in (
+        (weight, (1, 2)),
+        (weight, (3, 0)),
+        (vae.guide.log_rate, ()),
+    ):
         step = 1e-6
         with torch.no_grad():
             parameter[index] += step
@@ -337,11 +362,17 @@ def test_activity_of_a_linear_gaussian_model():
     x = truth.sample(4000)
     expected = torch.cov((x @ truth.gain.T).T).diagonal()
     found = activity(truth.vae.guide, x, draws=50)["z"]
-    torch.testing.assert_close(found, expected, rtol=0, atol=4 * (1 / 50) / 4000**0.5 + 2e-3)
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=4 * (1 / 50) / 4000**0.5 + 2e-3
+    )
 
 
 def test_a_copy_looks_at_its_own_model():
-    vae = build(Spec((4,), 2, prior="vampprior(pseudo_inputs=3)", guide="semiamortized(steps=2)"))
+    vae = build(
+        Spec(
+            (4,), 2, prior="vampprior(pseudo_inputs=3)", guide="semiamortized(steps=2)"
+        )
+    )
     twin = copy.deepcopy(vae)
     assert twin.guide._model is twin.model
     assert twin.model.prior._guide is twin.guide
@@ -382,5 +413,7 @@ def test_closed_kl_of_gaussian_guides():
         z = q.sample((200_000,))
         gap = q.log_prob(z) - vae.model.prior().log_prob(z)
         kl = closed_kl(terms(vae.model, vae.guide, x).sites["z"])
-        assert ((gap.mean(0) - kl[0]).abs() < 4.5 * gap.std(0) / math.sqrt(len(gap))).all()
+        assert (
+            (gap.mean(0) - kl[0]).abs() < 4.5 * gap.std(0) / math.sqrt(len(gap))
+        ).all()
         assert MeanFieldELBO().bound(terms(vae.model, vae.guide, x)).isfinite().all()

@@ -22,7 +22,21 @@ def noticed(each, rises=0.05, *, paired=True):
         best = None if progress.best_each is None else progress.best_each[0]
         noise = chance(best, values) if paired else math.nan
         held = values.mean().item()
-        e = Epoch(i + 1, -5 + rises * i, 0.0, 3.0, 0.0, held, 0.0, 0.0, held, 0.1, 1.0, 1.0, noise)
+        e = Epoch(
+            i + 1,
+            -5 + rises * i,
+            0.0,
+            3.0,
+            0.0,
+            held,
+            0.0,
+            0.0,
+            held,
+            0.1,
+            1.0,
+            1.0,
+            noise,
+        )
         progress.close(e, torch.stack([values, values]))
         found += remarks(e, progress, steps=10**4, over=i == len(each) - 1)
     return [remark.kind for remark in found]
@@ -99,9 +113,17 @@ def reals(wild=()):
 
 def trained(held, objective=None, *, epochs=6, **options):
     torch.manual_seed(1)
-    vae = build(Spec((3,), 2, network="mlp(hidden=(8,))", likelihood="gaussian(scale=1.0)"))
+    vae = build(
+        Spec((3,), 2, network="mlp(hidden=(8,))", likelihood="gaussian(scale=1.0)")
+    )
     return fit(
-        vae, reals()[0], objective, epochs=epochs, learning_rate=0.03, validation=held, **options
+        vae,
+        reals()[0],
+        objective,
+        epochs=epochs,
+        learning_rate=0.03,
+        validation=held,
+        **options,
     )
 
 
@@ -116,7 +138,9 @@ def test_a_wild_datum_is_named_once_and_left_out(objective):
         history = trained(held, objective)
     (text,) = [str(w.message) for w in said if issubclass(w.category, TrainingWarning)]
     assert "datum 4 (counted from 0) of the validation data has no finite ELBO" in text
-    assert all(math.isfinite(e.validation_elbo) and math.isfinite(e.score) for e in history)
+    assert all(
+        math.isfinite(e.validation_elbo) and math.isfinite(e.score) for e in history
+    )
     assert history.best.score == max(e.score for e in history)
     calm = trained(reals([(4, 0.0)])[1], objective)
     for e, f in zip(history, calm, strict=True):
@@ -143,7 +167,9 @@ def test_a_datum_that_moves_the_mean_is_named_and_kept():
 
 def test_when_most_are_lost_training_ends():
     _, held = reals([(i, 1e25) for i in range(7)])
-    with pytest.raises(InputError, match=r"after epoch 1 is (nan|-inf) for 7 of 12 data"):
+    with pytest.raises(
+        InputError, match=r"after epoch 1 is (nan|-inf) for 7 of 12 data"
+    ):
         trained(held)
 
 
@@ -165,7 +191,14 @@ def test_a_run_names_the_row_of_the_file_and_goes_on_exactly(call, tmp_path):
     splits = {"train": x[:60], "validation": x[60:70].copy(), "test": x[70:]}
     splits["validation"][7] = 1e25
     np.savez(tmp_path / "x.npz", **splits)
-    tiny = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--likelihood", "gaussian")
+    tiny = (
+        "--network",
+        "mlp(hidden=(8,))",
+        "--latent-dim",
+        2,
+        "--likelihood",
+        "gaussian",
+    )
     tiny = ("--dataset", tmp_path / "x.npz", *tiny)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     said = call("train", *tiny, "--epochs", 4, "--output", whole)

@@ -51,7 +51,10 @@ def test_files_of_all_kinds_keep_what_is_missing(tmp_path):
     pandas = pytest.importorskip("pandas")
     x = holed()
     table = pandas.DataFrame(x, columns=["a", "b", "c"])
-    files = {name: str(tmp_path / name) for name in ("x.csv", "x.npy", "x.npz", "m.npz", "x.pq")}
+    files = {
+        name: str(tmp_path / name)
+        for name in ("x.csv", "x.npy", "x.npz", "m.npz", "x.pq")
+    }
     written(tmp_path / "x.csv", x)
     np.save(files["x.npy"], x)
     np.savez(files["x.npz"], x=x)
@@ -91,7 +94,9 @@ def test_what_values_are_is_told_by_those_that_were_seen(tmp_path, values, kind)
 def test_a_stream_keeps_what_is_missing(tmp_path):
     x = holed()
     np.save(tmp_path / "x.npy", x)
-    data = load_data(str(tmp_path / "x.npy"), missing="keep", stream=True, divide=False, workers=0)
+    data = load_data(
+        str(tmp_path / "x.npy"), missing="keep", stream=True, divide=False, workers=0
+    )
     assert data.streamed
     np.testing.assert_array_equal(data.values["all"][:].numpy(), x)
 
@@ -136,22 +141,34 @@ def test_a_mask_that_fits_no_data_is_refused(tmp_path, mask, words):
 
 
 def test_masks_of_splits_belong_to_them(tmp_path):
-    train, test = np.arange(12.0).reshape(6, 2) + 0.5, np.arange(8.0).reshape(4, 2) + 0.25
+    train, test = (
+        np.arange(12.0).reshape(6, 2) + 0.5,
+        np.arange(8.0).reshape(4, 2) + 0.25,
+    )
     masks = np.ones((6, 2)), np.ones((4, 2))
     masks[0][1, 0] = masks[1][2, 1] = 0
-    named = {"x_train": train, "x_test": test, "mask_train": masks[0], "mask_test": masks[1]}
+    named = {
+        "x_train": train,
+        "x_test": test,
+        "mask_train": masks[0],
+        "mask_test": masks[1],
+    }
     np.savez(tmp_path / "x.npz", **named)
     data = load_data(str(tmp_path / "x.npz"), missing="keep", validation_fraction=0)
     assert data.values["train"].isnan().nonzero().tolist() == [[1, 0]]
     assert data.values["test"].isnan().nonzero().tolist() == [[2, 1]]
 
 
-MIXED = "job,age,member,pay\nclerk,31,yes,1.5\n?,45,no,\nsmith,,yes,2.5\nclerk,60,,8.0\n"
+MIXED = (
+    "job,age,member,pay\nclerk,31,yes,1.5\n?,45,no,\nsmith,,yes,2.5\nclerk,60,,8.0\n"
+)
 
 
 def mixed(path, times=12):
     head, *rows = MIXED.splitlines()
-    path.write_text("\n".join([head, *rows * times, "clerk,20,no,0.5", "baker,22,no,3.5"]) + "\n")
+    path.write_text(
+        "\n".join([head, *rows * times, "clerk,20,no,0.5", "baker,22,no,3.5"]) + "\n"
+    )
     return str(path)
 
 
@@ -160,7 +177,10 @@ def test_a_table_of_mixed_kinds_may_have_holes(tmp_path, call):
     file = mixed(tmp_path / "x.csv")
     data = load_data(file, missing="keep", columns={}, divide=False)
     assert data.schema.columns[0].categories == ("baker", "clerk", "smith")
-    assert any("'?' in 12 rows of column 'job' taken for missing" in note for note in data.notes)
+    assert any(
+        "'?' in 12 rows of column 'job' taken for missing" in note
+        for note in data.notes
+    )
     assert np.isnan(stored_whole(data)[:4]).nonzero()[0].tolist() == [1, 1, 2, 3]
     with pytest.raises(InputError, match=r"no value in data row .*--missing keep"):
         load_data(file, columns={})
@@ -169,10 +189,18 @@ def test_a_table_of_mixed_kinds_may_have_holes(tmp_path, call):
     assert (said.code, said.err) == (0, "")
     assert call("evaluate", tmp_path / "run", "--num-particles", 20).code == 0
     frame = pytest.importorskip("pandas").DataFrame(
-        {"job": ["clerk", None], "age": [np.nan, 3], "member": [None, "no"], "pay": [1.0, 2.0]}
+        {
+            "job": ["clerk", None],
+            "age": [np.nan, 3],
+            "member": [None, "no"],
+            "pay": [1.0, 2.0],
+        }
     )
     seen = open_run(tmp_path / "run").see(frame)
-    assert seen.isnan().tolist() == [[False, True, True, False], [True, False, False, False]]
+    assert seen.isnan().tolist() == [
+        [False, True, True, False],
+        [True, False, False, False],
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -206,7 +234,8 @@ def test_columns_are_described_by_what_was_seen(tmp_path):
     assert [column.kind for column in data.seen.parts] == ["real", "rounded", "real"]
     assert bridge.units is not None  # far from 0
     assert torch.equal(
-        data.split("train", bridge)[:].isnan(), torch.as_tensor(data.values["train"]).isnan()
+        data.split("train", bridge)[:].isnan(),
+        torch.as_tensor(data.values["train"]).isnan(),
     )
 
 
@@ -278,7 +307,12 @@ def test_new_data_may_have_holes_where_the_run_took_them(run_folder, call, tmp_p
 def test_a_run_of_whole_data_refuses_them(call, tmp_path):
     whole = written(tmp_path / "whole.csv", np.nan_to_num(holed(), nan=0.25))
     folder = tmp_path / "run"
-    assert call("train", "--dataset", whole, "--epochs", 1, *SMALL, "--output", folder).code == 0
+    assert (
+        call(
+            "train", "--dataset", whole, "--epochs", 1, *SMALL, "--output", folder
+        ).code
+        == 0
+    )
     said = call("evaluate", folder, "--data", written(tmp_path / "new.csv", holed()))
     assert said.code == 2
     assert "train with --missing keep" in said.err
@@ -311,6 +345,8 @@ def test_a_run_with_holes_goes_on_exactly(run_folder, call, tmp_path, compile):
     assert call("train", *tiny, "--epochs", 3, "--output", tmp_path / "whole").code == 0
     assert call("train", *tiny, "--epochs", 2, "--output", tmp_path / "parts").code == 0
     assert call("train", "--resume", tmp_path / "parts", "--epochs", 3).code == 0
-    first, second = (open_run(tmp_path / n, checkpoint="last").vae for n in ("whole", "parts"))
+    first, second = (
+        open_run(tmp_path / n, checkpoint="last").vae for n in ("whole", "parts")
+    )
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name

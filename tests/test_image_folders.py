@@ -41,7 +41,10 @@ def test_a_folder_without_images_says_what_it_has(folder):
     (folder / "x.npy").write_bytes(b"")
     (folder / ".ipynb_checkpoints").mkdir()
     Image.new("L", (W, H)).save(folder / ".ipynb_checkpoints" / "0.png")
-    refuses(folder, r"holds no images .*; 1 hidden image .*; 1 other file left out \(x\.npy\)")
+    refuses(
+        folder,
+        r"holds no images .*; 1 hidden image .*; 1 other file left out \(x\.npy\)",
+    )
 
 
 def test_links_are_followed_once(folder, tmp_path):
@@ -87,17 +90,23 @@ def test_any_file_name_can_be_printed(folder, name, printed):
     str(error.value).encode()
 
 
-@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "testing")])
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("Training", "valid", "testing")]
+)
 @pytest.mark.parametrize("classes", [("",), ("a", "b")])
 def test_folders_named_after_splits_are_splits(folder, names, classes):
     for i, split in enumerate(names):
         for kind in classes:
             (folder / split / kind).mkdir(parents=True, exist_ok=True)
             for j in range(4 - i):
-                Image.new("L", (W, H), 10 * i + j).save(folder / split / kind / f"{j}.png")
+                Image.new("L", (W, H), 10 * i + j).save(
+                    folder / split / kind / f"{j}.png"
+                )
     data = load_data(str(folder))
     sizes = {k: len(v) for k, v in data.values.items()}
-    assert sizes == {s: n * len(classes) for s, n in zip(SPLITS, (4, 3, 2), strict=True)}
+    assert sizes == {
+        s: n * len(classes) for s, n in zip(SPLITS, (4, 3, 2), strict=True)
+    }
     for i, split in enumerate(SPLITS):
         assert (data.values[split] // 10 == i).all()
         assert all(name.startswith(names[i] + "/") for name in data.names[split])
@@ -130,7 +139,11 @@ def test_validation_data_are_taken_from_train_where_there_are_none(folder):
         ),
     )
     data = load_data(str(folder))
-    assert {k: len(v) for k, v in data.values.items()} == {"train": 11, "validation": 1, "test": 12}
+    assert {k: len(v) for k, v in data.values.items()} == {
+        "train": 11,
+        "validation": 1,
+        "test": 12,
+    }
     assert sorted(set(data.labels["train"])) == ["a", "b"]
     assert all(name.startswith("train/") for name in data.names["validation"])
 
@@ -138,14 +151,21 @@ def test_validation_data_are_taken_from_train_where_there_are_none(folder):
 def test_a_folder_train_alone_is_divided(folder):
     tree(folder, *(f"train/{kind}/{i}.png" for kind in "ab" for i in range(10)))
     data = load_data(str(folder))
-    assert {k: len(v) for k, v in data.values.items()} == {"train": 14, "validation": 2, "test": 4}
+    assert {k: len(v) for k, v in data.values.items()} == {
+        "train": 14,
+        "validation": 2,
+        "test": 4,
+    }
     assert sorted(set(data.labels["train"])) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["train/0.png", "test/0.png", "more/0.png"], r"and also others, such as more/0\.png"),
+        (
+            ["train/0.png", "test/0.png", "more/0.png"],
+            r"and also others, such as more/0\.png",
+        ),
         (["train/0.png", "test/0.png", "0.png"], r"and also others, such as 0\.png"),
         (["test/0.png", "val/0.png"], "has test, val but no folder train"),
         (["train/0.png", "val/0.png", "valid/0.png"], "two are one split"),

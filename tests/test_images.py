@@ -88,7 +88,9 @@ def test_a_grey_map_has_the_maximum_that_it_declares(folder, rng, mode, maximum)
         kind = ">u2" if maximum > 255 else "u1"
         plain = " ".join(map(str, array.ravel())).encode()
         content = array.astype(kind).tobytes() if mode == "P5" else plain
-        (folder / f"{i}.pgm").write_bytes(f"{mode} {W} {H} {maximum}\n".encode() + content)
+        (folder / f"{i}.pgm").write_bytes(
+            f"{mode} {W} {H} {maximum}\n".encode() + content
+        )
     data = whole(folder)
     assert np.array_equal(data.values["train"], written)
     assert data.maximum == maximum
@@ -179,7 +181,8 @@ def test_palettes_of_grey_and_of_colour_together_are_colours(folder):
 
 
 @pytest.mark.parametrize(
-    ("mode", "suffix"), [("CMYK", ".jpg"), ("CMYK", ".tif"), ("YCbCr", ".tif"), ("LAB", ".tif")]
+    ("mode", "suffix"),
+    [("CMYK", ".jpg"), ("CMYK", ".tif"), ("YCbCr", ".tif"), ("LAB", ".tif")],
 )
 def test_other_colours_are_refused(folder, mode, suffix):
     Image.new(mode, (W, H)).save(folder / f"0{suffix}")
@@ -187,7 +190,9 @@ def test_other_colours_are_refused(folder, mode, suffix):
 
 
 @pytest.mark.parametrize(
-    ("colour", "planes"), [(2, 3), (4, 2), (6, 4)], ids=["colour", "grey, alpha", "colour, alpha"]
+    ("colour", "planes"),
+    [(2, 3), (4, 2), (6, 4)],
+    ids=["colour", "grey, alpha", "colour, alpha"],
 )
 def test_colours_of_sixteen_bits_are_refused(folder, rng, colour, planes):
     rows = rng.integers(0, 256, (H, W * planes * 2), dtype=np.uint8)
@@ -213,11 +218,17 @@ def test_planes_that_would_be_dropped_are_refused(folder, rng):
 
 def test_the_odd_one_out_is_named(folder, rng):
     save(folder, rng.integers(0, 256, (N, H, W), dtype=np.uint8), ".png")
-    Image.fromarray(rng.integers(0, 256, (H, W, 3), dtype=np.uint8)).save(folder / "03.png")
+    Image.fromarray(rng.integers(0, 256, (H, W, 3), dtype=np.uint8)).save(
+        folder / "03.png"
+    )
     refuses(folder, r"03\.png is colour.* but 00\.png is grey.* 5 of 6 images")
-    Image.fromarray(rng.integers(0, 256, (H, W)).astype(np.uint16)).save(folder / "03.png")
+    Image.fromarray(rng.integers(0, 256, (H, W)).astype(np.uint16)).save(
+        folder / "03.png"
+    )
     refuses(folder, r"03\.png is grey, 0 to 65535 but 00\.png is grey, 0 to 255")
-    Image.fromarray(rng.integers(0, 256, (W, H), dtype=np.uint8)).save(folder / "03.png")
+    Image.fromarray(rng.integers(0, 256, (W, H), dtype=np.uint8)).save(
+        folder / "03.png"
+    )
     refuses(folder, r"03\.png has 7 x 5 pixels .* but 00\.png has 5 x 7, as 5 of 6")
 
 

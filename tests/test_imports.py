@@ -52,7 +52,10 @@ def imports(path: Path) -> set[Path]:
     for node in ast.walk(ast.parse(path.read_text())):
         if not (isinstance(node, ast.ImportFrom) and node.module):
             continue
-        for place in [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]:
+        for place in [
+            node.module,
+            *(f"{node.module}.{alias.name}" for alias in node.names),
+        ]:
             package, *parts = place.split(".")
             if package == "pyro_vae" and parts:
                 module = PACKAGE.joinpath(*parts).with_suffix(".py")
@@ -64,12 +67,16 @@ def imports(path: Path) -> set[Path]:
 def test_imports_point_down():
     for path in sorted(PACKAGE.rglob("*.py")):
         for other in imports(path):
-            assert LEVEL[room_of(other)] <= LEVEL[room_of(path)], f"{path} imports {other}"
+            assert LEVEL[room_of(other)] <= LEVEL[room_of(path)], (
+                f"{path} imports {other}"
+            )
 
 
 def test_every_room_is_used_by_one_above():
     """A room that no import leads to would make the test above hold of nothing."""
-    entered = {room_of(other) for path in PACKAGE.rglob("*.py") for other in imports(path)}
+    entered = {
+        room_of(other) for path in PACKAGE.rglob("*.py") for other in imports(path)
+    }
     assert entered == LEVEL.keys() - {"programs"}
 
 
@@ -99,7 +106,9 @@ def test_names_and_modules_that_are_not_there():
 
 
 def in_a_new_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -118,7 +127,9 @@ def test_a_name_is_imported_when_it_is_used():
     )
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "compare", "encode", "impute"])
+@pytest.mark.parametrize(
+    "program", ["train", "evaluate", "sample", "compare", "encode", "impute"]
+)
 @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
 def test_a_program_answers_before_it_imports_torch(program, argument, code):
     out = in_a_new_process(
@@ -128,7 +139,9 @@ def test_a_program_answers_before_it_imports_torch(program, argument, code):
         f"except SystemExit as end: assert end.code == {code}, end.code\n"
         "assert not {'torch', 'pyro', 'numpy'} & set(sys.modules)\n"
     )
-    assert out.startswith(f"usage: python -m pyro_vae.{program}") == (argument == "--help")
+    assert out.startswith(f"usage: python -m pyro_vae.{program}") == (
+        argument == "--help"
+    )
 
 
 def test_choices_in_help_are_those_of_the_program():
@@ -149,7 +162,10 @@ def test_members_in_help_are_those_of_the_program(axis):
         fitted = FITTED.get(axis, ())
         defaults = [(a.name, a.default) for a in arguments if a.name not in fitted]
         texts = [
-            f"{k}={v.__name__.lower() if isinstance(v, type) else repr(v)}" for k, v in defaults
+            f"{k}={v.__name__.lower() if isinstance(v, type) else repr(v)}"
+            for k, v in defaults
         ]
-        calls[f"{name.lower()}({', '.join(texts)})"] = inspect.getdoc(cls).partition("\n")[0]
+        calls[f"{name.lower()}({', '.join(texts)})"] = inspect.getdoc(cls).partition(
+            "\n"
+        )[0]
     assert list(summaries(axis).items()) == list(calls.items())

@@ -41,7 +41,9 @@ def table(call, tmp_path_factory):
 def test_the_table_is_filled_in_and_else_as_it_was(table, call):
     said = call("impute", table / "run", *FEW, "--draws", 4)
     assert (said.code, said.err) == (0, "")
-    before, after = (pandas.read_csv(p) for p in (table / "x.csv", table / "run" / "imputed.csv"))
+    before, after = (
+        pandas.read_csv(p) for p in (table / "x.csv", table / "run" / "imputed.csv")
+    )
     assert list(after.columns) == list(before.columns)
     assert after.notna().all().all()
     seen = before.notna()
@@ -111,7 +113,9 @@ def test_a_run_without_missing_values_is_refused(call, tmp_path):
 def test_values_are_hidden_by_a_seed(tmp_path):
     x = np.arange(600.0).reshape(200, 3) ** 1.5
     file = written(tmp_path / "x.csv", x)
-    one, two, other = (load_data(file, hide=0.4, hide_seed=s, divide=False) for s in (0, 0, 1))
+    one, two, other = (
+        load_data(file, hide=0.4, hide_seed=s, divide=False) for s in (0, 0, 1)
+    )
     holes = one.values["all"].isnan()
     assert torch.equal(holes, two.values["all"].isnan())
     assert not torch.equal(holes, other.values["all"].isnan())
@@ -128,7 +132,10 @@ def test_what_was_hidden_is_known_under_a_bridge(binarize):
     likelihood = DiscretizedLogistic((8, 8)) if binarize is None else Bernoulli((8, 8))
     bridge = data.bridge(likelihood, binarize=binarize)
     for split in ("train", "test"):
-        x, whole = data.split(split, bridge).fixed()[:], data.whole_split(split, bridge)[:]
+        x, whole = (
+            data.split(split, bridge).fixed()[:],
+            data.whole_split(split, bridge)[:],
+        )
         seen = ~x.isnan()
         assert 0.69 < seen.double().mean() < 0.71
         assert torch.equal(x[seen], whole[seen].to(x))
@@ -149,7 +156,9 @@ def test_imputations_of_hidden_values_are_measured(tmp_path, call):
     file = written(tmp_path / "x.csv", x)
     hide = ("--missing", "keep", "--hide", 0.3, "--hide-seed", 2)
     run = trained(call, tmp_path / "run", "--dataset", file, *hide)
-    said = call("evaluate", run, *FEW, "--split", "train", "--ask", "impute(num_particles=200)")
+    said = call(
+        "evaluate", run, *FEW, "--split", "train", "--ask", "impute(num_particles=200)"
+    )
     assert (said.code, said.err) == (0, "")
     assert "log p(x_hidden | x_seen)" in said.out
     found = json.loads((run / "evaluation-train.json").read_text())["impute"]
@@ -182,9 +191,18 @@ def test_half_of_iris_is_imputed_as_in_the_literature(tmp_path):
         missing=True,
     )
     vae = build(spec)
-    fit(vae, holed_, epochs=1500, batch_size=16, objective=IWAE(num_particles=20), compile=False)
+    fit(
+        vae,
+        holed_,
+        epochs=1500,
+        batch_size=16,
+        objective=IWAE(num_particles=20),
+        compile=False,
+    )
     point = imputations(vae, holed_, num_particles=5000).point
-    error = ((point - whole) / whole.std(0, unbiased=False))[hidden].square().mean().item()
+    error = (
+        ((point - whole) / whole.std(0, unbiased=False))[hidden].square().mean().item()
+    )
     assert 0.44 < error < 0.52
 
 

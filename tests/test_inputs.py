@@ -52,7 +52,9 @@ def small(shape=(3,), likelihood=Gaussian, guide=MeanField, **options):
     torch.manual_seed(0)
     encoder = MLP(shape, hidden=(8,))
     decoder = MLP((2,), (likelihood(shape).channels, *shape), hidden=(8,))
-    return VAE(StandardNormal(2), decoder, likelihood(shape), guide(encoder, 2, **options))
+    return VAE(
+        StandardNormal(2), decoder, likelihood(shape), guide(encoder, 2, **options)
+    )
 
 
 class Pairs(Dataset):
@@ -107,7 +109,9 @@ def test_fit_learns_the_same_from_every_way_in(way):
     def trained(data):
         vae = small()
         torch.manual_seed(2)
-        return fit(vae, data, epochs=2, batch_size=16, validation=data)[-1].validation_elbo
+        return fit(vae, data, epochs=2, batch_size=16, validation=data)[
+            -1
+        ].validation_elbo
 
     assert trained(WAYS[way]) == trained(torch.from_numpy(REALS))
 
@@ -120,7 +124,9 @@ def test_the_other_questions_take_a_table():
     assert len(inference_gaps(vae, few, **options).amortisation) == 4
     assert len(anomaly_scores(vae, few, few, **options)) == 4
     assert latent_health(vae.model, vae.guide, few).num_data == 4
-    chains = annealed_importance_sampling(vae.model, few, num_chains=2, num_temperatures=5)
+    chains = annealed_importance_sampling(
+        vae.model, few, num_chains=2, num_temperatures=5
+    )
     assert len(chains.values) == 4
 
 
@@ -131,11 +137,15 @@ def test_the_verbs_of_a_vae_take_arrays():
     assert vae.reconstruct(REALS).shape == x.shape
     z = np.zeros((4, 2))
     assert torch.equal(vae.decode(z).mean, vae.decode(torch.zeros(4, 2)).mean)
-    with pytest.raises(InputError, match=r"z has shape \(4, 3\) and the model takes \(\.\.\., 2\)"):
+    with pytest.raises(
+        InputError, match=r"z has shape \(4, 3\) and the model takes \(\.\.\., 2\)"
+    ):
         vae.decode(torch.zeros(4, 3))
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.half])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.half]
+)
 def test_bits_of_any_type_are_bits(dtype):
     vae, bits = small((8,), Bernoulli), torch.rand(20, 8).round()
 
@@ -188,8 +198,14 @@ NO_DATA = {
     "nothing": (None, "NoneType"),
     "empty": (REALS[:0], "there are no data"),
     "texts": (pd.DataFrame({"a": [1.0], "b": ["x"], "c": [2.0]}), "column 'b' of x"),
-    "gap": (pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, None], "c": [1.0, 2.0]}), "row 1"),
-    "ragged": ([[1.0, 2.0, 3.0], [1.0]], "not numbers of one shape|no array of numbers"),
+    "gap": (
+        pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, None], "c": [1.0, 2.0]}),
+        "row 1",
+    ),
+    "ragged": (
+        [[1.0, 2.0, 3.0], [1.0]],
+        "not numbers of one shape|no array of numbers",
+    ),
     "complex": (REALS + 1j, "complex"),
     "times": (np.zeros((4, 3), "datetime64[s]"), "datetime64"),
     "nan": (np.where(np.arange(40)[:, None] == 7, np.nan, REALS), "datum 7"),
@@ -237,7 +253,9 @@ def test_a_pair_of_functions_gets_its_tensors_as_they_are(dtype):
 def test_the_likelihood_sees_every_datum():
     vae, x = small((8,), Bernoulli), torch.rand(3000, 8).round()
     x[2500] = 0.37
-    with pytest.raises(InputError, match=r"bits \(0 or 1\); datum 2500 \(counted from 0\)"):
+    with pytest.raises(
+        InputError, match=r"bits \(0 or 1\); datum 2500 \(counted from 0\)"
+    ):
         fit(vae, x, epochs=1)
     items = TensorDataset(x)
     with pytest.raises(InputError, match="datum 2500"):
@@ -247,7 +265,9 @@ def test_the_likelihood_sees_every_datum():
 @pytest.mark.parametrize("offset", [1e5, 1.6e9])
 def test_reals_that_float32_cannot_tell_apart(offset):
     x = offset + torch.randn(100, 3, dtype=torch.float64)
-    with pytest.raises(InputError, match=r"element \(0\) of data lies around .* vae.double\(\)"):
+    with pytest.raises(
+        InputError, match=r"element \(0\) of data lies around .* vae.double\(\)"
+    ):
         fit(small(), x, epochs=1)
     exact = small().double()
     fit(exact, x, epochs=1)
@@ -265,7 +285,9 @@ def _pair(vae):
     return vae.model, vae.guide
 
 
-@pytest.mark.filterwarnings("ignore:collapsed:pyro_vae.TrainingWarning")  # which is right here
+@pytest.mark.filterwarnings(
+    "ignore:collapsed:pyro_vae.TrainingWarning"
+)  # which is right here
 def test_an_unscaled_table_is_learned():
     """Independent columns on scales of their own: the best density is a normal one for each."""
     scales = torch.tensor([1e-3, 1.0, 1e5])
@@ -281,7 +303,9 @@ def test_an_unscaled_table_is_learned():
 
 def same(vae, weights):
     """Whether these are the weights, but for a step of 1e-30 from those that are zero."""
-    return all(torch.allclose(v, weights[k], atol=1e-20) for k, v in vae.state_dict().items())
+    return all(
+        torch.allclose(v, weights[k], atol=1e-20) for k, v in vae.state_dict().items()
+    )
 
 
 def test_weights_are_set_from_the_data_once_and_only_when_fresh():
@@ -354,8 +378,14 @@ def test_start_is_what_the_training_program_does():
 LATTICES = {
     "bytes / 255": (torch.randint(0, 256, (200, 4, 4)) / 255, "the images: .*step"),
     "whole numbers": (torch.randint(0, 100, (200, 3)), r"columns 0, 1, 2 .*step \(1\)"),
-    "one-hot": (torch.cat([torch.randn(200, 2), torch.eye(2).repeat(100, 1)], 1), "columns 2, 3"),
-    "constant": (torch.cat([torch.randn(200, 2), torch.full((200, 1), 0.3)], 1), "column 2 .* one"),
+    "one-hot": (
+        torch.cat([torch.randn(200, 2), torch.eye(2).repeat(100, 1)], 1),
+        "columns 2, 3",
+    ),
+    "constant": (
+        torch.cat([torch.randn(200, 2), torch.full((200, 1), 0.3)], 1),
+        "column 2 .* one",
+    ),
 }
 
 
@@ -386,7 +416,9 @@ def test_encoders_of_reals_count_in_standard_units(guide):
     vae.start(x)
     units = vae.guide.encoder.standardise(x)
     torch.testing.assert_close(units.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(units.std(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        units.std(0, correction=0), torch.ones(3), atol=1e-3, rtol=0
+    )
 
 
 def test_an_encoder_of_ones_own_is_standardised_too():

@@ -46,7 +46,9 @@ def assert_whole(folder):
                 json.loads(path.read_text())
             case ".npz" | ".npy":
                 loaded = np.load(path)
-                assert path.suffix == ".npy" or all(loaded[k].size for k in loaded.files)
+                assert path.suffix == ".npy" or all(
+                    loaded[k].size for k in loaded.files
+                )
             case ".png":
                 with Image.open(path) as image:
                     image.load()
@@ -72,7 +74,9 @@ class Disk:
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(call, whole, monkeypatch):
-    disk = Disk(monkeypatch, lambda name: len(disk.refused) < 2 and name == "best.safetensors")
+    disk = Disk(
+        monkeypatch, lambda name: len(disk.refused) < 2 and name == "best.safetensors"
+    )
     said = call("train", "--epochs", 3, *TINY, "--output", "run")
     assert (said.code, said.err) == (0, "")
     assert said.out.count("No space left on device") == 1
@@ -87,12 +91,19 @@ def test_a_disk_that_stays_full_keeps_the_checkpoint_before(call, whole, monkeyp
     seen = []
     with monkeypatch.context() as patch:
         Disk(
-            patch, lambda name: name == "last.safetensors" and (seen.append(name) or len(seen) > 1)
+            patch,
+            lambda name: (
+                name == "last.safetensors" and (seen.append(name) or len(seen) > 1)
+            ),
         )
         said = call("train", "--epochs", 3, *TINY, "--output", "run")
     assert said.code == 2
     assert len(said.err.splitlines()) == 1
-    mentions(said.err, "run/last.safetensors: No space left on device", "--resume goes on from")
+    mentions(
+        said.err,
+        "run/last.safetensors: No space left on device",
+        "--resume goes on from",
+    )
     assert_whole(Path("run"))
     assert call("train", "--resume", "run").code == 0
     assert same(weights(Path("run")), weights(whole))
@@ -129,7 +140,9 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_something(
     (run / "notes.txt").write_text("mine")
     before = contents(run)
     if failure == "options":
-        said = call("train", *TINY, "--output", run, "--overwrite", "--schedule", "nonsense")
+        said = call(
+            "train", *TINY, "--output", run, "--overwrite", "--schedule", "nonsense"
+        )
     else:
         options = ("--optimizer", "sgd", "--learning-rate", 1e8, "--epochs", 2)
         said = call("train", *TINY, *options, "--output", run, "--overwrite")
@@ -180,7 +193,9 @@ def test_a_figure_that_fails_costs_no_run(call, monkeypatch):
         said = call("train", "--epochs", 1, *TINY, "--output", "run")
     assert said.code == 2
     assert len(said.err.splitlines()) == 1
-    mentions(said.err, "training is done and saved in run", "reconstructions.png", "a label")
+    mentions(
+        said.err, "training is done and saved in run", "reconstructions.png", "a label"
+    )
     figures = {p.stem for p in Path("run/figures").iterdir()}
     assert figures == {"learning_curves", "prior_samples"}
     assert call("train", "--resume", "run").code == 0
@@ -192,7 +207,9 @@ def test_one_process_at_a_time_trains_a_run(call, run):
         "import sys, time\nfrom pathlib import Path\nfrom pyro_vae.foundation.files import locked\n"
         "with locked(Path('run')):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "held\n"
         before = contents(run)
@@ -221,18 +238,24 @@ def test_a_run_that_was_killed_before_it_wrote_anything_is_started_again(call):
     assert_whole(Path("run"))
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "encode", "compare"])
+@pytest.mark.parametrize(
+    "program", ["train", "evaluate", "sample", "encode", "compare"]
+)
 @pytest.mark.parametrize(
     "number",
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
     ids=["Ctrl-C", "kill"],
 )
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs to see what is imported")
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="needs to see what is imported"
+)
 def test_an_interrupt_in_the_first_moments(start, tmp_path, program, number):
     """While libraries are imported, where exceptions come out as others."""
     runs = {"train": 0, "compare": 2}.get(program, 1)
     process = start(tmp_path, f"pyro_vae.{program}", *["run"] * runs)
-    while "multiarray" not in Path(f"/proc/{process.pid}/maps").read_text():  # of NumPy, the first
+    while (
+        "multiarray" not in Path(f"/proc/{process.pid}/maps").read_text()
+    ):  # of NumPy, the first
         assert process.poll() is None
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -288,7 +311,9 @@ def test_halves_of_two_evaluations_are_refused(call, run):
     seeded = next(run.glob("evaluation-*seed1*.npz"))
     with np.load(run / "evaluation.npz") as mine, np.load(seeded) as theirs:
         halves = {name: mine[name] for name in mine.files}
-        halves["standard_errors"] = theirs["standard_errors"]  # the mean alone would not tell
+        halves["standard_errors"] = theirs[
+            "standard_errors"
+        ]  # the mean alone would not tell
     np.savez(run / "evaluation.npz", **halves)
     said = call("compare", run, other)
     assert said.code == 2
@@ -299,7 +324,15 @@ def test_halves_of_two_evaluations_are_refused(call, run):
 @pytest.mark.parametrize(
     "command",
     [
-        ("evaluate", "run", "--num-particles", 200, "--report", "--netcdf", "run/out.nc"),
+        (
+            "evaluate",
+            "run",
+            "--num-particles",
+            200,
+            "--report",
+            "--netcdf",
+            "run/out.nc",
+        ),
         ("sample", "run"),
         ("encode", "run"),
     ],
@@ -319,7 +352,9 @@ def test_programs_that_are_killed_at_any_moment(start, call, run, tmp_path, comm
         process.communicate()
         for left in tmp_path.rglob(f"{MARK}*"):
             assert left.is_dir()
-            shutil.rmtree(left)  # the next call does so in the folders that it writes to
+            shutil.rmtree(
+                left
+            )  # the next call does so in the folders that it writes to
         assert_whole(tmp_path)
     assert call(*command).code == 0
     assert_whole(tmp_path)

@@ -40,10 +40,18 @@ def arrays(tmp_path):
         ),
         ("y.txt", ("# kinds\n" + "\n".join(KINDS)).encode("utf-8-sig"), KINDS),
         ("y.csv", "kind\n" + "\n".join(KINDS), KINDS),
-        ("y.csv", ",kind\n" + "\n".join(f"{i},{k}" for i, k in enumerate(KINDS)), KINDS),
+        (
+            "y.csv",
+            ",kind\n" + "\n".join(f"{i},{k}" for i, k in enumerate(KINDS)),
+            KINDS,
+        ),
         ("y.csv", "\n".join(f"{i + 1};{k}" for i, k in enumerate(KINDS)), KINDS),
         ("y.txt", "\n".join(map(str, range(12))), list(range(12))),
-        ("y.csv", "\n".join(f"{i:03}" for i in range(12)), [f"{i:03}" for i in range(12)]),
+        (
+            "y.csv",
+            "\n".join(f"{i:03}" for i in range(12)),
+            [f"{i:03}" for i in range(12)],
+        ),
         ("y.npy", np.arange(12), list(range(12))),
         ("y.npy", np.arange(12.0)[:, None], list(range(12))),
         ("y.npy", np.eye(3)[np.arange(12) % 3], [0, 1, 2] * 4),
@@ -62,8 +70,16 @@ def test_a_label_for_each_datum(arrays, name, content, expected):
     [
         ("y.txt", "\n".join(KINDS[1:]), "11 labels, but there are 12 data"),
         ("y.txt", "", "0 labels"),
-        ("y.csv", "\n".join(f"{i},{k},{k}" for i, k in enumerate(KINDS)), "3 cells in each line"),
-        ("y.csv", "\n".join(f"r{i},{k}" for i, k in enumerate(KINDS)), "no names to match.*--id"),
+        (
+            "y.csv",
+            "\n".join(f"{i},{k},{k}" for i, k in enumerate(KINDS)),
+            "3 cells in each line",
+        ),
+        (
+            "y.csv",
+            "\n".join(f"r{i},{k}" for i, k in enumerate(KINDS)),
+            "no names to match.*--id",
+        ),
         ("y.npy", np.zeros((12, 2)), r"shape \(12, 2\)"),
         ("y.npy", np.array(3), r"shape \(\)"),
         ("y.npy", np.zeros(12, complex), "complex128.*numbers or texts"),
@@ -86,7 +102,9 @@ def folder(tmp_path):
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.full((4, 4), 20 * i, np.uint8)).save(path)
         (tmp_path / "y.csv").write_text(content)
-        data = load_data(str(tmp_path / "images"), labels=str(tmp_path / "y.csv"), **WHOLE)
+        data = load_data(
+            str(tmp_path / "images"), labels=str(tmp_path / "y.csv"), **WHOLE
+        )
         greys = [int(image.flatten()[0]) // 20 for image in data.values["train"]]
         return data, {
             names[grey]: label
@@ -107,7 +125,8 @@ NAMES = [f"{i}.png" for i in range(12)]
         "\n".join(f"{name};{i}" for i, name in reversed(list(enumerate(NAMES)))),
         "\n".join(f"{name}\t{i}" for i, name in enumerate(NAMES)),
         "\n".join(f"{name} {i}" for i, name in enumerate(NAMES)),
-        "id,label\n" + "\n".join(f"{i},{i}" for i in range(12)),  # names without their suffix
+        "id,label\n"
+        + "\n".join(f"{i},{i}" for i in range(12)),  # names without their suffix
         "\n".join(f"./{name},{i}" for i, name in enumerate(NAMES)) + "\nother.png,3",
     ],
 )
@@ -127,14 +146,19 @@ def test_labels_without_names_for_files_of_certain_order(folder):
     names = [f"{i:02}.png" for i in range(12)]
     data, labels = folder(names, "\n".join(map(str, range(12))))
     assert labels == {name: i for i, name in enumerate(names)}
-    assert any("order of the names of the files: 00.png, 01.png" in note for note in data.notes)
+    assert any(
+        "order of the names of the files: 00.png, 01.png" in note for note in data.notes
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("\n".join(f"{name},1" for name in NAMES[1:]), r"no label for '0\.png'"),
-        ("\n".join(f"{name},1" for name in NAMES[2:]), r"no label for '0\.png' and 1 others"),
+        (
+            "\n".join(f"{name},1" for name in NAMES[2:]),
+            r"no label for '0\.png' and 1 others",
+        ),
         ("\n".join(f"{name},1" for name in [*NAMES, "3.png"]), r"'3\.png' twice"),
         ("\n".join(f"{name},1" for name in [*NAMES, "3"]), r"'3\.png' twice"),
     ],

@@ -50,19 +50,27 @@ def test_activity_and_kl_of_an_exact_posterior():
     x = truth.sample(2000)
     health = latent_health(*truth.pair, x, draws=10)
     expected = torch.cov((x @ truth.gain.T).T).diagonal()
-    torch.testing.assert_close(health.activity, expected, rtol=0, atol=4 / 50 / 2000**0.5 + 2e-3)
+    torch.testing.assert_close(
+        health.activity, expected, rtol=0, atol=4 / 50 / 2000**0.5 + 2e-3
+    )
     assert (health.active_units, health.active_interval) == (3, (3, 3))
     means, covariance = (x - truth.b) @ truth.gain.T, truth.posterior_covariance
     kl = 0.5 * (means.square().sum(1) + covariance.trace() - 3 - covariance.logdet())
-    assert health.kl.mean == pytest.approx(kl.mean().item(), abs=4 * math.sqrt(3 / 20_000))
-    assert health.kl.data_standard_error == pytest.approx((kl.std() / 2000**0.5).item(), rel=0.1)
+    assert health.kl.mean == pytest.approx(
+        kl.mean().item(), abs=4 * math.sqrt(3 / 20_000)
+    )
+    assert health.kl.data_standard_error == pytest.approx(
+        (kl.std() / 2000**0.5).item(), rel=0.1
+    )
     assert health.kl_per_dimension is None  # the posterior is correlated
 
 
 def test_health_and_activity_agree():
     vae, x = small(n=500)
     health = latent_health(vae.model, vae.guide, x)
-    torch.testing.assert_close(health.activity, activity(vae.guide, x)["z"], rtol=0.2, atol=0.03)
+    torch.testing.assert_close(
+        health.activity, activity(vae.guide, x)["z"], rtol=0.2, atol=0.03
+    )
 
 
 def test_kl_per_dimension():
@@ -87,12 +95,18 @@ def test_mutual_information_of_a_linear_gaussian_model():
         )
         lower.append(health.mutual_information.mean)
         upper.append(health.mutual_information_upper)
-        assert -4 * health.aggregated_kl.data_standard_error < health.aggregated_kl.mean < 0.08
+        assert (
+            -4 * health.aggregated_kl.data_standard_error
+            < health.aggregated_kl.mean
+            < 0.08
+        )
         assert information < health.bound - 2
         assert not health.saturated
     lower, upper, scores = torch.tensor([lower, upper, scores])
     error = (lower.std() / 20**0.5).item()
-    assert lower.mean().item() - 3 * error < information < upper.mean().item() + 3 * error
+    assert (
+        lower.mean().item() - 3 * error < information < upper.mean().item() + 3 * error
+    )
     assert (upper - lower).mean() < 0.1
     assert scores.abs().max() < 4
     assert 0.6 < scores.std().item() < 1.5
@@ -109,7 +123,9 @@ def test_the_mixture_equals_brute_force(guide, monkeypatch):
         with torch.no_grad(), pyro.validation_enabled(False):
             posteriors = latents._posteriors(vae.model, vae.guide, Call(x), 3, memory)
             if guide.startswith("mixture"):
-                log_q = everything.log_prob(posteriors.z[:, :, None]).logsumexp(-1) - math.log(30)
+                log_q = everything.log_prob(posteriors.z[:, :, None]).logsumexp(
+                    -1
+                ) - math.log(30)
             else:
                 log_q = MixtureSameFamily(
                     Categorical(torch.ones(30).double()), everything
@@ -119,8 +135,12 @@ def test_the_mixture_equals_brute_force(guide, monkeypatch):
         health = latent_health(vae.model, vae.guide, x, draws=3, memory=memory)
         information, error, _ = health.mutual_information
         assert information == pytest.approx(expected.mean().item(), abs=1e-10)
-        assert error == pytest.approx((expected.mean(0).std() / 30**0.5).item(), abs=1e-10)
-        assert health.kl.mean == pytest.approx(information + health.aggregated_kl.mean, abs=1e-10)
+        assert error == pytest.approx(
+            (expected.mean(0).std() / 30**0.5).item(), abs=1e-10
+        )
+        assert health.kl.mean == pytest.approx(
+            information + health.aggregated_kl.mean, abs=1e-10
+        )
 
 
 def test_a_prior_made_of_the_data_is_the_aggregated_posterior():
@@ -155,7 +175,9 @@ def test_counts_over_resampled_data():
     resampled.add(moments.add(means))
     counts = resampled.counts()
     torch.manual_seed(2)
-    index = torch.cat([torch.randint(40, (min(7, 50 - i), 40)) for i in range(0, 50, 7)])
+    index = torch.cat(
+        [torch.randint(40, (min(7, 50 - i), 40)) for i in range(0, 50, 7)]
+    )
     expected = torch.stack([(covariance(means[:, i]) > 0.01).sum() for i in index])
     assert counts.tolist() == expected.tolist()
     torch.testing.assert_close(moments.covariance(), covariance(means))
@@ -187,7 +209,9 @@ def test_chunks_of_data_are_resampled_as_one():
 def test_memory_of_the_first_looks_does_not_grow_with_the_draws():
     vae, x = small(n=50)
     torch.manual_seed(1)
-    many = latent_health(vae.model, vae.guide, x, draws=4000, mixture_size=2, memory=2**16)
+    many = latent_health(
+        vae.model, vae.guide, x, draws=4000, mixture_size=2, memory=2**16
+    )
     q, p = vae.encode(x), vae.model.prior()
     expected = torch.distributions.kl_divergence(q.base_dist, p.base_dist).sum(1)
     assert many.kl.mean == pytest.approx(expected.mean().item(), abs=0.02)
@@ -198,14 +222,20 @@ def test_data_without_a_finite_posterior_are_named_and_left_out():
     pair = linear([0.9, 0.5])
     torch.manual_seed(0)
     x = torch.randn(60, 2).double()
-    wild = torch.cat([x[:10], x.new_full((1, 2), 1e200), x[10:], x.new_full((1, 2), 1e300)])
+    wild = torch.cat(
+        [x[:10], x.new_full((1, 2), 1e200), x[10:], x.new_full((1, 2), 1e300)]
+    )
     calm, found = latent_health(*pair, x), latent_health(*pair, wild)
     assert found.left_out == (10, 61)
-    assert "without datum 10, 61 (counted from 0), whose q(z|x) is not finite" in str(found)
+    assert "without datum 10, 61 (counted from 0), whose q(z|x) is not finite" in str(
+        found
+    )
     assert (found.num_data, found.mixture_size) == (60, 60)
     for name in ("kl", "mutual_information", "aggregated_kl"):
         ours, theirs = getattr(found, name), getattr(calm, name)
-        assert ours.mean == pytest.approx(theirs.mean, abs=4 * theirs.data_standard_error)
+        assert ours.mean == pytest.approx(
+            theirs.mean, abs=4 * theirs.data_standard_error
+        )
     torch.testing.assert_close(found.activity, calm.activity, rtol=0.05, atol=0.01)
     with pytest.raises(InputError, match="0 of 2 data have a finite KL"):
         latent_health(*pair, wild[[10, 61]])
@@ -214,7 +244,9 @@ def test_data_without_a_finite_posterior_are_named_and_left_out():
 @pytest.mark.parametrize("name", ["draws", "mixture_size", "bootstrap", "memory"])
 def test_sizes_beyond_all_bounds(name):
     vae, x = small()
-    with pytest.raises(InputError, match=f"{name}=100000000000000000000 of latent_health"):
+    with pytest.raises(
+        InputError, match=f"{name}=100000000000000000000 of latent_health"
+    ):
         latent_health(vae.model, vae.guide, x, **{name: 10**20})
 
 
@@ -240,7 +272,9 @@ def test_other_ways_of_collapse():
 
 
 def test_idle_latents_are_no_alarm():
-    health = latent_health(*linear([0.9, 0.0, 0.0, 0.0], scale=0.44), torch.randn(300, 4).double())
+    health = latent_health(
+        *linear([0.9, 0.0, 0.0, 0.0], scale=0.44), torch.randn(300, 4).double()
+    )
     assert not health.collapsed
     assert health.verdict().startswith("1 of 4 latents are active and z carries 0.")
 
@@ -251,7 +285,10 @@ def test_the_most_that_the_data_can_show():
     assert health.saturated
     assert health.bound == pytest.approx(math.log(100))
     assert health.mutual_information.mean == pytest.approx(math.log(100), abs=0.01)
-    assert health.mutual_information_upper > -0.5 * truth.posterior_covariance.logdet().item()
+    assert (
+        health.mutual_information_upper
+        > -0.5 * truth.posterior_covariance.logdet().item()
+    )
     assert "at most 4.61" in health.verdict()
     assert "lower bound" in health.verdict()
     assert "or less, for the information is near its bound" in str(health)
@@ -264,7 +301,9 @@ def test_every_guide(name):
     assert health.kl.mean == pytest.approx(
         health.mutual_information.mean + health.aggregated_kl.mean
     )
-    assert health.mutual_information.mean < min(health.bound, health.mutual_information_upper)
+    assert health.mutual_information.mean < min(
+        health.bound, health.mutual_information_upper
+    )
     assert (health.num_data, health.mixture_size) == (20, 20)
 
 
@@ -369,6 +408,8 @@ def test_the_figure_shows_the_most_active(latent_dim, shown):
     figure = plots.aggregated_posterior(z, prior, by)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     order = by.argsort(descending=True)[:shown].tolist()
-    assert [axes.get_title().split(",")[0] for axes in panels] == [f"z[{d}]" for d in order]
+    assert [axes.get_title().split(",")[0] for axes in panels] == [
+        f"z[{d}]" for d in order
+    ]
     assert ("12 most active of 14" in figure.get_suptitle()) == (latent_dim == 14)
     figure.canvas.draw()

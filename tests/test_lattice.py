@@ -24,7 +24,16 @@ BYTES[0, 0] = 0, 255, 0, 255
 LEVELS = RNG.integers(0, 17, (300, 4, 4))
 NORMAL = RNG.normal(size=(600, 2))
 TINY = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--compile", "no")
-QUICK = ("--network", "linear", "--latent-dim", 1, "--learning-rate", 0.1, "--batch-size", 50)
+QUICK = (
+    "--network",
+    "linear",
+    "--latent-dim",
+    1,
+    "--learning-rate",
+    0.1,
+    "--batch-size",
+    50,
+)
 ELEMENT = ("--likelihood", "gaussian(scale='element')")
 SINGLE, DOUBLE = np.float32, np.float64
 
@@ -54,9 +63,16 @@ def test_a_lattice_is_found_through_rounding(k, origin, step, dtype):
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 def test_reals_lie_on_no_lattice(dtype):
     for n in (5, 20, 1000, 10_000):
-        for values in (RNG.normal(size=n), RNG.uniform(size=n), 1e5 + RNG.normal(size=n)):
+        for values in (
+            RNG.normal(size=n),
+            RNG.uniform(size=n),
+            1e5 + RNG.normal(size=n),
+        ):
             assert (
-                lattice(np.unique(values.astype(dtype)).astype(float), np.finfo(dtype).eps) is None
+                lattice(
+                    np.unique(values.astype(dtype)).astype(float), np.finfo(dtype).eps
+                )
+                is None
             )
 
 
@@ -90,7 +106,9 @@ def test_grey_levels_in_another_spelling_are_grey_levels(stored, spelled):
     bridge = data.bridge(parse("likelihood", "discretizedlogistic")(data.shape))
     train = data.split("train", bridge)[:].reshape(-1, 4, 4)
     assert torch.equal(train, stored(BYTES).values["train"].float())
-    with pytest.raises(InputError, match=r"grey levels.*(stored - |accepts reals).*--dequantize"):
+    with pytest.raises(
+        InputError, match=r"grey levels.*(stored - |accepts reals).*--dequantize"
+    ):
         data.bridge(gaussian(data.shape))
     noisy = data.split("test", data.bridge(gaussian(data.shape), dequantize=True))
     plain = stored(BYTES)
@@ -118,12 +136,18 @@ def test_the_word_of_the_user_goes_before_two_values(stored):
 WHOLE = RNG.integers(18, 90, 600)
 TABLES = {
     "bits": (NORMAL[:, 0] > 0, "whole multiples of a step .1. in column 2"),
-    "one-hot, standardised": ((RNG.random(600) < 0.3) * 2.18 - 0.65, "step .2.18. in column 2"),
+    "one-hot, standardised": (
+        (RNG.random(600) < 0.3) * 2.18 - 0.65,
+        "step .2.18. in column 2",
+    ),
     "whole": (WHOLE, "step .1. in column 2"),
     "whole in single": (WHOLE.astype(SINGLE), "step .1. in column 2"),
     "ratings": ((RNG.integers(1, 6, 600) - 3.1) / 1.37, "step .0.729927. in column 2"),
     "constant": (np.full(600, 0.3), "one value in all data of column 2"),
-    "doses": (np.array([0.013, 1.7, 2.9])[RNG.integers(0, 3, 600)], "only 3 different values"),
+    "doses": (
+        np.array([0.013, 1.7, 2.9])[RNG.integers(0, 3, 600)],
+        "only 3 different values",
+    ),
     "prices": (
         np.array([9.99, 15.0, 24.95, 99.9])[RNG.integers(0, 4, 600)],
         "only 4 different values in column 2",
@@ -190,18 +214,25 @@ def test_a_rounded_measurement_has_a_least_scale(stored, name, scale):
     p = member.double()(h.double()[None])
     places = torch.arange(-20_000, 20_001).double()[:, None].expand(-1, 2) * 0.1
     masses = (p.base_dist.log_prob(places).exp() * 0.1).sum(0)
-    assert masses.tolist() == pytest.approx([1, 1], abs=0.01 if name == "gaussian" else 0.25)
+    assert masses.tolist() == pytest.approx(
+        [1, 1], abs=0.01 if name == "gaussian" else 0.25
+    )
 
 
 def test_each_channel_has_its_own_spelling(stored):
     """As torchvision's `Normalize` leaves images."""
     k = RNG.integers(0, 256, (50, 3, 6, 6))
     k[0, :, 0, :2] = 0, 255
-    mean, std = (np.array(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        np.array(v)[:, None, None]
+        for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     data = stored(((k / 255 - mean) / std).astype(SINGLE))
     assert (data.representation, data.maximum) == (R.LEVELS, 255)
     bridge = data.bridge(parse("likelihood", "discretizedlogistic")((3, 6, 6)))
-    assert torch.equal(data.split("train", bridge)[:], stored(k).values["train"].float())
+    assert torch.equal(
+        data.split("train", bridge)[:], stored(k).values["train"].float()
+    )
     one = data.split("train", bridge)[:1]
     torch.testing.assert_close(bridge.inverse(one).float(), data.values["train"][:1])
 
@@ -219,7 +250,14 @@ def of(call, train):
     def run(array, *options, epochs=12):
         np.save("x.npy", array)
         made = train(
-            "run", "--dataset", "x.npy", "--overwrite", "--epochs", epochs, *QUICK, *options
+            "run",
+            "--dataset",
+            "x.npy",
+            "--overwrite",
+            "--epochs",
+            epochs,
+            *QUICK,
+            *options,
         )
         return (*evaluation(call, made), made)
 
@@ -237,7 +275,9 @@ def test_log_p_does_not_depend_on_an_offset(of):
         assert there == pytest.approx(here, abs=2e-3)
     for unit in (1e-42, 1e300):
         s, _, run = of(NORMAL * unit, *ELEMENT)
-        assert s["log_marginal"]["mean"] == pytest.approx(here - 2 * math.log(unit), abs=2e-3)
+        assert s["log_marginal"]["mean"] == pytest.approx(
+            here - 2 * math.log(unit), abs=2e-3
+        )
         assert s["elbo"]["mean"] < s["log_marginal"]["mean"]
     last = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
     assert float(last[1]) == pytest.approx(here - 2 * math.log(unit), abs=0.5)
@@ -262,14 +302,18 @@ def test_samples_are_in_the_units_of_the_data(of, call):
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_bits_of_whole_columns_with_steps_of_their_own(of):
     """Uniform on 100 x 200,000: 12.13 bits a dimension; a Gaussian with its moments costs 0.254 more."""
-    table = np.column_stack([RNG.integers(0, 100, 1500), 10 * RNG.integers(0, 200_000, 1500)])
+    table = np.column_stack(
+        [RNG.integers(0, 100, 1500), 10 * RNG.integers(0, 200_000, 1500)]
+    )
     s, _, _ = of(table, *ELEMENT, "--dequantize")
     truth = (math.log2(100) + math.log2(200_000)) / 2
     gap = math.log2(2 * math.pi * math.e / 12) / 2
     bits = s["bits_per_dimension"]
     assert truth - 0.02 < bits < truth + gap + 0.05
     assert s["bits_per_dimension_of"] == "steps of each column"
-    nats = -2 * bits * math.log(2) - math.log(10)  # a density over numbers whose step is 10
+    nats = -2 * bits * math.log(2) - math.log(
+        10
+    )  # a density over numbers whose step is 10
     assert s["log_marginal"]["mean"] == pytest.approx(nats, abs=1e-4)
 
 
@@ -293,7 +337,9 @@ def test_a_wild_test_row_is_named(call, train, wild):
     test[17] = wild
     np.savez("x.npz", train=RNG.normal(size=(300, 3)), test=test)
     said = call("train", "--dataset", "x.npz", "--output", "run", "--epochs", 2, *TINY)
-    assert re.search(r"read +test data: column [012] .counted from 0.: .* in row 17", said.out)
+    assert re.search(
+        r"read +test data: column [012] .counted from 0.: .* in row 17", said.out
+    )
     s, out = evaluation(call, Path("run"))
     assert [w["row"] for w in s["wild"]] == [17]
     assert "Row 17 of the data has" in out
@@ -336,9 +382,13 @@ def test_a_table_names_its_columns(refused, call):
     sentence = refused("train", "--dataset", "x.csv", "--drop", "unit")
     assert "step (1) in column is male" in sentence
     assert "--drop 'is male'" in sentence
-    said = call("train", "--dataset", "x.csv", "--drop", "unit,is male", "--dry-run", *TINY)
+    said = call(
+        "train", "--dataset", "x.csv", "--drop", "unit,is male", "--dry-run", *TINY
+    )
     assert (said.code, said.err) == (0, "")
-    assert "Gaussian(scale='element'), because the data are reals in columns" in said.out
+    assert (
+        "Gaussian(scale='element'), because the data are reals in columns" in said.out
+    )
 
 
 @pytest.mark.usefixtures("in_a_folder_of_its_own")

@@ -31,7 +31,10 @@ from pyro_vae import (
 )
 from pyro_vae.data.inputs import Call
 from pyro_vae.evaluation.adaptive import log_marginal_adaptive
-from pyro_vae.evaluation.annealing import annealed_importance_sampling, bidirectional_monte_carlo
+from pyro_vae.evaluation.annealing import (
+    annealed_importance_sampling,
+    bidirectional_monte_carlo,
+)
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.refinement import log_marginal_refined, refine
 from pyro_vae.inference.scores import Flat, draw, score, simulate
@@ -66,10 +69,14 @@ def test_scores_are_those_of_the_joint_normal(sizes):
     joint = torch.distributions.MultivariateNormal(
         torch.zeros(len(levels.covariance)).double(), levels.covariance
     )
-    rows = torch.cat([*(values[name] for name in levels.names), x.expand(7, *x.shape)], -1)
+    rows = torch.cat(
+        [*(values[name] for name in levels.names), x.expand(7, *x.shape)], -1
+    )
     p, q = score(model, call, values), score(guide, call, values)
     torch.testing.assert_close(p.joint, joint.log_prob(rows))
-    torch.testing.assert_close(p.joint - q.joint, levels.marginal.log_prob(x).expand(7, -1))
+    torch.testing.assert_close(
+        p.joint - q.joint, levels.marginal.log_prob(x).expand(7, -1)
+    )
     assert torch.equal(q.latent, q.joint)
 
 
@@ -79,7 +86,9 @@ def test_draws_of_a_model_are_those_of_its_prior(sizes):
     flat = Flat(model, Call(x))
     z = flat.vector(draw(model, Call(x), 4000)).flatten(0, 1)
     d = sum(sizes)
-    torch.testing.assert_close(z.T.cov(), levels.covariance[:d, :d], rtol=0.06, atol=0.06)
+    torch.testing.assert_close(
+        z.T.cov(), levels.covariance[:d, :d], rtol=0.06, atol=0.06
+    )
 
 
 def test_latents_with_constraints_stand_as_reals():
@@ -132,7 +141,9 @@ def test_weights(sizes):
     exact = log_marginal(model, guide, x, num_particles=20)
     torch.testing.assert_close(exact.values, levels.marginal.log_prob(x))
     _, (model, guide), _ = pair(sizes, widen=1.4, shift=0.1)
-    within(log_marginal(model, guide, x, num_particles=20_000), levels.marginal.log_prob(x))
+    within(
+        log_marginal(model, guide, x, num_particles=20_000), levels.marginal.log_prob(x)
+    )
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -157,9 +168,13 @@ def test_refinement_reaches_the_posterior_level_by_level(sizes):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_gaps(sizes):
     levels, given, x = pair(sizes, widen=1.5, shift=0.3)
-    loss = levels.marginal.log_prob(x) - terms(*given, x, num_particles=20_000).log_weight.mean(0)
+    loss = levels.marginal.log_prob(x) - terms(
+        *given, x, num_particles=20_000
+    ).log_weight.mean(0)
     gaps = inference_gaps(given, x, steps=300, num_particles=500, elbo_particles=500)
-    torch.testing.assert_close(gaps.approximation, torch.zeros(12).double(), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        gaps.approximation, torch.zeros(12).double(), rtol=0, atol=0.01
+    )
     z = (gaps.amortisation - loss) / gaps.amortisation_errors
     assert z.abs().max() < 4.5
 
@@ -183,7 +198,9 @@ def test_simulated_data_have_the_marginal_of_the_model(sizes):
     levels, (model, _), _ = pair(sizes)
     latents, observed = simulate(model, Call(torch.zeros(20_000, levels.dims).double()))
     x, _ = observed["x"]
-    torch.testing.assert_close(x.T.cov(), levels.covariance[-4:, -4:], rtol=0.08, atol=0.08)
+    torch.testing.assert_close(
+        x.T.cov(), levels.covariance[-4:, -4:], rtol=0.08, atol=0.08
+    )
     assert latents["z1"].shape == (1, 20_000, sizes[-1])
 
 
@@ -191,7 +208,12 @@ def test_simulated_data_have_the_marginal_of_the_model(sizes):
 def test_bounds_from_both_sides(start):
     _, (model, guide), x = pair((2, 3), widen=1.3)
     sandwich = bidirectional_monte_carlo(
-        model, 10, x, num_chains=32, num_temperatures=60, guide=guide if start == "guide" else None
+        model,
+        10,
+        x,
+        num_chains=32,
+        num_temperatures=60,
+        guide=guide if start == "guide" else None,
     )
     low, high = sandwich.bounds
     assert low - 0.1 < high < low + 0.5
@@ -209,7 +231,9 @@ def test_draws_where_they_are_needed():
     assert effort.took("refined").any()
     truth = levels.marginal.log_prob(x)
     assert (result.values - truth).abs().max() < 0.2
-    assert (result.mean - truth.mean()).abs() < 4.5 * result.monte_carlo_standard_error + 0.01
+    assert (
+        result.mean - truth.mean()
+    ).abs() < 4.5 * result.monte_carlo_standard_error + 0.01
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -232,7 +256,9 @@ def test_what_the_latents_carry(sizes):
     assert information < health.mutual_information_upper + 5 * found.data_standard_error
     assert len(health.activity) == d
     names = {name: value.shape for name, value in activity(guide, x).items()}
-    assert names == {name: (size,) for name, size in zip(levels.names, sizes, strict=True)}
+    assert names == {
+        name: (size,) for name, size in zip(levels.names, sizes, strict=True)
+    }
 
 
 def test_other_data_have_other_scores():
@@ -296,7 +322,9 @@ def test_chains_move_where_a_cluster_is_summed_out():
 
 def test_gaps_where_a_cluster_is_summed_out():
     x = 2 * torch.randn(7).double()
-    gaps = inference_gaps((mixed, of_mixed), x, steps=100, num_particles=4000, elbo_particles=200)
+    gaps = inference_gaps(
+        (mixed, of_mixed), x, steps=100, num_particles=4000, elbo_particles=200
+    )
     within(gaps.log_marginal, truth_of_mixed(x))
     assert (gaps.amortisation > -4.5 * gaps.amortisation_errors).all()
 
@@ -368,20 +396,26 @@ def test_several_observed_sites_further_arguments_and_keywords():
     rows, b = torch.stack([x, y], -1), 0.7
     weights = torch.stack([a, torch.full_like(a, b)], -1)
     covariance = weights.unsqueeze(-1) * weights.unsqueeze(-2) + torch.eye(2).double()
-    truth = torch.distributions.MultivariateNormal(torch.zeros(2).double(), covariance).log_prob(
-        rows
-    )
+    truth = torch.distributions.MultivariateNormal(
+        torch.zeros(2).double(), covariance
+    ).log_prob(rows)
     more = {"b": b}
     within(log_marginal(model, guide, x, y, a, num_particles=5000, **more), truth)
-    refined = log_marginal_refined((model, guide), x, y, a, batch_size=4, num_particles=500, **more)
+    refined = log_marginal_refined(
+        (model, guide), x, y, a, batch_size=4, num_particles=500, **more
+    )
     torch.testing.assert_close(refined.values, truth, rtol=0, atol=0.05)
     chains = {"num_chains": 32, "num_temperatures": 30}
     within(annealed_importance_sampling(model, x, y, a, **chains, **more), truth)
     low, high = bidirectional_monte_carlo(model, 6, x, y, a, **chains, **more).bounds
     assert low - 0.1 < high < low + 0.3
     gaps = inference_gaps((model, guide), x, y, a, steps=200, batch_size=4, **more)
-    torch.testing.assert_close(gaps.approximation, torch.zeros(9).double(), rtol=0, atol=0.05)
-    adapted, _ = log_marginal_adaptive((model, guide), x, y, a, num_particles=400, **more)
+    torch.testing.assert_close(
+        gaps.approximation, torch.zeros(9).double(), rtol=0, atol=0.05
+    )
+    adapted, _ = log_marginal_adaptive(
+        (model, guide), x, y, a, num_particles=400, **more
+    )
     assert (adapted.values - truth).abs().max() < 0.2
     health = latent_health(model, guide, x, y, a, **more)
     assert health.num_data == 9
@@ -410,7 +444,9 @@ def _guides():
         ),
         dist.Dirichlet(square),
         dist.Normal(square[0], square[1]).to_event(1),
-        dist.TransformedDistribution(dist.Normal(one, two), [dist.transforms.ExpTransform()]),
+        dist.TransformedDistribution(
+            dist.Normal(one, two), [dist.transforms.ExpTransform()]
+        ),
         dist.Normal(one, two).mask(torch.tensor([True, True])),
     ]
 
@@ -456,12 +492,19 @@ def test_a_guide_that_tells_no_arguments_is_not_refined_but_drawn_more_from():
     with pytest.raises(InputError, match="a Opaque, whose parameters are not known"):
         refine((model, guide), x)
     _, effort = log_marginal_adaptive(
-        (model, guide), x, num_particles=50, num_chains=25, num_temperatures=10, annealing=0
+        (model, guide),
+        x,
+        num_particles=50,
+        num_chains=25,
+        num_temperatures=10,
+        annealing=0,
     )
     assert not effort.took("refined").any()
 
 
-@pytest.mark.parametrize("objective", [MeanFieldELBO(), InfoVAE(), FreeBits(), BetaTC()])
+@pytest.mark.parametrize(
+    "objective", [MeanFieldELBO(), InfoVAE(), FreeBits(), BetaTC()]
+)
 def test_a_prior_that_is_a_sum_is_not_compared_site_by_site(objective):
     with pytest.raises(InputError, match="depends on a latent that is summed out"):
         SVI(mixed, of_mixed, pyro.optim.Adam({"lr": 0.01}), objective).check(
@@ -492,13 +535,17 @@ def test_positive_latents_are_refined_and_annealed():
     posterior = poutine.trace(q).get_trace(x).nodes["rate"]["fn"]
     torch.testing.assert_close(
         torch.distributions.kl_divergence(
-            Gamma(posterior.concentration, posterior.rate), Gamma(x + 2, torch.tensor(1.5).double())
+            Gamma(posterior.concentration, posterior.rate),
+            Gamma(x + 2, torch.tensor(1.5).double()),
         ),
         torch.zeros(5).double(),
         rtol=0,
         atol=0.01,
     )
-    within(annealed_importance_sampling(model, x, num_chains=64, num_temperatures=60), truth)
+    within(
+        annealed_importance_sampling(model, x, num_chains=64, num_temperatures=60),
+        truth,
+    )
     within(log_marginal(model, guide, x, num_particles=5000), truth)
 
 
@@ -517,8 +564,12 @@ def test_a_guide_with_a_number_for_each_datum_is_called_with_all():
             pyro.sample("z", dist.Normal(loc, 1.0))
 
     gaps = inference_gaps((model, guide), x, steps=200, batch_size=7)
-    torch.testing.assert_close(gaps.approximation, torch.zeros(30).double(), rtol=0, atol=0.03)
-    within(annealed_importance_sampling(model, x, guide=guide, num_temperatures=40), truth)
+    torch.testing.assert_close(
+        gaps.approximation, torch.zeros(30).double(), rtol=0, atol=0.03
+    )
+    within(
+        annealed_importance_sampling(model, x, guide=guide, num_temperatures=40), truth
+    )
 
 
 # --- what is refused, in a sentence
@@ -539,7 +590,8 @@ def mixed_without_cluster(x):
 
 
 @pytest.mark.parametrize(
-    "objective", [STL(), DReG(num_particles=3), PIWAE(num_particles=8), ReweightedWakeSleep()]
+    "objective",
+    [STL(), DReG(num_particles=3), PIWAE(num_particles=8), ReweightedWakeSleep()],
 )
 def test_path_gradients_of_a_guide_that_is_a_chain_are_refused(objective):
     """Frozen site by site, q(z1|z2) would lose the way of its gradient through z2."""
@@ -550,7 +602,9 @@ def test_path_gradients_of_a_guide_that_is_a_chain_are_refused(objective):
             z2 = pyro.sample("z2", dist.Normal(scale * x[:, :2], 1.0).to_event(1))
             pyro.sample(
                 "z1",
-                dist.Normal(z2.sum(-1, keepdim=True).expand(*z2.shape[:-1], 3), 1.0).to_event(1),
+                dist.Normal(
+                    z2.sum(-1, keepdim=True).expand(*z2.shape[:-1], 3), 1.0
+                ).to_event(1),
             )
 
     levels, _, x = pair((2, 3))
@@ -583,7 +637,9 @@ def test_a_latent_that_all_data_share_is_refused(ask):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    with pytest.raises(InputError, match="'m' lies outside the data plate, so all data share it"):
+    with pytest.raises(
+        InputError, match="'m' lies outside the data plate, so all data share it"
+    ):
         ask(model, guide, torch.randn(6).double())
 
 
@@ -614,12 +670,19 @@ def test_what_is_masked_counts_nothing_on_any_road():
             pyro.sample("z", dist.Normal(x / 2, 1.0))
 
     x = torch.tensor([-1.0, 2.0, 0.5, -0.1]).double()
-    truth = torch.where(x > 0, Normal(0.0, math.sqrt(2.0)).log_prob(x), torch.zeros(4).double())
+    truth = torch.where(
+        x > 0, Normal(0.0, math.sqrt(2.0)).log_prob(x), torch.zeros(4).double()
+    )
     within(log_marginal(model, guide, x, num_particles=5000), truth)
-    within(annealed_importance_sampling(model, x, num_chains=64, num_temperatures=40), truth)
+    within(
+        annealed_importance_sampling(model, x, num_chains=64, num_temperatures=40),
+        truth,
+    )
     refined = log_marginal_refined((model, guide), x, steps=200, num_particles=500)
     torch.testing.assert_close(refined.values, truth, rtol=0, atol=0.02)
-    low, high = bidirectional_monte_carlo(model, 4, x, num_chains=64, num_temperatures=60).bounds
+    low, high = bidirectional_monte_carlo(
+        model, 4, x, num_chains=64, num_temperatures=60
+    ).bounds
     assert low - 0.05 < high < low + 0.2
 
 
@@ -644,9 +707,16 @@ def test_start_leaves_all_as_it_is():
     layout, deltas = starting(guide, Call(x))
     assert not any(delta.any() for delta in deltas.values())
     unmoved = RefinedGuide(
-        guide, layout, Call(x), start=deltas, shift=deltas, improved=torch.ones(12).bool()
+        guide,
+        layout,
+        Call(x),
+        start=deltas,
+        shift=deltas,
+        improved=torch.ones(12).bool(),
     )
     pyro.set_rng_seed(3)
     first = terms(model, guide, x, num_particles=4).log_weight
     pyro.set_rng_seed(3)
-    torch.testing.assert_close(terms(model, unmoved, x, num_particles=4).log_weight, first)
+    torch.testing.assert_close(
+        terms(model, unmoved, x, num_particles=4).log_weight, first
+    )

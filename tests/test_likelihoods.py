@@ -39,23 +39,30 @@ from pyro_vae.models.likelihoods import (
 
 @pytest.fixture
 def h():
-    return torch.randn(40, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(
+        40, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("shape", [(1,), (13,), (14,), (5, 3), (28, 28)])
 def test_bernoulli_as_python_and_as_a_graph_compute_it(shape):
     torch.manual_seed(0)
     sizes = torch.tensor([1e-9, 0.1, 1, 10, 40, 300], dtype=torch.float64)
-    logits = torch.stack([size * torch.randn(1, *shape, dtype=torch.float64) for size in sizes])
+    logits = torch.stack(
+        [size * torch.randn(1, *shape, dtype=torch.float64) for size in sizes]
+    )
     x = torch.rand(6, *shape, dtype=torch.float64).round()
     ones, zeros = (
-        torch.from_numpy(scipy.special.log_expit(sign * logits[:, 0].numpy())) for sign in (1, -1)
+        torch.from_numpy(scipy.special.log_expit(sign * logits[:, 0].numpy()))
+        for sign in (1, -1)
     )
     expected = torch.where(x > 0, ones, zeros).flatten(1).sum(1)
     p = Bernoulli(shape)
     torch.testing.assert_close(p(logits).log_prob(x), expected, rtol=1e-14, atol=1e-15)
     with traced():
-        torch.testing.assert_close(p(logits).log_prob(x), expected, rtol=1e-14, atol=2e-14)
+        torch.testing.assert_close(
+            p(logits).log_prob(x), expected, rtol=1e-14, atol=2e-14
+        )
 
 
 def test_poisson(h):
@@ -71,12 +78,14 @@ def test_negative_binomial(h, dispersion):
     x = torch.arange(120.0).reshape(40, 3).double() // 4
     r = h[:, 1].exp() if dispersion == "network" else torch.ones(3).double()
     p = likelihood(h if dispersion == "network" else h[:, :1])
-    theirs = scipy.stats.nbinom.logpmf(x.numpy(), r.numpy(), (r / (r + h[:, 0].exp())).numpy()).sum(
-        1
-    )
+    theirs = scipy.stats.nbinom.logpmf(
+        x.numpy(), r.numpy(), (r / (r + h[:, 0].exp())).numpy()
+    ).sum(1)
     np.testing.assert_allclose(p.log_prob(x).detach().numpy(), theirs, rtol=1e-9)
     torch.testing.assert_close(p.mean.detach(), h[:, 0].exp())
-    torch.testing.assert_close(p.variance.detach(), h[:, 0].exp() + h[:, 0].exp() ** 2 / r)
+    torch.testing.assert_close(
+        p.variance.detach(), h[:, 0].exp() + h[:, 0].exp() ** 2 / r
+    )
 
 
 def test_student_t(h):
@@ -89,7 +98,9 @@ def test_student_t(h):
 def test_laplace(h):
     x = torch.randn(40, 3).double()
     likelihood = Laplace((3,), scale="network", min_scale=1e-9).double()
-    theirs = scipy.stats.laplace.logpdf(x.numpy(), h[:, 0].numpy(), h[:, 1].exp().numpy()).sum(1)
+    theirs = scipy.stats.laplace.logpdf(
+        x.numpy(), h[:, 0].numpy(), h[:, 1].exp().numpy()
+    ).sum(1)
     np.testing.assert_allclose(likelihood(h).log_prob(x).numpy(), theirs, rtol=1e-7)
 
 
@@ -99,16 +110,22 @@ def test_log_normal(h, scale):
     likelihood = LogNormal((3,), scale=scale, min_scale=1e-9).double()
     p = likelihood(h if scale == "network" else h[:, :1])
     s = h[:, 1].exp().numpy() if scale == "network" else scale
-    theirs = scipy.stats.lognorm.logpdf(x.numpy(), s, scale=h[:, 0].exp().numpy()).sum(1)
+    theirs = scipy.stats.lognorm.logpdf(x.numpy(), s, scale=h[:, 0].exp().numpy()).sum(
+        1
+    )
     np.testing.assert_allclose(p.log_prob(x).numpy(), theirs, rtol=1e-7)
-    np.testing.assert_allclose(p.mean.numpy(), np.exp(h[:, 0].numpy() + s**2 / 2), rtol=1e-7)
+    np.testing.assert_allclose(
+        p.mean.numpy(), np.exp(h[:, 0].numpy() + s**2 / 2), rtol=1e-7
+    )
 
 
 @pytest.mark.parametrize("concentration", ["element", "network"])
 def test_gamma(h, concentration):
     x = torch.randn(40, 3).double().exp()
     likelihood = Gamma((3,), concentration=concentration).double()
-    likelihood.initialise(torch.full((3,), 5.0), torch.full((3,), 2.5), standardise=True)
+    likelihood.initialise(
+        torch.full((3,), 5.0), torch.full((3,), 2.5), standardise=True
+    )
     p = likelihood(h if concentration == "network" else h[:, :1])
     k = h[:, 1].exp().numpy() if concentration == "network" else 4.0
     theirs = scipy.stats.gamma(k, scale=5 * h[:, 0].exp().numpy() / k)
@@ -137,8 +154,12 @@ def test_ordinal(h):
     ends = np.concatenate([np.full((3, 1), -np.inf), b, np.full((3, 1), np.inf)], 1)
     k, place = x.numpy().astype(int), h[:, 0].numpy()
     above, below = (ends[np.arange(3), k + i] - place for i in (1, 0))
-    theirs = np.log(scipy.stats.logistic.cdf(above) - scipy.stats.logistic.cdf(below)).sum(1)
-    np.testing.assert_allclose(likelihood(h[:, :1]).log_prob(x).detach().numpy(), theirs, rtol=1e-8)
+    theirs = np.log(
+        scipy.stats.logistic.cdf(above) - scipy.stats.logistic.cdf(below)
+    ).sum(1)
+    np.testing.assert_allclose(
+        likelihood(h[:, :1]).log_prob(x).detach().numpy(), theirs, rtol=1e-8
+    )
 
 
 @pytest.mark.parametrize("cls", [Ordinal, Categorical])
@@ -178,7 +199,13 @@ def test_a_learned_scale_starts_at_the_standard_deviation(cls, standardise, scal
         (torch.float64, 2.0, 5.0, 0.9, 1e-12),
         (torch.float64, 0.5, 20.0, 0.6224, 1e-6),
         (torch.float64, -300.0, 0.5, 1e-300, 1e-10),  # a = 1e-130
-        (torch.float32, 0.3, 2.9, 0.5, 1e-5),  # a and b on either side of where the series begins
+        (
+            torch.float32,
+            0.3,
+            2.9,
+            0.5,
+            1e-5,
+        ),  # a and b on either side of where the series begins
         (torch.float32, 0.0, 14.0, 0.5005, 0.05),  # a precision of a million
         (torch.float32, -80.0, 1.0, 1e-30, 1e-4),
         (torch.float32, 12.0, 0.0, 0.9999, 1e-4),
@@ -192,7 +219,11 @@ def test_beta_at_any_precision(dtype, logit, log_precision, x, tolerance):
     m = 1 / (1 + mpmath.exp(-mpmath.mpf(h[0].item())))
     a, b = (part * mpmath.exp(mpmath.mpf(h[1].item())) for part in (m, 1 - m))
     y = mpmath.mpf(x.item())
-    expected = (a - 1) * mpmath.log(y) + (b - 1) * mpmath.log(1 - y) - mpmath.log(mpmath.beta(a, b))
+    expected = (
+        (a - 1) * mpmath.log(y)
+        + (b - 1) * mpmath.log(1 - y)
+        - mpmath.log(mpmath.beta(a, b))
+    )
     log_p = Beta((1,)).to(dtype)(h).log_prob(x)
     assert log_p.item() == pytest.approx(float(expected), abs=tolerance)
     log_p.backward()
@@ -212,7 +243,9 @@ def test_beta_draws_never_reach_the_ends(dtype):
     assert abs(x[:, 0].mean() - 0.5) < 0.02  # a coin, at a precision of 1e-4
     a, b = (h[1].exp() * m for m in (h[0].sigmoid(), (-h[0]).sigmoid()))
     assert (
-        scipy.stats.kstest(x[:, 3].numpy(), scipy.stats.beta(a[3].item(), b[3].item()).cdf).pvalue
+        scipy.stats.kstest(
+            x[:, 3].numpy(), scipy.stats.beta(a[3].item(), b[3].item()).cdf
+        ).pvalue
         > 1e-3
     )
 
@@ -224,7 +257,9 @@ def test_beta_starts_at_the_moments_and_refuses_the_ends():
     torch.testing.assert_close(p.mean, mean)
     torch.testing.assert_close(p.stddev, std)
     for end in (0.0, 1.0):
-        with pytest.raises(InputError, match=r"0 or 1.*--dequantize.*ContinuousBernoulli"):
+        with pytest.raises(
+            InputError, match=r"0 or 1.*--dequantize.*ContinuousBernoulli"
+        ):
             likelihood.check(torch.tensor([[0.3, end]]))
 
 
@@ -272,7 +307,9 @@ def test_zero_inflated_takes_counts(inner):
 def test_categorical(h):
     x = torch.randint(0, 2, (40, 3)).double()
     ours = Categorical((3,), levels=2).double()(h).log_prob(x)
-    theirs = torch.nn.functional.cross_entropy(h, x.long(), reduction="none").neg().sum(1)
+    theirs = (
+        torch.nn.functional.cross_entropy(h, x.long(), reduction="none").neg().sum(1)
+    )
     torch.testing.assert_close(ours, theirs)
 
 
@@ -312,7 +349,9 @@ def logistic_mass(x, loc, scale, levels):
     """Of one level, by numpy: a difference of logistic functions."""
     upper = np.where(x == levels - 1, np.inf, x + 0.5)
     lower = np.where(x == 0, -np.inf, x - 0.5)
-    return scipy.stats.logistic.cdf(upper, loc, scale) - scipy.stats.logistic.cdf(lower, loc, scale)
+    return scipy.stats.logistic.cdf(upper, loc, scale) - scipy.stats.logistic.cdf(
+        lower, loc, scale
+    )
 
 
 def test_discretized_logistic_mixture_of_grey_levels():
@@ -329,7 +368,11 @@ def test_discretized_logistic_mixture_of_grey_levels():
 
 def test_discretized_logistic_mixture_of_colours_is_a_chain_in_each_component():
     h, x = torch.randn(8, 3, 2, 2).double(), torch.randint(0, 8, (3, 2, 2)).double()
-    ours = DiscretizedLogisticMixture((3, 2, 2), levels=8, components=2).double()(h).log_prob(x)
+    ours = (
+        DiscretizedLogisticMixture((3, 2, 2), levels=8, components=2)
+        .double()(h)
+        .log_prob(x)
+    )
     h, x, expected = h.numpy(), x.numpy(), 0.0
     for i, j in itertools.product(range(2), repeat=2):
         weights = scipy.special.softmax(h[:2, :, i, j].mean(1))
@@ -347,7 +390,9 @@ def test_discretized_logistic_mixture_of_colours_is_a_chain_in_each_component():
 @pytest.mark.parametrize(("colours", "levels"), [(2, 6), (3, 4), (4, 3)])
 def test_discretized_logistic_mixture_of_colours_adds_up_to_one(colours, levels):
     torch.manual_seed(0)
-    likelihood = DiscretizedLogisticMixture((colours, 1, 1), levels=levels, components=2).double()
+    likelihood = DiscretizedLogisticMixture(
+        (colours, 1, 1), levels=levels, components=2
+    ).double()
     p = likelihood(torch.randn(likelihood.channels, colours, 1, 1).double())
     assert (p.batch_shape, p.event_shape) == ((), (colours, 1, 1))
     values = torch.cartesian_prod(*[torch.arange(levels).double()] * colours)
@@ -372,7 +417,9 @@ def test_discretized_logistic_mixture_of_colours_has_the_moments_it_claims():
     mass = p.log_prob(x).exp()[:, None, None, None]
     mean = (mass * x).sum(0)
     torch.testing.assert_close(p.mean, mean, rtol=1e-4, atol=0)
-    torch.testing.assert_close(p.variance, (mass * (x - mean) ** 2).sum(0), rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        p.variance, (mass * (x - mean) ** 2).sum(0), rtol=1e-2, atol=0
+    )
 
 
 def test_discretized_logistic_mixture_of_colours_in_plates():
@@ -384,10 +431,14 @@ def test_discretized_logistic_mixture_of_colours_in_plates():
     x = p.sample()[0]
     log_p = p.log_prob(x)
     assert log_p.shape == (6, 7)
-    torch.testing.assert_close(log_p[2, 3], likelihood(h[2, 3]).log_prob(x[3]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        log_p[2, 3], likelihood(h[2, 3]).log_prob(x[3]), rtol=1e-4, atol=0
+    )
     log_p.sum().backward()
     assert h.grad.isfinite().all()
-    assert (h.grad != 0).flatten(0, 1).any(0).all()  # every output of the decoder counts
+    assert (
+        (h.grad != 0).flatten(0, 1).any(0).all()
+    )  # every output of the decoder counts
     assert p.mean.shape == p.variance.shape == (6, 7, 3, 4, 5)
     assert likelihood(h[0, :1]).expand((9, 7)).sample((2,)).shape == (2, 9, 7, 3, 4, 5)
 
@@ -396,7 +447,10 @@ def test_discretized_logistic_mixture_of_colours_in_plates():
 @pytest.mark.parametrize("components", [1, 2, 5])
 def test_discretized_logistic_mixture_starts_with_components_apart(shape, components):
     likelihood = DiscretizedLogisticMixture(shape, components=components).double()
-    mean, std = (100 + 10 * torch.rand(shape)).double(), (8 + 4 * torch.rand(shape)).double()
+    mean, std = (
+        (100 + 10 * torch.rand(shape)).double(),
+        (8 + 4 * torch.rand(shape)).double(),
+    )
     likelihood.initialise(mean, std, standardise=False)
     h = likelihood.starting_output(mean, std)
     assert h.shape == (likelihood.channels, *shape)
@@ -404,7 +458,9 @@ def test_discretized_logistic_mixture_starts_with_components_apart(shape, compon
     assert components == 1 or (loc.diff(dim=0) > 0).all()
     p = likelihood(h)
     torch.testing.assert_close(p.mean, mean, rtol=1e-6, atol=0)
-    torch.testing.assert_close(p.variance, std**2 + 1 / 12, rtol=2e-2, atol=0)  # of rounding
+    torch.testing.assert_close(
+        p.variance, std**2 + 1 / 12, rtol=2e-2, atol=0
+    )  # of rounding
 
 
 def test_continuous_bernoulli_near_one_half():
@@ -415,7 +471,9 @@ def test_continuous_bernoulli_near_one_half():
         p = 1 / (1 + mpmath.exp(-mpmath.mpf(logit)))
         c = 2 if p == mpmath.mpf("0.5") else 2 * mpmath.atanh(1 - 2 * p) / (1 - 2 * p)
         x = mpmath.mpf("0.3")
-        expected = float(mpmath.log(c) + x * mpmath.log(p) + (1 - x) * mpmath.log(1 - p))
+        expected = float(
+            mpmath.log(c) + x * mpmath.log(p) + (1 - x) * mpmath.log(1 - p)
+        )
         ours = ContinuousBernoulli((1,))(torch.tensor([[logit]]).double()).log_prob(
             torch.tensor([0.3]).double()
         )
@@ -445,7 +503,8 @@ def test_too_few_levels_are_said():
     vae = build(Spec((8, 8), likelihood="categorical(levels=9)"))
     x = data.split("train", data.bridge(vae.model.likelihood))
     with pytest.raises(
-        InputError, match=r"the level 16, but Categorical\(levels=9\) ends at 8; give it levels=17"
+        InputError,
+        match=r"the level 16, but Categorical\(levels=9\) ends at 8; give it levels=17",
     ):
         fit(vae, x, epochs=1)
 
@@ -474,7 +533,9 @@ def test_grey_levels_train_under_each_mass(likelihood):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
 def test_all_grey_levels_are_accepted_as_they_are_stored(dtype):
     for name in ("Categorical", "DiscretizedLogistic", "DiscretizedLogisticMixture"):
-        getattr(pyro_vae.likelihoods, name)((3,)).check(torch.tensor([[0, 238, 255]], dtype=dtype))
+        getattr(pyro_vae.likelihoods, name)((3,)).check(
+            torch.tensor([[0, 238, 255]], dtype=dtype)
+        )
 
 
 @pytest.mark.parametrize("name", ["Poisson", "NegativeBinomial", "ZeroInflated"])
@@ -497,13 +558,17 @@ def test_counts_given_their_total_have_its_share(name):
         gate = h[:, 0].sigmoid().numpy()
         mass = np.log((x.numpy() == 0) * gate + (1 - gate) * np.exp(mass))
     found = likelihood(h, total).log_prob(x)
-    torch.testing.assert_close(found.detach(), torch.tensor(mass.sum(1)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        found.detach(), torch.tensor(mass.sum(1)), rtol=1e-6, atol=1e-6
+    )
     assert likelihood.sized
 
 
 def test_a_pair_of_counts_given_their_total():
     torch.manual_seed(0)
-    spec = Spec((6,), 2, likelihood="zeroinflated(likelihood=negativebinomial(size='observed'))")
+    spec = Spec(
+        (6,), 2, likelihood="zeroinflated(likelihood=negativebinomial(size='observed'))"
+    )
     vae = build(spec).double()
     total = torch.randint(5, 400, (200,))
     x = torch.poisson(total[:, None] * torch.softmax(torch.randn(200, 6), 1)).double()

@@ -41,10 +41,14 @@ class Told:
     b = torch.tensor([-1.5, 0.8]).double()
 
     def __init__(self):
-        likelihood = SelfMasking((2,), likelihood=lambda shape: Gaussian(shape, scale=NOISE))
+        likelihood = SelfMasking(
+            (2,), likelihood=lambda shape: Gaussian(shape, scale=NOISE)
+        )
         decoder, encoder = Linear((1,), (1, 2)), MLP((2,), hidden=(8,))
         guide = MeanField(encoder, 1)
-        self.vae = VAE(StandardNormal(1), decoder, likelihood, guide, missing=True).double()
+        self.vae = VAE(
+            StandardNormal(1), decoder, likelihood, guide, missing=True
+        ).double()
         with torch.no_grad():
             decoder.layers[0].weight.copy_(self.w[:, None])
             decoder.layers[0].bias.copy_(self.m)
@@ -148,9 +152,13 @@ def test_a_mean_that_is_told_too_low_is_corrected():
 
 
 def test_it_is_kept_and_what_it_cannot_take_is_refused(tmp_path):
-    vae = build(Spec((3,), 1, likelihood="selfmasking(likelihood=bernoulli)", missing=True))
+    vae = build(
+        Spec((3,), 1, likelihood="selfmasking(likelihood=bernoulli)", missing=True)
+    )
     save(vae, tmp_path / "vae.safetensors")
-    assert isinstance(load(tmp_path / "vae.safetensors").model.likelihood.inner, Bernoulli)
+    assert isinstance(
+        load(tmp_path / "vae.safetensors").model.likelihood.inner, Bernoulli
+    )
     with pytest.raises(InputError, match="must be Gaussian or Bernoulli"):
         SelfMasking((3,), likelihood=Poisson)
     with pytest.raises(InputError, match="not one that is not given"):
@@ -161,7 +169,15 @@ def test_a_run_with_a_mask_is_compared_with_none_without(tmp_path, call):
     file = written(tmp_path / "x.csv", holed())
     runs = [tmp_path / "at-random", tmp_path / "not"]
     for run, likelihood in zip(runs, ("gaussian", "selfmasking"), strict=True):
-        options = ("--dataset", file, "--missing", "keep", "--likelihood", likelihood, *SMALL)
+        options = (
+            "--dataset",
+            file,
+            "--missing",
+            "keep",
+            "--likelihood",
+            likelihood,
+            *SMALL,
+        )
         assert call("train", *options, "--epochs", 2, "--output", run).code == 0
         assert call("evaluate", run, "--num-particles", 20).code == 0
         assert call("impute", run, "--num-particles", 20).code == 0

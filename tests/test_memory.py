@@ -35,7 +35,11 @@ class Watched:
         return self.size
 
     def __getitem__(self, index):
-        rows = len(range(*index.indices(self.size))) if isinstance(index, slice) else len(index)
+        rows = (
+            len(range(*index.indices(self.size)))
+            if isinstance(index, slice)
+            else len(index)
+        )
         self.most = max(self.most, rows)
         return torch.zeros(rows, WIDTH)
 
@@ -58,7 +62,9 @@ def a_short_first_look(monkeypatch):
 @pytest.mark.parametrize("num_particles", [1, 3, 50])
 def test_log_marginal_reads_within_its_bound(vae, num_particles):
     x = Watched(60)
-    found = log_marginal(vae.model, vae.guide, x, num_particles=num_particles, memory=MEMORY)
+    found = log_marginal(
+        vae.model, vae.guide, x, num_particles=num_particles, memory=MEMORY
+    )
     assert len(found) == 60
     assert x.most * WIDTH * 4 <= MEMORY / 4
 
@@ -81,12 +87,19 @@ def test_verbs_on_large_data_have_few_of_them_at_a_time(vae, monkeypatch):
         lambda x: inference_gaps(vae, x, **few, elbo_particles=2),
         lambda x: anomaly_scores(vae, x, 0.0, **few, elbo_particles=2),
         lambda x: annealed_importance_sampling(
-            vae.model, x, num_chains=2, num_temperatures=2, leapfrogs=1, memory=8 * MEMORY
+            vae.model,
+            x,
+            num_chains=2,
+            num_temperatures=2,
+            leapfrogs=1,
+            memory=8 * MEMORY,
         ),
     ):
         x = Watched(30)
         verb(x)
-        assert 1 <= x.most <= max(10, MEMORY // 4 // (WIDTH * 4))  # refined, and weighed
+        assert (
+            1 <= x.most <= max(10, MEMORY // 4 // (WIDTH * 4))
+        )  # refined, and weighed
     x = Watched(300)
     log_marginal_adaptive(vae, x, **{**few, "memory": 8 * MEMORY})
     assert 1 <= x.most * WIDTH * 4 <= 2 * MEMORY  # a quarter of what it may take
@@ -95,7 +108,9 @@ def test_verbs_on_large_data_have_few_of_them_at_a_time(vae, monkeypatch):
 @pytest.mark.slow
 def test_encoding_a_stream_keeps_nothing_but_the_latents(tmp_path):
     """By the pages that a process of its own has resident: what allocators keep between small results counts."""
-    np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.uint8, shape=(40_000, 784))
+    np.lib.format.open_memmap(
+        tmp_path / "x.npy", mode="w+", dtype=np.uint8, shape=(40_000, 784)
+    )
     code = """
         import sys, torch
         from pathlib import Path
@@ -118,15 +133,30 @@ def test_encoding_a_stream_keeps_nothing_but_the_latents(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy")]
     if not sys.platform.startswith("linux"):
         pytest.skip("pages are counted in /proc")
-    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert grown < 40_000 * 784  # a byte for each number; the values themselves take four
+    grown = int(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
+    assert (
+        grown < 40_000 * 784
+    )  # a byte for each number; the values themselves take four
 
 
-def test_a_step_that_does_not_fit_is_refused_before_training(refused, call, monkeypatch):
+def test_a_step_that_does_not_fit_is_refused_before_training(
+    refused, call, monkeypatch
+):
     """A full-rank guide of 60 latents has a matrix of 3,600 numbers for each datum, of which a batch has a thousand."""
-    arguments = ("--latent-dim", 60, "--guide", "fullrank", "--network", "mlp(hidden=(4,))")
+    arguments = (
+        "--latent-dim",
+        60,
+        "--guide",
+        "fullrank",
+        "--network",
+        "mlp(hidden=(4,))",
+    )
     monkeypatch.setattr("pyro_vae.train.free_bytes", lambda device: 2**24)
     said = refused("train", *arguments, "--batch-size", 1000)
     assert "a step of 1000 data takes" in said
-    assert "and 16.0 MiB are available; use a smaller --batch-size, --latent-dim" in said
+    assert (
+        "and 16.0 MiB are available; use a smaller --batch-size, --latent-dim" in said
+    )
     assert call("train", *arguments, "--batch-size", 8, "--dry-run").code == 0

@@ -53,7 +53,9 @@ class HoledPPCA(PPCA):
         super().__init__(widen=widen, **options)
         model, guide = self.vae.model, self.vae.guide
         guide.encoder = guide.encoder.body
-        self.vae = VAE(model.prior, model.decoder, model.likelihood, guide, missing=True).double()
+        self.vae = VAE(
+            model.prior, model.decoder, model.likelihood, guide, missing=True
+        ).double()
         guide.encoder.fill.copy_(self.b)
 
     def log_prob(self, x):
@@ -106,7 +108,9 @@ def test_what_is_whole_has_the_density_that_it_has_without_missing_values():
     x = ppca.sample(5)
     z = torch.randn(5, 2).double()
     whole, partly = ppca.vae.decode(z), holed.vae.decode(z)
-    torch.testing.assert_close(partly.log_prob(x), whole.log_prob(x), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        partly.log_prob(x), whole.log_prob(x), rtol=1e-12, atol=0
+    )
     assert torch.equal(partly.mean, whole.mean)
     assert torch.equal(partly.variance, whole.variance)
 
@@ -165,7 +169,9 @@ def test_a_convolution_sees_the_mask_as_further_channels(shape, place):
     assert seen.shape == (2, 4, *with_mask(shape))
     channels = seen[:, :, place]
     assert torch.equal(channels, x.nan_to_num(0.0))
-    assert torch.equal(seen[:, :, 1 if place == 0 else slice(3, 6)], (~x.isnan()).float())
+    assert torch.equal(
+        seen[:, :, 1 if place == 0 else slice(3, 6)], (~x.isnan()).float()
+    )
     assert encoder(x).isfinite().all()
 
 
@@ -232,7 +238,9 @@ def test_a_pair_says_whether_it_takes_missing_values():
         fit(build(Spec((2,), 1)), x, epochs=1)
     takes = build(Spec((2,), 1, missing=True))
     fit(takes, x, epochs=1)
-    with pytest.raises(InputError, match="data holds values that Bernoulli does not accept"):
+    with pytest.raises(
+        InputError, match="data holds values that Bernoulli does not accept"
+    ):
         fit(takes, x * 3, epochs=1)
     with pytest.raises(InputError, match="infinite"):
         fit(takes, x / 0, epochs=1)
@@ -245,14 +253,19 @@ def test_a_data_frame_may_have_blanks():
     fit(vae, table, epochs=1)
     whole = log_marginal(vae.model, vae.guide, table, num_particles=5).values
     assert whole.isfinite().all()
-    with pytest.raises(InputError, match="column 'b' of data holds a value that is missing"):
+    with pytest.raises(
+        InputError, match="column 'b' of data holds a value that is missing"
+    ):
         fit(build(Spec((2,), 1)), table, epochs=1)
 
 
 def test_a_fit_finds_how_columns_hang_together_in_spite_of_holes():
     """Columns that are one number and noise: log p(x_seen) above that of independent columns, near the truth."""
     ppca = HoledPPCA(latent_dim=1, dims=4, noise=0.5)
-    x, held_out = with_holes(ppca.sample(2000), 0.5), with_holes(ppca.sample(500, seed=1), 0.5)
+    x, held_out = (
+        with_holes(ppca.sample(2000), 0.5),
+        with_holes(ppca.sample(500, seed=1), 0.5),
+    )
     torch.manual_seed(0)
     small = {"network": "mlp(hidden=(32,))", "likelihood": "gaussian(scale='element')"}
     vae = build(Spec((4,), 1, missing=True, **small)).double()
@@ -313,7 +326,9 @@ def test_imputations_are_those_of_the_closed_form():
     found = imputations(ppca.vae, x, num_particles=4000, draws=400, hidden=whole)
     assert torch.equal(found.missing, x.isnan())
     assert torch.equal(found.mean[~found.missing], x[~found.missing])
-    assert torch.equal(found.draws[:, ~found.missing], x[~found.missing].expand(400, -1))
+    assert torch.equal(
+        found.draws[:, ~found.missing], x[~found.missing].expand(400, -1)
+    )
     torch.testing.assert_close(found.log_seen, ppca.log_prob(x), rtol=0, atol=0.2)
     off, spread, log_hidden, inside = [], [], [], []
     for i, row in enumerate(x):
@@ -326,9 +341,12 @@ def test_imputations_are_those_of_the_closed_form():
         off.append((found.mean[i, m] - mean) / std)
         spread.append(found.std[i, m] / std)
         log_hidden.append(
-            found.log_hidden[i] - MultivariateNormal(mean, covariance).log_prob(whole[i, m])
+            found.log_hidden[i]
+            - MultivariateNormal(mean, covariance).log_prob(whole[i, m])
         )
-        low, high = found.draws[:, i, m].quantile(torch.tensor([0.05, 0.95]).double(), dim=0)
+        low, high = found.draws[:, i, m].quantile(
+            torch.tensor([0.05, 0.95]).double(), dim=0
+        )
         inside.append((low <= whole[i, m]) & (whole[i, m] <= high))
         drawn = found.draws[:, i, m].mean(0)
         errors = (drawn - found.mean[i, m]) / found.std[i, m] * 400**0.5

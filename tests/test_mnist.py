@@ -9,7 +9,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.data,
     pytest.mark.skipif(
-        "PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"
+        "PYRO_VAE_DATA" not in os.environ,
+        reason="set PYRO_VAE_DATA to the folder of the data sets",
     ),
 ]
 

@@ -8,9 +8,26 @@ import scipy.stats
 import torch
 from torch.nn import functional
 
-from pyro_vae import VAE, FullRank, Gaussian, InputError, Spec, StandardNormal, build, log_marginal
+from pyro_vae import (
+    VAE,
+    FullRank,
+    Gaussian,
+    InputError,
+    Spec,
+    StandardNormal,
+    build,
+    log_marginal,
+)
 from pyro_vae.engine import affine as products
-from pyro_vae.networks import ACTIVATIONS, MLP, ConvNet, GatedConv, GatedMLP, Linear, ResNet
+from pyro_vae.networks import (
+    ACTIVATIONS,
+    MLP,
+    ConvNet,
+    GatedConv,
+    GatedMLP,
+    Linear,
+    ResNet,
+)
 from pyro_vae.networks.base import gain
 
 IMAGES = (ConvNet, GatedConv, ResNet)
@@ -27,7 +44,9 @@ def test_linear_is_one_affine_map():
     assert not list(down.parameters())
     assert torch.equal(down(x), x.reshape(4, 2, 30))
     layer = up.output_layer
-    torch.testing.assert_close(up(z), (z @ layer.weight.T + layer.bias).reshape(4, 2, 2, 6, 5))
+    torch.testing.assert_close(
+        up(z), (z @ layer.weight.T + layer.bias).reshape(4, 2, 2, 6, 5)
+    )
 
 
 def test_linear_with_gaussian_is_probabilistic_pca():
@@ -44,7 +63,9 @@ def test_linear_with_gaussian_is_probabilistic_pca():
         guide.head.weight.zero_()
         guide.head.weight[:2] = back
         entry = below[1, 0] / below[1, 1] * 2**0.5  # in the units of FullRank
-        guide.head.bias.copy_(torch.stack([*(-back @ b), *below.diagonal().log(), entry]))
+        guide.head.bias.copy_(
+            torch.stack([*(-back @ b), *below.diagonal().log(), entry])
+        )
     truth = scipy.stats.multivariate_normal(
         b.numpy(), (w @ w.T).numpy() + 0.49 * torch.eye(5).double().numpy()
     )
@@ -74,7 +95,9 @@ def test_gated_mlp_is_the_formula():
     h = z
     for m, c, n in zip(matrices, biases, (5, 6), strict=False):
         h = (h @ m[:n].T + c[:n]) / (1 + torch.exp(-(h @ m[n:].T + c[n:])))
-    torch.testing.assert_close(up(z), (h @ matrices[-1].T + biases[-1]).reshape(7, 2, 4))
+    torch.testing.assert_close(
+        up(z), (h @ matrices[-1].T + biases[-1]).reshape(7, 2, 4)
+    )
 
 
 def test_gated_mlp_drops_units_only_while_training():
@@ -93,7 +116,9 @@ def test_gated_conv_is_glu_of_the_plain_convolution():
     up = GatedConv.decoder(5, (2, 3, 9, 11), channels=(4, 6)).double()
     w0, b0, w1, b1, w2, b2 = up.parameters()
     h = functional.glu((z @ w0.T + b0).reshape(4, 12, 3, 3), 1)
-    h = functional.glu(functional.conv_transpose2d(h, w1, b1, 2, 1, (0, 1)), 1)  # 3×3 to 5×6
+    h = functional.glu(
+        functional.conv_transpose2d(h, w1, b1, 2, 1, (0, 1)), 1
+    )  # 3×3 to 5×6
     h = functional.conv_transpose2d(h, w2, b2, 2, 1, (0, 0))  # 5×6 to 9×11
     torch.testing.assert_close(up(z), h.reshape(4, 2, 3, 9, 11))
 
@@ -131,7 +156,10 @@ def test_resnet_without_its_branches_is_a_conv_net():
 @pytest.mark.parametrize("shape", [(7, 5), (28, 28), (3, 9, 11), (1, 1)], ids=str)
 @pytest.mark.parametrize("cls", IMAGES)
 def test_images_of_any_size_in_both_directions(cls, shape, channels):
-    down, up = cls.encoder(shape, channels=channels), cls.decoder(3, (2, *shape), channels=channels)
+    down, up = (
+        cls.encoder(shape, channels=channels),
+        cls.decoder(3, (2, *shape), channels=channels),
+    )
     halved = [math.ceil(n / 2 ** len(channels)) for n in shape[-2:]]
     assert down.out_shape == (channels[-1] * math.prod(halved),)
     assert down(torch.randn(2, 3, *shape)).shape == (2, 3, *down.out_shape)
@@ -146,7 +174,9 @@ def test_gain_is_the_inverse_root_mean_square(activation):
     def integrand(g):
         return f(torch.tensor(g, dtype=torch.float64)).item() ** 2 * density(g)
 
-    mean = sum(scipy.integrate.quad(integrand, *ends)[0] for ends in ((-12, 0), (0, 12)))
+    mean = sum(
+        scipy.integrate.quad(integrand, *ends)[0] for ends in ((-12, 0), (0, 12))
+    )
     assert gain(f) == pytest.approx(mean**-0.5, rel=1e-4)
 
 
@@ -168,8 +198,12 @@ def test_convolutions_keep_the_variance_through_four_layers(cls, channels):
     """But for a factor of up to e that residual branches add, and the zeros that padding brings in."""
     downs, ups = [], []
     for _ in range(5):
-        downs.append(cls.encoder((3, 64, 64), channels=channels)(torch.randn(4, 3, 64, 64)))
-        ups.append(cls.decoder(16, (1, 3, 64, 64), channels=channels)(torch.randn(16, 16)))
+        downs.append(
+            cls.encoder((3, 64, 64), channels=channels)(torch.randn(4, 3, 64, 64))
+        )
+        ups.append(
+            cls.decoder(16, (1, 3, 64, 64), channels=channels)(torch.randn(16, 16))
+        )
     for outputs in (downs, ups):
         assert 0.5 < torch.stack(outputs).square().mean() < 4
 
@@ -182,7 +216,10 @@ def test_resnet_does_not_grow_with_its_depth():
 
 def test_a_decoder_mirrors_its_encoder():
     arguments = {"hidden": (20, 10)}
-    widths = [layer.in_features for layer in GatedMLP.decoder(3, (1, 6), **arguments).layers[::2]]
+    widths = [
+        layer.in_features
+        for layer in GatedMLP.decoder(3, (1, 6), **arguments).layers[::2]
+    ]
     assert widths == [3, 10, 20]
     assert GatedMLP.encoder((6,), **arguments).out_shape == (10,)
 
@@ -190,7 +227,10 @@ def test_a_decoder_mirrors_its_encoder():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("gatedmlp(hidden=(0,))", "hidden=(0,) of GatedMLP must be a tuple of whole numbers"),
+        (
+            "gatedmlp(hidden=(0,))",
+            "hidden=(0,) of GatedMLP must be a tuple of whole numbers",
+        ),
         ("gatedmlp(dropout=1.0)", "dropout=1.0 of GatedMLP must be a number in [0, 1)"),
         ("gatedconv(channels=())", "GatedConv needs images"),
         (
@@ -198,7 +238,10 @@ def test_a_decoder_mirrors_its_encoder():
             "channels=(2.5,) of GatedConv must be a tuple of whole numbers",
         ),
         ("resnet(channels=())", "ResNet needs images"),
-        ("resnet(channels=(-1,))", "channels=(-1,) of ResNet must be a tuple of whole numbers"),
+        (
+            "resnet(channels=(-1,))",
+            "channels=(-1,) of ResNet must be a tuple of whole numbers",
+        ),
         ("resnet(blocks=0)", "blocks=0 of ResNet must be a whole number"),
         ("resnet(blocks=(1, 2))", "blocks=(1, 2) of ResNet must be a whole number"),
         ("resnet(activation='swish')", "activation='swish' of ResNet must be"),
@@ -216,13 +259,15 @@ def test_wrong_arguments(network, message):
 def test_convolutions_need_images(cls):
     for arguments in (((7,),), ((3,), (1, 7)), ((2, 3, 4, 5),)):
         with pytest.raises(
-            InputError, match=rf"{cls.__name__} needs images of shape \(H, W\) or \(C, H, W\)"
+            InputError,
+            match=rf"{cls.__name__} needs images of shape \(H, W\) or \(C, H, W\)",
         ):
             cls(*arguments)
 
 
 @pytest.mark.parametrize(
-    ("cls", "first"), [(MLP, [0.1088, 0.1527, -0.1539]), (ConvNet, [0.3475, 0.1864, -0.2534])]
+    ("cls", "first"),
+    [(MLP, [0.1088, 0.1527, -0.1539]), (ConvNet, [0.3475, 0.1864, -0.2534])],
 )
 def test_a_seed_gives_the_weights_it_always_gave(cls, first):
     """The last weights drawn, so that every draw before them counts; checkpoints and published runs rely on them."""
@@ -235,7 +280,10 @@ def test_a_seed_gives_the_weights_it_always_gave(cls, first):
 def test_affine_is_linear_by_another_library(shape, bias, monkeypatch):
     """Values, gradients, and gradients of gradients, against `torch.nn.Linear`."""
     torch.manual_seed(0)
-    affine, linear = products.Affine(30, 50, bias=bias), torch.nn.Linear(30, 50, bias=bias)
+    affine, linear = (
+        products.Affine(30, 50, bias=bias),
+        torch.nn.Linear(30, 50, bias=bias),
+    )
     linear.load_state_dict(affine.state_dict())
     calls = []
     monkeypatch.setattr(products, "LARGE", 0)
@@ -270,7 +318,11 @@ def test_affine_leaves_transforms_to_pytorch(monkeypatch):
 
 @pytest.mark.parametrize("network", ["mlp", "gatedmlp"])
 def test_dropout_of_encoder_and_decoder_apart(network):
-    for dropout, of in (("(0.3, 0.0)", [0.3]), ("(0.0, 0.4)", [0.4]), ("[0.3, 0.4]", [0.3, 0.4])):
+    for dropout, of in (
+        ("(0.3, 0.0)", [0.3]),
+        ("(0.0, 0.4)", [0.4]),
+        ("[0.3, 0.4]", [0.3, 0.4]),
+    ):
         vae = build(Spec((4,), 2, network=f"{network}(hidden=(9,), dropout={dropout})"))
         found = [m.p for m in vae.modules() if isinstance(m, torch.nn.Dropout)]
         assert sorted(found) == of

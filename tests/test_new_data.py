@@ -30,19 +30,32 @@ def table(path):
 
 
 def test_each_score_names_its_row(call, here):
-    assert call("evaluate", "runs/a", *K, "--csv", "s.csv", "--parquet", "s.parquet").code == 0
+    assert (
+        call("evaluate", "runs/a", *K, "--csv", "s.csv", "--parquet", "s.parquet").code
+        == 0
+    )
     with np.load("runs/a/evaluation.npz") as file:
         columns = dict(file)
     seen = open_run("runs/a").split("test")[:]
     torch.testing.assert_close(seen, torch.from_numpy(X[columns["row"]]).float())
     assert (columns["label"] == columns["row"] % 2).all()
     lines = table("s.csv")
-    assert list(lines[0])[:5] == ["row", "split", "label", "log_px", "log_px_standard_error"]
+    assert list(lines[0])[:5] == [
+        "row",
+        "split",
+        "label",
+        "log_px",
+        "log_px_standard_error",
+    ]
     assert [int(line["row"]) for line in lines] == columns["row"].tolist()
-    np.testing.assert_allclose([float(line["log_px"]) for line in lines], columns["values"])
+    np.testing.assert_allclose(
+        [float(line["log_px"]) for line in lines], columns["values"]
+    )
     import pandas
 
-    pandas.testing.assert_frame_equal(pandas.read_parquet("s.parquet"), pandas.read_csv("s.csv"))
+    pandas.testing.assert_frame_equal(
+        pandas.read_parquet("s.parquet"), pandas.read_csv("s.csv")
+    )
 
 
 def test_each_latent_names_its_row(call, here):
@@ -61,14 +74,23 @@ def test_files_are_named(call, train, tmp_path):
         path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    options = ("--binarize", "threshold", "--epochs", 1, "--network", "mlp(hidden=(8,))")
+    options = (
+        "--binarize",
+        "threshold",
+        "--epochs",
+        1,
+        "--network",
+        "mlp(hidden=(8,))",
+    )
     run = train("run", "--dataset", "pictures", *options, "--latent-dim", 2)
     assert call("evaluate", run, *K, "--report").code == 0
     with np.load(run / "evaluation.npz") as file:
         names, rows = file["name"].tolist(), file["row"]
     seen = open_run(run).split("test")[:]
     for name, x in zip(names, seen, strict=True):
-        assert torch.equal(x, torch.from_numpy(grey[int(Path(name).stem)] > 127.5).float())
+        assert torch.equal(
+            x, torch.from_numpy(grey[int(Path(name).stem)] > 127.5).float()
+        )
     assert len(set(rows.tolist())) == len(names) == 6
     mentions((run / "report.html").read_text(), "row of the file", *names)
 
@@ -82,7 +104,10 @@ def test_all_rows_of_new_data_are_scored(call, here, count):
     before = contents(here / "runs")
     said = call("evaluate", "runs/a", *K, "--data", "new.npy", "--report")
     assert (said.code, said.err) == (0, "")
-    mentions(said.out, f"new data: {count} of new.npy; none of them is a row that the run was")
+    mentions(
+        said.out,
+        f"new data: {count} of new.npy; none of them is a row that the run was",
+    )
     after = contents(here / "runs")
     assert {path: after[path] for path in before} == before  # the headline and its page
     lines = table("runs/a/evaluation-new-new-k10.csv")
@@ -91,8 +116,12 @@ def test_all_rows_of_new_data_are_scored(call, here, count):
     x = run.see(NEW[:count])
     torch.testing.assert_close(x, torch.from_numpy(NEW[:count]).float())
     pyro.set_rng_seed(0)
-    values = log_marginal(run.vae.model, run.vae.guide, x, num_particles=10, memory=2**28).values
-    np.testing.assert_allclose([float(line["log_px"]) for line in lines], values.numpy())
+    values = log_marginal(
+        run.vae.model, run.vae.guide, x, num_particles=10, memory=2**28
+    ).values
+    np.testing.assert_allclose(
+        [float(line["log_px"]) for line in lines], values.numpy()
+    )
 
     assert call("encode", "runs/a", "--data", "new.npy").code == 0
     with np.load("runs/a/latents-new-new.npz") as file:
@@ -111,7 +140,9 @@ def test_rows_that_were_trained_on_are_counted(call, here):
     )
     Path("data.npy").unlink()
     mentions(
-        call("evaluate", "runs/a", *K, "--data", "mixed.npy").out, "is not known", "are not here"
+        call("evaluate", "runs/a", *K, "--data", "mixed.npy").out,
+        "is not known",
+        "are not here",
     )
 
 
@@ -160,7 +191,14 @@ def test_columns_keep_their_names_and_order(call, refused, train):
     write("x.csv", ("mass", "length", "age"), X[:, :3])
     write("new.csv", ("mass", "length", "age"), NEW[:, :3])
     write("other.csv", ("length", "mass", "age"), NEW[:, :3])
-    options = ("--likelihood", "gaussian", "--network", "mlp(hidden=(8,))", "--latent-dim", 2)
+    options = (
+        "--likelihood",
+        "gaussian",
+        "--network",
+        "mlp(hidden=(8,))",
+        "--latent-dim",
+        2,
+    )
     train("run", "--dataset", "x.csv", *options, "--epochs", 1)
     assert call("evaluate", "run", *K, "--data", "new.csv").code == 0
     sentence = refused("evaluate", "run", *K, "--data", "other.csv")
@@ -197,7 +235,9 @@ def test_bytes_become_the_bits_of_the_run(trained):
     assert torch.equal(run.see(np.zeros((1, 8, 8), np.uint8)), torch.zeros(1, 8, 8))
     assert half[..., ::2].sum() == 0
     assert half[..., 1::2].mean().item() == pytest.approx(0.5, abs=0.03)  # 6400 bits
-    assert torch.equal(run.see(torch.ones(2, 8, 8)), torch.ones(2, 8, 8))  # bits as they are
+    assert torch.equal(
+        run.see(torch.ones(2, 8, 8)), torch.ones(2, 8, 8)
+    )  # bits as they are
     sixteenths = np.arange(64).reshape(1, 8, 8) % 17 / 16
     for values, words in (
         (np.full((1, 8, 8), 17), "up to 17"),
@@ -264,7 +304,9 @@ def test_comparing_one_evaluation_with_another(call, refused, here):
     mentions(said.out, "read: runs/a/evaluation.json, runs/a/evaluation-test-k5.json")
     limited = "runs/a/evaluation-test-limit5-k10.json"
     mentions(refused("compare", "runs/a", limited), "12 test data", "on 5", "--limit")
-    mentions(refused("compare", "runs/a", "runs/a/none.json"), "none.json does not exist")
+    mentions(
+        refused("compare", "runs/a", "runs/a/none.json"), "none.json does not exist"
+    )
     mentions(refused("compare", "runs/a", "runs/a/metrics.json"), "does not exist")
 
 

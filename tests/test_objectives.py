@@ -52,7 +52,9 @@ def test_limits(t):
     close(CIWAE(beta=1), ELBO(), t)
     close(MIWAE(groups=1, num_particles=12), IWAE(), t)
     close(MIWAE(groups=12, num_particles=12), ELBO(), t)
-    torch.testing.assert_close(Renyi(alpha=1 + 1e-4).bound(t), ELBO().bound(t), rtol=0, atol=1e-2)
+    torch.testing.assert_close(
+        Renyi(alpha=1 + 1e-4).bound(t), ELBO().bound(t), rtol=0, atol=1e-2
+    )
     assert (Renyi(alpha=1 + 1e-4).bound(t) < ELBO().bound(t)).all()
 
 
@@ -99,7 +101,9 @@ def test_at_the_exact_posterior_every_bound_is_log_p():
         CIWAE(),
         MIWAE(groups=2, num_particles=6),
     ):
-        bound = objective.bound(terms(*model.pair, x, num_particles=objective.num_particles))
+        bound = objective.bound(
+            terms(*model.pair, x, num_particles=objective.num_particles)
+        )
         torch.testing.assert_close(bound, model.marginal.log_prob(x), rtol=0, atol=1e-9)
 
 
@@ -154,7 +158,9 @@ def test_parts_of_beta_tc_over_all_data_are_those_of_the_mixture_of_their_poster
     even = torch.distributions.Categorical(logits=torch.zeros(40).double())
 
     def mixture(loc, scale):
-        parts = torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
+        parts = torch.distributions.Independent(
+            torch.distributions.Normal(loc, scale), 1
+        )
         return torch.distributions.MixtureSameFamily(even, parts)
 
     z = t.sites["z"].value
@@ -196,16 +202,22 @@ def test_free_bits():
     vae, x = pair_of()
     t = terms(vae.model, vae.guide, x, num_particles=5)
     site = t.sites["z"]
-    kl = (site.q.base_dist.log_prob(site.value) - site.p.base_dist.log_prob(site.value)).mean(
-        (0, 1)
-    )
-    threshold = kl.sort().values[1].item() + 1e-6  # two of the three latents fall below it
+    kl = (
+        site.q.base_dist.log_prob(site.value) - site.p.base_dist.log_prob(site.value)
+    ).mean((0, 1))
+    threshold = (
+        kl.sort().values[1].item() + 1e-6
+    )  # two of the three latents fall below it
     expected = t.log_px.mean(0) - (2 * threshold + kl.max())
     torch.testing.assert_close(FreeBits(nats=threshold).bound(t), expected)
     head = vae.guide.head.weight
-    free = torch.autograd.grad(FreeBits(nats=100.0).bound(t).sum(), head, retain_graph=True)[0]
+    free = torch.autograd.grad(
+        FreeBits(nats=100.0).bound(t).sum(), head, retain_graph=True
+    )[0]
     plain = torch.autograd.grad(t.log_px.mean(0).sum(), head)[0]
-    torch.testing.assert_close(free, plain)  # below the threshold the KL pulls at nothing
+    torch.testing.assert_close(
+        free, plain
+    )  # below the threshold the KL pulls at nothing
 
 
 def test_capacity():
@@ -229,7 +241,9 @@ def test_discrepancy_of_two_gaussians_against_its_closed_form():
     for factor, expected in ((s, truth), (1.0, 0.0)):
         found = torch.stack(
             [
-                squared_mmd(factor * torch.randn(20, d).double(), torch.randn(20, d).double())
+                squared_mmd(
+                    factor * torch.randn(20, d).double(), torch.randn(20, d).double()
+                )
                 for _ in range(4000)
             ]
         )
@@ -249,7 +263,9 @@ def test_info_vae():
     )
     torch.testing.assert_close(with_discrepancy, expected)
     single = terms(vae.model, vae.guide, x[:1])
-    assert InfoVAE().bound(single).isfinite().all()  # one draw has no discrepancy to estimate
+    assert (
+        InfoVAE().bound(single).isfinite().all()
+    )  # one draw has no discrepancy to estimate
 
 
 # --- annealing
@@ -259,7 +275,10 @@ def test_annealed_weighs_the_kl_where_the_objective_has_it(t):
     weighed = t._replace(kl_weight=0.3)
     for inner, expected in (
         (ELBO(beta=2.0), ELBO(beta=0.6).bound(t)),
-        (IWAE(), IWAE().bound(t._replace(log_pz=0.3 * t.log_pz, log_qz=0.3 * t.log_qz))),
+        (
+            IWAE(),
+            IWAE().bound(t._replace(log_pz=0.3 * t.log_pz, log_qz=0.3 * t.log_qz)),
+        ),
         (Capacity(nats=10.0), Capacity(nats=3.0).bound(t)),
     ):
         annealed = Annealed(objective=inner, epochs=10)
@@ -275,7 +294,16 @@ def test_shapes_of_annealing():
         linear.advance(epoch)
         cyclical.advance(epoch)
         seen.append((linear.weight.item(), cyclical.weight.item()))
-    assert seen == [(0, 0), (0.25, 0.5), (0.5, 1), (0.75, 1), (1, 0), (1, 0.5), (1, 1), (1, 0.5)]
+    assert seen == [
+        (0, 0),
+        (0.25, 0.5),
+        (0.5, 1),
+        (0.75, 1),
+        (1, 0),
+        (1, 0.5),
+        (1, 1),
+        (1, 0.5),
+    ]
 
 
 def test_what_is_reported_is_the_plain_elbo():

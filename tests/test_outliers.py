@@ -15,7 +15,14 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppca import PPCA
-from pyro_vae import AnomalyScores, Detection, InputError, Separation, anomaly_scores, detection
+from pyro_vae import (
+    AnomalyScores,
+    Detection,
+    InputError,
+    Separation,
+    anomaly_scores,
+    detection,
+)
 from pyro_vae.trained import open_run
 from reading import mentions, newest
 
@@ -48,13 +55,18 @@ def test_the_error_is_that_of_all_pairs(ties):
     s, t = drawn(37, 52, ties=ties)
     kernel = (s[:, None] > t) + 0.5 * (s[:, None] == t)
     variance = kernel.mean(1).var(ddof=1) / len(s) + kernel.mean(0).var(ddof=1) / len(t)
-    assert detection(s, t).standard_error == pytest.approx(math.sqrt(variance), rel=1e-12)
+    assert detection(s, t).standard_error == pytest.approx(
+        math.sqrt(variance), rel=1e-12
+    )
 
 
 def test_the_error_is_that_of_the_bootstrap():
     s, t = drawn(200, 150)
     rng = np.random.default_rng(1)
-    areas = [detection(rng.choice(s, len(s)), rng.choice(t, len(t))).auroc for _ in range(1000)]
+    areas = [
+        detection(rng.choice(s, len(s)), rng.choice(t, len(t))).auroc
+        for _ in range(1000)
+    ]
     assert detection(s, t).standard_error == pytest.approx(
         np.std(areas), rel=0.1
     )  # 1000 draws: 2.2 %, 4.5 of them
@@ -64,7 +76,9 @@ def test_the_error_is_that_of_the_bootstrap():
 def test_the_interval_covers_the_binormal_area(d):
     """`AUROC = Phi(d / sqrt 2)` for normal scores d apart."""
     rng, truth, count = np.random.default_rng(0), norm.cdf(d / math.sqrt(2)), 2000
-    found = [detection(rng.normal(d, 1, 60), rng.normal(0, 1, 90)) for _ in range(count)]
+    found = [
+        detection(rng.normal(d, 1, 60), rng.normal(0, 1, 90)) for _ in range(count)
+    ]
     covered = np.mean([f.low <= truth <= f.high for f in found])
     assert covered == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / count))
     assert all(0 < f.low < f.auroc < f.high <= 1 for f in found)
@@ -78,7 +92,9 @@ def test_samples_that_do_not_overlap():
     found = detection(np.arange(20) + 100.0, np.arange(50.0))
     assert found == Detection(1.0, 0.0, pytest.approx(0.025 ** (1 / 20)), 1.0, 0.0)
     reversed_ = detection(np.arange(50.0), np.arange(20) + 100.0)
-    assert reversed_ == Detection(0.0, 0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 20)), 1.0)
+    assert reversed_ == Detection(
+        0.0, 0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 20)), 1.0
+    )
 
 
 def test_scores_without_a_value():
@@ -90,7 +106,9 @@ def test_scores_without_a_value():
     ("s", "t"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], []), (np.ones((3, 2)), [1.0, 2.0])]
 )
 def test_too_few_scores(s, t):
-    with pytest.raises(InputError, match="two data or more on each side, one score for each"):
+    with pytest.raises(
+        InputError, match="two data or more on each side, one score for each"
+    ):
         detection(s, t)
 
 
@@ -103,7 +121,9 @@ STILL = {**FEW, "steps": 1, "rate": 1e-9}  # q* = q, for guides that are the pos
 
 def kl_to_posterior(truth, x):
     q = truth.vae.encode(x)
-    posterior = MultivariateNormal((x - truth.b) @ truth.gain.T, truth.posterior_covariance)
+    posterior = MultivariateNormal(
+        (x - truth.b) @ truth.gain.T, truth.posterior_covariance
+    )
     return kl_divergence(MultivariateNormal(q.mean, q.covariance_matrix), posterior)
 
 
@@ -116,7 +136,9 @@ def test_scores_of_an_exact_guide_are_the_closed_forms():
     torch.testing.assert_close(scores.elbo, density)
     assert scores.typical == pytest.approx(typical.item())
     torch.testing.assert_close(scores.typicality, (density - typical).abs())
-    torch.testing.assert_close(scores.regret, torch.zeros(60).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        scores.regret, torch.zeros(60).double(), atol=1e-9, rtol=0
+    )
 
 
 def test_regret_is_what_the_guide_lacks():
@@ -128,7 +150,9 @@ def test_regret_is_what_the_guide_lacks():
     spread = scores.gaps.amortisation_errors
     assert (error.abs() < 4.5 * spread + 1e-3).all()
     assert abs(error.mean()) < 4 * spread.square().sum().sqrt() / len(x) + 1e-3
-    assert error.square().mean().sqrt() > 0.5 * spread.mean()  # the errors are not too wide to tell
+    assert (
+        error.square().mean().sqrt() > 0.5 * spread.mean()
+    )  # the errors are not too wide to tell
 
 
 def test_a_little_regret_is_not_negative():
@@ -137,13 +161,17 @@ def test_a_little_regret_is_not_negative():
     scores = anomaly_scores(truth.vae, truth.sample(100), 0.0, **FEW)
     errors = scores.gaps.amortisation_errors
     assert (scores.regret >= -4.5 * errors).all()
-    found = scores.gaps.improved  # by draws of their own, so that the choice does not bias these
+    found = (
+        scores.gaps.improved
+    )  # by draws of their own, so that the choice does not bias these
     expected, noise = (
         1.1**2 - 1 - 2 * math.log(1.1),
         errors[found].square().sum().sqrt().item() / int(found.sum()),
     )
     assert found.sum() > 50
-    assert scores.regret[found].mean().item() == pytest.approx(expected, abs=4 * noise + 1e-3)
+    assert scores.regret[found].mean().item() == pytest.approx(
+        expected, abs=4 * noise + 1e-3
+    )
 
 
 def test_the_typical_value_may_be_known():
@@ -158,7 +186,9 @@ def test_the_typical_value_may_be_known():
 def separation(truth, inside, outside):
     first = anomaly_scores(truth.vae, inside, truth.sample(300, seed=9), **STILL)
     return Separation(
-        ("own", "other"), first, anomaly_scores(truth.vae, outside, first.typical, **STILL)
+        ("own", "other"),
+        first,
+        anomaly_scores(truth.vae, outside, first.typical, **STILL),
     )
 
 
@@ -171,7 +201,9 @@ def test_data_near_the_mode_are_more_probable_and_not_typical():
     )
     found = separation(truth, inside, outside)
     density = [truth.marginal.log_prob(x).numpy() for x in (inside, outside)]
-    assert found.detections["log p(x)"].auroc == pytest.approx(roc_auc_score(*labelled(*density)))
+    assert found.detections["log p(x)"].auroc == pytest.approx(
+        roc_auc_score(*labelled(*density))
+    )
     assert found.detections["log p(x)"].high < 0.5
     assert found.detections["typicality"].low > 0.9
     mentions(
@@ -187,13 +219,19 @@ def test_data_near_the_mode_are_more_probable_and_not_typical():
 def test_data_far_away_are_found_and_no_failure_is_told():
     truth = PPCA(2, 5)
     found = separation(
-        truth, truth.sample(100, seed=1), truth.b + 8 * (truth.sample(100, seed=2) - truth.b)
+        truth,
+        truth.sample(100, seed=1),
+        truth.b + 8 * (truth.sample(100, seed=2) - truth.b),
     )
-    assert all(found.detections[name].low > 0.5 for name in ("log p(x)", "ELBO", "typicality"))
+    assert all(
+        found.detections[name].low > 0.5 for name in ("log p(x)", "ELBO", "typicality")
+    )
     assert found.failure is None
     assert found.doubt is None
     numbers = found.answer().to_dict()["typicality"]
-    assert numbers["mean_outside"] == pytest.approx(found.outside.typicality.mean().item())
+    assert numbers["mean_outside"] == pytest.approx(
+        found.outside.typicality.mean().item()
+    )
     assert not numbers["higher_inside"]
 
 
@@ -235,12 +273,17 @@ CHEAP = ("--limit", 60, "--num-particles", 50, "--refine", 5)
 
 
 def noise(path, maximum=16, shape=(8, 8), n=400):
-    np.save(path, np.random.default_rng(0).integers(0, maximum + 1, (n, *shape)).astype(np.uint8))
+    np.save(
+        path,
+        np.random.default_rng(0).integers(0, maximum + 1, (n, *shape)).astype(np.uint8),
+    )
 
 
 def test_noise_and_the_run_itself(call, run):
     noise("noise.npy")
-    said = call("evaluate", run, *CHEAP, "--ood", "noise.npy", "--ood", "digits", "--report")
+    said = call(
+        "evaluate", run, *CHEAP, "--ood", "noise.npy", "--ood", "digits", "--report"
+    )
     assert (said.code, said.err) == (0, "")
     mentions(
         said.out,
@@ -259,8 +302,12 @@ def test_noise_and_the_run_itself(call, run):
         "ELBO"
     ]  # the same data and bits inside and outside: only the draws differ
     assert mean["mean_inside"] == pytest.approx(mean["mean_outside"], abs=0.3)
-    mentions(s["ood"]["digits"]["verdict"], "hardly tells digits from digits", "AUROC is 0.")
-    mentions(said.out, "noise.npy: 60 of its 400 rows", "digits: 60 of its 359 test data")
+    mentions(
+        s["ood"]["digits"]["verdict"], "hardly tells digits from digits", "AUROC is 0."
+    )
+    mentions(
+        said.out, "noise.npy: 60 of its 400 rows", "digits: 60 of its 359 test data"
+    )
     assert s["ood"]["noise.npy"]["verdict"] is None
     with Image.open(newest(run, "figures/*/ood-noise.png")) as image:
         assert min(image.size) > 400
@@ -270,8 +317,13 @@ def test_noise_and_the_run_itself(call, run):
 
 def test_other_data_pass_the_bridge_of_the_run(run):
     """Grey values of 16 are bits of 1, those of 8 bits of 1 half of the time; bits stay as they are."""
-    np.save("grey.npy", np.tile(np.array([0, 8, 16, 16], np.uint8), (1000, 16)).reshape(1000, 8, 8))
-    np.save("bits.npy", np.tile(np.array([0, 1], np.uint8), (100, 32)).reshape(100, 8, 8))
+    np.save(
+        "grey.npy",
+        np.tile(np.array([0, 8, 16, 16], np.uint8), (1000, 16)).reshape(1000, 8, 8),
+    )
+    np.save(
+        "bits.npy", np.tile(np.array([0, 1], np.uint8), (100, 32)).reshape(100, 8, 8)
+    )
     opened = open_run(str(run), checkpoint="best", device="cpu", data_dir=None)
     found = {name: opened.outside(name) for name in ("grey.npy", "bits.npy")}
     grey, bits = found["grey.npy"][:], found["bits.npy"][:]
@@ -303,7 +355,10 @@ def test_real_numbers_against_real_numbers(call, train, tmp_path, monkeypatch):
         "--network",
         "mlp(hidden=(8,))",
     )
-    assert call("evaluate", made, *CHEAP, "--ood", "far.npy", "--ood", "unit.npy").code == 0
+    assert (
+        call("evaluate", made, *CHEAP, "--ood", "far.npy", "--ood", "unit.npy").code
+        == 0
+    )
     s = json.loads(newest(made).read_text())
     assert s["ood"]["far.npy"]["log p(x)"]["auroc"] > 0.99
     assert s["ood"]["unit.npy"]["log p(x)"]["auroc"] < 0.7  # near the mode
@@ -314,15 +369,25 @@ def test_real_numbers_against_real_numbers(call, train, tmp_path, monkeypatch):
     [
         (["--ood", "none.npy"], ["none.npy does not exist"]),
         (["--ood", "digitz"], ["--ood digitz is neither", "did you mean digits?"]),
-        (["--ood", "big.npy"], ["--ood big.npy has data of shape (28, 28)", "trained on (8, 8)"]),
+        (
+            ["--ood", "big.npy"],
+            ["--ood big.npy has data of shape (28, 28)", "trained on (8, 8)"],
+        ),
         (
             ["--ood", "bright.npy"],
             ["--ood bright.npy holds values up to 2", "those of the run end at 16"],
         ),
-        (["--ood", "real.npy"], ["--ood real.npy holds reals", "trained on digits", "grey levels"]),
+        (
+            ["--ood", "real.npy"],
+            ["--ood real.npy holds reals", "trained on digits", "grey levels"],
+        ),
         (
             ["--ood", "unit.npy"],
-            ["--ood unit.npy holds reals in [0, 1]", "trained on digits", "grey levels"],
+            [
+                "--ood unit.npy holds reals in [0, 1]",
+                "trained on digits",
+                "grey levels",
+            ],
         ),
         (["--ood", "few.npy"], ["--ood few.npy holds one datum"]),
         (
@@ -371,19 +436,37 @@ def test_bits_are_no_grey_levels(refused, train, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(
-    "PYRO_VAE_DATA" not in os.environ, reason="set PYRO_VAE_DATA to the folder of the data sets"
+    "PYRO_VAE_DATA" not in os.environ,
+    reason="set PYRO_VAE_DATA to the folder of the data sets",
 )
 def test_fashion_gives_mnist_a_higher_density(call, train):
     """The known failure (Nalisnick et al. 2019, Xiao et al. 2020), and the regret, which has it less."""
     made = train(
-        "run", "--dataset", "fashion-mnist", "--likelihood", "discretizedlogistic", "--epochs", 2
+        "run",
+        "--dataset",
+        "fashion-mnist",
+        "--likelihood",
+        "discretizedlogistic",
+        "--epochs",
+        2,
     )
     said = call(
-        "evaluate", made, "--limit", 200, "--num-particles", 200, "--refine", 30, "--ood", "mnist"
+        "evaluate",
+        made,
+        "--limit",
+        200,
+        "--num-particles",
+        200,
+        "--refine",
+        30,
+        "--ood",
+        "mnist",
     )
     assert said.code == 0
     mentions(
-        said.out, "higher log p(x) to mnist than to its own fashion-mnist test data", "Nalisnick"
+        said.out,
+        "higher log p(x) to mnist than to its own fashion-mnist test data",
+        "Nalisnick",
     )
     found = json.loads(newest(made).read_text())["ood"]["mnist"]
     assert found["log p(x)"]["high"] < 0.35

@@ -52,10 +52,14 @@ def test_pages_are_data(folder, rng, compression):
         stack(folder / f"{name}.tif", arrays, compression=compression)
     Image.fromarray(written[2, 0]).save(folder / "c.tif")
     data = whole(folder)
-    assert np.array_equal(data.values["train"], [*written[0], *written[1], written[2, 0]])
+    assert np.array_equal(
+        data.values["train"], [*written[0], *written[1], written[2, 0]]
+    )
     names = [*(f"{name}.tif#{page}" for name in "ab" for page in range(4)), "c.tif"]
     assert data.names["train"].tolist() == names
-    assert any("2 files of several pages: each page is a datum" in note for note in data.notes)
+    assert any(
+        "2 files of several pages: each page is a datum" in note for note in data.notes
+    )
 
 
 def test_pages_are_read_in_any_order_by_any_process_and_thread(folder, rng):
@@ -93,7 +97,9 @@ def test_labels_of_pages(folder, tmp_path, rng, lines, expected):
         stack(folder / f"{name}.tif", rng.integers(0, 256, (3, H, W), dtype=np.uint8))
     (tmp_path / "y.csv").write_text("\n".join(lines))
     if expected is None:
-        refuses(folder, "2 labels, but there are 6 data", labels=str(tmp_path / "y.csv"))
+        refuses(
+            folder, "2 labels, but there are 6 data", labels=str(tmp_path / "y.csv")
+        )
     else:
         data = load_data(str(folder), labels=str(tmp_path / "y.csv"), **WHOLE)
         assert data.labels["train"].tolist() == expected
@@ -122,7 +128,11 @@ def test_previews_in_a_photograph_are_no_data(folder, rng):
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".apng"])
 def test_animations_are_refused(folder, rng, suffix):
     options = {"lossless": True} if suffix == ".webp" else {}
-    stack(folder / f"0{suffix}", rng.integers(0, 256, (4, H, W, 3), dtype=np.uint8), **options)
+    stack(
+        folder / f"0{suffix}",
+        rng.integers(0, 256, (4, H, W, 3), dtype=np.uint8),
+        **options,
+    )
     refuses(folder, rf"0{suffix} is an animation, .* save its frames as files")
 
 

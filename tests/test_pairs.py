@@ -96,14 +96,23 @@ class Shifted(PyroModule):
 
 
 def test_a_pair_is_own_when_both_programs_are():
-    vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    vae = VAE(
+        StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2)
+    )
     assert is_own(vae.model, vae.guide)
-    for foreign in (exact, Shifted(), poutine.scale(vae.guide, scale=0.5), vae.guide.__call__):
+    for foreign in (
+        exact,
+        Shifted(),
+        poutine.scale(vae.guide, scale=0.5),
+        vae.guide.__call__,
+    ):
         assert not is_own(vae.model, foreign)
 
 
 def test_a_foreign_pair_runs_under_the_settings_of_the_user():
-    vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    vae = VAE(
+        StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2)
+    )
     with pyro.settings.context(module_local_params=False, validate_poutine=True):
         with parameters_of(vae.model, vae.guide), unchecked(vae.model, vae.guide):
             assert pyro.settings.get("module_local_params")
@@ -124,13 +133,20 @@ def test_a_foreign_pair_runs_under_the_settings_of_the_user():
 def test_a_module_that_calls_param_is_evaluated_however_it_is_wrapped(wrapped):
     x = torch.randn(30)
     truth = dist.Normal(0.0, 2**0.5).log_prob(x).mean().item()
-    assert elbo(normal, wrapped(Shifted()), x, num_particles=3).elbo == pytest.approx(truth, 1e-5)
+    assert elbo(normal, wrapped(Shifted()), x, num_particles=3).elbo == pytest.approx(
+        truth, 1e-5
+    )
     assert "shift" in pyro.get_param_store()
 
 
 def test_rows_are_those_of_the_first_batch():
     x, y = torch.zeros(40, 3), torch.zeros(40)
-    assert rows_of([x, y[:7]]) == rows_of([[x, y]]) == rows_of([{"x": x, "z": (y, y)}]) == 40
+    assert (
+        rows_of([x, y[:7]])
+        == rows_of([[x, y]])
+        == rows_of([{"x": x, "z": (y, y)}])
+        == 40
+    )
     assert rows_of([torch.tensor(1.0), (x, torch.tensor(0.5))]) == 40
     assert rows_of([None, 3, "text"], {"beta": 0.5, "x": x}) == 40
     assert rows_of([nn.Linear(2, 2)]) is None
@@ -173,7 +189,9 @@ def network_pair(decoder, encoder, shape):
 
 
 def batch_norm():
-    decoder = nn.Sequential(nn.Linear(2, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3))
+    decoder = nn.Sequential(
+        nn.Linear(2, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3)
+    )
     return *network_pair(decoder, nn.Linear(3, 4), (3,)), torch.randn(64, 3)
 
 
@@ -195,7 +213,9 @@ def softmax():
 
 
 def test_any_leading_dimensions_are_taken_at_once():
-    pair = network_pair(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), nn.Linear(3, 4), (3,))
+    pair = network_pair(
+        nn.Sequential(nn.Linear(2, 3), nn.Tanh()), nn.Linear(3, 4), (3,)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         t = terms(*pair, torch.randn(6, 3), num_particles=5)
@@ -242,7 +262,9 @@ def test_trying_a_pair_leaves_buffers_and_random_numbers_alone():
     torch.manual_seed(1)
     with pytest.warns(ParticleWarning):
         way_of(*pair, (x,), {})
-    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(
+        torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(1))
+    )
     assert decoder[1].num_batches_tracked == 0
     assert torch.equal(decoder[1].running_mean, torch.zeros(5))
 
@@ -251,7 +273,9 @@ def test_batch_normalisation_in_evaluation_mode_and_dropout_are_tried_as_they_ar
     decoder = nn.Sequential(nn.Linear(2, 5), nn.Dropout(0.5), nn.Linear(5, 3))
     pair = network_pair(decoder, nn.Linear(3, 4), (3,))
     assert way_of(*pair, (torch.randn(6, 3),), {}).dim == -2
-    flat = nn.Sequential(nn.Linear(2, 5), AnyLeading(nn.BatchNorm1d(5)), nn.Linear(5, 3))
+    flat = nn.Sequential(
+        nn.Linear(2, 5), AnyLeading(nn.BatchNorm1d(5)), nn.Linear(5, 3)
+    )
     pair = network_pair(flat, nn.Linear(3, 4), (3,))
     with pytest.warns(ParticleWarning):
         assert way_of(*pair, (torch.randn(6, 3),), {}).dim is None
@@ -310,7 +334,9 @@ def test_objectives_of_particles_drawn_one_by_one_are_those_of_particles_at_once
     def pair(read):
         def model(x):
             with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+                z = pyro.sample(
+                    "z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1)
+                )
                 pyro.sample("x", dist.Normal(read(z), 1.0), obs=x)
 
         def guide(x):
@@ -350,7 +376,9 @@ def log_normal(x):
 def by_exponential(x):
     """The prior of `log_normal` as exp(u), its log-Jacobian a factor."""
     with pyro.plate("data", len(x)):
-        u = pyro.sample("u", dist.Normal(torch.ones(len(x)), 0.1), infer={"is_auxiliary": True})
+        u = pyro.sample(
+            "u", dist.Normal(torch.ones(len(x)), 0.1), infer={"is_auxiliary": True}
+        )
         pyro.factor("log_jacobian", -u, has_rsample=True)
         pyro.sample("z", dist.Delta(u.exp()))
 
@@ -400,13 +428,17 @@ def test_the_gradient_of_a_factor_is_that_of_pyro(has_rsample):
 
     def gradient(loss):
         torch.manual_seed(0)
-        return torch.autograd.grad(loss.differentiable_loss(log_normal, guide, x), loc)[0]
+        return torch.autograd.grad(loss.differentiable_loss(log_normal, guide, x), loc)[
+            0
+        ]
 
     x = torch.full((40,), 2.7)
     if has_rsample:
         torch.testing.assert_close(gradient(ELBO()), gradient(Trace_ELBO()))
     else:  # the score function multiplies the factor's gradient by the bound
-        assert not torch.allclose(gradient(ELBO()), gradient(Trace_ELBO(num_particles=1)) * 0)
+        assert not torch.allclose(
+            gradient(ELBO()), gradient(Trace_ELBO(num_particles=1)) * 0
+        )
         t = terms(log_normal, guide, x)
         assert t.log_score is not None
 
@@ -417,7 +449,9 @@ def test_sticking_the_landing_leaves_the_jacobian_of_a_guide_in():
     def guide(x):  # the posterior is the prior where x says nothing
         with pyro.plate("data", len(x)):
             u = pyro.sample(
-                "u", dist.Normal(loc, 0.1).expand([len(x)]), infer={"is_auxiliary": True}
+                "u",
+                dist.Normal(loc, 0.1).expand([len(x)]),
+                infer={"is_auxiliary": True},
             )
             z = u.exp()
             pyro.sample("z", dist.Delta(z, log_density=-u))
@@ -434,8 +468,16 @@ def test_sticking_the_landing_leaves_the_jacobian_of_a_guide_in():
 
 def test_objectives_that_take_log_q_apart_refuse_auxiliary_draws():
     t = terms(log_normal, by_exponential, torch.ones(5), num_particles=5)
-    for objective in (DReG(), PIWAE(), ReweightedWakeSleep(), MeanFieldELBO(), FreeBits()):
-        with pytest.raises(InputError, match="of the guide does not stand in the model"):
+    for objective in (
+        DReG(),
+        PIWAE(),
+        ReweightedWakeSleep(),
+        MeanFieldELBO(),
+        FreeBits(),
+    ):
+        with pytest.raises(
+            InputError, match="of the guide does not stand in the model"
+        ):
             objective.check(t)
     for objective in (ELBO(), IWAE(), STL(), Renyi()):
         objective.check(t)
@@ -447,7 +489,9 @@ def test_auxiliary_draws_that_no_latent_is_made_of_are_refused():
             u = pyro.sample("u", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
             pyro.sample("z", dist.Normal(u, 1.0))
 
-    with pytest.raises(InputError, match=r"auxiliary site 'u'.*no latent is a function of it"):
+    with pytest.raises(
+        InputError, match=r"auxiliary site 'u'.*no latent is a function of it"
+    ):
         terms(normal, guide, torch.zeros(4))
 
 
@@ -469,7 +513,12 @@ def test_a_deterministic_site_counts_nothing_anywhere():
     )
 
 
-AUTO = [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal]
+AUTO = [
+    AutoNormal,
+    AutoDiagonalNormal,
+    AutoMultivariateNormal,
+    AutoLowRankMultivariateNormal,
+]
 
 
 def test_a_guide_made_by_pyro_has_a_density():
@@ -481,7 +530,9 @@ def test_a_guide_made_by_pyro_has_a_density():
         guide.scales.z = torch.full((30,), 0.5**0.5)
     found = log_marginal(normal, guide, x, num_particles=50)
     torch.testing.assert_close(found.values, marginal(x).double(), rtol=1e-4, atol=1e-4)
-    assert elbo(normal, guide, x).elbo == pytest.approx(marginal(x).mean().item(), abs=1e-4)
+    assert elbo(normal, guide, x).elbo == pytest.approx(
+        marginal(x).mean().item(), abs=1e-4
+    )
     with pytest.raises(InputError, match=r"draws for 30 data and is called with 10"):
         log_marginal(normal, guide, x[:10], num_particles=50)
     for objective in (ELBO(), IWAE(), STL()):
@@ -568,7 +619,9 @@ def test_inner_plates_are_summed_for_each_datum():
             shift = torch.zeros(pixels, 1)
             with pyro.plate("data", n, dim=-1):
                 pyro.sample(
-                    "x", dist.Normal(shift + pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x.T
+                    "x",
+                    dist.Normal(shift + pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0),
+                    obs=x.T,
                 )
 
     def guide(x):
@@ -580,7 +633,9 @@ def test_inner_plates_are_summed_for_each_datum():
     t = terms(model, guide, x, num_particles=4)
     torch.testing.assert_close(t.log_weight, marginal(x).sum(1).expand(4, 7))
     found = log_marginal(model, guide, x, num_particles=20)
-    torch.testing.assert_close(found.values, marginal(x).sum(1).double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found.values, marginal(x).sum(1).double(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_plate_of_data_need_not_be_the_rightmost():
@@ -620,7 +675,9 @@ def test_masks_and_a_common_scale_are_those_of_pyro():
         ours = ELBO().loss(p, q, x)
         torch.manual_seed(0)
         assert ours == pytest.approx(Trace_ELBO().loss(p, q, x), rel=1e-5)
-    found = log_marginal(model, lambda x: exact(torch.where(seen, x, 0.0)), x, num_particles=4000)
+    found = log_marginal(
+        model, lambda x: exact(torch.where(seen, x, 0.0)), x, num_particles=4000
+    )
     assert found.values[1].item() == pytest.approx(0.0, abs=0.05)
 
 
@@ -631,7 +688,12 @@ def test_what_is_not_observed_of_a_site_has_to_be_drawn_or_masked():
             pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=seen)
 
     with pytest.raises(InputError, match=r"'x_unobserved'.*poutine.mask"):
-        terms(model, lambda x, seen: exact(x), torch.zeros(3), torch.tensor([True, False, True]))
+        terms(
+            model,
+            lambda x, seen: exact(x),
+            torch.zeros(3),
+            torch.tensor([True, False, True]),
+        )
 
 
 def shared(x):
@@ -651,9 +713,14 @@ def shared_guide(x):
 def test_a_global_latent_is_refused_and_evaluated_given_a_draw_as_the_sentence_says():
     x, m = torch.randn(9), torch.tensor(0.7)
     truth = dist.Normal(m, 2**0.5).log_prob(x).double()
-    with pytest.raises(InputError, match=r"poutine.condition\(model, data={'m': m}\)") as refusal:
+    with pytest.raises(
+        InputError, match=r"poutine.condition\(model, data={'m': m}\)"
+    ) as refusal:
         log_marginal(shared, shared_guide, x, num_particles=10)
-    pair = [part.strip() for part in str(refusal.value).split("a draw of it, ")[1].split(" and ")]
+    pair = [
+        part.strip()
+        for part in str(refusal.value).split("a draw of it, ")[1].split(" and ")
+    ]
     names = {"poutine": poutine, "model": shared, "guide": shared_guide, "m": m}
     given = [eval(part, names) for part in pair]
     torch.testing.assert_close(
@@ -664,7 +731,10 @@ def test_a_global_latent_is_refused_and_evaluated_given_a_draw_as_the_sentence_s
     guide(x)
     with pytest.raises(InputError, match="outside the data plate") as refusal:
         terms(shared, guide, x)
-    pair = [part.strip() for part in str(refusal.value).split("a draw of it, ")[1].split(" and ")]
+    pair = [
+        part.strip()
+        for part in str(refusal.value).split("a draw of it, ")[1].split(" and ")
+    ]
     given = [eval(part, {**names, "guide": guide}) for part in pair]
     with torch.no_grad():  # the posterior given m
         guide.locs.z.copy_((x + m) / 2)
@@ -695,12 +765,16 @@ def test_discrete_latents_have_the_score_function():
 
     x = torch.full((30_000,), 0.8)
     (ours,) = torch.autograd.grad(ELBO().differentiable_loss(model, guide, x), logit)
-    (theirs,) = torch.autograd.grad(Trace_ELBO().differentiable_loss(model, guide, x), logit)
+    (theirs,) = torch.autograd.grad(
+        Trace_ELBO().differentiable_loss(model, guide, x), logit
+    )
     error = (ours.var() + theirs.var()).sqrt() / len(x) ** 0.5
     assert abs(ours.mean() - theirs.mean()) < 4 * error
     few = x[:50]
     values = torch.tensor([0.0, 1.0])
-    log_p = dist.Bernoulli(0.3).log_prob(values) + dist.Normal(2 * values, 1.0).log_prob(x[0])
+    log_p = dist.Bernoulli(0.3).log_prob(values) + dist.Normal(
+        2 * values, 1.0
+    ).log_prob(x[0])
     found = log_marginal(model, guide, few, num_particles=4000)
     assert found.mean == pytest.approx(log_p.logsumexp(0).item(), abs=5e-3)
 
@@ -734,7 +808,9 @@ def conditional(d):
 def exact_conditional(d):
     x, y = d.values() if isinstance(d, dict) else d
     with pyro.plate("data", len(x)):
-        pyro.sample("z", dist.Normal((x + y) / 2, pyro.param("s", torch.tensor(0.5**0.5))))
+        pyro.sample(
+            "z", dist.Normal((x + y) / 2, pyro.param("s", torch.tensor(0.5**0.5)))
+        )
 
 
 class Triples(Dataset):
@@ -771,7 +847,13 @@ def test_batches_of_several_tensors(data):
     assert bound.elbo == pytest.approx(truth.mean().item(), abs=1e-4)
     pair = SimpleNamespace(model=conditional, guide=exact_conditional)
     history = fit(
-        pair, given, Trace_ELBO(), validation=given, epochs=1, batch_size=9, learning_rate=1e-6
+        pair,
+        given,
+        Trace_ELBO(),
+        validation=given,
+        epochs=1,
+        batch_size=9,
+        learning_rate=1e-6,
     )
     assert history[0].elbo == pytest.approx(truth.mean().item(), abs=1e-4)
     assert history[0].validation_elbo == pytest.approx(truth.mean().item(), abs=1e-4)
@@ -792,16 +874,18 @@ def test_further_arguments_are_cut_along_with_the_data_and_others_are_whole():
     arguments = {"beta": 0.5, "c": {"c": torch.arange(40)}}
     found = log_marginal(model, guide, x, y, w, num_particles=3, **arguments)
     torch.testing.assert_close(found.values, truth.double(), rtol=1e-4, atol=1e-4)
-    assert elbo(model, guide, x, y, w, batch_size=16, **arguments).elbo == pytest.approx(
-        truth.mean().item(), abs=1e-4
-    )
+    assert elbo(
+        model, guide, x, y, w, batch_size=16, **arguments
+    ).elbo == pytest.approx(truth.mean().item(), abs=1e-4)
     assert {(16, 16, 2, 16), (1, 1, 2, 1)} <= lengths
 
 
 def test_parts_of_different_lengths_are_refused():
     with pytest.raises(InputError, match="the parts of x have 7 and 40 rows"):
         log_marginal(conditional, exact_conditional, (torch.randn(40), torch.randn(7)))
-    vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    vae = VAE(
+        StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2)
+    )
     with pytest.raises(InputError, match="give the data alone"):
         log_marginal(vae.model, vae.guide, (torch.ones(4, 4), torch.ones(4)))
 
@@ -824,7 +908,9 @@ def test_a_guide_with_numbers_for_each_datum_is_called_with_all_data(cut, memory
     x = torch.randn(40)
     pyro.param("loc", x / 2)
     guide, drawn = numbered(40, cut=cut), []
-    found = log_marginal(normal, guide, x, num_particles=300, memory=memory, progress=drawn.append)
+    found = log_marginal(
+        normal, guide, x, num_particles=300, memory=memory, progress=drawn.append
+    )
     torch.testing.assert_close(found.values, marginal(x).double(), rtol=1e-4, atol=1e-4)
     assert sum(drawn) == 300 * 40
     bound = elbo(normal, guide, x, batch_size=7)
@@ -839,7 +925,9 @@ def test_a_part_of_the_data_of_such_a_guide_is_refused():
         with pytest.raises(InputError, match="40"):
             elbo(normal, guide, x[:10])
     with pytest.raises(InputError, match="draws for 40 data and is called with 1"):
-        log_marginal(lambda x: normal(x.expand(40)), numbered(40), x[:1], num_particles=10)
+        log_marginal(
+            lambda x: normal(x.expand(40)), numbered(40), x[:1], num_particles=10
+        )
 
 
 def test_fit_records_the_loss_alone_where_latents_are_shared():
@@ -853,12 +941,23 @@ def test_fit_records_the_loss_alone_where_latents_are_shared():
 
     x = 5 + torch.randn(60)
     pair = SimpleNamespace(model=model, guide=guide)
-    with pytest.warns(TrainingWarning, match="the ELBO of the epochs is not known") as said:
+    with pytest.warns(
+        TrainingWarning, match="the ELBO of the epochs is not known"
+    ) as said:
         history = fit(
-            pair, x, Trace_ELBO(), validation=x[:20], epochs=30, batch_size=10, learning_rate=0.1
+            pair,
+            x,
+            Trace_ELBO(),
+            validation=x[:20],
+            epochs=30,
+            batch_size=10,
+            learning_rate=0.1,
         )
     assert len(said) == 1
-    assert all(math.isnan(epoch.elbo) and math.isnan(epoch.validation_elbo) for epoch in history)
+    assert all(
+        math.isnan(epoch.elbo) and math.isnan(epoch.validation_elbo)
+        for epoch in history
+    )
     assert history.best.loss == min(epoch.loss for epoch in history)
     assert pyro.param("loc").item() == pytest.approx(x.mean().item(), abs=0.2)
 
@@ -912,7 +1011,9 @@ def test_activity_of_a_guide_that_reads_its_draws_from_the_left():
 
     x = torch.randn(50)
     found = activity(guide, x, draws=50)
-    torch.testing.assert_close(found["a"], 4 * x.double().var()[None], rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        found["a"], 4 * x.double().var()[None], rtol=0.05, atol=0
+    )
     torch.testing.assert_close(found["b"], 36 * x.double().var(), rtol=0.05, atol=0)
 
 
@@ -921,7 +1022,9 @@ def test_activity_of_a_guide_with_numbers_for_each_datum():
     pyro.param("loc", loc)
     found = activity(numbered(40), torch.zeros(40), draws=400, batch_size=7)
     torch.testing.assert_close(found["z"], loc.double().var(), rtol=0.1, atol=0)
-    with pytest.raises(InputError, match="'m' of the guide lies outside the data plate"):
+    with pytest.raises(
+        InputError, match="'m' of the guide lies outside the data plate"
+    ):
         activity(shared_guide, torch.zeros(4))
 
 
@@ -945,14 +1048,18 @@ def normal_vector(x):
 
 
 @pytest.mark.filterwarnings("ignore::pyro_vae.inference.particles.ParticleWarning")
-@pytest.mark.parametrize("pair", [(column, exact_column), (conditional, exact_conditional)])
+@pytest.mark.parametrize(
+    "pair", [(column, exact_column), (conditional, exact_conditional)]
+)
 def test_posteriors_of_pairs_of_functions(pair):
     x = torch.randn(2)
     data = x if pair[0] is column else (x, torch.zeros(2))
     found = compare_posterior(
         *pair, data, num_samples=200, warmup_steps=100, num_chains=2, guide_samples=500
     )
-    torch.testing.assert_close(found.draws.mean((1, 2))[:, 0], x.double() / 2, rtol=0, atol=0.15)
+    torch.testing.assert_close(
+        found.draws.mean((1, 2))[:, 0], x.double() / 2, rtol=0, atol=0.15
+    )
 
 
 def test_a_pair_of_pyro_modules_is_weighed_by_a_compiled_graph():
@@ -963,7 +1070,9 @@ def test_a_pair_of_pyro_modules_is_weighed_by_a_compiled_graph():
 
         def forward(self, x):
             with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+                z = pyro.sample(
+                    "z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1)
+                )
                 pyro.sample("x", dist.Normal(self.net(z), 1.0).to_event(1), obs=x)
 
     class Guide(PyroModule):
@@ -981,7 +1090,9 @@ def test_a_pair_of_pyro_modules_is_weighed_by_a_compiled_graph():
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("error", CompileWarning)
-            found.append(log_marginal(*pair, x, num_particles=100, compile=wanted).values)
+            found.append(
+                log_marginal(*pair, x, num_particles=100, compile=wanted).values
+            )
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
 
@@ -1023,7 +1134,9 @@ def test_latents_of_groups_are_refused():
             pyro.sample("m", dist.Normal(torch.zeros(3), 1.0))
 
     for ask in (elbo, log_marginal):
-        with pytest.raises(InputError, match="'m' and 'x' lie in data plates of different sizes"):
+        with pytest.raises(
+            InputError, match="'m' and 'x' lie in data plates of different sizes"
+        ):
             ask(groups, guide, torch.randn(7))
 
 
@@ -1037,7 +1150,9 @@ def test_a_loop_over_a_plate_is_refused():
         for i in pyro.plate("data", len(x)):
             pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(InputError, match="in a loop over a plate, outside the data plate"):
+    with pytest.raises(
+        InputError, match="in a loop over a plate, outside the data plate"
+    ):
         terms(looped, guide, torch.randn(3))
 
 
@@ -1052,7 +1167,10 @@ def test_a_pair_that_chooses_its_own_subsample_is_trained_and_not_evaluated():
             pyro.sample("z", dist.Normal(x[rows] / 2, 0.5**0.5))
 
     x = torch.randn(12)
-    for k in (1, 3):  # all particles are of one subsample: the weights of a datum are equal
+    for k in (
+        1,
+        3,
+    ):  # all particles are of one subsample: the weights of a datum are equal
         t = terms(model, guide, x, num_particles=k)
         assert t.scale == 3
         torch.testing.assert_close(t.log_weight, t.log_weight[:1].expand(k, 4))
@@ -1073,7 +1191,9 @@ def test_a_blocked_site_is_drawn_anew_for_each_particle():
             pyro.sample("z", dist.Normal(x / 3, (2 / 3) ** 0.5))
 
     x = torch.randn(5)
-    found = log_marginal(poutine.block(inner, hide=["noise"]), guide, x, num_particles=4000)
+    found = log_marginal(
+        poutine.block(inner, hide=["noise"]), guide, x, num_particles=4000
+    )
     truth = dist.Normal(0.0, 3**0.5).log_prob(x).double()
     torch.testing.assert_close(found.values, truth, rtol=0, atol=0.1)
 
@@ -1090,7 +1210,9 @@ def test_what_the_guide_observes_counts_as_in_pyro():
 
 
 def test_networks_in_training_mode_are_evaluated_batch_by_batch():
-    encoder = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 4))
+    encoder = nn.Sequential(
+        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 4)
+    )
     pair = network_pair(nn.Linear(2, 3), encoder, (3,))
     x = torch.randn(40, 3)
     assert not wants_all(*pair, lambda rows: ((x[rows],), {}), 40)
@@ -1111,7 +1233,9 @@ def test_a_pair_can_be_tried_while_a_graph_is_made():
         with pytest.warns(ParticleWarning):
             graph = make_fx(weights)(x)
         again = make_fx(weights)(x)
-    assert len(graph.graph.nodes) == len(again.graph.nodes)  # the trials are no part of it
+    assert len(graph.graph.nodes) == len(
+        again.graph.nodes
+    )  # the trials are no part of it
     for y in (x, torch.randn(5)):
         for found in graph(y):
             torch.testing.assert_close(found, marginal(y).expand(3, 5))

@@ -81,7 +81,9 @@ def test_a_mistake_is_told_on_a_full_output_too(monkeypatch, capsys):
 
 
 def test_other_failures_of_printing_are_not_hidden():
-    output = Output(Broken(UnicodeEncodeError("ascii", "±", 0, 1, "ordinal not in range")))
+    output = Output(
+        Broken(UnicodeEncodeError("ascii", "±", 0, 1, "ordinal not in range"))
+    )
     with pytest.raises(UnicodeEncodeError):
         output.write("±")
 
@@ -100,11 +102,13 @@ def shell(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
 
     def call(line):
-        script = (
-            f'pyro_vae() {{ {sys.executable} -m pyro_vae."$@"; }}\n{line}\nexit ${{PIPESTATUS[0]}}'
-        )
+        script = f'pyro_vae() {{ {sys.executable} -m pyro_vae."$@"; }}\n{line}\nexit ${{PIPESTATUS[0]}}'
         done = subprocess.run(
-            ["bash", "-c", script], capture_output=True, text=True, check=False, timeout=120
+            ["bash", "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         return done.returncode, done.stdout, done.stderr
 
@@ -121,7 +125,11 @@ def shell(trained, tmp_path):
         slow(f"pyro_vae {EVALUATE} >&-", 0, ""),
         slow(f"pyro_vae {EVALUATE} >&- 2>&- <&-", 0, ""),
         slow(f"pyro_vae {EVALUATE} >/dev/full 2>/dev/full", 2, ""),
-        slow(f"nohup env {sys.executable} -m pyro_vae.{EVALUATE} >/dev/null </dev/null", 0, ""),
+        slow(
+            f"nohup env {sys.executable} -m pyro_vae.{EVALUATE} >/dev/null </dev/null",
+            0,
+            "",
+        ),
     ],
     ids=["head", "true", "full", "no stdout", "nothing at all", "all full", "nohup"],
 )
@@ -130,20 +138,30 @@ def test_evaluation_is_saved_whoever_reads(shell, line, code, said):
     assert (found, "Traceback" in err, "Exception" in err) == (code, False, False), err
     assert len(err.splitlines()) == bool(said), err
     mentions(err, said)
-    for pattern in ("evaluation*.json", "evaluation*.npz", "figures/**/bound_curve.png"):
+    for pattern in (
+        "evaluation*.json",
+        "evaluation*.npz",
+        "figures/**/bound_curve.png",
+    ):
         assert next(Path("run").glob(pattern)).stat().st_size > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["sample run", "encode run", "train --epochs 2 --output new"])
-@pytest.mark.parametrize(("to", "code"), [("| true", 141), (">/dev/full", 2), (">&-", 0)])
+@pytest.mark.parametrize(
+    "program", ["sample run", "encode run", "train --epochs 2 --output new"]
+)
+@pytest.mark.parametrize(
+    ("to", "code"), [("| true", 141), (">/dev/full", 2), (">&-", 0)]
+)
 def test_other_programs_without_a_reader(shell, program, to, code):
     found, _, err = shell(f"pyro_vae {program} {to}")
     assert (found, "Traceback" in err, "Exception" in err) == (code, False, False), err
     assert len(err.splitlines()) <= 1
 
 
-@pytest.mark.parametrize(("to", "code"), [("| true", 141), (">/dev/full", 2), (">&-", 0)])
+@pytest.mark.parametrize(
+    ("to", "code"), [("| true", 141), (">/dev/full", 2), (">&-", 0)]
+)
 def test_help_without_a_reader(shell, to, code):
     found, _, err = shell(f"pyro_vae train --help {to}")
     assert (found, "Traceback" in err, "Exception" in err) == (code, False, False), err
@@ -154,7 +172,11 @@ def test_a_training_whose_reader_goes_stops_and_can_go_on(call, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         with pytest.raises(SystemExit) as end:
-            program("pyro_vae.train", main, [*map(str, TINY), "--epochs", "50", "--output", "run"])
+            program(
+                "pyro_vae.train",
+                main,
+                [*map(str, TINY), "--epochs", "50", "--output", "run"],
+            )
     assert end.value.code == 141
     assert 0 < len(Path("run/metrics.csv").read_text().splitlines()) < 40
     assert call("train", "--resume", "run", "--epochs", 50).code == 0

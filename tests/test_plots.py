@@ -24,13 +24,24 @@ def test_numbers_with_gradients_are_drawn():
     drawn(plots.histogram(values, "numbers"))
     drawn(
         plots.separation(
-            ("in", "out"), dict.fromkeys("abcd", (values, values)), dict.fromkeys("abcd", 0.5)
+            ("in", "out"),
+            dict.fromkeys("abcd", (values, values)),
+            dict.fromkeys("abcd", 0.5),
         )
     )
 
 
 SHAPES = [
-    *((28, 28), (3, 16, 16), (1, 8, 8), (200, 4), (2, 500), (1, 1), (5, 9, 7), (3, 400, 300)),
+    *(
+        (28, 28),
+        (3, 16, 16),
+        (1, 8, 8),
+        (200, 4),
+        (2, 500),
+        (1, 1),
+        (5, 9, 7),
+        (3, 400, 300),
+    ),
     *((1,), (2,), (300,), (20_000,), (4, 3, 5, 6), (40, 8, 8)),
 ]
 
@@ -66,7 +77,20 @@ def test_a_long_line_keeps_its_peaks():
     assert np.allclose(peaks, [0.9, 0.1])
 
 
-ODD = ["$5_to_$10", "$\\frac", "_", "_x", "", " ", "a\nb", "猫", "é", "x" * 100, "\udcff", "a\tb"]
+ODD = [
+    "$5_to_$10",
+    "$\\frac",
+    "_",
+    "_x",
+    "",
+    " ",
+    "a\nb",
+    "猫",
+    "é",
+    "x" * 100,
+    "\udcff",
+    "a\tb",
+]
 
 
 def test_labels_are_drawn_as_they_are():
@@ -75,7 +99,9 @@ def test_labels_are_drawn_as_they_are():
     assert drawn(figure).std() > 0
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(texts) == len(set(labels.tolist()))
-    assert {"$5_to_$10", "$\\frac", " _x", "a\\nb", "\\u732b", "é", "\\udcff"} <= set(texts)
+    assert {"$5_to_$10", "$\\frac", " _x", "a\\nb", "\\u732b", "é", "\\udcff"} <= set(
+        texts
+    )
     assert max(map(len, texts)) <= 40
 
 
@@ -91,7 +117,9 @@ def test_names_of_other_data_are_drawn_as_they_are(name):
 
 def test_a_histogram_counts_the_data_on_both_sides_of_a_limit():
     k = torch.cat([torch.linspace(-0.3, 0.69, 60), torch.linspace(0.71, 1.3, 15)])
-    axes = plots.histogram(torch.cat([k, torch.tensor([torch.inf])]), "k", limit=0.7).axes[0]
+    axes = plots.histogram(
+        torch.cat([k, torch.tensor([torch.inf])]), "k", limit=0.7
+    ).axes[0]
     counts = {"below": 0, "beyond": 0}
     for bar in axes.patches:
         left, right = bar.get_x(), bar.get_x() + bar.get_width()
@@ -104,7 +132,9 @@ def test_a_histogram_counts_the_data_on_both_sides_of_a_limit():
 def wide():
     """A model of 300 latents of which some move its data and the others do not."""
     torch.manual_seed(0)
-    vae = build(Spec((6, 6), 300, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()"))
+    vae = build(
+        Spec((6, 6), 300, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()")
+    )
     (weight,) = [p for p in vae.model.decoder.parameters() if p.ndim == 2]
     with torch.no_grad():
         weight.mul_(1e-3)
@@ -138,5 +168,7 @@ def test_all_latents_are_traversed_where_they_are_few(wide, monkeypatch):
 def test_pictures_that_take_too_much_memory_are_fewer(wide, monkeypatch):
     monkeypatch.setattr(pictures, "LARGEST", 5 * 11 * 36 * 4)
     assert plots.traversal(wide, torch.rand(1, 6, 6).round())[1].shape == (5, 11, 6, 6)
-    plane = build(Spec((6, 6), 2, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()"))
+    plane = build(
+        Spec((6, 6), 2, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()")
+    )
     assert plots.manifold(plane)[1].shape == (7, 7, 6, 6)

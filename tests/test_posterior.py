@@ -71,13 +71,19 @@ def test_nuts_finds_the_posterior_and_a_guide_equal_to_it_has_no_kl(exact):
     correlation = found.covariance[:, 0, 1] / found.sd.prod(1)
     expected = (truth.posterior_covariance[0, 1] / sd.prod()).item()
     assert abs(expected) > 0.2
-    assert within(correlation, expected, (1 - expected**2) / found.ess_bulk.amin(1).sqrt())
+    assert within(
+        correlation, expected, (1 - expected**2) / found.ess_bulk.amin(1).sqrt()
+    )
     assert found.closed
     torch.testing.assert_close(found.guide_mean, (x - truth.b) @ truth.gain.T)
-    torch.testing.assert_close(found.guide_covariance, truth.posterior_covariance.expand(2, 2, 2))
+    torch.testing.assert_close(
+        found.guide_covariance, truth.posterior_covariance.expand(2, 2, 2)
+    )
     assert within(found.ratio, 1, found.ratio * found.sd_errors / found.sd)
     assert within(found.shift, 0, found.mean_errors / found.sd)
-    assert (found.kl < 5 * found.kl_noise).all()  # about chi-squared with 5 degrees of freedom
+    assert (
+        found.kl < 5 * found.kl_noise
+    ).all()  # about chi-squared with 5 degrees of freedom
     assert (found.kl_noise < 0.05).all()
     assert found.rhat.max() < 1.05
     assert found.divergences.tolist() == [0, 0]
@@ -112,8 +118,12 @@ def test_a_mean_field_guide_has_its_kl_and_is_too_narrow():
     assert found.kl.item() == pytest.approx(
         gap, abs=4.5 * math.sqrt(2 * gap * 2 * found.kl_noise.item())
     )
-    draws = MultivariateNormal(torch.zeros(2).double(), covariance).sample((20, 4, 5000))
-    many = made(draws, torch.zeros(2).double(), precision.diagonal().reciprocal().diag_embed())
+    draws = MultivariateNormal(torch.zeros(2).double(), covariance).sample(
+        (20, 4, 5000)
+    )
+    many = made(
+        draws, torch.zeros(2).double(), precision.diagonal().reciprocal().diag_embed()
+    )
     assert many.kl.mean().item() == pytest.approx(gap, abs=0.01)
     torch.testing.assert_close(many.ratio.mean(0), expected, rtol=0.01, atol=0)
 
@@ -124,9 +134,12 @@ def test_the_kl_of_given_moments():
     mean, covariance = torch.randn(3).double(), torch.diag(torch.rand(3).double() + 0.1)
     found = made(draws, mean, covariance)
     p = MultivariateNormal(
-        draws.flatten(1, 2).mean(1), torch.stack([torch.cov(d.flatten(0, 1).T) for d in draws])
+        draws.flatten(1, 2).mean(1),
+        torch.stack([torch.cov(d.flatten(0, 1).T) for d in draws]),
     )
-    torch.testing.assert_close(found.kl, kl_divergence(MultivariateNormal(mean, covariance), p))
+    torch.testing.assert_close(
+        found.kl, kl_divergence(MultivariateNormal(mean, covariance), p)
+    )
     assert made(draws, mean, torch.zeros(3, 3).double()).kl.isnan().all()
     assert made(torch.zeros_like(draws), mean, covariance).kl.isnan().all()
 
@@ -134,16 +147,23 @@ def test_the_kl_of_given_moments():
 @pytest.mark.parametrize("closed", [True, False])
 def test_the_noise_of_the_kl(closed):
     """Draws that are independent: what the KL of equals comes to on average."""
-    covariance = torch.tensor([[1.0, 0.8, 0.0], [0.8, 2.0, 0.3], [0.0, 0.3, 0.5]]).double()
+    covariance = torch.tensor(
+        [[1.0, 0.8, 0.0], [0.8, 2.0, 0.3], [0.0, 0.3, 0.5]]
+    ).double()
     p = MultivariateNormal(torch.zeros(3).double(), covariance)
     draws = p.sample((400, 2, 200))
     of_guide = p.sample((400, 300))
     mean, moments = torch.zeros(3).double(), covariance
     if not closed:
-        mean, moments = of_guide.mean(1), torch.stack([torch.cov(d.T) for d in of_guide])
+        mean, moments = (
+            of_guide.mean(1),
+            torch.stack([torch.cov(d.T) for d in of_guide]),
+        )
     found = made(draws, mean, moments, of_guide, closed=closed)
     error = found.kl.std().item() / math.sqrt(400)
-    assert found.kl.mean().item() == pytest.approx(found.kl_noise.mean().item(), abs=4.5 * error)
+    assert found.kl.mean().item() == pytest.approx(
+        found.kl_noise.mean().item(), abs=4.5 * error
+    )
     assert error < 0.03 * found.kl.mean().item()
 
 
@@ -151,7 +171,9 @@ def test_the_latents_that_together_differ_most():
     covariance = torch.eye(4).double()
     covariance[1, 3] = covariance[3, 1] = 0.9
     draws = MultivariateNormal(torch.zeros(4).double(), covariance).sample((1, 2, 2000))
-    found = made(draws, torch.tensor([0.1, 0.0, 0.0, 0.2]).double(), torch.eye(4).double())
+    found = made(
+        draws, torch.tensor([0.1, 0.0, 0.0, 0.2]).double(), torch.eye(4).double()
+    )
     assert found.most_different(0, 1) == [3]
     assert found.most_different(0, 2) == [
         1,
@@ -202,7 +224,9 @@ def test_two_latents_one_above_the_other():
     def guide(x):
         with pyro.plate("data", len(x)):
             root = torch.linalg.cholesky(covariance[1:, 1:])
-            b = pyro.sample("b", dist.MultivariateNormal(x @ gain[1:].T, scale_tril=root))
+            b = pyro.sample(
+                "b", dist.MultivariateNormal(x @ gain[1:].T, scale_tril=root)
+            )
             pyro.sample("a", dist.Normal(b @ up / 3, math.sqrt(1 / 3)))
 
     x = torch.tensor([[2.0, -0.5]]).double()
@@ -213,17 +237,23 @@ def test_two_latents_one_above_the_other():
     mean = x @ gain.T
     assert within(found.mean[:, order], mean, found.mean_errors[:, order])
     assert within(
-        found.guide_mean[:, order], mean, covariance.diagonal().sqrt() / math.sqrt(50_000)
+        found.guide_mean[:, order],
+        mean,
+        covariance.diagonal().sqrt() / math.sqrt(50_000),
     )
     torch.testing.assert_close(
         found.guide_covariance[0][order][:, order], covariance, rtol=0, atol=0.02
     )
-    assert within(found.sd[:, order], covariance.diagonal().sqrt(), found.sd_errors[:, order])
+    assert within(
+        found.sd[:, order], covariance.diagonal().sqrt(), found.sd_errors[:, order]
+    )
     assert found.kl.item() < 5 * found.kl_noise.item()
     posterior = found.to_arviz().posterior
     assert posterior["a"].dims == ("chain", "draw", "datum")
     assert posterior["b"].dims == ("chain", "draw", "datum", "b_dim_0")
-    assert posterior["b"].to_numpy()[1, 7, 0, 1] == found.draws[0, 1, 7, order[2]].item()
+    assert (
+        posterior["b"].to_numpy()[1, 7, 0, 1] == found.draws[0, 1, 7, order[2]].item()
+    )
 
 
 def test_a_latent_that_is_a_matrix():
@@ -236,15 +266,24 @@ def test_a_latent_that_is_a_matrix():
         with pyro.plate("data", len(x)):
             pyro.sample(
                 "z",
-                dist.Normal(x[:, None, None] * torch.arange(4.0).reshape(2, 2), 2.0).to_event(2),
+                dist.Normal(
+                    x[:, None, None] * torch.arange(4.0).reshape(2, 2), 2.0
+                ).to_event(2),
             )
 
-    found = compare_posterior(model, guide, torch.tensor([1.0, 3.0]), guide_samples=20_000, **TINY)
+    found = compare_posterior(
+        model, guide, torch.tensor([1.0, 3.0]), guide_samples=20_000, **TINY
+    )
     assert found.names == ["z[0, 0]", "z[0, 1]", "z[1, 0]", "z[1, 1]"]
     expected = torch.tensor([[0, 1, 2, 3], [0, 3, 6, 9]]).double()
-    torch.testing.assert_close(found.guide_mean, expected, rtol=0, atol=4.5 * 2 / 20_000**0.5)
     torch.testing.assert_close(
-        found.guide_covariance, 4 * torch.eye(4).double().expand(2, 4, 4), rtol=0, atol=0.2
+        found.guide_mean, expected, rtol=0, atol=4.5 * 2 / 20_000**0.5
+    )
+    torch.testing.assert_close(
+        found.guide_covariance,
+        4 * torch.eye(4).double().expand(2, 4, 4),
+        rtol=0,
+        atol=0.2,
     )
 
 
@@ -261,9 +300,13 @@ def one_side(x):
 
 
 def test_chains_in_two_modes_raise_a_warning():
-    found = compare_posterior(folded, one_side, torch.tensor([[4.0]]), num_samples=60, num_chains=4)
+    found = compare_posterior(
+        folded, one_side, torch.tensor([[4.0]]), num_samples=60, num_chains=4
+    )
     sides = found.draws.mean(2).flatten()
-    torch.testing.assert_close(sides.abs(), torch.full((4,), 2.0).double(), rtol=0, atol=0.05)
+    torch.testing.assert_close(
+        sides.abs(), torch.full((4,), 2.0).double(), rtol=0, atol=0.05
+    )
     assert (sides > 0).any()
     assert (sides < 0).any()
     assert found.rhat.item() > 1.5
@@ -278,7 +321,8 @@ def test_divergent_trajectories_are_counted_and_named():
         with pyro.plate("data", len(x)):
             v = pyro.sample("v", dist.Normal(0.0, 3.0))
             z = pyro.sample(
-                "z", dist.Normal(torch.zeros(3), (v / 2).exp().unsqueeze(-1)).to_event(1)
+                "z",
+                dist.Normal(torch.zeros(3), (v / 2).exp().unsqueeze(-1)).to_event(1),
             )
             pyro.sample("x", dist.Normal(z.sum(-1), 10.0), obs=x)
 
@@ -295,7 +339,9 @@ def test_divergent_trajectories_are_counted_and_named():
     assert found.diverging.sum() == count
     v = found.draws[0, ..., found.names.index("v")]
     assert v[found.diverging[0]].mean() < v.mean()  # in the neck
-    mentions(found.warnings[-1], f"datum 0: {count} trajectories diverged", "target_accept")
+    mentions(
+        found.warnings[-1], f"datum 0: {count} trajectories diverged", "target_accept"
+    )
     assert found.to_arviz().sample_stats["diverging"].to_numpy().sum() == count
 
 
@@ -310,12 +356,18 @@ def test_diagnostics_are_those_of_arviz(exact):
         for d in range(2):
             z = found.draws[i, :, :, d].numpy()
             assert found.rhat[i, d].item() == pytest.approx(az.rhat(z), rel=1e-12)
-            assert found.ess_bulk[i, d].item() == pytest.approx(az.ess(z, method="bulk"), rel=1e-12)
-            assert found.ess_tail[i, d].item() == pytest.approx(az.ess(z, method="tail"), rel=1e-12)
+            assert found.ess_bulk[i, d].item() == pytest.approx(
+                az.ess(z, method="bulk"), rel=1e-12
+            )
+            assert found.ess_tail[i, d].item() == pytest.approx(
+                az.ess(z, method="tail"), rel=1e-12
+            )
             assert found.mean_errors[i, d].item() == pytest.approx(
                 az.mcse(z, method="mean"), rel=1e-12
             )
-            assert found.sd_errors[i, d].item() == pytest.approx(az.mcse(z, method="sd"), rel=1e-12)
+            assert found.sd_errors[i, d].item() == pytest.approx(
+                az.mcse(z, method="sd"), rel=1e-12
+            )
     posterior = found.to_arviz().posterior["z"]
     assert posterior.shape == (2, 200, 2, 2)
     assert (posterior.to_numpy()[1, 7, 0] == found.draws[0, 1, 7].numpy()).all()
@@ -333,9 +385,13 @@ def test_diagnostics_where_arviz_would_use_numba(exact, monkeypatch):
 def test_the_table_and_the_dictionary(exact):
     found = exact[2]
     lines = str(found).splitlines()
-    mentions(lines[0], "2 data with 2 latents", "2 chains of 200 draws", "in closed form")
+    mentions(
+        lines[0], "2 data with 2 latents", "2 chains of 200 draws", "in closed form"
+    )
     for i, (row, line) in enumerate(zip(found.rows, lines[2:4], strict=True)):
-        for cell, value in zip(line.removeprefix(f"datum {i}").split(), row.values(), strict=True):
+        for cell, value in zip(
+            line.removeprefix(f"datum {i}").split(), row.values(), strict=True
+        ):
             assert float(cell) == pytest.approx(
                 value, abs=0.51 * 10.0 ** -len(cell.partition(".")[2])
             ), line
@@ -364,7 +420,12 @@ def test_the_picture_is_of_the_worst_datum():
     q = Normal(torch.zeros(6).double(), 1.0)
     found = made(draws, q.mean, torch.eye(6).double(), q.sample((2, 100)))
     figure = found.drawing().make()
-    mentions(figure.get_suptitle(), "datum 1", f"KL = {found.kl[1].item():.2f}", "4 latents of 6")
+    mentions(
+        figure.get_suptitle(),
+        "datum 1",
+        f"KL = {found.kl[1].item():.2f}",
+        "4 latents of 6",
+    )
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 10
     names = [axes.get_xlabel() for axes in shown[-4:]]
@@ -381,11 +442,15 @@ def test_the_pair_stays_as_it_was_and_the_seed_decides():
     for seed in (3, 3, 4):
         pyro.set_rng_seed(seed)
         with torch.no_grad():
-            found.append(compare_posterior(*truth.pair, x, progress=done.append, **TINY).draws)
+            found.append(
+                compare_posterior(*truth.pair, x, progress=done.append, **TINY).draws
+            )
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     assert sum(done) == 3 * 2 * 2 * 12
-    assert all(torch.equal(t, weights[name]) for name, t in truth.vae.state_dict().items())
+    assert all(
+        torch.equal(t, weights[name]) for name, t in truth.vae.state_dict().items()
+    )
     assert all(p.requires_grad and p.grad is None for p in truth.vae.parameters())
     assert len(pyro.get_param_store()) == 0
 
@@ -418,11 +483,16 @@ def test_numbers_out_of_range(options, words):
 def test_pairs_without_a_posterior_to_draw():
     truth = PPCA(2, 3)
     point = VAE(
-        StandardNormal(2), truth.vae.model.decoder, truth.vae.model.likelihood, Delta(MLP((3,)), 2)
+        StandardNormal(2),
+        truth.vae.model.decoder,
+        truth.vae.model.likelihood,
+        Delta(MLP((3,)), 2),
     ).double()
     with pytest.raises(InputError, match="the guide is a point"):
         compare_posterior(point.model, point.guide, truth.sample(1))
-    bits = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    bits = VAE(
+        StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2)
+    )
     with pytest.raises(InputError, match="Bernoulli does not accept"):
         compare_posterior(bits.model, bits.guide, torch.full((1, 4), 0.5))
     with pytest.raises(InputError, match="no data"):
@@ -464,7 +534,16 @@ def test_pairs_without_a_posterior_to_draw():
 def test_evaluation_compares_with_the_posterior(call, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    options = ("--limit", 9, "--num-particles", 20, "--posterior", 3, "--posterior-draws", 8)
+    options = (
+        "--limit",
+        9,
+        "--num-particles",
+        20,
+        "--posterior",
+        3,
+        "--posterior-draws",
+        8,
+    )
     said = call("evaluate", run, *options, "--report")
     assert (said.code, said.err) == (0, "")
     mentions(
@@ -484,6 +563,10 @@ def test_evaluation_compares_with_the_posterior(call, trained, tmp_path):
 
 
 def test_options_out_of_range(refused, trained):
-    mentions(refused("evaluate", trained, "--posterior", 0), "--posterior", "at least 1")
+    mentions(
+        refused("evaluate", trained, "--posterior", 0), "--posterior", "at least 1"
+    )
     words = ("--posterior-draws 3", "4 are the least")
-    mentions(refused("evaluate", trained, "--posterior", 1, "--posterior-draws", 3), *words)
+    mentions(
+        refused("evaluate", trained, "--posterior", 1, "--posterior-draws", 3), *words
+    )

@@ -49,7 +49,11 @@ def log_bernoulli(x, h):
 
 def log_gaussian(x, loc, log_scale):
     scale = SPREAD * (mpf(1e-3) + mp.exp(log_scale))
-    return -(((x - SHIFT - SPREAD * loc) / scale) ** 2) / 2 - mp.log(scale) - mp.log(2 * mp.pi) / 2
+    return (
+        -(((x - SHIFT - SPREAD * loc) / scale) ** 2) / 2
+        - mp.log(scale)
+        - mp.log(2 * mp.pi) / 2
+    )
 
 
 def log_laplace(x, loc, log_scale):
@@ -129,7 +133,10 @@ def log_levels(x, loc, log_scale, *, levels):
 def log_mixture(x, *h, levels):
     k = len(h) // 3
     weights = [log_categorical(i, *h[:k]) for i in range(k)]
-    parts = [w + log_levels(x, *h[k + i :: k][:2], levels=levels) for i, w in enumerate(weights)]
+    parts = [
+        w + log_levels(x, *h[k + i :: k][:2], levels=levels)
+        for i, w in enumerate(weights)
+    ]
     return max(parts) + mp.log(sum(mp.exp(part - max(parts)) for part in parts))
 
 
@@ -153,8 +160,12 @@ NB = member("NegativeBinomial", dispersion="network")
 LOCATION, SCALE, COUNTS, LOG_R = (-3, 1.5, "sizes"), (-8, 3), (-5, 16.1), (-5, 13.8)
 TRUTHS: dict[str, list[Truth]] = {
     "Bernoulli": [Truth(member("Bernoulli"), log_bernoulli, [(-6, 4, "sizes")])],
-    "Gaussian": [Truth(member("Gaussian", scale="network"), log_gaussian, [LOCATION, SCALE])],
-    "Laplace": [Truth(member("Laplace", scale="network"), log_laplace, [LOCATION, SCALE])],
+    "Gaussian": [
+        Truth(member("Gaussian", scale="network"), log_gaussian, [LOCATION, SCALE])
+    ],
+    "Laplace": [
+        Truth(member("Laplace", scale="network"), log_laplace, [LOCATION, SCALE])
+    ],
     "StudentT": [
         Truth(
             member("StudentT", scale="network", df=df),
@@ -163,7 +174,9 @@ TRUTHS: dict[str, list[Truth]] = {
         )
         for df in (1.1, 4.0, 1e3, 1e7, 1e15)
     ],
-    "LogNormal": [Truth(member("LogNormal", scale="network"), log_lognormal, [LOCATION, (-8, 2)])],
+    "LogNormal": [
+        Truth(member("LogNormal", scale="network"), log_lognormal, [LOCATION, (-8, 2)])
+    ],
     "Gamma": [
         Truth(member("Gamma", concentration="network"), log_gamma, [(-20, 20), log_k])
         for log_k in ((-4, 3), (3, 14), (14, 40))
@@ -177,7 +190,11 @@ TRUTHS: dict[str, list[Truth]] = {
         for levels in (2, 7, 256)
     ],
     "ContinuousBernoulli": [
-        Truth(member("ContinuousBernoulli"), log_continuous_bernoulli, [(low, high, "sizes")])
+        Truth(
+            member("ContinuousBernoulli"),
+            log_continuous_bernoulli,
+            [(low, high, "sizes")],
+        )
         for low, high in ((-12, -1), (-1, 1), (1, 4))
     ],
     "Beta": [
@@ -233,7 +250,9 @@ def test_every_likelihood_has_a_truth():
     assert {*TRUTHS} | of_others == set(variants(Likelihood))
 
 
-def outputs(truth: Truth, rows: int, columns: int, random: np.random.Generator) -> torch.Tensor:
+def outputs(
+    truth: Truth, rows: int, columns: int, random: np.random.Generator
+) -> torch.Tensor:
     """`(rows, channels, columns)`, float32."""
     parts = []
     for low, high, *how in truth.ranges:
@@ -247,12 +266,17 @@ def outputs(truth: Truth, rows: int, columns: int, random: np.random.Generator) 
 def prepared(truth: Truth, columns: int) -> Likelihood:
     likelihood = truth.make((columns,))
     for name, value in (("shift", SHIFT), ("spread", SPREAD)):
-        if hasattr(likelihood, name) and likelihood.support is not Representation.POSITIVE:
+        if (
+            hasattr(likelihood, name)
+            and likelihood.support is not Representation.POSITIVE
+        ):
             getattr(likelihood, name).fill_(value)
     return likelihood
 
 
-def values(likelihood: Likelihood, h: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+def values(
+    likelihood: Likelihood, h: torch.Tensor, random: np.random.Generator
+) -> torch.Tensor:
     """Draws of these parameters, and among them the ends, draws of other parameters and numbers far away."""
     x = likelihood(h).sample()
     other = likelihood(h[random.permutation(len(h))]).sample()
@@ -278,7 +302,10 @@ def truths(truth: Truth, x: torch.Tensor, h: torch.Tensor) -> list[list[Any]]:
     """By row and column."""
     numbers = h.double().movedim(1, -1).tolist()
     return [
-        [truth.log_density(mpf(a), *map(mpf, outs)) for a, outs in zip(row, columns, strict=True)]
+        [
+            truth.log_density(mpf(a), *map(mpf, outs))
+            for a, outs in zip(row, columns, strict=True)
+        ]
         for row, columns in zip(x.double().tolist(), numbers, strict=True)
     ]
 
@@ -295,10 +322,15 @@ def test_a_datum_is_exact_to_a_thousandth_of_a_nat(truth):
     for said in (likelihood(h).log_prob(x), in_a_graph(likelihood, h, x)):
         assert said.dtype is torch.float32
         for ours, exact in zip(said.tolist(), expected, strict=True):
-            assert abs(ours - exact) <= max(1e-3, 2**-23 * abs(exact)), (ours, float(exact))
+            assert abs(ours - exact) <= max(1e-3, 2**-23 * abs(exact)), (
+                ours,
+                float(exact),
+            )
 
 
-def in_a_graph(likelihood: Likelihood, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def in_a_graph(
+    likelihood: Likelihood, h: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
     with traced():
         return likelihood(h).log_prob(x).detach()
 
@@ -341,7 +373,9 @@ def test_draws_and_means_are_finite_and_of_their_kind(truth):
     assert p.expand((5, 50)).sample().shape == (5, 50, 10)
 
 
-@pytest.mark.parametrize("h", [-500.0, -20.0, -1.5, -1e-3, 0.0, 1e-8, 0.7, 1.0, 3.0, 100.0, 1e4])
+@pytest.mark.parametrize(
+    "h", [-500.0, -20.0, -1.5, -1e-3, 0.0, 1e-8, 0.7, 1.0, 3.0, 100.0, 1e4]
+)
 def test_the_continuous_bernoulli_adds_up_to_one_and_has_its_moments(h):
     """By quadrature in pieces that halve towards the bright end."""
     p = likelihoods.ContinuousBernoulli((1,))(torch.tensor([[h]], dtype=torch.float64))
@@ -360,7 +394,9 @@ def test_the_continuous_bernoulli_adds_up_to_one_and_has_its_moments(h):
     assert single.variance.item() == pytest.approx(variance, rel=1e-6)
     torch.manual_seed(0)
     draws = single.sample((20_000,)).double()
-    assert abs(draws.mean().item() - mean) < 4.5 * math.sqrt(variance / len(draws)) + 1e-7
+    assert (
+        abs(draws.mean().item() - mean) < 4.5 * math.sqrt(variance / len(draws)) + 1e-7
+    )
     assert draws.min() >= 0
     assert draws.max() <= 1
 
@@ -370,7 +406,9 @@ def test_the_mean_of_many_levels_is_the_sum_over_them(log_scale):
     """At locations on both sides of the ends, and on both sides of the scale where the way changes."""
     likelihood = likelihoods.DiscretizedLogistic((6,), levels=2000, scale="network")
     likelihood.spread.fill_(1.0)
-    loc = torch.tensor([-1060.0, -1000.0, -900.3, 0.25, 999.0, 5000.0])  # from the middle
+    loc = torch.tensor(
+        [-1060.0, -1000.0, -900.3, 0.25, 999.0, 5000.0]
+    )  # from the middle
     p = likelihood(torch.stack([loc, torch.full_like(loc, log_scale)]))
     levels = torch.arange(2000.0)[:, None].expand(-1, 6)
     mass = p.base_dist.log_prob(levels.double()).exp()
@@ -396,7 +434,11 @@ def test_log_marginal_of_large_counts_that_do_not_depend_on_z(cls, mean):
     torch.manual_seed(0)
     x = vae.sample(5)
     h = mpf(vae.model.decoder.output_layer.bias[0].item())
-    known = partial(log_negative_binomial, log_r=mpf(0)) if cls is NegativeBinomial else log_poisson
+    known = (
+        partial(log_negative_binomial, log_r=mpf(0))
+        if cls is NegativeBinomial
+        else log_poisson
+    )
     expected = [float(sum(known(mpf(v), h) for v in row)) for row in x.tolist()]
     found = log_marginal(vae.model, vae.guide, x, num_particles=4).values.tolist()
     assert found == pytest.approx(expected, abs=1e-3)
@@ -408,23 +450,32 @@ def test_counts_that_are_too_large_are_refused():
         likelihood.check(torch.tensor([[2.0**24 - 1, 0]]))
         likelihood.check(torch.tensor([[2**24 + 1, 0]]))
         with pytest.raises(
-            InputError, match=r"the count 400,000,000, .* below 2\^24 .*--precision float64"
+            InputError,
+            match=r"the count 400,000,000, .* below 2\^24 .*--precision float64",
         ):
             likelihood.check(torch.tensor([[4e8, 0]]))
-    NegativeBinomial((2,)).check(torch.tensor([[4e8, 0]]))  # at a mean of 1e7 there are such counts
+    NegativeBinomial((2,)).check(
+        torch.tensor([[4e8, 0]])
+    )  # at a mean of 1e7 there are such counts
     for cls in (Poisson, NegativeBinomial):
-        with pytest.raises(InputError, match=r"the count 1,000,000,000,000, .* below 2\^32"):
+        with pytest.raises(
+            InputError, match=r"the count 1,000,000,000,000, .* below 2\^32"
+        ):
             cls((2,)).check(torch.tensor([[1e12, 0]], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("likelihood", ["negativebinomial", "poisson", "discretizedlogistic"])
+@pytest.mark.parametrize(
+    "likelihood", ["negativebinomial", "poisson", "discretizedlogistic"]
+)
 def test_whole_numbers_that_float32_rounds_are_refused_at_the_door(
     refused, call, tmp_path, likelihood
 ):
     x = np.random.default_rng(0).poisson(100, (50, 3))
     x[7, 1] = 2**24 + 1
     np.save(tmp_path / "counts.npy", x)
-    said = refused("train", "--dataset", tmp_path / "counts.npy", "--likelihood", likelihood)
+    said = refused(
+        "train", "--dataset", tmp_path / "counts.npy", "--likelihood", likelihood
+    )
     assert "row 7 (counted from 0)" in said
     assert "counts.npy holds the whole number 16,777,217" in said
     assert "--precision float64" in said
@@ -439,7 +490,9 @@ def test_dark_pixels_are_worth_what_the_best_continuous_bernoulli_says():
     mean = torch.full((16,), 2 / 256)
     h = likelihood.starting_output(mean, mean)
     torch.testing.assert_close(h, torch.full_like(h, -128.0), rtol=1e-4, atol=0)
-    assert likelihood(h).log_prob(mean).item() == pytest.approx(16 * (math.log(128) - 1), abs=1e-3)
+    assert likelihood(h).log_prob(mean).item() == pytest.approx(
+        16 * (math.log(128) - 1), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.003])
@@ -449,6 +502,8 @@ def test_a_mixture_of_narrow_normals(scale):
     loc = 3 * torch.randn(30, 20)
     p = DiagonalMixture(torch.randn(30), loc, torch.full((30, 20), scale))
     z = loc.repeat(3, 1) + scale * torch.randn(90, 20)
-    parts = scipy.stats.norm.logpdf(z.double()[:, None], loc.double(), p.scale[0, 0].item()).sum(-1)
+    parts = scipy.stats.norm.logpdf(
+        z.double()[:, None], loc.double(), p.scale[0, 0].item()
+    ).sum(-1)
     expected = scipy.special.logsumexp(parts + p.log_weights.double().numpy(), 1)
     np.testing.assert_allclose(p.log_prob(z).numpy(), expected, atol=1e-3, rtol=0)

@@ -43,25 +43,38 @@ def test_flow_density_is_the_noise_times_the_determinant_by_autodiff(kind, d):
     q = prior()
     z = torch.randn(4, d).double()
     to_noise = prior.flow(None)
-    jacobian = torch.autograd.functional.jacobian(lambda z: to_noise(z).sum(0), z).movedim(1, 0)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: to_noise(z).sum(0), z
+    ).movedim(1, 0)
     noise = torch.distributions.Normal(0.0, 1.0).log_prob(to_noise(z)).sum(-1)
-    torch.testing.assert_close(q.log_prob(z), noise + torch.linalg.slogdet(jacobian).logabsdet)
+    torch.testing.assert_close(
+        q.log_prob(z), noise + torch.linalg.slogdet(jacobian).logabsdet
+    )
     drawn = q.expand((6,)).rsample()
-    torch.testing.assert_close(q.log_prob(drawn.clone()), q.expand((6,)).log_prob(drawn))
+    torch.testing.assert_close(
+        q.log_prob(drawn.clone()), q.expand((6,)).log_prob(drawn)
+    )
 
 
 @pytest.mark.parametrize("make", [MeanField, FullRank], ids=lambda m: m.__name__)
 def test_vamp_prior_is_the_mixture_of_the_guides_posteriors(make):
     vae = VAE(
-        VampPrior(2, pseudo_inputs=6), MLP((2,), (1, 4)), Bernoulli((4,)), make(MLP((4,)), 2)
+        VampPrior(2, pseudo_inputs=6),
+        MLP((2,), (1, 4)),
+        Bernoulli((4,)),
+        make(MLP((4,)), 2),
     ).double()
     z = torch.randn(9, 2).double()
     each = vae.encode(vae.model.prior.pseudo_inputs).expand((9, 6)).log_prob(z[:, None])
-    torch.testing.assert_close(vae.model.prior().log_prob(z), each.logsumexp(1) - np.log(6))
+    torch.testing.assert_close(
+        vae.model.prior().log_prob(z), each.logsumexp(1) - np.log(6)
+    )
 
 
 def test_vamp_prior_starts_from_data_in_the_units_of_the_encoder():
-    vae = build(Spec((3,), 2, prior="vampprior(pseudo_inputs=5)", likelihood="gaussian"))
+    vae = build(
+        Spec((3,), 2, prior="vampprior(pseudo_inputs=5)", likelihood="gaussian")
+    )
     x = 1000 + 50 * torch.randn(40, 3)
     vae.initialise(x.mean(0), x.std(0), standardise=True, examples=x)
     assert vae.model.prior.pseudo_inputs.abs().max() < 5
@@ -82,7 +95,9 @@ def test_vamp_prior_starts_from_data_in_the_units_of_the_encoder():
         (lambda: Flow(2, transforms=0), "transforms=0"),
         (lambda: Flow(2, hidden=(0,)), "hidden"),
         (
-            lambda: VAE(VampPrior(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2)),
+            lambda: VAE(
+                VampPrior(2), MLP((2,), (1, 4)), Bernoulli((4,)), Delta(MLP((4,)), 2)
+            ),
             "are points",
         ),
         (

@@ -143,7 +143,9 @@ def test_steps_by_these_products_are_those_without_a_graph(product, monkeypatch)
         svi = SVI(pair.model, pair.guide, adam, ELBO(), compile=asked)
         losses = [svi.step(x) for _ in range(6)]
         found.append([*losses, *(p.detach() for p in pair.parameters())])
-    assert len(taken) == 11  # of four layers, three each, without the gradient of the data
+    assert (
+        len(taken) == 11
+    )  # of four layers, three each, without the gradient of the data
     for mine, eager in zip(*found, strict=True):
         torch.testing.assert_close(mine, eager, rtol=1e-3, atol=1e-4)
 

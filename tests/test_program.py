@@ -50,7 +50,9 @@ def test_a_model_draws_z_and_then_x(log_unit):
     trace.compute_log_prob()
     total = sum(site["log_prob"] for site in trace.nodes.values() if "log_prob" in site)
     torch.testing.assert_close(vae.model.log_prob({"x": x, "z": z}), total)
-    by_hand = dist.Normal(0.0, 1.0).log_prob(z).sum(-1) + vae.decode(z).log_prob(x) - log_unit
+    by_hand = (
+        dist.Normal(0.0, 1.0).log_prob(z).sum(-1) + vae.decode(z).log_prob(x) - log_unit
+    )
     torch.testing.assert_close(vae.model.log_prob({"x": x, "z": z}), by_hand)
     assert vae.model(size=3).shape == (3, 4)
     assert vae.guide(x).shape == (6, 2)
@@ -101,14 +103,24 @@ def test_a_program_of_three_factors_is_weighed_exactly():
     truth = levels.marginal.log_prob(x)
     model, guide = Chain(levels), Chain(levels, exact=True)
     assert formula(model, guide) == "p(z2) p(z1|z2) p(x|z1); q(z2|x) q(z1|z2,x)"
-    torch.testing.assert_close(log_marginal(model, guide, x, num_particles=5).values, truth)
-    annealed = annealed_importance_sampling(model, x[:4], num_chains=64, num_temperatures=40)
+    torch.testing.assert_close(
+        log_marginal(model, guide, x, num_particles=5).values, truth
+    )
+    annealed = annealed_importance_sampling(
+        model, x[:4], num_chains=64, num_temperatures=40
+    )
     error = annealed.monte_carlo_standard_error
     assert abs(annealed.mean - truth[:4].mean()) < 4.5 * error + 0.01
 
     # The joint density is that of the normal of all.
-    values = {"z2": torch.randn(12, 2).double(), "z1": torch.randn(12, 3).double(), "x": x}
-    joint = torch.distributions.MultivariateNormal(torch.zeros(9).double(), levels.covariance)
+    values = {
+        "z2": torch.randn(12, 2).double(),
+        "z1": torch.randn(12, 3).double(),
+        "x": x,
+    }
+    joint = torch.distributions.MultivariateNormal(
+        torch.zeros(9).double(), levels.covariance
+    )
     expected = joint.log_prob(torch.cat(list(values.values()), -1))
     torch.testing.assert_close(model.log_prob(values), expected)
 
@@ -119,7 +131,9 @@ def test_a_factor_before_those_that_it_is_given_is_refused():
             return super().factors()[::-1]
 
     levels = Levels((2, 3))
-    with pytest.raises(InputError, match=r"the factor x\|z1 is given z1, which has no value"):
+    with pytest.raises(
+        InputError, match=r"the factor x\|z1 is given z1, which has no value"
+    ):
         Turned(levels)(levels.sample(3))
     values = {"z1": torch.zeros(3, 3).double(), "x": levels.sample(3)}
     with pytest.raises(InputError, match="there is no value of z2"):
@@ -173,7 +187,9 @@ def test_a_structure_of_ones_own(mine, train, call):
     assert wrong.code == 2
     mentions(wrong.err, "of=0 of Half must be a whole number of at least 1")
     run = train("run", *small, "--structure", f"{mine}(of=3)")
-    assert call("evaluate", run, "--limit", 5, "--num-particles", 5).code == 2  # not trusted
+    assert (
+        call("evaluate", run, "--limit", 5, "--num-particles", 5).code == 2
+    )  # not trusted
     said = call("evaluate", run, "--limit", 5, "--num-particles", 5, "--trust")
     assert (said.code, said.err) == (0, "")
     (written,) = run.glob("evaluation*.json")
@@ -181,10 +197,14 @@ def test_a_structure_of_ones_own(mine, train, call):
 
 
 def test_a_run_from_before_structures_is_read(train, call):
-    run = train("run", "--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
+    run = train(
+        "run", "--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1
+    )
     config = run / "config.toml"
     lines = config.read_text().splitlines(keepends=True)
-    config.write_text("".join(line for line in lines if not line.startswith("structure")))
+    config.write_text(
+        "".join(line for line in lines if not line.startswith("structure"))
+    )
     said = call("evaluate", run, "--limit", 5, "--num-particles", 5)
     assert (said.code, said.err) == (0, "")
     assert call("train", "--resume", run, "--epochs", 2).code == 0

@@ -46,7 +46,9 @@ def handwritten(vae):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(3), x.new_ones(3)).to_event(1))
             pyro.sample(
-                "x", dist.Bernoulli(logits=vae.model.decoder(z).squeeze(-2)).to_event(1), obs=x
+                "x",
+                dist.Bernoulli(logits=vae.model.decoder(z).squeeze(-2)).to_event(1),
+                obs=x,
             )
 
     def guide(x):
@@ -95,14 +97,18 @@ def test_gradients_equal_pyro(guide):
 
 def test_our_objective_works_in_pyros_svi():
     ours, theirs, x = make_vae(), make_vae(), data()
-    svi = SVI(ours.model, ours.guide, pyro.optim.Adam({"lr": 0.01}), IWAE(num_particles=3))
+    svi = SVI(
+        ours.model, ours.guide, pyro.optim.Adam({"lr": 0.01}), IWAE(num_particles=3)
+    )
     reference = pyro.infer.SVI(
         theirs.model, theirs.guide, pyro.optim.Adam({"lr": 0.01}), IWAE(num_particles=3)
     )
     torch.manual_seed(7)
     losses = [svi.step(x).item() for _ in range(5)]
     torch.manual_seed(7)
-    torch.testing.assert_close(losses, [reference.step(x) for _ in range(5)], rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        losses, [reference.step(x) for _ in range(5)], rtol=0, atol=1e-10
+    )
     same_weights(ours, theirs)
     assert len(pyro.get_param_store()) == 0
 
@@ -118,7 +124,9 @@ def test_a_second_vae_in_the_same_process_trains(engine):
         for _ in range(3):
             svi.step(x)
         for name, value in vae.state_dict().items():
-            assert (value - before[name]).abs().max() > 1e-3, f"{name} of VAE {seed} did not move"
+            assert (value - before[name]).abs().max() > 1e-3, (
+                f"{name} of VAE {seed} did not move"
+            )
     assert len(pyro.get_param_store()) == 0
 
 
@@ -164,16 +172,22 @@ def test_a_pair_of_functions_trains_and_is_evaluated():
     with pyro.get_param_store().scope():
         torch.manual_seed(0)
         x = 2**0.5 * torch.randn(200).double()
-        svi = SVI(model, guide, lambda p: torch.optim.Adam(p, lr=0.02), ELBO(), reduction="mean")
+        svi = SVI(
+            model,
+            guide,
+            lambda p: torch.optim.Adam(p, lr=0.02),
+            ELBO(),
+            reduction="mean",
+        )
         for _ in range(400):
             svi.step(x)
         assert abs(pyro.param("slope").item() - 0.5) < 0.03
         assert abs(pyro.param("scale").item() - 0.5**0.5) < 0.03
         result = log_marginal(model, guide, x, num_particles=200)
         truth = dist.Normal(0.0, 2**0.5).log_prob(x)
-        assert abs(result.mean - truth.mean()) < 3 * result.monte_carlo_standard_error + abs(
-            result.bias
-        )
+        assert abs(
+            result.mean - truth.mean()
+        ) < 3 * result.monte_carlo_standard_error + abs(result.bias)
 
 
 def test_a_pair_of_plain_pyro_modules_trains_twice():
@@ -205,7 +219,9 @@ def test_a_pair_of_plain_pyro_modules_trains_twice():
         for _ in range(3):
             svi.step(x)
         after = [p for m in (model, guide) for p in m.parameters()]
-        assert all((p - q).abs().max() > 1e-3 for p, q in zip(before, after, strict=True))
+        assert all(
+            (p - q).abs().max() > 1e-3 for p, q in zip(before, after, strict=True)
+        )
 
 
 def test_analytic_kl_of_pyro_has_the_same_expectation():
@@ -249,7 +265,11 @@ def test_score_function_gradient_against_enumeration(objective):
     for i in range(2):
         for j in range(2):
             pair = torch.stack([log_w[i] - log_q[i], log_w[j] - log_q[j]])
-            bound = pair.mean() if isinstance(objective, ELBO) else pair.logsumexp(0) - math.log(2)
+            bound = (
+                pair.mean()
+                if isinstance(objective, ELBO)
+                else pair.logsumexp(0) - math.log(2)
+            )
             expected = expected + (log_q[i] + log_q[j]).exp() * bound
     (expected_gradient,) = torch.autograd.grad(expected, logit)
 
@@ -257,7 +277,9 @@ def test_score_function_gradient_against_enumeration(objective):
     batch = x.expand(20_000)
     gradients = []
     for _ in range(20):
-        bound = objective.differentiable_loss(*gaussian_from_switch(batch, logit), batch)
+        bound = objective.differentiable_loss(
+            *gaussian_from_switch(batch, logit), batch
+        )
         (gradient,) = torch.autograd.grad(-bound / len(batch), logit)
         gradients.append(gradient)
     gradients = torch.stack(gradients)
@@ -280,7 +302,9 @@ def test_several_latent_sites_are_summed():
 
     x = torch.tensor([0.3, -1.2]).double()
     t = terms(model, guide, x, num_particles=4)
-    torch.testing.assert_close(t.log_weight, dist.Normal(0.0, 3**0.5).log_prob(x).expand(4, 2))
+    torch.testing.assert_close(
+        t.log_weight, dist.Normal(0.0, 3**0.5).log_prob(x).expand(4, 2)
+    )
 
 
 def outside_plate(x):
@@ -366,7 +390,10 @@ def test_a_step_reads_nothing_back_to_the_host(guide):
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
+            if func.overloadpacket in (
+                torch.ops.aten._local_scalar_dense,
+                torch.ops.aten.nonzero,
+            ):
                 read.append(str(func))
             return func(*args, **(kwargs or {}))
 
@@ -382,7 +409,10 @@ def test_a_step_reads_nothing_back_to_the_host(guide):
         svi.step(x)
     assert read == []
     svi = SVI(
-        vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01, fused=True), Trace_ELBO()
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+        Trace_ELBO(),
     )
     with Watch():
         svi.step(x)

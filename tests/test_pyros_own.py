@@ -63,7 +63,9 @@ def checkout(tmp_path):
     (tmp_path / "tests" / "test_few.py").write_text(TEST)
     cells = [{"cell_type": "code", "source": [text]} for text in CELLS]
     cells.insert(0, {"cell_type": "markdown", "source": ["# Words"]})
-    (tmp_path / "tutorial" / "source" / "pages.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "tutorial" / "source" / "pages.ipynb").write_text(
+        json.dumps({"cells": cells})
+    )
     return tmp_path
 
 
@@ -99,7 +101,9 @@ def test_a_program_that_takes_too_long_is_ended(checkout, tmp_path):
         f"{MODEL}\nimport time\ntrain(3)\ntry:\n    time.sleep(60)\nexcept Exception:\n    train(3)"
     )
     options = SimpleNamespace(steps=7, seconds=5, machine_code=False)
-    found = taken(program(script(checkout, "slow.py")), "ours", options, tmp_path / "log")
+    found = taken(
+        program(script(checkout, "slow.py")), "ours", options, tmp_path / "log"
+    )
     assert [len(svi["losses"]) for svi in found[""]] == [3]
 
 

@@ -45,8 +45,17 @@ def on_a_table(call, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     columns = (rng.normal(size=100), rng.integers(0, 2, 100), rng.poisson(20, 100))
     np.save("table.npy", np.stack(columns, 1))
-    options = ("--likelihood", "columns", "--network", "mlp(hidden=(8,))", "--latent-dim", 2)
-    call("train", "--dataset", "table.npy", *options, "--epochs", 1, "--output", "table")
+    options = (
+        "--likelihood",
+        "columns",
+        "--network",
+        "mlp(hidden=(8,))",
+        "--latent-dim",
+        2,
+    )
+    call(
+        "train", "--dataset", "table.npy", *options, "--epochs", 1, "--output", "table"
+    )
     return Path("table")
 
 
@@ -54,7 +63,16 @@ def on_a_table(call, tmp_path, monkeypatch):
 def with_holes(call, tmp_path, monkeypatch):
     """A run on data of which some values were hidden."""
     monkeypatch.chdir(tmp_path)
-    options = ("--hide", 0.3, "--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
+    options = (
+        "--hide",
+        0.3,
+        "--network",
+        "mlp(hidden=(8,))",
+        "--latent-dim",
+        2,
+        "--epochs",
+        1,
+    )
     call("train", *options, "--output", "holes")
     return Path("holes")
 
@@ -80,14 +98,23 @@ def test_every_question_in_text_in_the_files_and_on_the_page(call, request, name
     page = newest(run, "report*.html").read_text()
     if question == s["weighting"]:  # the answer is the evaluation itself
         assert s["log_marginal"]["mean"] == pytest.approx(arrays["values"].mean())
-        mentions(said.out, "log p(x) by importance weighting", f"{s['log_marginal']['mean']:.4f}")
+        mentions(
+            said.out,
+            "log p(x) by importance weighting",
+            f"{s['log_marginal']['mean']:.4f}",
+        )
         return
     answer = s[name.lower()]
     assert answer["question"] == question
     assert f"\n{answer['title']}" in said.out
-    for part in (answer, *(v for v in answer.values() if isinstance(v, dict) and "title" in v)):
+    for part in (
+        answer,
+        *(v for v in answer.values() if isinstance(v, dict) and "title" in v),
+    ):
         mentions(said.out, *part.get("sentences", []), *part.get("warnings", []))
-    section = page.partition(f'id="answer-{name.lower()}"')[2].partition("</section>")[0]
+    section = page.partition(f'id="answer-{name.lower()}"')[2].partition("</section>")[
+        0
+    ]
     mentions(section, answer["title"].replace("'", "&#x27;"), "<table>")
 
 
@@ -108,12 +135,16 @@ def test_short_options_are_questions(call, run):
         s, _ = evaluation(run)
         numbers.append({key: s[key] for key in ("weighting", "gaps", "ais", "plan")})
     assert numbers[0] == numbers[1]
-    assert len(list(run.glob("evaluation*.json"))) == 1  # the same, so it takes the place
+    assert (
+        len(list(run.glob("evaluation*.json"))) == 1
+    )  # the same, so it takes the place
 
 
 def test_a_question_twice(call, run):
     asked = [f"ais(chains={count}, temperatures=4)" for count in (3, 30)]
-    said = call("evaluate", run, *QUICK, *(word for text in asked for word in ("--ask", text)))
+    said = call(
+        "evaluate", run, *QUICK, *(word for text in asked for word in ("--ask", text))
+    )
     assert (said.code, said.err) == (0, "")
     s, arrays = evaluation(run)
     assert (s["ais"]["num_chains"], s["ais2"]["num_chains"]) == (3, 30)
@@ -163,9 +194,23 @@ def mine(run, monkeypatch):
 
 
 def test_a_question_of_ones_own_is_one_class(call, run, mine):
-    said = call("evaluate", run, *QUICK, "--ask", f"{mine}(power=1)", "--report", "--csv", "x.csv")
+    said = call(
+        "evaluate",
+        run,
+        *QUICK,
+        "--ask",
+        f"{mine}(power=1)",
+        "--report",
+        "--csv",
+        "x.csv",
+    )
     assert (said.code, said.err) == (0, "")
-    mentions(said.out, "Norms: of digits test", "A norm is a <sum>.", "warning: One norm is long.")
+    mentions(
+        said.out,
+        "Norms: of digits test",
+        "A norm is a <sum>.",
+        "warning: One norm is long.",
+    )
     s, arrays = evaluation(run)
     x = open_run(run).split("test").first(8)[:]
     norms = x.flatten(1).sum(1).numpy()
@@ -178,26 +223,54 @@ def test_a_question_of_ones_own_is_one_class(call, run, mine):
     assert newest(run, "figures/*/norms.png").is_file()
     page = newest(run, "report*.html").read_text()
     section = page.partition('id="answer-norms"')[2].partition("</section>")[0]
-    mentions(section, "Norms", "how many pixels are white", "A norm is a &lt;sum&gt;.", "Two data.")
+    mentions(
+        section,
+        "Norms",
+        "how many pixels are white",
+        "A norm is a &lt;sum&gt;.",
+        "Two data.",
+    )
     assert "One norm is long." in page.partition("<aside")[2].partition("</aside>")[0]
 
 
 def test_what_cannot_be_asked(refused, run, mine):
-    mentions(refused("evaluate", run, "--ask", "gap"), "--ask gap is unknown", "mean gaps?")
-    mentions(refused("evaluate", run, "--ask", "gaps(stes=3)"), "no argument stes", "steps?")
-    mentions(refused("evaluate", run, "--ask", "gaps(steps=0)"), "steps=0 of Gaps", "at least 1")
+    mentions(
+        refused("evaluate", run, "--ask", "gap"), "--ask gap is unknown", "mean gaps?"
+    )
+    mentions(
+        refused("evaluate", run, "--ask", "gaps(stes=3)"), "no argument stes", "steps?"
+    )
+    mentions(
+        refused("evaluate", run, "--ask", "gaps(steps=0)"),
+        "steps=0 of Gaps",
+        "at least 1",
+    )
     mentions(refused("evaluate", run, "--ask", "ood"), "ood needs data")
-    mentions(refused("evaluate", run, "--ask", "nowhere:Thing"), "nowhere:Thing cannot be imported")
-    mentions(refused("evaluate", run, "--ask", "json:JSONDecoder"), "subclass of Question")
-    mentions(refused("evaluate", run, "--ask", "refined", "--adaptive"), "weighted in one way")
+    mentions(
+        refused("evaluate", run, "--ask", "nowhere:Thing"),
+        "nowhere:Thing cannot be imported",
+    )
+    mentions(
+        refused("evaluate", run, "--ask", "json:JSONDecoder"), "subclass of Question"
+    )
+    mentions(
+        refused("evaluate", run, "--ask", "refined", "--adaptive"),
+        "weighted in one way",
+    )
 
 
 def test_a_question_without_an_answer_loses_no_other(call, run, mine):
-    raising = OWN.replace("done(len(data))", 'raise InputError("these data have no norm")')
+    raising = OWN.replace(
+        "done(len(data))", 'raise InputError("these data have no norm")'
+    )
     Path("mine.py").write_text("from pyro_vae import InputError\n" + raising)
     said = call("evaluate", run, *QUICK, "--ask", mine, "--ask", "gaps(steps=2)")
     assert said.code == 2
-    mentions(said.err, "the evaluation is done and written to", "mine:Norms(power=2) has no answer")
+    mentions(
+        said.err,
+        "the evaluation is done and written to",
+        "mine:Norms(power=2) has no answer",
+    )
     mentions(said.err, "these data have no norm")
     s, arrays = evaluation(run)
     assert "norms" not in s
@@ -216,10 +289,17 @@ def test_an_evaluation_of_an_earlier_version_is_still_shown(call, run):
     assert call("evaluate", run, "--num-particles", 20).code == 0
     path = run / "evaluation.json"
     s = json.loads(path.read_text())
-    old = {"mean": -26.5, "data_standard_error": 0.25, "monte_carlo_standard_error": 0.0125}
+    old = {
+        "mean": -26.5,
+        "data_standard_error": 0.25,
+        "monte_carlo_standard_error": 0.0125,
+    }
     s |= {"gaps": {"inference": old, "L[q]": old}, "ais": {**old, "num_chains": 16}}
     s["latents"] = {"active_units": 3, "active_interval": [2, 3], "collapsed": False}
-    s["latents"] |= {"kl": {"value": 1.5, "standard_error": 0.5}, "verdict": "3 are active."}
+    s["latents"] |= {
+        "kl": {"value": 1.5, "standard_error": 0.5},
+        "verdict": "3 are active.",
+    }
     s["plan"] = {k: v for k, v in s["plan"].items() if k != "asked"} | {"gaps": True}
     del s["warnings"], s["weighting"]
     path.write_text(json.dumps(s))
@@ -240,8 +320,12 @@ def test_results_of_shards_add_up():
     kept = np.array([1.0, 2.0, 4.0])
     assert parts.data_standard_error == pytest.approx(kept.std(ddof=1) / math.sqrt(3))
     low, high = parts.interval()
-    reach = 4.302653 * parts.data_standard_error  # Student's t with 2 degrees of freedom
-    assert (low, high) == pytest.approx((parts.mean - reach, parts.mean + reach), rel=1e-6)
+    reach = (
+        4.302653 * parts.data_standard_error
+    )  # Student's t with 2 degrees of freedom
+    assert (low, high) == pytest.approx(
+        (parts.mean - reach, parts.mean + reach), rel=1e-6
+    )
     plain = PerDatum(values, None)
     assert math.isnan(plain.monte_carlo_standard_error)
     assert (plain + plain).standard_errors is None
@@ -259,7 +343,9 @@ def test_a_second_opinion_that_is_higher_is_told():
     assert asked.exceeded("AIS", data(-10 + noise - 0.01, 0.4)) == []
     (sentence,) = asked.exceeded("AIS", data(-10 + noise + 0.01, 0.4))
     mentions(sentence, "AIS finds 0.16 nats more", "log p(x) is higher")
-    assert asked.exceeded("AIS", PerDatum(torch.full((100,), -9.95), None)) == []  # of no matter
+    assert (
+        asked.exceeded("AIS", PerDatum(torch.full((100,), -9.95), None)) == []
+    )  # of no matter
 
 
 def test_rows_are_aligned_by_what_they_are():

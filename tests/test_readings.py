@@ -92,8 +92,12 @@ def test_the_lengths_of_packed_sequences_are_assumed(name):
 
 def test_sequences_in_any_order_are_padded_again():
     def function(x, lengths):
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return [pad_packed_sequence(NETWORKS["GRU"](packed)[0], batch_first=True)[0]], None
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        return [
+            pad_packed_sequence(NETWORKS["GRU"](packed)[0], batch_first=True)[0]
+        ], None
 
     followed(function, SORTED.flip(0), OTHER.flip(0))
 
@@ -109,8 +113,16 @@ def test_a_sequence_that_was_packed_by_hand():
 @pytest.mark.parametrize(
     ("function", "now", "other"),
     [
-        (lambda x, n: torch.tensor_split(x, n, 1)[1], torch.tensor([1, 3]), torch.tensor([2, 4])),
-        (lambda x, n: x.tensor_split(n, 1)[1], torch.tensor([1, 3]), torch.tensor([2, 4])),
+        (
+            lambda x, n: torch.tensor_split(x, n, 1)[1],
+            torch.tensor([1, 3]),
+            torch.tensor([2, 4]),
+        ),
+        (
+            lambda x, n: x.tensor_split(n, 1)[1],
+            torch.tensor([1, 3]),
+            torch.tensor([2, 4]),
+        ),
         (
             lambda x, n: torch.tensor_split(x, tensor_indices_or_sections=n, dim=1)[1],
             torch.tensor([1, 3]),

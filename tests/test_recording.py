@@ -16,7 +16,9 @@ norm = nn.BatchNorm1d(3)
 
 
 def traced(function, *inputs, state=()):
-    return trace(lambda *args: (function(*args), None), list(state), list(inputs), inputs)
+    return trace(
+        lambda *args: (function(*args), None), list(state), list(inputs), inputs
+    )
 
 
 def written_to(x):
@@ -128,15 +130,21 @@ def test_a_graph_is_the_function(function, runs):
             assert mine.dtype == theirs.dtype
             assert torch.equal(mine, theirs.detach())
             assert torch.equal(mine.signbit(), theirs.detach().signbit())
-        held = [t for t in found if t.data_ptr() not in (x.data_ptr(), found[0].data_ptr())]
-        assert function is not equal_results or len({t.data_ptr() for t in held}) == len(held)
+        held = [
+            t for t in found if t.data_ptr() not in (x.data_ptr(), found[0].data_ptr())
+        ]
+        assert function is not equal_results or len(
+            {t.data_ptr() for t in held}
+        ) == len(held)
 
 
 def test_what_a_graph_writes_to_is_known():
     state = [norm.running_mean, norm.running_var, norm.num_batches_tracked]
     assert traced(normalised, torch.ones(3), state=state).changes == (0, 1, 2)
     assert traced(written_to, torch.ones(3)).changes == ()
-    assert traced(lambda x, y: [y.view(3)[1:].add_(x[1:])], *torch.ones(2, 3)).changes == (1,)
+    assert traced(
+        lambda x, y: [y.view(3)[1:].add_(x[1:])], *torch.ones(2, 3)
+    ).changes == (1,)
 
 
 def test_draws_that_look_alike_are_two():
@@ -165,7 +173,9 @@ def test_what_is_not_used_equal_or_nothing_is_left_out():
         return [y * (x + 1)]
 
     graph = traced(function, torch.ones(3))
-    targets = [node.target for node in graph.operations.nodes if node.op == "call_function"]
+    targets = [
+        node.target for node in graph.operations.nodes if node.op == "call_function"
+    ]
     assert targets == [aten.add.Tensor, aten.mul.Tensor]
 
 
@@ -177,7 +187,9 @@ def test_the_value_of_what_depends_on_inputs_is_assumed_where_it_is_whole():
         return [aten._local_scalar_dense(place) * x]
 
     graph = traced(function, torch.zeros(3))
-    assert graph.module(torch.full((3,), 0.5))[0].tolist() == [0.5] * 3  # one times as much
+    assert (
+        graph.module(torch.full((3,), 0.5))[0].tolist() == [0.5] * 3
+    )  # one times as much
     assert graph.module(torch.full((3,), 0.5))[-1]
     assert not graph.module(torch.ones(3))[-1]
 

@@ -43,7 +43,10 @@ def with_guide(truth, make):
     """The model of a probabilistic PCA with another guide."""
     guide = make(MLP((len(truth.b),), hidden=()), truth.latent_dim)
     return VAE(
-        StandardNormal(truth.latent_dim), truth.vae.model.decoder, truth.vae.model.likelihood, guide
+        StandardNormal(truth.latent_dim),
+        truth.vae.model.decoder,
+        truth.vae.model.likelihood,
+        guide,
     ).double()
 
 
@@ -66,7 +69,9 @@ def mean_field_gap(truth):
 
 
 def kl_to_posterior(truth, x, q):
-    posterior = MultivariateNormal((x - truth.b) @ truth.gain.T, truth.posterior_covariance)
+    posterior = MultivariateNormal(
+        (x - truth.b) @ truth.gain.T, truth.posterior_covariance
+    )
     covariance = getattr(q, "covariance_matrix", None)
     covariance = torch.diag_embed(q.variance) if covariance is None else covariance
     return kl_divergence(MultivariateNormal(q.mean, covariance), posterior)
@@ -127,7 +132,9 @@ def test_data_do_not_disturb_each_other():
     guide = refine(truth.vae, x, steps=200)
     others = torch.arange(6) != 2
     assert guide.improved.tolist() == others.tolist()
-    assert kl_to_posterior(truth, x[others], q_of(guide[others], x[others])).max() < 1e-3
+    assert (
+        kl_to_posterior(truth, x[others], q_of(guide[others], x[others])).max() < 1e-3
+    )
 
 
 GUIDES = {
@@ -137,7 +144,9 @@ GUIDES = {
     "mixture": lambda e, d: Mixture(e, d, components=2),
     "local": lambda e, d: Local(e, d, steps=3),
     "semi-amortized": lambda e, d: SemiAmortized(e, d, steps=2),
-    "semi-amortized, full rank": lambda e, d: SemiAmortized(e, d, guide=FullRank, steps=2),
+    "semi-amortized, full rank": lambda e, d: SemiAmortized(
+        e, d, guide=FullRank, steps=2
+    ),
 }
 
 
@@ -165,7 +174,8 @@ def test_every_guide_with_a_density_gets_better_and_the_vae_stays_as_it_is(make)
 
 
 @pytest.mark.parametrize(
-    "make", [GUIDES["local"], GUIDES["semi-amortized"], GUIDES["semi-amortized, full rank"]]
+    "make",
+    [GUIDES["local"], GUIDES["semi-amortized"], GUIDES["semi-amortized, full rank"]],
 )
 def test_the_start_is_what_the_guide_returns(make):
     truth = PPCA(2, 5)
@@ -213,9 +223,13 @@ def test_the_refined_guide_knows_its_data_and_no_others():
     x[5] = x[1]  # a datum twice
     guide = refine(truth.vae, x, steps=5)
     assert len(guide) == 8
-    torch.testing.assert_close(q_of(guide, x).mean, truth.vae.guide.family(guide.shift["z"]).mean)
+    torch.testing.assert_close(
+        q_of(guide, x).mean, truth.vae.guide.family(guide.shift["z"]).mean
+    )
     for rows in (slice(0, 1), slice(4, 7), torch.tensor([5, 0])):
-        torch.testing.assert_close(q_of(guide[rows], x[rows]).mean, q_of(guide, x).mean[rows])
+        torch.testing.assert_close(
+            q_of(guide[rows], x[rows]).mean, q_of(guide, x).mean[rows]
+        )
     for other in (
         x[:0],
         truth.sample(3, seed=1),
@@ -224,7 +238,9 @@ def test_the_refined_guide_knows_its_data_and_no_others():
         truth.sample(8, seed=1),
         x[:, :3],
     ):
-        with pytest.raises(InputError, match=f"refined for 8 data and is called with {len(other)}"):
+        with pytest.raises(
+            InputError, match=f"refined for 8 data and is called with {len(other)}"
+        ):
             guide(other)
 
 
@@ -264,7 +280,10 @@ def test_weights_from_a_refined_guide_are_better_and_agree_with_the_closed_form(
 def test_log_marginal_of_a_curved_posterior_against_quadrature():
     """A Bernoulli model with one latent, whose posterior is no Gaussian."""
     vae = VAE(
-        StandardNormal(1), MLP((1,), (1, 6), hidden=(8,)), Bernoulli((6,)), MeanField(MLP((6,)), 1)
+        StandardNormal(1),
+        MLP((1,), (1, 6), hidden=(8,)),
+        Bernoulli((6,)),
+        MeanField(MLP((6,)), 1),
     ).double()
     for p in vae.model.decoder.parameters():
         torch.nn.init.normal_(p, std=0.5)
@@ -276,7 +295,9 @@ def test_log_marginal_of_a_curved_posterior_against_quadrature():
     result = log_marginal_refined(vae, x, num_particles=20_000, steps=100)
     good = ~result.doubtful
     assert good.sum() > 10
-    assert ((result.values - expected).abs() < 5 * result.standard_errors + 1e-4)[good].all()
+    assert ((result.values - expected).abs() < 5 * result.standard_errors + 1e-4)[
+        good
+    ].all()
 
 
 # --- gaps
@@ -293,7 +314,9 @@ def test_gaps_of_a_family_that_contains_the_posterior():
     torch.testing.assert_close(
         gaps.log_marginal.values, truth.marginal.log_prob(x), rtol=0, atol=1e-4
     )
-    torch.testing.assert_close(gaps.approximation, torch.zeros(40).double(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        gaps.approximation, torch.zeros(40).double(), rtol=0, atol=1e-3
+    )
     z = (gaps.amortisation - amortised) / gaps.amortisation_errors
     assert z.abs().max() < 4.5
     assert 0.6 < z.std() < 1.4  # the errors are neither too large nor too small
@@ -310,7 +333,10 @@ def test_gaps_of_a_mean_field_guide():
     gaps = inference_gaps(vae, x, steps=300, num_particles=2000, elbo_particles=1000)
     rows = gaps.rows
     short = 0.01  # what finitely many noisy steps leave
-    for name, expected in (("approximation", best), ("amortisation", amortised.mean().item())):
+    for name, expected in (
+        ("approximation", best),
+        ("amortisation", amortised.mean().item()),
+    ):
         mean, _, error = rows[name].estimate
         assert mean == pytest.approx(expected, abs=4.5 * error + short), name
         assert error < 0.05
@@ -340,26 +366,49 @@ def test_errors_of_the_gaps_against_repetition():
         (gaps.amortisation, gaps.amortisation_errors),
         (gaps.inference, gaps.inference_errors),
     ):
-        assert gap.std().item() == pytest.approx(errors.square().mean().sqrt().item(), rel=0.25)
+        assert gap.std().item() == pytest.approx(
+            errors.square().mean().sqrt().item(), rel=0.25
+        )
     vae = mean_field(truth, shift=0.4, widen=1.5)
-    gaps = inference_gaps(vae, x, steps=200, num_particles=400, elbo_particles=100, batch_size=300)
+    gaps = inference_gaps(
+        vae, x, steps=200, num_particles=400, elbo_particles=100, batch_size=300
+    )
     for gap, errors in (
         (gaps.approximation, gaps.approximation_errors),
         (gaps.amortisation, gaps.amortisation_errors),
         (gaps.inference, gaps.inference_errors),
     ):
-        assert gap.std().item() == pytest.approx(errors.square().mean().sqrt().item(), rel=0.25)
+        assert gap.std().item() == pytest.approx(
+            errors.square().mean().sqrt().item(), rel=0.25
+        )
     independent = (gaps.refined_elbo_errors.square() + gaps.elbo_errors.square()).sqrt()
-    assert gaps.amortisation_errors.mean() < independent.mean()  # what the shared noise is for
+    assert (
+        gaps.amortisation_errors.mean() < independent.mean()
+    )  # what the shared noise is for
 
 
 def test_the_table_of_gaps():
     truth = PPCA(2, 3, widen=1.5)
     gaps = inference_gaps(
-        truth.vae, truth.sample(4), steps=20, num_particles=100, elbo_particles=20, batch_size=3
+        truth.vae,
+        truth.sample(4),
+        steps=20,
+        num_particles=100,
+        elbo_particles=20,
+        batch_size=3,
     )
     lines = str(gaps).splitlines()
-    assert lines[1].split() == ["nats", "per", "datum", "mean", "±", "data", "±", "Monte", "Carlo"]
+    assert lines[1].split() == [
+        "nats",
+        "per",
+        "datum",
+        "mean",
+        "±",
+        "data",
+        "±",
+        "Monte",
+        "Carlo",
+    ]
     for name, line in zip(gaps.rows, lines[2:8], strict=True):
         assert line.startswith(name)
         assert [float(n) for n in line.split()[-3:]] == pytest.approx(
@@ -367,7 +416,9 @@ def test_the_table_of_gaps():
         )
     assert "of 4 data" in lines[8]
     assert lines[-1].removeprefix("warning: ") == gaps.log_marginal.verdict()
-    one = inference_gaps(truth.vae, truth.sample(1), steps=2, num_particles=100, elbo_particles=20)
+    one = inference_gaps(
+        truth.vae, truth.sample(1), steps=2, num_particles=100, elbo_particles=20
+    )
     assert math.isnan(one.rows["inference"].data_standard_error)
 
 
@@ -384,7 +435,9 @@ class Blind(FullRank):
         change = torch.cat(
             [torch.full((d,), 2.0), torch.full((d,), -1.0), torch.zeros(len(self.rows))]
         ).to(h)
-        return super().variational_parameters(h) + (h[..., :1] > self.threshold) * change
+        return (
+            super().variational_parameters(h) + (h[..., :1] > self.threshold) * change
+        )
 
 
 def blind():
@@ -414,7 +467,8 @@ def test_hard_data_take_the_refinement_road():
         error = (result.values - expected)[part]
         assert (
             error.mean().abs()
-            < 4.5 * result.standard_errors[part].square().sum().sqrt() / part.sum() + 1e-4
+            < 4.5 * result.standard_errors[part].square().sum().sqrt() / part.sum()
+            + 1e-4
         )
     assert str(effort) == (
         "108 of 120 data were left to the guide's own draws, 0 took more of them, 12 a refined q(z|x) and more draws, "
@@ -432,7 +486,9 @@ def test_a_budget_that_does_not_suffice_goes_to_the_worst():
     )[:3]
     torch.manual_seed(5)
     budget = 2 * 500 * 120 + 3 * 2 * 2000 + 3999
-    result, effort = log_marginal_adaptive(vae, x, num_particles=500, budget=budget, annealing=0)
+    result, effort = log_marginal_adaptive(
+        vae, x, num_particles=500, budget=budget, annealing=0
+    )
     assert effort.draws == budget - 3999
     assert effort.took("refined").nonzero().flatten().tolist() == sorted(worst.tolist())
     assert torch.equal(effort.unaffordable, hard & ~effort.took("refined"))
@@ -453,7 +509,9 @@ def test_a_standard_error_is_reached_by_more_draws():
     truth = PPCA(2, 5, widen=widen)
     x = truth.sample(30)
     variance = widen**4 / (2 * widen**2 - 1) - 1
-    asked = math.sqrt(variance / 8000)  # so that about half of the data settle for 8000 draws
+    asked = math.sqrt(
+        variance / 8000
+    )  # so that about half of the data settle for 8000 draws
     done = []
     result, effort = log_marginal_adaptive(
         truth.vae,
@@ -487,7 +545,13 @@ def test_values_are_not_chosen_for_their_draws():
     truth = PPCA(2, 5, widen=0.75)
     x = truth.sample(1).expand(2000, 5).contiguous()
     result, effort = log_marginal_adaptive(
-        truth.vae, x, num_particles=50, limit=0.5, budget=50 * 2000 * 50, steps=100, batch_size=2000
+        truth.vae,
+        x,
+        num_particles=50,
+        limit=0.5,
+        budget=50 * 2000 * 50,
+        steps=100,
+        batch_size=2000,
     )
     assert 0.1 < effort.took("refined").float().mean() < 0.95
     weight = (result.values - truth.marginal.log_prob(x)).exp()[~effort.took("refined")]
@@ -504,7 +568,9 @@ def test_easy_data_need_nothing():
     result, effort = log_marginal_adaptive(truth.vae, x, num_particles=500)
     torch.manual_seed(2)
     log_marginal(*truth.pair, x, num_particles=500)  # the pilot
-    assert torch.equal(result.values, log_marginal(*truth.pair, x, num_particles=500).values)
+    assert torch.equal(
+        result.values, log_marginal(*truth.pair, x, num_particles=500).values
+    )
     assert result.num_particles == 500
     assert effort.took("guide").all()
     assert effort.draws == 20_000
@@ -561,7 +627,11 @@ def test_empty_data_and_points(call):
         (inference_gaps, {"elbo_particles": 1}, "elbo_particles=1"),
         (log_marginal_adaptive, {"limit": 0}, "limit=0"),
         (log_marginal_adaptive, {"standard_error": -1.0}, "standard_error=-1.0"),
-        (log_marginal_adaptive, {"budget": 10}, "budget=10 must be .* 6000, two passes"),
+        (
+            log_marginal_adaptive,
+            {"budget": 10},
+            "budget=10 must be .* 6000, two passes",
+        ),
         (log_marginal_adaptive, {"num_particles": 0}, "num_particles=0"),
         (
             log_marginal_adaptive,

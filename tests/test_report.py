@@ -19,7 +19,9 @@ from pyro_vae.trained import open_run
 from reading import mentions
 
 CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
 )
 VOID = {"img", "meta"}
 INLINE = {"a", "code", "strong"}
@@ -108,7 +110,9 @@ def test_the_page_is_whole_and_loads_nothing(run):
     assert "url(" not in text
     assert "@import" not in text
     for _, attributes in page.elements:
-        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert attributes.get("src", "data:image/png;base64,").startswith(
+            "data:image/png;base64,"
+        )
         assert not [name for name in attributes if name.startswith("on")]
         assert "style" not in attributes
     for image in page.all("img"):
@@ -130,16 +134,19 @@ def test_the_headline_has_the_numbers_of_the_evaluation(run):
     page = Page((run / PAGE).read_text())
     shown = re.findall(r"−?\d[\d,]*\.\d+", page.texts["number"])
     numbers = [
-        (float(t.replace("−", "-").replace(",", "")), len(t.partition(".")[2])) for t in shown
+        (float(t.replace("−", "-").replace(",", "")), len(t.partition(".")[2]))
+        for t in shown
     ]
     wanted = [
-        v for name in ("log_marginal", "elbo", "reconstruction", "kl") for v in s[name].values()
+        v
+        for name in ("log_marginal", "elbo", "reconstruction", "kl")
+        for v in s[name].values()
     ]
     wanted.remove(s["log_marginal"]["estimated_bias"])
     for value in [*wanted, s["bits_per_dimension"]]:
-        assert any(abs(value - n) <= 0.5 * 10**-digits and digits >= 2 for n, digits in numbers), (
-            value
-        )
+        assert any(
+            abs(value - n) <= 0.5 * 10**-digits and digits >= 2 for n, digits in numbers
+        ), value
     mentions(
         page.text,
         f"{s['pareto_k']['above_limit']} of {DATA} data",
@@ -159,7 +166,9 @@ def test_the_histogram_of_pareto_k_is_of_the_data(run):
     k = np.load(run / f"{NAME}.npz")["pareto_k"]
     section = report(run).partition('id="trust"')[2].partition("</section>")[0]
     good, bad = int((k <= 0.7).sum()), int((k > 0.7).sum())
-    mentions(section, f"Pareto k of {DATA} data: {good} at most 0.7, {bad} above or unknown.")
+    mentions(
+        section, f"Pareto k of {DATA} data: {good} at most 0.7, {bad} above or unknown."
+    )
     picture = (run / "figures" / NAME / "pareto_k.png").read_bytes()
     assert base64.b64encode(picture).decode() in section
 
@@ -174,10 +183,14 @@ def test_the_least_probable_data_are_shown(run):
     assert len(pictures) == 12
     for i, image in zip(np.argsort(values), pictures, strict=False):
         assert image["alt"].startswith(f"row {rows[i]}, label {labels[i]}, ")
-        pixels = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+        pixels = Image.open(
+            io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))
+        )
         np.testing.assert_array_equal(np.asarray(pixels) / 255, x[i].reshape(8, 8))
     assert not [
-        image for image in Page(report(run)).all("img") if image.get("class") == "pixels"
+        image
+        for image in Page(report(run)).all("img")
+        if image.get("class") == "pixels"
     ]  # no data at hand
 
 
@@ -217,8 +230,13 @@ def test_other_doubts(run, changed):
 
 
 def test_an_impossible_datum(run, changed):
-    marginal = summary(run)["log_marginal"] | {"mean": None, "data_standard_error": None}
-    folder = changed(log_marginal=marginal, arrays=None)  # of arrays that are changed too
+    marginal = summary(run)["log_marginal"] | {
+        "mean": None,
+        "data_standard_error": None,
+    }
+    folder = changed(
+        log_marginal=marginal, arrays=None
+    )  # of arrays that are changed too
     columns = dict(np.load(folder / f"{NAME}.npz"))
     columns["values"][3] = -np.inf
     np.savez(folder / f"{NAME}.npz", **columns)
@@ -230,9 +248,13 @@ def test_an_impossible_datum(run, changed):
 def test_hostile_names_are_text(changed, tmp_path):
     hostile = "<b onclick=x>x</b>"
     folder = changed(
-        dataset=hostile, effort="</p><script>alert(1)</script>", ood={hostile: {hostile: 1.5}}
+        dataset=hostile,
+        effort="</p><script>alert(1)</script>",
+        ood={hostile: {hostile: 1.5}},
     )
-    shutil.copy(folder / "figures" / "prior_samples.png", folder / "figures" / "<i>&quot.png")
+    shutil.copy(
+        folder / "figures" / "prior_samples.png", folder / "figures" / "<i>&quot.png"
+    )
     (folder / "figures" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     folder = folder.rename(tmp_path / "<u>'\"&")
     text = report(folder)
@@ -251,11 +273,22 @@ def test_missing_parts_name_the_command(run):
     assert "not computed" not in page.texts["samples"]
 
 
-def test_samples_of_their_own_program_come_before_those_of_training(run, trained, call, tmp_path):
+def test_samples_of_their_own_program_come_before_those_of_training(
+    run, trained, call, tmp_path
+):
     shutil.copytree(trained, tmp_path / "run")
-    assert call("evaluate", tmp_path / "run", "--limit", 5, "--num-particles", 20).code == 0
-    mentions(Page(report(tmp_path / "run")).texts["samples"], "pyro_vae.sample", "not computed")
-    assert base64.b64encode((run / "samples" / "prior.png").read_bytes()).decode() in report(run)
+    assert (
+        call("evaluate", tmp_path / "run", "--limit", 5, "--num-particles", 20).code
+        == 0
+    )
+    mentions(
+        Page(report(tmp_path / "run")).texts["samples"],
+        "pyro_vae.sample",
+        "not computed",
+    )
+    assert base64.b64encode(
+        (run / "samples" / "prior.png").read_bytes()
+    ).decode() in report(run)
 
 
 def test_parts_that_the_page_does_not_know(changed):
@@ -268,7 +301,9 @@ def test_parts_that_the_page_does_not_know(changed):
     gradients = {"a": {"x": 1, "y": 2.25}, "b": {"x": 3, "y": 4.5}}
     folder = changed(ood=ood, gradients=gradients, skipped=None)
     for name in ("ood_histogram", "something_else"):
-        shutil.copy(folder / "figures" / "prior_samples.png", folder / "figures" / f"{name}.png")
+        shutil.copy(
+            folder / "figures" / "prior_samples.png", folder / "figures" / f"{name}.png"
+        )
     page = Page(report(folder))
     told = page.texts["answer-ood"]
     mentions(
@@ -302,22 +337,40 @@ def test_other_data_and_guides(call, tmp_path, guide):
     folder = tmp_path / "run"
     assert (
         call(
-            "train", "--dataset", tmp_path / "x.npy", *options, "--epochs", 1, "--output", folder
+            "train",
+            "--dataset",
+            tmp_path / "x.npy",
+            *options,
+            "--epochs",
+            1,
+            "--output",
+            folder,
         ).code
         == 0
     )
-    said = call("evaluate", folder, "--split", "validation", "--num-particles", 2, "--report")
+    said = call(
+        "evaluate", folder, "--split", "validation", "--num-particles", 2, "--report"
+    )
     assert (said.code, said.err) == (0, "")
     assert not (folder / PAGE).exists()
-    mentions(Page((folder / "report-validation.html").read_text()).text, "validation data", "x.npy")
-    assert call("train", *options, "--epochs", 1, "--output", folder, "--overwrite").code == 0
+    mentions(
+        Page((folder / "report-validation.html").read_text()).text,
+        "validation data",
+        "x.npy",
+    )
+    assert (
+        call("train", *options, "--epochs", 1, "--output", folder, "--overwrite").code
+        == 0
+    )
     assert not list(folder.glob("report*"))  # it was of the run that is gone
 
 
 def test_what_cannot_be_reported(trained, changed, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         report(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"no evaluation of its train data.*--split train"):
+    with pytest.raises(
+        InputError, match=r"no evaluation of its train data.*--split train"
+    ):
         report(trained, split="train")
     with pytest.raises(InputError, match="does not say 'elbo'"):
         write_report(changed(elbo=3), tmp_path / "report.html")
@@ -362,7 +415,9 @@ def test_in_a_browser(run, tmp_path, scheme):
     (tmp_path / "probe.html").write_text(PROBE.format(frames=frames))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     flags += f"--disable-component-update --disable-sync --window-size=1400,900 --user-data-dir={tmp_path / 'profile'} "
-    flags += f"--blink-settings=preferredColorScheme={int(scheme == 'light')} --dump-dom"
+    flags += (
+        f"--blink-settings=preferredColorScheme={int(scheme == 'light')} --dump-dom"
+    )
     done = subprocess.run(
         [CHROMIUM, *flags.split(), (tmp_path / "probe.html").as_uri()],
         capture_output=True,

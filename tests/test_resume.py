@@ -32,7 +32,9 @@ def everything(run):
 def assert_same_run(a, b):
     assert everything(a) == everything(b)
     for which in ("last", "best"):
-        assert same(load_file(a / f"{which}.safetensors"), load_file(b / f"{which}.safetensors"))
+        assert same(
+            load_file(a / f"{which}.safetensors"), load_file(b / f"{which}.safetensors")
+        )
     state = load_file(a / "last.safetensors")
     assert "random.cpu" in state
     assert any(key.startswith("optimizer.") for key in state)
@@ -42,8 +44,20 @@ def assert_same_run(a, b):
     "options",
     [
         (),
-        ("--objective", "elbo(beta=0)", "--learning-rate", 0.01),  # its first epoch stays the best
-        ("--guide", "fullrank", "--objective", "iwae(num_particles=3)", "--binarize", "static"),
+        (
+            "--objective",
+            "elbo(beta=0)",
+            "--learning-rate",
+            0.01,
+        ),  # its first epoch stays the best
+        (
+            "--guide",
+            "fullrank",
+            "--objective",
+            "iwae(num_particles=3)",
+            "--binarize",
+            "static",
+        ),
         (
             "--network",
             "mlp(hidden=(8,),dropout=0.2)",
@@ -60,7 +74,12 @@ def assert_same_run(a, b):
             "--precision",
             "float64",
         ),
-        ("--likelihood", "gaussian(scale='learned')", "--network", "convnet(channels=(4,))"),
+        (
+            "--likelihood",
+            "gaussian(scale='learned')",
+            "--network",
+            "convnet(channels=(4,))",
+        ),
     ],
 )
 def test_resumed_run_is_the_uninterrupted_one(call, train, options):
@@ -103,7 +122,9 @@ def test_interrupt_at_a_step(call, three_epochs, monkeypatch, step, number):
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     run = Path("run")
     assert len(rows(run)) == step // 13
-    assert call("evaluate", run, "--num-particles", 5, "--limit", 5).code == 0  # with what there is
+    assert (
+        call("evaluate", run, "--num-particles", 5, "--limit", 5).code == 0
+    )  # with what there is
     assert call("train", "--resume", "run").code == 0
     assert_same_run(three_epochs, run)
 
@@ -113,7 +134,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("file", ["best.safetensors", "last.safetensors"])
-def test_death_while_a_checkpoint_is_written(call, three_epochs, tmp_path, monkeypatch, file):
+def test_death_while_a_checkpoint_is_written(
+    call, three_epochs, tmp_path, monkeypatch, file
+):
     run = tmp_path / "run"
     written = 0
 

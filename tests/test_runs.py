@@ -33,7 +33,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("config", ['title = "my thesis"', "[resolved]\nversion = 1", "=", ""])
+@pytest.mark.parametrize(
+    "config", ['title = "my thesis"', "[resolved]\nversion = 1", "=", ""]
+)
 @pytest.mark.parametrize("options", [[], ["--overwrite"]])
 def test_a_foreign_folder_is_no_run(refused, tmp_path, config, options):
     for name, text in {**FOREIGN, "config.toml": config}.items():
@@ -77,7 +79,9 @@ def test_what_data_are_known_by(tmp_path):
     known = fingerprint(load_data("a.npy"))
     assert fingerprint(load_data("elsewhere/b.npz")) == known
     assert fingerprint(load_data("a.npy", stream=True, workers=0)) == known
-    other = fingerprint(load_data("a.npy", test_fraction=0.3))  # the same rows, divided otherwise
+    other = fingerprint(
+        load_data("a.npy", test_fraction=0.3)
+    )  # the same rows, divided otherwise
     assert (other["whole"], other["test"] == known["test"]) == (known["whole"], False)
     for x, whole in (
         (X[np.argsort(X[:, 0])], True),
@@ -89,13 +93,19 @@ def test_what_data_are_known_by(tmp_path):
         np.save("a.npy", x)
         found = fingerprint(load_data("a.npy"))
         assert (found["whole"] == known["whole"]) is whole
-        assert all(found[split] != known[split] for split in ("train", "validation", "test"))
+        assert all(
+            found[split] != known[split] for split in ("train", "validation", "test")
+        )
 
 
 def test_equal_rows_have_equal_keys():
-    bits = torch.from_numpy(np.unique(np.random.default_rng(0).integers(0, 2, (5000, 13)), axis=0))
+    bits = torch.from_numpy(
+        np.unique(np.random.default_rng(0).integers(0, 2, (5000, 13)), axis=0)
+    )
     assert len(np.unique(row_keys(bits.byte()))) == len(bits)
-    assert row_keys(bits[[3, 5, 3]].byte()).tolist()[::2] == 2 * [row_keys(bits[3:4].byte())[0]]
+    assert row_keys(bits[[3, 5, 3]].byte()).tolist()[::2] == 2 * [
+        row_keys(bits[3:4].byte())[0]
+    ]
     signs = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [2.0, 1.0]], dtype=torch.float64)
     assert len(np.unique(row_keys(signs))) == 3
 
@@ -126,9 +136,16 @@ def test_changed_data_are_refused(refused, here, words):
 def test_the_same_data_at_another_place(call, refused, here):
     Path("data.npy").rename("moved.npy")
     assert call("sample", "runs/a", "--kind", "prior", "--kind", "manifold").code == 0
-    mentions(refused("sample", "runs/a"), "data.npy", "--data FILE", "--kind prior needs no data")
+    mentions(
+        refused("sample", "runs/a"),
+        "data.npy",
+        "--data FILE",
+        "--kind prior needs no data",
+    )
     mentions(refused("evaluate", "runs/a"), "no longer at", "data.npy", "--data FILE")
-    mentions(refused("train", "--resume", "runs/a", "--epochs", 2), "data.npy", "--data FILE")
+    mentions(
+        refused("train", "--resume", "runs/a", "--epochs", 2), "data.npy", "--data FILE"
+    )
     at = ("--data", "moved.npy")
     assert call("evaluate", "runs/a", "--num-particles", 5, *at).code == 0
     assert call("sample", "runs/a", *at).code == 0
@@ -147,7 +164,12 @@ def test_a_project_moves_as_a_whole(call, here, tmp_path, monkeypatch):
     assert call("evaluate", "here/runs/a", "--num-particles", 5).code == 0
     monkeypatch.chdir("/")
     assert call("encode", tmp_path / "here" / "runs" / "a").code == 0
-    again = ("--config", tmp_path / "here/runs/a/config.toml", "--output", tmp_path / "again")
+    again = (
+        "--config",
+        tmp_path / "here/runs/a/config.toml",
+        "--output",
+        tmp_path / "again",
+    )
     assert call("train", *again).code == 0
 
 
@@ -156,7 +178,10 @@ def test_no_whole_path_is_written_down(project):
         if path.suffix in (".toml", ".json", ".html", ".csv"):
             assert str(project) not in path.read_text(), path
     config = toml(project / "runs" / "a")
-    assert (config["dataset"], config["labels"]) == ("../../data.npy", "../../labels.npy")
+    assert (config["dataset"], config["labels"]) == (
+        "../../data.npy",
+        "../../labels.npy",
+    )
 
 
 def test_a_run_of_an_earlier_version(call, refused, here):
@@ -174,5 +199,7 @@ def test_a_run_of_an_earlier_version(call, refused, here):
 
 def test_labels_that_have_changed(call, refused, here):
     np.save("labels.npy", np.arange(60) % 3)
-    mentions(call("evaluate", "runs/a", "--num-particles", 5).out, "note: the labels are not")
+    mentions(
+        call("evaluate", "runs/a", "--num-particles", 5).out, "note: the labels are not"
+    )
     mentions(refused("encode", "runs/a"), "the labels of data.npy are not those")

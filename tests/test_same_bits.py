@@ -54,7 +54,9 @@ def test_a_choice_stays_with_its_modules():
 
 
 def test_a_library_that_is_not_there(monkeypatch):
-    with pytest.raises(InputError, match="products='blas' must be one of torch, onednn"):
+    with pytest.raises(
+        InputError, match="products='blas' must be one of torch, onednn"
+    ):
         use_products(MLP((2,), (1, 2)), "blas")
     monkeypatch.setattr(products, "has_onednn", lambda: False)
     with pytest.raises(InputError, match="not available in this PyTorch; take 'torch'"):
@@ -78,10 +80,16 @@ def test_a_run_keeps_its_products(call, train, monkeypatch, name):
     again = train("again", "--config", run / "config.toml")
     for folder in (run, again):
         assert toml(folder)["products"] == name
-        assert {header(folder / f"{w}.safetensors")["products"] for w in ("best", "last")} == {name}
+        assert {
+            header(folder / f"{w}.safetensors")["products"] for w in ("best", "last")
+        } == {name}
     assert call("train", "--resume", run, "--epochs", 3, "--products", other).code == 0
-    assert toml(run)["products"] == header(run / "last.safetensors")["products"] == other
-    mentions(call("train", "--products", "blas", "--output", "no").err, "--products", "blas")
+    assert (
+        toml(run)["products"] == header(run / "last.safetensors")["products"] == other
+    )
+    mentions(
+        call("train", "--products", "blas", "--output", "no").err, "--products", "blas"
+    )
 
 
 @pytest.mark.slow
@@ -92,7 +100,14 @@ def test_repetitions_in_processes_of_two_threads(tmp_path, name, compiled):
     bits = np.random.default_rng(0).integers(0, 2, (600, 784), dtype=np.uint8)
     np.save(tmp_path / "x.npy", bits)
     sizes = ("--network", "mlp(hidden=(400,200))", "--epochs", "2")
-    command = [sys.executable, "-m", "pyro_vae.train", "--dataset", tmp_path / "x.npy", *sizes]
+    command = [
+        sys.executable,
+        "-m",
+        "pyro_vae.train",
+        "--dataset",
+        tmp_path / "x.npy",
+        *sizes,
+    ]
     command += ["--products", name, "--compile", compiled, "--output"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     runs = [tmp_path / str(i) for i in range(4)]

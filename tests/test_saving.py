@@ -35,7 +35,9 @@ def by_hand(likelihood=None, guide=MeanField, prior=None, **network):
         encoder["hidden"] = network["hidden"][::-1]
     likelihood = likelihood or Bernoulli((4,))
     decoder = MLP((2,), (likelihood.channels, 4), **network)
-    return VAE(prior or StandardNormal(2), decoder, likelihood, guide(MLP((4,), **encoder), 2))
+    return VAE(
+        prior or StandardNormal(2), decoder, likelihood, guide(MLP((4,), **encoder), 2)
+    )
 
 
 MADE = {
@@ -49,9 +51,12 @@ MADE = {
     ),
     "a number": lambda: by_hand(Gaussian((4,), scale=0.25)),
     "a member as an argument": lambda: by_hand(
-        ZeroInflated((4,), likelihood=Poisson), lambda e, d: SemiAmortized(e, d, guide=FullRank)
+        ZeroInflated((4,), likelihood=Poisson),
+        lambda e, d: SemiAmortized(e, d, guide=FullRank),
     ),
-    "built": lambda: build(Spec((4,), 3, prior="vampprior", network="gatedmlp(hidden=(5,))")),
+    "built": lambda: build(
+        Spec((4,), 3, prior="vampprior", network="gatedmlp(hidden=(5,))")
+    ),
     "float64": lambda: by_hand().double(),
 }
 
@@ -85,7 +90,10 @@ def test_a_vae_is_saved_to_a_folder_and_pickled():
 
 def test_what_no_spec_describes():
     foreign = VAE(
-        StandardNormal(2), torch.nn.Linear(2, 4), Bernoulli((4,)), MeanField(MLP((4,)), 2)
+        StandardNormal(2),
+        torch.nn.Linear(2, 4),
+        Bernoulli((4,)),
+        MeanField(MLP((4,)), 2),
     )
     uneven = VAE(
         StandardNormal(2),
@@ -104,7 +112,9 @@ def test_what_no_spec_describes():
 
 def test_a_run_by_its_checkpoint_file(trained):
     whole, file = load(trained), load(trained / "best.safetensors")
-    assert all(torch.equal(v, file.state_dict()[k]) for k, v in whole.state_dict().items())
+    assert all(
+        torch.equal(v, file.state_dict()[k]) for k, v in whole.state_dict().items()
+    )
     with pytest.raises(InputError, match=r"no checkpoint none\.safetensors"):
         load("none.safetensors")
 

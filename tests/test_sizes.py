@@ -45,7 +45,10 @@ from pyro_vae.spec import parse
 
 X = torch.eye(4)
 EVERY = {  # each question, and every size that it takes
-    "elbo": (lambda v, **o: elbo(v.model, v.guide, X, **o), ("num_particles", "batch_size")),
+    "elbo": (
+        lambda v, **o: elbo(v.model, v.guide, X, **o),
+        ("num_particles", "batch_size"),
+    ),
     "log_marginal": (
         lambda v, **o: log_marginal(v.model, v.guide, X, **o),
         ("num_particles", "memory"),
@@ -56,7 +59,14 @@ EVERY = {  # each question, and every size that it takes
     ),
     "log_marginal_adaptive": (
         lambda v, **o: log_marginal_adaptive(v, X, **o),
-        ("num_particles", "steps", "num_chains", "num_temperatures", "batch_size", "memory"),
+        (
+            "num_particles",
+            "steps",
+            "num_chains",
+            "num_temperatures",
+            "batch_size",
+            "memory",
+        ),
     ),
     "refine": (
         lambda v, **o: refine(v, X, **o),
@@ -97,7 +107,9 @@ EVERY = {  # each question, and every size that it takes
 @pytest.fixture
 def vae():
     torch.manual_seed(0)
-    return VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+    return VAE(
+        StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,10 +139,14 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize(("verb", "name"), [(v, n) for v, names in HELD.items() for n in names])
+@pytest.mark.parametrize(
+    ("verb", "name"), [(v, n) for v, names in HELD.items() for n in names]
+)
 @pytest.mark.parametrize("size", [10**10, 10**13])
 def test_what_is_held_is_refused_with_its_size(vae, verb, name, size):
-    with pytest.raises(InputError, match=r"of memory, and [\d.]+ .iB are available") as error:
+    with pytest.raises(
+        InputError, match=r"of memory, and [\d.]+ .iB are available"
+    ) as error:
         EVERY[verb][0](vae, **{name: size})
     assert name in str(error.value)
 
@@ -148,7 +164,9 @@ def test_what_is_cut_into_batches_takes_any_size(vae):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident pages are of Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="resident pages are of Linux"
+)
 def test_draws_are_cut_into_pieces():
     """Many draws of each datum, in a process of its own, take no more memory than fewer, which fill a piece."""
     code = """
@@ -170,7 +188,10 @@ def test_draws_are_cut_into_pieces():
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert int(done.stdout) < 60  # MiB
 
@@ -189,9 +210,16 @@ def test_many_chains_are_weighed_in_pieces(vae):
     found = []
     for memory in (2**19, 2**28):
         torch.manual_seed(1)
-        options = {"num_chains": 100, "num_temperatures": 4, "leapfrogs": 1, "memory": memory}
+        options = {
+            "num_chains": 100,
+            "num_temperatures": 4,
+            "leapfrogs": 1,
+            "memory": memory,
+        }
         found.append(
-            annealed_importance_sampling(vae.double().model, X[:1].double(), **options).values
+            annealed_importance_sampling(
+                vae.double().model, X[:1].double(), **options
+            ).values
         )
     torch.testing.assert_close(*found)
 
@@ -212,13 +240,17 @@ def test_a_step_that_does_not_fit_is_refused_in_code(monkeypatch):
     pair = build(Spec((4,), 60, guide="fullrank", network="mlp(hidden=(4,))"))
     monkeypatch.setattr("pyro_vae.foundation.memory.available_memory", lambda: 2**24)
     x = torch.rand(2000, 4).round()
-    with pytest.raises(InputError, match=r"a step of 2000 data takes .* smaller batch_size"):
+    with pytest.raises(
+        InputError, match=r"a step of 2000 data takes .* smaller batch_size"
+    ):
         fit(pair, x, epochs=1, batch_size=2000)
     assert len(fit(pair, x[:20], epochs=1, batch_size=8)) == 1
 
 
 def test_require_names_what_to_lower():
-    with pytest.raises(InputError, match=r"^it takes over a million TiB of memory, and .* n$"):
+    with pytest.raises(
+        InputError, match=r"^it takes over a million TiB of memory, and .* n$"
+    ):
         require(1e30, "it", "n")
     require(1, "it", "n")
 
@@ -235,7 +267,10 @@ HELD_AT_A_TIME = {
     *(("AIS", name) for name in ("chains", "temperatures")),
     *(("BDMC", name) for name in ("n", "chains", "temperatures")),
     *(("Posterior", name) for name in ("draws", "chains")),
-    *((name, "num_particles") for name in ("Adaptive", "Gaps", "Impute", "OOD", "Refined")),
+    *(
+        (name, "num_particles")
+        for name in ("Adaptive", "Gaps", "Impute", "OOD", "Refined")
+    ),
     *((name, "num_particles") for name in ("Anomalies", "Weighted")),
     ("ColumnTable", "draws"),
 }
@@ -267,7 +302,9 @@ def asked_of(request, call, tmp_path, monkeypatch):
         small = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
         if name == "ColumnTable":
             np.savetxt(
-                tmp_path / "t.csv", np.random.default_rng(0).normal(size=(60, 3)), header="a b c"
+                tmp_path / "t.csv",
+                np.random.default_rng(0).normal(size=(60, 3)),
+                header="a b c",
             )
             small = (*small, "--dataset", tmp_path / "t.csv")
         call("train", *OWN[name], *small, "--output", tmp_path / "own")
@@ -279,9 +316,7 @@ def asked_of(request, call, tmp_path, monkeypatch):
 
 # Questions of runs of a kind, and how such a run is trained and such a pair made.
 OWN = {"Impute": ("--hide", 0.3), "ColumnTable": ("--likelihood", "columns")}
-COLUMNS = (
-    "columns(columns={'a': bernoulli(), 'b': bernoulli(), 'c': bernoulli(), 'd': bernoulli()})"
-)
+COLUMNS = "columns(columns={'a': bernoulli(), 'b': bernoulli(), 'c': bernoulli(), 'd': bernoulli()})"
 MADE = {"Impute": {"missing": True}, "ColumnTable": {"likelihood": COLUMNS}}
 NEEDED = {"OOD": {"data": "digits"}, "Anomalies": {"rate": 0.5}}
 
@@ -308,7 +343,9 @@ def test_sizes_of_questions_are_refused_before_anything_is_computed(
     refused, call, asked_of, name, argument
 ):
     asked = asked_of(name)
-    beyond = refused("evaluate", asked, *QUICK, "--ask", question(name, **{argument: 10 * MOST}))
+    beyond = refused(
+        "evaluate", asked, *QUICK, "--ask", question(name, **{argument: 10 * MOST})
+    )
     assert f"{argument}={10 * MOST} of {name}" in beyond
     largest = ("evaluate", asked, *QUICK, "--ask", question(name, **{argument: MOST}))
     if (name, argument) not in HELD_AT_A_TIME:
@@ -321,7 +358,9 @@ def test_sizes_of_questions_are_refused_before_anything_is_computed(
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_draws_of_the_evaluation_are_refused_before_anything_is_computed(refused, asked, name):
+def test_draws_of_the_evaluation_are_refused_before_anything_is_computed(
+    refused, asked, name
+):
     options = ("--num-particles", MOST, "--ask", question(name))
     sentence = refused("evaluate", asked, "--limit", 3, *options)
     assert f"--num-particles={MOST} need" in sentence
@@ -335,9 +374,15 @@ def test_draws_of_the_evaluation_are_refused_before_anything_is_computed(refused
         (("--ais", "--temperatures", MOST), f"--temperatures={MOST} would take"),
         (("--bdmc", MOST), f"--bdmc={MOST} would take"),
         (("--bdmc", 2, "--chains", MOST), f"--chains={MOST} would take"),
-        (("--posterior", 2, "--posterior-draws", MOST), f"--posterior-draws={MOST} would take"),
+        (
+            ("--posterior", 2, "--posterior-draws", MOST),
+            f"--posterior-draws={MOST} would take",
+        ),
         (("--memory", MOST), "--memory"),
-        (("--memory", 10**9), "--memory: '1000000000' is too large: 953,674,316 is the most"),
+        (
+            ("--memory", 10**9),
+            "--memory: '1000000000' is too large: 953,674,316 is the most",
+        ),
         (("--limit", 10 * MOST), "--limit"),
         (("--num-particles", 10 * MOST), "--num-particles"),
         (("--refine", 10 * MOST), "--refine"),
@@ -381,7 +426,9 @@ def test_counts_of_samples_are_refused_before_anything_is_drawn(
 ):
     run = shutil.copytree(trained, tmp_path / "run")
     monkeypatch.setattr("pyro_vae.foundation.memory.available_memory", lambda: 2**17)
-    sentence = refused("sample", run, "--kind", kind, "--kind", "traversal", "--count", 10**6)
+    sentence = refused(
+        "sample", run, "--kind", kind, "--kind", "traversal", "--count", 10**6
+    )
     assert "--count 1000000 would take" in sentence
     assert "128 KiB are available" in sentence
     beyond = refused("sample", run, "--kind", kind, "--count", 10 * MOST)
@@ -394,14 +441,23 @@ def test_reconstructions_and_lines_come_in_pieces(call, trained, tmp_path, monke
     for name, numbers in (("whole", 2**24), ("pieces", 2**10)):
         monkeypatch.setattr("pyro_vae.plots.pictures.MANY", numbers)
         monkeypatch.setattr("pyro_vae.sample.AT_A_TIME", numbers // 100)
-        options = ("--kind", "interpolation", "--kind", "reconstructions", "--count", 100)
+        options = (
+            "--kind",
+            "interpolation",
+            "--kind",
+            "reconstructions",
+            "--count",
+            100,
+        )
         assert call("sample", trained, *options, "--output", tmp_path / name).code == 0
         found.append(np.load(tmp_path / name / "interpolation.npy"))
         assert len(np.load(tmp_path / name / "reconstructions.npy")) == 20
     np.testing.assert_allclose(*found, atol=1e-6)
 
 
-def test_draws_of_encoding_are_refused_before_anything_is_computed(refused, trained, tmp_path):
+def test_draws_of_encoding_are_refused_before_anything_is_computed(
+    refused, trained, tmp_path
+):
     run = shutil.copytree(trained, tmp_path / "run")
     for count in (0, 1, 10 * MOST):
         assert "--num-draws" in refused("encode", run, "--num-draws", count)

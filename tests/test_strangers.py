@@ -61,16 +61,25 @@ def mine(tmp_path, monkeypatch):
 
 def name_it(run, guide):
     for which in ("best", "last"):
-        rewrite(run / f"{which}.safetensors", lambda h, t: h["spec"].update(guide=guide))
+        rewrite(
+            run / f"{which}.safetensors", lambda h, t: h["spec"].update(guide=guide)
+        )
     config = run / "config.toml"
-    config.write_text(config.read_text().replace('guide = "MeanField()"', f'guide = "{guide}"'))
+    config.write_text(
+        config.read_text().replace('guide = "MeanField()"', f'guide = "{guide}"')
+    )
     assert guide in config.read_text()
 
 
 @pytest.mark.parametrize("program", ["evaluate", "sample", "encode"])
 def test_a_module_that_a_run_names_is_not_imported(refused, run, mine, program):
     name_it(run, f"{mine}()")
-    mentions(refused(program, "run", "--data-dir", "."), "guide mine:Mine", "--trust", "trust=True")
+    mentions(
+        refused(program, "run", "--data-dir", "."),
+        "guide mine:Mine",
+        "--trust",
+        "trust=True",
+    )
     assert not Path("imported").exists()
     assert "mine" not in sys.modules
 
@@ -78,7 +87,9 @@ def test_a_module_that_a_run_names_is_not_imported(refused, run, mine, program):
 def test_training_imports_what_this_call_names(refused, call, run, mine):
     name_it(run, f"{mine}()")
     mentions(refused("train", "--resume", "run", "--epochs", 3), "mine:Mine", "--trust")
-    mentions(refused("train", "--config", "run/config.toml", "--output", "new"), "--trust")
+    mentions(
+        refused("train", "--config", "run/config.toml", "--output", "new"), "--trust"
+    )
     assert not Path("imported").exists()
     assert call("train", "--resume", "run", "--epochs", 3, "--trust").code == 0
     assert Path("imported").exists()
@@ -98,8 +109,13 @@ def test_every_printed_command_has_what_the_run_needs(run, mine, tmp_path):
     name_it(run, f"{mine}()")
     where = tmp_path / "a b"
     run.rename(where)
-    assert on_run("sample", where, place="a b") == "python -m pyro_vae.sample 'a b' --trust"
-    with pytest.raises(InputError, match=r"run python -m pyro_vae.evaluate 'a b' --trust$"):
+    assert (
+        on_run("sample", where, place="a b")
+        == "python -m pyro_vae.sample 'a b' --trust"
+    )
+    with pytest.raises(
+        InputError, match=r"run python -m pyro_vae.evaluate 'a b' --trust$"
+    ):
         named("a b", "test")
     assert trust({"objective": "pyro.infer:Trace_ELBO()"}, AXES) == []
     assert trust({"objective": "annealed(objective='other:X')"}, AXES) == ["--trust"]
@@ -115,7 +131,9 @@ def test_load_in_code(run, mine):
     assert parse("guide", mine).name == mine  # in code of one's own
 
 
-@pytest.mark.parametrize("text", ["..:X", ".a:X", "a b:X", "1:X", "os.path/:X", ":X", "a..b:X"])
+@pytest.mark.parametrize(
+    "text", ["..:X", ".a:X", "a b:X", "1:X", "os.path/:X", ":X", "a..b:X"]
+)
 def test_relative_and_odd_modules(text):
     with pytest.raises(InputError, match="must name its module in full"):
         parse("prior", text)
@@ -135,7 +153,9 @@ def test_objectives_of_pyro_need_no_trust():
 def test_a_module_that_fails_ends_in_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "broken_module.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"broken_module:X cannot be imported .division"):
+    with pytest.raises(
+        InputError, match=r"broken_module:X cannot be imported .division"
+    ):
         parse("guide", "broken_module:X")
 
 
@@ -167,7 +187,9 @@ def test_a_link_inside_a_run_is_not_written_through(call, run, tmp_path):
     (run / "figures").symlink_to(tmp_path / "precious")
     (run / "evaluation.json").symlink_to(tmp_path / "precious" / "mine.json")
     assert call("evaluate", "run", *QUICK).code in (0, 2)
-    assert contents(tmp_path / "precious") == {tmp_path / "precious" / "bound_curve.png": b"mine"}
+    assert contents(tmp_path / "precious") == {
+        tmp_path / "precious" / "bound_curve.png": b"mine"
+    }
 
 
 def test_a_file_starts_no_sixty_processes(run):
@@ -206,11 +228,19 @@ def test_a_file_starts_no_sixty_processes(run):
         (lambda h, t: h["spec"].update(colour="red"), ["colour"]),
         (lambda h, t: h["spec"].update(network="mlp(hidden=(10**9,))"), ["network"]),
         (lambda h, t: h["spec"].update(network="mlp(hidden=(100000000,))"), ["memory"]),
-        (lambda h, t: h["spec"].update(prior="flow(transforms=1000)"), ["memory|tensors"]),
-        (lambda h, t: h["spec"].update(likelihood="poisson(rate=3)"), ["rate"]),
-        (lambda h, t: t.update({k: v[:1] for k, v in t.items() if v.dim() == 2}), ["fit"]),
         (
-            lambda h, t: [v.fill_(torch.nan) for v in t.values() if v.is_floating_point()],
+            lambda h, t: h["spec"].update(prior="flow(transforms=1000)"),
+            ["memory|tensors"],
+        ),
+        (lambda h, t: h["spec"].update(likelihood="poisson(rate=3)"), ["rate"]),
+        (
+            lambda h, t: t.update({k: v[:1] for k, v in t.items() if v.dim() == 2}),
+            ["fit"],
+        ),
+        (
+            lambda h, t: [
+                v.fill_(torch.nan) for v in t.values() if v.is_floating_point()
+            ],
             ["finite"],
         ),
         (
@@ -278,7 +308,10 @@ def changed(seed, values):
 
 
 def few_and_many(few, many):
-    return [*range(few), *(pytest.param(i, marks=pytest.mark.slow) for i in range(few, many))]
+    return [
+        *range(few),
+        *(pytest.param(i, marks=pytest.mark.slow) for i in range(few, many)),
+    ]
 
 
 def ends_well(call, *arguments):
@@ -343,7 +376,11 @@ def test_configurations(refused, tmp_path, content):
 def test_what_is_no_file(refused, run, tmp_path):
     os.mkfifo("pipe")
     Path("folder").mkdir()
-    for name, word in (("pipe", "a pipe or device"), ("folder", "a folder"), ("none", "not exist")):
+    for name, word in (
+        ("pipe", "a pipe or device"),
+        ("folder", "a folder"),
+        ("none", "not exist"),
+    ):
         mentions(refused("train", "--config", name), name, word)
         with pytest.raises(InputError, match=word):
             read_json(Path(name))
@@ -376,13 +413,16 @@ def test_junk_in_the_table_of_epochs(call, run, content):
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b"[" * 10**5, b"\xff\xfe", b"{}", b'{"split": 3}', b"9" * 5000]
+    "content",
+    [b"{", b"[]", b"[" * 10**5, b"\xff\xfe", b"{}", b'{"split": 3}', b"9" * 5000],
 )
 def test_junk_in_an_evaluation(refused, call, run, content):
     assert call("evaluate", "run", "--num-particles", 3).code == 0
     shutil.copytree("run", "other")
     Path("other/evaluation.json").write_bytes(content)
-    mentions(refused("compare", "run", "other"), "other/evaluation.json", "run python -m")
+    mentions(
+        refused("compare", "run", "other"), "other/evaluation.json", "run python -m"
+    )
 
 
 @pytest.mark.parametrize(
@@ -390,7 +430,11 @@ def test_junk_in_an_evaluation(refused, call, run, content):
     [
         {},
         {"train": np.zeros((4, 784))},
-        {"train": np.zeros((4, 7)), "valid": np.zeros((4, 7)), "test": np.zeros((4, 7))},
+        {
+            "train": np.zeros((4, 7)),
+            "valid": np.zeros((4, 7)),
+            "test": np.zeros((4, 7)),
+        },
         {"train": np.array("x"), "valid": np.array(1), "test": np.array(2)},
     ],
 )
@@ -405,7 +449,14 @@ def test_a_damaged_named_set(refused, arrays):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\0\0", b"\0\0\x08\x03" + b"\xff" * 12, b"\x1f\x8b\x08junk", b"\0\0\x08\xff"]
+    "content",
+    [
+        b"",
+        b"\0\0",
+        b"\0\0\x08\x03" + b"\xff" * 12,
+        b"\x1f\x8b\x08junk",
+        b"\0\0\x08\xff",
+    ],
 )
 def test_damaged_idx_files(refused, content):
     folder = Path("sets/MNIST/raw")
@@ -462,13 +513,20 @@ def test_options_out_of_all_bounds(refused, run, program, option, value):
 
 
 def test_only_a_lack_of_memory_is_called_one(capsys):
-    lacks = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+    lacks = [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ]
     lacks += [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")]
     for error in lacks:
         with pytest.raises(SystemExit, match="2"), _sentences("pyro_vae.train"):
             raise error
         assert "not enough memory" in capsys.readouterr().err
-    for error in (RuntimeError("shapes do not match"), NotImplementedError("x"), RecursionError()):
+    for error in (
+        RuntimeError("shapes do not match"),
+        NotImplementedError("x"),
+        RecursionError(),
+    ):
         with pytest.raises(type(error)), _sentences("pyro_vae.train"):
             raise error
 
@@ -478,7 +536,9 @@ def test_only_a_lack_of_memory_is_called_one(capsys):
 
 def started(*command, **environment):
     kept = {
-        k: v for k, v in os.environ.items() if k not in ("HOME", "LANG", "LC_ALL", "PYTHONUTF8")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("HOME", "LANG", "LC_ALL", "PYTHONUTF8")
     }
     return subprocess.run(
         [sys.executable, "-m", *map(str, command)],
@@ -489,10 +549,17 @@ def started(*command, **environment):
     )
 
 
-ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+ASCII = {
+    "LC_ALL": "C",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONUTF8": "0",
+    "PYTHONIOENCODING": "ascii",
+}
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "compare", "encode", "impute"])
+@pytest.mark.parametrize(
+    "program", ["train", "evaluate", "sample", "compare", "encode", "impute"]
+)
 def test_help_in_ascii_without_home_and_columns(program):
     done = started(f"pyro_vae.{program}", "--help", **ASCII, COLUMNS="0", TERM="")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -535,8 +602,12 @@ def test_a_home_that_is_not_there(monkeypatch):
     assert load_weights
 
 
-@pytest.mark.parametrize("value", ["a" * 5000, "1" * 5000, "meanfield(" + "-" * 5000 + "1)"])
-@pytest.mark.parametrize("program", ["train", "evaluate", "sample", "encode", "compare", "impute"])
+@pytest.mark.parametrize(
+    "value", ["a" * 5000, "1" * 5000, "meanfield(" + "-" * 5000 + "1)"]
+)
+@pytest.mark.parametrize(
+    "program", ["train", "evaluate", "sample", "encode", "compare", "impute"]
+)
 def test_long_values_are_shortened_in_sentences(call, run, program, value):
     """Every option that takes a value, whatever it is."""
     first = ["--dry-run"] if program == "train" else ["run"]

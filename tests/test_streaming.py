@@ -66,7 +66,9 @@ def folder(tmp_path):
 
 def both(path, **options):
     """A data set in memory and the same on disk."""
-    return load_data(str(path), stream=False), load_data(str(path), stream=True, **options)
+    return load_data(str(path), stream=False), load_data(
+        str(path), stream=True, **options
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -153,7 +155,9 @@ def test_what_the_values_are_is_found_piece_by_piece(tmp_path, monkeypatch, arra
         assert data.representation is expected
         small = data.representation in (Representation.BINARY, Representation.UNIT)
         levels = data.representation is Representation.LEVELS
-        assert data.maximum == (1.0 if small else 255.0 if levels else float(array.max()))
+        assert data.maximum == (
+            1.0 if small else 255.0 if levels else float(array.max())
+        )
 
 
 def make():
@@ -165,7 +169,11 @@ def make():
         MeanField(MLP(SHAPE), 2),
     )
     return vae, SVI(
-        vae.model, vae.guide, lambda p: torch.optim.Adam(p, lr=0.01), ELBO(), reduction="mean"
+        vae.model,
+        vae.guide,
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        ELBO(),
+        reduction="mean",
     )
 
 
@@ -192,7 +200,9 @@ def trained(data, *, stop=None, epochs=3, compile=False):
     if stop is not None:
         assert progress.position  # inside an epoch
         rows += run_epochs(svi, train, **options)
-    return {k: v.clone() for k, v in vae.state_dict().items()}, [row[:8] for row in rows]
+    return {k: v.clone() for k, v in vae.state_dict().items()}, [
+        row[:8] for row in rows
+    ]
 
 
 def same(one, other):
@@ -220,7 +230,12 @@ def test_evaluation_is_the_same_bit_by_bit(levels):
     for data in both(levels, workers=1):
         torch.manual_seed(0)
         found.append(
-            elbo(vae.model, vae.guide, data.split("test", DynamicBits(255.0)), batch_size=5)
+            elbo(
+                vae.model,
+                vae.guide,
+                data.split("test", DynamicBits(255.0)),
+                batch_size=5,
+            )
         )
     assert found[0] == found[1]
 
@@ -228,7 +243,9 @@ def test_evaluation_is_the_same_bit_by_bit(levels):
 def test_reading_ahead_leaves_the_random_state(levels):
     _, disk = both(levels, workers=2)
     before = torch.get_rng_state()
-    next(disk.values["train"].batches(torch.arange(20), 5))  # the rest is never asked for
+    next(
+        disk.values["train"].batches(torch.arange(20), 5)
+    )  # the rest is never asked for
     assert torch.get_rng_state().equal(before)
 
 
@@ -242,7 +259,9 @@ def test_only_pieces_are_read(tmp_path, monkeypatch):
         Mapped, "read", lambda self, index: rows.append(len(index)) or read(self, index)
     )
     monkeypatch.setattr(
-        Mapped, "_array", lambda self: Unread(np.lib.format.open_memmap(self.path, mode="r"))
+        Mapped,
+        "_array",
+        lambda self: Unread(np.lib.format.open_memmap(self.path, mode="r")),
     )
     for module in (streams, fields):
         monkeypatch.setattr(module, "CHUNK", 1500 * 15)
@@ -296,7 +315,16 @@ def test_a_damaged_image_ends_training_with_one_sentence(
         workers,
     )
     options = (*options, "--test-fraction", 0, "--validation-fraction", 0)
-    said = call("train", "--dataset", folder, *options, "--epochs", 3, "--output", tmp_path / "run")
+    said = call(
+        "train",
+        "--dataset",
+        folder,
+        *options,
+        "--epochs",
+        3,
+        "--output",
+        tmp_path / "run",
+    )
     assert said.code == 2
     assert "epoch 1 is kept" in said.err
     assert len(said.err.splitlines()) == 1, said.err
@@ -339,7 +367,9 @@ def test_auto_goes_by_the_memory_available(levels, folder, monkeypatch):
     monkeypatch.setattr(streams, "available_memory", lambda: 100)
     assert isinstance(load_data(str(levels)).values["train"], streams.Stream)
     assert isinstance(load_data(str(folder)).values["train"], streams.Stream)
-    assert isinstance(load_data(str(levels), stream=False).values["train"], torch.Tensor)
+    assert isinstance(
+        load_data(str(levels), stream=False).values["train"], torch.Tensor
+    )
 
 
 def test_available_memory_is_a_number():
@@ -362,7 +392,9 @@ def test_a_worker_that_is_killed_is_told_of(levels):
         def read(self, index):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(InputError, match=r"a process that reads data ended .* use fewer --workers"):
+    with pytest.raises(
+        InputError, match=r"a process that reads data ended .* use fewer --workers"
+    ):
         next(Deadly(levels, 1).batches(torch.arange(5), 5))
 
 

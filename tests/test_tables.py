@@ -38,7 +38,9 @@ def read(tmp_path):
     def write_and_load(content, name="x.csv", **options):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return load_data(str(path), **{"test_fraction": 0, "validation_fraction": 0, **options})
+        return load_data(
+            str(path), **{"test_fraction": 0, "validation_fraction": 0, **options}
+        )
 
     return write_and_load
 
@@ -58,7 +60,9 @@ SAME = {
     "index written twice": csv(T.reset_index(names="Unnamed: 0"), index=True),
     "index of a header that is short": csv(index=True).removeprefix(","),
     "index of a table without names": pd.DataFrame(X).to_csv(),
-    "names of rows without a header": bare(T.set_axis([f"r{i}" for i in range(10)]), index=True),
+    "names of rows without a header": bare(
+        T.set_axis([f"r{i}" for i in range(10)]), index=True
+    ),
     "id": csv(T.assign(id=range(1000, 1010))),
     "PassengerId": csv(T.assign(PassengerId=range(1000, 1010))),
     "sample_id of texts": csv(T.assign(sample_id=[f"r{i}" for i in range(10)])),
@@ -74,7 +78,9 @@ SAME = {
     "spaces": bare(sep=" "),
     "aligned": T.to_string(index=False),
     "spaces after commas": bare().replace(",", ", "),
-    "spaces at the ends": "\n".join(f"  {line}  " for line in bare(sep=" ").splitlines()),
+    "spaces at the ends": "\n".join(
+        f"  {line}  " for line in bare(sep=" ").splitlines()
+    ),
     "quotes": QUOTED,
     "quotes and a header": '"a","b","c"\n' + QUOTED,
     "trailing commas": csv().replace("\n", ",\n"),
@@ -169,7 +175,10 @@ def test_names_of_rows_are_kept(read, kind, names):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("header", ["first line taken for the names of the columns (a, b, c)", "commas"]),
+        (
+            "header",
+            ["first line taken for the names of the columns (a, b, c)", "commas"],
+        ),
         ("no header", ["no line of names, 3 columns"]),
         ("german", ["semicolons between cells; decimal commas"]),
         ("tabs", ["tabs between cells"]),
@@ -235,7 +244,10 @@ def test_iris_has_150_data(read):
 
     iris = load_iris()
     kinds = np.array(["Iris-setosa", "Iris-versicolor", "Iris-virginica"])[iris.target]
-    lines = [",".join([*map(str, row), kind]) for row, kind in zip(iris.data, kinds, strict=True)]
+    lines = [
+        ",".join([*map(str, row), kind])
+        for row, kind in zip(iris.data, kinds, strict=True)
+    ]
     data = read("\n".join(lines) + "\n\n", "iris.data")
     np.testing.assert_allclose(data.values["train"], iris.data)
     assert data.labels["train"].tolist() == kinds.tolist()
@@ -251,13 +263,21 @@ def test_iris_has_150_data(read):
         ),
         ("1.234,5;2,0\n3,5;1.000.000,25\n", {}, [[1234.5, 2], [3.5, 1000000.25]]),
         ("1,234.5;2.5\n3.5;1,000,000.25\n", {}, [[1234.5, 2.5], [3.5, 1000000.25]]),
-        ("1,234;5,678\n9,012;3,456\n", {"decimal": ","}, [[1.234, 5.678], [9.012, 3.456]]),
+        (
+            "1,234;5,678\n9,012;3,456\n",
+            {"decimal": ","},
+            [[1.234, 5.678], [9.012, 3.456]],
+        ),
         ("1,234;5,678\n9,012;3,456\n", {"decimal": "."}, [[1234, 5678], [9012, 3456]]),
         ("1;2,3;4\n5;6,7;8\n", {"delimiter": ";"}, [[1, 2.3, 4], [5, 6.7, 8]]),
         ("1:2:3\n4:5:6\n", {"delimiter": ":", "header": "no"}, [[1, 2, 3], [4, 5, 6]]),
         ("1\t2\n3\t4\n", {"delimiter": "tab"}, [[1, 2], [3, 4]]),
         ("1  2\n3 4\n", {"delimiter": "space"}, [[1, 2], [3, 4]]),
-        ("0,05\n0,07\n1,25\n", {"decimal": ",", "delimiter": ";"}, [[0.05], [0.07], [1.25]]),
+        (
+            "0,05\n0,07\n1,25\n",
+            {"decimal": ",", "delimiter": ";"},
+            [[0.05], [0.07], [1.25]],
+        ),
         ("0,05\n0,07\n1,25\n", {"delimiter": ","}, [[0, 5], [0, 7], [1, 25]]),
         ("flag,x\nTrue,1\nFALSE,2\ntrue,3\n", {}, [[1, 1], [0, 2], [1, 3]]),
         ("1,2\n3,4\n5,7\n", {"header": "yes"}, [[3, 4], [5, 7]]),
@@ -275,7 +295,9 @@ def test_options_and_what_numbers_look_like(read, content, options, expected):
 
 
 def test_an_id_is_kept_as_the_name(read):
-    data = read(csv(L.assign(place=[f"p{i}" for i in range(10)])), labels="name", id="place")
+    data = read(
+        csv(L.assign(place=[f"p{i}" for i in range(10)])), labels="name", id="place"
+    )
     assert data.names["train"].tolist() == [f"p{i}" for i in range(10)]
     np.testing.assert_array_equal(data.values["train"], X)
 
@@ -302,19 +324,35 @@ UNCERTAIN = {
     ),
     "uneven wavelengths": ("450,520,680\n" + bare(), {}, "--header yes"),
     "positions over counts": ("0,1,2\n5,3,9\n4,4,8\n7,2,2\n", {}, "--header yes"),
-    "far above whole numbers": ("7012,1993,5550\n" + "5,3,9\n4,4,8\n7,2,2\n" * 3, {}, "--header"),
+    "far above whole numbers": (
+        "7012,1993,5550\n" + "5,3,9\n4,4,8\n7,2,2\n" * 3,
+        {},
+        "--header",
+    ),
     "an empty first cell": (",1,2\n" + bare(), {}, "--header"),
     "a word among numbers": ("1.5,oops,2.5\n" + bare(), {}, "--header"),
     "index without a header": (bare(index=True), {}, "--drop 0.*--id 0.*--drop none"),
-    "index of counts without a header": (bare(pd.DataFrame(COUNTS), index=True), {}, "--drop 0"),
+    "index of counts without a header": (
+        bare(pd.DataFrame(COUNTS), index=True),
+        {},
+        "--drop 0",
+    ),
     "reals in a column without a name": (
         csv(T.set_axis(X[:, 0] + 9), index=True),
         {},
         "no name.*--drop 0",
     ),
-    "thousands or decimals": ("1,234;5,678\n9,012;3,456\n", {}, "--decimal , or --decimal ."),
+    "thousands or decimals": (
+        "1,234;5,678\n9,012;3,456\n",
+        {},
+        "--decimal , or --decimal .",
+    ),
     "columns or decimals": ("0,05\n0,07\n1,25\n", {}, "--delimiter or --decimal"),
-    "points and commas": ("0.5;1.5\n0,5;2\n", {}, "decimal point and with a decimal comma"),
+    "points and commas": (
+        "0.5;1.5\n0,5;2\n",
+        {},
+        "decimal point and with a decimal comma",
+    ),
     "a text column": (
         csv(L),
         {},
@@ -331,7 +369,11 @@ UNCERTAIN = {
         "--labels 'my kind'.*--id 'my kind'.*--drop 'my kind'",
     ),
     "a name with a comma": ('"a,b",c\n,2\n1,3\n4,5\n', {}, "missing value.*--drop 0$"),
-    "dates": (csv(T.assign(day=["2020-01-01"] * 10)), {}, "'day'.*'2020-01-01'.*--drop day"),
+    "dates": (
+        csv(T.assign(day=["2020-01-01"] * 10)),
+        {},
+        "'day'.*'2020-01-01'.*--drop day",
+    ),
     "a text at the end": (csv() + "1,2,end\n", {}, "'c'.*'end' in data row 10"),
     "percent": ("a,b\n1%,2\n3%,4\n", {}, "'a'.*'1%'"),
     "only texts": ("cat\ndog\ncat\n", {}, "no column of numbers"),
@@ -347,7 +389,11 @@ UNCERTAIN = {
     "missing, in a column of truth values": ("a,b\nTrue,2\n,2\nFalse,4\n", {}, "'a'"),
     "infinite": (csv(T.replace(X[3, 2], np.inf)), {}, "'c'.*infinite.*datum 3"),
     "an empty column": ("a,b,c\n1,,2\n3,,4\n5,,6\n", {}, "'b'.*no values.*--drop b"),
-    "a row too long": (csv() + "1,2,3,4\n", {}, "line 12 has 4 cells where those before it have 3"),
+    "a row too long": (
+        csv() + "1,2,3,4\n",
+        {},
+        "line 12 has 4 cells where those before it have 3",
+    ),
     "a row too short": (csv() + "1,2\n", {}, "'c'.*missing value.*row 10"),
     "a title": ("My table\n" + csv(), {}, "table.*first line.*cell"),
     "units below the names": (
@@ -355,9 +401,15 @@ UNCERTAIN = {
         {},
         "two lines of words.*a, b, then cm, kg.*units into them or remove",
     ),
-    "units below a part of the names": ("a,b,c\ncm,,kg\n1,2,3\n4,5,6\n", {}, "cm, '', kg"),
+    "units below a part of the names": (
+        "a,b,c\ncm,,kg\n1,2,3\n4,5,6\n",
+        {},
+        "cm, '', kg",
+    ),
     "two levels of names": (
-        pd.DataFrame(X, columns=pd.MultiIndex.from_product([["a"], list("xyz")])).to_csv(),
+        pd.DataFrame(
+            X, columns=pd.MultiIndex.from_product([["a"], list("xyz")])
+        ).to_csv(),
         {},
         "two lines of words.*'', a, a, a, then '', x, y, z",
     ),
@@ -366,7 +418,11 @@ UNCERTAIN = {
         {"header": "yes"},
         "two lines of words",
     ),
-    "one word in the first row": ("a,b\noops,2\n3,4\n5,6\n", {}, "'oops' in data row 0"),
+    "one word in the first row": (
+        "a,b\noops,2\n3,4\n5,6\n",
+        {},
+        "'oops' in data row 0",
+    ),
     "whole numbers too long among reals": (
         "a,b\n9007199254740993,0.5\n2,1.5\n",
         {},
@@ -395,7 +451,11 @@ UNCERTAIN = {
     "white space": ("\n \n", {}, "no rows"),
     "no text": (bytes(range(256)), {}, "no text"),
     "a sign of two letters": (csv(), {"delimiter": "::"}, "--delimiter '::'"),
-    "a bad header": (csv(), {"header": "perhaps"}, "--header 'perhaps' must be yes or no"),
+    "a bad header": (
+        csv(),
+        {"header": "perhaps"},
+        "--header 'perhaps' must be yes or no",
+    ),
     "a bad decimal": (csv(), {"decimal": ";"}, "--decimal ';'"),
 }
 
@@ -440,16 +500,23 @@ def test_a_stand_in_for_a_missing_value_is_noted(read):
 def test_a_column_that_counts_the_rows_is_noted(read):
     data = read(csv(T.assign(time=range(10))))
     assert data.shape == (4,)
-    assert "column 'time' counts the rows (0, 1, 2, ...) and is kept as data; --drop time" in said(
-        data
+    assert (
+        "column 'time' counts the rows (0, 1, 2, ...) and is kept as data; --drop time"
+        in said(data)
     )
 
 
 def test_options_belong_to_tables(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    for option, value in {"header": "no", "delimiter": ";", "drop": "a", "id": "a"}.items():
+    for option, value in {
+        "header": "no",
+        "delimiter": ";",
+        "drop": "a",
+        "id": "a",
+    }.items():
         with pytest.raises(
-            InputError, match=rf"--{option} is for data in .*\.csv.*, which .*x\.npy is not"
+            InputError,
+            match=rf"--{option} is for data in .*\.csv.*, which .*x\.npy is not",
         ):
             load_data(str(tmp_path / "x.npy"), **{option: value})
         with pytest.raises(InputError, match=f"--{option} is for your own data"):
@@ -472,7 +539,9 @@ def test_a_first_line_without_end_is_refused_at_once(read, monkeypatch):
 
 def test_more_text_than_memory_is_refused(read, monkeypatch):
     monkeypatch.setattr(text, "available_memory", lambda: 1e6)
-    with pytest.raises(InputError, match=r"x\.csv\.gz holds more than 0.00025 GB.*\.npy"):
+    with pytest.raises(
+        InputError, match=r"x\.csv\.gz holds more than 0.00025 GB.*\.npy"
+    ):
         read(gzip.compress(csv().encode() * 2000), "x.csv.gz")
 
 
@@ -539,8 +608,21 @@ def test_parquet_columns_that_are_no_numbers(read, more, words):
 def test_options_are_kept_with_the_run(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pd.concat([L] * 4, ignore_index=True).assign(day="monday", key=range(40))
-    (tmp_path / "x.csv").write_text("2019;2020;2021;a;b;c\n" + bare(table, sep=";", decimal=","))
-    options = ("--header", "yes", "--drop", "b", "--id", "c", "--labels", "a", "--decimal", ",")
+    (tmp_path / "x.csv").write_text(
+        "2019;2020;2021;a;b;c\n" + bare(table, sep=";", decimal=",")
+    )
+    options = (
+        "--header",
+        "yes",
+        "--drop",
+        "b",
+        "--id",
+        "c",
+        "--labels",
+        "a",
+        "--decimal",
+        ",",
+    )
     said = call(
         "train",
         "--dataset",
@@ -596,19 +678,25 @@ def test_train_and_evaluate_each_kind_of_table(call, tmp_path, monkeypatch, name
 def test_a_bad_table_is_one_sentence(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.csv").write_text(csv(L))
-    assert "--labels name" in refused("train", "--dataset", "x.csv", "--likelihood", "gaussian")
+    assert "--labels name" in refused(
+        "train", "--dataset", "x.csv", "--likelihood", "gaussian"
+    )
     assert "--dataset is empty" in refused("train", "--dataset", "")
 
 
 def test_new_rows_are_read_as_those_of_the_run(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table = pd.DataFrame(rng.normal(size=(60, 4)), columns=list("abcd")).assign(place="p")
+    table = pd.DataFrame(rng.normal(size=(60, 4)), columns=list("abcd")).assign(
+        place="p"
+    )
     table[:40].to_csv("x.csv")
     table[40:].to_csv("new.csv")
     table[40:41].to_csv("one.csv")
     table[41:].to_parquet("new.parquet")
     options = ("--drop", "place,d", "--likelihood", "gaussian", *SMALL, "--epochs", 1)
-    said = call("train", "--dataset", "x.csv", *options, "--latent-dim", 2, "--output", "run")
+    said = call(
+        "train", "--dataset", "x.csv", *options, "--latent-dim", 2, "--output", "run"
+    )
     assert (said.code, said.err) == (0, "")
     for file, count in {"new.csv": 20, "one.csv": 1, "new.parquet": 19}.items():
         said = call("evaluate", "run", "--data", file, "--num-particles", 20)
@@ -632,7 +720,27 @@ def test_one_row_is_read_as_many_are(read):
 
 
 def test_the_names_that_are_looked_for():
-    ids = ["id", "ID", "sample_id", "PassengerId", "cell-ID", "index", "row", "uuid", "user id"]
-    others = ["acid", "humid", "width", "grid", "solid", "refractive_index", "a", "Covid", "rapid"]
+    ids = [
+        "id",
+        "ID",
+        "sample_id",
+        "PassengerId",
+        "cell-ID",
+        "index",
+        "row",
+        "uuid",
+        "user id",
+    ]
+    others = [
+        "acid",
+        "humid",
+        "width",
+        "grid",
+        "solid",
+        "refractive_index",
+        "a",
+        "Covid",
+        "rapid",
+    ]
     found = [n for n in ids + others if columns.ID_NAME.fullmatch(n)]
     assert found == ids

@@ -24,19 +24,25 @@ def at_once(*calls):
         return call()
 
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result() for future in [pool.submit(run, call) for call in calls]]
+        return [
+            future.result() for future in [pool.submit(run, call) for call in calls]
+        ]
 
 
 def pair(seed, guide="meanfield"):
     torch.manual_seed(seed)
-    vae = build(Spec((12,), 2, network="mlp(hidden=(8,))", guide=guide, likelihood="bernoulli"))
+    vae = build(
+        Spec((12,), 2, network="mlp(hidden=(8,))", guide=guide, likelihood="bernoulli")
+    )
     return vae, torch.rand(60, 12).round()
 
 
 def points(seed):
     """Training without a random number but the order of the data, which is all of them at a time."""
     vae, x = pair(seed, "delta")
-    return lambda: [e.elbo for e in fit(vae, x, epochs=40, batch_size=60, compile=False)]
+    return lambda: [
+        e.elbo for e in fit(vae, x, epochs=40, batch_size=60, compile=False)
+    ]
 
 
 def test_fits_in_threads_end_where_they_end_alone():
@@ -48,7 +54,9 @@ def test_fits_in_threads_end_where_they_end_alone():
 
 def test_all_verbs_in_threads_at_once():
     (first, x), (second, y) = pair(0), pair(1)
-    svi = SVI(second.model, second.guide, lambda p: torch.optim.Adam(p, lr=1e-3), ELBO())
+    svi = SVI(
+        second.model, second.guide, lambda p: torch.optim.Adam(p, lr=1e-3), ELBO()
+    )
     before = pyro.settings.get()
 
     def steps():
@@ -56,7 +64,10 @@ def test_all_verbs_in_threads_at_once():
 
     history, values, bounds, losses = at_once(
         lambda: fit(first, x, epochs=30, batch_size=20),
-        lambda: [log_marginal(second.model, second.guide, y, num_particles=50) for _ in range(10)],
+        lambda: [
+            log_marginal(second.model, second.guide, y, num_particles=50)
+            for _ in range(10)
+        ],
         lambda: [elbo(first.model, first.guide, x).elbo for _ in range(60)],
         steps,
     )
@@ -66,7 +77,9 @@ def test_all_verbs_in_threads_at_once():
     assert len(bounds) == len(losses) == 60
     assert not _PYRO_STACK
     assert pyro.settings.get() == before
-    assert len(pyro.get_param_store()) == 0  # as for one thread: parameters are the module's own
+    assert (
+        len(pyro.get_param_store()) == 0
+    )  # as for one thread: parameters are the module's own
 
 
 @pytest.mark.filterwarnings("ignore::pyro_vae.inference.watch.TrainingWarning")
@@ -132,7 +145,8 @@ def test_training_in_threads_gives_the_weights_of_training_alone(tmp_path):
     at_once(lambda: train(0, "thread0"), lambda: train(1, "thread1"))
     for seed in (0, 1):
         one, other = (
-            load_file(tmp_path / f"{way}{seed}" / "best.safetensors") for way in ("alone", "thread")
+            load_file(tmp_path / f"{way}{seed}" / "best.safetensors")
+            for way in ("alone", "thread")
         )
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)

@@ -27,7 +27,8 @@ OPAQUE, CLEAR = np.full((H, W), 255, np.uint8), np.zeros((H, W), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "mode"), [(".png", "RGBA"), (".png", "LA"), (".tif", "RGBA"), (".tif", "LA")]
+    ("suffix", "mode"),
+    [(".png", "RGBA"), (".png", "LA"), (".tif", "RGBA"), (".tif", "LA")],
 )
 def test_transparency_that_is_nowhere_used_is_left_out(folder, rng, suffix, mode):
     written = rng.integers(0, 256, (N, H, W, len(mode) - 1), dtype=np.uint8)
@@ -52,7 +53,9 @@ def transparent(folder, kind):
         elif kind in ("palette", "gif"):
             image = Image.fromarray(ink.astype(np.uint8), "P")
             image.putpalette([9, 9, 9, 0, 0, 0])
-            image.save(file.with_suffix(".gif" if kind == "gif" else ".png"), transparency=0)
+            image.save(
+                file.with_suffix(".gif" if kind == "gif" else ".png"), transparency=0
+            )
         elif kind == "soft palette":
             image = Image.fromarray(ink.astype(np.uint8), "P")
             image.putpalette([9, 9, 9, 0, 0, 0])
@@ -63,7 +66,9 @@ def transparent(folder, kind):
             grey = np.where(ink, 0, 5).astype(np.uint8)
             png(file, grey[:, ::2] << 4 | grey[:, 1::2], 4, 0, transparent_key(5))
         elif kind == "8 bits":
-            png(file, np.where(ink, 0, 200).astype(np.uint8), 8, 0, transparent_key(200))
+            png(
+                file, np.where(ink, 0, 200).astype(np.uint8), 8, 0, transparent_key(200)
+            )
         else:
             grey = np.where(ink, 0, 1000).astype(">u2")
             rows = [row.tobytes() for row in grey]
@@ -72,7 +77,17 @@ def transparent(folder, kind):
 
 
 TRANSPARENT = [
-    *("LA", "RGBA", "palette", "soft palette", "gif", "1 bit", "4 bits", "8 bits", "16 bits"),
+    *(
+        "LA",
+        "RGBA",
+        "palette",
+        "soft palette",
+        "gif",
+        "1 bit",
+        "4 bits",
+        "8 bits",
+        "16 bits",
+    ),
 ]
 
 
@@ -84,7 +99,11 @@ def test_transparent_images_need_a_ground(folder, kind):
     for stream in (False, True):
         refuses(folder, words, stream=stream)
     most = 65535 if kind == "16 bits" else 255
-    for background, below in (("white", most), ("black", 0), ("#808080", 128 * most // 255)):
+    for background, below in (
+        ("white", most),
+        ("black", 0),
+        ("#808080", 128 * most // 255),
+    ):
         data = whole(folder, background=background)
         x = data.values["train"].numpy()
         x = x[:, 0] if kind == "RGBA" else x
@@ -95,7 +114,12 @@ def test_transparent_images_need_a_ground(folder, kind):
 def test_half_transparent_pixels_are_mixed_with_the_ground(folder, rng):
     written = rng.integers(0, 256, (N, H, W, 4), dtype=np.uint8)
     save(folder, written, ".png")
-    x = whole(folder, background="#ff8000").values["train"].numpy().transpose(0, 2, 3, 1)
+    x = (
+        whole(folder, background="#ff8000")
+        .values["train"]
+        .numpy()
+        .transpose(0, 2, 3, 1)
+    )
     share = written[..., 3:] / 255
     exact = share * written[..., :3] + (1 - share) * np.array([255, 128, 0])
     assert np.abs(x - exact).max() <= 0.5 + 1e-9
@@ -106,11 +130,17 @@ def test_grounds_that_cannot_be(folder, rng):
     for background in ("nocolour", "#12", "#ffffff80", ""):
         refuses(folder, "--background .* is no colour", background=background)
     np.save(folder / "x.npy", np.zeros((9, 2)))
-    refuses(folder / "x.npy", "--background is for a folder of images", background="white")
+    refuses(
+        folder / "x.npy", "--background is for a folder of images", background="white"
+    )
     refuses("digits", "--background is for a folder of images", background="white")
     for file in folder.glob("*.png"):
         Image.open(file).convert("LA").save(file)
-    refuses(folder, "is grey, so that it can be laid on a grey --background", background="red")
+    refuses(
+        folder,
+        "is grey, so that it can be laid on a grey --background",
+        background="red",
+    )
 
 
 def test_the_ground_is_a_run_s_own(folder, call, tmp_path):
@@ -122,7 +152,15 @@ def test_the_ground_is_a_run_s_own(folder, call, tmp_path):
     assert said.code == 2
     assert "--background white" in said.err
     for stream in ("yes", "no"):
-        also = ("--background", "white", "--stream", stream, "--workers", 0, "--overwrite")
+        also = (
+            "--background",
+            "white",
+            "--stream",
+            stream,
+            "--workers",
+            0,
+            "--overwrite",
+        )
         said = call("train", "--dataset", folder, *options, *also, "--output", run)
         assert (said.code, said.err) == (0, "")
         assert "read       30 images with transparency laid on white\n" in said.out

@@ -38,7 +38,9 @@ from pyro_vae.spec import parse
 
 
 def bits(n, seed=0):
-    return torch.rand(n, 4, generator=torch.Generator().manual_seed(seed)).round().double()
+    return (
+        torch.rand(n, 4, generator=torch.Generator().manual_seed(seed)).round().double()
+    )
 
 
 def make(seed=0, **parts):
@@ -76,7 +78,12 @@ def judged(epochs, patience=None):
 
 
 def test_the_best_epoch_lies_after_the_warm_up():
-    epochs = [epoch(1, math.nan, validation=-1.0), epoch(2, -4.0), epoch(3, -3.0), epoch(4, -6.0)]
+    epochs = [
+        epoch(1, math.nan, validation=-1.0),
+        epoch(2, -4.0),
+        epoch(3, -3.0),
+        epoch(4, -6.0),
+    ]
     assert judged(epochs).best_epoch == History(epochs).best.epoch == 3
     assert judged(epochs[:1]).best_epoch == History(epochs[:1]).best.epoch == 1
 
@@ -89,16 +96,25 @@ def test_patience_counts_epochs_that_could_have_been_the_best():
 
 
 @pytest.mark.parametrize(
-    ("shape", "inside"), [("linear", [1, 2]), ("cyclical", [1, 4, 7])], ids=["linear", "cyclical"]
+    ("shape", "inside"),
+    [("linear", [1, 2]), ("cyclical", [1, 4, 7])],
+    ids=["linear", "cyclical"],
 )
 def test_which_epochs_lie_inside_a_warm_up(shape, inside):
     """Three epochs long: the factor is 1 at the end of the third, or over the second half of each cycle."""
     objective = Annealed(epochs=3, shape=shape)
-    (*epochs,) = run_epochs(sgd(make(), objective), bits(20), epochs=8, learning_rate=0.0)
+    (*epochs,) = run_epochs(
+        sgd(make(), objective), bits(20), epochs=8, learning_rate=0.0
+    )
     assert [e.epoch for e in epochs if math.isnan(e.score)] == inside
 
 
-OWN = [IWAE(), DReG(), PIWAE(groups=2, num_particles=4), ReweightedWakeSleep(num_particles=3)]
+OWN = [
+    IWAE(),
+    DReG(),
+    PIWAE(groups=2, num_particles=4),
+    ReweightedWakeSleep(num_particles=3),
+]
 
 
 @pytest.mark.parametrize("objective", OWN, ids=lambda o: type(o).__name__)
@@ -106,10 +122,15 @@ def test_where_an_importance_weighted_bound_is_optimised_it_chooses(objective):
     """Truth: the same bound by `log_marginal`, up to the Monte-Carlo error of its draws."""
     vae, x = make(), bits(400)
     for loss in (objective, Annealed(objective=objective, epochs=1)):
-        (e,) = run_epochs(sgd(vae, loss), x[:20], epochs=1, learning_rate=0.0, validation=x)
+        (e,) = run_epochs(
+            sgd(vae, loss), x[:20], epochs=1, learning_rate=0.0, validation=x
+        )
         k = objective.num_particles
         assert loss.judged_by == f"IWAE-{k} bound"
-        many = [log_marginal(vae.model, vae.guide, x, num_particles=k).mean for _ in range(20)]
+        many = [
+            log_marginal(vae.model, vae.guide, x, num_particles=k).mean
+            for _ in range(20)
+        ]
         many = torch.tensor(many)
         assert abs(e.score - many.mean()) < 5 * many.std()
         assert e.score != e.validation_elbo
@@ -131,7 +152,11 @@ def test_where_an_importance_weighted_bound_is_optimised_it_chooses(objective):
 def test_which_bound_chooses(objective, name):
     assert objective.judged_by == name
     (e,) = run_epochs(
-        sgd(make(), objective), bits(20), epochs=1, learning_rate=0.0, validation=bits(9)
+        sgd(make(), objective),
+        bits(20),
+        epochs=1,
+        learning_rate=0.0,
+        validation=bits(9),
     )
     assert (e.score == e.validation_elbo) is (name == "ELBO")
     (e,) = run_epochs(sgd(make(), objective), bits(20), epochs=1, learning_rate=0.0)
@@ -156,7 +181,14 @@ def test_fit_stops_after_its_patience():
     vae = make()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)
-        history = fit(vae, bits(40), epochs=500, learning_rate=0.05, validation=bits(9), patience=4)
+        history = fit(
+            vae,
+            bits(40),
+            epochs=500,
+            learning_rate=0.05,
+            validation=bits(9),
+            patience=4,
+        )
     assert len(history) < 500
     assert len(history) - history.best.epoch == 4
 
@@ -169,13 +201,23 @@ def test_a_patience_is_a_whole_number(patience):
 
 def test_patience_on_the_command_line_goes_on_exactly(call, tmp_path):
     """Broken off at an epoch and resumed, it stops where the unbroken run stopped, with the same numbers."""
-    tiny = ("--network", "mlp(hidden=(30,))", "--latent-dim", 2, "--learning-rate", 0.03)
+    tiny = (
+        "--network",
+        "mlp(hidden=(30,))",
+        "--latent-dim",
+        2,
+        "--learning-rate",
+        0.03,
+    )
     tiny = (*tiny, "--likelihood", "bernoulli", "--binarize", "static", "--seed", 3)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     said = call("train", *tiny, "--epochs", 60, "--patience", 2, "--output", whole)
     assert said.code == 0
     assert "2 epochs without a better ELBO than in epoch" in said.out
-    assert call("train", *tiny, "--epochs", 3, "--patience", 2, "--output", parts).code == 0
+    assert (
+        call("train", *tiny, "--epochs", 3, "--patience", 2, "--output", parts).code
+        == 0
+    )
     assert call("train", "--resume", parts, "--epochs", 60).code == 0
     rows = [(run / "metrics.csv").read_text().splitlines() for run in (whole, parts)]
     rows = [[line.split(",")[:9] for line in lines] for lines in rows]
@@ -203,7 +245,9 @@ def test_collapse_is_said_once_after_three_epochs():
     assert str(remark).startswith("collapsed: KL 0.02 nats after 3 epochs")
     assert not noticed([epoch(i, -5.0, kl=0.02) for i in range(1, 9)], steps=50)
     assert not noticed([epoch(i, -5.0, kl=0.02 if i % 3 else 0.5) for i in range(1, 9)])
-    assert not noticed([epoch(i, -5.0, kl=0.0) for i in range(1, 9)])  # no latents at all
+    assert not noticed(
+        [epoch(i, -5.0, kl=0.0) for i in range(1, 9)]
+    )  # no latents at all
 
 
 def test_drifting_apart_is_said_once():
@@ -211,11 +255,20 @@ def test_drifting_apart_is_said_once():
     apart = [epoch(i, -5.0 - 0.15 * i, elbo=-5.0 + 0.15 * i) for i in range(2, 20)]
     (remark,) = noticed([best, *apart])
     assert remark.kind == "overfits"
-    assert "from -5.00 to -4.10 and the validation ELBO fell from -5.00 to -5.90" in remark.text
-    assert not noticed([best, *(epoch(i, -5.19, elbo=-4.0) for i in range(2, 20))])  # noise
-    far = [epoch(i, -5.0 - i % 4, elbo=-4.0) for i in range(2, 20)]  # back again and again
+    assert (
+        "from -5.00 to -4.10 and the validation ELBO fell from -5.00 to -5.90"
+        in remark.text
+    )
+    assert not noticed(
+        [best, *(epoch(i, -5.19, elbo=-4.0) for i in range(2, 20))]
+    )  # noise
+    far = [
+        epoch(i, -5.0 - i % 4, elbo=-4.0) for i in range(2, 20)
+    ]  # back again and again
     assert not noticed([best, *far])
-    assert not noticed([best, *(epoch(i, -6.0, elbo=-5.5) for i in range(2, 20))])  # both fell
+    assert not noticed(
+        [best, *(epoch(i, -6.0, elbo=-5.5) for i in range(2, 20))]
+    )  # both fell
 
 
 def test_a_best_epoch_inside_the_warm_up_is_said_at_the_end():
@@ -227,7 +280,11 @@ def test_a_best_epoch_inside_the_warm_up_is_said_at_the_end():
 
 def test_the_page_tells_of_drift_and_not_of_a_run_that_its_patience_ended():
     def row(number, elbo, validation):
-        scores = {"validation_elbo": validation, "score": validation, "learning_rate": 0.1}
+        scores = {
+            "validation_elbo": validation,
+            "score": validation,
+            "learning_rate": 0.1,
+        }
         return {"epoch": number, "elbo": elbo, **scores}
 
     history = [row(1, -5.0, -5.0), *(row(i, -4.0, -6.0) for i in range(2, 8))]
@@ -239,29 +296,51 @@ def test_the_page_tells_of_drift_and_not_of_a_run_that_its_patience_ended():
         facts = SimpleNamespace(history=history, config=config)
         found = _training_warnings(facts)
         assert len(found) == len(expected)
-        assert all(text in sentence for text, sentence in zip(expected, found, strict=True))
+        assert all(
+            text in sentence for text, sentence in zip(expected, found, strict=True)
+        )
     assert "--weight-decay 1" in found[0]
 
 
 def test_fit_warns_of_a_collapse():
     """With so heavy a KL nothing else can happen."""
-    with pytest.warns(TrainingWarning, match=r"collapsed: KL .* wrap the objective in Annealed"):
-        fit(make(), bits(200), ELBO(beta=1e4), epochs=80, batch_size=20, learning_rate=0.02)
+    with pytest.warns(
+        TrainingWarning, match=r"collapsed: KL .* wrap the objective in Annealed"
+    ):
+        fit(
+            make(),
+            bits(200),
+            ELBO(beta=1e4),
+            epochs=80,
+            batch_size=20,
+            learning_rate=0.02,
+        )
 
 
 def test_the_program_says_it_with_an_option_that_works(call, tmp_path):
-    tiny = ("--network", "mlp(hidden=(20,))", "--latent-dim", 2, "--likelihood", "bernoulli")
+    tiny = (
+        "--network",
+        "mlp(hidden=(20,))",
+        "--latent-dim",
+        2,
+        "--likelihood",
+        "bernoulli",
+    )
     tiny = (*tiny, "--binarize", "dynamic", "--learning-rate", 0.02, "--epochs", 20)
     run = tmp_path / "run"
     said = call("train", *tiny, "--objective", "elbo(beta=1000.0)", "--output", run)
-    lines = [line for line in said.out.splitlines() if line.startswith("collapsed  KL 0.0")]
+    lines = [
+        line for line in said.out.splitlines() if line.startswith("collapsed  KL 0.0")
+    ]
     assert len(lines) == 1
     option = lines[0].partition("; try ")[2]
     assert option == '--objective "ELBO(beta=1.0)"'
     name, _, value = option.partition(" ")
     found = call("evaluate", run, "--num-particles", 10, "--limit", 50, "--report").out
     assert f"Train again with {option}" in found
-    box = html.unescape(next(run.glob("report*.html")).read_text().partition("<aside")[2])
+    box = html.unescape(
+        next(run.glob("report*.html")).read_text().partition("<aside")[2]
+    )
     assert box.index(f"Train again with {option}") < box.index("Only 50 of the")
     again = call("train", *tiny, name, value.strip('"'), "--output", tmp_path / "again")
     assert again.code == 0
@@ -288,7 +367,9 @@ def test_every_remedy_can_be_pasted(kind, config):
     if name == "--objective":
         objective = parse("objective", value.strip('"'))()
         objective.prepare(100, config["epochs"])
-        assert str(parse("objective", config["objective"])) != str(parse("objective", value[1:-1]))
+        assert str(parse("objective", config["objective"])) != str(
+            parse("objective", value[1:-1])
+        )
     else:
         assert name in ("--patience", "--weight-decay", "--learning-rate")
         assert float(value.partition(",")[0]) > 0
@@ -317,18 +398,26 @@ def test_weight_decay_is_that_of_adamw_on_the_weights_of_layers():
     theirs = moved(make(), grouped)
     for fused in (False, True):
         ours = moved(
-            make(), lambda p, f=fused: torch.optim.Adam(p, lr=0.05, fused=f), weight_decay=0.3
+            make(),
+            lambda p, f=fused: torch.optim.Adam(p, lr=0.05, fused=f),
+            weight_decay=0.3,
         )
         for name, p in ours.items():
             torch.testing.assert_close(p, theirs[name])
 
 
-@pytest.mark.parametrize("prior", ["vampprior(pseudo_inputs=3)", "flow", "gaussianmixture"])
+@pytest.mark.parametrize(
+    "prior", ["vampprior(pseudo_inputs=3)", "flow", "gaussianmixture"]
+)
 def test_the_prior_and_the_scales_do_not_decay(prior):
     parts = {"prior": prior, "likelihood": "gaussian"}
     before = dict(make(**parts).named_parameters())
-    after = moved(make(**parts), lambda p: torch.optim.SGD(p, lr=1e-9), weight_decay=1e8)
-    shrunk = {n for n, p in after.items() if not torch.allclose(p, before[n], atol=1e-3)}
+    after = moved(
+        make(**parts), lambda p: torch.optim.SGD(p, lr=1e-9), weight_decay=1e8
+    )
+    shrunk = {
+        n for n, p in after.items() if not torch.allclose(p, before[n], atol=1e-3)
+    }
     assert shrunk == {n for n in before if n.endswith("weight") and "prior" not in n}
 
 
@@ -351,10 +440,19 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight_decay": -1.0}, "weight_decay=-1.0 must be a finite number of at least 0"),
-        ({"weight_decay": math.nan}, "weight_decay=nan of fit must be a number, and finite"),
+        (
+            {"weight_decay": -1.0},
+            "weight_decay=-1.0 must be a finite number of at least 0",
+        ),
+        (
+            {"weight_decay": math.nan},
+            "weight_decay=nan of fit must be a number, and finite",
+        ),
         ({"weight_decay": "x"}, "weight_decay='x' of fit must be a number"),
-        ({"clip_norm": math.inf}, "clip_norm=inf of fit must be a number or None, and finite"),
+        (
+            {"clip_norm": math.inf},
+            "clip_norm=inf of fit must be a number or None, and finite",
+        ),
         ({"clip_norm": 0}, "clip_norm=0 would let nothing move"),
     ],
 )

@@ -45,7 +45,9 @@ def sample(run, *options):
     return ("sample", run, "--kind", "prior", "--count", 4, *options)
 
 
-@pytest.mark.parametrize("writer", [(np, "save"), (Figure, "savefig")], ids=["array", "picture"])
+@pytest.mark.parametrize(
+    "writer", [(np, "save"), (Figure, "savefig")], ids=["array", "picture"]
+)
 def test_a_picture_and_its_array_are_both_new_or_both_old(call, run, full, writer):
     for options in ((), ("--seed", 1)):
         before = contents(run / "samples") if options else {}
@@ -74,12 +76,25 @@ def test_a_picture_without_a_place_changes_nothing(call, run, ending):
     assert contents(run) == before
 
 
-def test_what_cannot_be_drawn_is_refused_before_anything_is(call, train, refused, tmp_path):
+def test_what_cannot_be_drawn_is_refused_before_anything_is(
+    call, train, refused, tmp_path
+):
     np.save(tmp_path / "few.npy", np.random.default_rng(0).random((40, 4)))
-    options = ("--dataset", tmp_path / "few.npy", "--epochs", 1, "--likelihood", "gaussian")
+    options = (
+        "--dataset",
+        tmp_path / "few.npy",
+        "--epochs",
+        1,
+        "--likelihood",
+        "gaussian",
+    )
     run = train("run", *options, "--test-fraction", 0.02, "--validation-fraction", 0)
     both = ("--kind", "prior", "--kind", "interpolation")
-    mentions(refused("sample", run, *both), "interpolation needs two data", "test split has 1")
+    mentions(
+        refused("sample", run, *both),
+        "interpolation needs two data",
+        "test split has 1",
+    )
     words = ("no validation data", "--kind prior needs no data")
     mentions(refused("sample", run, "--split", "validation"), *words)
     said = call("sample", run)  # all that there is
@@ -93,14 +108,20 @@ TABLES = {"--csv": "to_csv", "--parquet": "to_parquet"}
 
 
 @pytest.mark.parametrize("lost", TABLES)
-def test_a_table_that_cannot_be_written_costs_nothing_else(call, run, tmp_path, full, lost):
+def test_a_table_that_cannot_be_written_costs_nothing_else(
+    call, run, tmp_path, full, lost
+):
     full(pandas.DataFrame, TABLES[lost])
     paths = {option: tmp_path / f"x{option[1:]}" for option in TABLES}
     options = [word for pair in paths.items() for word in pair]
     said = call("evaluate", run, *QUICK, *options, "--report")
     assert said.code == 2
     assert len(said.err.splitlines()) == 1
-    mentions(said.err, "is done and written to", f"but not written: {paths[lost]} (No space left")
+    mentions(
+        said.err,
+        "is done and written to",
+        f"but not written: {paths[lost]} (No space left",
+    )
     assert [option for option, path in paths.items() if not path.exists()] == [lost]
     s = json.loads(newest(run).read_text())
     assert len(s["figures"]) == len(list(run.glob("figures/evaluation*/*.png"))) > 0
@@ -109,12 +130,18 @@ def test_a_table_that_cannot_be_written_costs_nothing_else(call, run, tmp_path, 
     said = call("encode", run, *options)
     assert said.code == 2
     assert len(said.err.splitlines()) == 1
-    mentions(said.err, "the latents are written to", f"not written: {paths[lost]} (No space left")
+    mentions(
+        said.err,
+        "the latents are written to",
+        f"not written: {paths[lost]} (No space left",
+    )
     assert not paths[lost].exists()
     assert (run / "figures/latents.png").is_file()
 
 
-def test_the_numbers_of_new_data_and_their_table_are_all_new_or_all_old(call, run, tmp_path, full):
+def test_the_numbers_of_new_data_and_their_table_are_all_new_or_all_old(
+    call, run, tmp_path, full
+):
     np.save(tmp_path / "new.npy", np.random.default_rng(0).integers(0, 17, (5, 8, 8)))
     options = ("evaluate", run, "--data", tmp_path / "new.npy", "--num-particles")
     assert call(*options, 20).code == 0
@@ -136,7 +163,9 @@ def test_a_page_that_cannot_be_made_costs_no_numbers(call, run, monkeypatch):
     monkeypatch.setattr("pyro_vae.report.report", fail)
     said = call("evaluate", run, *QUICK, "--report")
     assert said.code == 2
-    mentions(said.err, "is done and written to", "report-test-limit6-k20.html (No space left")
+    mentions(
+        said.err, "is done and written to", "report-test-limit6-k20.html (No space left"
+    )
     assert json.loads(newest(run).read_text())["figures"]
     assert list(run.glob("report*")) == []
 
@@ -167,7 +196,11 @@ def test_a_run_that_cannot_be_written_to_is_refused_before_the_work(
     monkeypatch.setattr(files, "_new", read_only)
     output = tmp_path / "samples"
     output.mkdir()
-    for program, *options in (("evaluate",), ("encode",), ("sample", "--output", output)):
+    for program, *options in (
+        ("evaluate",),
+        ("encode",),
+        ("sample", "--output", output),
+    ):
         mentions(refused(program, run, *options), "Read-only file system")
     for option in ("--csv", "--netcdf"):
         path = tmp_path / "x.csv"

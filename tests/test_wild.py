@@ -39,7 +39,15 @@ def folder(call, tmp_path_factory):
     other = rng.normal(size=(30, 4)) + 2
     other[3] = WILD
     np.save(place / "other.npy", other)
-    options = ("--dataset", place / "x.npz", *REAL, "--epochs", 2, "--output", place / "run")
+    options = (
+        "--dataset",
+        place / "x.npz",
+        *REAL,
+        "--epochs",
+        2,
+        "--output",
+        place / "run",
+    )
     assert call("train", *options).code == 0
     return place
 
@@ -65,14 +73,19 @@ def test_every_option_keeps_the_rest(call, folder, monkeypatch, asked):
     assert said.out.count("Row 7 of the data has no finite log p(x)") == 1
     numbers = said.out.replace("median ESS", "")
     assert not re.search(r"(?<![a-z])(nan|inf)(?![a-z])", numbers), said.out
-    newest = max(Path("run").glob("evaluation*.json"), key=lambda p: p.stat().st_mtime_ns)
+    newest = max(
+        Path("run").glob("evaluation*.json"), key=lambda p: p.stat().st_mtime_ns
+    )
     s = json.loads(newest.read_text())
     if asked == "gaps":
         assert s["gaps"]["approximation"]["mean"] is not None
         assert "of 29 of 30 data; the others have no finite value" in said.out
     if asked == "ood":
         assert s["ood"]["other.npy"]["log p(x)"]["auroc"] > 0.8
-        mentions(said.out, "left out: row 7 of x.npz test and row 3 of other (counted from 0)")
+        mentions(
+            said.out,
+            "left out: row 7 of x.npz test and row 3 of other (counted from 0)",
+        )
     if asked == "posterior":
         assert 7 not in s["posterior"]["data"]
         assert len(s["posterior"]["data"]) == 9
@@ -96,7 +109,9 @@ def test_in_code_every_mean_is_of_the_rest(pair):
     assert math.isfinite(log_marginal_refined(vae, x, **few).mean)
     result, _ = log_marginal_adaptive(vae, x, **few, num_chains=25, num_temperatures=3)
     assert math.isfinite(result.mean)
-    annealed = annealed_importance_sampling(vae.model, x, num_chains=25, num_temperatures=3)
+    annealed = annealed_importance_sampling(
+        vae.model, x, num_chains=25, num_temperatures=3
+    )
     assert "Without 1 of the data, which has no finite value." in str(annealed)
     assert "nan" not in str(annealed)
     scores = anomaly_scores(vae, x, 0.0, **few, elbo_particles=5)

@@ -48,7 +48,9 @@ class Display:
     def epoch(self, e: Epoch) -> None:
         """At the end of an epoch."""
         self.validation = (
-            "" if math.isnan(e.validation_elbo) else f", validation {e.validation_elbo:.2f}"
+            ""
+            if math.isnan(e.validation_elbo)
+            else f", validation {e.validation_elbo:.2f}"
         )
         if self.judge is not None and not math.isnan(e.score):
             self.validation += f", {self.judge} {e.score:.2f}"
@@ -56,11 +58,15 @@ class Display:
         parts = f"{self.bound} {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
         if self.bar is not None:
             self.bar.n = e.epoch
-            self.bar.set_description(f"epoch {min(e.epoch + 1, self.epochs)}/{self.epochs}")
+            self.bar.set_description(
+                f"epoch {min(e.epoch + 1, self.epochs)}/{self.epochs}"
+            )
             self.bar.set_postfix_str(parts)
             return
         left = (
-            (time.perf_counter() - self.started) / (e.epoch - self.first) * (self.epochs - e.epoch)
+            (time.perf_counter() - self.started)
+            / (e.epoch - self.first)
+            * (self.epochs - e.epoch)
         )
         print(f"epoch {e.epoch}/{self.epochs}: {parts}, {left:.0f} s left", flush=True)
 

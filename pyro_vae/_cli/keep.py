@@ -17,7 +17,9 @@ class Keeper:
         say: called with a sentence when a file cannot be written.
     """
 
-    def __init__(self, folder: Path, begin: Callable[[], None], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, begin: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
         self.folder, self._say = folder, say
         self._begin: Callable[[], None] | None = begin
         self._waiting: dict[Path, Write] = {}
@@ -61,7 +63,9 @@ class Keeper:
         if error := self._flush():
             kept = "the checkpoint before it is kept"
             last = self.folder / "last.safetensors"
-            kept = f"; {kept}, and --resume goes on from there" if last.is_file() else ""
+            kept = (
+                f"; {kept}, and --resume goes on from there" if last.is_file() else ""
+            )
             raise InputError(f"{error.filename or self.folder}: {_reason(error)}{kept}")
 
     @property

@@ -43,14 +43,20 @@ class Parser(argparse.ArgumentParser):
         if unknown := re.match(r"unrecognized arguments: (-\S+)", message):
             options = [o for action in self._actions for o in action.option_strings]
             near = difflib.get_close_matches(unknown[1].partition("=")[0], options, 1)
-            message += f"; did you mean {near[0]}?" if near else "; --help lists the options"
+            message += (
+                f"; did you mean {near[0]}?" if near else "; --help lists the options"
+            )
         raise InputError(
-            message if len(message) < LONGEST else f"{message[:300]} ... {message[-100:]}"
+            message
+            if len(message) < LONGEST
+            else f"{message[:300]} ... {message[-100:]}"
         )
 
 
 def run(
-    name: str, main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
+    name: str,
+    main: Callable[[Sequence[str]], None],
+    arguments: Sequence[str] | None = None,
 ) -> NoReturn:
     """Run a program and exit: 0 when it did its work, 2 with one sentence for wrong input, 130 after Ctrl-C."""
     with _sentences(name):
@@ -102,13 +108,16 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
         return _say(name, f"{where}{error.strerror or error}")
     if is_out_of_memory(error):
         return _say(
-            name, "not enough memory; use a smaller --batch-size, --num-particles or network"
+            name,
+            "not enough memory; use a smaller --batch-size, --num-particles or network",
         )
     raise error
 
 
 def _say(name: str, message: str) -> int:
-    short = re.sub(rf"\S{{{WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", message)
+    short = re.sub(
+        rf"\S{{{WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", message
+    )
     with suppress(OSError, ValueError):
         print(f"{name}: {printable(short)}", file=sys.stderr, flush=True)
     return 2
@@ -121,9 +130,13 @@ def whole(text: str) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not a whole number of at least 1"
+        )
     if value > MOST:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is too large: {MOST:,} is the most")
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is too large: {MOST:,} is the most"
+        )
     return value
 
 
@@ -136,14 +149,18 @@ def mebibytes(text: str) -> int:
     """An amount of memory in MiB, for an option."""
     value, most = whole(text), MOST // 2**20
     if value > most:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is too large: {most:,} is the most")
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is too large: {most:,} is the most"
+        )
     return value
 
 
 def seed(text: str) -> int:
     """A seed, for an option."""
     if not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^32 - 1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from 0 to 2^32 - 1"
+        )
     return int(text)
 
 
@@ -156,7 +173,9 @@ def add_trust(parser: Parser) -> None:
     )
 
 
-NEW = "new data, all of whose rows are taken; or the data of the run, if they have moved"
+NEW = (
+    "new data, all of whose rows are taken; or the data of the run, if they have moved"
+)
 MOVED = "where the data of the run lie now, if they have moved"
 
 
@@ -164,15 +183,22 @@ def members(*axes: str) -> str:
     """What `--help` says of the members of these axes."""
     lines = []
     for axis in axes:
-        lines.append(f"members for --{axis.replace('_', '-')}, with their arguments and defaults:")
+        lines.append(
+            f"members for --{axis.replace('_', '-')}, with their arguments and defaults:"
+        )
         lines += [
-            f"  {call}\n      {text.replace('`', '')}" for call, text in summaries(axis).items()
+            f"  {call}\n      {text.replace('`', '')}"
+            for call, text in summaries(axis).items()
         ]
         lines.append("")
-    return "\n".join([*lines, "a class of your own: my_package.module:MyClass(argument=value)"])
+    return "\n".join(
+        [*lines, "a class of your own: my_package.module:MyClass(argument=value)"]
+    )
 
 
-def run_parser(program: str, description: str, data: str = MOVED, **options: Any) -> Parser:
+def run_parser(
+    program: str, description: str, data: str = MOVED, **options: Any
+) -> Parser:
     """The parser of a program that reads a trained run, with the options that all of them have."""
     parser = Parser(
         prog=f"python -m pyro_vae.{program}",
@@ -187,11 +213,15 @@ def run_parser(program: str, description: str, data: str = MOVED, **options: Any
         default="best",
         help="which weights (default: best)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or mps (default: auto)"
+    )
     parser.add_argument("--data", metavar="FILE", help=data)
     add_trust(parser)
     parser.add_argument(
-        "--data-dir", metavar="DIR", help="the folder of the data files, if they have moved"
+        "--data-dir",
+        metavar="DIR",
+        help="the folder of the data files, if they have moved",
     )
     parser.add_argument(
         "--seed", type=seed, default=0, help="seed of the random numbers (default: 0)"
@@ -211,7 +241,12 @@ def evaluate_parser() -> Parser:
     add = parser.add_argument
     add("--labels", metavar="LABELS", help="labels of new data, as in training")
     add("--split", choices=SPLITS, help="which data of the run (default: test)")
-    add("--limit", type=whole, metavar="N", help="at most N data, spread evenly over the split")
+    add(
+        "--limit",
+        type=whole,
+        metavar="N",
+        help="at most N data, spread evenly over the split",
+    )
     add(
         "--num-particles",
         type=whole,
@@ -219,7 +254,13 @@ def evaluate_parser() -> Parser:
         metavar="K",
         help="draws for each datum (default: 5000)",
     )
-    add("--memory", type=mebibytes, default=256, metavar="MiB", help="memory bound (default: 256)")
+    add(
+        "--memory",
+        type=mebibytes,
+        default=256,
+        metavar="MiB",
+        help="memory bound (default: 256)",
+    )
     add(
         "--ask",
         action="append",
@@ -228,23 +269,56 @@ def evaluate_parser() -> Parser:
         help="ask a question, see below; can be repeated. The next options are short for some of them",
     )
     add("--refine", type=whole, metavar="STEPS", help="refined(steps=STEPS)")
-    add("--adaptive", action="store_true", help="adaptive(), with the steps of --refine")
+    add(
+        "--adaptive", action="store_true", help="adaptive(), with the steps of --refine"
+    )
     add("--gaps", action="store_true", help="gaps()")
     add("--ais", action="store_true", help="ais()")
     add("--bdmc", type=whole, metavar="N", help="bdmc(n=N)")
-    add("--chains", type=whole, default=16, metavar="C", help="of --ais and --bdmc (default: 16)")
-    add("--temperatures", type=whole, default=500, metavar="T", help="of both (default: 500)")
-    add("--anneal-from", choices=("prior", "guide"), default="prior", help="start of both")
+    add(
+        "--chains",
+        type=whole,
+        default=16,
+        metavar="C",
+        help="of --ais and --bdmc (default: 16)",
+    )
+    add(
+        "--temperatures",
+        type=whole,
+        default=500,
+        metavar="T",
+        help="of both (default: 500)",
+    )
+    add(
+        "--anneal-from",
+        choices=("prior", "guide"),
+        default="prior",
+        help="start of both",
+    )
     add("--schedule", choices=("sigmoid", "linear"), default="sigmoid", help="of both")
-    add("--ood", action="append", default=[], metavar="DATASET", help="ood(); can be repeated")
+    add(
+        "--ood",
+        action="append",
+        default=[],
+        metavar="DATASET",
+        help="ood(); can be repeated",
+    )
     add("--posterior", type=whole, metavar="N", help="posterior(n=N)")
     add(
-        "--posterior-draws", type=whole, default=1000, metavar="D", help="its draws (default: 1000)"
+        "--posterior-draws",
+        type=whole,
+        default=1000,
+        metavar="D",
+        help="its draws (default: 1000)",
     )
     add("--csv", metavar="FILE", help="also write a table with a line for each datum")
     add("--parquet", metavar="FILE", help="the same as a .parquet file")
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
-    add("--report", action="store_true", help="also write RUN/report.html, a page for a reader")
+    add(
+        "--report",
+        action="store_true",
+        help="also write RUN/report.html, a page for a reader",
+    )
     return parser
 
 
@@ -261,7 +335,11 @@ def sample_parser() -> Parser:
         help="what to draw, again for more (default: all there is)",
     )
     parser.add_argument(
-        "--count", type=whole, default=100, metavar="N", help="draws from the prior (default: 100)"
+        "--count",
+        type=whole,
+        default=100,
+        metavar="N",
+        help="draws from the prior (default: 100)",
     )
     parser.add_argument(
         "--given",
@@ -272,22 +350,41 @@ def sample_parser() -> Parser:
         "of its table that draws are given; again for more",
     )
     parser.add_argument(
-        "--draws", action="store_true", help="show draws from p(x) in place of means of p(x | z)"
+        "--draws",
+        action="store_true",
+        help="show draws from p(x) in place of means of p(x | z)",
     )
     parser.add_argument(
-        "--split", choices=SPLITS, default="test", help="where data come from (default: test)"
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="where data come from (default: test)",
     )
-    parser.add_argument("--output", metavar="DIR", help="where to write (default: RUN/samples)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="where to write (default: RUN/samples)"
+    )
     return parser
 
 
 def impute_parser() -> Parser:
     """The options of imputation."""
-    parser = run_parser("impute", "Fill in what is missing in data, given what was seen.", data=NEW)
+    parser = run_parser(
+        "impute", "Fill in what is missing in data, given what was seen.", data=NEW
+    )
     add = parser.add_argument
     add("--split", choices=SPLITS, help="which data of the run (default: all)")
-    add("--output", metavar="FILE", help="a .csv, .parquet or .npz file (default: RUN/imputed.csv)")
-    add("--draws", type=count, default=0, metavar="N", help="completed copies for the .npz beside")
+    add(
+        "--output",
+        metavar="FILE",
+        help="a .csv, .parquet or .npz file (default: RUN/imputed.csv)",
+    )
+    add(
+        "--draws",
+        type=count,
+        default=0,
+        metavar="N",
+        help="completed copies for the .npz beside",
+    )
     add(
         "--num-particles",
         type=whole,
@@ -295,7 +392,13 @@ def impute_parser() -> Parser:
         metavar="K",
         help="weighted draws of z for each datum (default: 1000)",
     )
-    add("--memory", type=mebibytes, default=256, metavar="MiB", help="memory bound (default: 256)")
+    add(
+        "--memory",
+        type=mebibytes,
+        default=256,
+        metavar="MiB",
+        help="memory bound (default: 256)",
+    )
     return parser
 
 
@@ -326,9 +429,13 @@ def encode_parser() -> Parser:
         "Write the posterior means of all data, read their labels from them, draw them.",
         data=NEW,
     )
-    parser.add_argument("--labels", metavar="LABELS", help="labels of new data, as in training")
     parser.add_argument(
-        "--output", metavar="FILE", help="a .npz or .parquet file (default: RUN/latents.npz)"
+        "--labels", metavar="LABELS", help="labels of new data, as in training"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="a .npz or .parquet file (default: RUN/latents.npz)",
     )
     parser.add_argument(
         "--csv", metavar="FILE", help="also write a table with a line for each datum"

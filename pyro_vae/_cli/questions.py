@@ -39,7 +39,9 @@ def questions(options: Any) -> tuple[Weighting, list[Question]]:
     weightings = [question for question in every if isinstance(question, Weighting)]
     if len(weightings) > 1:
         named = " and ".join(map(str, weightings))
-        raise InputError(f"log p(x) is weighted in one way, and {named} are asked: leave one out")
+        raise InputError(
+            f"log p(x) is weighted in one way, and {named} are asked: leave one out"
+        )
     health = [question for question in every if isinstance(question, Latents)]
     rest = [question for question in every if question not in (*weightings, *health)]
     first = weightings[0] if weightings else Weighted()
@@ -63,7 +65,9 @@ def _short(options: Any) -> list[Question]:
     if options.ood:
         found.append(_made(OOD, options, {"data": "ood", **steps}))
     if options.posterior:
-        found.append(_made(Posterior, options, {"n": "posterior", "draws": "posterior_draws"}))
+        found.append(
+            _made(Posterior, options, {"n": "posterior", "draws": "posterior_draws"})
+        )
     return found
 
 

@@ -44,7 +44,8 @@ def plain(values: np.ndarray) -> np.ndarray:
     import pandas
 
     return np.array(
-        ["" if pandas.isna(value) else str(value) for value in values.tolist()], dtype=str
+        ["" if pandas.isna(value) else str(value) for value in values.tolist()],
+        dtype=str,
     )
 
 
@@ -53,7 +54,10 @@ def scores(columns: Mapping[str, np.ndarray], split: str) -> "pandas.DataFrame":
     import pandas
 
     given: dict[str, Any] = {**columns, "split": split}
-    order = [*(key for key in NAMES if key in given), *(key for key in columns if key not in NAMES)]
+    order = [
+        *(key for key in NAMES if key in given),
+        *(key for key in columns if key not in NAMES),
+    ]
     return pandas.DataFrame({NAMES.get(key, key): given[key] for key in order})
 
 

@@ -30,7 +30,9 @@ def make_parser() -> Parser:
     for name, option in OPTIONS.items():
         text = option.metadata["help"]
         if option.type is bool:
-            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+            parser.add_argument(
+                flag(name), action=argparse.BooleanOptionalAction, help=text
+            )
             continue
         kind = {
             int: int,
@@ -42,19 +44,27 @@ def make_parser() -> Parser:
         shown = "" if option.default is None else f" (default: {option.default})"
         choices = option.metadata["choices"] or None
         metavar = (
-            "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "NAME")
+            "{" + ",".join(choices) + "}"
+            if choices
+            else {int: "N", float: "X"}.get(kind, "NAME")
         )
         parser.add_argument(
             flag(name), type=kind, choices=choices, metavar=metavar, help=text + shown
         )
     parser.add_argument(
-        "--config", metavar="FILE.toml", help="read options from a file; the command line wins"
+        "--config",
+        metavar="FILE.toml",
+        help="read options from a file; the command line wins",
     )
     parser.add_argument(
-        "--resume", metavar="DIR", help="go on with the run in DIR, to --epochs if that is given"
+        "--resume",
+        metavar="DIR",
+        help="go on with the run in DIR, to --epochs if that is given",
     )
     parser.add_argument(
-        "--data", metavar="FILE", help="where the data of --resume lie now, if they have moved"
+        "--data",
+        metavar="FILE",
+        help="where the data of --resume lie now, if they have moved",
     )
     add_trust(parser)
     parser.add_argument(
@@ -69,7 +79,9 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
     """The configuration, the run to resume (if any), and whether this is a dry run."""
     given = vars(make_parser().parse_args(arguments))
     given.pop("trust", None)  # seen by `by_the_command_line`
-    dry, file, resume, data = (given.pop(k, None) for k in ("dry_run", "config", "resume", "data"))
+    dry, file, resume, data = (
+        given.pop(k, None) for k in ("dry_run", "config", "resume", "data")
+    )
     if resume is not None:
         folder = Path(resume)
         if fixed := sorted(set(given) - RESUMABLE) + (["config"] if file else []):
@@ -78,7 +90,9 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
             )
         stored = _moved(folder / "config.toml", data, given.get("data_dir"))
         return (
-            replace(_from_table(stored, folder / "config.toml"), **given, output=str(folder)),
+            replace(
+                _from_table(stored, folder / "config.toml"), **given, output=str(folder)
+            ),
             folder,
             bool(dry),
         )
@@ -92,12 +106,16 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
     return replace(_from_table(values, Path(file or "")), **given), None, bool(dry)
 
 
-def _moved(file: Path, data: str | None = None, data_dir: str | None = None) -> dict[str, Any]:
+def _moved(
+    file: Path, data: str | None = None, data_dir: str | None = None
+) -> dict[str, Any]:
     """The options in a TOML file; those that a run wrote down, with the places of its data as they are now."""
     values = read_toml(file)
     if not isinstance(values.get("resolved", {}), dict):
         raise InputError(f"resolved in {file} must be a table, as training writes it")
-    if values.pop("resolved", None) is None or not isinstance(values.get("dataset", ""), str):
+    if values.pop("resolved", None) is None or not isinstance(
+        values.get("dataset", ""), str
+    ):
         return values
     return located(values, file.parent, data=data, data_dir=data_dir)
 
@@ -116,16 +134,22 @@ def _from_table(values: dict[str, Any], source: Path) -> Config:
         option = OPTIONS[name]
         kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
         wanted = next(
-            k for k in (bool, int, float, str) if k is option.type or (k | None) == option.type
+            k
+            for k in (bool, int, float, str)
+            if k is option.type or (k | None) == option.type
         )
-        if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted is not bool):
+        if not isinstance(value, kinds[wanted]) or (
+            isinstance(value, bool) and wanted is not bool
+        ):
             words = {
                 bool: "true or false",
                 int: "a whole number",
                 float: "a number",
                 str: "a text in quotes",
             }
-            raise InputError(f"{key} = {shown(value)} in {source} must be {words[wanted]}")
+            raise InputError(
+                f"{key} = {shown(value)} in {source} must be {words[wanted]}"
+            )
         choices = option.metadata["choices"]
         if choices and value not in choices:
             raise InputError(
@@ -133,5 +157,7 @@ def _from_table(values: dict[str, Any], source: Path) -> Config:
             )
         checked[name] = value
     if 1000 >= checked.get("workers", 0) > (most := max(2, os.cpu_count() or 1)):
-        checked["workers"] = most  # a file starts no more processes than there are cores
+        checked["workers"] = (
+            most  # a file starts no more processes than there are cores
+        )
     return Config(**checked)

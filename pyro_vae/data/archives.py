@@ -25,7 +25,18 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-DATA_WORDS = ("x", "image", "images", "img", "imgs", "data", "input", "inputs", "features", "arr_0")
+DATA_WORDS = (
+    "x",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "data",
+    "input",
+    "inputs",
+    "features",
+    "arr_0",
+)
 MASK = "mask"  # what the array is called that is 1 where a value was seen
 LABEL_WORDS = ("y", "label", "labels", "target", "targets", "class", "classes")
 SPARSE = {"format", "shape", "data"}  # as SciPy stores a matrix
@@ -36,12 +47,17 @@ def npy(path: Path, request: Request) -> Loaded:
     """One array `(N, ...)`, left on disk where memory would run short."""
     on_disk = stays_on_disk(path.stat().st_size, request.stream)
     missing = request.keeps_missing
-    values = Mapped(path, request.workers, missing=missing) if on_disk else read_npy(path)
+    values = (
+        Mapped(path, request.workers, missing=missing) if on_disk else read_npy(path)
+    )
     sizes = {"train": values.shape[0] if values.shape else 0}
     labels, notes = separate_labels(path, request, sizes)
     if len(values.shape) == 2 and 0 < 10 * values.shape[0] <= values.shape[1]:
         count, width = values.shape
-        notes = [*notes, f"shape {count} x {width} taken for {count} data of {width} values each"]
+        notes = [
+            *notes,
+            f"shape {count} x {width} taken for {count} data of {width} values each",
+        ]
     return channels_first(
         Loaded({"train": values}, labels, str(path), notes=notes), request.channels
     )
@@ -71,7 +87,11 @@ class StoredArray(NamedTuple):
         return self.dtype.kind in "biuf" and len(self.shape) > 1 and not other
 
     def __str__(self) -> str:
-        return "(Python objects, never unpickled)" if self.dtype.hasobject else str(self.shape)
+        return (
+            "(Python objects, never unpickled)"
+            if self.dtype.hasobject
+            else str(self.shape)
+        )
 
 
 def npz(path: Path, request: Request) -> Loaded:
@@ -87,7 +107,9 @@ def npz(path: Path, request: Request) -> Loaded:
         return _sparse(path, members, request)
     for name in (request.drop or "").split(",") if request.drop else ():
         if name.strip() not in members:
-            raise InputError(f"--drop {name.strip()}: {path} has no such array; {_has(members)}")
+            raise InputError(
+                f"--drop {name.strip()}: {path} has no such array; {_has(members)}"
+            )
         del members[name.strip()]
     given = _conditions(path, members, request)
     for group in given.values():
@@ -105,7 +127,10 @@ def npz(path: Path, request: Request) -> Loaded:
             notes += more
         notes.append(f"labels from {', '.join(label_keys.values())}")
     elif request.labels is not None:
-        sizes = {split: values.shape[0] if values.shape else 0 for split, values in arrays.items()}
+        sizes = {
+            split: values.shape[0] if values.shape else 0
+            for split, values in arrays.items()
+        }
         labels, more = separate_labels(path, request, sizes)
         notes += more
     masks = _masks(path, members, keys) if request.keeps_missing else {}
@@ -114,12 +139,18 @@ def npz(path: Path, request: Request) -> Loaded:
         arrays[split] = masked(f"{keys[split]} of {path}", arrays[split], mask)
         notes.append(f"what is 0 in {key} taken for missing in {keys[split]}")
     used = {*keys.values(), *label_keys.values(), *masks.values()}
-    unread = [f"{name} {member}" for name, member in members.items() if name not in used]
+    unread = [
+        f"{name} {member}" for name, member in members.items() if name not in used
+    ]
     if unread:
-        few = ", ".join(unread[:6]) + (f" and {len(unread) - 6} more" if len(unread) > 6 else "")
+        few = ", ".join(unread[:6]) + (
+            f" and {len(unread) - 6} more" if len(unread) > 6 else ""
+        )
         notes.append(f"left unread: {few}")
     notes = [f"data from {', '.join(keys.values())}", *notes]
-    conditions = {name: _columns(path, name, group, keys) for name, group in given.items()}
+    conditions = {
+        name: _columns(path, name, group, keys) for name, group in given.items()
+    }
     return channels_first(
         Loaded(
             arrays,
@@ -127,7 +158,9 @@ def npz(path: Path, request: Request) -> Loaded:
             str(path),
             notes=notes,
             conditions={
-                k: parts for columns in conditions.values() for k, parts in columns.items()
+                k: parts
+                for columns in conditions.values()
+                for k, parts in columns.items()
             },
         ),
         request.channels,
@@ -156,22 +189,32 @@ def _columns(
         raise InputError(
             f"--condition {name}: {path} has it for {', '.join(group)} data, and data for {', '.join(keys)}"
         )
-    arrays = {split: _read(path, key, _member(path, key)) for split, key in group.items()}
+    arrays = {
+        split: _read(path, key, _member(path, key)) for split, key in group.items()
+    }
     for key, array in zip(group.values(), arrays.values(), strict=True):
         if array.dtype.kind not in "biufUS" or array.ndim not in (1, 2):
             raise InputError(
                 f"--condition {name}: {key} of {path} has shape {array.shape} and holds {array.dtype}; give numbers or "
                 "texts, (N,) or (N, columns)"
             )
-    texts = {k: np.char.decode(v, "utf-8") if v.dtype.kind == "S" else v for k, v in arrays.items()}
+    texts = {
+        k: np.char.decode(v, "utf-8") if v.dtype.kind == "S" else v
+        for k, v in arrays.items()
+    }
     if next(iter(texts.values())).ndim == 1:
         return {name: texts}
     widths = {v.shape[1] for v in texts.values() if v.ndim == 2}
     if len(widths) != 1 or any(v.ndim == 1 for v in texts.values()):
-        raise InputError(f"--condition {name}: {path} has it in other shapes for other splits")
+        raise InputError(
+            f"--condition {name}: {path} has it in other shapes for other splits"
+        )
     if widths == {1}:
         return {name: {split: v[:, 0] for split, v in texts.items()}}
-    return {f"{name}[{i}]": {s: v[:, i] for s, v in texts.items()} for i in range(widths.pop())}
+    return {
+        f"{name}[{i}]": {s: v[:, i] for s, v in texts.items()}
+        for i in range(widths.pop())
+    }
 
 
 def _member(path: Path, key: str) -> StoredArray:
@@ -193,13 +236,17 @@ def _members(path: Path) -> dict[str, StoredArray]:
     except PermissionError:
         raise
     except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
-        raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
+        raise InputError(
+            f"{path} is not a .npz file of numbers: {one_line(error)}"
+        ) from error
     return arrays
 
 
 def _words(name: str) -> tuple[str | None, str]:
     """The split and the rest of what a name says: `('train', 'x')` of `x_train`, `XTrain` and `trainX`."""
-    spaced = re.sub(r"([a-z\d])([A-Z])|([XxYy])(?=(?i:train|valid|val|test))", r"\1\3_\2", name)
+    spaced = re.sub(
+        r"([a-z\d])([A-Z])|([XxYy])(?=(?i:train|valid|val|test))", r"\1\3_\2", name
+    )
     words = [word for word in re.split(r"[\W_]+", spaced.lower()) if word]
     splits = [word for word in words if word in SPLIT_WORDS]
     if len(splits) != 1:
@@ -216,23 +263,31 @@ def _read(path: Path, key: str, member: StoredArray) -> np.ndarray:
         )
     size = member.dtype.itemsize * int(np.prod(member.shape, dtype=object))
     if size > available_memory():
-        raise InputError(f"{key} of {path} takes {size / 1e9:.3g} GB, too much for memory")
+        raise InputError(
+            f"{key} of {path} takes {size / 1e9:.3g} GB, too much for memory"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[key]
     except PermissionError:
         raise
     except Exception as error:  # as above
-        raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
+        raise InputError(
+            f"{path} is not a .npz file of numbers: {one_line(error)}"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _data(path: Path, members: dict[str, StoredArray], key: str | None) -> dict[str, str]:
+def _data(
+    path: Path, members: dict[str, StoredArray], key: str | None
+) -> dict[str, str]:
     """The array of each split; all that has no splits is for training."""
     if key is not None:
-        word = members[key].word if key in members and members[key].split else key.lower()
+        word = (
+            members[key].word if key in members and members[key].split else key.lower()
+        )
         group = _by_split(path, members, word)
         if key in members and (members[key].split is None or "train" not in group):
             return {"train": key}
@@ -242,11 +297,18 @@ def _data(path: Path, members: dict[str, StoredArray], key: str | None) -> dict[
     words = {member.word for member in members.values() if member.split == "train"}
     groups = [word for word in sorted(words) if word in ("", *DATA_WORDS)]
     if not groups:  # of another name
-        groups = [m.word for m in members.values() if m.split == "train" and m.could_be_data]
-    plain = [name for name, m in members.items() if m.split is None and m.word in DATA_WORDS]
+        groups = [
+            m.word for m in members.values() if m.split == "train" and m.could_be_data
+        ]
+    plain = [
+        name for name, m in members.items() if m.split is None and m.word in DATA_WORDS
+    ]
     if not groups and not plain:
         plain = [name for name, member in members.items() if member.could_be_data]
-    candidates = [*(str(_by_split(path, members, word)["train"]) for word in groups), *plain]
+    candidates = [
+        *(str(_by_split(path, members, word)["train"]) for word in groups),
+        *plain,
+    ]
     if len(candidates) > 1:
         raise InputError(
             f"{path} has several arrays that may be the data, {', '.join(candidates)}: "
@@ -259,18 +321,26 @@ def _data(path: Path, members: dict[str, StoredArray], key: str | None) -> dict[
     return _by_split(path, members, groups[0]) if groups else {"train": candidates[0]}
 
 
-def _masks(path: Path, members: Mapping[str, StoredArray], keys: dict[str, str]) -> dict[str, str]:
+def _masks(
+    path: Path, members: Mapping[str, StoredArray], keys: dict[str, str]
+) -> dict[str, str]:
     """The array of each split that says which of its values were seen, where there is one."""
     if members[keys["train"]].split is None:
         return {"train": MASK} if MASK in members else {}
     return {s: key for s, key in _by_split(path, members, MASK).items() if s in keys}
 
 
-def _by_split(path: Path, members: Mapping[str, StoredArray], word: str) -> dict[str, str]:
+def _by_split(
+    path: Path, members: Mapping[str, StoredArray], word: str
+) -> dict[str, str]:
     """The arrays whose names say a split and this word."""
     by_split: dict[str, str] = {}
     for split in ("train", "validation", "test"):
-        names = [n for n, member in members.items() if (member.split, member.word) == (split, word)]
+        names = [
+            n
+            for n, member in members.items()
+            if (member.split, member.word) == (split, word)
+        ]
         if len(names) > 1:
             raise InputError(
                 f"{path} has several arrays of {split} data, {', '.join(names)}: leave out all but one with "
@@ -294,7 +364,9 @@ def _labels(
             return {split: group[split] for split in keys}, []
         if not user_path(given).is_file():
             wanted = ", ".join(f"{name}_{given}" for name in keys.values())
-            raise InputError(f"{path} has no arrays {wanted} for --labels {given}; {_has(members)}")
+            raise InputError(
+                f"{path} has no arrays {wanted} for --labels {given}; {_has(members)}"
+            )
         return {}, []
     if given is not None:
         return ({"train": given}, []) if given in members else ({}, [])
@@ -302,12 +374,24 @@ def _labels(
         words = {m.word for m in members.values() if m.split and m.word in LABEL_WORDS}
         groups = {word: _by_split(path, members, word) for word in sorted(words)}
         whole = {w: g for w, g in groups.items() if g.keys() >= keys.keys()}
-        incomplete = [n for w, g in groups.items() if w not in whole for n in g.values()]
-        notes = [f"{', '.join(incomplete)} are not labels for all splits"] if incomplete else []
+        incomplete = [
+            n for w, g in groups.items() if w not in whole for n in g.values()
+        ]
+        notes = (
+            [f"{', '.join(incomplete)} are not labels for all splits"]
+            if incomplete
+            else []
+        )
         _refuse_several(path, [g["train"] for g in whole.values()])
-        return ({s: next(iter(whole.values()))[s] for s in keys} if whole else {}), notes
+        return (
+            {s: next(iter(whole.values()))[s] for s in keys} if whole else {}
+        ), notes
     plain = [n for n, m in members.items() if m.split is None and m.word in LABEL_WORDS]
-    if not plain and keys["train"] == "arr_0" and _like_labels(members, "arr_1", "arr_0"):
+    if (
+        not plain
+        and keys["train"] == "arr_0"
+        and _like_labels(members, "arr_1", "arr_0")
+    ):
         plain = ["arr_1"]
     _refuse_several(path, plain)
     return ({"train": plain[0]} if plain else {}), []
@@ -318,7 +402,10 @@ def _like_labels(members: Mapping[str, StoredArray], name: str, data: str) -> bo
     if members.keys() != {name, data}:
         return False
     shape, kind = members[name].shape, members[name].dtype.kind
-    return kind in "biuUS" and shape in ((members[data].shape[0],), (members[data].shape[0], 1))
+    return kind in "biuUS" and shape in (
+        (members[data].shape[0],),
+        (members[data].shape[0], 1),
+    )
 
 
 def _refuse_several(path: Path, names: Iterable[str]) -> None:
@@ -330,7 +417,9 @@ def _refuse_several(path: Path, names: Iterable[str]) -> None:
         )
 
 
-def _one_each(path: Path, key: str, member: StoredArray) -> tuple[np.ndarray, list[str]]:
+def _one_each(
+    path: Path, key: str, member: StoredArray
+) -> tuple[np.ndarray, list[str]]:
     """The labels in an array; what cannot be labels can be left out."""
     try:
         return one_each(_read(path, key, member), f"{key} of {path}")
@@ -339,7 +428,9 @@ def _one_each(path: Path, key: str, member: StoredArray) -> tuple[np.ndarray, li
 
 
 def _has(members: Mapping[str, StoredArray]) -> str:
-    listed = ", ".join(f"{name} {member}" for name, member in list(members.items())[:12])
+    listed = ", ".join(
+        f"{name} {member}" for name, member in list(members.items())[:12]
+    )
     return f"it has {listed or 'no arrays'}"
 
 
@@ -355,7 +446,8 @@ def _sparse(path: Path, members: Mapping[str, StoredArray], request: Request) ->
             matrix = scipy.sparse.load_npz(path)
         else:
             data, indices, indptr, shape = (
-                _read(path, key, members[key]) for key in ("data", "indices", "indptr", "shape")
+                _read(path, key, members[key])
+                for key in ("data", "indices", "indptr", "shape")
             )
             matrix = scipy.sparse.csr_array((data, indices, indptr), shape=tuple(shape))
     except (InputError, PermissionError):

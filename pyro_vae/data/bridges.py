@@ -13,7 +13,9 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.data.units import Each, Units, each
 from pyro_vae.foundation.abstract import variants
 
-Draw = Callable[[Tensor, torch.dtype], Tensor]  # uniform numbers in the shape of a tensor
+Draw = Callable[
+    [Tensor, torch.dtype], Tensor
+]  # uniform numbers in the shape of a tensor
 
 
 class Noise(NamedTuple):
@@ -84,7 +86,9 @@ class Bridge(ABC):
         if not may_miss or not self.binarizes:
             return self.apply(v, noise)
         missing = v.isnan()
-        return self.apply(v.masked_fill(missing, 0), noise).masked_fill(missing, math.nan)
+        return self.apply(v.masked_fill(missing, 0), noise).masked_fill(
+            missing, math.nan
+        )
 
     @abstractmethod
     def apply(self, v: Tensor, noise: Noise) -> Tensor:
@@ -124,7 +128,9 @@ class Bridge(ABC):
         """What `log_unit` adds up: `log |dv_i / dx_i|` of each element, `(*shape,)`."""
         if self.units is None or self.units.whole:
             return torch.zeros(shape, dtype=torch.float64)
-        return each(self.units.unit, torch.empty(shape), torch.float64).log().expand(shape)
+        return (
+            each(self.units.unit, torch.empty(shape), torch.float64).log().expand(shape)
+        )
 
     def inverse(self, x: Tensor) -> Tensor:
         """Stored numbers for values that a likelihood gave, where x is not bits made of them or scaled to [0, 1]."""
@@ -141,7 +147,9 @@ class Bridge(ABC):
         units = Units.from_dict(table["units"]) if "units" in table else None
         maximum = float(table["maximum"])
         if "steps" in table:
-            return ColumnNoise(maximum, units, tuple(float(step) for step in table["steps"]))
+            return ColumnNoise(
+                maximum, units, tuple(float(step) for step in table["steps"])
+            )
         return Bridge.kinds()[table["bridge"]](maximum, units)
 
     @staticmethod
@@ -243,7 +251,9 @@ class Dequantized(Bridge):
 
     def apply(self, v: Tensor, noise: Noise) -> Tensor:
         u = noise.uniform(v)
-        step = torch.finfo(v.dtype).eps / 2  # of torch.rand; x is never rounded to 0 or 1
+        step = (
+            torch.finfo(v.dtype).eps / 2
+        )  # of torch.rand; x is never rounded to 0 or 1
         return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
 
     def result(self, before: Representation) -> Representation:

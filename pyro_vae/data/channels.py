@@ -45,7 +45,9 @@ def channels_first(loaded: Loaded, asked: str | None) -> Loaded:
     if not last:
         return loaded
     moved: Mapping[str, np.ndarray | Stream] = {
-        split: Moved(v) if isinstance(v, Stream) else np.ascontiguousarray(np.moveaxis(v, -1, 1))
+        split: Moved(v)
+        if isinstance(v, Stream)
+        else np.ascontiguousarray(np.moveaxis(v, -1, 1))
         for split, v in loaded.parts.items()
     }
     height, width, colours = shape

@@ -29,7 +29,21 @@ LABEL_NAME = re.compile(
     re.IGNORECASE,
 )
 NUMBER_LABEL_NAME = re.compile(r"labels?|class(es)?|targets?", re.IGNORECASE)
-STAND_INS = (-9, -99, -999, -9999, -99999, -32768, 999, 9999, 99999, 32767, 1e20, -1e20, 1e30)
+STAND_INS = (
+    -9,
+    -99,
+    -999,
+    -9999,
+    -99999,
+    -32768,
+    999,
+    9999,
+    99999,
+    32767,
+    1e20,
+    -1e20,
+    1e30,
+)
 CHECKED = 1000  # rows or columns that are looked at for what is only said
 EXACT = 2**53  # whole numbers below it are the same in float64
 
@@ -57,7 +71,9 @@ class Table:
     kinds: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kinds = [dtype.kind for dtype in self.frame.dtypes]  # asking each column takes long
+        self.kinds = [
+            dtype.kind for dtype in self.frame.dtypes
+        ]  # asking each column takes long
         self.left = list(range(len(self.names)))
         for name, times in Counter(self.names if self.headed else ()).items():
             if times > 1:
@@ -72,12 +88,16 @@ class Table:
                 f"counted from 0, as in --{option} {places[0]}"
             )
         if re.fullmatch(r"-?\d{1,9}", given) and not places:
-            places = [c for c in (int(given), int(given) + len(self.names)) if c in self.left][:1]
+            places = [
+                c for c in (int(given), int(given) + len(self.names)) if c in self.left
+            ][:1]
         if not places:
             near = difflib.get_close_matches(given, self.names, 1)
             hint = f"did you mean {near[0]}?" if near else f"it has {_few(self.names)}"
             file = ", and there is no such file" if option == "labels" else ""
-            raise InputError(f"--{option} {given}: {self.path} has no such column{file}; {hint}")
+            raise InputError(
+                f"--{option} {given}: {self.path} has no such column{file}; {hint}"
+            )
         if places[0] not in self.left:
             raise InputError(
                 f"--{option} {given}: another of --drop, --condition, --id and --labels takes this column"
@@ -92,7 +112,9 @@ class Table:
         """An option that names columns, as it can be pasted; one whose name is not enough goes by its number."""
         given = [self.called(c) for c in columns]
         clear = ["," not in text and self.names.count(text) < 2 for text in given]
-        words = [t if ok else str(c) for t, ok, c in zip(given, clear, columns, strict=True)]
+        words = [
+            t if ok else str(c) for t, ok, c in zip(given, clear, columns, strict=True)
+        ]
         return option(name, ",".join(words))
 
     def said(self, column: int) -> str:
@@ -106,7 +128,11 @@ class Table:
     def kind(self, column: int) -> str:
         """The letter of NumPy for what a column holds: `b`, `i`, `u`, `f`; `O` for text, `V` for other objects."""
         kind = self.kinds[column]
-        return "V" if kind == "O" and not isinstance(self.frame[column].iloc[0], str) else kind
+        return (
+            "V"
+            if kind == "O" and not isinstance(self.frame[column].iloc[0], str)
+            else kind
+        )
 
     def put(self, column: int, values: Any) -> None:
         """Other values in place of a column's."""
@@ -140,11 +166,15 @@ def loaded(table: Table, request: Request) -> Loaded:
     if labels is not None:
         request = replace(request, labels=None)
     names = _names(table, request, guess)
-    mixed = request.columns is not None  # where texts are data, and no column is taken for labels
+    mixed = (
+        request.columns is not None
+    )  # where texts are data, and no column is taken for labels
     missing = request.keeps_missing
     if labels is None:
         labels = _labels(table, request, guess and not mixed)
-    schema, values = _mixed(table, request) if mixed else (None, _values(table, missing=missing))
+    schema, values = (
+        _mixed(table, request) if mixed else (None, _values(table, missing=missing))
+    )
     _note_stand_ins(table, values)
     if labels is None and request.labels is not None:
         known = None if names is None else {"train": names}
@@ -193,7 +223,9 @@ def _names(table: Table, request: Request, guess: bool) -> np.ndarray | None:
         return table.take(table.find(request.id, "id")).astype(str)
     columns = [c for c in table.left if guess and _is_id(table, c)]
     label = _column_of_labels(table, request)
-    columns = [c for c in columns if c != label and table.called(c) not in _asked(request)]
+    columns = [
+        c for c in columns if c != label and table.called(c) not in _asked(request)
+    ]
     if len(columns) == len(table.left):
         columns = []
     if not columns:
@@ -216,12 +248,16 @@ def _is_id(table: Table, column: int) -> bool:
     first = column == 0 and kind == "O" and not _like_numbers(table.frame[column])
     if not (called_so or first) or kind not in "iuO":
         return False
-    return table.unique(column) and not (kind == "O" and (table.frame[column] == "").any())
+    return table.unique(column) and not (
+        kind == "O" and (table.frame[column] == "").any()
+    )
 
 
 def _like_numbers(series: Any) -> bool:
     """Whether texts begin with figures, as in 5 %, 1,2 or 2020-01-01: not what names and labels look like."""
-    return bool(series.head(CHECKED).astype(str).str.match(r"[^A-Za-z]*\d").mean() > 0.5)
+    return bool(
+        series.head(CHECKED).astype(str).str.match(r"[^A-Za-z]*\d").mean() > 0.5
+    )
 
 
 def _refuse_doubt(table: Table) -> None:
@@ -235,7 +271,11 @@ def _refuse_doubt(table: Table) -> None:
         )
     for column in table.left[:CHECKED]:
         numbers = table.frame[column].to_numpy()[:CHECKED]
-        if table.kind(column) not in "iu" or len(numbers) < 3 or not (np.diff(numbers) == 1).all():
+        if (
+            table.kind(column) not in "iu"
+            or len(numbers) < 3
+            or not (np.diff(numbers) == 1).all()
+        ):
             continue
         if table.headed:
             table.notes.append(
@@ -267,7 +307,9 @@ def _labels(table: Table, request: Request, guess: bool) -> np.ndarray | None:
         column = _guessed_labels(table)
         if column is not None:
             shown = _shown(table.frame[column].drop_duplicates())
-            table.notes.append(f"{table.said(column)} ({shown}) taken for labels, not for data")
+            table.notes.append(
+                f"{table.said(column)} ({shown}) taken for labels, not for data"
+            )
     if column is None:
         return None
     text = table.kind(column) == "O"
@@ -289,9 +331,13 @@ def _guessed_labels(table: Table) -> int | None:
     named_so = [
         c
         for c in table.left
-        if table.headed and table.kind(c) in "iub" and NUMBER_LABEL_NAME.fullmatch(table.names[c])
+        if table.headed
+        and table.kind(c) in "iub"
+        and NUMBER_LABEL_NAME.fullmatch(table.names[c])
     ]
-    few = [c for c in named_so if table.frame[c].nunique() <= max(2, len(table.frame) // 2)]
+    few = [
+        c for c in named_so if table.frame[c].nunique() <= max(2, len(table.frame) // 2)
+    ]
     return few[0] if len(few) == 1 and not texts and len(table.left) > 1 else None
 
 
@@ -318,7 +364,9 @@ def _mixed(table: Table, request: Request) -> tuple[Schema, np.ndarray]:
         schema = Schema.of(frame, asked or {}, what, missing=missing)
     others = [name for name in names_of(frame, what) if name not in schema.names]
     if others:
-        table.notes.append(f"columns that the run does not know left out: {_few(others)}")
+        table.notes.append(
+            f"columns that the run does not know left out: {_few(others)}"
+        )
     places = {table.called(c): c for c in table.left}
     table.left = [places[name] for name in schema.names if name in places]
     return schema, schema.codes(frame, what, missing=missing)
@@ -329,8 +377,14 @@ def _values(table: Table, *, missing: bool) -> np.ndarray:
     others = [c for c in table.left if table.kind(c) not in "biuf"]
     if len(others) == len(table.left):
         row, cell = _odd_one(table.frame[others[0]]) if others else (0, "")
-        example = f": {table.said(others[0])} holds {cell!r} in data row {row}" if others else ""
-        raise InputError(f"{table.path} has no column of numbers that could be data{example}")
+        example = (
+            f": {table.said(others[0])} holds {cell!r} in data row {row}"
+            if others
+            else ""
+        )
+        raise InputError(
+            f"{table.path} has no column of numbers that could be data{example}"
+        )
     if others:
         raise InputError(_not_numbers(table, others))
     truths = [c for c in table.left if table.kind(c) == "b"]
@@ -343,7 +397,9 @@ def _values(table: Table, *, missing: bool) -> np.ndarray:
         _refuse_missing(table, values, kept=missing)
         long = [
             c
-            for c, great in zip(table.left, np.fmax.reduce(np.abs(values)) >= EXACT, strict=True)
+            for c, great in zip(
+                table.left, np.fmax.reduce(np.abs(values)) >= EXACT, strict=True
+            )
             if great
         ]
         long = [c for c in long if table.kind(c) in "iu"]

@@ -32,7 +32,11 @@ def asked(text: str) -> dict[str, str | None]:
     columns: dict[str, str | None] = {}
     for part in PART.findall(text) or [""]:
         column = COLUMN.fullmatch(part)
-        name = "" if column is None else next(filter(None, column.group(1, 2, 3)), "").strip()
+        name = (
+            ""
+            if column is None
+            else next(filter(None, column.group(1, 2, 3)), "").strip()
+        )
         if column is None or not name or not SEPARATED.fullmatch(text):
             raise InputError(
                 f"--condition {shown(text)}: name columns with commas between them, as in a,b; a name with a comma or "
@@ -54,7 +58,9 @@ def asked(text: str) -> dict[str, str | None]:
 ONE = r"""(?:\s*'[^']*'[^,]*|\s*"[^"]*"[^,]*|[^,]+)"""
 PART = re.compile(ONE)
 SEPARATED = re.compile(f"{ONE}(?:,{ONE})*")
-COLUMN = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^='"][^=]*?))\s*(?:=\s*(\w*)\s*)?""")
+COLUMN = re.compile(
+    r"""\s*(?:'([^']*)'|"([^"]*)"|([^='"][^=]*?))\s*(?:=\s*(\w*)\s*)?"""
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,15 @@ class Condition:
         places = {category: i for i, category in enumerate(self.categories)}
         for i, text in enumerate(texts):
             if text not in places:
-                what = f"has no {self.name}" if text == "" else f"has the {self.name} {text!r}"
+                what = (
+                    f"has no {self.name}"
+                    if text == ""
+                    else f"has the {self.name} {text!r}"
+                )
                 known = listed(self.categories)
-                raise InputError(f"{where.format(i)} {what}; the categories are {known}")
+                raise InputError(
+                    f"{where.format(i)} {what}; the categories are {known}"
+                )
         index = torch.tensor([places[text] for text in texts], dtype=torch.int64)
         return torch.nn.functional.one_hot(index, len(places)).double()
 
@@ -117,7 +129,9 @@ class Condition:
             ) from error
         bad = np.flatnonzero(~np.isfinite(numbers))
         if len(bad):
-            raise InputError(f"{where.format(bad[0])} has no {self.name}, or one that is infinite")
+            raise InputError(
+                f"{where.format(bad[0])} has no {self.name}, or one that is infinite"
+            )
         return torch.from_numpy((numbers - self.mean) / self.std)[:, None]
 
     def decoded(self, c: Tensor) -> np.ndarray:
@@ -139,14 +153,18 @@ class Condition:
             except ValueError:
                 number = math.nan
             if not math.isfinite(number):
-                raise InputError(f"{self.name} is a real number, and {shown(text)} is none")
+                raise InputError(
+                    f"{self.name} is a real number, and {shown(text)} is none"
+                )
             return number
         alike = [c for c in self.categories if c.lower() == text.lower()]
         as_number = [c for c in self.categories if _same_number(c, text)]
         for found in ([text] if text in self.categories else [], alike, as_number):
             if len(found) == 1:
                 return found[0]
-        raise InputError(f"{self.name} is one of {listed(self.categories)}, and not {shown(text)}")
+        raise InputError(
+            f"{self.name} is one of {listed(self.categories)}, and not {shown(text)}"
+        )
 
 
 def _same_number(a: str, b: str) -> bool:
@@ -171,8 +189,17 @@ def assigned(text: str, names: Sequence[str]) -> tuple[str, str] | None:
 
 def listed(names: Sequence[str], most: int = SHOWN) -> str:
     """Some names of categories, in quotes where they are more than a word or a number."""
-    few = [name if re.fullmatch(r"[\w.+-]+", name) else repr(name) for name in names[:most]]
+    few = [
+        name if re.fullmatch(r"[\w.+-]+", name) else repr(name) for name in names[:most]
+    ]
     return ", ".join(few) + (f", ... {len(names)} in all" if len(names) > most else "")
+
+
+def _written(number: float) -> str:
+    """A whole number without its point, a number that is missing as nothing."""
+    if math.isnan(number):
+        return ""
+    return str(int(number)) if number.is_integer() else repr(number)
 
 
 def spelled(values: Any) -> list[str]:
@@ -185,7 +212,7 @@ def spelled(values: Any) -> list[str]:
     if array.dtype.kind == "O":
         return ["" if v is None or v != v else str(v).strip() for v in array.tolist()]  # noqa: PLR0124  # nan
     if array.dtype.kind == "f":
-        return ["" if v != v else str(int(v)) if v == int(v) else repr(v) for v in array.tolist()]  # noqa: PLR0124  # nan
+        return [_written(number) for number in array.tolist()]
     return [str(v).strip() for v in array.tolist()]
 
 
@@ -224,7 +251,9 @@ class Conditions:
                 raise InputError(
                     f"the condition {name} is missing: the run is given {', '.join(self.names)}"
                 )
-        return torch.cat([column.encode(values[column.name], where) for column in self.columns], 1)
+        return torch.cat(
+            [column.encode(values[column.name], where) for column in self.columns], 1
+        )
 
     def given(self, texts: Sequence[str]) -> dict[str, str | float]:
         """What `--given NAME=VALUE` says, by column.
@@ -254,11 +283,15 @@ class Conditions:
 
     def completed(self, given: Mapping[str, str | float]) -> dict[str, str | float]:
         """All columns, those that are not given at their usual values."""
-        return {column.name: given.get(column.name, column.usual) for column in self.columns}
+        return {
+            column.name: given.get(column.name, column.usual) for column in self.columns
+        }
 
     def one(self, values: Mapping[str, str | float]) -> Tensor:
         """The c of one datum, `(1, width)`; a column that has no value has its usual one."""
-        return self.encode({name: [value] for name, value in self.completed(values).items()})
+        return self.encode(
+            {name: [value] for name, value in self.completed(values).items()}
+        )
 
     def examples(self, given: Mapping[str, str | float]) -> tuple[Tensor, list[str]]:
         """Some conditions to show side by side, `(n, width)`, and what they are called.
@@ -275,11 +308,15 @@ class Conditions:
         else:
             values = [free.mean + step * free.std for step in (-2, -1, 0, 1, 2)]
         c = torch.cat([self.one({**given, free.name: value}) for value in values])
-        return c, [f"{free.name} {v if free.categories else f'{v:.3g}'}" for v in values]
+        return c, [
+            f"{free.name} {v if free.categories else f'{v:.3g}'}" for v in values
+        ]
 
     def free(self, given: Mapping[str, str | float]) -> str | None:
         """The first column that is not given."""
-        return next((column.name for column in self.columns if column.name not in given), None)
+        return next(
+            (column.name for column in self.columns if column.name not in given), None
+        )
 
     def decoded(self, c: Tensor) -> dict[str, np.ndarray]:
         """c, `(N, width)` -> the values of each column, `(N,)`."""
@@ -302,7 +339,10 @@ class Conditions:
     def from_list(cls, columns: Sequence[Mapping[str, Any]]) -> "Conditions":
         """Read `to_list` back."""
         return cls(
-            tuple(Condition(**{**c, "categories": tuple(c.get("categories", ()))}) for c in columns)
+            tuple(
+                Condition(**{**c, "categories": tuple(c.get("categories", ()))})
+                for c in columns
+            )
         )
 
 
@@ -325,7 +365,9 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
                 f"--condition {name}=real: the column holds texts, such as {shown(str(train[0]))}"
             ) from error
         sound = numbers[np.isfinite(numbers)]
-        mean, std = (float(sound.mean()), float(sound.std())) if len(sound) else (0.0, 0.0)
+        mean, std = (
+            (float(sound.mean()), float(sound.std())) if len(sound) else (0.0, 0.0)
+        )
         if std == 0:
             raise InputError(
                 f"--condition {name}: all training data have the same value: leave it out"
@@ -335,7 +377,9 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
     kinds, counts = np.unique(spelled(train), return_counts=True)
     categories = sorted({*spelled(every)} - {""}, key=_order)
     if len(categories) < 2:
-        raise InputError(f"--condition {name}: all data have the same value: leave it out")
+        raise InputError(
+            f"--condition {name}: all data have the same value: leave it out"
+        )
     if kind is None and len(categories) > max(FEW, len(every) // 2):
         raise InputError(
             f"--condition {name} has {len(categories):,} categories in {len(every):,} data, so that few would be "

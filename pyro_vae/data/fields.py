@@ -16,7 +16,9 @@ from pyro_vae.data.uniform import uniform
 from pyro_vae.engine.compiled import Later
 from pyro_vae.foundation.errors import InputError
 
-BLOCK = 2**18  # elements between two states of a generator that are kept, of 5 kB each; more where
+BLOCK = (
+    2**18
+)  # elements between two states of a generator that are kept, of 5 kB each; more where
 STATES = 2**14  # so many would not do
 
 
@@ -30,7 +32,9 @@ def take(values: Any, index: Tensor) -> Any:
     """Some of the data of a tensor or an array, or of what reads itself, which stays where it is."""
     if isinstance(values, Tensor):
         return values[index.to(values.device)]
-    return values[index.numpy()] if isinstance(values, np.ndarray) else values.take(index)
+    return (
+        values[index.numpy()] if isinstance(values, np.ndarray) else values.take(index)
+    )
 
 
 class Sampled(ABC):
@@ -82,7 +86,9 @@ class Split(Sampled):
         self.bridge, self.dtype = bridge, dtype
         self.values = values.to(device) if isinstance(values, Tensor) else values
         self.device = (
-            self.values.device if isinstance(self.values, Tensor) else torch.device(device or "cpu")
+            self.values.device
+            if isinstance(self.values, Tensor)
+            else torch.device(device or "cpu")
         )
 
     def __len__(self) -> int:
@@ -134,7 +140,10 @@ class Split(Sampled):
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each element of x over the split (at most 10,000 data), each of `shape`."""
-        few, rows = self.first(10_000), max(1, CHUNK // math.prod(self.values.shape[1:]))
+        few, rows = (
+            self.first(10_000),
+            max(1, CHUNK // math.prod(self.values.shape[1:])),
+        )
         mean, std = mean_and_std(few.batches(torch.arange(len(few)), rows))
         return mean.to(self.dtype), std.to(self.dtype)
 
@@ -146,7 +155,9 @@ class Fixed(Stream):
     be had without all those before it.
     """
 
-    def __init__(self, of: Stream, bridge: Bridge, dtype: torch.dtype, seed: int) -> None:
+    def __init__(
+        self, of: Stream, bridge: Bridge, dtype: torch.dtype, seed: int
+    ) -> None:
         self.of, self.bridge, self.dtype = of, bridge, dtype
         self.shape, self.workers, self.on_disk = of.shape, of.workers, of.on_disk
         self.block = max(1, BLOCK // math.prod(of.shape[1:]), -(-len(of) // STATES))
@@ -169,14 +180,18 @@ class Fixed(Stream):
     def batches(
         self, order: Tensor, batch_size: int, *, pin_memory: bool = False
     ) -> Iterator[Tensor]:
-        self._state((len(self) - 1) // self.block)  # here, once, and not in every worker
+        self._state(
+            (len(self) - 1) // self.block
+        )  # here, once, and not in every worker
         return super().batches(order, batch_size, pin_memory=pin_memory)
 
     def _draw(self, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """`x` for the first data of a block, and the state of the generator after them."""
         generator = torch.Generator()
         generator.set_state(state)
-        return self.bridge(v, dtype=self.dtype, generator=generator), generator.get_state()
+        return self.bridge(
+            v, dtype=self.dtype, generator=generator
+        ), generator.get_state()
 
     def _state(self, block: int) -> Tensor:
         while len(self.states) <= block:
@@ -226,7 +241,10 @@ class Data(Sampled):
         return self._cut(order, batch_size, later=True)
 
     def _cut(self, order: Tensor, batch_size: int, *, later: bool) -> Iterator[Any]:
-        fields = [batches(part, batch_size, order, later=later) for part in parts_of(self.fields)]
+        fields = [
+            batches(part, batch_size, order, later=later)
+            for part in parts_of(self.fields)
+        ]
         yield from map(self._filled, zip(*fields, strict=True))
 
     def _filled(self, batch: Iterable[Any]) -> Any:
@@ -238,11 +256,15 @@ class Data(Sampled):
         return self._each(lambda part: take(part, index))
 
     def to(self, device: torch.device | str) -> "Data":
-        return self._each(lambda part: part if isinstance(part, Stream) else part.to(device))
+        return self._each(
+            lambda part: part if isinstance(part, Stream) else part.to(device)
+        )
 
     def fixed(self, seed: int = 0) -> "Data":
         """The same with the random numbers of its fields drawn once and for all, from `seed`."""
-        return self._each(lambda part: part.fixed(seed) if isinstance(part, Split) else part)
+        return self._each(
+            lambda part: part.fixed(seed) if isinstance(part, Split) else part
+        )
 
     def _each(self, function: Callable[[Any], Any]) -> "Data":
         return Data(each_part(function, self.fields, self.size), self.name)
@@ -283,7 +305,11 @@ def parts_of(batch: Any) -> list[Any]:
 
 
 def _has_rows(part: Any) -> bool:
-    return part.dim() > 0 if isinstance(part, Tensor) else isinstance(part, (Stream, Sampled))
+    return (
+        part.dim() > 0
+        if isinstance(part, Tensor)
+        else isinstance(part, (Stream, Sampled))
+    )
 
 
 @torch.no_grad()
@@ -299,7 +325,9 @@ def mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         n, centre, deviations = _about_centre(x)
         shift, total = centre - mean, count + n
         least = _positive(total)
-        squares = squares + deviations.square().sum(0) + shift.square() * (count * n / least)
+        squares = (
+            squares + deviations.square().sum(0) + shift.square() * (count * n / least)
+        )
         mean, count = mean + shift * (n / least), total
     return mean, (squares / _positive(count)).sqrt()
 

@@ -94,7 +94,9 @@ WAYS_OUT = {
 def check_numbers(name: str, dtype: np.dtype) -> None:
     """Raise `InputError` unless these are real numbers or truth values, saying how to make numbers of them."""
     if dtype.kind not in "biuf":
-        raise InputError(f"{name} holds {dtype} and not numbers; {WAYS_OUT[dtype.kind]}")
+        raise InputError(
+            f"{name} holds {dtype} and not numbers; {WAYS_OUT[dtype.kind]}"
+        )
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
@@ -118,8 +120,12 @@ def read_npy(path: Path) -> np.ndarray:
         raise
     except OSError:
         raise
-    except Exception as error:  # a damaged header can fail in any part of NumPy's reader
-        raise InputError(f"{path} is not a .npy file of numbers: {one_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # a damaged header can fail in any part of NumPy's reader
+        raise InputError(
+            f"{path} is not a .npy file of numbers: {one_line(error)}"
+        ) from error
     return array
 
 
@@ -131,11 +137,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except PermissionError:
         raise
     except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
-        raise InputError(f"{path} is not a .npz file of numbers: {one_line(error)}") from error
+        raise InputError(
+            f"{path} is not a .npz file of numbers: {one_line(error)}"
+        ) from error
 
 
 def shown(name: str | Path) -> str:
     """A file's name as it can be printed: no line breaks, and bytes that are no text by their numbers."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    escaped = (
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
     return "".join(escaped)

@@ -36,7 +36,9 @@ def _keys(chunk: Tensor) -> np.ndarray:
     words = np.ascontiguousarray(padded).view(np.uint64)
     places = _mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64) * GOLDEN)
     step = max(1, WORDS // len(places))
-    blocks = (words[start : start + step] + places for start in range(0, len(words), step))
+    blocks = (
+        words[start : start + step] + places for start in range(0, len(words), step)
+    )
     return np.concatenate([_mixed(block).sum(1, dtype=np.uint64) for block in blocks])
 
 
@@ -76,7 +78,9 @@ def fingerprint(data: DataSet, splits: Sequence[str] | None = None) -> dict[str,
         ]
         digests["condition"] = _digest("\0".join(given))
     if data.labels is not None:
-        labels = [str(label) for split in every for label in data.labels[split].tolist()]
+        labels = [
+            str(label) for split in every for label in data.labels[split].tolist()
+        ]
         digests["labels"] = _digest("\0".join(labels))
     return digests
 
@@ -107,7 +111,9 @@ def check_same(
     known = resolved.get("fingerprint") or {}
     shape = tuple(resolved.get("shape", data.shape))
     if data.shape != shape:
-        difference: str | None = f"holds data of shape {data.shape} where they had {shape}"
+        difference: str | None = (
+            f"holds data of shape {data.shape} where they had {shape}"
+        )
     else:
         difference = _difference(known, resolved["sizes"], data, digests)
     if difference is not None:
@@ -132,14 +138,19 @@ def new_labels(known: Mapping[str, str], digests: Mapping[str, str]) -> bool:
 
 
 def _difference(
-    known: Mapping[str, str], sizes: Mapping[str, int], data: DataSet, digests: Mapping[str, str]
+    known: Mapping[str, str],
+    sizes: Mapping[str, int],
+    data: DataSet,
+    digests: Mapping[str, str],
 ) -> str | None:
     """How data differ from those of a run, in words that follow the name of a file; `None` where they do not."""
     now = {split: len(values) for split, values in data.values.items()}
     if sum(now.values()) != sum(sizes.values()):
         return f"holds {sum(now.values())} data where it held {sum(sizes.values())}"
     if now != dict(sizes):
-        return f"is divided into {_sizes(now)} where it was divided into {_sizes(sizes)}"
+        return (
+            f"is divided into {_sizes(now)} where it was divided into {_sizes(sizes)}"
+        )
     splits = [split for split in SPLITS if split in digests and split in known]
     if all(digests[split] == known[split] for split in splits) and (
         digests.get("condition") != known.get("condition")

@@ -10,10 +10,41 @@ from pyro_vae.data.foreign import pictures_among
 from pyro_vae.foundation.errors import InputError
 
 SUFFIXES = {
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".webp", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx"),
+    *(
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+    ),
+    *(
+        ".webp",
+        ".pbm",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+        ".pfm",
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpc",
+        ".jpx",
+    ),
 }
-LEFT_BEHIND = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+LEFT_BEHIND = {
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "@eadir",
+    "$recycle.bin",
+}
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -53,7 +84,9 @@ class Found:
                 f"{counted(len(self.others), 'other file')} left out ({some(self.others)})"
             )
         if self.twice:
-            notes.append(f"links to folders that are read anyway left out ({some(self.twice)})")
+            notes.append(
+                f"links to folders that are read anyway left out ({some(self.twice)})"
+            )
         return notes
 
 
@@ -68,7 +101,9 @@ def images_below(root: Path) -> Found:
     folders = [""]
     links: list[str] = []
     while folders or links:
-        folder = folders.pop() if folders else links.pop()  # a folder itself before links to it
+        folder = (
+            folders.pop() if folders else links.pop()
+        )  # a folder itself before links to it
         try:
             identity = os.stat(root / folder)
             entries = list(os.scandir(root / folder))
@@ -108,7 +143,9 @@ def _is_image(name: str) -> bool:
 def _images_in(hidden: "os.DirEntry[str]") -> int:
     """How many images a hidden file or folder amounts to."""
     if hidden.is_dir(follow_symlinks=False):
-        return sum(_is_image(file) for _, _, files in os.walk(hidden.path) for file in files)
+        return sum(
+            _is_image(file) for _, _, files in os.walk(hidden.path) for file in files
+        )
     return int(_is_image(hidden.name))
 
 
@@ -136,7 +173,9 @@ def divided(root: Path, files: Sequence[str]) -> Division:
     tops: dict[str, int] = {}
     for i, file in enumerate(files):
         tops.setdefault(file.split("/")[0] if "/" in file else "", i)
-    named = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
+    named = {
+        top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS
+    }
     notes = []
     if "train" in named.values() and (len(named) > 1 or len(tops) == 1):
         _check_splits(root, files, tops, named)

@@ -3,35 +3,59 @@
 from pathlib import Path
 
 CSV = "df.to_csv('data.csv', index=False)"
-PICTURES = (".avif", ".heic", ".heif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".nef", ".psd")
+PICTURES = (
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".svg",
+    ".raw",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".psd",
+)
 
 # By suffix: what the file is, and a line of Python that turns it into a file that is read.
 WAYS = {
     **dict.fromkeys(
         (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"),
-        ("a spreadsheet", f"save its sheet as .csv there, or by pandas.read_excel(FILE).{CSV[3:]}"),
+        (
+            "a spreadsheet",
+            f"save its sheet as .csv there, or by pandas.read_excel(FILE).{CSV[3:]}",
+        ),
     ),
     **dict.fromkeys(
-        (".feather", ".arrow"), ("a Feather file", f"pandas.read_feather(FILE).{CSV[3:]}")
+        (".feather", ".arrow"),
+        ("a Feather file", f"pandas.read_feather(FILE).{CSV[3:]}"),
     ),
     ".orc": ("an ORC file", f"pandas.read_orc(FILE).{CSV[3:]}"),
     ".dta": ("a file of Stata", f"pandas.read_stata(FILE).{CSV[3:]}"),
     **dict.fromkeys(
-        (".sav", ".zsav", ".por"), ("a file of SPSS", f"pandas.read_spss(FILE).{CSV[3:]}")
+        (".sav", ".zsav", ".por"),
+        ("a file of SPSS", f"pandas.read_spss(FILE).{CSV[3:]}"),
     ),
-    **dict.fromkeys((".sas7bdat", ".xpt"), ("a file of SAS", f"pandas.read_sas(FILE).{CSV[3:]}")),
+    **dict.fromkeys(
+        (".sas7bdat", ".xpt"), ("a file of SAS", f"pandas.read_sas(FILE).{CSV[3:]}")
+    ),
     **dict.fromkeys(
         (".rds", ".rda", ".rdata"),
         ("a file of R", "write.csv(readRDS(FILE), 'data.csv', row.names = FALSE) in R"),
     ),
-    ".mat": ("a file of MATLAB", "numpy.save('data.npy', scipy.io.loadmat(FILE)['NAME'])"),
+    ".mat": (
+        "a file of MATLAB",
+        "numpy.save('data.npy', scipy.io.loadmat(FILE)['NAME'])",
+    ),
     **dict.fromkeys(
         (".h5", ".hdf5", ".hdf"),
         ("an HDF5 file", "numpy.save('data.npy', h5py.File(FILE)['NAME'][:])"),
     ),
     **dict.fromkeys(
         (".nc", ".nc4", ".cdf"),
-        ("a NetCDF file", "numpy.save('data.npy', xarray.open_dataset(FILE)['NAME'].values)"),
+        (
+            "a NetCDF file",
+            "numpy.save('data.npy', xarray.open_dataset(FILE)['NAME'].values)",
+        ),
     ),
     ".zarr": ("a Zarr store", "numpy.save('data.npy', zarr.open(FILE)[:])"),
     **dict.fromkeys(
@@ -47,10 +71,14 @@ WAYS = {
     ),
     **dict.fromkeys(
         (".pkl", ".pickle", ".joblib"),
-        ("a pickle, which could run any code when it is opened", "save its numbers by numpy.save"),
+        (
+            "a pickle, which could run any code when it is opened",
+            "save its numbers by numpy.save",
+        ),
     ),
     **dict.fromkeys(
-        (".json", ".jsonl", ".ndjson"), ("a JSON file", f"pandas.read_json(FILE).{CSV[3:]}")
+        (".json", ".jsonl", ".ndjson"),
+        ("a JSON file", f"pandas.read_json(FILE).{CSV[3:]}"),
     ),
     ".xml": ("an XML file", f"pandas.read_xml(FILE).{CSV[3:]}"),
     **dict.fromkeys(
@@ -62,33 +90,49 @@ WAYS = {
         f"pandas.DataFrame(scipy.io.arff.loadarff(FILE)[0]).{CSV[3:]}",
     ),
     **dict.fromkeys(
-        (".fits", ".fit"), ("a FITS file", "numpy.save('data.npy', astropy.io.fits.getdata(FILE))")
+        (".fits", ".fit"),
+        ("a FITS file", "numpy.save('data.npy', astropy.io.fits.getdata(FILE))"),
     ),
     **dict.fromkeys(
         (".nii", ".mgz"),
         ("a brain image", "numpy.save('data.npy', nibabel.load(FILE).get_fdata())"),
     ),
-    ".dcm": ("a DICOM image", "numpy.save('data.npy', pydicom.dcmread(FILE).pixel_array)"),
+    ".dcm": (
+        "a DICOM image",
+        "numpy.save('data.npy', pydicom.dcmread(FILE).pixel_array)",
+    ),
     **dict.fromkeys(
         (".wav", ".flac", ".mp3", ".ogg"),
-        ("a sound", "cut it into windows of one length, and numpy.save an array (N, length)"),
+        (
+            "a sound",
+            "cut it into windows of one length, and numpy.save an array (N, length)",
+        ),
     ),
     **dict.fromkeys(
         (".mp4", ".avi", ".mov", ".mkv", ".webm"),
         ("a film", "save its frames as .png files in a folder"),
     ),
     **dict.fromkeys(
-        (".tar", ".tgz", ".7z", ".rar"), ("an archive", "unpack it, and name what is inside")
+        (".tar", ".tgz", ".7z", ".rar"),
+        ("an archive", "unpack it, and name what is inside"),
     ),
     **dict.fromkeys(
         (".mtx",),
-        ("a sparse matrix", "scipy.sparse.save_npz('data.npz', scipy.io.mmread(FILE).tocsr())"),
+        (
+            "a sparse matrix",
+            "scipy.sparse.save_npz('data.npz', scipy.io.mmread(FILE).tocsr())",
+        ),
     ),
     ".loom": ("a loom file", "anndata.read_loom(FILE).write('data.h5ad')"),
-    **dict.fromkeys((".doc", ".docx", ".pdf", ".rtf"), ("a document", "save its table as .csv")),
+    **dict.fromkeys(
+        (".doc", ".docx", ".pdf", ".rtf"), ("a document", "save its table as .csv")
+    ),
     **dict.fromkeys(
         PICTURES,
-        ("an image of a kind that is not read", "save it as .png, in a folder of such images"),
+        (
+            "an image of a kind that is not read",
+            "save it as .png, in a folder of such images",
+        ),
     ),
 }
 

@@ -35,8 +35,12 @@ def h5ad(path: Path, request: Request) -> Loaded:
             return _loaded(path, request, file, read_elem)
     except (InputError, PermissionError):
         raise
-    except Exception as error:  # of a damaged file h5py and anndata complain in ways of their own
-        raise InputError(f"{path} cannot be read as an .h5ad file: {one_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # of a damaged file h5py and anndata complain in ways of their own
+        raise InputError(
+            f"{path} cannot be read as an .h5ad file: {one_line(error)}"
+        ) from error
 
 
 def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
@@ -53,7 +57,9 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
     obs, var = read_elem(file["obs"]), read_elem(file[annotation])
     values, notes = _matrix(path, file[place], read_elem, request.stream)
     others = [layer for layer in layers if layer != request.layer]
-    said = f"{place} of the file" + (f"; --layer takes {', '.join(others)}" if others else "")
+    said = f"{place} of the file" + (
+        f"; --layer takes {', '.join(others)}" if others else ""
+    )
     notes = [said, *notes]
     names = {"train": obs.index.to_numpy().astype(str)}
     if request.labels is not None and request.labels in obs:
@@ -65,7 +71,9 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
             f"{', '.join(map(str, obs.columns)) or 'none'}"
         )
     else:
-        found_apart, more = separate_labels(path, request, {"train": len(obs)}, names=names)
+        found_apart, more = separate_labels(
+            path, request, {"train": len(obs)}, names=names
+        )
         split_labels = found_apart  # type: ignore[assignment]
         if request.labels is None and len(obs.columns):
             more = [f"no labels; --labels takes {', '.join(map(str, obs.columns[:8]))}"]
@@ -78,7 +86,9 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
         names,
         [*notes, *more],
         columns,
-        conditions={name: {"train": _of_obs(obs, name)} for name in wanted if name in obs},
+        conditions={
+            name: {"train": _of_obs(obs, name)} for name in wanted if name in obs
+        },
     )
 
 
@@ -88,7 +98,9 @@ def _of_obs(obs: Any, name: str) -> np.ndarray:
     if column.dtype.kind in "biuf":
         numbers: np.ndarray = column.to_numpy()
         return numbers
-    texts: np.ndarray = column.astype(object).where(column.notna(), "").astype(str).to_numpy(str)
+    texts: np.ndarray = (
+        column.astype(object).where(column.notna(), "").astype(str).to_numpy(str)
+    )
     return texts
 
 
@@ -99,7 +111,9 @@ def _matrix(
     arrays = [node] if hasattr(node, "dtype") else [node["data"], node["indices"]]
     size = sum(array.size * array.dtype.itemsize for array in arrays)
     if size > 2 * SHARE * available_memory():
-        raise InputError(f"{path} holds a matrix of {size / 1e9:.3g} GB, too much for memory")
+        raise InputError(
+            f"{path} holds a matrix of {size / 1e9:.3g} GB, too much for memory"
+        )
     matrix = read_elem(node)
     if isinstance(matrix, np.ndarray):
         return matrix, []

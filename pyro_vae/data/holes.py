@@ -36,7 +36,10 @@ def check_holes(
             there = ~part.isnan()
             empty = (~there.flatten(1).any(1)).nonzero().flatten()
             if len(empty):
-                row, which = done + int(empty[0]), f"{split} " if len(values) > 1 else ""
+                row, which = (
+                    done + int(empty[0]),
+                    f"{split} " if len(values) > 1 else "",
+                )
                 raise InputError(
                     f"{which}datum {row} (counted from 0) of {name} has no value at all, so that there is nothing to "
                     "learn from it: leave that row out"
@@ -76,7 +79,9 @@ def masked(name: str, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
             "seen and 0 where it is missing"
         )
     if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
-        raise InputError(f"the mask of {name} holds other values than 1 (seen) and 0 (missing)")
+        raise InputError(
+            f"the mask of {name} holds other values than 1 (seen) and 0 (missing)"
+        )
     wide = values if values.dtype.kind == "f" else values.astype(np.float64)
     return np.where(mask.astype(bool), wide, np.asarray(np.nan, wide.dtype))
 
@@ -100,13 +105,13 @@ def hidden(
     count = total = 0
     for part, stored in values.items():
         if not isinstance(stored, Tensor):
-            raise InputError(f"--hide keeps all values of {name} in memory: add --stream no")
+            raise InputError(
+                f"--hide keeps all values of {name} in memory: add --stream no"
+            )
         hide = torch.rand(stored.shape, generator=generator) < share
         exact = stored.dtype is torch.int64 or stored.dtype is torch.float64
         wide = stored.to(torch.float64 if exact else torch.float32)
         holed[part] = wide.masked_fill(hide, math.nan)
         count, total = count + int(hide.sum()), total + hide.numel()
-    told = (
-        f"{count:,} of {total:,} values ({100 * count / total:.3g} %) of {name} hidden on purpose"
-    )
+    told = f"{count:,} of {total:,} values ({100 * count / total:.3g} %) of {name} hidden on purpose"
     return holed, dict(values), told

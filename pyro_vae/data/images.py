@@ -48,7 +48,9 @@ def image_folder(path: Path, request: Request) -> Loaded:
         rows = np.flatnonzero(np.isin(images.file_of, files))
         names[split] = np.array([images.names[row] for row in rows])
         if division.classes is not None:
-            labels[split] = np.array([division.classes[i] for i in images.file_of[rows]])
+            labels[split] = np.array(
+                [division.classes[i] for i in images.file_of[rows]]
+            )
         values[split] = images.take(torch.from_numpy(rows))
 
     own, more = _own_labels(path, request, images, names)
@@ -103,7 +105,9 @@ def survey(
         file_of += [i] * len(some)
         further += more
     if not pages:
-        raise InputError(f"the files in {shown(root)} hold no images but previews and masks")
+        raise InputError(
+            f"the files in {shown(root)} hold no images but previews and masks"
+        )
     _check_one([page.size for page in pages], file_of, files, root)
     kind = _joined([page.kind for page in pages], file_of, files, root)
     return Images(
@@ -170,7 +174,12 @@ class Images(Stream):
         ground: Ground | None = None,
         workers: int = 0,
     ) -> None:
-        self.root, self.files, self.file_of, self.pages = str(root), files, file_of, pages
+        self.root, self.files, self.file_of, self.pages = (
+            str(root),
+            files,
+            file_of,
+            pages,
+        )
         self.kind, self.ground, self.workers = kind, ground, workers
         self.several = set(np.flatnonzero(np.bincount(file_of) > 1).tolist())
         self.shape = (len(pages), *((3,) if kind.colour else ()), *pages[0].size)
@@ -183,9 +192,13 @@ class Images(Stream):
         ]
 
     def read(self, index: np.ndarray) -> Tensor:
-        rows, places = np.unique(index, return_inverse=True)  # so that each file is opened once
+        rows, places = np.unique(
+            index, return_inverse=True
+        )  # so that each file is opened once
         values = np.empty((len(rows), *self.shape[1:]), self.kind.dtype)
-        for i, group in groupby(range(len(rows)), lambda place: int(self.file_of[rows[place]])):
+        for i, group in groupby(
+            range(len(rows)), lambda place: int(self.file_of[rows[place]])
+        ):
             file = os.path.join(self.root, self.files[i])
             with opened(file) as image:
                 for place in group:
@@ -209,7 +222,9 @@ class Images(Stream):
         if self.kind.dtype != "uint8" or self.kind.maximum != 255:
             notes.append(f"numbers kept as they are stored ({self.kind})")
         if len({kind.maximum for kind in kinds}) > 1:
-            notes.append("images of fewer than 8 bits lie beside others, and are read as 0 to 255")
+            notes.append(
+                "images of fewer than 8 bits lie beside others, and are read as 0 to 255"
+            )
         if any(kind.indexed for kind in kinds):
             notes.append(f"palettes: the colours that they stand for ({self.kind})")
         if turned := sum(page.turned for page in self.pages):
@@ -218,9 +233,13 @@ class Images(Stream):
             )
         alpha = sum(page.alpha for page in self.pages)
         if alpha and self.ground is None:
-            notes.append(f"{counted(alpha, 'image')} with a transparency that is nowhere used")
+            notes.append(
+                f"{counted(alpha, 'image')} with a transparency that is nowhere used"
+            )
         elif alpha:
-            notes.append(f"{counted(alpha, 'image')} with transparency laid on {background}")
+            notes.append(
+                f"{counted(alpha, 'image')} with transparency laid on {background}"
+            )
         elif self.ground is not None:
             notes.append(
                 f"no image has transparency, so that --background {background} does nothing"

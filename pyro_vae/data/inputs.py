@@ -19,7 +19,9 @@ CHUNK = 2**22  # elements checked at a time
 COPIES = 4  # of a datum while it is read: as stored, as a number of the model's type, with noise, as it is used
 SAMPLE = 10_000  # data that moments are taken from
 UNCONDITIONAL = "c is a condition, and this pair is not conditional"
-PER_CONDITION = 10  # data for each number of a condition, at least, that a regression on it needs
+PER_CONDITION = (
+    10  # data for each number of a condition, at least, that a regression on it needs
+)
 LEAST_LEFT = 0.01  # of a standard deviation: a condition that says all
 FINE = 1e-3  # of a standard deviation: rounding that moves no density by a thousandth of a nat
 
@@ -75,8 +77,14 @@ def _unconditional(model: Any, x: Any, name: str, values: bool) -> Any:
     if tensor is None:  # something else that an index takes batches from
         _check_some(likelihood, x, name)
         return x
-    if parameter is None and not isinstance(x, Tensor) and tensor.dtype is torch.float64:
-        tensor = tensor.to(torch.get_default_dtype())  # NumPy's reals, for a pair of functions
+    if (
+        parameter is None
+        and not isinstance(x, Tensor)
+        and tensor.dtype is torch.float64
+    ):
+        tensor = tensor.to(
+            torch.get_default_dtype()
+        )  # NumPy's reals, for a pair of functions
     return _fitted(tensor, likelihood, parameter, name, values=values)
 
 
@@ -88,7 +96,10 @@ def _conditional(model: Any, x: Any, name: str, values: bool) -> Data:
             f"this pair is conditional and {name} has no condition: give c beside x, {context_of(model)} numbers for "
             f'each datum, or {name} as {{"x": x, "c": c}}'
         )
-    x, c = _unconditional(model, fields["x"], name, values), as_condition(model, fields["c"])
+    x, c = (
+        _unconditional(model, fields["x"], name, values),
+        as_condition(model, fields["c"]),
+    )
     if not parts_of(x):  # what only an index takes batches from
         x = Selected(x, torch.arange(len(x)))
     return Data({"x": x, "c": c}, name)
@@ -115,7 +126,9 @@ def as_condition(model: Any, c: Any) -> Tensor:
         )
     tensor = _as_tensor(c, "c")
     if tensor is None:
-        raise InputError(f"c is a {type(c).__name__}; give numbers, {width} for each datum")
+        raise InputError(
+            f"c is a {type(c).__name__}; give numbers, {width} for each datum"
+        )
     if tensor.ndim == 1 and width > 1 and not tensor.is_floating_point():
         wrong = ((tensor < 0) | (tensor >= width)).nonzero().flatten()
         if len(wrong):
@@ -145,7 +158,9 @@ def as_condition(model: Any, c: Any) -> Tensor:
 
 def _holds_texts(c: Any) -> bool:
     first = c[0] if isinstance(c, (list, tuple)) and c else None
-    return isinstance(first, str) or (isinstance(c, np.ndarray) and c.dtype.kind in "US")
+    return isinstance(first, str) or (
+        isinstance(c, np.ndarray) and c.dtype.kind in "US"
+    )
 
 
 def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:
@@ -160,10 +175,14 @@ def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:
             raise InputError(UNCONDITIONAL)
         return ()
     if c is None:
-        raise InputError(f"this pair is conditional: give c, {width} numbers for each datum")
+        raise InputError(
+            f"this pair is conditional: give c, {width} numbers for each datum"
+        )
     numbers = torch.as_tensor(c) if isinstance(c, (int, float, list, tuple)) else c
     if isinstance(numbers, Tensor):
-        one = numbers.ndim == 0 or (numbers.is_floating_point() and numbers.shape == (width,))
+        one = numbers.ndim == 0 or (
+            numbers.is_floating_point() and numbers.shape == (width,)
+        )
         numbers = numbers[None] if one else numbers
     tensor = as_condition(model, numbers)
     if len(tensor) not in (1, n):
@@ -211,16 +230,25 @@ class Items:
         """Items of a data set for a pair that takes them as they are: the batch has their structure."""
         first = items[0]
         if isinstance(first, dict):
-            return {name: self._together([item[name] for item in items]) for name in first}
+            return {
+                name: self._together([item[name] for item in items]) for name in first
+            }
         if isinstance(first, (tuple, list)) and len(first) > 1:
-            return tuple(self._together(list(parts)) for parts in zip(*items, strict=True))
+            return tuple(
+                self._together(list(parts)) for parts in zip(*items, strict=True)
+            )
         return self._stacked([_first(item, self.name) for item in items])
 
     def _stacked(self, some: list[Tensor]) -> Tensor:
         if len({t.shape for t in some}) > 1:
             shapes = sorted({str(tuple(t.shape)) for t in some})
-            raise InputError(f"the data of {self.name} do not have one shape: {', '.join(shapes)}")
-        likelihood, parameter = getattr(self.model, "likelihood", None), _parameter(self.model)
+            raise InputError(
+                f"the data of {self.name} do not have one shape: {', '.join(shapes)}"
+            )
+        likelihood, parameter = (
+            getattr(self.model, "likelihood", None),
+            _parameter(self.model),
+        )
         return _fitted(torch.stack(some), likelihood, parameter, self.name, values=True)
 
 
@@ -251,13 +279,17 @@ class Call:
     handed on whole.
     """
 
-    def __init__(self, data: Any, more: tuple[Any, ...] = (), kwargs: Any = None) -> None:
+    def __init__(
+        self, data: Any, more: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> None:
         self.data, self.more, self.kwargs = data, more, dict(kwargs or {})
         rows = rows_of([data])
         self.size = len(data) if rows is None else rows
 
     @classmethod
-    def of(cls, model: Any, x: Any, more: tuple[Any, ...] = (), kwargs: Any = None) -> "Call":
+    def of(
+        cls, model: Any, x: Any, more: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> "Call":
         """The call of a pair with data of any kind, `program(x, *more, **kwargs)`; a condition c is part of the data.
 
         Raises:
@@ -282,7 +314,9 @@ class Call:
 
     def _of(self, data: Any, index: Any) -> "Call":
         """The same with other data, which are those that `index` names."""
-        return Call(data, cut(self.more, index, self.size), cut(self.kwargs, index, self.size))
+        return Call(
+            data, cut(self.more, index, self.size), cut(self.kwargs, index, self.size)
+        )
 
     def selected(self, rows: Tensor) -> "Call":
         """The same with some of its data, which are read when they are asked for, where they are not in memory."""
@@ -378,7 +412,9 @@ def left_by_condition(x: Tensor, c: Tensor, std: Tensor) -> Tensor:
     with_one = torch.cat([c, c.new_ones(n, 1)], 1).double().cpu()
     y = x.flatten(1).double().cpu()
     residual = y - with_one @ torch.linalg.lstsq(with_one, y, driver="gelsd").solution
-    left = (residual.square().sum(0) / (n - width - 1)).sqrt().to(std).reshape(std.shape)
+    left = (
+        (residual.square().sum(0) / (n - width - 1)).sqrt().to(std).reshape(std.shape)
+    )
     return torch.minimum(left, std).maximum(LEAST_LEFT * std)
 
 
@@ -404,7 +440,9 @@ def _array_like(x: Any, name: str) -> Any:
             f"{name} is a DataLoader; give the data set in it, {name}.dataset, and batch_size="
         )
     if isinstance(x, (str, bytes, Path)):
-        raise InputError(f"{name}={x!r} is a text and no data; read the file with load_data first")
+        raise InputError(
+            f"{name}={x!r} is a text and no data; read the file with load_data first"
+        )
     if hasattr(x, "representation") and hasattr(x, "split"):  # a DataSet
         raise InputError(
             f"{name} is a data set with splits; give one of them: "
@@ -441,7 +479,9 @@ def _as_tensor(x: Any, name: str, *, missing: bool = False) -> Tensor | None:
         raise InputError(f"{name} holds {x.dtype} and not numbers")
     if x.dtype.kind == "f" and x.dtype.itemsize > 8:
         x = x.astype(np.float64)
-    if x.dtype.kind == "u" and x.dtype.itemsize > 1:  # torch computes with signed ones alone
+    if (
+        x.dtype.kind == "u" and x.dtype.itemsize > 1
+    ):  # torch computes with signed ones alone
         x = x.astype(np.int64)
     native = np.require(x, x.dtype.newbyteorder("="), ["C"])
     return torch.from_numpy(native if native.flags.writeable else native.copy())
@@ -450,16 +490,24 @@ def _as_tensor(x: Any, name: str, *, missing: bool = False) -> Tensor | None:
 def _parts_as_tensors(value: Any, parameter: Tensor | None, name: str) -> Any:
     """A tuple or dict with tensors in place of arrays, tables and lists, of the model's type and on its device."""
     if isinstance(value, dict):
-        return {key: _parts_as_tensors(part, parameter, name) for key, part in value.items()}
+        return {
+            key: _parts_as_tensors(part, parameter, name) for key, part in value.items()
+        }
     if isinstance(value, tuple):
         parts = [_parts_as_tensors(part, parameter, name) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     tensor = _as_tensor(value, name)
     if tensor is None or not tensor.dim():
         return value
-    if parameter is None and not isinstance(value, Tensor) and tensor.dtype is torch.float64:
+    if (
+        parameter is None
+        and not isinstance(value, Tensor)
+        and tensor.dtype is torch.float64
+    ):
         tensor = tensor.to(torch.get_default_dtype())
-    return _fitted(tensor, None, parameter, name, values=False) if len(tensor) else tensor
+    return (
+        _fitted(tensor, None, parameter, name, values=False) if len(tensor) else tensor
+    )
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
@@ -468,9 +516,13 @@ def _numpy(x: Any, name: str) -> np.ndarray:
             return torch.stack(x).cpu().numpy()
         array = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{name} is no array of numbers of one shape ({error})") from error
+        raise InputError(
+            f"{name} is no array of numbers of one shape ({error})"
+        ) from error
     if array.dtype == object:
-        raise InputError(f"{name} holds {type(x).__name__} objects and not numbers of one shape")
+        raise InputError(
+            f"{name} holds {type(x).__name__} objects and not numbers of one shape"
+        )
     return array
 
 
@@ -519,16 +571,22 @@ def _fitted(
 ) -> Tensor:
     """A tensor checked and brought to the model's type and device."""
     if x.ndim == 0:
-        raise InputError(f"{name} is a single number and no data set; give a batch (N, ...)")
+        raise InputError(
+            f"{name} is a single number and no data set; give a batch (N, ...)"
+        )
     shape = getattr(likelihood, "shape", None)
     if shape is not None:
         _check_shape(tuple(x.shape), tuple(shape), name)
     _not_empty(x, name)
     if x.is_complex():
-        raise InputError(f"{name} holds complex numbers; give their real and imaginary parts")
+        raise InputError(
+            f"{name} holds complex numbers; give their real and imaginary parts"
+        )
     if parameter is None:
         return x
-    wanted = parameter.dtype if likelihood is not None or x.is_floating_point() else x.dtype
+    wanted = (
+        parameter.dtype if likelihood is not None or x.is_floating_point() else x.dtype
+    )
     result = x.to(device=parameter.device, dtype=wanted)
     if likelihood is not None and values:
         _check_values(x, result, likelihood, name)
@@ -549,7 +607,9 @@ def _check_shape(got: tuple[int, ...], shape: tuple[int, ...], name: str) -> Non
             f"{text}: bring the channels to the front, torch.as_tensor({name}).permute(0, 3, 1, 2)"
         )
     if math.prod(got[1:]) == math.prod(shape):
-        raise InputError(f"{text}: use {name}.reshape({', '.join(map(str, (-1, *shape)))})")
+        raise InputError(
+            f"{text}: use {name}.reshape({', '.join(map(str, (-1, *shape)))})"
+        )
     raise InputError(text)
 
 
@@ -597,7 +657,9 @@ def _accepted(likelihood: Any, x: Tensor, start: int, name: str) -> None:
                 check(x[row : row + 1])
             except InputError:
                 text = str(error).replace("x holds", f"{name} holds", 1)
-                raise InputError(f"{text}; datum {start + row} (counted from 0) has one") from error
+                raise InputError(
+                    f"{text}; datum {start + row} (counted from 0) has one"
+                ) from error
         raise
 
 
@@ -609,7 +671,9 @@ def _check_rounding(x: Tensor, dtype: torch.dtype, name: str) -> None:
     coarse = (torch.finfo(dtype).eps * mean.abs() > FINE * std) & (std > 0)
     if not coarse.any():
         return
-    exact = ((x == x.round()) & (x.abs() <= 2 / torch.finfo(dtype).eps) | x.isnan()).all(0)
+    exact = (
+        (x == x.round()) & (x.abs() <= 2 / torch.finfo(dtype).eps) | x.isnan()
+    ).all(0)
     coarse &= ~exact
     if coarse.any():
         where = coarse.nonzero()[0].tolist()
@@ -632,6 +696,8 @@ def _check_some(likelihood: Any, x: Any, name: str) -> None:
     if not isinstance(some, Tensor):
         raise InputError(f"a slice of {name} is a {type(some).__name__} and no tensor")
     _check_shape(
-        (len(x), *some.shape[1:]), tuple(getattr(likelihood, "shape", some.shape[1:])), name
+        (len(x), *some.shape[1:]),
+        tuple(getattr(likelihood, "shape", some.shape[1:])),
+        name,
     )
     _accepted(likelihood, some, 0, name)

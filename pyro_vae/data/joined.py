@@ -24,7 +24,9 @@ class Joined(Stream):
         for i in np.unique(which):
             here = which == i
             start = self.ends[i] - len(self.parts[i])
-            rows[torch.from_numpy(here)] = self.parts[i][torch.from_numpy(index[here] - start)]
+            rows[torch.from_numpy(here)] = self.parts[i][
+                torch.from_numpy(index[here] - start)
+            ]
         return rows
 
 
@@ -46,4 +48,6 @@ def joined_names(
         return np.concatenate([names[part] for part in sizes])
     if len(sizes) == 1:
         return None
-    return np.array([f"{part} {i}" for part, size in sizes.items() for i in range(size)])
+    return np.array(
+        [f"{part} {i}" for part, size in sizes.items() for i in range(size)]
+    )

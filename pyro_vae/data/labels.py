@@ -12,7 +12,18 @@ from pyro_vae.data.text import WHITE, cells, read_text
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import user_path
 
-FILE_WORDS = {"file", "filename", "file_name", "name", "image", "image_id", "img", "path", "id", ""}
+FILE_WORDS = {
+    "file",
+    "filename",
+    "file_name",
+    "name",
+    "image",
+    "image_id",
+    "img",
+    "path",
+    "id",
+    "",
+}
 
 
 def separate_labels(
@@ -69,14 +80,18 @@ def one_each(labels: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
         InputError: for any other shape, and for what is neither a number nor a text.
     """
     if labels.dtype.kind not in "biufUS":
-        raise InputError(f"{what} holds {labels.dtype}; labels must be numbers or texts")
+        raise InputError(
+            f"{what} holds {labels.dtype}; labels must be numbers or texts"
+        )
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "replace")
     notes = []
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "biuf" and _one_hot(labels):
-        notes.append(f"{what}: rows of 0 and a single 1, taken for {labels.shape[1]} classes")
+        notes.append(
+            f"{what}: rows of 0 and a single 1, taken for {labels.shape[1]} classes"
+        )
         labels = labels.argmax(1)
     if labels.ndim != 1:
         raise InputError(
@@ -90,7 +105,10 @@ def one_each(labels: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _one_hot(labels: np.ndarray) -> bool:
-    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1, dtype=float) == 1).all())
+    return bool(
+        ((labels == 0) | (labels == 1)).all()
+        and (labels.sum(1, dtype=float) == 1).all()
+    )
 
 
 def _text_labels(
@@ -127,7 +145,11 @@ def _names_first(rows: list[list[str]], known: np.ndarray | None) -> bool:
 
 
 def _pairs(
-    file: Path, rows: list[list[str]], count: int, known: np.ndarray | None, notes: list[str]
+    file: Path,
+    rows: list[list[str]],
+    count: int,
+    known: np.ndarray | None,
+    notes: list[str],
 ) -> tuple[np.ndarray | dict[str, str], list[str]]:
     """Lines of two cells: names and labels, or places in the order of the data and labels."""
     headed = rows[0][0].lower() in FILE_WORDS
@@ -168,7 +190,9 @@ def _repeated(names: Sequence[str]) -> set[str]:
     return {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
 
 
-def _by_name(file: Path, labels: dict[str, str], known: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _by_name(
+    file: Path, labels: dict[str, str], known: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
     """Labels by the names of their data, put into the order of the data."""
     places = _places(known)
     ordered: list[Any] = [None] * len(known)
@@ -178,13 +202,21 @@ def _by_name(file: Path, labels: dict[str, str], known: np.ndarray) -> tuple[np.
         if place is None:
             unused += 1
         elif ordered[place] is not None:
-            raise InputError(f"{file} names {str(known[place])!r} twice; each datum has one label")
+            raise InputError(
+                f"{file} names {str(known[place])!r} twice; each datum has one label"
+            )
         else:
             ordered[place] = label
     if None in ordered:
-        missing = [str(name) for name, label in zip(known, ordered, strict=True) if label is None]
+        missing = [
+            str(name)
+            for name, label in zip(known, ordered, strict=True)
+            if label is None
+        ]
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise InputError(f"{file} has no label for {missing[0]!r}{more}; each datum needs one")
+        raise InputError(
+            f"{file} has no label for {missing[0]!r}{more}; each datum needs one"
+        )
     notes = [f"labels matched by name with the lines of {file.name}"]
     if unused:
         notes.append(
@@ -207,18 +239,26 @@ def _in_order(
         listed = [str(name) for name in files]
         counted = sorted(listed, key=_natural)
         if listed != counted:
-            i = next(i for i, (a, b) in enumerate(zip(listed, counted, strict=True)) if a != b)
+            i = next(
+                i
+                for i, (a, b) in enumerate(zip(listed, counted, strict=True))
+                if a != b
+            )
             raise InputError(
                 f"{file} gives labels without names, and the order of the files is not certain: is {listed[i]} or "
                 f"{counted[i]} number {i + 1}? Write lines of two cells, as in {listed[i]},label"
             )
-        notes.append(f"labels in the order of the names of the files: {', '.join(listed[:3])}, ...")
+        notes.append(
+            f"labels in the order of the names of the files: {', '.join(listed[:3])}, ..."
+        )
     return _numbers(labels), notes
 
 
 def _natural(name: str) -> list[Any]:
     """A key that puts 2.png before 10.png."""
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)]
+    return [
+        (0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)
+    ]
 
 
 def _numbers(labels: np.ndarray) -> np.ndarray:

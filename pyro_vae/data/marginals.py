@@ -23,7 +23,9 @@ FINE = 500  # steps in a standard deviation that make a lattice as good as a con
 COARSE = 2  # steps in a standard deviation below which a density is no description
 BLURRED = 10  # least numbers of the stored type in a standard deviation
 REPEATED = 20  # times that each value occurs, on average, where there are few of them
-SPARSE = 8  # steps between one value and the next, as a rule, where there are few of them
+SPARSE = (
+    8  # steps between one value and the next, as a rule, where there are few of them
+)
 FAR = 100  # spreads from 0 at which float32 begins to lose a difference
 HELD = (1e-10, 1e10)  # spreads that float32 holds, their squares too
 HEAVY = 100  # times the spread of the inner half: a deviation that is worth a word
@@ -73,14 +75,17 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
         return Column("constant", centre.item(), 0.0, 0.0, 1)
 
     # Differences from the centre: exact for whole numbers, and small for any.
-    points = (different.astype(np.float64) if _real(values) else different.astype(np.int64)) - (
-        centre.astype(np.float64) if _real(values) else int(centre)
-    )
+    points = (
+        different.astype(np.float64) if _real(values) else different.astype(np.int64)
+    ) - (centre.astype(np.float64) if _real(values) else int(centre))
     points = points.astype(np.float64)
     largest = np.abs(points).max()
-    deviation = float(largest * math.sqrt(np.average((points / largest) ** 2, weights=counts)))
+    deviation = float(
+        largest * math.sqrt(np.average((points / largest) ** 2, weights=counts))
+    )
     low, high = (
-        points[np.searchsorted(counts.cumsum(), len(there) * share)] for share in (0.25, 0.75)
+        points[np.searchsorted(counts.cumsum(), len(there) * share)]
+        for share in (0.25, 0.75)
     )
     spread = float(high - low) / 1.349 or deviation
     about = {"centre": centre.item(), "spread": spread, "different": len(different)}
@@ -88,11 +93,15 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
     # The lattice of the values, or that of the type that they are stored as.
     if _real(values):
         grid = lattice(different.astype(np.float64), float(np.finfo(values.dtype).eps))
-        step = grid.step if grid else float(np.spacing(np.abs(different[[0, -1]]).max()))
+        step = (
+            grid.step if grid else float(np.spacing(np.abs(different[[0, -1]]).max()))
+        )
     else:
         grid = lattice(points, np.finfo(np.float64).eps)
         step = grid.step if grid else 1.0
-    if _real(values) and deviation < BLURRED * np.spacing(np.abs(different[[0, -1]]).max()):
+    if _real(values) and deviation < BLURRED * np.spacing(
+        np.abs(different[[0, -1]]).max()
+    ):
         return Column("coarse", step=step, blurred=str(values.dtype), **about)
 
     # Few values with wide gaps between them: the step of their lattice says nothing of where they are.
@@ -103,7 +112,9 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
     if deviation < FINE * step:
         whole = step == round(step) and bool((different == np.round(different)).all())
         whole = whole and not whole_too
-        coarse = "whole" if whole else "coarse" if deviation < COARSE * step else "rounded"
+        coarse = (
+            "whole" if whole else "coarse" if deviation < COARSE * step else "rounded"
+        )
         return Column(coarse, step=step, **about)
 
     # Reals, unless some of them are out of place.
@@ -147,10 +158,13 @@ class Columns:
         if len(self.shape) == 1 or dense is not None:
             columns = list(sample.reshape(len(sample), -1).T)
         else:  # one channel after the other, or all as one
-            channels = self.shape[0] if len(self.shape) == 3 and self.shape[0] <= 4 else 1
+            channels = (
+                self.shape[0] if len(self.shape) == 3 and self.shape[0] <= 4 else 1
+            )
             pixels = sample.reshape(len(sample), channels, -1)
             columns = [
-                p[:: -(-p.size // POOLED)] for p in (pixels[:, c].ravel() for c in range(channels))
+                p[:: -(-p.size // POOLED)]
+                for p in (pixels[:, c].ravel() for c in range(channels))
             ]
         self.parts = [
             column(np.ascontiguousarray(values), whole_too=dense is not None)
@@ -182,12 +196,18 @@ class Columns:
             if isinstance(c.centre, int):
                 decade = max(1, int(decade)) if decade < 2**62 else 0
             shifts.append(
-                round(c.centre / decade) * decade if far and decade else c.centre if far else 0
+                round(c.centre / decade) * decade
+                if far and decade
+                else c.centre
+                if far
+                else 0
             )
             units.append(unit)
         if not any(shifts) and set(units) == {1.0}:
             return None
-        return Units(self._spread_out([float(s) for s in shifts]), self._spread_out(units))
+        return Units(
+            self._spread_out([float(s) for s in shifts]), self._spread_out(units)
+        )
 
     @cached_property
     def steps(self) -> Each:
@@ -197,7 +217,9 @@ class Columns:
     @cached_property
     def floors(self) -> Each:
         """The least scale of a density of each column, in stored units."""
-        return self._spread_out([c.step / 2 if c.kind == "rounded" else 0.0 for c in self.parts])
+        return self._spread_out(
+            [c.step / 2 if c.kind == "rounded" else 0.0 for c in self.parts]
+        )
 
     def check(self, data: str, *, noise: bool) -> None:
         """Raise `InputError` for columns that no density can be put on, naming them and the ways out.
@@ -230,7 +252,9 @@ class Columns:
         columns = self.of("coarse", "whole")
         if columns and not noise:
             steps = sorted({self.parts[i].step for i in columns})
-            said = ", ".join(f"{step:.6g}" for step in steps[:4]) + (", ..." if steps[4:] else "")
+            said = ", ".join(f"{step:.6g}" for step in steps[:4]) + (
+                ", ..." if steps[4:] else ""
+            )
             raise InputError(
                 f"the values of {data} are whole multiples of a step ({said}) in {self.listed(columns)}, where a "
                 "density can grow without end: add --dequantize (uniform noise of one step), choose a likelihood for "
@@ -242,13 +266,15 @@ class Columns:
         empty, constant = self.of("empty"), self.of("constant")
         few, stepped = self.of("few"), self.of("coarse", "whole")
         spelled = [
-            i for i in self.of("rounded") if not is_decimal(float(f"{self.parts[i].step:.4g}"))
+            i
+            for i in self.of("rounded")
+            if not is_decimal(float(f"{self.parts[i].step:.4g}"))
         ]
-        stepped = sorted([*stepped, *spelled])  # levels that were divided, as bytes by 255
+        stepped = sorted(
+            [*stepped, *spelled]
+        )  # levels that were divided, as bytes by 255
         if empty:
-            return (
-                f"{self.listed(empty)} has no value in all data, and what is said of it is a guess"
-            )
+            return f"{self.listed(empty)} has no value in all data, and what is said of it is a guess"
         if constant:
             return f"{self.listed(constant)} has one value in all data, where a density can grow without end"
         if few:
@@ -271,7 +297,9 @@ class Columns:
         """
         notes = []
         if not noise and (rounded := self.of("rounded")):
-            steps = ", ".join(f"{s:.6g}" for s in sorted({self.parts[i].step for i in rounded})[:4])
+            steps = ", ".join(
+                f"{s:.6g}" for s in sorted({self.parts[i].step for i in rounded})[:4]
+            )
             notes.append(
                 f"{self.listed(rounded)}: values are rounded to {steps}; the scale of a density is kept above half "
                 "of that"
@@ -279,7 +307,11 @@ class Columns:
         for i, c in enumerate(self.parts):
             if c.extreme:
                 row, value = c.extreme
-                where = f"row {rows[row]} (counted from 0)" if len(self.shape) == 1 else "one image"
+                where = (
+                    f"row {rows[row]} (counted from 0)"
+                    if len(self.shape) == 1
+                    else "one image"
+                )
                 notes.append(
                     f"{self.listed([i])}: {value:.6g} in {where} is {abs(value - c.centre) / c.spread:.3g} times as "
                     "far from the median as is usual; is it right? --likelihood studentt bears such values"
@@ -289,7 +321,11 @@ class Columns:
                     f"{self.listed([i])}: {c.repeated[0]:.6g} stands in {100 * c.repeated[1]:.2g} % of the data; if it "
                     "marks missing values, leave those rows out, since a density can put a peak there"
                 )
-        return notes if len(notes) <= 6 else [*notes[:5], f"and {len(notes) - 5} more such columns"]
+        return (
+            notes
+            if len(notes) <= 6
+            else [*notes[:5], f"and {len(notes) - 5} more such columns"]
+        )
 
     def farthest(self, values: np.ndarray, rows: np.ndarray) -> str | None:
         """A sentence on the value of other data, `(N, D)`, that is farthest out, where it is far from all of these."""
@@ -307,7 +343,9 @@ class Columns:
     def listed(self, columns: list[int]) -> str:
         """Columns by their names, a few of them."""
         if len(self.shape) > 1:
-            return "the images" if len(self.parts) == 1 else "the channels of the images"
+            return (
+                "the images" if len(self.parts) == 1 else "the channels of the images"
+            )
         names = ", ".join(self.names[i] for i in columns[:4])
         more = f" and {len(columns) - 4} more" if columns[4:] else ""
         counted = "" if self.named else " (counted from 0)"

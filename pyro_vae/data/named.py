@@ -23,7 +23,9 @@ def _folders(request: Request) -> list[Path]:
 
 
 def _find(request: Request, *names: str) -> Path | None:
-    return next((f / n for f in _folders(request) for n in names if (f / n).is_file()), None)
+    return next(
+        (f / n for f in _folders(request) for n in names if (f / n).is_file()), None
+    )
 
 
 def _missing(request: Request, what: str, reason: str = "") -> InputError:
@@ -48,7 +50,9 @@ def _idx(path: Path) -> np.ndarray:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         dims = content[3]
-        shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
+        shape = [
+            int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)
+        ]
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
 
 
@@ -65,8 +69,14 @@ def _mnist_like(folder: str) -> Callable[[Request], Loaded]:
                 if path is None:
                     raise _missing(request, f"{name}.gz")
                 paths[f"{split}-{kind[:6]}"] = path
-        images = {"train": _idx(paths["train-images"]), "test": _idx(paths["t10k-images"])}
-        labels = {"train": _idx(paths["train-labels"]), "test": _idx(paths["t10k-labels"])}
+        images = {
+            "train": _idx(paths["train-images"]),
+            "test": _idx(paths["t10k-images"]),
+        }
+        labels = {
+            "train": _idx(paths["train-labels"]),
+            "test": _idx(paths["t10k-labels"]),
+        }
         return Loaded(images, labels, str(paths["train-images"].parent))
 
     return load
@@ -78,10 +88,12 @@ def _torchvision() -> Any:
         from torchvision import datasets
     except RuntimeError:
         torch.library.define(
-            "torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            "torchvision::nms",
+            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         )
         torch.library.define(
-            "torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            "torchvision::qnms",
+            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         )
         from torchvision import datasets
     return datasets
@@ -113,7 +125,9 @@ def _binarized_mnist(request: Request) -> Loaded:
             "validation": archive["valid"],
             "test": archive["test"],
         }
-        return Loaded({k: v.reshape(-1, 28, 28) for k, v in images.items()}, None, str(path))
+        return Loaded(
+            {k: v.reshape(-1, 28, 28) for k, v in images.items()}, None, str(path)
+        )
 
 
 def _freyfaces(request: Request) -> Loaded:
@@ -138,9 +152,13 @@ def _omniglot(request: Request) -> Loaded:
         try:
             root = _folders(request)[-1]
             root.mkdir(parents=True, exist_ok=True)
-            drawings = _torchvision().Omniglot(str(root), background=background, download=True)
+            drawings = _torchvision().Omniglot(
+                str(root), background=background, download=True
+            )
         except (OSError, RuntimeError) as error:
-            reason = f", and torchvision's copy could not be downloaded ({one_line(error)})"
+            reason = (
+                f", and torchvision's copy could not be downloaded ({one_line(error)})"
+            )
             raise _missing(request, "omniglot/omniglot_28x28.npz", reason) from error
         small = [
             (255 - np.asarray(image.convert("L").resize((28, 28))), label)
@@ -176,4 +194,6 @@ FIXED_SIZES = {
 }
 
 EPOCHS = {"digits": 300}  # passes that a small data set needs, where it is not 100
-MAXIMA = {"digits": 16.0}  # the largest value of data stored as bytes, where it is not 255
+MAXIMA = {
+    "digits": 16.0
+}  # the largest value of data stored as bytes, where it is not 255

@@ -48,8 +48,12 @@ class Reach(NamedTuple):
         v = present(v)
         if not v.numel():
             return self
-        whole = self.whole and (not v.is_floating_point() or bool((v == v.round()).all()))
-        return Reach(min(self.low, float(v.min())), max(self.high, float(v.max())), whole)
+        whole = self.whole and (
+            not v.is_floating_point() or bool((v == v.round()).all())
+        )
+        return Reach(
+            min(self.low, float(v.min())), max(self.high, float(v.max())), whole
+        )
 
 
 def nature_of(
@@ -80,7 +84,9 @@ def nature_of(
         units, high = spelled
         top = maximum or (BYTE if BYTE / 2 < high <= BYTE else high)
         if high > top:
-            raise InputError(f"{name} holds the level {high}, above --maximum {maximum}")
+            raise InputError(
+                f"{name} holds the level {high}, above --maximum {maximum}"
+            )
         note = f"the values {units} are taken for grey levels from 0 to {top:g}; --maximum N says otherwise"
         return Nature(Representation.LEVELS, float(top), (note,), units)
     return _grey(name, reach, image=image, maximum=maximum, known=known)
@@ -101,10 +107,16 @@ def _grey(
     given = known if maximum is None else maximum
     if given is not None and levels:
         if reach.high > given:
-            option = f"--maximum {maximum}" if maximum is not None else f"a maximum of {given:g}"
+            option = (
+                f"--maximum {maximum}"
+                if maximum is not None
+                else f"a maximum of {given:g}"
+            )
             raise InputError(f"{name} holds the value {reach.high:g}, above {option}")
         bits = given == 1 or (maximum is None and kind is Representation.BINARY)
-        return Nature(kind, 1.0) if bits else Nature(Representation.LEVELS, float(given))
+        return (
+            Nature(kind, 1.0) if bits else Nature(Representation.LEVELS, float(given))
+        )
 
     # Else the largest value that occurs, or that of bytes where it is near.
     if kind in (Representation.BINARY, Representation.UNIT):
@@ -137,12 +149,16 @@ def _two_values(values: Mapping[str, Tensor | Stream], reach: Reach) -> Units | 
     if len(_different(_sample(values))) > 2:
         return None
     for v in values.values():
-        if not all(bool(torch.isin(present(part).double(), ends).all()) for part in chunks(v)):
+        if not all(
+            bool(torch.isin(present(part).double(), ends).all()) for part in chunks(v)
+        ):
             return None
     return Units((reach.low,), (reach.high - reach.low,), whole=True)
 
 
-def _levels(values: Mapping[str, Tensor | Stream], *, image: bool) -> tuple[Units, int] | None:
+def _levels(
+    values: Mapping[str, Tensor | Stream], *, image: bool
+) -> tuple[Units, int] | None:
     """How grey levels are spelled, and the highest of them, where all values lie on a lattice, or those of a channel.
 
     A lattice of a step that people round to is one of rounded measurements, and is none of levels.
@@ -154,17 +170,25 @@ def _levels(values: Mapping[str, Tensor | Stream], *, image: bool) -> tuple[Unit
         samples = np.split(sample, channels, axis=1)
         grids = [_grid(channel, image=image) for channel in samples]
         if all(grids):
-            return _spelled(values, [g for g in grids if g], math.prod(shape) // channels)
+            return _spelled(
+                values, [g for g in grids if g], math.prod(shape) // channels
+            )
     return None
 
 
 def _grid(sample: np.ndarray, *, image: bool) -> Lattice | None:
     """The lattice of levels on which some values lie."""
     different = _different(sample).astype(np.float64)
-    grid = lattice(different, float(np.finfo(sample.dtype).eps)) if len(different) > 2 else None
+    grid = (
+        lattice(different, float(np.finfo(sample.dtype).eps))
+        if len(different) > 2
+        else None
+    )
     if grid is None or is_decimal(grid.step) or grid.high >= LEVELS:
         return None
-    scarce = not image and (sample.shape[1] < FEWEST or len(different) * FEWEST > sample.size)
+    scarce = not image and (
+        sample.shape[1] < FEWEST or len(different) * FEWEST > sample.size
+    )
     sparse = float(np.median(np.diff(different))) > SPARSE * grid.step
     return None if scarce or sparse else grid
 
@@ -189,11 +213,16 @@ def _spelled(
     k = low / steps
     low = low.where((low < 0) | ((k - k.round()).abs() > NEAR / 10), 0.0)
     top = int(((high - low) / steps).round().max())
-    each = [alike([n for n in t.flatten().tolist() for _ in range(size)]) for t in (low, steps)]
+    each = [
+        alike([n for n in t.flatten().tolist() for _ in range(size)])
+        for t in (low, steps)
+    ]
     return Units(each[0], each[1], whole=True), top
 
 
-def _range(values: Mapping[str, Tensor | Stream], *, image: bool, enough: float | None) -> Reach:
+def _range(
+    values: Mapping[str, Tensor | Stream], *, image: bool, enough: float | None
+) -> Reach:
     """The range of all values; of bytes only as much of them is read as decides what they are."""
     reach = Reach()
     bytes_only = all(v[:0].dtype is torch.uint8 for v in values.values())

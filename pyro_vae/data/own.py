@@ -37,7 +37,10 @@ READERS = {
     **dict.fromkeys(TEXTS, TEXT),
 }
 FOLDER = Reader(image_folder)
-OWN = ("labels", *sorted({option for reader in READERS.values() for option in reader.options}))
+OWN = (
+    "labels",
+    *sorted({option for reader in READERS.values() for option in reader.options}),
+)
 
 
 def _reader(path: Path) -> Reader | None:
@@ -65,14 +68,18 @@ def may_have_holes(file: str) -> bool:
 def own(request: Request) -> Loaded:
     """Read the file or folder that `request.dataset` names."""
     if not request.dataset.strip():
-        raise InputError("--dataset is empty: name a data set, a file, or a folder of images")
+        raise InputError(
+            "--dataset is empty: name a data set, a file, or a folder of images"
+        )
     path = user_path(request.dataset)
     reader = _reader(path)
     if reader is None:
         raise InputError(_unknown(path, request.dataset))
     for option in OWN[1:]:
         if getattr(request, option) is not None and option not in reader.options:
-            fit = [suffix for suffix, other in READERS.items() if option in other.options]
+            fit = [
+                suffix for suffix, other in READERS.items() if option in other.options
+            ]
             raise InputError(
                 f"--{option} is for data in {', '.join(fit)}, which {request.dataset} is not"
             )
@@ -88,7 +95,9 @@ def _unknown(path: Path, given: str) -> str:
     if path.is_file() and (way := way_in(path)) is not None:
         return f"--dataset {given} {way}"
     if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return f"--dataset {given} is one image: name the folder in which all of them lie"
+        return (
+            f"--dataset {given} is one image: name the folder in which all of them lie"
+        )
     near = difflib.get_close_matches(given, NAMED, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     if path.is_file():

@@ -19,11 +19,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "DIB", "WEBP", "PPM", "JPEG2000")
-FILMS = ("PNG", "GIF", "WEBP")  # formats whose further pictures are the frames of an animation
+FILMS = (
+    "PNG",
+    "GIF",
+    "WEBP",
+)  # formats whose further pictures are the frames of an animation
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
 COLOUR = ("RGB", "RGBA", "P", "PA")
 OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
-FINE = {1.0, 3.0, 15.0, 255.0}  # maxima of grey whose steps are whole numbers of a byte's
+FINE = {
+    1.0,
+    3.0,
+    15.0,
+    255.0,
+}  # maxima of grey whose steps are whole numbers of a byte's
 
 # Tags of TIFF and of EXIF, and where Pillow keeps what tells how an image is turned.
 SUBFILE, BITS, ORIENTATION, COLOUR_MAP, SAMPLE_FORMAT = 254, 258, 274, 320, 339
@@ -95,11 +104,16 @@ def opened(file: str) -> Iterator["Image"]:
             warnings.filterwarnings("error", message="Truncated File Read")
             status = os.stat(file)
             if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-                raise InputError(f"{shown(file)} is no regular file; remove it from the folder")
+                raise InputError(
+                    f"{shown(file)} is no regular file; remove it from the folder"
+                )
             if status.st_size == 0:
                 raise InputError(f"{shown(file)} is empty; copy it anew, or remove it")
             # By its name Pillow would map it into memory, and garble a TIFF that is stored turned.
-            with open(file, "rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            with (
+                open(file, "rb") as stream,
+                Image.open(stream, formats=FORMATS) as image,
+            ):
                 yield image
     except (InputError, MemoryError):
         raise
@@ -111,8 +125,12 @@ def opened(file: str) -> Iterator["Image"]:
     except Exception as error:  # a damaged file can fail in any part of Pillow
         reason = getattr(error, "strerror", None) or one_line(error)
         if "cannot identify" in reason:
-            reason = "it is damaged, or of a format or a type of pixels that is not known"
-        raise InputError(f"{shown(file)} cannot be read as an image: {shown(reason)}") from error
+            reason = (
+                "it is damaged, or of a format or a type of pixels that is not known"
+            )
+        raise InputError(
+            f"{shown(file)} cannot be read as an image: {shown(reason)}"
+        ) from error
 
 
 def look(file: str) -> tuple[list[Page], int]:
@@ -143,8 +161,12 @@ def look(file: str) -> tuple[list[Page], int]:
 def page_of(file: str, image: "Image", number: int = 0) -> Page:
     """What the header says of the picture at which an open file stands."""
     unsaid = image.format == "PNG" and not NOTES_ON_TURNING & image.info.keys()
-    turn = 1 if unsaid else image.getexif().get(ORIENTATION, 1)  # else a PNG would be decoded
-    across = turn in (5, 6, 7, 8) and image.format != "TIFF"  # whose size Pillow has turned
+    turn = (
+        1 if unsaid else image.getexif().get(ORIENTATION, 1)
+    )  # else a PNG would be decoded
+    across = (
+        turn in (5, 6, 7, 8) and image.format != "TIFF"
+    )  # whose size Pillow has turned
     size = (image.width, image.height) if across else (image.height, image.width)
     alpha = image.has_transparency_data
     return Page(number, size, _kind(file, image, alpha), turn in range(2, 9), alpha)
@@ -173,7 +195,9 @@ def _kind(file: str, image: "Image", alpha: bool) -> PixelKind:
     if signed or (mode == "I" and image.format == "TIFF"):
         return PixelKind(False, f"{'' if signed else 'u'}int{tags[BITS][0]}", None)
     if mode.startswith("I"):
-        return PixelKind(False, "uint16", float(maxval or (4095 if raw == "I;12" else 65535)))
+        return PixelKind(
+            False, "uint16", float(maxval or (4095 if raw == "I;12" else 65535))
+        )
     if alpha:
         return PixelKind(False, "uint8", 255.0)
     bits = 1 if mode == "1" else int(raw[2]) if raw[:3] in ("L;2", "L;4") else 8
@@ -186,7 +210,9 @@ def _coding(image: "Image") -> tuple[str, int | None]:
     if not tiles:
         return "", None
     arguments = tiles[0][3]
-    arguments = (arguments,) if isinstance(arguments, str) else tuple(arguments or ("",))
+    arguments = (
+        (arguments,) if isinstance(arguments, str) else tuple(arguments or ("",))
+    )
     declares = image.format == "PPM" and len(arguments) == 2
     return str(arguments[0]), int(arguments[1]) if declares else None
 
@@ -218,7 +244,9 @@ def _plain_depth(file: str, mode: str) -> bool:
         head = stream.read(2**16)
     size = head.find(b"\xff\x4f\xff\x51") + 2  # where the segment SIZ begins
     planes = int.from_bytes(head[size + 38 : size + 40], "big")
-    depths = set(head[size + 40 : size + 40 + 3 * planes : 3])  # bits less 1, and 128 if signed
+    depths = set(
+        head[size + 40 : size + 40 + 3 * planes : 3]
+    )  # bits less 1, and 128 if signed
     return depths == {15 if mode.startswith("I") else 7}
 
 
@@ -258,7 +286,9 @@ def pixels(
     if image.format != "TIFF":  # which Pillow turns by itself
         ImageOps.exif_transpose(image, in_place=True)
     if now != page or (image.height, image.width) != page.size:
-        raise InputError(f"{shown(file)} is not what its header said; has it changed meanwhile?")
+        raise InputError(
+            f"{shown(file)} is not what its header said; has it changed meanwhile?"
+        )
     array = _numbers(image, raw, page.kind, kind)
     if page.alpha:
         below = None if ground is None else ground.of(file, kind.colour, kind.maximum)

@@ -48,15 +48,21 @@ class Representation(Enum):
         return cls.within(float(x.min()), float(x.max()), whole=whole, image=image)
 
     @classmethod
-    def within(cls, low: float, high: float, *, whole: bool, image: bool) -> "Representation":
+    def within(
+        cls, low: float, high: float, *, whole: bool, image: bool
+    ) -> "Representation":
         """What numbers from `low` to `high` are, by whether all of them are whole, and whether they make an image."""
         if not whole or low < 0:
             return cls.UNIT if low >= 0 and high <= 1 else cls.REAL
         if high <= 1:
             return cls.BINARY
         depth = math.log2(high + 1)
-        deep = image and depth > 8 and depth.is_integer()  # a camera of 10, 12 or 16 bits
-        return cls.LEVELS if high == 255 or (image and high < 255) or deep else cls.COUNTS
+        deep = (
+            image and depth > 8 and depth.is_integer()
+        )  # a camera of 10, 12 or 16 bits
+        return (
+            cls.LEVELS if high == 255 or (image and high < 255) or deep else cls.COUNTS
+        )
 
     def holds(self, x: Tensor) -> bool:
         """Whether every value of `x` is one of this kind."""

@@ -25,7 +25,11 @@ KINDS = {
     "ordinal": "ordered scale",
     "category": "categories",
 }
-CODED = ("bit", "ordinal", "category")  # kinds whose cells are named, and stored as codes from 0
+CODED = (
+    "bit",
+    "ordinal",
+    "category",
+)  # kinds whose cells are named, and stored as codes from 0
 FEW = 20  # different numbers that make an ordered scale
 LEVELS = 256  # the same, of reals that repeat so much that no density describes them
 SCALE = 100  # the same, of whole numbers that vary less than counts do
@@ -69,7 +73,9 @@ class Held:
     categories: tuple[Cell, ...] = ()
     why: str = ""
 
-    def codes(self, cells: np.ndarray, what: str, *, missing: bool = False) -> np.ndarray:
+    def codes(
+        self, cells: np.ndarray, what: str, *, missing: bool = False
+    ) -> np.ndarray:
         """The cells `(N,)` as numbers in float64; `what` they are of, for sentences.
 
         With `missing` a cell may be missing, and is nan.
@@ -87,8 +93,12 @@ class Held:
         if not self.categories:
             return _numbers(cells, self.name, what)
         _refuse_missing(cells, self.name, what)
-        by_key = {_key(c, text=self._texts): float(i) for i, c in enumerate(self.categories)}
-        codes = np.array([by_key.get(_key(c, text=self._texts), np.nan) for c in cells.tolist()])
+        by_key = {
+            _key(c, text=self._texts): float(i) for i, c in enumerate(self.categories)
+        }
+        codes = np.array(
+            [by_key.get(_key(c, text=self._texts), np.nan) for c in cells.tolist()]
+        )
         if np.isnan(codes).any():
             row = int(np.isnan(codes).argmax())
             raise InputError(
@@ -105,11 +115,15 @@ class Held:
         """Numbers `(N,)` that a likelihood gave, as cells of the table; nan, a missing one, is `None`."""
         lost = np.isnan(numbers)
         if self.categories and lost.any():
-            return np.where(lost, None, self.cells(np.where(lost, 0, numbers)).astype(object))  # type: ignore[call-overload,no-any-return]
+            return np.where(
+                lost, None, self.cells(np.where(lost, 0, numbers)).astype(object)
+            )  # type: ignore[call-overload,no-any-return]
         if self.categories:
             places = np.clip(np.round(numbers), 0, len(self.categories) - 1).astype(int)
             return np.array(self.categories, object if self._texts else None)[places]
-        whole = self.kind in ("count", "levels") and bool((numbers == np.round(numbers)).all())
+        whole = self.kind in ("count", "levels") and bool(
+            (numbers == np.round(numbers)).all()
+        )
         return numbers.astype(np.int64) if whole else numbers
 
     def describe(self) -> str:
@@ -149,7 +163,9 @@ class Schema:
         for name in wishes:
             if name not in names:
                 near = difflib.get_close_matches(name, names, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {_listed(names)}"
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"it has {_listed(names)}"
+                )
                 raise InputError(f"{what} has no column {name!r}: {hint}")
         columns = []
         for name in names:
@@ -167,7 +183,9 @@ class Schema:
         kinds = ("real", "positive", "unit")
         return [i for i, column in enumerate(self.columns) if column.kind in kinds]
 
-    def codes(self, frame: Any, what: str = "the table", *, missing: bool = False) -> np.ndarray:
+    def codes(
+        self, frame: Any, what: str = "the table", *, missing: bool = False
+    ) -> np.ndarray:
         """A DataFrame as numbers `(N, D)`, float64; its columns may stand in any order.
 
         With `missing` a cell may be missing, and is nan.
@@ -193,7 +211,9 @@ class Schema:
 
         numbers = np.asarray(x, np.float64)
         each = zip(self.columns, numbers.T, strict=True)
-        return pandas.DataFrame({c.name: c.cells(column) for c, column in each}, index=index)
+        return pandas.DataFrame(
+            {c.name: c.cells(column) for c, column in each}, index=index
+        )
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Plain values, for TOML; `from_dicts` reads them back."""
@@ -234,7 +254,9 @@ def names_of(frame: Any, what: str) -> list[str]:
     names = [str(name) for name in frame.columns]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"{what} has two columns {twice!r}: give each a name of its own")
+        raise InputError(
+            f"{what} has two columns {twice!r}: give each a name of its own"
+        )
     return names
 
 
@@ -249,7 +271,9 @@ def cells_of(frame: Any, name: str) -> np.ndarray:
     there = [v for v in plain if v is not None]
     if there and all(isinstance(v, (bool, np.bool_)) for v in there):
         return np.array(plain, bool if len(there) == len(plain) else float)
-    if there and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in there):
+    if there and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) for v in there
+    ):
         return np.array(plain, None if len(there) == len(plain) else float)
     return np.array([None if v is None else str(v) for v in plain], object)
 
@@ -284,7 +308,9 @@ def held(
     if wish is not None:
         found = _wished(name, cells, different, wish, what)
         if found.categories:
-            found.codes(every, what, missing=missing)  # refused where they do not hold all cells
+            found.codes(
+                every, what, missing=missing
+            )  # refused where they do not hold all cells
         return found
     if text:
         return _texts(name, len(cells), different, what)
@@ -311,7 +337,9 @@ def _whole(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str
     """What whole numbers are: a scale of few of them, counts, or rounded reals."""
     low, high, count = different[0], different[-1], len(different)
     ends = f"whole numbers from {low} to {high}"
-    most = FEW // 2 if low == 0 else FEW  # counts begin at 0, scales and codes at 1 as a rule
+    most = (
+        FEW // 2 if low == 0 else FEW
+    )  # counts begin at 0, scales and codes at 1 as a rule
     if count <= most and high - low < 2 * count:
         said = f"{name}=categorical if they are codes, {name}=negativebinomial if they count"
         return "ordinal", f"{count} {ends}; {said}"
@@ -319,7 +347,13 @@ def _whole(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str
         return "count", f"{ends}, which vary as counts do"
     if count <= SCALE:
         return "ordinal", f"{count} {ends}, which vary less than counts do"
-    beyond = "large" if high >= EXACT else "some below 0" if low < 0 else "varying less than counts"
+    beyond = (
+        "large"
+        if high >= EXACT
+        else "some below 0"
+        if low < 0
+        else "varying less than counts"
+    )
     return "real", f"{ends}, {beyond}: as if they were rounded"
 
 
@@ -332,7 +366,10 @@ def _reals(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str
         cells[:: -(-len(cells) // ROWS)], 2
     )  # a part of these rows must not repeat more
     if len(different) <= LEVELS and marginal(twice).kind in ("few", "coarse"):
-        return "ordinal", f"only {len(different)} different numbers, where a density could grow"
+        return (
+            "ordinal",
+            f"only {len(different)} different numbers, where a density could grow",
+        )
     ends = f"from {low:.4g} to {high:.4g}"
     if low > 0 and _skewness(cells) > SKEWED > abs(_skewness(np.log(cells))):
         return "positive", f"{ends}, skewed, their logarithms less"
@@ -344,7 +381,9 @@ def _skewness(values: np.ndarray) -> float:
     return float((centred**3).mean() / max(values.std(), 1e-300) ** 3)
 
 
-def _wished(name: str, cells: np.ndarray, different: list[Any], wish: Wish, what: str) -> Held:
+def _wished(
+    name: str, cells: np.ndarray, different: list[Any], wish: Wish, what: str
+) -> Held:
     """A column of the kind that is asked for."""
     text = cells.dtype.kind not in "biuf"
     if wish.kind not in CODED:
@@ -375,7 +414,9 @@ def _numbers(cells: np.ndarray, name: str, what: str) -> np.ndarray:
     """Numbers in float64, once all are there."""
     _refuse_missing(cells, name, what)
     if cells.dtype.kind not in "biuf":
-        wrong = next((i for i, c in enumerate(cells.tolist()) if not _like_a_number(c)), 0)
+        wrong = next(
+            (i for i, c in enumerate(cells.tolist()) if not _like_a_number(c)), 0
+        )
         raise InputError(
             f"column {name!r} of {what} holds {_said(cells[wrong])} in data row {wrong} (counted from 0), which is no "
             "number"
@@ -392,7 +433,11 @@ def _refuse_missing(cells: np.ndarray, name: str, what: str) -> None:
     if cells.dtype.kind in "biu":
         return
     numbers = cells.dtype.kind == "f"
-    wrong = ~np.isfinite(cells) if numbers else np.array([c is None or c == "" for c in cells])
+    wrong = (
+        ~np.isfinite(cells)
+        if numbers
+        else np.array([c is None or c == "" for c in cells])
+    )
     if not wrong.any():
         return
     row = int(wrong.argmax())
@@ -419,5 +464,7 @@ def _said(cell: Any) -> str:
 
 
 def _listed(cells: Sequence[Any], most: int = SHOWN) -> str:
-    few = ", ".join(_said(cell) if isinstance(cell, str) else f"{cell}" for cell in cells[:most])
+    few = ", ".join(
+        _said(cell) if isinstance(cell, str) else f"{cell}" for cell in cells[:most]
+    )
     return few + (f", ... {len(cells)} in all" if len(cells) > most else "")

@@ -90,13 +90,17 @@ class DataSet:
         if not isinstance(train, Stream) or not train.on_disk:
             return None
         size = (
-            sum(math.prod(v.shape) for v in self.values.values()) * train[:0].element_size() / 1e9
+            sum(math.prod(v.shape) for v in self.values.values())
+            * train[:0].element_size()
+            / 1e9
         )
         return f"{size:,.3g} GB, read batch by batch" + (
             f" by {train.workers} workers" if train.workers else ""
         )
 
-    def split(self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32) -> Split:
+    def split(
+        self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32
+    ) -> Split:
         """One split under a bridge: for training with fresh bits or noise at each visit, for the others drawn once."""
         split = Split(self.values[name], bridge, dtype)
         if name == "train" and not bridge.drawn_once:
@@ -151,7 +155,9 @@ class DataSet:
             if where is None:
                 raise InputError(f"{self.name}: {error}") from error
             row = self.rows[name][int(where[1])]
-            told = str(error).replace(where[0], f"row {row} (counted from 0) of {self.name}", 1)
+            told = str(error).replace(
+                where[0], f"row {row} (counted from 0) of {self.name}", 1
+            )
             raise InputError(told) from error
         return Data({"x": x, "c": c.to(dtype)})
 
@@ -177,28 +183,50 @@ class DataSet:
         support = likelihood.support
         asked = [
             k
-            for k in (binarize, "dequantize" if dequantize else None, "scale" if scale else None)
+            for k in (
+                binarize,
+                "dequantize" if dequantize else None,
+                "scale" if scale else None,
+            )
             if k
         ]
         if len(asked) > 1:
             raise InputError("choose one of --binarize, --dequantize and --scale")
         if asked and asked[0] not in Bridge.kinds():
-            raise InputError(f"--binarize {binarize}: give dynamic, static or threshold")
+            raise InputError(
+                f"--binarize {binarize}: give dynamic, static or threshold"
+            )
         holds = self.representation
         if self.schema is not None:
             return self._of_columns(self.schema, support, asked)
         real = {Representation.REAL, Representation.UNIT}
-        if asked == ["dequantize"] and support is Representation.REAL and holds in self._OF_COLUMNS:
+        if (
+            asked == ["dequantize"]
+            and support is Representation.REAL
+            and holds in self._OF_COLUMNS
+        ):
             return self._noise()
-        if self.representation is Representation.COUNTS and support in real and not asked:
-            self.seen.check(self.name, noise=True)  # what stands in the way of all ways out
+        if (
+            self.representation is Representation.COUNTS
+            and support in real
+            and not asked
+        ):
+            self.seen.check(
+                self.name, noise=True
+            )  # what stands in the way of all ways out
         if not asked:
-            kind = "none" if support.admits(holds) or not self.named else self._default(support)
+            kind = (
+                "none"
+                if support.admits(holds) or not self.named
+                else self._default(support)
+            )
         elif holds is Representation.REAL or (
             asked == ["dequantize"] and holds is Representation.UNIT
         ):
             option = "binarize" if binarize else asked[0]
-            raise InputError(f"{self.name} holds {holds.value}, which --{option} cannot take")
+            raise InputError(
+                f"{self.name} holds {holds.value}, which --{option} cannot take"
+            )
         else:
             kind = asked[0]
         bridge = Bridge.kinds()[kind](self.maximum, self.units)
@@ -207,9 +235,15 @@ class DataSet:
         if not bridge.plain or holds not in real:
             return bridge
         self.seen.check(self.name, noise=False)
-        return replace(bridge, units=self.seen.units) if support is Representation.REAL else bridge
+        return (
+            replace(bridge, units=self.seen.units)
+            if support is Representation.REAL
+            else bridge
+        )
 
-    def _of_columns(self, schema: Schema, support: Representation, asked: list[str]) -> Bridge:
+    def _of_columns(
+        self, schema: Schema, support: Representation, asked: list[str]
+    ) -> Bridge:
         """The bridge from columns of mixed kinds: reals are counted in units that float32 can hold."""
         if asked:
             option = asked[0] if asked[0] in ("dequantize", "scale") else "binarize"
@@ -217,13 +251,18 @@ class DataSet:
                 f"{self.name} is a table of columns of mixed kinds, and --{option} is for data of one kind"
             )
         if support is not Representation.MIXED:
-            raise InputError(f"{self.name} holds {self.representation.value}: take Columns")
+            raise InputError(
+                f"{self.name} holds {self.representation.value}: take Columns"
+            )
         self.seen.check(self.name, noise=False)
         units = self.seen.units
         if units is not None:  # positive reals are counted from 0
             kinds = [column.kind for column in schema.columns]
             every = units.shift * (len(kinds) // len(units.shift))
-            shifts = [s if kind == "real" else 0.0 for s, kind in zip(every, kinds, strict=True)]
+            shifts = [
+                s if kind == "real" else 0.0
+                for s, kind in zip(every, kinds, strict=True)
+            ]
             units = replace(units, shift=tuple(shifts))
         return AsStored(self.maximum, units)
 
@@ -257,16 +296,25 @@ class DataSet:
         plain = self.representation in dense
         if not bridge.plain or not plain or not any(self.seen.floors):
             return None
-        floors = self.seen.floors if bridge.units is None else bridge.units.of(self.seen.floors)
+        floors = (
+            self.seen.floors
+            if bridge.units is None
+            else bridge.units.of(self.seen.floors)
+        )
         return each(floors, torch.empty(self.shape), torch.float64).expand(self.shape)
 
     def remarks(self, bridge: Bridge) -> list[str]:
         """What someone who puts a likelihood on the data by this bridge should know, a sentence each."""
         if bridge.remark:
             return [bridge.remark]
-        if bridge.result(self.representation) not in (Representation.REAL, Representation.MIXED):
+        if bridge.result(self.representation) not in (
+            Representation.REAL,
+            Representation.MIXED,
+        ):
             return []
-        notes = self.seen.remarks(self.rows["train"][self._some.numpy()], noise=bridge.is_random)
+        notes = self.seen.remarks(
+            self.rows["train"][self._some.numpy()], noise=bridge.is_random
+        )
         for split in ("validation", "test"):
             values = self.values[split]
             if isinstance(values, Tensor) and len(values) and len(self.shape) == 1:
@@ -298,7 +346,10 @@ class DataSet:
         )
         if not bridge.plain:
             return f"{text}; leave that option out or choose another likelihood"
-        if support is Representation.BINARY and self.representation is not Representation.REAL:
+        if (
+            support is Representation.BINARY
+            and self.representation is not Representation.REAL
+        ):
             return (
                 f"{text}: add --binarize dynamic (fresh bits at each visit), --binarize static (bits drawn once) or "
                 "--binarize threshold (1 above half), or choose a likelihood for such data"
@@ -394,17 +445,25 @@ def load_data(
             raise InputError(f"--{option.replace('_', '-')} {value} must lie in [0, 1)")
     for option in OWN:
         if request.dataset in NAMED and getattr(request, option) is not None:
-            raise InputError(f"--{option} is for your own data, which {request.dataset} is not")
+            raise InputError(
+                f"--{option} is for your own data, which {request.dataset} is not"
+            )
     named = request.dataset in NAMED
     if background is not None and (named or not user_path(dataset).is_dir()):
-        raise InputError(f"--background is for a folder of images, which {dataset} is not")
+        raise InputError(
+            f"--background is for a folder of images, which {dataset} is not"
+        )
     loaded = NAMED[request.dataset](request) if named else own(request)
     values = {
-        k: v if isinstance(v, Stream) else stored(request.dataset, v, missing=request.keeps_missing)
+        k: v
+        if isinstance(v, Stream)
+        else stored(request.dataset, v, missing=request.keeps_missing)
         for k, v in loaded.parts.items()
     }
     _check_parts(request.dataset, values, loaded.labels)
-    notes = check_holes(dataset, values, loaded.columns) if request.keeps_missing else []
+    notes = (
+        check_holes(dataset, values, loaded.columns) if request.keeps_missing else []
+    )
     if stream and not any(isinstance(v, Stream) for v in values.values()):
         raise InputError(
             f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
@@ -489,7 +548,9 @@ def _as_columns(
         )
     width = next(iter(values.values())).shape[1]
     called = [str(i) for i in range(width)] if names is None else list(names)
-    frames = {k: pandas.DataFrame(v[:].numpy(), columns=called) for k, v in values.items()}
+    frames = {
+        k: pandas.DataFrame(v[:].numpy(), columns=called) for k, v in values.items()
+    }
     every = pandas.concat(list(frames.values()))
     schema: Any = asked
     if not isinstance(asked, Schema):
@@ -498,7 +559,9 @@ def _as_columns(
     return schema, {k: torch.from_numpy(numbers) for k, numbers in codes.items()}
 
 
-def _given(request: Request, loaded: Loaded, sizes: Mapping[str, int]) -> dict[str, Parts]:
+def _given(
+    request: Request, loaded: Loaded, sizes: Mapping[str, int]
+) -> dict[str, Parts]:
     """By column what the data are given, by stored part; `label` are their labels."""
     given = dict(loaded.conditions)
     for name in asked(request.condition) if request.condition is not None else ():
@@ -523,10 +586,14 @@ def _given(request: Request, loaded: Loaded, sizes: Mapping[str, int]) -> dict[s
     return given
 
 
-def _check_parts(name: str, values: dict[str, Tensor | Stream], labels: Parts | None) -> None:
+def _check_parts(
+    name: str, values: dict[str, Tensor | Stream], labels: Parts | None
+) -> None:
     for split, v in values.items():
         if len(v.shape) > 0 and len(v) == 0:
-            raise InputError(f"{name} holds no data" + (f" for {split}" if len(values) > 1 else ""))
+            raise InputError(
+                f"{name} holds no data" + (f" for {split}" if len(values) > 1 else "")
+            )
     shapes = {split: tuple(v.shape[1:]) for split, v in values.items()}
     if any(len(v.shape) < 2 for v in values.values()):
         raise InputError(

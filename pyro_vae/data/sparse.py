@@ -25,24 +25,32 @@ class Sparse(Stream):
         return stored(self.name, self.matrix[index].toarray(), index)
 
 
-def sparse_values(path: Path, matrix: Any, stream: bool | None) -> tuple[np.ndarray | Sparse, str]:
+def sparse_values(
+    path: Path, matrix: Any, stream: bool | None
+) -> tuple[np.ndarray | Sparse, str]:
     """A sparse matrix as data, and a sentence about it; dense if `stream` is `False`.
 
     Raises:
         InputError: for places outside of the matrix, for what is not a number, and where a dense one is too large.
     """
     if matrix.ndim != 2:
-        raise InputError(f"the sparse array in {path} has shape {matrix.shape}, and not (N, D)")
+        raise InputError(
+            f"the sparse array in {path} has shape {matrix.shape}, and not (N, D)"
+        )
     matrix = matrix.tocsr()
     try:
         matrix.check_format(full_check=True)
     except (ValueError, IndexError) as error:
-        raise InputError(f"the sparse matrix in {path} is damaged: {one_line(error)}") from error
+        raise InputError(
+            f"the sparse matrix in {path} is damaged: {one_line(error)}"
+        ) from error
     matrix.sum_duplicates()
     share = matrix.nnz / max(1, matrix.shape[0] * matrix.shape[1])
     said = f"sparse matrix of {matrix.shape[0]:,} x {matrix.shape[1]:,}, {share:.2g} of it not 0"
     if stream is not False:
-        return Sparse(str(path), matrix), f"{said}: kept sparse, made dense batch by batch"
+        return Sparse(
+            str(path), matrix
+        ), f"{said}: kept sparse, made dense batch by batch"
     size = matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
     if size > 2 * SHARE * available_memory():
         raise InputError(

@@ -50,7 +50,9 @@ class Stream(ABC):
     def __getitem__(self, index: Any) -> Tensor:
         if isinstance(index, slice):
             return self.read(np.arange(*index.indices(len(self))))
-        return self.read(np.asarray(index.cpu() if isinstance(index, Tensor) else index))
+        return self.read(
+            np.asarray(index.cpu() if isinstance(index, Tensor) else index)
+        )
 
     def take(self, index: Tensor) -> "Stream":
         """Some of the data, still on disk."""
@@ -94,7 +96,9 @@ def _next(batches: Iterator[Any]) -> Any:
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
-        sentence = f"a process that reads data ended ({one_line(error)}); use fewer --workers"
+        sentence = (
+            f"a process that reads data ended ({one_line(error)}); use fewer --workers"
+        )
     raise InputError(sentence)
 
 
@@ -132,7 +136,9 @@ class Mapped(Stream):
             return np.lib.format.open_memmap(self.path, mode="r")
         except (OSError, InputError):
             raise
-        except Exception as error:  # a damaged header can fail in any part of NumPy's reader
+        except (
+            Exception
+        ) as error:  # a damaged header can fail in any part of NumPy's reader
             raise InputError(
                 f"{self.path} is not a .npy file of numbers: {one_line(error)}"
             ) from error
@@ -142,7 +148,11 @@ class Mapped(Stream):
 
 
 def stored(
-    name: str, array: np.ndarray, index: np.ndarray | None = None, *, missing: bool = False
+    name: str,
+    array: np.ndarray,
+    index: np.ndarray | None = None,
+    *,
+    missing: bool = False,
 ) -> Tensor:
     """Numbers as they are kept: float32 or float64, bytes, or int64; `index` are the rows' numbers in the file.
 
@@ -167,7 +177,9 @@ def stored(
             )
     elif array.dtype == bool:
         array = array.astype(np.uint8)
-    elif array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+    elif (
+        array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max
+    ):
         raise InputError(
             f"{name} holds uint64 values above {np.iinfo(np.int64).max}, which are too large"
         )
@@ -180,14 +192,21 @@ class StreamRows(Stream):
     """Some of the data of another stream."""
 
     def __init__(self, of: Stream, index: np.ndarray) -> None:
-        self.of, self.index, self.workers, self.on_disk = of, index, of.workers, of.on_disk
+        self.of, self.index, self.workers, self.on_disk = (
+            of,
+            index,
+            of.workers,
+            of.on_disk,
+        )
         self.shape = (len(index), *of.shape[1:])
 
     def read(self, index: np.ndarray) -> Tensor:
         return self.of.read(self.index[index])
 
 
-def pieces(size: int, batch_size: int, order: Tensor | None = None) -> Iterator[slice | Tensor]:
+def pieces(
+    size: int, batch_size: int, order: Tensor | None = None
+) -> Iterator[slice | Tensor]:
     """What names the data of one batch after the other, of all `size` as they stand or of those of `order`."""
     if order is not None:
         yield from order.split(batch_size)

@@ -44,7 +44,9 @@ def text_table(path: Path, request: Request) -> Loaded:
         if value not in (None, *choices):
             raise InputError(f"--{option} {value!r} must be {' or '.join(choices)}")
     text = read_text(path)
-    style = layout(path, text, delimiter=_sign(request.delimiter), decimal=request.decimal)
+    style = layout(
+        path, text, delimiter=_sign(request.delimiter), decimal=request.decimal
+    )
     _refuse_two_headers(path, style, request.header)
     names = _header(path, style, request.header)
     first = next(i for i, line in enumerate(text.lines) if line.strip())
@@ -80,7 +82,9 @@ def _blank(table: Table) -> None:
             said = ", ".join(map(repr, sorted(set(texts[signs]))))
             rows = int(signs.sum())
             table.put(column, texts.where(~signs, ""))
-            table.notes.append(f"{said} in {rows} rows of {table.said(column)} taken for missing")
+            table.notes.append(
+                f"{said} in {rows} rows of {table.said(column)} taken for missing"
+            )
 
 
 def parquet(path: Path, request: Request) -> Loaded:
@@ -96,9 +100,15 @@ def parquet(path: Path, request: Request) -> Loaded:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise InputError(f"{path} cannot be read as a table: {one_line(error)}") from error
-    except Exception as error:  # of a damaged file pyarrow and pandas complain in ways of their own
-        raise InputError(f"{path} cannot be read as a table: {one_line(error)}") from error
+        raise InputError(
+            f"{path} cannot be read as a table: {one_line(error)}"
+        ) from error
+    except (
+        Exception
+    ) as error:  # of a damaged file pyarrow and pandas complain in ways of their own
+        raise InputError(
+            f"{path} cannot be read as a table: {one_line(error)}"
+        ) from error
     if not frame.index.equals(pandas.RangeIndex(len(frame))):
         names = [name or "" for name in frame.index.names]
         frame = frame.reset_index(names=names[0] if len(names) == 1 else None)
@@ -135,7 +145,9 @@ def _refuse_two_headers(path: Path, style: Layout, asked: str | None) -> None:
     numeric = [c for c in range(width) if _holds_numbers(body, c, style.decimal)]
     above = [row[c] for row in (first, second) for c in numeric if c < len(row)]
     words = [second[c] for c in numeric if not is_value(second[c], style.decimal)]
-    if 2 * len(words) > len(numeric) and not any(is_number(c, style.decimal) for c in above):
+    if 2 * len(words) > len(numeric) and not any(
+        is_number(c, style.decimal) for c in above
+    ):
         raise InputError(
             f"{path} has two lines of words above its numbers ({_listed(first)}, then {_listed(second)}): leave one "
             "line of names, and put units into them or remove their line"
@@ -155,7 +167,11 @@ def _header(path: Path, style: Layout, asked: str | None) -> list[str] | None:
     if short == 1 and all(is_value(cell, style.decimal) for cell in first):
         return None  # a row with a cell too few, which is refused
     first = [""] * short + first if short == 1 else first
-    numeric = [c for c in range(min(width, len(first))) if _holds_numbers(body, c, style.decimal)]
+    numeric = [
+        c
+        for c in range(min(width, len(first)))
+        if _holds_numbers(body, c, style.decimal)
+    ]
     above = [first[c] for c in numeric]
     words = [cell for cell in above if not is_value(cell, style.decimal)]
     numbers = [cell for cell in above if is_number(cell, style.decimal)]
@@ -167,12 +183,16 @@ def _header(path: Path, style: Layout, asked: str | None) -> list[str] | None:
     elif words:
         certain = _positions(numbers) or None
     elif "" in above:
-        index = 0 in numeric and above.count("") == 1 and first[0] == "" and _counts(body)
+        index = (
+            0 in numeric and above.count("") == 1 and first[0] == "" and _counts(body)
+        )
         certain = True if index else None
     elif len(numbers) < len(above):
         certain = False  # truth values, or signs that a value is missing
     else:
-        certain = _like_names(numbers, [[row[c] for c in numeric] for row in body], style.decimal)
+        certain = _like_names(
+            numbers, [[row[c] for c in numeric] for row in body], style.decimal
+        )
     if certain is None:
         raise InputError(
             f"the first line of {path} ({_listed(first)}) may hold the names of the columns or be a datum: "
@@ -191,7 +211,10 @@ def _holds_numbers(body: list[list[str]], column: int, decimal: str) -> bool:
 def _counts(body: list[list[str]]) -> bool:
     """Whether the first column counts the rows, from 0 or 1."""
     column = [row[0] for row in body]
-    return any(column == [str(i) for i in range(start, start + len(column))] for start in (0, 1))
+    return any(
+        column == [str(i) for i in range(start, start + len(column))]
+        for start in (0, 1)
+    )
 
 
 def _positions(numbers: Sequence[str]) -> bool:
@@ -222,7 +245,10 @@ def _like_names(first: list[str], body: list[list[str]], decimal: str) -> bool |
 def _floats(rows: list[list[str]], decimal: str) -> np.ndarray:
     other = "," if decimal == "." else "."
     return np.array(
-        [[float(c.replace(other, "").replace(decimal, ".")) for c in row] for row in rows]
+        [
+            [float(c.replace(other, "").replace(decimal, ".")) for c in row]
+            for row in rows
+        ]
     )
 
 
@@ -265,7 +291,9 @@ def _parse(path: Path, text: Text, style: Layout) -> Any:
         raise InputError(f"the file {path} has no rows of data") from error
     except (ValueError, OverflowError) as error:
         reason = one_line(error)
-        if widths := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason):
+        if widths := re.search(
+            r"Expected (\d+) fields in line (\d+), saw (\d+)", reason
+        ):
             few, line, many = widths.groups()
             reason = f"line {line} has {many} cells where those before it have {few}"
         raise InputError(f"{path} cannot be read as a table: {reason}") from error
@@ -313,10 +341,14 @@ def _plain(series: Any) -> Any:
     return series.astype("datetime64[ns]") if kind.startswith("date") else series
 
 
-def _without_trailing(frame: Any, names: list[str] | None) -> tuple[Any, list[str] | None, bool]:
+def _without_trailing(
+    frame: Any, names: list[str] | None
+) -> tuple[Any, list[str] | None, bool]:
     """The table without a last column that is empty because each line ends with a delimiter."""
     last = frame.shape[1] - 1
-    empty = last > 0 and frame[last].dtype.kind not in "biuf" and (frame[last] == "").all()
+    empty = (
+        last > 0 and frame[last].dtype.kind not in "biuf" and (frame[last] == "").all()
+    )
     if names is not None and names[-1:] == [""] and (empty or len(names) == last + 2):
         names = names[:-1]
     if not empty or (names is not None and len(names) > last):
@@ -324,7 +356,9 @@ def _without_trailing(frame: Any, names: list[str] | None) -> tuple[Any, list[st
     return frame.drop(columns=last), names, True
 
 
-def _said(style: Layout, names: list[str] | None, headed: bool, trailing: bool, width: int) -> str:
+def _said(
+    style: Layout, names: list[str] | None, headed: bool, trailing: bool, width: int
+) -> str:
     """What the table was taken for, in one line."""
     if names is None:
         said = [f"no line of names, {width} {'columns' if width > 1 else 'column'}"]
@@ -332,7 +366,9 @@ def _said(style: Layout, names: list[str] | None, headed: bool, trailing: bool, 
         where = "first line" if headed else "last line of comment"
         said = [f"{where} taken for the names of the columns ({_listed(names)})"]
     if width > 1:
-        said.append(f"{DELIMITERS.get(style.delimiter, repr(style.delimiter))} between cells")
+        said.append(
+            f"{DELIMITERS.get(style.delimiter, repr(style.delimiter))} between cells"
+        )
     if style.decimal == ",":
         said.append("decimal commas")
     if trailing:

@@ -22,11 +22,29 @@ SAMPLE_ROWS = 200
 LONGEST = 2**22  # characters in the first line
 WIDEST = 100_000  # cells in it
 WHITE = "white space"
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", WHITE: "white space"}
+DELIMITERS = {
+    ",": "commas",
+    ";": "semicolons",
+    "\t": "tabs",
+    "|": "bars",
+    WHITE: "white space",
+}
 DECIMALS = {".": "points", ",": "commas"}
 NOT_THERE = {
     *("", "nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "missing", "nat"),
-    *("?", "-", "--", ".", "*", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#null!"),
+    *(
+        "?",
+        "-",
+        "--",
+        ".",
+        "*",
+        "#div/0!",
+        "#value!",
+        "#ref!",
+        "#num!",
+        "#name?",
+        "#null!",
+    ),
 }
 TRUTHS = {"true": 1, "false": 0}
 
@@ -88,7 +106,9 @@ def _decoded(path: Path, content: bytes) -> tuple[str, list[str]]:
         b"\xff\xfe": "utf-16",
         b"\xfe\xff": "utf-16",
     }
-    marked = next((code for mark, code in marks.items() if content.startswith(mark)), None)
+    marked = next(
+        (code for mark, code in marks.items() if content.startswith(mark)), None
+    )
     try:
         if marked:
             return content.decode(marked), []
@@ -96,9 +116,15 @@ def _decoded(path: Path, content: bytes) -> tuple[str, list[str]]:
             return content.decode("utf-8"), []
     except UnicodeDecodeError as error:
         if marked is None:
-            return content.decode("latin-1"), ["characters taken for Latin-1, since not UTF-8"]
-        raise InputError(f"{path} cannot be read as a table: {one_line(error)}") from error
-    raise InputError(f"{path} cannot be read as a table: it holds bytes that are no text")
+            return content.decode("latin-1"), [
+                "characters taken for Latin-1, since not UTF-8"
+            ]
+        raise InputError(
+            f"{path} cannot be read as a table: {one_line(error)}"
+        ) from error
+    raise InputError(
+        f"{path} cannot be read as a table: it holds bytes that are no text"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -106,9 +132,15 @@ def _decoded(path: Path, content: bytes) -> tuple[str, list[str]]:
 
 def _only_member(path: Path) -> IO[bytes]:
     archive = zipfile.ZipFile(path)
-    names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
+    names = [
+        n
+        for n in archive.namelist()
+        if not n.endswith("/") and not n.startswith("__MACOSX")
+    ]
     if len(names) != 1:
-        raise InputError(f"{path} must hold one table, but holds {len(names)} files; unpack it")
+        raise InputError(
+            f"{path} must hold one table, but holds {len(names)} files; unpack it"
+        )
     return archive.open(names[0])
 
 
@@ -209,7 +241,9 @@ class Layout(NamedTuple):
     rows: list[list[str]]
 
 
-def layout(path: Path, text: Text, *, delimiter: str | None, decimal: str | None) -> Layout:
+def layout(
+    path: Path, text: Text, *, delimiter: str | None, decimal: str | None
+) -> Layout:
     """Find out how a table is written, as far as it is not said.
 
     Raises:
@@ -222,8 +256,12 @@ def layout(path: Path, text: Text, *, delimiter: str | None, decimal: str | None
     try:
         rows = cells(lines, delimiter)
     except csv.Error as error:
-        raise InputError(f"{path} cannot be read as a table: {one_line(error)}") from error
-    sign, grouped = _decimal(path, delimiter, [cell for row in rows for cell in row], decimal)
+        raise InputError(
+            f"{path} cannot be read as a table: {one_line(error)}"
+        ) from error
+    sign, grouped = _decimal(
+        path, delimiter, [cell for row in rows for cell in row], decimal
+    )
     return Layout(delimiter, sign, grouped, rows)
 
 
@@ -244,7 +282,10 @@ def _delimiter(path: Path, lines: list[str], decimal: str | None) -> str:
     """The sign that cuts the lines into equally many cells, most of them numbers."""
     decimals = [decimal] if decimal else list(DECIMALS)
     body = lines[1:] or lines
-    best, best_share = ",", _share([[line.strip().strip("\"'")] for line in body], decimals)
+    best, best_share = (
+        ",",
+        _share([[line.strip().strip("\"'")] for line in body], decimals),
+    )
     one_column = best_share == 1
     for sign in DELIMITERS:
         try:
@@ -252,7 +293,9 @@ def _delimiter(path: Path, lines: list[str], decimal: str | None) -> str:
         except csv.Error:
             continue
         share = _share(rows, decimals)
-        if max(map(len, rows)) > 1 and (share > best_share or (sign == "," and share == 1)):
+        if max(map(len, rows)) > 1 and (
+            share > best_share or (sign == "," and share == 1)
+        ):
             best, best_share = sign, share
         padded = any(re.fullmatch(r"0\d+", row[-1]) for row in rows if len(row) == 2)
         if sign == "," and share == 1 and one_column and padded:
@@ -267,16 +310,21 @@ def _share(rows: list[list[str]], decimals: list[str]) -> float:
     """The share of cells that numbers can be, in rows of the commonest width; times the share of such rows."""
     width, common = Counter(map(len, rows)).most_common(1)[0]
     regular = [cell for row in rows if len(row) == width for cell in row]
-    values = max(sum(is_value(cell, decimal) for cell in regular) for decimal in decimals)
+    values = max(
+        sum(is_value(cell, decimal) for cell in regular) for decimal in decimals
+    )
     return values / max(len(regular), 1) * common / len(rows)
 
 
-def _decimal(path: Path, delimiter: str, texts: list[str], decimal: str | None) -> tuple[str, bool]:
+def _decimal(
+    path: Path, delimiter: str, texts: list[str], decimal: str | None
+) -> tuple[str, bool]:
     """The decimal sign, and whether the other sign stands between thousands for certain."""
     if decimal:
         return decimal, True
     certain = {
-        sign: next((c for c in texts if sign in c and _only(c, sign)), None) for sign in DECIMALS
+        sign: next((c for c in texts if sign in c and _only(c, sign)), None)
+        for sign in DECIMALS
     }
     if certain["."] and certain[","]:
         raise InputError(

@@ -22,7 +22,9 @@ def uniform(like: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.rand(like.shape, dtype=dtype, device=like.device)
     key, n = torch.randint(-(2**63), 2**63 - 1, (2,)), like.numel()
     if dtype == torch.float64:
-        return (((splitmix64(key, n) >> 11) & (2**53 - 1)).to(dtype) * 2.0**-53).view(like.shape)
+        return (((splitmix64(key, n) >> 11) & (2**53 - 1)).to(dtype) * 2.0**-53).view(
+            like.shape
+        )
     halves = splitmix64(key, -(-n // 2)).view(torch.int32)[:n]
     return (((halves >> 8) & (2**24 - 1)).to(dtype) * 2.0**-24).view(like.shape)
 
@@ -37,6 +39,8 @@ def splitmix64(key: Tensor, n: int) -> Tensor:
     Vigna's implementation.
     """
     z = key[0] + (torch.arange(1, n + 1) ^ key[1]) * GAMMA
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * FACTORS[0]  # the mask makes the shift a logical one
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * FACTORS[
+        0
+    ]  # the mask makes the shift a logical one
     z = (z ^ ((z >> 27) & (2**37 - 1))) * FACTORS[1]
     return z ^ ((z >> 31) & (2**33 - 1))

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Each = tuple[float, ...]  # one number for each element of a datum, or a single one for all of them
+Each = tuple[
+    float, ...
+]  # one number for each element of a datum, or a single one for all of them
 
 
 def each(numbers: Each, v: Tensor, dtype: torch.dtype) -> Tensor:
@@ -53,7 +55,9 @@ class Units:
     def of(self, widths: Each) -> Each:
         """Differences of stored numbers, one for each element or one for all, in these units."""
         n = max(len(widths), len(self.unit))
-        pairs = zip(widths * (n // len(widths)), self.unit * (n // len(self.unit)), strict=True)
+        pairs = zip(
+            widths * (n // len(widths)), self.unit * (n // len(self.unit)), strict=True
+        )
         return tuple(width / unit for width, unit in pairs)
 
     def log_abs_det(self, elements: int) -> float:
@@ -72,7 +76,9 @@ class Units:
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> "Units":
-        shift, unit = (tuple(float(n) for n in table[name]) for name in ("shift", "unit"))
+        shift, unit = (
+            tuple(float(n) for n in table[name]) for name in ("shift", "unit")
+        )
         return cls(shift, unit, bool(table["whole"]))
 
 

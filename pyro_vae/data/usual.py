@@ -28,8 +28,14 @@ def usual_likelihood(
     if density or holds in (kind.REAL, kind.UNIT):
         reason = "the data are reals" if not density else "the values become reals"
         if table:
-            return "Gaussian(scale='element')", f"{reason} in columns, each with a scale of its own"
-        return "Gaussian(scale='learned')", f"{reason} of one kind, with one scale for all"
+            return (
+                "Gaussian(scale='element')",
+                f"{reason} in columns, each with a scale of its own",
+            )
+        return (
+            "Gaussian(scale='learned')",
+            f"{reason} of one kind, with one scale for all",
+        )
     if data.named:
         return "Bernoulli()", f"{data.name} is a named set of images, seen as bits"
     if holds is kind.COUNTS:

@@ -5,4 +5,11 @@ from pyro_vae.distributions.mixture import DiagonalMixture
 from pyro_vae.distributions.normal import DiagonalNormal, Standard
 from pyro_vae.distributions.pushforward import Pushforward, Step
 
-__all__ = ["Defended", "DiagonalMixture", "DiagonalNormal", "Pushforward", "Standard", "Step"]
+__all__ = [
+    "Defended",
+    "DiagonalMixture",
+    "DiagonalNormal",
+    "Pushforward",
+    "Standard",
+    "Step",
+]

@@ -39,7 +39,9 @@ class LogPoisson(Counts):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)).clamp_max(MOST))
+        return torch.poisson(
+            self.mean.expand(self._extended_shape(sample_shape)).clamp_max(MOST)
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         return x * self.log_mean - self.log_mean.exp() - torch.lgamma(x + 1)
@@ -65,26 +67,37 @@ class LogNegativeBinomial(Counts):
     """
 
     def __init__(self, log_mean: Tensor, log_r: Tensor) -> None:
-        self.log_mean, self.log_r = log_mean, log_r  # one r for many data stays one number
+        self.log_mean, self.log_r = (
+            log_mean,
+            log_r,
+        )  # one r for many data stays one number
         shape = torch.broadcast_shapes(log_mean.shape, log_r.shape)
         super().__init__(shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogNegativeBinomial":
+    def expand(
+        self, batch_shape: Any, _instance: object = None
+    ) -> "LogNegativeBinomial":
         return LogNegativeBinomial(self.log_mean.expand(batch_shape), self.log_r)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         shape = self._extended_shape(sample_shape)
         gamma = torch._standard_gamma(self.log_r.exp().expand(shape).contiguous())
-        return torch.poisson((gamma * (self.log_mean - self.log_r).exp()).clamp_max(MOST))
+        return torch.poisson(
+            (gamma * (self.log_mean - self.log_r).exp()).clamp_max(MOST)
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         r = self.log_r.exp()
         n, few = x + r, r.clamp_max(LARGE)
         by_gamma = torch.lgamma(x + few) - torch.lgamma(few + 1) + (1 - x) * few.log()
-        by_stirling = (n - 0.5) * torch.log1p(x / r.clamp_min(LARGE)) - x - x / (12 * r * n)
+        by_stirling = (
+            (n - 0.5) * torch.log1p(x / r.clamp_min(LARGE)) - x - x / (12 * r * n)
+        )
         rising = torch.where(r > LARGE, by_stirling, by_gamma)
-        spread = self.log_mean.exp() - n * softplus(self.log_mean - self.log_r, threshold=40.0)
+        spread = self.log_mean.exp() - n * softplus(
+            self.log_mean - self.log_r, threshold=40.0
+        )
         return LogPoisson(self.log_mean).log_prob(x) + rising + spread
 
     @property
@@ -106,7 +119,9 @@ class ZeroInflatedCounts(Counts):
         self.gate, self.counts = gate, counts.expand(gate.shape)
         super().__init__(gate.shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "ZeroInflatedCounts":
+    def expand(
+        self, batch_shape: Any, _instance: object = None
+    ) -> "ZeroInflatedCounts":
         return ZeroInflatedCounts(self.gate.expand(batch_shape), self.counts)
 
     @torch.no_grad()
@@ -115,7 +130,10 @@ class ZeroInflatedCounts(Counts):
         return x.where(torch.rand_like(x) >= self.gate.sigmoid(), 0.0)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        gated, counted = logsigmoid(self.gate), logsigmoid(-self.gate) + self.counts.log_prob(x)
+        gated, counted = (
+            logsigmoid(self.gate),
+            logsigmoid(-self.gate) + self.counts.log_prob(x),
+        )
         # torch.logaddexp(gated, counted), whose second derivative is nan where one of them is far below the other
         return (gated + softplus(counted - gated)).where(x == 0, counted)
 

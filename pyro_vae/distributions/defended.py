@@ -28,11 +28,14 @@ class Defended(TorchDistribution):
         super().__init__(q.batch_shape, q.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "Defended":
-        return Defended(self.q.expand(batch_shape), self.p, self.share.expand(batch_shape))
+        return Defended(
+            self.q.expand(batch_shape), self.p, self.share.expand(batch_shape)
+        )
 
     def log_prob(self, z: Tensor) -> Tensor:
         return torch.logaddexp(
-            torch.log1p(-self.share) + self.q.log_prob(z), self.share.log() + self.p.log_prob(z)
+            torch.log1p(-self.share) + self.q.log_prob(z),
+            self.share.log() + self.p.log_prob(z),
         )
 
     @torch.no_grad()
@@ -40,4 +43,6 @@ class Defended(TorchDistribution):
         shape = self._extended_shape(sample_shape)
         lead = sample_shape if self.p.batch_shape else shape[:-1]
         z, other = self.q.sample(sample_shape), self.p.sample(lead)
-        return torch.where((torch.rand_like(z[..., 0]) < self.share).unsqueeze(-1), other, z)
+        return torch.where(
+            (torch.rand_like(z[..., 0]) < self.share).unsqueeze(-1), other, z
+        )

@@ -28,7 +28,10 @@ class LogGamma(TorchDistribution):
     has_rsample = False
 
     def __init__(self, log_mean: Tensor, log_shape: Tensor) -> None:
-        self.log_mean, self.log_shape = log_mean, log_shape  # one k for many data stays one number
+        self.log_mean, self.log_shape = (
+            log_mean,
+            log_shape,
+        )  # one k for many data stays one number
         shape = torch.broadcast_shapes(log_mean.shape, log_shape.shape)
         super().__init__(shape, validate_args=False)
 
@@ -46,7 +49,9 @@ class LogGamma(TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         k, log_x = self.log_shape.exp(), x.log()
-        apart = deviance(k, (self.log_shape + log_x - self.log_mean).exp(), self.log_mean - log_x)
+        apart = deviance(
+            k, (self.log_shape + log_x - self.log_mean).exp(), self.log_mean - log_x
+        )
         peak = self.log_shape / 2 - HALF_LOG_2_PI - remainder(k, self.log_shape)
         return peak - apart - log_x
 

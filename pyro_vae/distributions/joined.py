@@ -28,7 +28,9 @@ class Joined(TorchDistribution):
     arg_constraints = {}  # noqa: RUF012  # torch's way
     has_rsample = False
 
-    def __init__(self, parts: Sequence[Any], shape: tuple[int, ...], *, like: Tensor) -> None:
+    def __init__(
+        self, parts: Sequence[Any], shape: tuple[int, ...], *, like: Tensor
+    ) -> None:
         self.parts = list(parts)
         self.dtype = torch.promote_types(like.dtype, torch.float32)
         batch = torch.broadcast_shapes(*(part.batch_shape for part in parts))
@@ -47,7 +49,10 @@ class Joined(TorchDistribution):
     def log_probs(self, x: Tensor) -> Tensor:
         """`log p_j(x_j)` for each element j, `(..., *shape) -> (..., D)`, in float64."""
         columns = wide(x).flatten(x.dim() - len(self.event_shape)).split(1, -1)
-        each = [part.log_prob(column) for part, column in zip(self.parts, columns, strict=True)]
+        each = [
+            part.log_prob(column)
+            for part, column in zip(self.parts, columns, strict=True)
+        ]
         return torch.stack(torch.broadcast_tensors(*each), -1)
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -42,12 +42,16 @@ class SelfMasked(Partly):
         a, b: what an element is seen by, of the shape of one datum.
     """
 
-    def __init__(self, whole: Any, stand_in: Tensor | float, a: Tensor, b: Tensor) -> None:
+    def __init__(
+        self, whole: Any, stand_in: Tensor | float, a: Tensor, b: Tensor
+    ) -> None:
         super().__init__(whole, stand_in)
         self.a, self.b = (wide(t) if isinstance(whole, Wide) else t for t in (a, b))
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "SelfMasked":
-        return SelfMasked(self.whole.expand(torch.Size(batch_shape)), self.stand_in, self.a, self.b)
+        return SelfMasked(
+            self.whole.expand(torch.Size(batch_shape)), self.stand_in, self.a, self.b
+        )
 
     def log_missing(self) -> Tensor:
         """`log E_{p_i}[1 - s(x_i)]` of each element, `(..., *shape)`."""
@@ -58,7 +62,9 @@ class SelfMasked(Partly):
         seen = ~x.isnan()
         filled = torch.where(seen, x, self.stand_in)
         filled = wide(filled) if isinstance(self.whole, Wide) else filled
-        there = self.whole.base_dist.log_prob(filled) + logsigmoid(self.a + self.b * filled)
+        there = self.whole.base_dist.log_prob(filled) + logsigmoid(
+            self.a + self.b * filled
+        )
         return torch.where(seen, there, self.log_missing())
 
 

@@ -32,7 +32,9 @@ class DiagonalMixture(TorchDistribution):
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
         self.log_weights = logits.log_softmax(-1)
         self.loc, self.scale = loc, scale
-        batch = torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2], scale.shape[:-2])
+        batch = torch.broadcast_shapes(
+            logits.shape[:-1], loc.shape[:-2], scale.shape[:-2]
+        )
         super().__init__(batch, loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "DiagonalMixture":
@@ -44,13 +46,17 @@ class DiagonalMixture(TorchDistribution):
         return new
 
     def log_prob(self, z: Tensor) -> Tensor:
-        if self.loc.dim() == 2 and self.scale.dim() == 2:  # one for all z: by matrix products
+        if (
+            self.loc.dim() == 2 and self.scale.dim() == 2
+        ):  # one for all z: by matrix products
             # Their differences lose (loc / scale)^2 of the digits, more than float32 has where components are narrow.
             wide_z, loc, scale = wide(z), wide(self.loc), wide(self.scale)
             precision = scale.pow(-2)
             constant = -0.5 * dimension_term(loc.square() * precision, scale)
             squares = wide_z.square() @ precision.mT
-            log_parts = (wide_z @ (loc * precision).mT - 0.5 * squares + constant).to(z.dtype)
+            log_parts = (wide_z @ (loc * precision).mT - 0.5 * squares + constant).to(
+                z.dtype
+            )
         else:
             x = (z.unsqueeze(-2) - self.loc) / self.scale  # (..., C, D)
             log_parts = -0.5 * dimension_term(x.square(), self.scale)
@@ -67,9 +73,13 @@ class DiagonalMixture(TorchDistribution):
         with torch.no_grad():
             tail, sign, weights, density = self._conditionals(z)
             # dF_d/dz_j, j < d, through the weights that z_<d gives the components; and dF_d/dz_d.
-            deviation = weights * (tail - (weights * tail).sum(-2, keepdim=True))  # (..., C, D)
+            deviation = weights * (
+                tail - (weights * tail).sum(-2, keepdim=True)
+            )  # (..., C, D)
             slope = (self.loc - z.unsqueeze(-2)) / self.scale.square()
-            jacobian = (deviation.mT @ slope).tril(-1) + torch.diag_embed(sign * density)
+            jacobian = (deviation.mT @ slope).tril(-1) + torch.diag_embed(
+                sign * density
+            )
         tail, _, weights, _ = self._conditionals(z)
         moved = (weights * tail).sum(-2)
         change = torch.linalg.solve_triangular(
@@ -81,7 +91,9 @@ class DiagonalMixture(TorchDistribution):
     def _draw(self, sample_shape: Any) -> Tensor:
         shape = self._extended_shape(sample_shape)  # (*sample, *batch, D)
         noise = torch.empty(
-            shape[:-1] + self.log_weights.shape[-1:], dtype=self.loc.dtype, device=self.loc.device
+            shape[:-1] + self.log_weights.shape[-1:],
+            dtype=self.loc.dtype,
+            device=self.loc.device,
         )
         which = (self.log_weights - noise.exponential_().log()).argmax(-1)[
             ..., None, None

@@ -17,16 +17,23 @@ class DiagonalNormal(dist.Independent):
     tensor(-1.8379)
     """
 
-    def __init__(self, loc: Tensor, log_scale: Tensor, *, scale: Tensor | None = None) -> None:
+    def __init__(
+        self, loc: Tensor, log_scale: Tensor, *, scale: Tensor | None = None
+    ) -> None:
         scale = log_scale.exp() if scale is None else scale
-        super().__init__(dist.Normal(loc, scale, validate_args=False), 1, validate_args=False)
+        super().__init__(
+            dist.Normal(loc, scale, validate_args=False), 1, validate_args=False
+        )
         self.log_scale = log_scale
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "DiagonalNormal":
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         shape = torch.Size(batch_shape) + self.event_shape
-        loc, scale = self.base_dist.loc.expand(shape), self.base_dist.scale.expand(shape)
+        loc, scale = (
+            self.base_dist.loc.expand(shape),
+            self.base_dist.scale.expand(shape),
+        )
         return DiagonalNormal(loc, self.log_scale.expand(shape), scale=scale)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -136,7 +136,9 @@ class PlanarStep(Step):
         self.w, self.b = w, b  # (..., D), (...)
         free = dot(w, u)
         self.slope = softplus(free + 0.5413248546129181) - 1  # log(e - 1): 0 stays 0
-        self.u = u + ((self.slope - free) / dot(w, w).clamp_min(1e-12)).unsqueeze(-1) * w
+        self.u = (
+            u + ((self.slope - free) / dot(w, w).clamp_min(1e-12)).unsqueeze(-1) * w
+        )
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = torch.tanh(dot(self.w, z) + self.b)
@@ -145,7 +147,9 @@ class PlanarStep(Step):
     def pull(self, z: Tensor) -> tuple[Tensor, Tensor]:
         along = dot(self.w, z)
         slope, b = torch.broadcast_tensors(self.slope, self.b)
-        root = bisect(lambda a: a + slope * torch.tanh(a + b), along, slope.abs().expand_as(along))
+        root = bisect(
+            lambda a: a + slope * torch.tanh(a + b), along, slope.abs().expand_as(along)
+        )
         h = torch.tanh(root + b)
         with torch.no_grad():
             derivative = 1 + slope * (1 - h * h)
@@ -182,7 +186,9 @@ class SylvesterStep(Step):
         return (self.q @ (self.r1 @ h.unsqueeze(-1))).squeeze(-1)
 
     def _ladj(self, h: Tensor) -> Tensor:
-        diagonals = self.r1.diagonal(dim1=-2, dim2=-1) * self.r2.diagonal(dim1=-2, dim2=-1)
+        diagonals = self.r1.diagonal(dim1=-2, dim2=-1) * self.r2.diagonal(
+            dim1=-2, dim2=-1
+        )
         return torch.log1p((1 - h * h) * diagonals).sum(-1)
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,17 +204,21 @@ class SylvesterStep(Step):
                 shift = dot(self.r2[..., i, :], y) + self.b[..., i]
                 r1, r2 = self.r1[..., i, i], self.r2[..., i, i]
                 y[..., i] = bisect(
-                    lambda a, r1=r1, r2=r2, shift=shift: a + r1 * torch.tanh(r2 * a + shift),  # type: ignore[misc]
+                    lambda a, r1=r1, r2=r2, shift=shift: (
+                        a + r1 * torch.tanh(r2 * a + shift)
+                    ),  # type: ignore[misc]
                     goal,
                     r1.abs().expand_as(goal),
                 )
                 h[..., i] = torch.tanh(r2 * y[..., i] + shift)
             jacobian = self.r1 @ ((1 - h * h).unsqueeze(-1) * self.r2)
-            jacobian = jacobian + torch.eye(jacobian.shape[-1], dtype=z.dtype, device=z.device)
+            jacobian = jacobian + torch.eye(
+                jacobian.shape[-1], dtype=z.dtype, device=z.device
+            )
         surplus = y + (self.r1 @ self._h(y).unsqueeze(-1)).squeeze(-1) - target
-        y = y - torch.linalg.solve_triangular(jacobian, surplus.unsqueeze(-1), upper=True).squeeze(
-            -1
-        )  # Newton
+        y = y - torch.linalg.solve_triangular(
+            jacobian, surplus.unsqueeze(-1), upper=True
+        ).squeeze(-1)  # Newton
         h = self._h(y)
         return z - self._apply(h), self._ladj(h)
 
@@ -221,7 +231,9 @@ class Autoregressive(Step):
     """
 
     def __init__(
-        self, network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], context: Tensor
+        self,
+        network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        context: Tensor,
     ) -> None:
         self.network, self.context = network, context
 
@@ -231,7 +243,9 @@ class Autoregressive(Step):
 
     def pull(self, z: Tensor) -> tuple[Tensor, Tensor]:
         e = z
-        for _ in range(z.shape[-1]):  # after the d-th pass the first d entries are right
+        for _ in range(
+            z.shape[-1]
+        ):  # after the d-th pass the first d entries are right
             shift, log_scale = self.network(e, self.context)
             e = (z - shift) * (-log_scale).exp()
         _, log_scale = self.network(e, self.context)

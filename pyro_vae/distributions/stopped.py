@@ -26,11 +26,14 @@ def stopped(thing: Any) -> Any:
         thing, torch.distributions.Distribution | torch.distributions.Transform
     )
     if not (
-        isinstance(thing, nn.Module) or distribution or getattr(thing, "has_parameters", False)
+        isinstance(thing, nn.Module)
+        or distribution
+        or getattr(thing, "has_parameters", False)
     ):
         return thing
     twin = copy.copy(thing)  # less what it remembers of its draws
     twin.__dict__ = {
-        k: None if k in ("_drawn", "_inv") else stopped(part) for k, part in thing.__dict__.items()
+        k: None if k in ("_drawn", "_inv") else stopped(part)
+        for k, part in thing.__dict__.items()
     }
     return twin

@@ -38,7 +38,10 @@ class Student(TorchDistribution):
         loc = self.loc.expand(self._extended_shape(sample_shape))
         half = torch.full_like(loc, self.df / 2)
         return (
-            loc + self.scale * torch.randn_like(loc) * (half / torch._standard_gamma(half)).sqrt()
+            loc
+            + self.scale
+            * torch.randn_like(loc)
+            * (half / torch._standard_gamma(half)).sqrt()
         )
 
     def log_prob(self, x: Tensor) -> Tensor:

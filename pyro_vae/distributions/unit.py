@@ -50,7 +50,9 @@ class LogitContinuousBernoulli(TorchDistribution):
         self.logit = logit
         super().__init__(logit.shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogitContinuousBernoulli":
+    def expand(
+        self, batch_shape: Any, _instance: object = None
+    ) -> "LogitContinuousBernoulli":
         return LogitContinuousBernoulli(self.logit.expand(batch_shape))
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,12 +114,17 @@ class LogitBeta(TorchDistribution):
         super().__init__(logit.shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "LogitBeta":
-        return LogitBeta(self.logit.expand(batch_shape), self.log_precision.expand(batch_shape))
+        return LogitBeta(
+            self.logit.expand(batch_shape), self.log_precision.expand(batch_shape)
+        )
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         """`A / (A + B)` for gamma variables A and B of shapes a and b, by logarithms: `log A = log A' + log(U) / a`."""
-        m, r = self.logit.expand(self._extended_shape(sample_shape)), self.log_precision.exp()
+        m, r = (
+            self.logit.expand(self._extended_shape(sample_shape)),
+            self.log_precision.exp(),
+        )
         log_a, log_b = (
             torch._standard_gamma(c + 1).log() - torch.empty_like(c).exponential_() / c
             for c in (r * m.sigmoid(), r * (-m).sigmoid())
@@ -131,7 +138,9 @@ class LogitBeta(TorchDistribution):
         away = deviance(m, x, log_m - log_x) + deviance(
             torch.sigmoid(-self.logit), 1 - x, log_1m - log_1x
         )
-        flat = (self.log_precision + log_m + log_1m) / 2 - HALF_LOG_2_PI - log_x - log_1x
+        flat = (
+            (self.log_precision + log_m + log_1m) / 2 - HALF_LOG_2_PI - log_x - log_1x
+        )
         rest = remainder(self.log_precision.exp(), self.log_precision)
         rest = rest - remainder(log_a.exp(), log_a) - remainder(log_b.exp(), log_b)
         return flat - self.log_precision.exp() * away + rest
@@ -142,4 +151,8 @@ class LogitBeta(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        return self.logit.sigmoid() * (-self.logit).sigmoid() / (1 + self.log_precision.exp())
+        return (
+            self.logit.sigmoid()
+            * (-self.logit).sigmoid()
+            / (1 + self.log_precision.exp())
+        )

@@ -37,7 +37,9 @@ def flow(
     }
     arguments |= {"hidden_features": hidden, "passes": None if kind == "maf" else 2}
     family = (
-        zuko.flows.NSF(**arguments, bins=bins) if kind == "nsf" else zuko.flows.MAF(**arguments)
+        zuko.flows.NSF(**arguments, bins=bins)
+        if kind == "nsf"
+        else zuko.flows.MAF(**arguments)
     )
     with torch.no_grad():
         for layer in family.transform.modules():

@@ -13,9 +13,7 @@ from pyro_vae.foundation.abstract import is_traced
 from pyro_vae.foundation.errors import InputError
 
 PRODUCTS = ("torch", "onednn")
-LARGE = (
-    10_000_000  # multiplications of a product from which the call of an autograd function is repaid
-)
+LARGE = 10_000_000  # multiplications of a product from which the call of an autograd function is repaid
 LONG = 500  # terms of a sum from which it pays to turn a product of a wide layer's gradient round and back
 
 
@@ -56,7 +54,9 @@ def use_products(program: nn.Module, name: str) -> None:
     if name not in PRODUCTS:
         raise InputError(f"products={name!r} must be one of {', '.join(PRODUCTS)}")
     if name == "onednn" and not has_onednn():
-        raise InputError("products='onednn' is not available in this PyTorch; take 'torch'")
+        raise InputError(
+            "products='onednn' is not available in this PyTorch; take 'torch'"
+        )
     for module in program.modules():
         module._products = name  # type: ignore[assignment]
 
@@ -70,14 +70,21 @@ def products_of(modules: Iterable[nn.Module]) -> str:
 def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """`a @ b + bias` for matrices in float32 on a CPU, without gradients."""
     turned = (
-        bias is None and not a.is_contiguous() and a.shape[0] > b.shape[1] and a.shape[1] >= LONG
+        bias is None
+        and not a.is_contiguous()
+        and a.shape[0] > b.shape[1]
+        and a.shape[1] >= LONG
     )
     left, right = (
         (b.t(), a) if turned else (a, b.t())
     )  # twice as fast with the fewer rows on the left
     if not (right.is_contiguous() or right.t().is_contiguous()):
-        right = right.contiguous()  # a part of a larger matrix would take a hundred times as long
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+        right = (
+            right.contiguous()
+        )  # a part of a larger matrix would take a hundred times as long
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(
+        left, right, bias, "none", [], ""
+    )
     return product.t().contiguous() if turned else product
 
 
@@ -96,9 +103,15 @@ class Affine(nn.Linear):
             or torch.compiler.is_compiling()
             or torch._C._are_functorch_transforms_active()
         )
-        if others_turn or torch.is_autocast_enabled("cpu") or products_of([self]) != "onednn":
+        if (
+            others_turn
+            or torch.is_autocast_enabled("cpu")
+            or products_of([self]) != "onednn"
+        ):
             return super().forward(input)
-        rows: Tensor = _Affine.apply(input.reshape(-1, self.in_features), self.weight, self.bias)
+        rows: Tensor = _Affine.apply(
+            input.reshape(-1, self.in_features), self.weight, self.bias
+        )
         return rows.view(*input.shape[:-1], self.out_features)
 
 

@@ -10,10 +10,27 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+PLAIN = (
+    int,
+    float,
+    complex,
+    bool,
+    str,
+    bytes,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.Size,
+)
 DEEPEST = 6  # containers within containers
 MOST = 2000  # values that are watched
-INSIDE = ("torch", "pyro", "numpy", "zuko", "builtins")  # packages whose own globals stay
+INSIDE = (
+    "torch",
+    "pyro",
+    "numpy",
+    "zuko",
+    "builtins",
+)  # packages whose own globals stay
 
 
 class Binding(NamedTuple):
@@ -59,8 +76,12 @@ class Bindings:
     def plain(self) -> tuple[Hashable, ...]:
         """The plain values that stand there now, and whether each module is in training mode."""
         values = [binding.value() for binding in self._plain]
-        known: list[Any] = [(type(v), v) if isinstance(v, PLAIN) else type(v) for v in values]
-        missing = [i for i, b in enumerate(self._tensors) if not isinstance(b.value(), Tensor)]
+        known: list[Any] = [
+            (type(v), v) if isinstance(v, PLAIN) else type(v) for v in values
+        ]
+        missing = [
+            i for i, b in enumerate(self._tensors) if not isinstance(b.value(), Tensor)
+        ]
         return (*known, *missing, *[module.training for module in self._modules])
 
     def changed(self, before: tuple[Hashable, ...]) -> str | None:
@@ -85,7 +106,9 @@ class Bindings:
             self._visit(value.__func__, label, depth)
         elif isinstance(value, functools.partial):
             self._visit(value.func, label, depth)
-            self._entries({**dict(enumerate(value.args)), **value.keywords}, label, depth)
+            self._entries(
+                {**dict(enumerate(value.args)), **value.keywords}, label, depth
+            )
         elif isinstance(value, types.FunctionType):
             self._function(value, depth)
         elif isinstance(value, nn.Module):
@@ -113,7 +136,9 @@ class Bindings:
             return
         for name in _globals_read(function.__code__):
             if name in function.__globals__:
-                self._bind(function.__globals__, name, name, function.__globals__[name], depth)
+                self._bind(
+                    function.__globals__, name, name, function.__globals__[name], depth
+                )
 
     def _module(self, module: nn.Module, label: str, depth: int) -> None:
         self._modules[module] = None
@@ -130,11 +155,15 @@ class Bindings:
                     self._function(function, depth + 1)
 
     def _entries(self, container: Any, label: str, depth: int) -> None:
-        items = container.items() if isinstance(container, dict) else enumerate(container)
+        items = (
+            container.items() if isinstance(container, dict) else enumerate(container)
+        )
         for key, value in list(items):
             self._bind(container, key, f"{label}.{key}".lstrip("."), value, depth + 1)
 
-    def _bind(self, container: Any, key: Any, label: str, value: Any, depth: int) -> None:
+    def _bind(
+        self, container: Any, key: Any, label: str, value: Any, depth: int
+    ) -> None:
         if isinstance(value, nn.Parameter):
             return
         if isinstance(value, Tensor):

@@ -30,9 +30,22 @@ from pyro_vae.engine.recording import (
 )
 from pyro_vae.foundation.abstract import alone, forked_random, traced
 
-CHECKS = (2, 3, 5, 10, 20, 50, 100, 1000)  # calls of a graph that are held against Python
-REFUTED = 3  # calls in which an assumption did not hold, at least, before a graph is given up
-LARGE = 1000  # operations of a graph that is interpreted first, and made machine code later
+CHECKS = (
+    2,
+    3,
+    5,
+    10,
+    20,
+    50,
+    100,
+    1000,
+)  # calls of a graph that are held against Python
+REFUTED = (
+    3  # calls in which an assumption did not hold, at least, before a graph is given up
+)
+LARGE = (
+    1000  # operations of a graph that is interpreted first, and made machine code later
+)
 HUGE = 10_000  # operations of a graph that is never made machine code
 # calls after which it is made: an operation takes 1.4 microseconds to interpret, 11 to 18 milliseconds to compile
 REPAID = 10_000
@@ -45,7 +58,10 @@ OPTIONS = {
     "size_asserts": False,
     "alignment_asserts": False,
 }
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative, of the largest number
+TOLERANCE = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-3,
+}  # relative, of the largest number
 ROUGH = 0.1  # relative, of the norm, where something is computed in 16 bits
 
 
@@ -124,7 +140,11 @@ class _Entry:
         self.machine = machine  # code, not one operation after the other
         self.waiting: Graph | None = None  # to be made machine code, with other inputs
         self.run, self.static, self.others = run, graph.static, graph.others
-        self.assumed, self.draws, self.changes = graph.assumed, graph.draws, graph.changes
+        self.assumed, self.draws, self.changes = (
+            graph.assumed,
+            graph.draws,
+            graph.changes,
+        )
         self.rough = graph.rough
         self.calls = self.refuted = 0
 
@@ -190,20 +210,34 @@ class Compiled:
             state, constants = self._state()
             structure = without_tensors(args, tensors)
             inputs = [*state, *tensors]
-            key = (structure, _kinds(inputs), _same(inputs), constants, torch.is_grad_enabled())
-            entry = self._last[1] if key == self._last[0] else self._find(key, state, tensors, args)
+            key = (
+                structure,
+                _kinds(inputs),
+                _same(inputs),
+                constants,
+                torch.is_grad_enabled(),
+            )
+            entry = (
+                self._last[1]
+                if key == self._last[0]
+                else self._find(key, state, tensors, args)
+            )
         except _CannotCompileError as error:
             return self._give_up(str(error), args)
         if entry is None:
             return self._function(*args)
         return self._run(entry, [*inputs, *entry.others], args)
 
-    def _run(self, entry: _Entry, inputs: list[Tensor], args: Any) -> tuple[list[Tensor], Any]:
+    def _run(
+        self, entry: _Entry, inputs: list[Tensor], args: Any
+    ) -> tuple[list[Tensor], Any]:
         """Call a graph, and the function in its place where an assumption or the numbers do not hold."""
         entry.calls += 1
         if entry.waiting is not None and entry.calls == REPAID:
             self._promote(entry, entry.waiting, inputs)
-        check = self._checked and (entry.calls in CHECKS or entry.calls % CHECKS[-1] == 0)
+        check = self._checked and (
+            entry.calls in CHECKS or entry.calls % CHECKS[-1] == 0
+        )
         if not (entry.assumed or check):
             with torch.no_grad():
                 return list(entry.run(*inputs)), entry.static
@@ -308,7 +342,9 @@ class Compiled:
             try:
                 return _checked_entry(graph, compile_graph, [*state, *tensors])
             except _CannotCompileError as error:
-                self._tell(f"{self._name} runs as a graph without machine code: {error}")
+                self._tell(
+                    f"{self._name} runs as a graph without machine code: {error}"
+                )
         entry = _checked_entry(graph, interpret_graph, [*state, *tensors])
         if LARGE < size <= HUGE:
             entry.waiting = graph._replace(inputs=[], outputs=[])
@@ -332,7 +368,9 @@ class Compiled:
 
 
 def _checked_entry(
-    graph: Graph, make: Callable[[Graph], Callable[..., Sequence[Tensor]]], state: list[Tensor]
+    graph: Graph,
+    make: Callable[[Graph], Callable[..., Sequence[Tensor]]],
+    state: list[Tensor],
 ) -> _Entry:
     """A graph made callable, whose first call gave the numbers of Python."""
     try:
@@ -341,7 +379,9 @@ def _checked_entry(
     except _CannotCompileError:
         raise
     except Exception as error:  # no compiler here, an operation that it does not know
-        raise _CannotCompileError(f"the compiler failed with {_reason(error)}") from error
+        raise _CannotCompileError(
+            f"the compiler failed with {_reason(error)}"
+        ) from error
     return _Entry(run, graph, machine=make is not interpret_graph)
 
 
@@ -359,7 +399,9 @@ class _Random:
 
 
 def _kinds(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    return tuple([(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors])
+    return tuple(
+        [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors]
+    )
 
 
 def _same(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
@@ -373,7 +415,18 @@ def _same(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
     return tuple(objects.index(this) for this in objects)
 
 
-VALUES = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device)
+VALUES = (
+    int,
+    float,
+    complex,
+    bool,
+    str,
+    bytes,
+    type(None),
+    type,
+    torch.dtype,
+    torch.device,
+)
 
 
 def without_tensors(value: Any, aside: list[Tensor], depth: int = 0) -> Hashable:
@@ -394,21 +447,31 @@ def without_tensors(value: Any, aside: list[Tensor], depth: int = 0) -> Hashable
         entries = value if isinstance(value, tuple | list) else sorted(value, key=repr)
         return (type(value), *[without_tensors(v, aside, depth + 1) for v in entries])
     if isinstance(value, dict):
-        return (dict, *[(n, without_tensors(v, aside, depth + 1)) for n, v in value.items()])
+        return (
+            dict,
+            *[(n, without_tensors(v, aside, depth + 1)) for n, v in value.items()],
+        )
     if isinstance(value, range | slice | Enum):
         return (type(value), repr(value))
     if isinstance(value, FunctionType | MethodType | partial) and depth > 1:
         return value
     if isinstance(value, Module):
         tensors = [*value.parameters(), *value.buffers()]
-        return (type(value), *[without_tensors(t, aside) for t in tensors], value.training)
+        return (
+            type(value),
+            *[without_tensors(t, aside) for t in tensors],
+            value.training,
+        )
     if type(value).__module__ == "numpy":
         raise _CannotCompileError(
             "an argument is a NumPy array or number, whose value a graph cannot follow; give a tensor"
         )
     if depth < DEEPEST and hasattr(value, "__dict__"):
         attributes = vars(value).items()
-        return (type(value), *[(n, without_tensors(v, aside, depth + 1)) for n, v in attributes])
+        return (
+            type(value),
+            *[(n, without_tensors(v, aside, depth + 1)) for n, v in attributes],
+        )
     raise _CannotCompileError(
         f"an argument is a {type(value).__name__}, which a graph cannot follow; give tensors"
     )
@@ -427,17 +490,27 @@ def trace(
     """
     inputs = [*state, *tensors]
     if not inputs:
-        raise _CannotCompileError("it has neither a parameter nor a tensor among its arguments")
+        raise _CannotCompileError(
+            "it has neither a parameter nor a tensor among its arguments"
+        )
     readings = Readings()
     recorder = Recorder(inputs, readings.whole)
-    with forked_random(), restored(inputs), traced(), _Watch() as watch, _without_casts_of_before():
+    with (
+        forked_random(),
+        restored(inputs),
+        traced(),
+        _Watch() as watch,
+        _without_casts_of_before(),
+    ):
         try:
             with recorder, readings:
                 outputs, static = function(*args)
                 holds = readings.holds()
         except Exception as error:
             near = f" near site {watch.site!r}" if watch.site else ""
-            raise _CannotCompileError(f"tracing stopped{near}: {_reason(error)}") from error
+            raise _CannotCompileError(
+                f"tracing stopped{near}: {_reason(error)}"
+            ) from error
     if holds is not None:
         outputs = [*outputs, holds]
     recorder.finish(outputs)
@@ -475,7 +548,10 @@ def _without_casts_of_before() -> Iterator[None]:
 
 def _in_16_bits(node: Node) -> bool:
     """Whether an operation returns a tensor in half precision."""
-    return KIND in node.meta and node.meta[KIND].dtype in (torch.bfloat16, torch.float16)
+    return KIND in node.meta and node.meta[KIND].dtype in (
+        torch.bfloat16,
+        torch.float16,
+    )
 
 
 def _depends_on_values(node: Any) -> bool:
@@ -499,9 +575,13 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
         if any(t.is_cuda for t in inputs):
             return _on_cuda(graph, module, options)
         try:
-            return torch._inductor.compile(module, inputs, options={**options, "cpp_wrapper": True})
+            return torch._inductor.compile(
+                module, inputs, options={**options, "cpp_wrapper": True}
+            )
         except Exception as error:  # an operation that only the Python wrapper knows
-            logging.getLogger(__name__).info("compiled without the C++ wrapper: %s", _reason(error))
+            logging.getLogger(__name__).info(
+                "compiled without the C++ wrapper: %s", _reason(error)
+            )
             return torch._inductor.compile(module, inputs, options=options)
 
 
@@ -515,7 +595,10 @@ def _on_cuda(
     """
     import torch._inductor
 
-    options = {**options, "deterministic": True}  # kernels that are not chosen by a stopwatch
+    options = {
+        **options,
+        "deterministic": True,
+    }  # kernels that are not chosen by a stopwatch
     place = next(t.device for t in graph.inputs if t.is_cuda)
     inputs: list[Any] = list(graph.inputs)
     if _works_on_the_host(graph):
@@ -533,7 +616,10 @@ def _works_on_the_host(graph: Graph) -> bool:
     for node in nodes:
         if KIND not in node.meta or node.meta[KIND].device.type == "cuda":
             continue
-        named = isinstance(node.target, OpOverload) and node.kwargs.get("device") is not None
+        named = (
+            isinstance(node.target, OpOverload)
+            and node.kwargs.get("device") is not None
+        )
         if draws(node) or node in outputs or (named and node.all_input_nodes):
             return True
     return False
@@ -546,7 +632,9 @@ def interpret_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     with _quietly(), torch.no_grad(), forked_random(), restored(graph.inputs):
         try:
             script: Any = torch.jit.trace(_in_order(graph), inputs, check_trace=False)
-        except RuntimeError:  # an argument that TorchScript does not know: Python runs the graph
+        except (
+            RuntimeError
+        ):  # an argument that TorchScript does not know: Python runs the graph
             script = graph.module
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
@@ -589,7 +677,10 @@ def _draw_truths_as_python_does(graph: torch.fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.target is not aten.bernoulli.default:
             continue
-        if node.meta[KIND].dtype != torch.float64 and node.meta[KIND].device.type != "cuda":
+        if (
+            node.meta[KIND].dtype != torch.float64
+            and node.meta[KIND].device.type != "cuda"
+        ):
             continue
         with graph.inserting_before(node):
             empty = graph.call_function(aten.empty_like.default, (node.args[0],))
@@ -627,7 +718,9 @@ class _Recorded:
         inputs: those to record with.
     """
 
-    def __init__(self, run: Callable[..., Sequence[Tensor]], inputs: list[Tensor]) -> None:
+    def __init__(
+        self, run: Callable[..., Sequence[Tensor]], inputs: list[Tensor]
+    ) -> None:
         self._run = run
         self._inputs = [t.detach() for t in inputs]
         self._own: set[int] = set()
@@ -637,7 +730,9 @@ class _Recorded:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), restored(self._inputs), forked_random():
-            for _ in range(3):  # allocations and the choice of kernels happen before the recording
+            for _ in range(
+                3
+            ):  # allocations and the choice of kernels happen before the recording
                 self._run(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
@@ -646,12 +741,17 @@ class _Recorded:
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         pairs = zip(self._inputs, inputs, strict=True)
-        moved = [i for i, (mine, given) in enumerate(pairs) if mine.data_ptr() != given.data_ptr()]
+        moved = [
+            i
+            for i, (mine, given) in enumerate(pairs)
+            if mine.data_ptr() != given.data_ptr()
+        ]
         elsewhere = {i for i in moved if inputs[i].device == self._inputs[i].device}
         if new := elsewhere - self._own:
             self._own |= new
             self._inputs = [
-                given.clone() if i in new else self._inputs[i] for i, given in enumerate(inputs)
+                given.clone() if i in new else self._inputs[i]
+                for i, given in enumerate(inputs)
             ]
             self._record()
         for i in moved:
@@ -660,16 +760,22 @@ class _Recorded:
         return self._outputs
 
 
-def _verify(graph: Graph, run: Callable[..., Sequence[Tensor]], state: list[Tensor]) -> None:
+def _verify(
+    graph: Graph, run: Callable[..., Sequence[Tensor]], state: list[Tensor]
+) -> None:
     """Hold the first call against the eager one that was traced."""
     with torch.no_grad(), forked_random(), restored(state):
         outputs = run(*graph.inputs)
         outputs = [t.clone() for t in outputs]
     if _differ(outputs, graph.outputs, rough=graph.rough):
-        raise _CannotCompileError("the compiled graph gave other numbers than Python did")
+        raise _CannotCompileError(
+            "the compiled graph gave other numbers than Python did"
+        )
 
 
-def _differ(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, rough: bool = False) -> bool:
+def _differ(
+    outputs: Sequence[Tensor], expected: Sequence[Tensor], *, rough: bool = False
+) -> bool:
     """Whether a graph's numbers are others than Python's by more than rounding.
 
     Rounding is relative to the largest number of a tensor, and in any case to the largest of all: the gradient of a
@@ -684,7 +790,9 @@ def _differ(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, rough: boo
             continue
         # What is infinite or no number has to stay so; the rest is compared as numbers.
         finite = theirs.detach().isfinite()
-        if mine.shape != theirs.shape or not torch.equal(mine.detach().isfinite(), finite):
+        if mine.shape != theirs.shape or not torch.equal(
+            mine.detach().isfinite(), finite
+        ):
             return True
         if finite.any():
             pairs.append((mine.detach()[finite], theirs.detach()[finite]))
@@ -695,7 +803,10 @@ def _differ(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, rough: boo
             eps, size = torch.finfo(torch.bfloat16).eps, theirs.double().norm().item()
             differ = not apart.norm() <= max(ROUGH * size, eps * largest)
         else:
-            eps, size = torch.finfo(theirs.dtype).eps, max(theirs.abs().max().item(), 1e-6)
+            eps, size = (
+                torch.finfo(theirs.dtype).eps,
+                max(theirs.abs().max().item(), 1e-6),
+            )
             differ = not apart.abs().max() <= max(
                 TOLERANCE[theirs.dtype] * size, 64 * eps * largest
             )
@@ -739,6 +850,4 @@ def _reason(error: Exception) -> str:
         return text
     if isinstance(error, ValueNeededError):
         return f"{DECIDES} (an if, float() or .item())"
-    return (
-        f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"
-    )
+    return f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}"

@@ -24,7 +24,11 @@ def compiled(
     function: Callable[..., Any], modules: list[nn.Module], name: str, *, asked: bool
 ) -> Compiled:
     """A function of tensors and of modules that do not change; unasked, a failure is logged and not warned of."""
-    state = list(dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers())))
+    state = list(
+        dict.fromkeys(t for m in modules for t in (*m.parameters(), *m.buffers()))
+    )
     warn = None if asked else logging.getLogger(__name__).info
     products = products_of(m for program in modules for m in program.modules())
-    return Compiled(function, state=lambda: (state, None), name=name, warn=warn, products=products)
+    return Compiled(
+        function, state=lambda: (state, None), name=name, warn=warn, products=products
+    )

@@ -13,7 +13,9 @@ from pyro_vae.foundation.memory import available_memory
 MEMORY = 256 * 2**20
 
 
-CHUNK = {"cpu": 4096}  # draws decoded at a time: what stays in a processor's caches is faster
+CHUNK = {
+    "cpu": 4096
+}  # draws decoded at a time: what stays in a processor's caches is faster
 
 
 LARGEST_CHUNK = 100_000  # elsewhere, and of draws whose weights are summed up
@@ -24,7 +26,9 @@ class Allocations(TorchDispatchMode):
 
     bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(tensor, Tensor) and tensor._base is None:

@@ -15,9 +15,13 @@ def in_order() -> dict[str, Any]:
         return {}
     try:
         from torch._inductor.custom_graph_pass import CustomGraphPass
-        from torch._inductor.fx_passes.control_dependencies import preserve_node_ordering
+        from torch._inductor.fx_passes.control_dependencies import (
+            preserve_node_ordering,
+        )
         from torch.utils._ordered_set import OrderedSet
-    except ImportError:  # a graph that draws in another order is found out and interpreted
+    except (
+        ImportError
+    ):  # a graph that draws in another order is found out and interpreted
         return {"reorder_for_locality": False}
 
     class InOrder(CustomGraphPass):

@@ -43,9 +43,7 @@ def has_kernels() -> bool:
         return False
     try:
         _compile()
-    except (
-        Exception
-    ) as error:  # no compiler here, or a PyTorch without these kernels: its own products do
+    except Exception as error:  # no compiler here, or a PyTorch without these kernels: its own products do
         logging.getLogger(__name__).info("products are PyTorch's: %s", error)
         return False
     return True

@@ -50,7 +50,9 @@ class Readings(TorchFunctionMode):
         """Whether all assumptions hold, a tensor; `None` where nothing was assumed."""
         if not self.assumptions:
             return None
-        assumptions = [detach_provenance(a).reshape(()).bool() for a in self.assumptions]
+        assumptions = [
+            detach_provenance(a).reshape(()).bool() for a in self.assumptions
+        ]
         return torch.stack(assumptions).all()
 
     def whole(self, tensor: Tensor) -> Any:
@@ -127,7 +129,9 @@ def _equal(readings: Readings, one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and _truth(readings, (one == other).all())
 
 
-def _close(readings: Readings, one: Tensor, other: Tensor, *args: Any, **kwargs: Any) -> bool:
+def _close(
+    readings: Readings, one: Tensor, other: Tensor, *args: Any, **kwargs: Any
+) -> bool:
     return _truth(readings, torch.isclose(one, other, *args, **kwargs).all())
 
 
@@ -154,7 +158,9 @@ def _indexed(readings: Readings, tensor: Tensor, index: Any) -> Tensor:
     return torch.Tensor.__getitem__(tensor, tuple(places))
 
 
-def _by_numbers(tensor: Tensor, parts: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+def _by_numbers(
+    tensor: Tensor, parts: tuple[Any, ...]
+) -> tuple[Tensor, tuple[Any, ...]]:
     """Take the one entry that each whole number in a tensor names, a copy, and put 0 in the place of the number."""
     left: list[Any] = []
     dim = 0
@@ -238,20 +244,31 @@ def _grad(  # noqa: PLR0917  # the arguments of torch.autograd.grad
     ones = tuple(torch.ones_like(output) for output in outputs)
     with readings:
         return _engine_run_backward(
-            outputs, ones, keep, create_graph, inputs, allow_unused, accumulate_grad=False
+            outputs,
+            ones,
+            keep,
+            create_graph,
+            inputs,
+            allow_unused,
+            accumulate_grad=False,
         )
 
 
 def _is_dice(frame: FrameType) -> bool:
     """Whether Pyro's sum over enumerated values asks, which leaves out those of no probability."""
     code = frame.f_code
-    return code.co_name == "compute_expectation" and code.co_filename.endswith("infer/util.py")
+    return code.co_name == "compute_expectation" and code.co_filename.endswith(
+        "infer/util.py"
+    )
 
 
 def _is_warning(frame: FrameType) -> bool:
     """Whether Pyro asks in order to warn of numbers that are not finite."""
     code = frame.f_code
-    return code.co_name in ("warn_if_nan", "warn_if_inf") and code.co_filename == pyro.util.__file__
+    return (
+        code.co_name in ("warn_if_nan", "warn_if_inf")
+        and code.co_filename == pyro.util.__file__
+    )
 
 
 def _is_check_of_reals(frame: FrameType) -> bool:

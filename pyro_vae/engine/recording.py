@@ -62,11 +62,17 @@ class Recorder(TorchDispatchMode):
         self.constants: dict[str, Tensor] = {}
         self._nodes: MutableMapping[Tensor, Node] = WeakTensorKeyDictionary()
         self._constants: dict[Any, Node] = {}
-        self._fixed: dict[int, set[Node]] = {}  # the same in every call, by their memory
+        self._fixed: dict[
+            int, set[Node]
+        ] = {}  # the same in every call, by their memory
         for tensor in inputs:
-            self._last = self._keep(tensor, self.graph.placeholder(f"input_{len(self._nodes)}"))
+            self._last = self._keep(
+                tensor, self.graph.placeholder(f"input_{len(self._nodes)}")
+            )
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if not isinstance(func, OpOverload) or any(map(_has_own_way, types)):
             return NotImplemented
         kwargs = kwargs or {}
@@ -87,7 +93,9 @@ class Recorder(TorchDispatchMode):
             return self._made(args[0])
         met: list[Tensor] = []
         recorded_args = self._recorded(args, met)
-        recorded_kwargs = {name: self._recorded(value, met) for name, value in kwargs.items()}
+        recorded_kwargs = {
+            name: self._recorded(value, met) for name, value in kwargs.items()
+        }
         fixed = _is_plain(func) and all(map(self._is_fixed, met))
         if torch.Tag.data_dependent_output in func.tags and not fixed:
             if self._answer is None or func is not aten._local_scalar_dense.default:
@@ -99,7 +107,9 @@ class Recorder(TorchDispatchMode):
         if writes(func) and not fixed:
             for tensor in met:
                 self._fixed.pop(_storage(tensor), None)
-        node = self.graph.create_node("call_function", func, recorded_args, recorded_kwargs)
+        node = self.graph.create_node(
+            "call_function", func, recorded_args, recorded_kwargs
+        )
         if isinstance(result, Tensor):
             self._keep(result, node, fixed=fixed)
         elif isinstance(result, tuple | list):
@@ -169,7 +179,9 @@ def unrecorded() -> Iterator[None]:
 def kind(tensor: Tensor) -> Kind:
     """What is known of a tensor beside its values."""
     plain = tensor.layout is torch.strided
-    stride, offset = (tensor.stride(), int(tensor.storage_offset())) if plain else (None, 0)
+    stride, offset = (
+        (tensor.stride(), int(tensor.storage_offset())) if plain else (None, 0)
+    )
     turned = (tensor.is_conj(), tensor.is_neg())
     return Kind(tensor.shape, stride, offset, tensor.dtype, tensor.device, turned)
 
@@ -189,7 +201,9 @@ def _has_own_way(cls: type) -> bool:
 @cache
 def _is_composite(func: OpOverload[..., Any]) -> bool:
     """Whether an operation is made of others, which autograd would have called in its place."""
-    return func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    return func.has_kernel_for_dispatch_key(
+        torch._C.DispatchKey.CompositeImplicitAutograd
+    )
 
 
 @cache
@@ -221,7 +235,9 @@ def writes(target: Any) -> bool:
     if not isinstance(target, OpOverload):
         return False
     # Batch normalisation changes its running statistics, of which its schema does not tell.
-    return target._schema.is_mutable or target._overloadpacket.__name__.endswith("batch_norm")
+    return target._schema.is_mutable or target._overloadpacket.__name__.endswith(
+        "batch_norm"
+    )
 
 
 def simplify(graph: Graph) -> None:
@@ -235,7 +251,9 @@ def simplify(graph: Graph) -> None:
         if node.target is aten._is_all_true.default:  # the same, which Inductor knows
             node.target = aten.all.default
     # What changes the shape or the memory of a tensor in place is nothing that is followed here.
-    if not any(torch.Tag.inplace_view in getattr(node.target, "tags", ()) for node in nodes):
+    if not any(
+        torch.Tag.inplace_view in getattr(node.target, "tags", ()) for node in nodes
+    ):
         _merge(nodes)
     for node in reversed(nodes):
         if not (node.users or node.is_impure() or writes(node.target)):
@@ -260,7 +278,9 @@ def _merge(nodes: Sequence[Node]) -> None:
         touched = {memory[node], *(memory[n] for n in node.all_input_nodes)}
         if not _same_for_same(node.target) or touched & written:
             continue
-        first = seen.setdefault((node.target, _frozen(node.args), _frozen(node.kwargs)), node)
+        first = seen.setdefault(
+            (node.target, _frozen(node.args), _frozen(node.kwargs)), node
+        )
         if first is not node and memory[node] not in returned_memory:
             node.replace_all_uses_with(first)
 
@@ -269,7 +289,9 @@ def changed_inputs(graph: Graph) -> tuple[int, ...]:
     """The places of the inputs that a graph writes to, itself or through views of them."""
     nodes = list(graph.nodes)
     memory = _memory(nodes)
-    changed = {memory[n] for node in nodes if writes(node.target) for n in _changed_by(node)}
+    changed = {
+        memory[n] for node in nodes if writes(node.target) for n in _changed_by(node)
+    }
     inputs = [node for node in nodes if node.op == "placeholder"]
     return tuple(place for place, node in enumerate(inputs) if node in changed)
 
@@ -289,21 +311,31 @@ def _memory(nodes: Sequence[Node]) -> dict[Node, Node]:
 
 def _written(nodes: Sequence[Node], memory: dict[Node, Node]) -> set[Node]:
     """The memory that any operation writes to, by the node that made it."""
-    written = {memory[n] for node in nodes if writes(node.target) for n in _changed_by(node)}
+    written = {
+        memory[n] for node in nodes if writes(node.target) for n in _changed_by(node)
+    }
     inputs = {node for node in nodes if node.op == "placeholder"}
-    return written | inputs if written & inputs else written  # one may show what another shows
+    return (
+        written | inputs if written & inputs else written
+    )  # one may show what another shows
 
 
 def _changed_by(node: Node) -> list[Node]:
     """The arguments that an operation writes to."""
     schema = node.target._schema  # type: ignore[union-attr]
-    if not schema.is_mutable:  # batch normalisation, and where its running statistics are
+    if (
+        not schema.is_mutable
+    ):  # batch normalisation, and where its running statistics are
         return [given for given in node.args[3:5] if isinstance(given, Node)]
     changed: list[Node] = []
     for place, argument in enumerate(schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
-        given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+        given = (
+            node.args[place]
+            if place < len(node.args)
+            else node.kwargs.get(argument.name)
+        )
         entries = given if isinstance(given, tuple | list) else [given]
         changed += [entry for entry in entries if isinstance(entry, Node)]
     return changed

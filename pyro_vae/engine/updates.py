@@ -36,10 +36,16 @@ class Updates:
                 f"optim must be an optimizer or a function that makes one, not {type(optim).__name__}"
             )
         self._make: MakeOptimizer = optim
-        self._left_out = set(at_hand) - _in(optim) if isinstance(optim, Optimizer) else set()
-        self._added: list[Tensor] = []  # the parameters of the last call that were all taken in
+        self._left_out = (
+            set(at_hand) - _in(optim) if isinstance(optim, Optimizer) else set()
+        )
+        self._added: list[
+            Tensor
+        ] = []  # the parameters of the last call that were all taken in
         self._together: _Together | None = None
-        self._zeros: dict[Tensor, tuple[Tensor, int]] = {}  # gradients, and versions of then
+        self._zeros: dict[
+            Tensor, tuple[Tensor, int]
+        ] = {}  # gradients, and versions of then
 
     @property
     def single(self) -> Optimizer | None:
@@ -51,9 +57,13 @@ class Updates:
         """Whether each parameter has an optimizer of its own, as in Pyro."""
         return self._pyro is not None
 
-    def add(self, parameters: Sequence[Tensor], names: Callable[[], Mapping[Tensor, str]]) -> None:
+    def add(
+        self, parameters: Sequence[Tensor], names: Callable[[], Mapping[Tensor, str]]
+    ) -> None:
         """Take in the parameters that are new, with their names."""
-        if len(parameters) == len(self._added) and all(map(is_, parameters, self._added)):
+        if len(parameters) == len(self._added) and all(
+            map(is_, parameters, self._added)
+        ):
             return
         if self._pyro is not None:
             known_names = pyro.get_param_store()._param_to_name
@@ -74,7 +84,11 @@ class Updates:
             self._added = list(parameters)
 
     def step(
-        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], *, fast: bool
+        self,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        *,
+        fast: bool,
     ) -> None:
         """Move the parameters by their gradients.
 
@@ -139,7 +153,10 @@ class Updates:
         """Take the steps of `pyro.optim.Adam` by one kernel and in their states; False, and nothing, where none can."""
         if any(p.grad is not None and not self._is_zero(p) for p in parameters):
             return False
-        given = [p.grad if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+        given = [
+            p.grad if g is None else g
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
         moved = [p for p, g in zip(parameters, given, strict=True) if g is not None]
         if self._together is None or not self._together.are(moved):
             try:
@@ -161,18 +178,24 @@ def _in(optimizer: Optimizer) -> set[Tensor]:
 def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     """Add gradients to those that the parameters have."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        parameter.grad = (
+            gradient if parameter.grad is None else parameter.grad + gradient
+        )
 
 
 @torch.no_grad()
-def _fused_adam(optimizer: Optimizer, parameters: list[Tensor], gradients: list[Tensor]) -> bool:
+def _fused_adam(
+    optimizer: Optimizer, parameters: list[Tensor], gradients: list[Tensor]
+) -> bool:
     """Take a step of `torch.optim.Adam(fused=True)`, with its kernel and its state but without its bookkeeping.
 
     That takes as long as the kernel on a small network. Returns False, and does nothing, for another optimizer, for its
     first step, and where gradients wait to be added.
     """
     group, state = optimizer.param_groups[0], optimizer.state
-    plain = type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]
+    plain = (
+        type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]
+    )
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if (
         not plain
@@ -201,7 +224,9 @@ class _Together:
         ValueError: for another optimizer, with clipping, hooks or a schedule, and before the first step.
     """
 
-    def __init__(self, optim: pyro.optim.PyroOptim, parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self, optim: pyro.optim.PyroOptim, parameters: Sequence[Tensor]
+    ) -> None:
         self.parameters = list(parameters)
         self._optimizers: list[Any] = []
         self._states: list[Any] = []
@@ -209,11 +234,17 @@ class _Together:
         self._groups: list[tuple[list[int], _Kernel]] = []
         for parameter in parameters:
             optimizer = optim.optim_objs.get(parameter)
-            if type(optimizer) is not torch.optim.Adam or optim.grad_clip[parameter] is not None:
+            if (
+                type(optimizer) is not torch.optim.Adam
+                or optim.grad_clip[parameter] is not None
+            ):
                 raise ValueError("another optimizer")
             group, state = optimizer.param_groups[0], optimizer.state.get(parameter)
             others = group["amsgrad"] or group["capturable"] or group["differentiable"]
-            hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+            hooks = (
+                optimizer._optimizer_step_pre_hooks
+                or optimizer._optimizer_step_post_hooks
+            )
             if not state or others or hooks or isinstance(group["lr"], Tensor):
                 raise ValueError("other arguments")
             self._optimizers.append(optimizer)
@@ -226,7 +257,9 @@ class _Together:
         )
         return same and all(
             optimizer.state is states
-            for optimizer, (states, _) in zip(self._optimizers, self._states, strict=True)
+            for optimizer, (states, _) in zip(
+                self._optimizers, self._states, strict=True
+            )
         )
 
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -257,7 +290,13 @@ class _Together:
 
 def _arguments(optimizer: Any) -> tuple[Any, ...]:
     group = optimizer.param_groups[0]
-    return group["lr"], group["betas"], group["eps"], group["weight_decay"], group["maximize"]
+    return (
+        group["lr"],
+        group["betas"],
+        group["eps"],
+        group["weight_decay"],
+        group["maximize"],
+    )
 
 
 class _Kernel:

@@ -28,7 +28,15 @@ from pyro_vae.evaluation.refinement import (
 from pyro_vae.evaluation.results import PARETO_LIMIT, LogMarginal
 from pyro_vae.evaluation.weighting import Weighting, holds, weighted
 from pyro_vae.foundation.abstract import Around, Ignoring, running
-from pyro_vae.foundation.checks import MOST, Number, Positive, at_least, at_most, checked, takes
+from pyro_vae.foundation.checks import (
+    MOST,
+    Number,
+    Positive,
+    at_least,
+    at_most,
+    checked,
+    takes,
+)
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.particles import Program
@@ -40,9 +48,13 @@ ROADS = ("guide", "more draws", "refined", "annealed")
 GUIDE, MORE, REFINED, ANNEALED = range(len(ROADS))
 DEFENCE = 0.1  # of the draws for a refined q(z|x) come from the prior
 LEAST_CHAINS = 25  # fewer have no Pareto k
-EFFECTIVE_CHAINS = 10  # of an annealed datum that is believed: a standard error of about 0.3 nats
+EFFECTIVE_CHAINS = (
+    10  # of an annealed datum that is believed: a standard error of about 0.3 nats
+)
 
-Weighted = Callable[[Tensor, int], LogMarginal]  # of rows by their places, and a number of draws
+Weighted = Callable[
+    [Tensor, int], LogMarginal
+]  # of rows by their places, and a number of draws
 Chains = Callable[[Tensor], LogMarginal]
 
 
@@ -198,9 +210,14 @@ def log_marginal_adaptive(
                 "the pair is called with all of its data at once, so draws cannot be spent on some of them; take "
                 "log_marginal or log_marginal_refined"
             )
-    weighing: dict[str, Any] = {"memory": memory, "compile": compile, "progress": progress}
+    weighing: dict[str, Any] = {
+        "memory": memory,
+        "compile": compile,
+        "progress": progress,
+    }
     pilot, result = (
-        weighted(model, guide, data, num_particles=num_particles, **weighing) for _ in range(2)
+        weighted(model, guide, data, num_particles=num_particles, **weighing)
+        for _ in range(2)
     )
     rows = bad(pilot).nonzero().flatten()
     proposals = _Proposals(model, guide, data.selected(rows), batch_size, weighing)
@@ -230,7 +247,9 @@ def log_marginal_adaptive(
 
         hard.draw(propose, proposals.weighted, num_particles, budget - least, memory)
     if len(rows) and annealable(model, data[rows[:1]]):
-        hard.anneal(chains, gradients_per_datum(num_chains, num_temperatures), annealing)
+        hard.anneal(
+            chains, gradients_per_datum(num_chains, num_temperatures), annealing
+        )
     for which, marginal in hard.values(proposals.weighted, chains):
         elbo, reconstruction, kl = (
             c[rows[which]] for c in (result.elbo, result.reconstruction, result.kl)
@@ -239,7 +258,9 @@ def log_marginal_adaptive(
         result = result.replaced(rows[which], of_guide)
 
     words = f"Pareto k above {limit} or fewer than {EFFECTIVE_CHAINS} effective chains"
-    words += "" if standard_error is None else f" or a standard error above {standard_error}"
+    words += (
+        "" if standard_error is None else f" or a standard error above {standard_error}"
+    )
     road = torch.zeros(len(data), dtype=torch.long)
     unaffordable = torch.zeros(len(data), dtype=torch.bool)
     road[rows], unaffordable[rows] = hard.road, hard.road == GUIDE
@@ -262,7 +283,12 @@ class _Proposals:
     """
 
     def __init__(
-        self, model: Program, guide: Program, data: Call, batch_size: int, weighing: dict[str, Any]
+        self,
+        model: Program,
+        guide: Program,
+        data: Call,
+        batch_size: int,
+        weighing: dict[str, Any],
     ) -> None:
         self.model, self.guide, self.data = model, guide, data
         self.batch_size, self.weighing = batch_size, weighing
@@ -300,23 +326,31 @@ class _Proposals:
             like = next(iter(self.q.shift.values()))
             self.share = DEFENCE * refining.to(like)
 
-    def _made(self, places: Tensor, marked: Tensor, *, steps: int, rate: float) -> RefinedGuide:
+    def _made(
+        self, places: Tensor, marked: Tensor, *, steps: int, rate: float
+    ) -> RefinedGuide:
         """The q(z|x) of one batch."""
         batch = self.data[places]
         layout, start = starting(self.guide, batch) if self.known else ({}, {})
         shift = {site: delta.clone() for site, delta in start.items()}
         if marked.any():
-            better = refined(self.model, self.guide, batch[marked], steps=steps, rate=rate)
+            better = refined(
+                self.model, self.guide, batch[marked], steps=steps, rate=rate
+            )
             for site, delta in shift.items():
                 delta[marked.to(delta.device)] = better.shift[site]
-        return RefinedGuide(self.guide, layout, batch, start=start, shift=shift, improved=marked)
+        return RefinedGuide(
+            self.guide, layout, batch, start=start, shift=shift, improved=marked
+        )
 
     def weighted(self, which: Tensor, count: int) -> LogMarginal:
         """Values of the data `which` by so many draws from their q(z|x)."""
         assert self.q is not None
         at = self.place[which]
         model, guide = self.q.pair(self.model)
-        some = self.data.selected(which).named(shift={s: d[at] for s, d in self.q.shift.items()})
+        some = self.data.selected(which).named(
+            shift={s: d[at] for s, d in self.q.shift.items()}
+        )
         if self.share is not None:
             model = Ignoring(model, "share")
             guide = _Defending(guide, self.model)
@@ -359,7 +393,9 @@ class _Hard:
     def __init__(self, k: Tensor, judge: Callable[[LogMarginal], Tensor]) -> None:
         self.k, self.judge = k, judge
         self.bad = torch.ones(len(k), dtype=torch.bool)  # by the last pilot
-        self.road, self.counts = (torch.zeros(len(k), dtype=torch.long) for _ in range(2))
+        self.road, self.counts = (
+            torch.zeros(len(k), dtype=torch.long) for _ in range(2)
+        )
         self.draws = self.gradients = 0
 
     def draw(
@@ -403,10 +439,14 @@ class _Hard:
             return
         good = left[~self.judge(chains(left))]
         self.gradients = price * (len(left) + len(good))
-        self.draws -= int(self.counts[good].sum())  # their values by weighting are not needed
+        self.draws -= int(
+            self.counts[good].sum()
+        )  # their values by weighting are not needed
         self.road[good] = ANNEALED
 
-    def values(self, weighted: Weighted, chains: Chains) -> Iterator[tuple[Tensor, LogMarginal]]:
+    def values(
+        self, weighted: Weighted, chains: Chains
+    ) -> Iterator[tuple[Tensor, LogMarginal]]:
         """Fresh values of all that left the guide's own draws."""
         drawn = (self.road == MORE) | (self.road == REFINED)
         for count in self.counts[drawn].unique().tolist():
@@ -420,7 +460,9 @@ class _Hard:
 def _check_least(why: str, **values: tuple[Any, int]) -> None:
     for name, (value, least) in values.items():
         if not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r} must be a whole number of at least {least}{why}")
+            raise InputError(
+                f"{name}={value!r} must be a whole number of at least {least}{why}"
+            )
 
 
 def _worst(k: Tensor, most: int) -> Tensor:
@@ -452,8 +494,12 @@ class Adaptive(Weighting):
 
     foreseen = False
 
-    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
-        result, effort = log_marginal_adaptive(run.vae, data.x, steps=self.steps, **options)
+    def weigh(
+        self, run: Trained, data: Evaluated, **options: Any
+    ) -> tuple[LogMarginal, Answer]:
+        result, effort = log_marginal_adaptive(
+            run.vae, data.x, steps=self.steps, **options
+        )
         answer = result.answer().plus(
             sentences=[str(effort)],
             columns={"road": effort.road},

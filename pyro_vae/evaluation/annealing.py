@@ -38,7 +38,15 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole
 from pyro_vae.inference.particles import Program, is_point, nothing, way_alone
-from pyro_vae.inference.scores import Flat, Observed, Observing, draw, run_of, score, simulate
+from pyro_vae.inference.scores import (
+    Flat,
+    Observed,
+    Observing,
+    draw,
+    run_of,
+    score,
+    simulate,
+)
 from pyro_vae.inference.terms import double
 
 TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
@@ -81,7 +89,9 @@ class AnnealedEstimate(Weighed, Printed):
             title="Annealed importance sampling",
             about=f"{self.path} on {len(self)} data",
             rows={"log p(x), annealed": self},
-            meanings={"log p(x), annealed": "by chains that owe nothing to the guide's shape"},
+            meanings={
+                "log p(x), annealed": "by chains that owe nothing to the guide's shape"
+            },
             sentences=[
                 self._interval(),
                 f"acceptance {self.acceptance[sound].mean().item():.2f}, median ESS "
@@ -171,7 +181,9 @@ def temperatures(count: int, shape: str = "sigmoid") -> Tensor:
     Source: Wu, Burda, Salakhutdinov & Grosse 2017, On the Quantitative Analysis of Decoder-Based Generative Models.
     """
     if not isinstance(count, int) or count < 1:
-        raise InputError(f"num_temperatures={count!r} must be a whole number of at least 1")
+        raise InputError(
+            f"num_temperatures={count!r} must be a whole number of at least 1"
+        )
     t = torch.linspace(0, 1, count + 1, dtype=torch.float64)
     if shape == "linear":
         return t
@@ -209,7 +221,9 @@ class _Path:
     own and a move as many as it has steps.
     """
 
-    def __init__(self, look: Callable[[Tensor], _Place], betas: Tensor, leapfrogs: int) -> None:
+    def __init__(
+        self, look: Callable[[Tensor], _Place], betas: Tensor, leapfrogs: int
+    ) -> None:
         self.look, self.betas, self.leapfrogs = look, betas.tolist(), leapfrogs
 
     def move(self, here: _Place, beta: float, step: Tensor) -> tuple[_Place, Tensor]:
@@ -223,12 +237,19 @@ class _Path:
         there, p = here, momentum + 0.5 * step * here.gradient(beta)
         for i in range(self.leapfrogs):
             there = self.look(there.z + step * p)
-            p = p + (step if i < self.leapfrogs - 1 else 0.5 * step) * there.gradient(beta)
+            p = p + (step if i < self.leapfrogs - 1 else 0.5 * step) * there.gradient(
+                beta
+            )
         gain = there.density(beta) - 0.5 * p.square().sum(-1) - energy
         accepted = torch.rand_like(gain).log() < gain.nan_to_num(-math.inf)
-        masks = (accepted if t.dim() == accepted.dim() else accepted[..., None] for t in here)
+        masks = (
+            accepted if t.dim() == accepted.dim() else accepted[..., None] for t in here
+        )
         return _Place(
-            *(torch.where(m, new, old) for m, new, old in zip(masks, there, here, strict=True))
+            *(
+                torch.where(m, new, old)
+                for m, new, old in zip(masks, there, here, strict=True)
+            )
         ), accepted
 
     def tune(self, z: Tensor) -> Tensor:
@@ -236,7 +257,10 @@ class _Path:
         if len(self.betas) == 2:
             return z.new_empty(0)
         step = torch.full(
-            z.shape[1:2], 0.5 * z.shape[-1] ** -0.25, dtype=torch.float64, device=z.device
+            z.shape[1:2],
+            0.5 * z.shape[-1] ** -0.25,
+            dtype=torch.float64,
+            device=z.device,
         )
         place, steps = self.look(z), []
         for beta in [self.betas[1]] * WARM_UP + self.betas[1:-1]:
@@ -247,14 +271,19 @@ class _Path:
 
     def forward(self, z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """From draws of the start: `log w`, `(C, B)`, and the share of accepted moves, `(B,)`."""
-        log_w, accepted = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device), []
+        log_w, accepted = (
+            torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device),
+            [],
+        )
         place = self.look(z)
         for t in range(1, len(self.betas)):
             log_w = log_w + (self.betas[t] - self.betas[t - 1]) * place.difference
             if t < len(self.betas) - 1:
                 place, moved = self.move(place, self.betas[t], steps[t - 1])
                 accepted.append(moved.double().mean(0))
-        return log_w, torch.stack(accepted).mean(0) if accepted else torch.ones_like(log_w[0])
+        return log_w, torch.stack(accepted).mean(0) if accepted else torch.ones_like(
+            log_w[0]
+        )
 
     def backward(self, z: Tensor, steps: Tensor) -> Tensor:
         """From posterior draws: the `log w` of the chain run the other way, `(C, B)`; `E[1 / w]` is `1 / p(x)`."""
@@ -274,7 +303,11 @@ def gradients_per_datum(
     `bidirectional_monte_carlo`.
     """
     between = num_temperatures - 1
-    tuning = max(num_chains // 2, 1) * (1 + (WARM_UP + between) * leapfrogs) if between else 0
+    tuning = (
+        max(num_chains // 2, 1) * (1 + (WARM_UP + between) * leapfrogs)
+        if between
+        else 0
+    )
     return tuning + ways * num_chains * (1 + between * leapfrogs)
 
 
@@ -293,7 +326,11 @@ def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     chains = len(log_w)
     value = log_w.logsumexp(0) - math.log(chains)
     ratio = (log_w - value).exp()
-    error = ratio.std(0) / math.sqrt(chains) if chains > 1 else torch.full_like(value, math.nan)
+    error = (
+        ratio.std(0) / math.sqrt(chains)
+        if chains > 1
+        else torch.full_like(value, math.nan)
+    )
     largest = log_w.topk(min(tail_length(chains) + 1, chains), dim=0).values.T
     return (
         value.cpu(),
@@ -316,7 +353,12 @@ class _Paths:
         leapfrogs: int,
         progress: Callable[[int], None] | None,
     ) -> None:
-        self.model, self.guide, self.betas, self.leapfrogs = model, guide, betas, leapfrogs
+        self.model, self.guide, self.betas, self.leapfrogs = (
+            model,
+            guide,
+            betas,
+            leapfrogs,
+        )
         self.flat = Flat(model, call)
         if guide is not None and _computes(guide, call):
             raise InputError(
@@ -331,17 +373,24 @@ class _Paths:
         program = self.model if self.guide is None else self.guide
         return self.flat.vector(draw(program, call, count))
 
-    def _densities(self, args: Any, kwargs: Any, z: Tensor) -> tuple[list[Tensor], None]:
+    def _densities(
+        self, args: Any, kwargs: Any, z: Tensor
+    ) -> tuple[list[Tensor], None]:
         """The values and gradients of a `_Place`."""
         call = Call(args[0], args[1:], kwargs)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             values, log_jacobian = self.flat.values(z)
             p = score(self.model, call, values)
-            start = p.latent if self.guide is None else score(self.guide, call, values).joint
+            start = (
+                p.latent
+                if self.guide is None
+                else score(self.guide, call, values).joint
+            )
             densities = [start + log_jacobian, p.joint + log_jacobian]
             gradients = [
-                torch.autograd.grad(density.sum(), z, retain_graph=True)[0] for density in densities
+                torch.autograd.grad(density.sum(), z, retain_graph=True)[0]
+                for density in densities
             ]
         return [v.detach() for v in (*densities, *gradients)], None
 
@@ -349,17 +398,25 @@ class _Paths:
         """How many rows to evaluate at a time, measured on some data; compiles if `rows` are many in all."""
         with forked_random():
             z = self.start(call, 1)
-        row = 64 + bytes_of(lambda: self._densities(call.args, call.kwargs, z)) // len(call)
+        row = 64 + bytes_of(lambda: self._densities(call.args, call.kwargs, z)) // len(
+            call
+        )
         programs = [p for p in (self.model, self.guide) if p is not None]
         modules = [p for p in programs if isinstance(p, nn.Module)]
-        one_run = all(way_alone(p, call.args, call.kwargs) is not None for p in programs)
+        one_run = all(
+            way_alone(p, call.args, call.kwargs) is not None for p in programs
+        )
         if (
             choice(wanted, repaid=rows * row >= REPAID)
             and len(modules) == len(programs)
             and one_run
         ):
-            self.densities = compiled(self._densities, modules, "annealing", asked=wanted is True)
-        self.at_a_time = min(memory // row or 1, CHUNK.get(call.device.type, LARGEST_CHUNK))
+            self.densities = compiled(
+                self._densities, modules, "annealing", asked=wanted is True
+            )
+        self.at_a_time = min(
+            memory // row or 1, CHUNK.get(call.device.type, LARGEST_CHUNK)
+        )
         return self.at_a_time
 
     def batch_size(self, num_chains: int, memory: int) -> int:
@@ -385,7 +442,9 @@ class _Paths:
                 densities.append(self.densities(call.args, call.kwargs, some)[0])
             if len(densities) == 1:
                 return _Place(z, *densities[0])
-            return _Place(z, *(torch.cat(column) for column in zip(*densities, strict=True)))
+            return _Place(
+                z, *(torch.cat(column) for column in zip(*densities, strict=True))
+            )
 
         return _Path(look, self.betas, self.leapfrogs)
 
@@ -414,7 +473,9 @@ def _template(model: Program, n: int, x: Any) -> Any:
         )
     rows = as_data(model, x)
     if len(rows) < n:
-        raise InputError(f"n={n} data are simulated in the place of x, which has {len(rows)} rows")
+        raise InputError(
+            f"n={n} data are simulated in the place of x, which has {len(rows)} rows"
+        )
     return rows
 
 
@@ -424,12 +485,18 @@ class _Seeing(Around):
     def forward(self, x: Any, *args: Any, observed: Observed, **kwargs: Any) -> Any:
         values = [value.movedim(0, axis) for value, axis in observed.values()]
         seen, c = fields_of(x) if is_own(self.program) else (x, None)
-        if not isinstance(seen, Tensor) or len(values) != 1 or values[0].shape != seen.shape:
+        if (
+            not isinstance(seen, Tensor)
+            or len(values) != 1
+            or values[0].shape != seen.shape
+        ):
             raise InputError(
                 "what the guide sees of simulated data is not known where x is not all that the model observes; "
                 "anneal from the prior instead"
             )
-        return self.program(values[0] if c is None else {"x": values[0], "c": c}, *args, **kwargs)
+        return self.program(
+            values[0] if c is None else {"x": values[0], "c": c}, *args, **kwargs
+        )
 
 
 def _computes(guide: Program, call: Call) -> bool:
@@ -448,7 +515,9 @@ def _anneal(
     lower = AnnealedEstimate(*columns, num_chains, len(paths.betas) - 1)
     if exact is None:
         return lower, None
-    value, error, *_ = _estimate(-path.backward(exact.expand(num_chains, -1, -1), steps))
+    value, error, *_ = _estimate(
+        -path.backward(exact.expand(num_chains, -1, -1), steps)
+    )
     return lower, (-value, error)
 
 
@@ -514,7 +583,9 @@ def annealed_importance_sampling(
     with running(model, guide), pyro.validation_enabled(False):
         whole = called_whole(nothing if guide is None else guide, model, data)
         first = data[: len(data) if whole else 1]
-        paths = _Paths(model, guide, first, betas, leapfrogs=leapfrogs, progress=progress)
+        paths = _Paths(
+            model, guide, first, betas, leapfrogs=leapfrogs, progress=progress
+        )
         rows = len(data) * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
         paths.prepare(first, rows, memory, compile)
         at_a_time = len(data) if whole else paths.batch_size(num_chains, memory)
@@ -583,13 +654,22 @@ def bidirectional_monte_carlo(
             call = simulated.named(observed=observed)
             if paths is None:
                 paths = _Paths(
-                    observing, seen, call[:1], betas, leapfrogs=leapfrogs, progress=progress
+                    observing,
+                    seen,
+                    call[:1],
+                    betas,
+                    leapfrogs=leapfrogs,
+                    progress=progress,
                 )
-                rows = n * gradients_per_datum(num_chains, num_temperatures, leapfrogs, ways=2)
+                rows = n * gradients_per_datum(
+                    num_chains, num_temperatures, leapfrogs, ways=2
+                )
                 paths.prepare(call[:1], rows, memory, compile)
             exact = paths.flat.vector(latents)
             size = paths.batch_size(num_chains, memory)
-            for z, batch in zip(exact.split(size, 1), call.batches(None, size), strict=True):
+            for z, batch in zip(
+                exact.split(size, 1), call.batches(None, size), strict=True
+            ):
                 of_batch, upper = _anneal(paths, batch, num_chains, z)
                 lower = of_batch if lower is None else lower + of_batch
                 assert upper is not None
@@ -685,7 +765,9 @@ class BDMC(Annealing):
         start: Literal["prior", "guide"] = "prior",
         schedule: Literal["sigmoid", "linear"] = "sigmoid",
     ) -> None:
-        super().__init__(chains=chains, temperatures=temperatures, start=start, schedule=schedule)
+        super().__init__(
+            chains=chains, temperatures=temperatures, start=start, schedule=schedule
+        )
         self.n = n
 
     def check(self, run: Trained, data: Evaluated) -> None:
@@ -699,7 +781,9 @@ class BDMC(Annealing):
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         total = self.n * gradients_per_datum(self.chains, self.temperatures, ways=2)
         model, template = run.vae.model, None
-        if context_of(model):  # data are simulated under the conditions of those that there are
+        if context_of(
+            model
+        ):  # data are simulated under the conditions of those that there are
             template = data.x[torch.arange(self.n) % len(data)]
         with progress("gradients", total) as done:
             sandwich = bidirectional_monte_carlo(

@@ -69,7 +69,9 @@ class Threshold(Printed):
     def p_values(self) -> Tensor:
         """`(1 + #{known >= score}) / (n + 1)`, `(N,)`: at most `rate` just where the score is above the threshold."""
         n = len(self.known)
-        below = torch.searchsorted(self.known, self.scores.nan_to_num(math.inf), right=False)
+        below = torch.searchsorted(
+            self.known, self.scores.nan_to_num(math.inf), right=False
+        )
         return (1 + n - below).double() / (n + 1)
 
     @property
@@ -89,10 +91,14 @@ class Threshold(Printed):
 
         n, count = len(self.known), int(self.flagged.sum())
         low, high = self.interval
-        worst = self.scores.nan_to_num(math.inf).argsort(descending=True)[:count].tolist()
+        worst = (
+            self.scores.nan_to_num(math.inf).argsort(descending=True)[:count].tolist()
+        )
         which = f": row {listed([int(self.rows[i]) for i in worst])} (from 0), the worst first"
         caption = f"{self.score} of the data; right of the line, in red, those that are taken for anomalies."
-        draw = partial(plots.histogram, self.scores, f"{self.score}, nats", limit=self.value)
+        draw = partial(
+            plots.histogram, self.scores, f"{self.score}, nats", limit=self.value
+        )
         return Answer(
             title="Anomalies",
             about=f"{self.score} above the threshold of {n} validation data",
@@ -121,7 +127,12 @@ class Threshold(Printed):
 
 @checked
 def threshold(
-    known: Tensor, scores: Tensor, *, rate: Rate = 0.05, score: str = "score", rows: Any = None
+    known: Tensor,
+    scores: Tensor,
+    *,
+    rate: Rate = 0.05,
+    score: str = "score",
+    rows: Any = None,
 ) -> Threshold:
     """Tell anomalies by a threshold that data like some known ones pass with probability `rate` at most.
 
@@ -146,14 +157,22 @@ def threshold(
     >>> found.value, found.flagged.tolist(), [round(p, 2) for p in found.p_values.tolist()]
     (94.0, [False, True], [0.97, 0.01])
     """
-    known = torch.as_tensor(known).double().nan_to_num(math.inf, posinf=math.inf).sort().values
+    known = (
+        torch.as_tensor(known)
+        .double()
+        .nan_to_num(math.inf, posinf=math.inf)
+        .sort()
+        .values
+    )
     least = math.ceil(1 / rate - 1 - ROUNDING)
     if len(known) < least:
         raise InputError(
             f"rate={rate:g} takes {least:,} validation data or more, and there are {len(known):,}; choose a higher rate"
         )
     scores = torch.as_tensor(scores).double()
-    return Threshold(known, scores, rate, score, range(len(scores)) if rows is None else rows)
+    return Threshold(
+        known, scores, rate, score, range(len(scores)) if rows is None else rows
+    )
 
 
 class Anomalies(Question):
@@ -184,7 +203,9 @@ class Anomalies(Question):
         else:
             check_draws(self, data, run.vae.model, run.vae.guide, a_few(run, data))
         stored = self._stored(run, data)
-        count = len(run.split("validation").first(MOST)) if stored is None else len(stored)
+        count = (
+            len(run.split("validation").first(MOST)) if stored is None else len(stored)
+        )
         threshold(torch.zeros(count), torch.zeros(0), rate=self.rate)
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
@@ -193,13 +214,17 @@ class Anomalies(Question):
             if stored is None:
                 x = run.split("validation").first(MOST)
                 stored = self._scores(run, x, data).sort().values.tolist()
-                run.remember(KEPT, {**run.remembered(KEPT), self._name(run, data): stored})
+                run.remember(
+                    KEPT, {**run.remembered(KEPT), self._name(run, data): stored}
+                )
                 done(len(stored))
             scores = self._scores(run, data.x, data)
             done(len(scores))
         known = torch.tensor(stored, dtype=torch.float64)
         words = SCORES[self.score]
-        return threshold(known, scores, rate=self.rate, score=words, rows=data.rows).answer()
+        return threshold(
+            known, scores, rate=self.rate, score=words, rows=data.rows
+        ).answer()
 
     def _name(self, run: Trained, data: Evaluated) -> str:
         """What scores are kept under: those of other draws, steps or weights are others."""
@@ -210,7 +235,11 @@ class Anomalies(Question):
     def _stored(self, run: Trained, data: Evaluated) -> list[float] | None:
         """The scores of the validation data, where the run keeps them."""
         kept = run.remembered(KEPT).get(self._name(run, data))
-        return [float("inf" if v is None else v) for v in kept] if isinstance(kept, list) else None
+        return (
+            [float("inf" if v is None else v) for v in kept]
+            if isinstance(kept, list)
+            else None
+        )
 
     def _scores(self, run: Trained, x: Any, data: Evaluated) -> Tensor:
         """The score of each datum, `(N,)`, high for an anomaly."""

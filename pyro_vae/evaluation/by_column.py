@@ -101,7 +101,8 @@ class ByColumn(Printed):
 
     def _row(self, j: int) -> dict[str, Any]:
         reconstruction, surprise = (
-            Estimate.over(values[:, j]) for values in (self.reconstruction, self.surprise)
+            Estimate.over(values[:, j])
+            for values in (self.reconstruction, self.surprise)
         )
         worst = int(self.surprise[:, j].nan_to_num(-math.inf).argmax())
         return {
@@ -150,7 +151,9 @@ def by_column(
     """
     likelihood = _likelihood(vae)
     data = once(as_data(vae.model, x))
-    units = torch.as_tensor(0.0 if log_units is None else log_units, dtype=torch.float64)
+    units = torch.as_tensor(
+        0.0 if log_units is None else log_units, dtype=torch.float64
+    )
     size = max(1, int(memory / (8 * COPIES * draws * len(likelihood.names))))
     parts = []
     with running(vae.model, vae.guide):
@@ -158,9 +161,13 @@ def by_column(
             parts.append(_weighed(vae, data[start : start + size], draws, units))
             if progress:
                 progress(len(parts[-1][0]))
-    reconstruction, surprise, k = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+    reconstruction, surprise, k = (
+        torch.cat(each).cpu() for each in zip(*parts, strict=True)
+    )
     dense = [i in (likelihood.dense or ()) for i in range(len(likelihood.names))]
-    return ByColumn(likelihood.names, reconstruction, surprise, k, dense, torch.arange(len(data)))
+    return ByColumn(
+        likelihood.names, reconstruction, surprise, k, dense, torch.arange(len(data))
+    )
 
 
 def _likelihood(vae: Any) -> Columns:
@@ -183,7 +190,9 @@ def _likelihood(vae: Any) -> Columns:
     return likelihood
 
 
-def _weighed(vae: Any, batch: Any, draws: int, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _weighed(
+    vae: Any, batch: Any, draws: int, units: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Reconstruction, surprise and Pareto k of the cells of some data, `(B, D)` each."""
     x, c = fields_of(batch)
     given = () if c is None else (c,)
@@ -221,7 +230,9 @@ class ColumnTable(Question):
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         units = getattr(getattr(run, "bridge", None), "units", None)
         count = len(_likelihood(run.vae).names)
-        widths = (1.0,) * count if units is None else units.unit * (count // len(units.unit))
+        widths = (
+            (1.0,) * count if units is None else units.unit * (count // len(units.unit))
+        )
         with progress("data", len(data)) as done:
             found = by_column(
                 run.vae,

@@ -32,10 +32,15 @@ def pareto_k(largest: Tensor) -> Tensor:
     """
     log_w = largest.double().sort(-1).values
     log_w = log_w - log_w[..., -1:]
-    equal = (log_w[..., 0] > -1e-9) & (log_w.shape[-1] > 1)  # of a single weight nothing is known
+    equal = (log_w[..., 0] > -1e-9) & (
+        log_w.shape[-1] > 1
+    )  # of a single weight nothing is known
     threshold = log_w[..., :1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
     in_tail = log_w > threshold
-    flat, inside = (log_w.exp() - threshold.exp()).flatten(0, -2), in_tail.flatten(0, -2)
+    flat, inside = (
+        (log_w.exp() - threshold.exp()).flatten(0, -2),
+        in_tail.flatten(0, -2),
+    )
     count = inside.sum(-1)
     k = torch.full_like(flat[..., 0], math.inf)
     for m in (
@@ -52,7 +57,12 @@ def _fit(tail: Tensor) -> Tensor:
     """Zhang and Stephens' estimate for sorted exceedances `(rows, n)`, with the weak prior on k of ArviZ and loo."""
     n = tail.shape[-1]
     m = 30 + int(n**0.5)
-    grid = 1 - (m / (torch.arange(1, m + 1, dtype=tail.dtype, device=tail.device) - 0.5)).sqrt()
+    grid = (
+        1
+        - (
+            m / (torch.arange(1, m + 1, dtype=tail.dtype, device=tail.device) - 0.5)
+        ).sqrt()
+    )
     quartile = tail[:, int(n / 4 + 0.5) - 1]
     b = grid / (3 * quartile[:, None]) + 1 / tail[:, -1:]  # (rows, m)
     k = torch.stack([torch.log1p(-b[:, i, None] * tail).mean(-1) for i in range(m)], -1)

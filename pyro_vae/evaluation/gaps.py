@@ -69,8 +69,13 @@ class InferenceGaps(Printed):
 
     def __add__(self, other: "InferenceGaps") -> "InferenceGaps":
         names = [f.name for f in fields(self) if f.name != "log_marginal"]
-        columns = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
-        return InferenceGaps(log_marginal=self.log_marginal + other.log_marginal, **columns)
+        columns = {
+            name: torch.cat([getattr(self, name), getattr(other, name)])
+            for name in names
+        }
+        return InferenceGaps(
+            log_marginal=self.log_marginal + other.log_marginal, **columns
+        )
 
     @property
     def sound(self) -> Tensor:
@@ -87,7 +92,8 @@ class InferenceGaps(Printed):
     def approximation_errors(self) -> Tensor:
         """From independent draws."""
         return (
-            self.log_marginal.standard_errors.square() + self.refined_elbo_errors.square()
+            self.log_marginal.standard_errors.square()
+            + self.refined_elbo_errors.square()
         ).sqrt()
 
     @property
@@ -103,7 +109,9 @@ class InferenceGaps(Printed):
     @property
     def inference_errors(self) -> Tensor:
         """From independent draws."""
-        return (self.log_marginal.standard_errors.square() + self.elbo_errors.square()).sqrt()
+        return (
+            self.log_marginal.standard_errors.square() + self.elbo_errors.square()
+        ).sqrt()
 
     @property
     def rows(self) -> dict[str, PerDatum]:
@@ -116,12 +124,22 @@ class InferenceGaps(Printed):
             "amortisation": (self.amortisation, self.amortisation_errors),
             "inference": (self.inference, self.inference_errors),
         }
-        return {name: PerDatum(*pair).among(self.sound) for name, pair in columns.items()}
+        return {
+            name: PerDatum(*pair).among(self.sound) for name, pair in columns.items()
+        }
 
     def answer(self) -> Answer:
         """The gaps, and how far they can be believed."""
-        n, count, bad = len(self), int(self.sound.sum()), self.log_marginal.doubtful.any()
-        lost = [f"of {count} of {n} data; the others have no finite value"] if count < n else []
+        n, count, bad = (
+            len(self),
+            int(self.sound.sum()),
+            self.log_marginal.doubtful.any(),
+        )
+        lost = (
+            [f"of {count} of {n} data; the others have no finite value"]
+            if count < n
+            else []
+        )
         better = (
             f"q* is better than q for {int(self.improved.sum())} of {n} data. A q* short of the best in its family "
             "counts as approximation what is amortisation; a log p(x) that is too low hides approximation."
@@ -186,7 +204,9 @@ def inference_gaps(
     """
     model, guide = pair_of(pair)
     data = Call.of(model, x, args, kwargs).once()
-    q = refined_in_batches(model, guide, data, steps=steps, rate=rate, batch_size=batch_size)
+    q = refined_in_batches(
+        model, guide, data, steps=steps, rate=rate, batch_size=batch_size
+    )
     both = q.pair(model)
     p = weighted(
         *both,
@@ -206,7 +226,9 @@ def inference_gaps(
             start, shift = batch.kwargs.pop("start"), batch.kwargs.pop("shift")
             bounds = paired_bounds(*both, batch, (start, shift), elbo_particles)
             noise = [b.std / math.sqrt(elbo_particles) for b in bounds]
-            columns.append([bounds[1].mean, noise[1], bounds[0].mean, noise[0], noise[2]])
+            columns.append(
+                [bounds[1].mean, noise[1], bounds[0].mean, noise[0], noise[2]]
+            )
     refined_elbo, refined_errors, elbo, errors, differences = (
         torch.cat(column).cpu() for column in zip(*columns, strict=True)
     )
@@ -237,7 +259,11 @@ class Gaps(Question):
         num_particles: Number | None = None,
         elbo_particles: Draws = 1000,
     ) -> None:
-        self.steps, self.num_particles, self.elbo_particles = steps, num_particles, elbo_particles
+        self.steps, self.num_particles, self.elbo_particles = (
+            steps,
+            num_particles,
+            elbo_particles,
+        )
 
     def check(self, run: Trained, data: Evaluated) -> None:
         check_refined(self, run, data)

@@ -97,7 +97,12 @@ class Imputed(Printed):
             ]
         title = "What was missing, given what was seen"
         return Answer(
-            title, about, rows=rows, sentences=sentences, warnings=warnings, columns=columns
+            title,
+            about,
+            rows=rows,
+            sentences=sentences,
+            warnings=warnings,
+            columns=columns,
         )
 
 
@@ -162,20 +167,35 @@ def imputations(
     truth = None if hidden is None else once(as_data(model, whole))
     shape, size = model.likelihood.shape, len(data)
     elements = math.prod(shape)
-    require(8 * size * elements * (draws + 4), f"keeping {draws} draws of each datum", "draws")
+    require(
+        8 * size * elements * (draws + 4),
+        f"keeping {draws} draws of each datum",
+        "draws",
+    )
     each = _bytes_of(model.likelihood, num_particles)
     require(each, f"{num_particles:,} weights of one datum", "number of particles")
     call = Call(data)
     rows = max(1, min(memory // each, rows_within(call, memory // 4)))
     parts: list[dict[str, Tensor]] = []
     with running(model, guide):
-        for start, batch in zip(range(0, size, rows), call.batches(None, rows), strict=True):
-            some = None if truth is None else fields_of(truth[start : start + len(batch)])[0]
+        for start, batch in zip(
+            range(0, size, rows), call.batches(None, rows), strict=True
+        ):
+            some = (
+                None
+                if truth is None
+                else fields_of(truth[start : start + len(batch)])[0]
+            )
             parts.append(_completed(vae, batch, num_particles, draws, some))
             if progress is not None:
                 progress(num_particles * len(batch))
-    of = {name: torch.cat([part[name] for part in parts], dim) for name, dim in _DIMS.items()}
-    log_hidden = None if truth is None else torch.cat([part["log_hidden"] for part in parts])
+    of = {
+        name: torch.cat([part[name] for part in parts], dim)
+        for name, dim in _DIMS.items()
+    }
+    log_hidden = (
+        None if truth is None else torch.cat([part["log_hidden"] for part in parts])
+    )
     return Imputed(**of, log_hidden=log_hidden, num_particles=num_particles)
 
 
@@ -186,7 +206,9 @@ def _bytes_of(likelihood: Any, num_particles: int) -> int:
 
 
 _DIMS = {
-    **dict.fromkeys(("missing", "mean", "std", "point", "log_seen", "ess", "pareto_k"), 0),
+    **dict.fromkeys(
+        ("missing", "mean", "std", "point", "log_seen", "ess", "pareto_k"), 0
+    ),
     "draws": 1,
 }
 
@@ -225,7 +247,9 @@ def _completed(
         drawn = vae.model.likelihood.unseen(vae.decode(chosen, c)).sample()
         found["draws"] = torch.where(missing, drawn.to(x), x)
     if truth is not None:
-        found["log_hidden"] = _log_hidden(vae, p, truth.masked_fill(~missing, math.nan), weights)
+        found["log_hidden"] = _log_hidden(
+            vae, p, truth.masked_fill(~missing, math.nan), weights
+        )
     return {name: value.cpu() for name, value in found.items()}
 
 
@@ -303,7 +327,9 @@ def draws_given(
         drawn = vae.decode(chosen).sample()
     tail = log_w.topk(min(len(log_w), tail_length(num_particles) + 1), dim=0).values
     log_known = total.item() - math.log(num_particles)
-    return Given(torch.where(x.isnan(), drawn, x), log_known, ess, pareto_k(tail.T).item())
+    return Given(
+        torch.where(x.isnan(), drawn, x), log_known, ess, pareto_k(tail.T).item()
+    )
 
 
 def _weighted_latents(vae: Any, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -388,7 +414,9 @@ def _errors(run: Trained, found: Imputed, data: Evaluated) -> dict[str, Any]:
         coded = [i for i, member in enumerate(members) if member.coded]
         bridge: Any = getattr(run, "bridge", None)
         stored = (
-            (found.point, whole) if bridge is None else map(bridge.inverse, (found.point, whole))
+            (found.point, whole)
+            if bridge is None
+            else map(bridge.inverse, (found.point, whole))
         )
         ours, theirs = stored
         for i in range(whole.shape[1]):
@@ -400,8 +428,12 @@ def _errors(run: Trained, found: Imputed, data: Evaluated) -> dict[str, Any]:
             rows[name] = {
                 "hidden": int(here.sum()),
                 "rmse": None if i in coded else off.square().mean().sqrt().item(),
-                "standard": None if i in coded else standard[here, i].mean().sqrt().item(),
-                "wrong": (off.abs() > 0.5).double().mean().item() if i in coded else None,
+                "standard": None
+                if i in coded
+                else standard[here, i].mean().sqrt().item(),
+                "wrong": (off.abs() > 0.5).double().mean().item()
+                if i in coded
+                else None,
             }
     heads = {
         "hidden": "hidden",

@@ -25,8 +25,22 @@ from pyro_vae.evaluation.question import (
     listed,
     unseen,
 )
-from pyro_vae.foundation.abstract import forked_random, localise, parameters_of, running, unchecked
-from pyro_vae.foundation.checks import MOST, Draws, Number, at_least, at_most, checked, takes
+from pyro_vae.foundation.abstract import (
+    forked_random,
+    localise,
+    parameters_of,
+    running,
+    unchecked,
+)
+from pyro_vae.foundation.checks import (
+    MOST,
+    Draws,
+    Number,
+    at_least,
+    at_most,
+    checked,
+    takes,
+)
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole, scored
@@ -34,7 +48,14 @@ from pyro_vae.inference.objectives.base import independent
 from pyro_vae.inference.particles import draws_of, nothing
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.scores import Flat, draw, score
-from pyro_vae.inference.terms import PARTICLES, SUMMED, Program, Site, double, has_density
+from pyro_vae.inference.terms import (
+    PARTICLES,
+    SUMMED,
+    Program,
+    Site,
+    double,
+    has_density,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +63,9 @@ if TYPE_CHECKING:
 ACTIVE = 0.01
 COLLAPSED = 0.1  # nats of KL per datum
 SATURATED = 0.9  # of log N, the most that N data can show
-WORK = 2**34  # bytes passed through for all pairs of data: ten seconds or so on one core
+WORK = (
+    2**34
+)  # bytes passed through for all pairs of data: ten seconds or so on one core
 BATCH = 500
 MEAN_DRAWS = 50  # their noise is averaged over the data too
 
@@ -119,7 +142,9 @@ def _guide_means(guide: Program, batch: Any, draws: int) -> dict[str, Tensor]:
     size = rows_of([batch]) or 1
     if 2 * draws * size <= LARGEST_CHUNK * 4:  # all at once
         values = _guide_draws(guide, batch, 2 * draws)
-        return {k: double(v).unflatten(0, (2, draws)).mean(1) for k, v in values.items()}
+        return {
+            k: double(v).unflatten(0, (2, draws)).mean(1) for k, v in values.items()
+        }
     halves: list[dict[str, Tensor]] = []
     for _ in range(2):
         total: dict[str, Tensor] = {}
@@ -134,7 +159,9 @@ def _guide_draws(guide: Program, batch: Any, count: int) -> dict[str, Tensor]:
     """Draws of each site of a guide, `(count, batch, ...)`."""
     sites = draws_of(guide, (batch,), {}, count)
     for name, site in sites.items():
-        if not any(f.vectorized and f.name != PARTICLES for f in site["cond_indep_stack"]):
+        if not any(
+            f.vectorized and f.name != PARTICLES for f in site["cond_indep_stack"]
+        ):
             raise InputError(
                 f"site {name!r} of the guide lies outside the data plate, so no datum has a mean of its own there"
             )
@@ -226,9 +253,13 @@ class LatentHealth(Printed):
         """What the latents carry."""
         (low, high), d = self.active_interval, len(self.activity)
         of = "" if self.mixture_size == self.num_data else f" of {self.num_data}"
-        bound = "; or less, for the information is near its bound" if self.saturated else ""
+        bound = (
+            "; or less, for the information is near its bound" if self.saturated else ""
+        )
         used = {"activity": self.activity} | (
-            {} if self.kl_per_dimension is None else {"kl_per_dimension": self.kl_per_dimension}
+            {}
+            if self.kl_per_dimension is None
+            else {"kl_per_dimension": self.kl_per_dimension}
         )
         return Answer(
             title="What the latents carry",
@@ -315,7 +346,9 @@ class _Posteriors(NamedTuple):
     log_p: Tensor
 
 
-def _posteriors(model: Program, guide: Program, x: Any, draws: int, memory: int) -> _Posteriors:
+def _posteriors(
+    model: Program, guide: Program, x: Any, draws: int, memory: int
+) -> _Posteriors:
     posteriors, by_batch = [], []
     for batch in _batches(x, memory):
         q, p = _latent(model, guide, batch)
@@ -323,7 +356,9 @@ def _posteriors(model: Program, guide: Program, x: Any, draws: int, memory: int)
         some = [draw(count) for count in _pieces(draws, draw, memory)]
         posteriors.append(q)
         by_batch.append([torch.cat(tensors) for tensors in zip(*some, strict=True)])
-    z, log_q, log_p = (torch.cat(tensors, 2).squeeze(1) for tensors in zip(*by_batch, strict=True))
+    z, log_q, log_p = (
+        torch.cat(tensors, 2).squeeze(1) for tensors in zip(*by_batch, strict=True)
+    )
     return _Posteriors(posteriors, z, log_q, log_p)
 
 
@@ -343,7 +378,12 @@ class _Look:
     """
 
     def __init__(
-        self, pair: tuple[Program, Program], x: Any, draws: int, memory: int, wanted: int | None
+        self,
+        pair: tuple[Program, Program],
+        x: Any,
+        draws: int,
+        memory: int,
+        wanted: int | None,
     ) -> None:
         self.affordable = 0
         self.kept: _Posteriors | None = None
@@ -359,7 +399,9 @@ class _Look:
                 z, log_q, log_p = drawn = draw(count)
                 total = total + (log_q - log_p).sum(0)[0]
                 if each:
-                    kl = double(q.base_dist.log_prob(z)) - double(p.base_dist.log_prob(z))
+                    kl = double(q.base_dist.log_prob(z)) - double(
+                        p.base_dist.log_prob(z)
+                    )
                     by_latent = by_latent + kl.sum(0)[0]
                 if self.affordable == 0:
                     first = _Posteriors([q], z[:, 0], log_q[:, 0], log_p[:, 0])
@@ -377,20 +419,27 @@ class _Look:
                 dimensions.append((by_latent / draws)[sound].sum(0))
             if keeps:
                 posteriors.append(q)
-                by_batch.append([torch.cat(tensors) for tensors in zip(*some, strict=True)])
+                by_batch.append(
+                    [torch.cat(tensors) for tensors in zip(*some, strict=True)]
+                )
         self.kl = torch.cat(kls)
         count = int(self.kl.isfinite().sum())
-        self.kl_per_dimension = torch.stack(dimensions).sum(0) / count if dimensions else None
+        self.kl_per_dimension = (
+            torch.stack(dimensions).sum(0) / count if dimensions else None
+        )
         if keeps and count == size:
             z, log_q, log_p = (
-                torch.cat(tensors, 2).squeeze(1) for tensors in zip(*by_batch, strict=True)
+                torch.cat(tensors, 2).squeeze(1)
+                for tensors in zip(*by_batch, strict=True)
             )
             self.kept = _Posteriors(posteriors, z, log_q, log_p)
 
 
 def _whole(wanted: int | None, size: int, draws: int, affordable: int) -> bool:
     """Whether `q(z)` is made of all data, with all draws of each."""
-    return (wanted or size) >= size and (wanted is not None or draws * size**2 <= affordable**2)
+    return (wanted or size) >= size and (
+        wanted is not None or draws * size**2 <= affordable**2
+    )
 
 
 def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -426,11 +475,20 @@ def _bytes(run: Callable[[int], Any]) -> int:
 def _latent(model: Program, guide: Program, batch: Call) -> tuple[Any, Any]:
     """`q(z|x)` and `p(z)` of the latents of a pair, both of batch shape `(1, batch)`."""
     sites = scored(model, guide, batch, 1).sites
-    latents = {n: s for n, s in sites.items() if s.q is not None and s.p is not None and s.drawn}
+    latents = {
+        n: s
+        for n, s in sites.items()
+        if s.q is not None and s.p is not None and s.drawn
+    }
     if not latents:
         raise InputError("latent_health looks at latents, and the guide has none")
     (name, site), *others = latents.items()
-    if others or SUMMED in sites or len(site.q.event_shape) != 1 or len(site.q.batch_shape) != 2:
+    if (
+        others
+        or SUMMED in sites
+        or len(site.q.event_shape) != 1
+        or len(site.q.batch_shape) != 2
+    ):
         return _several(model, guide, batch, latents)
     if not has_density(site.q) and not site.point:
         raise InputError(
@@ -471,7 +529,9 @@ def _others(posteriors: _Posteriors, memory: int) -> Tensor:
         for q in posteriors.q:
             log_q = double(q.log_prob(some)).squeeze(1)  # (piece, batch)
             columns = torch.arange(start, start + log_q.shape[1], device=log_q.device)
-            sums.append(log_q.masked_fill(owner[:, None] == columns, -math.inf).logsumexp(1))
+            sums.append(
+                log_q.masked_fill(owner[:, None] == columns, -math.inf).logsumexp(1)
+            )
             start += log_q.shape[1]
         totals.append(torch.stack(sums).logsumexp(0))
     return torch.cat(totals).unflatten(0, (draws, size))
@@ -515,7 +575,9 @@ class _Bootstrap:
             most = int(counts.max())
             index = torch.randint(n, (len(counts), most), device=columns.device)
             counted = torch.arange(most, device=columns.device) < counts[:, None]
-            weights = columns.new_zeros(len(counts), n).scatter_add_(1, index, counted.to(columns))
+            weights = columns.new_zeros(len(counts), n).scatter_add_(
+                1, index, counted.to(columns)
+            )
             sums.append(weights @ columns.flatten(1))
         self.sums = self.sums + torch.cat(sums)
 
@@ -523,7 +585,9 @@ class _Bootstrap:
         """How many latents are active in each sample, `(bootstrap,)`."""
         assert isinstance(self.sums, Tensor)
         products, first, second = (self.sums / self.size).chunk(3, -1)
-        return ((products - first * second) * self.size / (self.size - 1) > ACTIVE).sum(-1)
+        return ((products - first * second) * self.size / (self.size - 1) > ACTIVE).sum(
+            -1
+        )
 
 
 def _sound_means(
@@ -603,7 +667,9 @@ def latent_health(
             )
         size, per_datum = min(mixture_size or n, n), draws
         if not _whole(mixture_size, n, draws, look.affordable):
-            size, per_datum = (size, draws) if mixture_size else (min(size, look.affordable), 1)
+            size, per_datum = (
+                (size, draws) if mixture_size else (min(size, look.affordable), 1)
+            )
         posteriors = look.kept
         if posteriors is None:
             chosen = there[torch.arange(size) * n // size]
@@ -626,7 +692,8 @@ def latent_health(
         kl=Estimate.over(look.kl[look.kl.isfinite()]),
         kl_per_dimension=None if dimensions is None else dimensions.cpu(),
         mutual_information=Estimate.over((posteriors.log_q - log_mean).mean(0)),
-        mutual_information_upper=(posteriors.log_q - others).mean().item() + math.log(size - 1),
+        mutual_information_upper=(posteriors.log_q - others).mean().item()
+        + math.log(size - 1),
         aggregated_kl=Estimate.over((log_mean - posteriors.log_p).mean(0)),
         num_data=n,
         mixture_size=size,
@@ -655,7 +722,9 @@ class Latents(Question):
             "draws from the prior are unlike what the decoder has learned from."
         )
         make = partial(_aggregated, run, few, health)
-        answer = health.answer().plus(figures={"aggregated_posterior": Drawing(make, caption)})
+        answer = health.answer().plus(
+            figures={"aggregated_posterior": Drawing(make, caption)}
+        )
         if not health.collapsed:
             return answer
         option = remedy("collapsed", run.config)
@@ -670,5 +739,7 @@ def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
     batches_of_x = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
     draws = [run.vae.encode(batch).sample() for batch in batches_of_x]
     p = [run.vae.model.at("z", batch) for batch in batches_of_x]
-    prior = torch.cat([some.sample((-(-20_000 // len(x)),)).flatten(0, -2) for some in p])
+    prior = torch.cat(
+        [some.sample((-(-20_000 // len(x)),)).flatten(0, -2) for some in p]
+    )
     return plots.aggregated_posterior(torch.cat(draws), prior, health.activity)

@@ -168,7 +168,8 @@ def anomaly_scores(
         seen = as_data(pair_of(pair)[0], train, name="train")
         typical = log_marginal_refined(pair, seen, **fitting, **weighting).mean
     return AnomalyScores(
-        inference_gaps(pair, x, elbo_particles=elbo_particles, **fitting, **weighting), typical
+        inference_gaps(pair, x, elbo_particles=elbo_particles, **fitting, **weighting),
+        typical,
     )
 
 
@@ -227,7 +228,9 @@ def detection(inside: Any, outside: Any) -> Detection:
         return Detection(*[math.nan] * 5)
     n, m = len(s), len(t)
     ranks = rankdata(np.concatenate([s, t]))
-    below = (ranks[:n] - rankdata(s)) / m  # share of the data outside below each datum inside, (n,)
+    below = (
+        ranks[:n] - rankdata(s)
+    ) / m  # share of the data outside below each datum inside, (n,)
     above = (
         1 - (ranks[n:] - rankdata(t)) / n
     )  # share of the data inside above each datum outside, (m,)
@@ -271,8 +274,15 @@ class Separation(Printed):
     @property
     def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Each score of the data inside, `(n,)`, and of those outside, `(m,)`; of the `sound` ones."""
-        outside, here, there = self.outside.per_datum, self.inside.sound, self.outside.sound
-        return {name: (v[here], outside[name][there]) for name, v in self.inside.per_datum.items()}
+        outside, here, there = (
+            self.outside.per_datum,
+            self.inside.sound,
+            self.outside.sound,
+        )
+        return {
+            name: (v[here], outside[name][there])
+            for name, v in self.inside.per_datum.items()
+        }
 
     @property
     def lost(self) -> str | None:
@@ -282,7 +292,9 @@ class Separation(Printed):
         for name, scores, rows in sides:
             places = (~scores.sound).nonzero().flatten().tolist()
             if places:
-                named = listed(places if rows is None else [int(rows[i]) for i in places])
+                named = listed(
+                    places if rows is None else [int(rows[i]) for i in places]
+                )
                 phrases.append(f"row{'s' if places[1:] else ''} {named} of {name}")
         if not phrases:
             return None
@@ -293,7 +305,8 @@ class Separation(Printed):
         """The `Detection` of each score, each in its own direction: an AUROC above 0.5 is better than chance."""
         signs = {name: 1 if higher else -1 for name, higher in HIGHER_INSIDE.items()}
         return {
-            name: detection(signs[name] * a, signs[name] * b) for name, (a, b) in self.pairs.items()
+            name: detection(signs[name] * a, signs[name] * b)
+            for name, (a, b) in self.pairs.items()
         }
 
     @property
@@ -377,7 +390,9 @@ class Separation(Printed):
 
         areas = {name: of_score.auroc for name, of_score in self.detections.items()}
         make = partial(plots.separation, self.names, self.pairs, areas)
-        return Drawing(make, f"The four scores of {self.names[0]} and of {self.names[1]}.")
+        return Drawing(
+            make, f"The four scores of {self.names[0]} and of {self.names[1]}."
+        )
 
 
 class OOD(Question):
@@ -401,7 +416,9 @@ class OOD(Question):
 
     def check(self, run: Trained, data: Evaluated) -> None:
         if not self.data:
-            raise InputError("ood needs data to score, as in --ask \"ood(data='other.npy')\"")
+            raise InputError(
+                "ood needs data to score, as in --ask \"ood(data='other.npy')\""
+            )
         if len(data) < 2:
             raise InputError("ood needs two data or more; raise --limit")
         stems: dict[str, str] = {}
@@ -436,7 +453,9 @@ class OOD(Question):
             "num_particles": self.num_particles or data.num_particles,
             "memory": data.memory,
         }
-        inside = anomaly_scores(run.vae, data.x, run.split("train").first(TYPICAL), **options)
+        inside = anomaly_scores(
+            run.vae, data.x, run.split("train").first(TYPICAL), **options
+        )
         parts = {}
         for name in self.data:
             every = run.outside(name)

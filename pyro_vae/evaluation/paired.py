@@ -43,7 +43,11 @@ class Scores(PerDatum):
     @property
     def doubtful(self) -> int | None:
         """How many data have a Pareto k above 0.7 or too few particles to tell."""
-        return None if self.pareto_k is None else int((~(self.pareto_k <= PARETO_LIMIT)).sum())
+        return (
+            None
+            if self.pareto_k is None
+            else int((~(self.pareto_k <= PARETO_LIMIT)).sum())
+        )
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,27 @@ class Difference:
         """`a` minus `b`, datum by datum."""
         from scipy import stats
 
-        d = PerDatum(a.values - b.values, torch.hypot(a.standard_errors, b.standard_errors))
+        d = PerDatum(
+            a.values - b.values, torch.hypot(a.standard_errors, b.standard_errors)
+        )
         mean, error, noise = d.mean, d.data_standard_error, d.monte_carlo_standard_error
-        t = mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
+        t = (
+            mean / error
+            if error > 0
+            else math.copysign(math.inf, mean)
+            if mean
+            else 0.0
+        )
         p = float(2 * stats.t.sf(abs(t), len(d) - 1))
-        return cls(mean, error, noise, t, p, int((d.values > 0).sum()), int((d.values < 0).sum()))
+        return cls(
+            mean,
+            error,
+            noise,
+            t,
+            p,
+            int((d.values > 0).sum()),
+            int((d.values < 0).sum()),
+        )
 
     @property
     def standard_error(self) -> float:
@@ -130,10 +150,14 @@ class Comparison(Printed):
         """What makes a number doubtful, one sentence each."""
         warnings = []
         counts = {
-            name: s.num_particles for name, s in self.scores.items() if s.num_particles is not None
+            name: s.num_particles
+            for name, s in self.scores.items()
+            if s.num_particles is not None
         }
         if len(set(counts.values())) > 1:
-            numbers = ", ".join(f"{name} {_range(count)}" for name, count in counts.items())
+            numbers = ", ".join(
+                f"{name} {_range(count)}" for name, count in counts.items()
+            )
             warnings.append(
                 f"the numbers of particles differ ({numbers}): the mean is a lower bound that rises with them, so the "
                 "run with fewer is at a disadvantage"
@@ -160,7 +184,9 @@ class Comparison(Printed):
         for name, d in self.differences.items():
             p = f"{d.p:.2g}" if d.p > 1e-300 else "< 1e-300"
             verdict = "" if d.distinguishable else "not distinguishable"
-            columns = {key: getattr(d, key) for key in (*COLUMNS, "standard_error", "t")}
+            columns = {
+                key: getattr(d, key) for key in (*COLUMNS, "standard_error", "t")
+            }
             counts = {"higher": d.higher, "lower": d.lower}
             differences[name] = {**columns, "p": p, **counts, "told": verdict}
         sentences = [
@@ -192,8 +218,15 @@ class Comparison(Printed):
                 for name, s in self.scores.items()
             },
             "differences_to_best": {
-                name: {k: _finite(getattr(d, k)) for k in (*COLUMNS, "standard_error", "t", "p")}
-                | {"higher": d.higher, "lower": d.lower, "distinguishable": d.distinguishable}
+                name: {
+                    k: _finite(getattr(d, k))
+                    for k in (*COLUMNS, "standard_error", "t", "p")
+                }
+                | {
+                    "higher": d.higher,
+                    "lower": d.lower,
+                    "distinguishable": d.distinguishable,
+                }
                 for name, d in self.differences.items()
             },
             "warnings": self.warnings,
@@ -244,7 +277,8 @@ def compare(values: Mapping[str, Any]) -> Comparison:
     ranked = dict(sorted(scores.items(), key=lambda item: -item[1].mean))
     best, *others = ranked
     return Comparison(
-        ranked, {name: Difference.between(ranked[name], ranked[best]) for name in others}
+        ranked,
+        {name: Difference.between(ranked[name], ranked[best]) for name in others},
     )
 
 
@@ -252,7 +286,9 @@ def _scores(name: str, given: Any) -> Scores:
     """Whatever `compare` accepts, as columns of float64."""
 
     def column(key: str) -> Tensor | None:
-        value = given.get(key) if isinstance(given, Mapping) else getattr(given, key, None)
+        value = (
+            given.get(key) if isinstance(given, Mapping) else getattr(given, key, None)
+        )
         return None if value is None else _array(name, key, value)
 
     plain = isinstance(given, (Tensor, np.ndarray, list, tuple))
@@ -277,7 +313,9 @@ def _scores(name: str, given: Any) -> Scores:
     particles = None
     if count is not None and count.numel() and count.isfinite().all():
         particles = (int(count.min()), int(count.max()))
-    return Scores(values, torch.zeros_like(values) if errors is None else errors, k, particles)
+    return Scores(
+        values, torch.zeros_like(values) if errors is None else errors, k, particles
+    )
 
 
 def _array(name: str, key: str, value: Any) -> Tensor:
@@ -285,4 +323,6 @@ def _array(name: str, key: str, value: Any) -> Tensor:
         plain = value.detach().cpu() if isinstance(value, Tensor) else value
         return torch.tensor(np.asarray(plain, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise InputError(f"the {key} of {name} are not an array of numbers: {error}") from error
+        raise InputError(
+            f"the {key} of {name} are not an array of numbers: {error}"
+        ) from error

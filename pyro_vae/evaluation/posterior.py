@@ -124,7 +124,11 @@ class PosteriorComparison(Printed):
         names = []
         for name, shape in self.sites.items():
             indices = itertools.product(*map(range, shape))
-            names += [f"{name}[{', '.join(map(str, i))}]" for i in indices] if shape else [name]
+            names += (
+                [f"{name}[{', '.join(map(str, i))}]" for i in indices]
+                if shape
+                else [name]
+            )
         return names
 
     @cached_property
@@ -193,7 +197,9 @@ class PosteriorComparison(Printed):
 
         Not `KL(q(z|x) || p(z|x))` unless both are Gaussian: of their shapes it sees two moments.
         """
-        return _gaussian_kl(self.guide_mean - self.mean, self.guide_covariance, self.covariance)
+        return _gaussian_kl(
+            self.guide_mean - self.mean, self.guide_covariance, self.covariance
+        )
 
     def most_different(self, i: int, most: int) -> list[int]:
         """At most so many latents of datum i whose `kl` together is large, found one after the other; in order."""
@@ -204,9 +210,13 @@ class PosteriorComparison(Printed):
         )
         chosen: list[int] = []
         while len(chosen) < min(most, len(shift)):
-            tried = torch.tensor([[*chosen, d] for d in range(len(shift)) if d not in chosen])
+            tried = torch.tensor(
+                [[*chosen, d] for d in range(len(shift)) if d not in chosen]
+            )
             block = (tried.unsqueeze(-1), tried.unsqueeze(-2))
-            chosen = tried[_gaussian_kl(shift[tried], q[block], p[block]).argmax()].tolist()
+            chosen = tried[
+                _gaussian_kl(shift[tried], q[block], p[block]).argmax()
+            ].tolist()
         return sorted(chosen)
 
     @cached_property
@@ -217,12 +227,16 @@ class PosteriorComparison(Printed):
         """
         d = self.draws.shape[-1]
         squares = (self.draws - self.mean[:, None, None]).square()
-        noise = 0.5 / self._diagnose("ess", method="mean") + (d + 1) / 4 / self._diagnose(
-            "ess", squares, method="mean"
+        noise = 0.5 / self._diagnose("ess", method="mean") + (
+            d + 1
+        ) / 4 / self._diagnose("ess", squares, method="mean")
+        return noise.sum(-1) + (
+            0.0 if self.closed else d * (d + 3) / 4 / self.guide_draws.shape[1]
         )
-        return noise.sum(-1) + (0.0 if self.closed else d * (d + 3) / 4 / self.guide_draws.shape[1])
 
-    def _diagnose(self, name: str, draws: Tensor | None = None, **options: Any) -> Tensor:
+    def _diagnose(
+        self, name: str, draws: Tensor | None = None, **options: Any
+    ) -> Tensor:
         """A diagnostic of ArviZ by name, `(N, D)`."""
         import xarray
 
@@ -254,7 +268,8 @@ class PosteriorComparison(Printed):
             "divergences": self.divergences,
         }
         return [
-            {name: column[i].item() for name, column in columns.items()} for i in range(len(self))
+            {name: column[i].item() for name, column in columns.items()}
+            for i in range(len(self))
         ]
 
     @property
@@ -286,13 +301,30 @@ class PosteriorComparison(Printed):
     def answer(self) -> Answer:
         """The table, what its columns are, and what makes a row doubtful."""
         n, chains, draws, d = self.draws.shape
-        of_guide = "in closed form" if self.closed else f"from {self.guide_draws.shape[1]} draws"
-        names = ("mean", "mean_errors", "sd", "sd_errors", "guide_mean", "guide_sd", "rhat")
-        table = {f"datum {i}": row for i, row in zip(self.numbers, self.rows, strict=True)}
+        of_guide = (
+            "in closed form"
+            if self.closed
+            else f"from {self.guide_draws.shape[1]} draws"
+        )
+        names = (
+            "mean",
+            "mean_errors",
+            "sd",
+            "sd_errors",
+            "guide_mean",
+            "guide_sd",
+            "rhat",
+        )
+        table = {
+            f"datum {i}": row for i, row in zip(self.numbers, self.rows, strict=True)
+        }
         return Answer(
             title="The guide beside the posterior",
             about=f"p(z|x) of {n} data with {d} latents by NUTS, {chains} chains of {draws} draws; q(z|x) {of_guide}",
-            rows={name: row | {k: _whole(row[k]) for k in WHOLE} for name, row in table.items()},
+            rows={
+                name: row | {k: _whole(row[k]) for k in WHOLE}
+                for name, row in table.items()
+            },
             heads=HEADS,
             sentences=EXPLAINED,
             warnings=self.warnings,
@@ -321,7 +353,9 @@ class PosteriorComparison(Printed):
             title += f"\nthe {len(order)} latents of {len(self.names)} that together differ most"
         names = [self.names[d] for d in order]
         caption = "The latents of one datum: draws of the posterior by NUTS (blue), of the guide (orange)."
-        return Drawing(partial(plots.posterior_pairs, true, guide, names, title), caption)
+        return Drawing(
+            partial(plots.posterior_pairs, true, guide, names, title), caption
+        )
 
     def to_arviz(self) -> "arviz.InferenceData":
         """An ArviZ `InferenceData`: the sites in `posterior`, by chain, draw and datum; `sample_stats.diverging`."""
@@ -402,7 +436,10 @@ def compare_posterior(
     with parameters_of(model, guide), torch.enable_grad():
         sites = _latents(model, guide, x)
         _check_memory(sites, size, num_samples * num_chains, guide_samples)
-        q, gaussian = _guide_draws(guide, x, sites, guide_samples, size), _gaussian(sites)
+        q, gaussian = (
+            _guide_draws(guide, x, sites, guide_samples, size),
+            _gaussian(sites),
+        )
         names = [name for name, site in sites.items() if site.p is not None]
         draws, diverging = [], []
         for i in range(size):
@@ -415,7 +452,13 @@ def compare_posterior(
                     max_plate_nesting=1,
                 )
                 hook = None if progress is None else (lambda *_: progress(1))
-                chain = MCMC(kernel, num_samples, warmup_steps, hook_fn=hook, disable_progbar=True)
+                chain = MCMC(
+                    kernel,
+                    num_samples,
+                    warmup_steps,
+                    hook_fn=hook,
+                    disable_progbar=True,
+                )
                 _sample(chain, cut(x, slice(i, i + 1), size), i)
                 values = chain.get_samples()
                 draws.append(_flat([values[name] for name in names], num_samples))
@@ -434,11 +477,15 @@ def compare_posterior(
     )
 
 
-def _check_memory(sites: dict[str, Site], size: int, samples: int, guide_samples: int) -> None:
+def _check_memory(
+    sites: dict[str, Site], size: int, samples: int, guide_samples: int
+) -> None:
     """Raise `InputError` where the draws, which are all kept, are more than memory holds."""
     per_draw = _bytes_of_draws(sites, size)
     require(
-        per_draw * samples, f"keeping {samples:,} draws for each datum", "num_samples or num_chains"
+        per_draw * samples,
+        f"keeping {samples:,} draws for each datum",
+        "num_samples or num_chains",
     )
     what = f"keeping guide_samples={guide_samples} draws for each datum"
     require(per_draw * guide_samples, what, "guide_samples")
@@ -479,7 +526,9 @@ def _latents(model: Program, guide: Program, x: Any) -> dict[str, Site]:
             "the model has latents of few values that the guide does not draw, and NUTS would draw the others for each "
             "of these values apart: sum them out in the model, as MixtureSameFamily does"
         )
-    sites = {n: site for n, site in t.sites.items() if site.q is not None and site.drawn}
+    sites = {
+        n: site for n, site in t.sites.items() if site.q is not None and site.drawn
+    }
     if not sites:
         raise InputError("the model has no latents, so there is no p(z|x)")
     for name, site in sites.items():
@@ -509,14 +558,18 @@ def _gaussian(sites: dict[str, Site]) -> tuple[Tensor, Tensor] | None:
 
 
 @torch.no_grad()
-def _guide_draws(guide: Program, x: Any, sites: dict[str, Site], count: int, size: int) -> Tensor:
+def _guide_draws(
+    guide: Program, x: Any, sites: dict[str, Site], count: int, size: int
+) -> Tensor:
     """Draws of the guide, `(N, count, D)`: of one site from its distribution, else by running the guide."""
     if len(sites) == 1:
         values = [site.q.sample((count,)).squeeze(1) for site in sites.values()]
     else:
         with unchecked(guide):
             drawn = draws_of(guide, (x,), {}, count)
-        values = [drawn[name]["value"] for name, site in sites.items() if site.p is not None]
+        values = [
+            drawn[name]["value"] for name, site in sites.items() if site.p is not None
+        ]
     return _flat(values, count, size).transpose(0, 1)
 
 
@@ -524,8 +577,14 @@ def _gaussian_kl(shift: Tensor, q: Tensor, p: Tensor) -> Tensor:
     """`KL(N(shift, q) || N(0, p))`, `(N, D), (N, D, D), (N, D, D) -> (N,)`; nan where a covariance is singular."""
     (q, bad_q), (p, bad_p) = (torch.linalg.cholesky_ex(c) for c in (q, p))
     spread = torch.linalg.solve_triangular(p, q, upper=False).square().sum((1, 2))
-    moved = torch.linalg.solve_triangular(p, shift.unsqueeze(-1), upper=False).square().sum((1, 2))
-    logs = (p.diagonal(dim1=-2, dim2=-1).log() - q.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
+    moved = (
+        torch.linalg.solve_triangular(p, shift.unsqueeze(-1), upper=False)
+        .square()
+        .sum((1, 2))
+    )
+    logs = (
+        p.diagonal(dim1=-2, dim2=-1).log() - q.diagonal(dim1=-2, dim2=-1).log()
+    ).sum(-1)
     return (0.5 * (spread + moved - shift.shape[-1]) + logs).masked_fill(
         (bad_q > 0) | (bad_p > 0), math.nan
     )
@@ -552,7 +611,9 @@ class Posterior(Question):
         chains: for each datum.
     """
 
-    def __init__(self, *, n: Number = 4, draws: Samples = 1000, chains: Draws = 4) -> None:
+    def __init__(
+        self, *, n: Number = 4, draws: Samples = 1000, chains: Draws = 4
+    ) -> None:
         self.n, self.draws, self.chains = n, draws, chains
 
     def check(self, run: Trained, data: Evaluated) -> None:

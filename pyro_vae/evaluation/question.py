@@ -80,14 +80,23 @@ class PerDatum:
     def __add__(self, other: Self) -> Self:
         names = [f.name for f in fields(self)]
         return type(self)(
-            **{name: _joined(name, getattr(self, name), getattr(other, name)) for name in names}
+            **{
+                name: _joined(name, getattr(self, name), getattr(other, name))
+                for name in names
+            }
         )
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The columns by name, each `(N,)`."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] != "num_"}
-        return {name: column for name, column in columns.items() if isinstance(column, Tensor)}
+        columns = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] != "num_"
+        }
+        return {
+            name: column
+            for name, column in columns.items()
+            if isinstance(column, Tensor)
+        }
 
     @property
     def sound(self) -> Tensor:
@@ -103,7 +112,11 @@ class PerDatum:
     def data_standard_error(self) -> float:
         """How far another sample of N data would move the mean: `std(values) / sqrt(N)`; nan for a single datum."""
         values = self.values[self.sound]
-        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+        return (
+            (values.std() / math.sqrt(len(values))).item()
+            if len(values) > 1
+            else math.nan
+        )
 
     @property
     def monte_carlo_standard_error(self) -> float:
@@ -116,7 +129,9 @@ class PerDatum:
     @property
     def estimate(self) -> Estimate:
         """The mean and its errors."""
-        noise = None if self.standard_errors is None else self.monte_carlo_standard_error
+        noise = (
+            None if self.standard_errors is None else self.monte_carlo_standard_error
+        )
         return Estimate(self.mean, self.data_standard_error, noise)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -141,7 +156,11 @@ class PerDatum:
         """A sentence about the data that the mean leaves out, if there are any."""
         lost = len(self) - int(self.sound.sum())
         verb = "have" if lost > 1 else "has"
-        return [f"Without {lost} of the data, which {verb} no finite value."] if lost else []
+        return (
+            [f"Without {lost} of the data, which {verb} no finite value."]
+            if lost
+            else []
+        )
 
 
 def _joined(name: str, first: Any, second: Any) -> Any:
@@ -151,10 +170,14 @@ def _joined(name: str, first: Any, second: Any) -> Any:
     if isinstance(first, PerDatum):
         return first + second
     if isinstance(first, dict):
-        return {key: torch.cat([first[key], second[key]]) for key in first if key in second}
+        return {
+            key: torch.cat([first[key], second[key]]) for key in first if key in second
+        }
     if first != second:
         words = name.replace("num_", "numbers of ")
-        raise InputError(f"results with different {words}, {first} and {second}, cannot be joined")
+        raise InputError(
+            f"results with different {words}, {first} and {second}, cannot be joined"
+        )
     return first
 
 
@@ -226,11 +249,18 @@ class Answer:
             "meanings": dict(self.meanings),
             "sentences": list(self.sentences),
             "warnings": list(self.warnings),
-            "figures": {name: drawing.caption for name, drawing in self.figures.items()},
+            "figures": {
+                name: drawing.caption for name, drawing in self.figures.items()
+            },
         }
         rows = {name: cells(row) for name, row in self.rows.items()}
         parts = {name: part.to_dict() for name, part in self.parts.items()}
-        return {**rows, **self.numbers, **parts, **{k: v for k, v in texts.items() if v}}
+        return {
+            **rows,
+            **self.numbers,
+            **parts,
+            **{k: v for k, v in texts.items() if v},
+        }
 
     def plus(self, **more: Any) -> "Answer":
         """The same with more sentences, rows, figures or whatever else, behind its own."""
@@ -245,7 +275,9 @@ class Answer:
     def __str__(self) -> str:
         lines = [": ".join(filter(None, (self.title, self.about)))]
         for head, group in tables(self.rows, self.heads):
-            lines += _aligned([[self.unit if "mean" in head else "", *head.values()], *group])
+            lines += _aligned(
+                [[self.unit if "mean" in head else "", *head.values()], *group]
+            )
         lines += self.sentences
         lines += [f"warning: {sentence}" for sentence in self.warnings]
         return "\n\n".join(["\n".join(lines), *map(str, self.parts.values())])
@@ -273,7 +305,11 @@ def cells(row: Row) -> dict[str, Any]:
     if isinstance(row, PerDatum):
         row = row.estimate
     columns = row._asdict() if isinstance(row, Estimate) else dict(row)
-    return {k: v for k, v in columns.items() if not (isinstance(row, Estimate) and v is None)}
+    return {
+        k: v
+        for k, v in columns.items()
+        if not (isinstance(row, Estimate) and v is None)
+    }
 
 
 def tables(
@@ -289,12 +325,16 @@ def tables(
         known = cells(item[1])
         named = {key: heads.get(key, key) for key in known if key in heads or not heads}
         return (
-            {**COLUMNS, **{k: heads[k] for k in named if k in heads}} if "mean" in known else named
+            {**COLUMNS, **{k: heads[k] for k in named if k in heads}}
+            if "mean" in known
+            else named
         )
 
     for words, group in itertools.groupby(rows.items(), key=head):
         lines = [(name, cells(row)) for name, row in group]
-        used = {k: word for k, word in words.items() if any(k in line for _, line in lines)}
+        used = {
+            k: word for k, word in words.items() if any(k in line for _, line in lines)
+        }
         yield used, [[name, *(line.get(key) for key in used)] for name, line in lines]
 
 
@@ -306,7 +346,10 @@ def _aligned(lines: list[list[Any]]) -> list[str]:
         "  ".join(
             [
                 line[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+                *(
+                    cell.rjust(width)
+                    for cell, width in zip(line[1:], widths[1:], strict=True)
+                ),
             ]
         ).rstrip()
         for line in texts
@@ -390,15 +433,18 @@ class Evaluated:
         if not lost:
             return []
         rows = listed(self.rows[lost].tolist())
-        return [f"Without finite {what}, and left out: row {rows} of the data (from 0)."]
+        return [
+            f"Without finite {what}, and left out: row {rows} of the data (from 0)."
+        ]
 
     def exceeded(self, name: str, other: PerDatum) -> list[str]:
         """A warning where a second estimate of `log p(x)` is clearly higher than the first."""
         if self.log_marginal is None:
             return []
         more = other.mean - self.log_marginal.mean
-        noise = [v.monte_carlo_standard_error for v in (other, self.log_marginal)]
-        if not more > max(MATTERS, DISTINCT * math.hypot(*(v for v in noise if v == v))):  # noqa: PLR0124  # not nan
+        errors = [v.monte_carlo_standard_error for v in (other, self.log_marginal)]
+        noise = math.hypot(*(error for error in errors if not math.isnan(error)))
+        if not more > max(MATTERS, DISTINCT * noise):
             return []
         return [
             f"{name} finds {more:.2f} nats more, beyond {DISTINCT} standard errors: log p(x) is higher than the number "
@@ -440,10 +486,16 @@ class Question(Declared, ABC):
         """Arguments as they were given, `--chains=32` or `chains=32 of AIS`; of several those that were changed."""
         defaults = inspect.signature(type(self)).parameters
         values = {name: given(self)[name] for name in names}
-        changed = [name for name, value in values.items() if value != defaults[name].default]
-        chosen = {self.typed.get(name, name): shown(values[name]) for name in changed or names}
+        changed = [
+            name for name, value in values.items() if value != defaults[name].default
+        ]
+        chosen = {
+            self.typed.get(name, name): shown(values[name]) for name in changed or names
+        }
         owner = (
-            "" if all(name.startswith("--") for name in chosen) else f" of {type(self).__name__}"
+            ""
+            if all(name.startswith("--") for name in chosen)
+            else f" of {type(self).__name__}"
         )
         return " and ".join(f"{name}={value}" for name, value in chosen.items()) + owner
 
@@ -473,4 +525,8 @@ def _public(value: Any) -> Any:
     """An argument for others to read: of a whole path the last part."""
     if isinstance(value, tuple):
         return tuple(map(_public, value))
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return (
+        Path(value).name
+        if isinstance(value, str) and Path(value).is_absolute()
+        else value
+    )

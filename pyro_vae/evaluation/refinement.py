@@ -131,7 +131,9 @@ def refined(
         adam.param_groups[0]["lr"] = rate * (1 - i / steps)
         with torch.enable_grad():
             bound = _bound(*pair, call, at, num_particles, path=path).mean(0).sum()
-            for delta, gradient in zip(moved, torch.autograd.grad(-bound, moved), strict=True):
+            for delta, gradient in zip(
+                moved, torch.autograd.grad(-bound, moved), strict=True
+            ):
                 delta.grad = gradient
         adam.step()
 
@@ -143,7 +145,9 @@ def refined(
     improved = ~(after.mean <= before.mean) & after.mean.isfinite()
     improved = improved.to(call.device)
     shift = {site: end[site].where(improved.unsqueeze(-1), start[site]) for site in end}
-    return RefinedGuide(guide, layout, call, start=start, shift=shift, improved=improved)
+    return RefinedGuide(
+        guide, layout, call, start=start, shift=shift, improved=improved
+    )
 
 
 def quick(guide: Program) -> bool:
@@ -152,7 +156,13 @@ def quick(guide: Program) -> bool:
 
 
 def _bound(
-    model: Program, guide: Program, call: Call, shift: Deltas, draws: int, *, path: bool = False
+    model: Program,
+    guide: Program,
+    call: Call,
+    shift: Deltas,
+    draws: int,
+    *,
+    path: bool = False,
 ) -> Tensor:
     """`log p(x, z) - log q(z|x)` at draws of q, `(draws, batch)`; with `path`, log q as a function of z alone."""
     t = scored(model, guide, call.named(shift=shift), draws)
@@ -182,12 +192,16 @@ def _check(model: Program, guide: Program, call: Call) -> bool:
     return all(has_density(site.q) for _, site in sites)
 
 
-def _check_memory(model: Program, guide: Program, call: Call, shift: Deltas, draws: int) -> None:
+def _check_memory(
+    model: Program, guide: Program, call: Call, shift: Deltas, draws: int
+) -> None:
     """Raise `InputError` where a step needs more memory than there is, by what a draw of one datum needs."""
     if draws * len(call) < MANY or not takes_particles(model, guide):
         return
     one = {site: delta[:1] for site, delta in shift.items()}
-    needed = bytes_of(lambda: _bound(model, guide, call[:1], one, 1)) * draws * len(call)
+    needed = (
+        bytes_of(lambda: _bound(model, guide, call[:1], one, 1)) * draws * len(call)
+    )
     what = f"refining {len(call)} data at a time with num_particles={draws}"
     require(needed, what, "num_particles or batch_size")
 
@@ -231,13 +245,21 @@ def paired_bounds(
         with forked_random():
             first = double(_bound(model, guide, call, pair[0], count))
         second = double(_bound(model, guide, call, pair[1], count))
-        for spread, values in zip(spreads, (first, second, second - first), strict=True):
+        for spread, values in zip(
+            spreads, (first, second, second - first), strict=True
+        ):
             spread.add(values)
     return spreads
 
 
 def refined_in_batches(
-    model: Program, guide: Program, data: Call, *, steps: int, rate: float, batch_size: int
+    model: Program,
+    guide: Program,
+    data: Call,
+    *,
+    steps: int,
+    rate: float,
+    batch_size: int,
 ) -> RefinedGuide:
     """`refined` of data that have been checked, so many at a time, or all where the pair is called with all of them."""
     check("batch_size", batch_size, Number)
@@ -299,7 +321,9 @@ def log_marginal_refined(
     """
     model, guide = pair_of(pair)
     data = Call.of(model, x, args, kwargs).once()
-    q = refined_in_batches(model, guide, data, steps=steps, rate=rate, batch_size=batch_size)
+    q = refined_in_batches(
+        model, guide, data, steps=steps, rate=rate, batch_size=batch_size
+    )
     return weighted(
         *q.pair(model),
         data.named(shift=q.shift),
@@ -314,7 +338,9 @@ def check_refined(question: Question, run: Trained, data: Evaluated) -> None:
     """Raise `InputError` where q(z|x) cannot be fitted to a datum, or draws from it need more than the memory bound."""
     model, guide, few = run.vae.model, run.vae.guide, a_few(run, data)
     with running(model, guide), forked_random():
-        q = refined(model, guide, few, steps=0, rate=0.1, num_particles=1, elbo_particles=1)
+        q = refined(
+            model, guide, few, steps=0, rate=0.1, num_particles=1, elbo_particles=1
+        )
     check_draws(question, data, *q.pair(model), few.named(shift=q.shift))
 
 
@@ -329,7 +355,11 @@ class Refined(Weighting):
     def check(self, run: Trained, data: Evaluated) -> None:
         check_refined(self, run, data)
 
-    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
+    def weigh(
+        self, run: Trained, data: Evaluated, **options: Any
+    ) -> tuple[LogMarginal, Answer]:
         result = log_marginal_refined(run.vae, data.x, steps=self.steps, **options)
-        sentence = f"q(z|x) was fitted to each datum by {self.steps} steps before weighting"
+        sentence = (
+            f"q(z|x) was fitted to each datum by {self.steps} steps before weighting"
+        )
         return result, result.answer().plus(sentences=[sentence])

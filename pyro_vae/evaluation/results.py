@@ -61,7 +61,9 @@ class Weighed(PerDatum):
 
     def _interval(self) -> str:
         """A sentence about where the mean lies."""
-        return "log p(x) of all such data: 95 % interval {:.3f} to {:.3f}.".format(*self.interval())
+        return "log p(x) of all such data: 95 % interval {:.3f} to {:.3f}.".format(
+            *self.interval()
+        )
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,25 @@ class LogMarginal(Weighed):
     curve: dict[int, Tensor] = field(default_factory=dict)
 
     def __add__(self, other: "LogMarginal") -> "LogMarginal":
-        if isinstance(self.num_particles, Tensor) != isinstance(other.num_particles, Tensor):
-            first, second = (replace(r, num_particles=r.particles) for r in (self, other))
+        if isinstance(self.num_particles, Tensor) != isinstance(
+            other.num_particles, Tensor
+        ):
+            first, second = (
+                replace(r, num_particles=r.particles) for r in (self, other)
+            )
             return first + second
         return super().__add__(other)
 
     def replaced(self, rows: Tensor, other: "LogMarginal") -> "LogMarginal":
         """The same with the data `rows` (indices, or N booleans) taken from `other`; each datum keeps its own K."""
         columns = {
-            name: v.index_put((rows,), getattr(other, name)) for name, v in self.per_datum.items()
+            name: v.index_put((rows,), getattr(other, name))
+            for name, v in self.per_datum.items()
         }
         return LogMarginal(
-            **columns, num_particles=self.particles.index_put((rows,), other.particles), curve={}
+            **columns,
+            num_particles=self.particles.index_put((rows,), other.particles),
+            curve={},
         )
 
     @property
@@ -153,16 +162,24 @@ class LogMarginal(Weighed):
         about = f"{self.count} particles on {len(self)} data"
         if not sound.any():
             return Answer(
-                title, about, warnings=[self.verdict(), *self._left_out()], columns=columns
+                title,
+                about,
+                warnings=[self.verdict(), *self._left_out()],
+                columns=columns,
             )
-        parts = {name: PerDatum(getattr(self, name), None).among(sound) for name in PARTS}
+        parts = {
+            name: PerDatum(getattr(self, name), None).among(sound) for name in PARTS
+        }
         ess, k, bad = self.ess[sound], self.pareto_k[sound], int(self.doubtful.sum())
         curve = {size: bound[sound].mean().item() for size, bound in self.curve.items()}
         bounds = ", ".join(f"{size}: {mean:.3f}" for size, mean in curve.items())
         return Answer(
             title=title,
             about=about,
-            rows={"log p(x)": self, **{PARTS[name]: part for name, part in parts.items()}},
+            rows={
+                "log p(x)": self,
+                **{PARTS[name]: part for name, part in parts.items()},
+            },
             meanings=MEANINGS,
             sentences=[
                 f"effective particles: median {ess.median():.1f}, least {ess.min():.1f} of {self.count}",
@@ -178,7 +195,10 @@ class LogMarginal(Weighed):
             numbers={
                 "num_particles": int(self.particles.max()),
                 "least_particles": int(self.particles.min()),
-                "log_marginal": {**self.estimate._asdict(), "estimated_bias": self.bias},
+                "log_marginal": {
+                    **self.estimate._asdict(),
+                    "estimated_bias": self.bias,
+                },
                 "curve": {str(size): mean for size, mean in curve.items()},
                 **{name: cells(part) for name, part in parts.items()},
                 "ess": {"median": ess.median().item(), "least": ess.min().item()},
@@ -204,15 +224,16 @@ class LogMarginal(Weighed):
             )
         }
         if len(k):
-            sentence = (
-                f"Pareto k of {n} data: {n - bad} at most {PARETO_LIMIT}, {bad} above or unknown."
-            )
+            sentence = f"Pareto k of {n} data: {n - bad} at most {PARETO_LIMIT}, {bad} above or unknown."
             make = partial(plots.histogram, k, "Pareto k", limit=PARETO_LIMIT)
             figures["pareto_k"] = Drawing(
-                make, f"{sentence} Beyond the dashed line the weights cannot be trusted."
+                make,
+                f"{sentence} Beyond the dashed line the weights cannot be trusted.",
             )
         if self.curve:
-            sentence = "A curve that still rises at its end says that log p(x) is higher."
+            sentence = (
+                "A curve that still rises at its end says that log p(x) is higher."
+            )
             make = partial(plots.bound_curve, self.curve)
             figures["bound_curve"] = Drawing(
                 make, f"The bound at fewer draws ({bounds}). {sentence}"
@@ -232,6 +253,12 @@ class LogMarginal(Weighed):
         attributes = {"num_particles": k} if isinstance(k, int) else {}
         if isinstance(k, Tensor):
             columns["num_particles"] = k.numpy()
-        stats = xarray.Dataset({k: ("datum", v) for k, v in columns.items()}, attrs=attributes)
-        likelihood = xarray.Dataset({"x": (("chain", "draw", "datum"), values[None, None])})
-        return quiet_arviz().InferenceData(log_likelihood=likelihood, sample_stats=stats)
+        stats = xarray.Dataset(
+            {k: ("datum", v) for k, v in columns.items()}, attrs=attributes
+        )
+        likelihood = xarray.Dataset(
+            {"x": (("chain", "draw", "datum"), values[None, None])}
+        )
+        return quiet_arviz().InferenceData(
+            log_likelihood=likelihood, sample_stats=stats
+        )

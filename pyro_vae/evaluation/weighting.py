@@ -15,7 +15,14 @@ from pyro_vae.data.inputs import Call, as_data, once, rows_within
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
-from pyro_vae.evaluation.question import Answer, Evaluated, Progress, Question, Trained, unseen
+from pyro_vae.evaluation.question import (
+    Answer,
+    Evaluated,
+    Progress,
+    Question,
+    Trained,
+    unseen,
+)
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.foundation.abstract import (
     forked_random,
@@ -57,13 +64,20 @@ class _Accumulator:
         sums = torch.stack([double(log_px).sum(0), double(kl).sum(0)])  # (2, B)
         log_sum, log_sum_sq = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
         if self.log_sum is None:
-            self.sums, self.log_sum, self.log_sum_sq, largest = sums, log_sum, log_sum_sq, log_w
+            self.sums, self.log_sum, self.log_sum_sq, largest = (
+                sums,
+                log_sum,
+                log_sum_sq,
+                log_w,
+            )
         else:
             self.sums = self.sums + sums
             self.log_sum = torch.logaddexp(self.log_sum, log_sum)
             self.log_sum_sq = torch.logaddexp(self.log_sum_sq, log_sum_sq)
             largest = torch.cat([self.largest, log_w])
-        self.largest = largest.topk(min(self.tail, len(largest)), dim=0).values  # (M + 1, B)
+        self.largest = largest.topk(
+            min(self.tail, len(largest)), dim=0
+        ).values  # (M + 1, B)
 
     def result(self) -> LogMarginal:
         k = self.num_particles
@@ -75,7 +89,9 @@ class _Accumulator:
         reconstruction, kl = self.sums / k
         columns = {
             "values": self.log_sum - math.log(k),
-            "standard_errors": variance.sqrt() if k > 1 else torch.full_like(variance, math.nan),
+            "standard_errors": variance.sqrt()
+            if k > 1
+            else torch.full_like(variance, math.nan),
             "ess": 1 / inverse_ess,
             "pareto_k": pareto_k(self.largest.T),
             "elbo": reconstruction - kl,
@@ -86,7 +102,9 @@ class _Accumulator:
             k: columns["values"].cpu()
         }
         return LogMarginal(
-            **{name: column.cpu() for name, column in columns.items()}, num_particles=k, curve=curve
+            **{name: column.cpu() for name, column in columns.items()},
+            num_particles=k,
+            curve=curve,
         )
 
 
@@ -109,7 +127,9 @@ class _Groups:
         whole = (len(log_w) - take) // self.size
         if whole:
             self._close(
-                log_w[take : take + whole * self.size].unflatten(0, (whole, self.size)).logsumexp(1)
+                log_w[take : take + whole * self.size]
+                .unflatten(0, (whole, self.size))
+                .logsumexp(1)
             )
         if take + whole * self.size < len(log_w):
             rest = log_w[take + whole * self.size :]
@@ -253,7 +273,9 @@ def _exact(result: LogMarginal) -> LogMarginal:
     """The values of a pair without latents, which are no estimates."""
     nothing = torch.zeros_like(result.values)
     return replace(
-        result, standard_errors=nothing, pareto_k=torch.full_like(result.values, -math.inf)
+        result,
+        standard_errors=nothing,
+        pareto_k=torch.full_like(result.values, -math.inf),
     )
 
 
@@ -269,7 +291,9 @@ def _weigher(
     """
 
     def weigh(args: Any, kwargs: Any, count: int) -> tuple[list[Tensor], Any]:
-        with pyro.validation_enabled(False) if is_traced() else nullcontext():  # reads values
+        with (
+            pyro.validation_enabled(False) if is_traced() else nullcontext()
+        ):  # reads values
             t = scored(model, guide, Call(args[0], args[1:], kwargs), count)
         return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
 
@@ -308,16 +332,22 @@ class _Chunks(NamedTuple):
         `size` is the most data to have at a time. Where draws are made `singly`, each is of as many data as can be.
         """
         tail = _bytes_of_tail(num_particles)
-        _require(tail + draw, f"{num_particles} particles", memory, "the memory bound is")
+        _require(
+            tail + draw, f"{num_particles} particles", memory, "the memory bound is"
+        )
         most = min(memory // 2 // draw or 1, CHUNK.get(device.type, LARGEST_CHUNK))
         fewest = -(-num_particles // most)
-        pieces = next((n for n in range(fewest, 2 * fewest) if num_particles % n == 0), fewest)
+        pieces = next(
+            (n for n in range(fewest, 2 * fewest) if num_particles % n == 0), fewest
+        )
         particles = -(-num_particles // pieces)
         if singly:
             particles = max(1, min(num_particles, most // size))
         data = max(1, min(most // particles, size))
         summed = min(memory // 4 // WEIGHTS or 1, LARGEST_CHUNK)
-        rows = max(data, min(summed // num_particles, memory // 4 // tail, size) // data * data)
+        rows = max(
+            data, min(summed // num_particles, memory // 4 // tail, size) // data * data
+        )
         return cls(
             data,
             particles,
@@ -329,15 +359,24 @@ class _Chunks(NamedTuple):
         """The same for a pair that is called with all `size` data at once: fewer draws at a time."""
         particles = max(1, self.data * self.particles // size)
         return _Chunks(
-            size, particles, size, particles * max(1, self.rows * self.block // size // particles)
+            size,
+            particles,
+            size,
+            particles * max(1, self.rows * self.block // size // particles),
         )
 
     def weigh(
-        self, weigh: Weigh, batch: Call, count: int, progress: Callable[[int], None] | None
+        self,
+        weigh: Weigh,
+        batch: Call,
+        count: int,
+        progress: Callable[[int], None] | None,
     ) -> Tensor:
         """What `weigh` gives for `count` draws of all data of a batch, `(3, count, batch)`."""
         columns = []
-        for data in batch.batches(None, self.data) if self.data < len(batch) else (batch,):
+        for data in (
+            batch.batches(None, self.data) if self.data < len(batch) else (batch,)
+        ):
             pieces = []
             for done in range(0, count, self.particles):
                 few = min(self.particles, count - done)
@@ -408,11 +447,15 @@ class Weighting(Question):
     num_particles: int | None = None
     foreseen = True  # how many draws there will be
 
-    def __init__(self, *, steps: Number = 100, num_particles: Number | None = None) -> None:
+    def __init__(
+        self, *, steps: Number = 100, num_particles: Number | None = None
+    ) -> None:
         self.steps, self.num_particles = steps, num_particles
 
     @abstractmethod
-    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
+    def weigh(
+        self, run: Trained, data: Evaluated, **options: Any
+    ) -> tuple[LogMarginal, Answer]:
         """The values, and their answer; `options` are those that all ways of weighting take."""
 
     def check(self, run: Trained, data: Evaluated) -> None:
@@ -433,7 +476,9 @@ class Weighting(Question):
         entries = wild(data, result.values)
         numbers = {"refinement_steps": self.steps or None, "wild": entries}
         sentences = [row["sentence"] for row in entries]
-        return answer.plus(rows={"log p(x)": result}, warnings=sentences, numbers=numbers)
+        return answer.plus(
+            rows={"log p(x)": result}, warnings=sentences, numbers=numbers
+        )
 
 
 class Weighted(Weighting):
@@ -447,7 +492,9 @@ class Weighted(Weighting):
         super().__init__(num_particles=num_particles)
         self.steps = 0
 
-    def weigh(self, run: Trained, data: Evaluated, **options: Any) -> tuple[LogMarginal, Answer]:
+    def weigh(
+        self, run: Trained, data: Evaluated, **options: Any
+    ) -> tuple[LogMarginal, Answer]:
         result = log_marginal(run.vae.model, run.vae.guide, data.x, **options)
         return result, result.answer()
 
@@ -464,7 +511,11 @@ def wild(data: Evaluated, values: Tensor) -> list[dict[str, Any]]:
     for i in places[:NAMED]:
         row, value = int(data.rows[i]), values[i].item()
         name = "" if data.names is None else f" ({data.names[i]})"
-        what = "no finite log p(x) and is left out" if not sound[i] else f"log p(x) = {value:.4g}"
+        what = (
+            "no finite log p(x) and is left out"
+            if not sound[i]
+            else f"log p(x) = {value:.4g}"
+        )
         sentence = (
             f"Row {row}{name} of the data has {what}; without such rows the mean of log p(x) is {rest.mean():.3f}: "
             "look at that row."

@@ -49,7 +49,9 @@ def localise(*programs: Any) -> None:
     """Prepare Pyro modules for `local_parameters`: one that was made outside that mode lacks a store of its own."""
     for program in programs:
         for module in program.modules() if isinstance(program, torch.nn.Module) else ():
-            if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            if isinstance(module, PyroModule) and not hasattr(
+                module._pyro_context, "param_state"
+            ):
                 module._pyro_context.param_state = {"params": {}, "constraints": {}}
 
 
@@ -90,7 +92,9 @@ class Ignoring(Around):
         self.names = names
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.program(*args, **{k: v for k, v in kwargs.items() if k not in self.names})
+        return self.program(
+            *args, **{k: v for k, v in kwargs.items() if k not in self.names}
+        )
 
 
 def is_own(*programs: Any) -> bool:
@@ -105,7 +109,9 @@ def is_own(*programs: Any) -> bool:
 def _is_own(program: Any) -> bool:
     if isinstance(program, Around):
         return _is_own(program.program)
-    return isinstance(program, AbstractProgram) or type(program).__module__.startswith(_PACKAGE)
+    return isinstance(program, AbstractProgram) or type(program).__module__.startswith(
+        _PACKAGE
+    )
 
 
 @contextmanager

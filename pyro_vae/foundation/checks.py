@@ -155,7 +155,9 @@ Number = Annotated[
     int, at_least(1), at_most(MOST)
 ]  # of things that are done one after another, and not held
 Draws = Annotated[int, at_least(2), at_most(MOST)]  # the same, with a spread
-Count = Annotated[int, at_least(1), takes(16)]  # of numbers, which training holds four times
+Count = Annotated[
+    int, at_least(1), takes(16)
+]  # of numbers, which training holds four times
 Whole = Annotated[int, at_least(0), takes(16)]  # the same, or none
 Layers = Annotated[int, between(1, 1000)]  # of modules
 Steps = Annotated[int, between(1, 10_000)]  # of gradients, for each datum
@@ -184,7 +186,9 @@ def checked(function: Callable[Given, Made]) -> Callable[Given, Made]:
             if name in given.arguments:
                 default = signature.parameters[name].default
                 value = given.arguments[name]
-                given.arguments[name] = check(name, value, hint, owner=owner, example=default)
+                given.arguments[name] = check(
+                    name, value, hint, owner=owner, example=default
+                )
         return function(*given.args, **given.kwargs)
 
     return call
@@ -229,7 +233,9 @@ def check(
         return found
     subject = f"{name}={shown(value)}" + (f" of {owner}" if owner else "")
     if isinstance(value, (tuple, list)) and len(value) > LONGEST:
-        raise InputError(f"{subject} has {len(value):,} entries; {LONGEST:,} are the most")
+        raise InputError(
+            f"{subject} has {len(value):,} entries; {LONGEST:,} are the most"
+        )
     affordable(_too_large(value, hint), subject)
     such = ""
     if isinstance(value, float) and not -LARGEST <= value <= LARGEST:
@@ -256,17 +262,27 @@ def _taken(value: Any, hint: Any) -> Any:
     if kind is Annotated:
         found = _taken(value, arguments[0])
         rules = [rule for rule in arguments[1:] if hasattr(rule, "holds")]
-        return found if found is not _REFUSED and all(r.holds(found) for r in rules) else _REFUSED
+        return (
+            found
+            if found is not _REFUSED and all(r.holds(found) for r in rules)
+            else _REFUSED
+        )
     if kind in (typing.Union, types.UnionType):
-        return next((f for h in arguments if (f := _taken(value, h)) is not _REFUSED), _REFUSED)
+        return next(
+            (f for h in arguments if (f := _taken(value, h)) is not _REFUSED), _REFUSED
+        )
     if kind is Literal:
-        known = any(type(value) is type(choice) and value == choice for choice in arguments)
+        known = any(
+            type(value) is type(choice) and value == choice for choice in arguments
+        )
         return value if known else _REFUSED
     if kind is tuple:
         return _tuple(value, arguments)
     if hint is int:
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        return _REFUSED if not whole else value if isinstance(value, int) else int(value)
+        return (
+            _REFUSED if not whole else value if isinstance(value, int) else int(value)
+        )
     if hint is float:
         return _number(value)
     if hint in (None, types.NoneType):
@@ -287,7 +303,9 @@ def _number(value: Any) -> Any:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not -LARGEST <= value <= LARGEST:  # nan is not in any range
         return _REFUSED
-    small = isinstance(value, int) and abs(value) < 2**53  # others are more than torch can count
+    small = (
+        isinstance(value, int) and abs(value) < 2**53
+    )  # others are more than torch can count
     return value if small or isinstance(value, float) else float(value)
 
 
@@ -310,12 +328,18 @@ def _too_large(value: Any, hint: Any) -> float:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated and isinstance(value, int):
         size = sum(rule.size for rule in arguments if isinstance(rule, Takes))
-        others = [r for r in arguments[1:] if hasattr(r, "holds") and not isinstance(r, Takes)]
-        alone = _taken(value, arguments[0]) is not _REFUSED and all(r.holds(value) for r in others)
+        others = [
+            r for r in arguments[1:] if hasattr(r, "holds") and not isinstance(r, Takes)
+        ]
+        alone = _taken(value, arguments[0]) is not _REFUSED and all(
+            r.holds(value) for r in others
+        )
         return float(min(size * value, 10**300)) if alone else 0.0
     if typing.get_origin(hint) is tuple and isinstance(value, (tuple, list, int)):
         parts = value if isinstance(value, (tuple, list)) else (value,)
-        return max((_too_large(part, arguments[0]) for part in parts[:LONGEST]), default=0.0)
+        return max(
+            (_too_large(part, arguments[0]) for part in parts[:LONGEST]), default=0.0
+        )
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return max(_too_large(value, h) for h in arguments)
     return 0.0
@@ -344,7 +368,12 @@ def words(hint: Any, *, many: bool = False) -> str:
         if len(set(arguments)) == 1:
             return f"a tuple of {len(arguments)} {words(arguments[0], many=True)}"
         return f"a tuple of {', '.join(words(h) for h in arguments)}"
-    singular = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+    singular = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "True or False",
+    }
     plural = {int: "whole numbers", float: "numbers", str: "texts"}
     if hint in (None, types.NoneType):
         return "None"
@@ -365,7 +394,11 @@ def _either(choices: Sequence[str]) -> str:
 
 def _near(value: Any, hint: Any) -> str:
     """The choice that a text is nearest to."""
-    near = difflib.get_close_matches(value, _texts(hint), 1) if isinstance(value, str) else ()
+    near = (
+        difflib.get_close_matches(value, _texts(hint), 1)
+        if isinstance(value, str)
+        else ()
+    )
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -374,7 +407,9 @@ def _texts(hint: Any) -> list[str]:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return [choice for choice in arguments if isinstance(choice, str)]
-    inside = [text for rule in arguments if isinstance(rule, OneOf) for text in rule.choices]
+    inside = [
+        text for rule in arguments if isinstance(rule, OneOf) for text in rule.choices
+    ]
     return inside + [text for part in arguments for text in _texts(part)]
 
 
@@ -389,7 +424,9 @@ class _Shown(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         if x.bit_length() > 400:  # Python writes out no more than 4,300 digits
-            return f"a whole number of {int(x.bit_length() * math.log10(2)) + 1:,} digits"
+            return (
+                f"a whole number of {int(x.bit_length() * math.log10(2)) + 1:,} digits"
+            )
         return super().repr_int(x, level)
 
 

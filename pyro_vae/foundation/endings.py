@@ -64,7 +64,9 @@ def asking() -> Iterator[list[int]]:
 
 @contextmanager
 def _answering(heard: list[int], answer: Any, last: int = 1) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # which alone hears signals
         yield
         return
     owner = os.getpid()
@@ -112,7 +114,9 @@ class Output:
             action()
         except OSError as error:
             self.error = error
-        except ValueError as error:  # such as a character that the terminal does not have
+        except (
+            ValueError
+        ) as error:  # such as a character that the terminal does not have
             if not getattr(self.stream, "closed", False):
                 raise
             self.error = error

@@ -15,7 +15,9 @@ def available_memory() -> float:
         limit = "max"
     most = math.inf if limit == "max" else float(limit)
     try:
-        table = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        table = dict(
+            line.split(":") for line in Path("/proc/meminfo").read_text().splitlines()
+        )
         return min(most, 1024 * float(table["MemAvailable"].split()[0]))
     except (OSError, KeyError):
         return (

@@ -35,11 +35,17 @@ def reading(path: Path, what: str) -> Iterator[None]:
         reason = error.strerror or one_line(error)
         raise InputError(f"the file {path} cannot be read: {reason}") from error
     except UnicodeError as error:
-        raise InputError(f"the file {path} is not {what}: it is no text in UTF-8") from error
+        raise InputError(
+            f"the file {path} is not {what}: it is no text in UTF-8"
+        ) from error
     except RecursionError as error:
-        raise InputError(f"the file {path} is not {what}: it is nested too deeply") from error
+        raise InputError(
+            f"the file {path} is not {what}: it is nested too deeply"
+        ) from error
     except MemoryError as error:
-        raise InputError(f"the file {path} is not {what}: it is too large for memory") from error
+        raise InputError(
+            f"the file {path} is not {what}: it is too large for memory"
+        ) from error
     except Exception as error:
         said = one_line(error)
         reason = f"{said} is missing" if isinstance(error, KeyError) else said

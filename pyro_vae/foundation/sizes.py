@@ -16,8 +16,12 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import available_memory, in_words
 from pyro_vae.foundation.terminal import is_out_of_memory
 
-NOTICED = 2**24  # bytes of a tensor from which it is worth asking how much memory there is
-COPIES = 4  # of each parameter in training: itself, its gradient, and two averages of Adam's
+NOTICED = (
+    2**24
+)  # bytes of a tensor from which it is worth asking how much memory there is
+COPIES = (
+    4  # of each parameter in training: itself, its gradient, and two averages of Adam's
+)
 MOST = 100_000  # tensors made for one member
 
 _watched = ContextVar("_watched", default=False)
@@ -30,13 +34,19 @@ class Bounded(TorchDispatchMode):
         InputError: naming `what` is made, the size and what there is; also for more than `most` tensors.
     """
 
-    def __init__(self, what: str, limit: float = math.inf, most: int | None = None) -> None:
+    def __init__(
+        self, what: str, limit: float = math.inf, most: int | None = None
+    ) -> None:
         super().__init__()
         self.what, self.limit, self.most = what, limit, MOST if most is None else most
         self.made = self.total = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
@@ -87,7 +97,9 @@ def declared(init: Callable[..., None]) -> Callable[..., None]:
         except (OverflowError, MemoryError, RuntimeError) as error:
             if not (isinstance(error, OverflowError) or is_too_large(error)):
                 raise
-            raise InputError(f"{what} cannot be made: it is too large for memory") from error
+            raise InputError(
+                f"{what} cannot be made: it is too large for memory"
+            ) from error
         finally:
             _watched.reset(token)
 
@@ -119,7 +131,9 @@ def is_too_large(error: BaseException) -> bool:
     return is_out_of_memory(error) or (isinstance(error, RuntimeError) and beyond)
 
 
-def _written(init: Callable[..., None], made: Any, args: Any, kwargs: dict[str, Any]) -> str:
+def _written(
+    init: Callable[..., None], made: Any, args: Any, kwargs: dict[str, Any]
+) -> str:
     """The call, with its plain arguments by name."""
     names = list(inspect.signature(init).parameters)[1:]
     given = {**dict(zip(names, args, strict=False)), **kwargs}

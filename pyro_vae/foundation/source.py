@@ -3,6 +3,7 @@
 import ast
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 # Each axis: its family's class, and the module or folder that holds the family.
 FAMILIES = {
@@ -19,7 +20,9 @@ FAMILIES = {
 def summaries(axis: str) -> dict[str, str]:
     """The members of an axis, as calls with their defaults, with the first line of each docstring."""
     family, place = FAMILIES[axis]
-    classes = {node.name: node for node in _body(place) if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node for node in _body(place) if isinstance(node, ast.ClassDef)
+    }
     bases = {
         name: [b.id for b in node.bases if isinstance(b, ast.Name)]
         for name, node in classes.items()
@@ -27,7 +30,10 @@ def summaries(axis: str) -> dict[str, str]:
 
     def line(name: str) -> list[str]:
         """The class and those of the family above it, as Python looks for a method."""
-        return [name, *(above for base in bases[name] if base in classes for above in line(base))]
+        return [
+            name,
+            *(above for base in bases[name] if base in classes for above in line(base)),
+        ]
 
     found = {}
     for name, node in sorted(classes.items()):
@@ -36,10 +42,12 @@ def summaries(axis: str) -> dict[str, str]:
             and family in line(name)
             and not any(name in above for above in bases.values())
         ):
-            call = next((a for c in line(name) if (a := _arguments(classes[c])) is not None), [])
-            found[f"{name.lower()}({', '.join(call)})"] = (ast.get_docstring(node) or "").partition(
-                "\n"
-            )[0]
+            call = next(
+                (a for c in line(name) if (a := _arguments(classes[c])) is not None), []
+            )
+            found[f"{name.lower()}({', '.join(call)})"] = (
+                ast.get_docstring(node) or ""
+            ).partition("\n")[0]
     return found
 
 
@@ -49,8 +57,11 @@ def names(module: str, name: str) -> tuple[str, ...]:
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(target, ast.Name) and target.id == name:
-                found = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts  # type: ignore[union-attr]
-                return tuple(ast.literal_eval(text) for text in found)  # type: ignore[arg-type]
+                value: Any = node.value
+                texts: list[Any] = (
+                    value.keys if isinstance(value, ast.Dict) else value.elts
+                )
+                return tuple(ast.literal_eval(text) for text in texts)
     raise LookupError(f"{module} has no {name}")
 
 
@@ -73,7 +84,11 @@ def _arguments(cls: ast.ClassDef) -> list[str] | None:
 
 def _spelling(default: ast.expr) -> str:
     """A value as it is written on the command line; a class is a member."""
-    return default.id.lower() if isinstance(default, ast.Name) else repr(ast.literal_eval(default))
+    return (
+        default.id.lower()
+        if isinstance(default, ast.Name)
+        else repr(ast.literal_eval(default))
+    )
 
 
 @cache
@@ -81,5 +96,11 @@ def _body(place: str) -> list[ast.stmt]:
     """The statements of a module, or of all in a folder."""
     path = files("pyro_vae").joinpath(f"{place}.py")
     folder = files("pyro_vae").joinpath(place)
-    paths = [path] if path.is_file() else [p for p in folder.iterdir() if p.name.endswith(".py")]
-    return [node for p in paths for node in ast.parse(p.read_text(encoding="utf-8")).body]
+    paths = (
+        [path]
+        if path.is_file()
+        else [p for p in folder.iterdir() if p.name.endswith(".py")]
+    )
+    return [
+        node for p in paths for node in ast.parse(p.read_text(encoding="utf-8")).body
+    ]

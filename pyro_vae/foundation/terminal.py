@@ -17,14 +17,25 @@ PLAIN = {
     "≤": "<=",
     "≥": ">=",
 }
-PLAIN |= {"█": "#", "▏": "|", "▎": "|", "▍": "|", "▌": "|", "▋": "|", "▊": "|", "▉": "|"}
+PLAIN |= {
+    "█": "#",
+    "▏": "|",
+    "▎": "|",
+    "▍": "|",
+    "▌": "|",
+    "▋": "|",
+    "▊": "|",
+    "▉": "|",
+}
 
 
 def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     wanted = error.object[error.start : error.end]
-    signs = [PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in wanted]
+    signs = [
+        PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in wanted
+    ]
     return "".join(signs), error.end
 
 
@@ -45,7 +56,8 @@ def printable(text: str) -> str:
     a\nb ± c
     """
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
     )
 
 

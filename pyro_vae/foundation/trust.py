@@ -9,7 +9,9 @@ from contextvars import ContextVar
 from pyro_vae.foundation.errors import InputError
 
 AXES = ("--structure", "--prior", "--network", "--likelihood", "--guide", "--objective")
-NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")  # of a module; a relative one is none
+NAME = re.compile(
+    r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+)  # of a module; a relative one is none
 INSIDE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\s*:\s*[A-Za-z_]\w*")
 LONGEST = 10_000  # characters of a member
 
@@ -27,7 +29,9 @@ def trusting(modules: Collection[str] | None) -> Iterator[None]:
         _trusted.reset(token)
 
 
-def by_the_command_line(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
+def by_the_command_line(
+    main: Callable[[Sequence[str]], None],
+) -> Callable[[Sequence[str]], None]:
     """A program's `main`, in which only modules named in this very call are trusted, or with `--trust` all."""
 
     @functools.wraps(main)

@@ -34,7 +34,9 @@ def scored(model: Program, guide: Program, batch: Call, num_particles: int) -> T
         InputError: as `terms`, and where the pair scores another number of data than it is given.
     """
     try:
-        t = terms(model, guide, *batch.args, num_particles=num_particles, **batch.kwargs)
+        t = terms(
+            model, guide, *batch.args, num_particles=num_particles, **batch.kwargs
+        )
     except InputError:
         raise
     except (ValueError, RuntimeError, IndexError) as error:
@@ -60,7 +62,9 @@ def _sizes(guide: Program, batch: Call) -> set[int]:
         try:
             found = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
         except Exception as error:
-            text = re.search(r"Shape mismatch inside plate.* (\d+) vs (\d+)", str(error))
+            text = re.search(
+                r"Shape mismatch inside plate.* (\d+) vs (\d+)", str(error)
+            )
             return set() if text is None else {int(text[2])}
     nodes: Any = found.nodes
     stacks = [s["cond_indep_stack"] for s in nodes.values() if s["type"] == "sample"]
@@ -113,7 +117,12 @@ def elbo(
 
 
 def mean_bound(
-    model: Program, guide: Program, x: Any, *, batch_size: int = 1000, num_particles: int = 1
+    model: Program,
+    guide: Program,
+    x: Any,
+    *,
+    batch_size: int = 1000,
+    num_particles: int = 1,
 ) -> Bound:
     """`elbo` of data that have been checked."""
     total = torch.zeros(2, dtype=torch.float64)
@@ -121,7 +130,9 @@ def mean_bound(
     def take(part: Tensor) -> None:
         total.add_(part.sum(1))
 
-    each_bound(model, guide, x, take, batch_size=batch_size, num_particles=num_particles)
+    each_bound(
+        model, guide, x, take, batch_size=batch_size, num_particles=num_particles
+    )
     reconstruction, kl = (total / len(x)).tolist()
     return Bound(reconstruction - kl, reconstruction, kl)
 
@@ -148,14 +159,21 @@ def each_bound(
             total = torch.zeros(2, 1, dtype=torch.float64)
             for count in pieces(num_particles, most):
                 t = scored(model, guide, batch, count)
-                parts = [double(t.log_px.mean(0)), double((t.log_qz - t.log_pz).mean(0))]
+                parts = [
+                    double(t.log_px.mean(0)),
+                    double((t.log_qz - t.log_pz).mean(0)),
+                ]
                 total = total + torch.stack(parts).cpu() * (count / num_particles)
             take(total)
 
 
 @torch.no_grad()
 def each_objective(
-    model: Program, guide: Program, x: Any, objective: Objective, take: Callable[[Tensor], Any]
+    model: Program,
+    guide: Program,
+    x: Any,
+    objective: Objective,
+    take: Callable[[Tensor], Any],
 ) -> None:
     """Give `take` the bound of an objective at each datum, batch by batch, `(batch,)` in float64 on the host."""
     localise(model, guide)

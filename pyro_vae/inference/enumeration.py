@@ -51,7 +51,12 @@ def is_summed(site: Any) -> bool:
 
 
 def log_sum(
-    trace: Trace, sites: Sites, *, data: int, particles: int | None, shape: tuple[int, ...]
+    trace: Trace,
+    sites: Sites,
+    *,
+    data: int,
+    particles: int | None,
+    shape: tuple[int, ...],
 ) -> tuple[set[str], Tensor]:
     """`log sum_y p(y) prod_i p(v_i | y)` over all values of the enumerated latents y, by variable elimination.
 
@@ -78,7 +83,9 @@ def log_sum(
     logs = {name: _log_prob(site) for name, site in sites.items()}
     dtype = functools.reduce(torch.promote_types, [log.dtype for log in logs.values()])
     factors = {n: pack(log.to(dtype), _symbols(sites[n])) for n, log in logs.items()}
-    values = {symbol for factor in factors.values() for symbol in factor._pyro_dims} - plates
+    values = {
+        symbol for factor in factors.values() for symbol in factor._pyro_dims
+    } - plates
     names = {n for n, f in factors.items() if not values.isdisjoint(f._pyro_dims)}
     names |= {name for name, site in sites.items() if is_summed(site)}
 
@@ -86,7 +93,9 @@ def log_sum(
     for name in names:
         site = sites[name]
         _check(name, site, data)
-        around = frozenset(symbols[f.dim] for f in site["cond_indep_stack"] if f.vectorized)
+        around = frozenset(
+            symbols[f.dim] for f in site["cond_indep_stack"] if f.vectorized
+        )
         tree.setdefault(around, []).append(factors[name])
 
     # The sum over all values, and then over what lies in further plates of a datum.
@@ -105,7 +114,9 @@ def log_sum(
 
 
 def _plates(sites: Sites) -> list[Any]:
-    return [f for site in sites.values() for f in site["cond_indep_stack"] if f.vectorized]
+    return [
+        f for site in sites.values() for f in site["cond_indep_stack"] if f.vectorized
+    ]
 
 
 def _symbols(site: Any) -> dict[int, str]:
@@ -115,14 +126,18 @@ def _symbols(site: Any) -> dict[int, str]:
 
 def _log_prob(site: Any) -> Tensor:
     """The log-density of a site, a tensor of its own, at least as large as the plates around it."""
-    log_prob: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    log_prob: Tensor = scale_and_mask(
+        site["fn"].log_prob(site["value"]), mask=site["mask"]
+    )
     sizes = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
     around = [sizes.get(d, 1) for d in range(min(sizes, default=0), 0)]
     return log_prob.expand(torch.broadcast_shapes(log_prob.shape, around)).clone()
 
 
 def _check(name: str, site: Any, data: int) -> None:
-    if is_summed(site) and data not in {f.dim for f in site["cond_indep_stack"] if f.vectorized}:
+    if is_summed(site) and data not in {
+        f.dim for f in site["cond_indep_stack"] if f.vectorized
+    }:
         raise InputError(
             f"latent site {name!r} lies outside the data plate, so all data share it and none has a weight of its own"
         )

@@ -46,14 +46,18 @@ class History(list[Epoch]):
     validation datum was left out are of different data.
     """
 
-    def __init__(self, epochs: Iterable[Epoch] = (), progress: "Progress | None" = None) -> None:
+    def __init__(
+        self, epochs: Iterable[Epoch] = (), progress: "Progress | None" = None
+    ) -> None:
         super().__init__(epochs)
         self._progress = progress
 
     @property
     def best(self) -> Epoch:
         if self._progress is not None and self._progress.left_out:
-            return next(epoch for epoch in self if epoch.epoch == self._progress.best_epoch)
+            return next(
+                epoch for epoch in self if epoch.epoch == self._progress.best_epoch
+            )
         judged = [epoch for epoch in self if not math.isnan(epoch.score)]
         return max(judged, key=lambda epoch: epoch.score) if judged else self[-1]
 
@@ -65,7 +69,11 @@ class Progress:
     epoch: int = 0  # whole epochs done
     order: Tensor | None = None  # the data order of the epoch under way, on the host
     position: int = 0  # how many of its data are done
-    totals: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of them: loss, reconstruction, KL
+    totals: tuple[float, float, float] = (
+        0.0,
+        0.0,
+        0.0,
+    )  # of them: loss, reconstruction, KL
     seconds: float = 0.0  # spent on them
     compiled: bool | None = None  # whether steps are compiled, once that is decided
 
@@ -80,7 +88,9 @@ class Progress:
     apart: int = 0  # epochs in a row in which training and validation had drifted apart
     said: list[str] = field(default_factory=list)  # the kinds of remarks that were made
 
-    left_out: list[int] = field(default_factory=list)  # validation data without a finite bound
+    left_out: list[int] = field(
+        default_factory=list
+    )  # validation data without a finite bound
     deep: int = 0  # epochs in a row in which one validation datum moved the mean of all
     best_each: Tensor | None = None  # of the best epoch: ELBO and score of each, (2, N)
     early_each: Tensor | None = None  # of the early one: ELBO of each, (N,)

@@ -65,7 +65,9 @@ def step(
 ) -> float:
     """`factors[i]` times the rate from the fraction `at[i]` of the run on; by default 0.3 from 70 %, 0.1 from 90 %."""
     if len(at) != len(factors):
-        raise InputError(f"at={at} and factors={factors} of step must have as many entries")
+        raise InputError(
+            f"at={at} and factors={factors} of step must have as many entries"
+        )
     return ([1.0] + [f for start, f in zip(at, factors, strict=True) if t >= start])[-1]
 
 
@@ -161,7 +163,9 @@ def run_epochs(
     report: Callable[[int, int, float], None] = lambda done, size, elbo: None,
     say: Callable[[str], None] | None = None,
     remark: Callable[[Remark], None] | None = None,
-    called: Callable[[int], str] = "datum {} (counted from 0) of the validation data".format,
+    called: Callable[
+        [int], str
+    ] = "datum {} (counted from 0) of the validation data".format,
 ) -> Iterator[Epoch]:
     """The training loop, one `Epoch` at a time; `fit` for those who do not need what lies between the epochs.
 
@@ -195,17 +199,23 @@ def run_epochs(
     size = len(data)
     steps = -(-size // batch_size)
     if patience is not None and (type(patience) is not int or patience < 1):
-        raise InputError(f"patience={patience!r} must be a whole number of epochs, at least 1")
+        raise InputError(
+            f"patience={patience!r} must be a whole number of epochs, at least 1"
+        )
     objective = svi.objective if isinstance(svi.objective, Objective) else None
     if objective is not None:
         objective.prepare(size, epochs)
-    look = partial(worth, svi, data, steps=epochs * steps, batch_size=min(batch_size, size))
+    look = partial(
+        worth, svi, data, steps=epochs * steps, batch_size=min(batch_size, size)
+    )
     _compile(svi, compile, progress, look, say, batch_size=min(batch_size, size))
     while not progress.finished(epochs, patience):
         if progress.order is None:
             progress.order = torch.randperm(size)
         _mode(svi, train=True)
-        ahead = batches(data, batch_size, progress.order[progress.position :], later=True)
+        ahead = batches(
+            data, batch_size, progress.order[progress.position :], later=True
+        )
         rows, started, read = Records(), time.perf_counter(), time.perf_counter()
         before, rate = progress.seconds, learning_rate
         first = progress.epoch * steps + progress.position // batch_size + 1
@@ -238,7 +248,10 @@ def run_epochs(
         epoch = _close(svi, data, found, bound, progress=progress, rate=rate)
         progress.close(epoch, None if found is None else found[[BOUND, SCORE]])
         over = progress.finished(epochs, patience)
-        for noticed in (*told, *remarks(epoch, progress, steps=epoch.epoch * steps, over=over)):
+        for noticed in (
+            *told,
+            *remarks(epoch, progress, steps=epoch.epoch * steps, over=over),
+        ):
             (remark or _warn)(noticed)
         yield epoch
         if stop():
@@ -282,7 +295,9 @@ def _mode(svi: SVI, *, train: bool) -> None:
 def _check_parameters(svi: SVI, last: int) -> None:
     """Raise `NonFiniteLossError` where a parameter is not finite after step `last`."""
     if not all(
-        bool(p.isfinite().all()) for group in svi.optimizer.param_groups for p in group["params"]
+        bool(p.isfinite().all())
+        for group in svi.optimizer.param_groups
+        for p in group["params"]
     ):
         raise NonFiniteLossError(
             f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}"
@@ -315,7 +330,11 @@ def _judge(svi: SVI, validation: Any, progress: Progress) -> Tensor:
 
 
 def _looked(
-    svi: SVI, data: Any, validation: Any, progress: Progress, called: Callable[[int], str]
+    svi: SVI,
+    data: Any,
+    validation: Any,
+    progress: Progress,
+    called: Callable[[int], str],
 ) -> tuple[Tensor | None, tuple[float, float], tuple[Remark, ...]]:
     """The validation data by `judge`, reconstruction and KL of the epoch, and what is to be said of these.
 
@@ -340,7 +359,11 @@ def _unknown(error: Exception, progress: Progress) -> tuple[Remark, ...]:
     progress.said.append("unknown")
     text = f"the ELBO of the epochs is not known, since {one_line(error)}"
     return (
-        Remark("unknown", text, "the record is the loss alone, and the best epoch is chosen by it"),
+        Remark(
+            "unknown",
+            text,
+            "the record is the loss alone, and the best epoch is chosen by it",
+        ),
     )
 
 
@@ -352,7 +375,9 @@ def _bound(svi: SVI, data: Any, progress: Progress) -> tuple[float, float]:
     if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
         with forked_random():
             torch.manual_seed(0)
-            _, reconstruction, kl = mean_bound(svi.model, svi.guide, first_rows(data, 1000))
+            _, reconstruction, kl = mean_bound(
+                svi.model, svi.guide, first_rows(data, 1000)
+            )
     return reconstruction, kl
 
 
@@ -377,7 +402,9 @@ def _close(
         # To the last digit the ELBO is the difference of its parts, and the score where that is what it goes by.
         valid[BOUND] = valid[RECONSTRUCTION] - valid[KL]
         score = score if _optimises_its_own(svi) else valid[BOUND]
-        best = None if progress.best_each is None else progress.kept(progress.best_each[0])
+        best = (
+            None if progress.best_each is None else progress.kept(progress.best_each[0])
+        )
         noise = chance(best, kept[BOUND])
     return Epoch(
         epoch=progress.epoch + 1,
@@ -410,11 +437,15 @@ def step_bytes(svi: SVI, few: Any, size: int) -> float:
     """What a step of `size` data takes of memory beside the weights, by what two and four data need, `few`."""
     programs = [p for p in (svi.model, svi.guide) if isinstance(p, nn.Module)]
     with forked_random(), restored([b for p in programs for b in p.buffers()]):
-        two, four = (bytes_of(partial(svi.evaluate_loss, cut(few, slice(n), 4))) for n in (2, 4))
+        two, four = (
+            bytes_of(partial(svi.evaluate_loss, cut(few, slice(n), 4))) for n in (2, 4)
+        )
     # Gradients need about half of all that is computed until the step is over.
     needed = (four - two) / 2 * size / 2
     # The weights are there already; their gradients and the two averages of Adam's are not.
-    return needed + 3 * sum(p.nbytes for program in programs for p in program.parameters())
+    return needed + 3 * sum(
+        p.nbytes for program in programs for p in program.parameters()
+    )
 
 
 def _check_step(svi: SVI, data: Any, size: int) -> None:
@@ -423,7 +454,11 @@ def _check_step(svi: SVI, data: Any, size: int) -> None:
         return
     few = data[torch.arange(4)]
     if parts_of(few)[0].device.type == "cpu":
-        require(step_bytes(svi, few, size), f"a step of {size} data", "batch_size or network")
+        require(
+            step_bytes(svi, few, size),
+            f"a step of {size} data",
+            "batch_size or network",
+        )
 
 
 @checked

@@ -16,7 +16,9 @@ UNLIKELY = 1e-4  # how often chance alone goes beyond `chance`, in one epoch
 WILD = 100  # distances of the quartiles below the median
 
 
-def judge(model: Program, guide: Program, x: Any, objective: Objective | None) -> Tensor:
+def judge(
+    model: Program, guide: Program, x: Any, objective: Objective | None
+) -> Tensor:
     """ELBO, reconstruction, KL and score of each of N held-out data, `(4, N)`, nats, float64 on the host.
 
     Args:

@@ -53,6 +53,8 @@ def try_out(make: Callable[..., Optimizer], name: str) -> None:
         for _ in range(3):
             optimizer.step()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"--optimizer {name} cannot be used: {one_line(error)}") from error
+        raise InputError(
+            f"--optimizer {name} cannot be used: {one_line(error)}"
+        ) from error
     if not bool(parameter.isfinite().all()):
         raise InputError(f"--optimizer {name} cannot be used: its steps are not finite")

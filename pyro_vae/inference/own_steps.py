@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from pyro_vae.data.fields import parts_of
 from pyro_vae.engine.compiled import made, restored
-from pyro_vae.foundation.abstract import forked_random, local_parameters, localise, traced
+from pyro_vae.foundation.abstract import (
+    forked_random,
+    local_parameters,
+    localise,
+    traced,
+)
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.pyro_steps import Used, attributes
 from pyro_vae.inference.records import as_laid_out, record
@@ -28,19 +33,31 @@ class OwnSteps:
     """
 
     def __init__(
-        self, model: Any, guide: Any, loss: pyro.infer.ELBO, autocast: torch.dtype | None
+        self,
+        model: Any,
+        guide: Any,
+        loss: pyro.infer.ELBO,
+        autocast: torch.dtype | None,
     ) -> None:
         self.model: Program = model
         self.guide: Program = guide
         self._loss: Any = loss
         self._autocast = autocast
         localise(model, guide)
-        self._programs: list[nn.Module] = [p for p in (model, guide) if isinstance(p, nn.Module)]
-        self._buffers = list(dict.fromkeys(b for p in self._programs for b in p.buffers()))
-        named = [entry for program in self._programs for entry in program.named_parameters()]
+        self._programs: list[nn.Module] = [
+            p for p in (model, guide) if isinstance(p, nn.Module)
+        ]
+        self._buffers = list(
+            dict.fromkeys(b for p in self._programs for b in p.buffers())
+        )
+        named = [
+            entry for program in self._programs for entry in program.named_parameters()
+        ]
         self._own: dict[Tensor, str] = {parameter: name for name, parameter in named}
         self._parameters = list(self._own)
-        self._modules = [module for program in self._programs for module in program.modules()]
+        self._modules = [
+            module for program in self._programs for module in program.modules()
+        ]
         self.checked = False  # whether the loss was held against what the pair offers
         self.validated = False  # whether a step was run with Pyro's validation
 
@@ -119,7 +136,9 @@ class OwnSteps:
 
     def _plainly(self, args: Any, kwargs: Any) -> tuple[Tensor, Terms | None]:
         if not isinstance(self._loss, Objective):
-            return self._loss.differentiable_loss(self.model, self.guide, *args, **kwargs), None
+            return self._loss.differentiable_loss(
+                self.model, self.guide, *args, **kwargs
+            ), None
         k = self._loss.num_particles
         t = terms(self.model, self.guide, *args, num_particles=k, **kwargs)
         if not self.checked:

@@ -26,7 +26,10 @@ PARTICLES = "particles"
 PAIRS = 64  # that are remembered, and for each of them
 SHAPES = 32  # as many kinds of batches
 TRIED = 3  # particles that a pair is tried with
-EXACT = {torch.float64: 1e-6, torch.float32: 1e-3}  # rounding of a log-probability, relative
+EXACT = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-3,
+}  # rounding of a log-probability, relative
 
 Program = Callable[..., Any]
 Sites = dict[str, Any]
@@ -64,7 +67,9 @@ class Way(NamedTuple):
     def holds(self) -> bool:
         """Whether the modules that are left are in the mode in which this was found."""
         found = ((module(), training) for module, training in self.modes)
-        return all(module is None or module.training == training for module, training in found)
+        return all(
+            module is None or module.training == training for module, training in found
+        )
 
 
 AT_ONCE = Way(-2)
@@ -105,7 +110,9 @@ class _Memory:
         parts = [part for program in programs for part in _identity(program)]
         key = tuple(id(part) for part in parts)
         references, known = self._pairs.get(key, ([], None))
-        if known is None or any(r() is not p for r, p in zip(references, parts, strict=True)):
+        if known is None or any(
+            r() is not p for r, p in zip(references, parts, strict=True)
+        ):
             known = _Known()
             try:
                 self._pairs[key] = ([weakref.ref(part) for part in parts], known)
@@ -123,7 +130,10 @@ _memory = _Memory()
 def _identity(program: Any) -> tuple[Any, ...]:
     if isinstance(program, Around):
         return _identity(program.program)
-    owner, function = getattr(program, "__self__", None), getattr(program, "__func__", None)
+    owner, function = (
+        getattr(program, "__self__", None),
+        getattr(program, "__func__", None),
+    )
     return (program,) if owner is None or function is None else (owner, function)
 
 
@@ -154,7 +164,13 @@ _ELEMENTWISE = {
     nn.Tanhshrink,
     nn.Threshold,
 }
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_CONTAINERS = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.ModuleDict,
+    nn.ParameterList,
+    nn.ParameterDict,
+)
 _TRUSTED = (
     "pyro_vae",
     "pyro",
@@ -179,7 +195,9 @@ def takes_particles(model: Program, guide: Program) -> bool:
         return False
     reference, answer = _own.get(model, (None, False))
     if reference is None or reference() is not guide:
-        programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
+        programs = [
+            program for program in (model, guide) if isinstance(program, nn.Module)
+        ]
         answer = all(_takes_leading(program) for program in programs)
         _own[model] = (weakref.ref(guide), answer)
     return answer
@@ -205,11 +223,15 @@ class _Untouched(TorchFunctionMode):
         self.still = still
         self.modules: dict[nn.Module, dict[str, Tensor]] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func in self.dropouts:
             return args[0] if args else kwargs["input"]
-        if self.still and func is F.batch_norm and args[1] is not None:  # running statistics
+        if (
+            self.still and func is F.batch_norm and args[1] is not None
+        ):  # running statistics
             kwargs = {**kwargs, "training": False}
         return func(*args, **kwargs)
 
@@ -229,7 +251,11 @@ class _Untouched(TorchFunctionMode):
 
     def _remember(self, module: nn.Module, _: Any) -> None:
         if module not in self.modules:
-            buffers = {n: b.detach().clone() for n, b in module._buffers.items() if b is not None}
+            buffers = {
+                n: b.detach().clone()
+                for n, b in module._buffers.items()
+                if b is not None
+            }
             self.modules[module] = buffers
 
     @property
@@ -246,7 +272,11 @@ def _aside() -> Iterator[None]:
 
 def drawn(site: Any) -> bool:
     """Whether a site of a trace is a draw from a distribution, not an observation and no choice of a subsample."""
-    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    return (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+    )
 
 
 def nodes_of(trace: Trace) -> dict[str, Any]:
@@ -295,7 +325,9 @@ def at_once(
     with Particles(count, dim):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         seen = shown(guide_trace, lambda _, v: v.view_as(v) if v.requires_grad else v)
-        model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(
+            *args, **kwargs
+        )
     return model_trace, guide_trace
 
 
@@ -313,18 +345,24 @@ class Singles(NamedTuple):
     seen: dict[str, Tensor]
 
 
-def singly(model: Program, guide: Program, args: Any, kwargs: Any, *, count: int) -> Singles:
+def singly(
+    model: Program, guide: Program, args: Any, kwargs: Any, *, count: int
+) -> Singles:
     """`count` draws, all of one subsample where the pair chooses one."""
     guides: list[Trace] = []
     for _ in range(count):
         run = poutine.replay(guide, trace=_chosen(guides[0])) if guides else guide
         guides.append(poutine.trace(run).get_trace(*args, **kwargs))
     names = [name for name, site in guides[0].nodes.items() if drawn(site)]
-    values = {name: torch.stack([nodes_of(g)[name]["value"] for g in guides]) for name in names}
+    values = {
+        name: torch.stack([nodes_of(g)[name]["value"] for g in guides])
+        for name in names
+    }
     seen = {name: v.view_as(v) if v.requires_grad else v for name, v in values.items()}
     pairs: list[tuple[Trace, Trace]] = []
     for k, trace in enumerate(guides):
-        run = poutine.replay(model, trace=shown(trace, lambda name, _, k=k: seen[name][k]))  # type: ignore[misc]
+        of_run = shown(trace, lambda name, _, k=k: seen[name][k])  # type: ignore[misc]
+        run = poutine.replay(model, trace=of_run)
         pairs.append((poutine.trace(run).get_trace(*args, **kwargs), trace))
     return Singles(pairs, values, seen)
 
@@ -389,10 +427,22 @@ def _unlike(modules: Iterable[nn.Module], *traces: Trace) -> Iterator[None]:
     """
     found: list[Any] = [p for module in modules for p in module._parameters.values()]
     for trace in traces:
-        values = [site["value"] for site in nodes_of(trace).values() if site["type"] == "param"]
-        found += [v.unconstrained() if hasattr(v, "unconstrained") else v for v in values]
-    leaves = [p for p in dict.fromkeys(found) if p is not None and p.is_leaf and p.numel()]
-    flat = [p.data for p in leaves if p.is_floating_point() and bool((p == p.flatten()[0]).all())]
+        values = [
+            site["value"]
+            for site in nodes_of(trace).values()
+            if site["type"] == "param"
+        ]
+        found += [
+            v.unconstrained() if hasattr(v, "unconstrained") else v for v in values
+        ]
+    leaves = [
+        p for p in dict.fromkeys(found) if p is not None and p.is_leaf and p.numel()
+    ]
+    flat = [
+        p.data
+        for p in leaves
+        if p.is_floating_point() and bool((p == p.flatten()[0]).all())
+    ]
     before = [p.clone() for p in flat]
     for p in flat:
         p.add_(torch.randn_like(p), alpha=0.1)
@@ -404,7 +454,13 @@ def _unlike(modules: Iterable[nn.Module], *traces: Trace) -> Iterator[None]:
 
 
 def _difference(
-    model: Program, guide: Program, args: Any, kwargs: Any, *, alone: tuple[Trace, Trace], dim: int
+    model: Program,
+    guide: Program,
+    args: Any,
+    kwargs: Any,
+    *,
+    alone: tuple[Trace, Trace],
+    dim: int,
 ) -> str:
     """Why particles cannot be drawn at once, in words; empty where they can."""
     try:
@@ -416,7 +472,9 @@ def _difference(
         )
     for k in (0, TRIED - 1):
         try:
-            name = _apart(model, guide, args, kwargs, alone=alone, together=(p, q), dim=dim, k=k)
+            name = _apart(
+                model, guide, args, kwargs, alone=alone, together=(p, q), dim=dim, k=k
+            )
         except Exception as error:
             return f"one of several draws cannot be scored alone ({_said(error)})"
         if name is not None:
@@ -453,7 +511,9 @@ def _apart(
         return value.reshape(nodes_of(alone[1])[name]["value"].shape)
 
     # A transform of other draws is computed again: its density is that of a single value.
-    run = poutine.replay(guide, trace=_kept(shown(q, single), lambda s: not is_point(s["fn"])))
+    run = poutine.replay(
+        guide, trace=_kept(shown(q, single), lambda s: not is_point(s["fn"]))
+    )
     q_alone = poutine.trace(run).get_trace(*args, **kwargs)
     run = poutine.replay(model, trace=shown(q, single))
     p_alone = poutine.trace(run).get_trace(*args, **kwargs)
@@ -511,9 +571,15 @@ def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozens
         names = [n for n, s in first.nodes.items() if drawn(s) and is_point(s["fn"])]
         sites, others = nodes_of(first), nodes_of(second)
         still = {n for n in names if torch.equal(sites[n]["value"], others[n]["value"])}
-        dense = [s for s in sample_sites(first).values() if not drawn(s) or not is_point(s["fn"])]
+        dense = [
+            s
+            for s in sample_sites(first).values()
+            if not drawn(s) or not is_point(s["fn"])
+        ]
         if not dense:
-            still |= {n for n in names if not sites[n]["fn"].log_prob(sites[n]["value"]).any()}
+            still |= {
+                n for n in names if not sites[n]["fn"].log_prob(sites[n]["value"]).any()
+            }
         known.points = frozenset(still)
     return known.points
 
@@ -553,7 +619,9 @@ def _depends(model: Program, guide: Program, some: Any, less: Any, few: int) -> 
 
     given = _kept(shown(q, later), drawn)
     moves = _kept(given, lambda s: not is_point(s["fn"]))
-    q_less = poutine.trace(poutine.replay(guide, trace=moves)).get_trace(*less[0], **less[1])
+    q_less = poutine.trace(poutine.replay(guide, trace=moves)).get_trace(
+        *less[0], **less[1]
+    )
     run = poutine.replay(model, trace=given)
     p_less = poutine.trace(run).get_trace(*less[0], **less[1])
     for full, part in ((q, q_less), (p, p_less)):
@@ -568,7 +636,9 @@ def _depends(model: Program, guide: Program, some: Any, less: Any, few: int) -> 
 
 def _data_dim(site: Any, few: int) -> int:
     """The dimension of the data among those of a site's batch, from the right."""
-    return next(f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size == few)
+    return next(
+        f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size == few
+    )
 
 
 def finite_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Finite:
@@ -608,7 +678,9 @@ def draws_of(guide: Program, args: Any, kwargs: Any, count: int) -> Sites:
     if dim is None:
         singles = singly(nothing, guide, args, kwargs, count=count)
         sites = sample_sites(singles.pairs[0][1])
-        return {n: {**s, "value": singles.values[n]} for n, s in sites.items() if drawn(s)}
+        return {
+            n: {**s, "value": singles.values[n]} for n, s in sites.items() if drawn(s)
+        }
     with Particles(count, dim):
         sites = sample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
     return {name: site for name, site in sites.items() if drawn(site)}

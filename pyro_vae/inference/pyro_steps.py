@@ -81,14 +81,19 @@ class PyroSteps:
 
     def names(self) -> dict[Tensor, str]:
         """The name of each parameter."""
-        return dict(zip(self.parameters(), [*self._names, *self._loose.values()], strict=True))
+        return dict(
+            zip(self.parameters(), [*self._names, *self._loose.values()], strict=True)
+        )
 
     def buffers(self) -> list[Tensor]:
         """Of all modules that the pair can reach."""
         modules = self._reached().modules
         return list(
             dict.fromkeys(
-                b for module in modules for b in module._buffers.values() if b is not None
+                b
+                for module in modules
+                for b in module._buffers.values()
+                if b is not None
             )
         )
 
@@ -101,7 +106,9 @@ class PyroSteps:
         reached = self._reached()
         tensors, others = attributes(self._loss)
         state = [*self.parameters(), *self.buffers(), *reached.tensors(), *tensors]
-        state = [detach_provenance(tensor) for tensor in state]  # which Pyro stores around averages
+        state = [
+            detach_provenance(tensor) for tensor in state
+        ]  # which Pyro stores around averages
         return list(dict.fromkeys(state)), (reached.plain(), tuple(others))
 
     @property
@@ -142,8 +149,12 @@ class PyroSteps:
             if rows is not None:
                 values = torch.cat([values[:1] / rows, values[1:]])
                 gradients = [gradient / rows for gradient in gradients]
-            if is_traced():  # a step whose numbers are not finite is taken by Python, which warns
-                total = torch.stack([values[0], *[g.sum().to(values) for g in gradients]]).sum()
+            if (
+                is_traced()
+            ):  # a step whose numbers are not finite is taken by Python, which warns
+                total = torch.stack(
+                    [values[0], *[g.sum().to(values) for g in gradients]]
+                ).sum()
                 bool(total.isfinite())
                 if label := self._reached().changed(plain):
                     raise ReadingError(f"the pair itself changes {label!r} in a step")
@@ -207,18 +218,26 @@ class PyroSteps:
         """
         store = pyro.get_param_store()
         held = store._params
-        replaced = dict.fromkeys(n for n, p in before.items() if held.get(n, p) is not p)
+        replaced = dict.fromkeys(
+            n for n, p in before.items() if held.get(n, p) is not p
+        )
         seen: dict[Tensor, None] = {}
         for name, site in trace.nodes.items():
             if site["type"] != "param":
                 continue
             value: Any = site["value"]
-            parameter = value.unconstrained() if hasattr(value, "unconstrained") else value
+            parameter = (
+                value.unconstrained() if hasattr(value, "unconstrained") else value
+            )
             if not (isinstance(parameter, Tensor) and parameter.is_leaf):
                 continue
             stored = store.param_name(parameter)
             made_now = stored not in before and parameter not in self._loose
-            if stored is not None and made_now and held.get(stored, parameter) is not parameter:
+            if (
+                stored is not None
+                and made_now
+                and held.get(stored, parameter) is not parameter
+            ):
                 replaced.setdefault(stored)
             if stored in replaced and before.get(stored, parameter) is parameter:
                 continue
@@ -232,11 +251,17 @@ class PyroSteps:
 
         # Of two announced parameters with one name the trace holds one. Where the store holds another layer's under a
         # name, Pyro leaves that of a layer as it is. A Pyro module itself takes what the store holds.
-        for name, layer in (n for program in self._programs for n in program.named_modules()):
+        for name, layer in (
+            n for program in self._programs for n in program.named_modules()
+        ):
             if isinstance(layer, PyroModule) and not isinstance(layer, AbstractProgram):
                 continue
             for leaf, parameter in layer._parameters.items():
-                if parameter is not None and parameter not in seen and parameter.grad is not None:
+                if (
+                    parameter is not None
+                    and parameter not in seen
+                    and parameter.grad is not None
+                ):
                     seen[parameter] = None
                     self._loose.setdefault(parameter, f"{name}.{leaf}")
         return list(seen), list(replaced)
@@ -279,7 +304,9 @@ def attributes(loss: Any) -> tuple[list[Tensor], list[Hashable]]:
 
 def _plain(loss: pyro.infer.ELBO) -> Callable[..., Any]:
     """What gives a loss with its gradients: where TorchScript compiles it, its plain form, which does the same."""
-    plain = next(cls for cls in type(loss).__mro__ if not cls.__name__.startswith("Jit"))
+    plain = next(
+        cls for cls in type(loss).__mro__ if not cls.__name__.startswith("Jit")
+    )
     return lambda *args, **kwargs: plain.loss_and_grads(loss, *args, **kwargs)  # type: ignore[attr-defined]
 
 
@@ -290,5 +317,7 @@ def _as_tensors(loss: Any, like: Tensor | None) -> tuple[Tensor, int]:
     if isinstance(loss, Tensor):
         return loss.detach().reshape(()), 0
     device = torch.device("cpu") if like is None else like.device
-    dtype = torch.float32 if device.type == "mps" else torch.float64  # Pyro adds Python's numbers
+    dtype = (
+        torch.float32 if device.type == "mps" else torch.float64
+    )  # Pyro adds Python's numbers
     return torch.tensor(float(loss), dtype=dtype, device=device), 0

@@ -31,7 +31,9 @@ def record(loss: Tensor, t: Terms | None) -> Record:
             if log_prob is not None:
                 sites.append(f"{name!r} under the {program}")
                 named.append(log_prob)
-    sums = torch.cat([log_prob.detach() for log_prob in named]).view(len(named), -1).sum(1)
+    sums = (
+        torch.cat([log_prob.detach() for log_prob in named]).view(len(named), -1).sum(1)
+    )
     particles = named[0].shape[0]
     sums = sums if particles == 1 else sums / particles
     return Record(torch.cat([loss.unsqueeze(0), sums.to(loss.dtype)]), tuple(sites))

@@ -46,7 +46,9 @@ def _shortened(config: Mapping[str, Any]) -> str:
         "objective",
         objective.replace(found[0], shorter)
         if found
-        else re.sub(r"^Annealed\(", f"annealed({shorter}, ", objective).replace(", )", ")"),
+        else re.sub(r"^Annealed\(", f"annealed({shorter}, ", objective).replace(
+            ", )", ")"
+        ),
     )
 
 

@@ -66,7 +66,9 @@ class Given(Messenger):
         value = self.values[msg["name"]]
         if self.dim is not None:
             batch = value.dim() - 1 - msg["fn"].event_dim
-            value = value.reshape(len(value), *[1] * (-self.dim - 1 - batch), *value.shape[1:])
+            value = value.reshape(
+                len(value), *[1] * (-self.dim - 1 - batch), *value.shape[1:]
+            )
         msg["value"], msg["done"] = value, True
 
 
@@ -83,7 +85,9 @@ def _alone(site: Any, count: int) -> Tensor:
     """Several values of a site without the dimensions that only set their plate apart."""
     value: Tensor = site["value"]
     sizes = {
-        f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES
+        f.dim: f.size
+        for f in site["cond_indep_stack"]
+        if f.vectorized and f.name != PARTICLES
     }
     batch = [sizes.get(d, 1) for d in range(min(sizes, default=0), 0)]
     event = value.shape[value.dim() - site["fn"].event_dim :]
@@ -114,11 +118,15 @@ def score(program: Program, call: Call, values: Values) -> Densities:
     return Densities(*(torch.stack(column) for column in zip(*parts, strict=True)))
 
 
-def _scored(program: Program, call: Call, values: Values, count: int | None, dim: int) -> Densities:
+def _scored(
+    program: Program, call: Call, values: Values, count: int | None, dim: int
+) -> Densities:
     """The scores of `count` values in a plate at `dim`, or without one of a single run, `(batch,)`."""
     around = nullcontext() if count is None else Particles(count, dim)
     with around, Given(values, None if count is None else dim):
-        trace = poutine.trace(_complete(program, call, values)).get_trace(*call.args, **call.kwargs)
+        trace = poutine.trace(_complete(program, call, values)).get_trace(
+            *call.args, **call.kwargs
+        )
     sites = sample_sites(trace)
     _check(sites, values)
     plate = _plate(sites, call)
@@ -130,7 +138,9 @@ def _scored(program: Program, call: Call, values: Values, count: int | None, dim
         return sum(logs, nothing).expand(shape)
 
     latents = {name: site for name, site in sites.items() if not site["is_observed"]}
-    if any(is_summed(site) for site in latents.values()):  # what is observed has a part in the sum
+    if any(
+        is_summed(site) for site in latents.values()
+    ):  # what is observed has a part in the sum
         return Densities(total(latents), total(sites))
     latent = total(latents)
     observed = {name: site for name, site in sites.items() if name not in latents}
@@ -200,7 +210,9 @@ class Flat:
 
     def vector(self, values: Values) -> Tensor:
         """`{site: (num_values, *value)}` -> `(num_values, batch, D)`."""
-        return torch.cat([part.vector(values[name]) for name, part in self.parts.items()], -1)
+        return torch.cat(
+            [part.vector(values[name]) for name, part in self.parts.items()], -1
+        )
 
     def values(self, vector: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """`(num_values, batch, D)` -> the values by site, and `log |d values / d vector|`, `(num_values, batch)`."""
@@ -256,7 +268,9 @@ class _Part(NamedTuple):
         log_jacobian = self.transform.log_abs_det_jacobian(reals, value)
         at = self.axis + reals.dim() - log_jacobian.dim()
         log_jacobian = log_jacobian.movedim(at, 1)
-        return value, log_jacobian.flatten(2).sum(-1) if log_jacobian.dim() > 2 else log_jacobian
+        return value, log_jacobian.flatten(2).sum(
+            -1
+        ) if log_jacobian.dim() > 2 else log_jacobian
 
 
 def _plate(sites: Sites, call: Call) -> Plate:
@@ -292,7 +306,9 @@ def simulate(model: Program, call: Call) -> tuple[dict[str, Tensor], Observed]:
     Raises:
         InputError: for a model with a `pyro.factor`, whose density is no product of distributions.
     """
-    trace = poutine.trace(poutine.uncondition(model)).get_trace(*call.args, **call.kwargs)
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(
+        *call.args, **call.kwargs
+    )
     sites = sample_sites(trace)
     plate = _plate(sites, call)
     latents: dict[str, Tensor] = {}
@@ -316,6 +332,8 @@ class Observing(Around):
     """A model that is told what was observed, `program(x, observed=...)`, in place of what x says."""
 
     def forward(self, *args: Any, observed: Observed, **kwargs: Any) -> Any:
-        data = {name: value.movedim(0, axis) for name, (value, axis) in observed.items()}
+        data = {
+            name: value.movedim(0, axis) for name, (value, axis) in observed.items()
+        }
         with poutine.condition(data=data):
             return self.program(*args, **kwargs)

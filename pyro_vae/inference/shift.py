@@ -98,7 +98,9 @@ class _Parameters(Messenger):
         self.begun = self.begun or not site_is_subsample(msg)
 
 
-def starting(guide: Program, call: Call) -> tuple[dict[str, list[Argument]], dict[str, Tensor]]:
+def starting(
+    guide: Program, call: Call
+) -> tuple[dict[str, list[Argument]], dict[str, Tensor]]:
     """The parameters of each site of a guide that is a draw with a density, and deltas that leave all as it is.
 
     Raises:
@@ -138,7 +140,10 @@ def _core(d: Any) -> Any:
     """The distribution whose arguments decide, inside of what only wraps it."""
     while isinstance(d, (torch.distributions.Independent, dist.MaskedDistribution)):
         d = d.base_dist
-    if isinstance(d, torch.distributions.TransformedDistribution) and not d.arg_constraints:
+    if (
+        isinstance(d, torch.distributions.TransformedDistribution)
+        and not d.arg_constraints
+    ):
         return _core(d.base_dist)
     return d
 
@@ -155,8 +160,12 @@ def _arguments(name: str, d: Any, data: int) -> list[Argument]:
         reals = transform.inv(value)
         own = reals.dim() - len(core.batch_shape)  # of a vector or matrix
         axis = data - inner - own
-        reals = reals.expand(torch.broadcast_shapes(reals.shape, core.batch_shape + (1,) * own))
-        found.append(Argument(argument, transform, axis, reals.movedim(axis, 0).shape[1:]))
+        reals = reals.expand(
+            torch.broadcast_shapes(reals.shape, core.batch_shape + (1,) * own)
+        )
+        found.append(
+            Argument(argument, transform, axis, reals.movedim(axis, 0).shape[1:])
+        )
     if not found:
         raise InputError(
             f"site {name!r} of the guide is a {kind(d)}, whose parameters are not known, so it cannot be refined"
@@ -196,13 +205,22 @@ def _moved(d: Any, delta: Tensor, layout: list[Argument]) -> Any:
         return _moved(d.base_dist, delta, layout).to_event(d.reinterpreted_batch_ndims)
     if isinstance(d, dist.MaskedDistribution):
         return _moved(d.base_dist, delta, layout).mask(d._mask)
-    if isinstance(d, torch.distributions.TransformedDistribution) and not d.arg_constraints:
-        return dist.TransformedDistribution(_moved(d.base_dist, delta, layout), d.transforms)
+    if (
+        isinstance(d, torch.distributions.TransformedDistribution)
+        and not d.arg_constraints
+    ):
+        return dist.TransformedDistribution(
+            _moved(d.base_dist, delta, layout), d.transforms
+        )
     arguments = {}
-    for piece, argument in zip(delta.split([a.size for a in layout], -1), layout, strict=True):
+    for piece, argument in zip(
+        delta.split([a.size for a in layout], -1), layout, strict=True
+    ):
         assert argument.name is not None
         assert argument.transform is not None
-        move = piece.unflatten(-1, argument.shape) if argument.shape else piece.squeeze(-1)
+        move = (
+            piece.unflatten(-1, argument.shape) if argument.shape else piece.squeeze(-1)
+        )
         move = move.movedim(0, argument.axis)
         reals = argument.transform.inv(getattr(d, argument.name))
         arguments[argument.name] = argument.transform(reals + move)
@@ -259,7 +277,9 @@ class RefinedGuide(Around):
 
         def together(name: str) -> Deltas:
             deltas = [getattr(part, name) for part in parts]
-            return {site: torch.cat([delta[site] for delta in deltas]) for site in deltas[0]}
+            return {
+                site: torch.cat([delta[site] for delta in deltas]) for site in deltas[0]
+            }
 
         return cls(
             parts[0].program,

@@ -89,7 +89,8 @@ class SVI:
         compile: bool = False,
     ) -> None:
         if not (
-            isinstance(loss, pyro.infer.ELBO) or (callable(loss) and not isinstance(loss, type))
+            isinstance(loss, pyro.infer.ELBO)
+            or (callable(loss) and not isinstance(loss, type))
         ):
             raise InputError(
                 f"loss must be an Objective, a pyro.infer.ELBO or a function of model and guide, "
@@ -98,10 +99,16 @@ class SVI:
         if reduction not in ("sum", "mean"):
             raise InputError(f"reduction={reduction!r} must be 'sum' or 'mean'")
         for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
-            if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
-                raise InputError(f"{name}={value!r} must be a finite number of at least 0")
+            if value is not None and not (
+                isinstance(value, int | float) and 0 <= value < math.inf
+            ):
+                raise InputError(
+                    f"{name}={value!r} must be a finite number of at least 0"
+                )
         if clip_norm == 0:
-            raise InputError("clip_norm=0 would let nothing move; give it a positive number")
+            raise InputError(
+                "clip_norm=0 would let nothing move; give it a positive number"
+            )
         if num_samples or num_steps:
             warnings.warn(
                 "num_samples and num_steps of SVI are deprecated in Pyro and have no effect: "
@@ -114,8 +121,12 @@ class SVI:
         self.objective: Any = loss
         self.optim, self.autocast = optim, autocast
         self._loss_and_grads = loss_and_grads
-        programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
-        self._updates = Updates(optim, [p for module in programs for p in module.parameters()])
+        programs = [
+            program for program in (model, guide) if isinstance(program, nn.Module)
+        ]
+        self._updates = Updates(
+            optim, [p for module in programs for p in module.parameters()]
+        )
         if weight_decay and self._updates.by_parameter:
             raise InputError(
                 "weight_decay goes by the one rate of a torch optimizer; with pyro.optim give it to the optimizer, "
@@ -126,7 +137,11 @@ class SVI:
         self._batch: int | None = None
         self._weights: list[Tensor] | None = None
         self._pair: OwnSteps | PyroSteps
-        if is_own(model, guide) and loss_and_grads is None and hasattr(loss, "differentiable_loss"):
+        if (
+            is_own(model, guide)
+            and loss_and_grads is None
+            and hasattr(loss, "differentiable_loss")
+        ):
             self._pair = OwnSteps(model, guide, loss, autocast)  # type: ignore[arg-type]
             if self._pair.parameters():
                 self._updates.add(self._pair.parameters(), self._pair.names)
@@ -285,7 +300,9 @@ class SVI:
         with torch.no_grad():
             torch._foreach_mul_(self._weights, 1 - rate * self.weight_decay)
 
-    def _differentiated(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Used, bool]:
+    def _differentiated(
+        self, args: Any, kwargs: Any
+    ) -> tuple[list[Tensor], Used, bool]:
         """Values and gradients, what they are, and whether a graph may have made them."""
         if not self._by_graph(args, kwargs):
             outputs, used = self._differentiate(args, kwargs)
@@ -296,7 +313,9 @@ class SVI:
                 self._differentiate(args, kwargs)
         outputs, used = self._compiled(args, kwargs)
         if outputs[0].is_cuda:
-            outputs[0] = outputs[0].clone()  # a CUDA graph writes its next values to the same place
+            outputs[0] = outputs[
+                0
+            ].clone()  # a CUDA graph writes its next values to the same place
         if not used.replaced:
             return outputs, used, True
 
@@ -342,7 +361,12 @@ LAYERS_BACK = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def _weights(modules: list[nn.Module], programs: list[Any]) -> list[Tensor]:
     """What weight decay is for: matrices and kernels of layers, but for those of a model's `prior`."""
     priors = [getattr(program, "prior", None) for program in programs]
-    exempt = {p for prior in priors if isinstance(prior, nn.Module) for p in prior.parameters()}
+    exempt = {
+        p
+        for prior in priors
+        if isinstance(prior, nn.Module)
+        for p in prior.parameters()
+    }
     weights = [m.weight for m in modules if isinstance(m, LAYERS + LAYERS_BACK)]
     return [w for w in dict.fromkeys(weights) if w.requires_grad and w not in exempt]
 

@@ -48,7 +48,9 @@ def kind(d: Any) -> str:
     """The name of a distribution for a message, whatever it is wrapped in."""
     if isinstance(d, Several):
         return kind(d.parts[0])
-    return type(d.base_dist if isinstance(d, torch.distributions.Independent) else d).__name__
+    return type(
+        d.base_dist if isinstance(d, torch.distributions.Independent) else d
+    ).__name__
 
 
 class Several(torch.distributions.Distribution):
@@ -96,13 +98,19 @@ class Several(torch.distributions.Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Several":
         """The same with the batch that is asked for, `(K, ...)`."""
-        return Several([part.expand(torch.Size(batch_shape)[1:]) for part in self.parts])
+        return Several(
+            [part.expand(torch.Size(batch_shape)[1:]) for part in self.parts]
+        )
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self._joined([part.rsample(sample_shape) for part in self.parts], self.event_shape)
+        return self._joined(
+            [part.rsample(sample_shape) for part in self.parts], self.event_shape
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self._joined([part.sample(sample_shape) for part in self.parts], self.event_shape)
+        return self._joined(
+            [part.sample(sample_shape) for part in self.parts], self.event_shape
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Of values `(..., K, *batch, *event)`, those of each particle under its own distribution."""
@@ -172,14 +180,18 @@ class Terms(NamedTuple):
     def weigh(self, kl: Tensor) -> Tensor:
         """`kl_weight` times a term that stands for the KL or a part of it."""
         return (
-            kl if isinstance(self.kl_weight, float) and self.kl_weight == 1 else self.kl_weight * kl
+            kl
+            if isinstance(self.kl_weight, float) and self.kl_weight == 1
+            else self.kl_weight * kl
         )
 
     @property
     def log_score(self) -> Tensor | None:
         """`log q` summed over the sites that cannot be reparameterised, or `None` where all can."""
         discrete = [
-            s.log_q for s in self.sites.values() if s.log_q is not None and not s.q.has_rsample
+            s.log_q
+            for s in self.sites.values()
+            if s.log_q is not None and not s.q.has_rsample
         ]
         return torch.stack(discrete).sum(0) if discrete else None
 
@@ -236,13 +248,18 @@ def terms(
     if dim is None:
         singles = singly(model, guide, args, kwargs, count=num_particles)
         parts = [_sites(p, q, args, kwargs) for p, q in singles.pairs]
-        scored = parts[0]._replace(sites=_joined([part.sites for part in parts], singles))
+        scored = parts[0]._replace(
+            sites=_joined([part.sites for part in parts], singles)
+        )
     else:
         p, q = at_once(model, guide, args, kwargs, count=num_particles, dim=dim)
         scored = _sites(p, q, args, kwargs, lead=num_particles, dim=dim)
     if any(s.q is not None and s.drawn and s.point for s in scored.sites.values()):
         points = points_of(model, guide, args, kwargs)
-        sites = {n: s._replace(point=s.point and n in points) for n, s in scored.sites.items()}
+        sites = {
+            n: s._replace(point=s.point and n in points)
+            for n, s in scored.sites.items()
+        }
         scored = scored._replace(sites=sites)
     _check_auxiliary(scored.sites)
     return _summed(scored, num_particles)
@@ -318,7 +335,9 @@ def _joined(parts: list[dict[str, Site]], singles: Singles) -> dict[str, Site]:
             for field in ("p", "q", "log_p", "log_q")
         }
         observed = name not in singles.values
-        value = torch.stack([s.value for s in others]) if observed else singles.values[name]
+        value = (
+            torch.stack([s.value for s in others]) if observed else singles.values[name]
+        )
         seen = value if observed else singles.seen[name]
         sites[name] = site._replace(value=value, seen=seen, **columns)
     return sites
@@ -330,7 +349,11 @@ def _summed(scored: _Scored, num_particles: int) -> Terms:
 
     def total(parts: list[Tensor]) -> Tensor:
         shape = (num_particles, scored.size)
-        return sum(parts[1:], parts[0]) if parts else scored.like.new_zeros(()).expand(shape)
+        return (
+            sum(parts[1:], parts[0])
+            if parts
+            else scored.like.new_zeros(()).expand(shape)
+        )
 
     return Terms(
         total([s.log_p for s in sites if s.log_p is not None and s.q is None]),
@@ -355,7 +378,9 @@ def _check_names(p_sites: Sites, q_sites: Sites) -> None:
             text += "; draw what is not observed there, or leave it out by poutine.mask"
         raise InputError(text)
     extra = sorted(
-        n for n in drawn_by_guide - p_sites.keys() if not q_sites[n]["infer"].get("is_auxiliary")
+        n
+        for n in drawn_by_guide - p_sites.keys()
+        if not q_sites[n]["infer"].get("is_auxiliary")
     )
     if extra:
         raise InputError(f"site {extra[0]!r} of the guide does not stand in the model")
@@ -365,7 +390,8 @@ def _check_auxiliary(sites: dict[str, Site]) -> None:
     """Raise `InputError` where draws of the guide alone are not what a latent is computed from."""
     auxiliary = [n for n, s in sites.items() if s.p is None and s.drawn and not s.point]
     moves = any(
-        s.p is not None and s.q is not None and not has_density(s.q) for s in sites.values()
+        s.p is not None and s.q is not None and not has_density(s.q)
+        for s in sites.values()
     )
     if auxiliary and not moves:
         raise InputError(
@@ -382,7 +408,11 @@ def _plates(site: Any) -> dict[int, Any]:
 
 def _less_given(p_sites: Sites, q_sites: Sites) -> tuple[Sites, Sites]:
     """Without global sites that both programs were given by `poutine.condition`: what is asked for is given these."""
-    observed = [name for name, site in q_sites.items() if site["is_observed"] and name in p_sites]
+    observed = [
+        name
+        for name, site in q_sites.items()
+        if site["is_observed"] and name in p_sites
+    ]
     given = {n for n in observed if not _plates(q_sites[n]) and not _plates(p_sites[n])}
     if not given:
         return p_sites, q_sites
@@ -403,8 +433,12 @@ def plate_of(p_sites: Sites, q_sites: Sites, args: Any, kwargs: Any) -> Plate:
     """The plate that all sites share: the one as long as the batch, or the outermost."""
     sites = [*q_sites.items(), *p_sites.items()]
     if not sites:
-        raise InputError("model and guide have no sample sites, so there is nothing to infer")
-    found = [{(f.dim, f.size): None for f in _plates(site).values()} for _, site in sites]
+        raise InputError(
+            "model and guide have no sample sites, so there is nothing to infer"
+        )
+    found = [
+        {(f.dim, f.size): None for f in _plates(site).values()} for _, site in sites
+    ]
     shared = [key for key in found[0] if all(key in other for other in found[1:])]
     if not shared:
         _refuse(p_sites, q_sites)
@@ -446,8 +480,14 @@ def _refuse(p_sites: Sites, q_sites: Sites) -> None:
                 raise InputError(
                     f"sites {first!r} and {name!r} lie in data plates of different sizes, {sizes}"
                 )
-        raise InputError("the sites of the guide lie in another plate than those of the model")
-    in_loop = [n for n in outside if any(not f.vectorized for f in sites[n]["cond_indep_stack"])]
+        raise InputError(
+            "the sites of the guide lie in another plate than those of the model"
+        )
+    in_loop = [
+        n
+        for n in outside
+        if any(not f.vectorized for f in sites[n]["cond_indep_stack"])
+    ]
     if in_loop:
         raise InputError(
             f"site {in_loop[0]!r} lies in a loop over a plate, outside the data plate; "
@@ -492,7 +532,9 @@ def log_probs(
     if any(is_summed(site) for site in sites.values()):
         shape = (plate.size,) if lead is None else (lead, plate.size)
         particles = None if lead is None else dim
-        together, total = log_sum(trace, sites, data=plate.dim, particles=particles, shape=shape)
+        together, total = log_sum(
+            trace, sites, data=plate.dim, particles=particles, shape=shape
+        )
         logs[SUMMED] = total
     for name, site in sites.items():
         if name not in together:
@@ -502,15 +544,23 @@ def log_probs(
 
 def _log_prob(name: str, site: Any, plate: Plate, lead: int | None, dim: int) -> Tensor:
     """The log-probability of a site for each datum, `(particles, batch)` or `(batch,)`, inner plates summed."""
-    log_prob: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    log_prob: Tensor = scale_and_mask(
+        site["fn"].log_prob(site["value"]), mask=site["mask"]
+    )
     wanted = (plate.size,) if lead is None else (lead, plate.size)
     if plate.only and plate.dim == -1 and log_prob.shape == wanted:
         return log_prob
 
     # As large as the plates around the site; a dimension that is none of theirs was not declared.
-    sizes = {d: f.size for d, f in _plates(site).items()} | ({} if lead is None else {dim: lead})
+    sizes = {d: f.size for d, f in _plates(site).items()} | (
+        {} if lead is None else {dim: lead}
+    )
     shape = [sizes.get(d, 1) for d in range(min(sizes), 0)]
-    loose = [d for d in range(-log_prob.dim(), 0) if log_prob.shape[d] != 1 and d not in sizes]
+    loose = [
+        d
+        for d in range(-log_prob.dim(), 0)
+        if log_prob.shape[d] != 1 and d not in sizes
+    ]
     if loose:
         raise InputError(
             f"site {name!r} has log-probabilities of shape {tuple(log_prob.shape)}, not (particles, data) = "

@@ -14,9 +14,7 @@ ROW = 3  # epochs in a row with such a KL, before it is called collapsed
 SETTLED = 100  # steps that every run may take to find its feet
 SHARE, LEAST = 0.01, 0.2  # of an ELBO, and nats: less than either is noise
 NAMED = 5  # data in one remark
-WAIT = (
-    5  # epochs in a row below the best one, before training and validation are said to drift apart
-)
+WAIT = 5  # epochs in a row below the best one, before training and validation are said to drift apart
 
 
 class TrainingWarning(UserWarning):
@@ -40,7 +38,9 @@ class Remark(NamedTuple):
         return f"{self.kind}: {self.text}; {self.advice}"
 
 
-def remarks(e: Epoch, progress: Progress, *, steps: int, over: bool) -> Iterator[Remark]:
+def remarks(
+    e: Epoch, progress: Progress, *, steps: int, over: bool
+) -> Iterator[Remark]:
     """What the epoch that was just closed shows for the first time.
 
     Args:
@@ -49,7 +49,9 @@ def remarks(e: Epoch, progress: Progress, *, steps: int, over: bool) -> Iterator
         steps: gradient steps done.
         over: whether it was the last epoch.
     """
-    nothing = e.kl < CLOSED and e.kl != 0  # a pair without latents has a KL of exactly 0
+    nothing = (
+        e.kl < CLOSED and e.kl != 0
+    )  # a pair without latents has a KL of exactly 0
     progress.closed = progress.closed + 1 if nothing else 0
     behind = far_below(e.validation_elbo, progress.best_elbo, e.validation_noise)
     below = behind and e.elbo > progress.best_training
@@ -61,7 +63,9 @@ def remarks(e: Epoch, progress: Progress, *, steps: int, over: bool) -> Iterator
             yield Remark(kind, *found)
 
 
-def wild(found: Tensor, progress: Progress, called: Callable[[int], str]) -> Iterator[Remark]:
+def wild(
+    found: Tensor, progress: Progress, called: Callable[[int], str]
+) -> Iterator[Remark]:
     """What is said of single validation data: those without a finite bound are left out, others only named.
 
     Args:
@@ -112,7 +116,10 @@ def _collapse(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
     if progress.closed < ROW or steps < SETTLED:
         return None
     text = f"KL {abs(e.kl):.2f} nats after {e.epoch} epochs, so the decoder works without latents"
-    return text, "wrap the objective in Annealed(objective=..., epochs=10), or lower its beta"
+    return (
+        text,
+        "wrap the objective in Annealed(objective=..., epochs=10), or lower its beta",
+    )
 
 
 def _drift(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
@@ -122,7 +129,10 @@ def _drift(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
         f"since epoch {progress.best_epoch} the training ELBO rose from {progress.best_training:.2f} to {e.elbo:.2f} "
         f"and the validation ELBO fell from {progress.best_elbo:.2f} to {e.validation_elbo:.2f}"
     )
-    return text, "stop with patience=10, or hold the weights small with weight_decay=1.0"
+    return (
+        text,
+        "stop with patience=10, or hold the weights small with weight_decay=1.0",
+    )
 
 
 def _early(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
@@ -130,7 +140,9 @@ def _early(e: Epoch, progress: Progress, steps: int, over: bool) -> Found:
         return None
     noise = math.nan
     if progress.best_each is not None and progress.early_each is not None:
-        noise = chance(progress.kept(progress.early_each), progress.kept(progress.best_each[0]))
+        noise = chance(
+            progress.kept(progress.early_each), progress.kept(progress.best_each[0])
+        )
     if not far_below(progress.best_elbo, progress.early_elbo, noise):
         return None
     text = (

@@ -14,7 +14,9 @@ from torch.utils.flop_counter import flop_registry
 
 from pyro_vae.inference.svi import SVI
 
-LARGEST = 10_000  # operations of a graph that is compiled unasked: more would take minutes
+LARGEST = (
+    10_000  # operations of a graph that is compiled unasked: more would take minutes
+)
 
 
 class Rates(NamedTuple):
@@ -24,16 +26,17 @@ class Rates(NamedTuple):
     start: float  # to compile anything
     operation: float  # to compile one more operation
     saved_operation: float  # in each step: what Python takes to call it
-    saved_element: (
-        float  # in each step: what an element takes that is written to memory and read back
-    )
+    saved_element: float  # in each step: what an element takes that is written to memory and read back
 
 
 RATES = {
     "cpu": Rates(1000, 8.0, 0.06, 6.5e-6, 0.35e-9),
     "cuda": Rates(200, 2.0, 0.01, 20e-6, 0.0),
 }
-FUNCTIONS = (200, 0)  # operations and elements taken for pairs that cannot be tried before the run
+FUNCTIONS = (
+    200,
+    0,
+)  # operations and elements taken for pairs that cannot be tried before the run
 
 
 def worth(svi: SVI, data: Any, *, steps: int, batch_size: int) -> str | None:
@@ -43,7 +46,11 @@ def worth(svi: SVI, data: Any, *, steps: int, batch_size: int) -> str | None:
     is worth a fixed time; products of matrices take theirs either way. So much is saved in each of `steps` steps, and
     the time to compile grows with the operations.
     """
-    device = svi.optimizer.param_groups[0]["params"][0].device.type if svi.has_optimizer else "cpu"
+    device = (
+        svi.optimizer.param_groups[0]["params"][0].device.type
+        if svi.has_optimizer
+        else "cpu"
+    )
     rates = RATES.get(device)
     if rates is None or steps < rates.least:
         return None
@@ -51,13 +58,13 @@ def worth(svi: SVI, data: Any, *, steps: int, batch_size: int) -> str | None:
     if found is None:
         return None
     operations, elements = found
-    saved = steps * (operations * rates.saved_operation + elements * rates.saved_element)
+    saved = steps * (
+        operations * rates.saved_operation + elements * rates.saved_element
+    )
     cost = rates.start + operations * rates.operation
     if saved <= cost:
         return None
-    return (
-        f"{steps:,} steps repay it, saving about {saved:.0f} s for {cost:.0f} s in the first epoch"
-    )
+    return f"{steps:,} steps repay it, saving about {saved:.0f} s for {cost:.0f} s in the first epoch"
 
 
 def _count(svi: SVI, data: Any, batch_size: int) -> tuple[int, int] | None:
@@ -65,10 +72,14 @@ def _count(svi: SVI, data: Any, batch_size: int) -> tuple[int, int] | None:
     with _Counter() as counter:
         try:
             tried = svi.rehearse(
-                lambda: data[torch.arange(batch_size, device=getattr(data, "device", "cpu"))]
+                lambda: data[
+                    torch.arange(batch_size, device=getattr(data, "device", "cpu"))
+                ]
             )
         except Exception as error:  # the first step will say it better
-            logging.getLogger(__name__).info("the operations of a step were not counted: %s", error)
+            logging.getLogger(__name__).info(
+                "the operations of a step were not counted: %s", error
+            )
             return None
     return (counter.operations, counter.elements) if tried else FUNCTIONS
 
@@ -80,7 +91,9 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.operations = self.elements = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         self.operations += 1
         if not func.is_view and func._overloadpacket not in flop_registry:

@@ -8,7 +8,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae.distributions import DiagonalMixture, DiagonalNormal, Pushforward, Standard
+from pyro_vae.distributions import (
+    DiagonalMixture,
+    DiagonalNormal,
+    Pushforward,
+    Standard,
+)
 from pyro_vae.distributions.pushforward import Zuko
 from pyro_vae.distributions.zuko import Kind, flow
 from pyro_vae.foundation.abstract import context_of
@@ -65,7 +70,9 @@ class StandardNormal(Prior):
 
     def forward(self, *c: Tensor) -> Distribution:
         return Standard(
-            dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
+            dist.Normal(self.loc, self.scale, validate_args=False),
+            1,
+            validate_args=False,
         )
 
 
@@ -110,7 +117,9 @@ class Laplace(Prior):
     def __init__(self, latent_dim: Count) -> None:
         super().__init__(latent_dim)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.full((latent_dim,), 0.5**0.5), persistent=False)
+        self.register_buffer(
+            "scale", torch.full((latent_dim,), 0.5**0.5), persistent=False
+        )
 
     def forward(self, *c: Tensor) -> Distribution:
         return dist.Laplace(self.loc, self.scale, validate_args=False).to_event(1)
@@ -154,7 +163,9 @@ class Flow(Prior):
 
     def forward(self, *c: Tensor) -> Distribution:
         noise = Standard(
-            dist.Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
+            dist.Normal(self.loc, self.scale, validate_args=False),
+            1,
+            validate_args=False,
         )
         return Pushforward(noise, [Zuko(self.flow)])
 
@@ -194,7 +205,10 @@ class Conditional(Prior):
                 "Conditional is p(z|c) and there is no condition (context=0): add --condition"
             )
         self.context, self.components = context, components
-        each = (components, 1 + 2 * latent_dim)  # of each component its weight, place and scale
+        each = (
+            components,
+            1 + 2 * latent_dim,
+        )  # of each component its weight, place and scale
         self.network = MLP((context,), each, hidden=hidden)
         with torch.no_grad():
             last = self.network.output_layer
@@ -210,9 +224,7 @@ class Conditional(Prior):
         return DiagonalMixture(logits.squeeze(-1), loc, log_scale.exp())
 
 
-START = (
-    0.1  # how far a conditional prior starts from the standard normal, in its standard deviations
-)
+START = 0.1  # how far a conditional prior starts from the standard normal, in its standard deviations
 
 
 class VampPrior(Prior):
@@ -241,7 +253,11 @@ class VampPrior(Prior):
     _guide: Any
 
     def __init__(
-        self, latent_dim: Count, *, pseudo_inputs: Count = 500, shape: Shape | None = None
+        self,
+        latent_dim: Count,
+        *,
+        pseudo_inputs: Count = 500,
+        shape: Shape | None = None,
     ) -> None:
         super().__init__(latent_dim)
         self.examples, self.shape = pseudo_inputs, shape
@@ -300,7 +316,9 @@ class VampPrior(Prior):
 
     def forward(self, *c: Tensor) -> Distribution:
         if "_guide" not in self.__dict__:
-            raise InputError("VampPrior is made of a guide's posteriors: put both into a VAE first")
+            raise InputError(
+                "VampPrior is made of a guide's posteriors: put both into a VAE first"
+            )
         encoder = self._guide.encoder
         body = encoder.body if isinstance(encoder, Standardised) else encoder
         contexts = [self.pseudo_contexts] if context_of(self._guide.encoder) else []
@@ -310,5 +328,7 @@ class VampPrior(Prior):
         if isinstance(base, dist.Normal):
             return DiagonalMixture(logits, base.loc, base.scale)
         return dist.MixtureSameFamily(
-            dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False
+            dist.Categorical(logits=logits, validate_args=False),
+            parts,
+            validate_args=False,
         )

@@ -110,7 +110,9 @@ class Program(AbstractProgram):
         logs, values = [], self.known(values)
         for factor in self.factors():
             if factor.site not in values:
-                raise InputError(f"there is no value of {factor.site}, whose density is asked for")
+                raise InputError(
+                    f"there is no value of {factor.site}, whose density is asked for"
+                )
             logs.append(factor.at(values).log_prob(values[factor.site]))
             if (constant := self.beside(factor.site, values[factor.site])) is not None:
                 logs.append(constant)

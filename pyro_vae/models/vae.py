@@ -53,7 +53,9 @@ class Model(Program):
 
     log_unit: Tensor | None
 
-    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(
+        self, prior: Prior, decoder: nn.Module, likelihood: Likelihood
+    ) -> None:
         super().__init__()
         self.prior = prior
         self.decoder = decoder
@@ -169,12 +171,19 @@ class VAE(AbstractProgram):
 
     def _agree(self) -> None:
         """Let the model know of a condition that some part reads, once all that read one read the same."""
-        parts: dict[str, Any] = {"the prior": self.model.prior, "the decoder": self.model.decoder}
+        parts: dict[str, Any] = {
+            "the prior": self.model.prior,
+            "the decoder": self.model.decoder,
+        }
         parts["the guide's encoder"] = getattr(self.guide, "encoder", None)
-        read = {name: width for name, part in parts.items() if (width := context_of(part))}
+        read = {
+            name: width for name, part in parts.items() if (width := context_of(part))
+        }
         if len({*read.values()}) > 1:
             lengths = " and ".join(f"{name} {width}" for name, width in read.items())
-            raise InputError(f"a condition c has one length, and of it read {lengths} numbers")
+            raise InputError(
+                f"a condition c has one length, and of it read {lengths} numbers"
+            )
         if self.model.likelihood.sized and self.model.likelihood.missing:
             raise InputError(
                 "where counts are missing their total is not observed: leave size='observed' out"
@@ -188,7 +197,10 @@ class VAE(AbstractProgram):
 
     def _data(self, x: Any, c: Any) -> dict[str, Tensor]:
         """What programs are called with, by name, from data of any kind and their condition."""
-        return named(as_data(self.model, x if c is None else {"x": x, "c": c}, values=False)[:], {})
+        return named(
+            as_data(self.model, x if c is None else {"x": x, "c": c}, values=False)[:],
+            {},
+        )
 
     def condition(self, c: Any, n: int) -> tuple[Tensor, ...]:
         """`c` as the pair reads it, `(n, context)`, repeated where it is one for all; nothing without a context.
@@ -206,12 +218,18 @@ class VAE(AbstractProgram):
         module: nn.Module = getattr(self, part)
         if not all(p.requires_grad for p in module.parameters()):
             return False
-        layer = getattr(self.model.decoder, "output_layer", None) if part == "model" else None
+        layer = (
+            getattr(self.model.decoder, "output_layer", None)
+            if part == "model"
+            else None
+        )
         if layer is not None and layer.bias is not None and bool(layer.bias.any()):
             return False
         now = {f"{part}.{name}": _beginning(p) for name, p in module.named_parameters()}
         made = {name: p.to(now[name]) for name, p in self._made.items() if name in now}
-        return made.keys() == now.keys() and all(torch.equal(made[k], p) for k, p in now.items())
+        return made.keys() == now.keys() and all(
+            torch.equal(made[k], p) for k, p in now.items()
+        )
 
     def forward(self, x: Batch, c: Any = None) -> Distribution:
         """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
@@ -230,7 +248,9 @@ class VAE(AbstractProgram):
         more = [data["c"]] if context_of(guide.encoder) else []
         return guide.posterior(guide.encoder(data["x"], *more))
 
-    def decode(self, z: Tensor, c: Any = None, *, total: Tensor | None = None) -> Distribution:
+    def decode(
+        self, z: Tensor, c: Any = None, *, total: Tensor | None = None
+    ) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
 
         Args:
@@ -249,7 +269,9 @@ class VAE(AbstractProgram):
             )
         given = self.condition(c, z.shape[-2] if z.ndim > 1 else 1)
         totals = () if total is None else (total,)
-        return self.model.given(z, *(given if context_of(self.model.decoder) else ()), *totals)
+        return self.model.given(
+            z, *(given if context_of(self.model.decoder) else ()), *totals
+        )
 
     @checked
     @torch.no_grad()
@@ -269,7 +291,11 @@ class VAE(AbstractProgram):
             InputError: for more than memory holds, and for a condition that is missing or does not fit.
         """
         each = math.prod(self.model.likelihood.shape) + self.model.prior.latent_dim
-        require(2 * self._type.element_size() * n * each, f"sample with n={n}", "number of draws")
+        require(
+            2 * self._type.element_size() * n * each,
+            f"sample with n={n}",
+            "number of draws",
+        )
         given, parts = self.condition(c, n), []
         z = self.draw_prior(n, *given)
         for rows in torch.arange(n).split(DECODED):
@@ -355,7 +381,9 @@ class VAE(AbstractProgram):
         few = x[evenly(ROWS, len(x))]
         columns = Columns(few.cpu().numpy(), None, dense)
         if any(columns.floors):
-            likelihood.keep_above(each(columns.floors, x[0], x.dtype).expand(x[0].shape))
+            likelihood.keep_above(
+                each(columns.floors, x[0], x.dtype).expand(x[0].shape)
+            )
         if doubt := columns.doubt():
             warnings.warn(doubt, DataWarning, stacklevel=4)
 
@@ -382,7 +410,12 @@ class VAE(AbstractProgram):
         """
         self._start_guide(mean, std, standardise=standardise, some=some)
         self._start_model(
-            mean, std, standardise=standardise, examples=examples, given=given, some=some
+            mean,
+            std,
+            standardise=standardise,
+            examples=examples,
+            given=given,
+            some=some,
         )
 
     def _start_guide(

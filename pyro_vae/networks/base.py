@@ -102,7 +102,9 @@ class Network(Declared, nn.Module, ABC):
             raise InputError(
                 f"{name} reads a condition of {self.context} numbers, c, and none is given"
             )
-        raise InputError(f"c has {width} numbers for each datum and {name} reads {self.context}")
+        raise InputError(
+            f"c has {width} numbers for each datum and {name} reads {self.context}"
+        )
 
     @property
     def output_layer(self) -> nn.Linear | nn.ConvTranspose2d | None:
@@ -117,13 +119,17 @@ class Network(Declared, nn.Module, ABC):
             bias.copy_(h.reshape(bias.numel(), -1).mean(1))
 
     @torch.no_grad()
-    def set_output_spread(self, target: float, x: Tensor, c: Tensor | None = None) -> None:
+    def set_output_spread(
+        self, target: float, x: Tensor, c: Tensor | None = None
+    ) -> None:
         """Scale the last layer's weights so that the outputs for `x`, `(n, *in_shape)`, vary by `target` on average.
 
         `c`, `(n, context)`, is what a conditional network reads beside them.
         """
         if self.output_layer is not None:
-            factor = target / self(x, *([] if c is None else [c])).std(0).mean().clamp_min(1e-12)
+            factor = target / self(x, *([] if c is None else [c])).std(
+                0
+            ).mean().clamp_min(1e-12)
             self.output_layer.weight.mul_(factor)
             if self.of_context is not None and self.output_layer is self.first_layer:
                 self.of_context.weight.mul_(factor)
@@ -175,10 +181,14 @@ def keep_variance(layer: nn.Module, *gains: float) -> None:
     """
     if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         outputs, reach = (
-            (1, math.prod(layer.stride)) if isinstance(layer, nn.ConvTranspose2d) else (0, 1)
+            (1, math.prod(layer.stride))
+            if isinstance(layer, nn.ConvTranspose2d)
+            else (0, 1)
         )
         n_in = layer.weight.numel() / layer.weight.shape[outputs] / reach
-        for part, gain in zip(layer.weight.chunk(len(gains), outputs), gains, strict=True):
+        for part, gain in zip(
+            layer.weight.chunk(len(gains), outputs), gains, strict=True
+        ):
             bound = gain * math.sqrt(3 / n_in)
             part.uniform_(-bound, bound)
         if layer.bias is not None:

@@ -51,7 +51,10 @@ class _Convolutional(Network):
         if out_shape is None:
             planes = (math.prod(image[:-2]), *channels)
             for c_in, c_out in pairwise(planes):
-                body += [nn.Conv2d(c_in, widen * c_out, 3, stride=2, padding=1), *follow(c_out)]
+                body += [
+                    nn.Conv2d(c_in, widen * c_out, 3, stride=2, padding=1),
+                    *follow(c_out),
+                ]
             body.append(nn.Flatten())
             self._image = (planes[0], *image[-2:])
             self.out_shape = (math.prod((channels[-1], *sizes[-1])),)
@@ -64,7 +67,10 @@ class _Convolutional(Network):
             ]
             for layer in reversed(range(len(channels))):
                 (h, w), (h_in, w_in) = sizes[layer], sizes[layer + 1]
-                extra = (h - (2 * h_in - 1), w - (2 * w_in - 1))  # 1 where the size is even
+                extra = (
+                    h - (2 * h_in - 1),
+                    w - (2 * w_in - 1),
+                )  # 1 where the size is even
                 c_in, c_out = planes[layer + 1], planes[layer] * (widen if layer else 1)
                 body += [
                     *follow(c_in),
@@ -125,7 +131,9 @@ class ConvNet(_Convolutional):
         activation: Activation = "relu",
         context: Whole = 0,
     ) -> None:
-        super().__init__(in_shape, out_shape, channels, lambda _: [activation_layer(activation)])
+        super().__init__(
+            in_shape, out_shape, channels, lambda _: [activation_layer(activation)]
+        )
         for layer in self.layers:
             draw_weights(layer, activation)
         self.read_context(context, self.first_layer)

@@ -71,7 +71,9 @@ class _Dense(Network):
     @classmethod
     def decoder(cls, latent_dim: int, shape: Shape, **arguments: Any) -> Self:
         if "hidden" in arguments:
-            hidden = check("hidden", arguments["hidden"], tuple[Count, ...], owner=cls.__name__)
+            hidden = check(
+                "hidden", arguments["hidden"], tuple[Count, ...], owner=cls.__name__
+            )
             arguments["hidden"] = hidden[::-1]
         return super().decoder(latent_dim, shape, **_share(arguments, 1))
 

@@ -67,7 +67,9 @@ class View:
         """Which of the numbers that are seen were there, `(..., width)`, from a mask `(..., *shape)`."""
         columns = mask.flatten(mask.dim() - len(self.shape)).split(1, -1)
         pairs = zip(self.columns, columns, strict=True)
-        return torch.cat([column.expand(*column.shape[:-1], s.width) for s, column in pairs], -1)
+        return torch.cat(
+            [column.expand(*column.shape[:-1], s.width) for s, column in pairs], -1
+        )
 
     def units(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From data `(n, *shape)` the shift and the spread in which what is seen is counted, and its mean: `(width,)`.
@@ -82,6 +84,8 @@ class View:
             count = there.sum(0).clamp_min(1)
             mean = seen.where(there, 0.0).sum(0) / count
             spread = ((seen - mean).where(there, 0.0).square().sum(0) / count).sqrt()
-        scaled = torch.tensor([s.kind in SCALED for s in self.columns for _ in range(s.width)])
+        scaled = torch.tensor(
+            [s.kind in SCALED for s in self.columns for _ in range(s.width)]
+        )
         scaled = scaled.to(x.device)
         return mean.where(scaled, 0.0), spread.where(scaled & (spread > 0), 1.0), mean

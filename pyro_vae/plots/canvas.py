@@ -32,7 +32,9 @@ def plain(axes: Axes, *, heights: bool = True) -> None:
 def drawable(text: object) -> str:
     """A text as it can be drawn: on one line, shortened, with escapes for what the font does not have."""
     known = _characters()
-    escaped = (c if ord(c) in known else c.encode("unicode_escape").decode() for c in str(text))
+    escaped = (
+        c if ord(c) in known else c.encode("unicode_escape").decode() for c in str(text)
+    )
     line = "".join(escaped)
     if len(line) > LONGEST:
         line = f"{line[: LONGEST - 1]}…"
@@ -49,7 +51,10 @@ def _characters() -> frozenset[int]:
 
 
 def legend(
-    owner: Axes | Figure, handles: Sequence[Any], labels: Sequence[object], **options: Any
+    owner: Axes | Figure,
+    handles: Sequence[Any],
+    labels: Sequence[object],
+    **options: Any,
 ) -> Legend:
     """A legend whose labels are no formulas: a `$` in them is a dollar."""
     texts = [drawable(label) for label in labels]

@@ -13,7 +13,9 @@ from pyro_vae.plots.canvas import drawable, legend, new_figure, plain
 BINS = 30
 
 
-def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELBO") -> Figure:
+def learning_curves(
+    history: Sequence[Mapping[str, float]], *, bound: str = "ELBO"
+) -> Figure:
     """ELBO, reconstruction and KL by epoch, in nats per datum; `history` holds rows like those of `metrics.csv`.
 
     Under a guide that is a point the ELBO is called by another name, `bound`.
@@ -26,7 +28,10 @@ def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELB
         figure.subplots(1, 2), (("elbo",), ("reconstruction", "kl")), strict=True
     ):
         for i, name in enumerate(names):
-            for prefix, style, label in (("", "-", "train"), ("validation_", "--", "validation")):
+            for prefix, style, label in (
+                ("", "-", "train"),
+                ("validation_", "--", "validation"),
+            ):
                 values = [row[prefix + name] for row in history]
                 if any(math.isfinite(v) for v in values):
                     text = f"{names_in_words.get(name, name)}, {label}"
@@ -50,7 +55,9 @@ def learning_curves(history: Sequence[Mapping[str, float]], *, bound: str = "ELB
             for v in np.asarray(line.get_ydata(), float)
             if math.isfinite(v)
         )
-        if len(names) == 1 and len(epochs) > 10:  # the first epochs would flatten all that follows
+        if (
+            len(names) == 1 and len(epochs) > 10
+        ):  # the first epochs would flatten all that follows
             low, high = values[len(values) // 20], values[-1]
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     return figure
@@ -91,7 +98,9 @@ def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figu
     figure = new_figure(5.6, 3.4)
     axes = figure.add_subplot()
     counts, edges = np.histogram(finite, edges)
-    beyond = np.zeros(len(counts), bool) if limit is None else edges[:-1] >= limit - 1e-9
+    beyond = (
+        np.zeros(len(counts), bool) if limit is None else edges[:-1] >= limit - 1e-9
+    )
     axes.bar(
         edges[:-1],
         counts,
@@ -138,7 +147,9 @@ def _wheel(i: int, n: int) -> tuple[float, float, float]:
     return tuple(hsv_to_rgb((i / n, 0.75, 0.85 if i % 2 else 0.6)))
 
 
-def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: int = 12) -> Figure:
+def aggregated_posterior(
+    z: Tensor, prior: Tensor, activity: Tensor, *, most: int = 12
+) -> Figure:
     """Draws of q(z), the posteriors of all data together, over draws of p(z), latent by latent.
 
     Where the two differ, draws from the prior are unlike the latents that the decoder has seen. Latents that agree one
@@ -153,13 +164,18 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
     Source: Hoffman & Johnson 2016, ELBO Surgery.
     """
     order = activity.cpu().argsort(descending=True)[:most].tolist()
-    drawn, expected = z.detach().cpu().double().numpy(), prior.detach().cpu().double().numpy()
+    drawn, expected = (
+        z.detach().cpu().double().numpy(),
+        prior.detach().cpu().double().numpy(),
+    )
     columns = min(4, len(order))
     rows = math.ceil(len(order) / columns)
     figure = new_figure(max(2.5 * columns, 4), 1.9 * rows + 0.6)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, d in zip(panels, order, strict=False):
-        ends = np.concatenate([np.quantile(v[:, d], (0.001, 0.999)) for v in (drawn, expected)])
+        ends = np.concatenate(
+            [np.quantile(v[:, d], (0.001, 0.999)) for v in (drawn, expected)]
+        )
         margin = 0.05 * np.ptp(ends) or 1.0
         edges = np.linspace(ends.min() - margin, ends.max() + margin, 41)
         axes.hist(
@@ -184,7 +200,9 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
     for axes in panels[len(order) :]:
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    figure.legend(
+        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
+    )
     more = (
         ""
         if len(order) == len(activity)
@@ -195,7 +213,9 @@ def aggregated_posterior(z: Tensor, prior: Tensor, activity: Tensor, *, most: in
 
 
 def separation(
-    names: Sequence[str], pairs: Mapping[str, tuple[Tensor, Tensor]], areas: Mapping[str, float]
+    names: Sequence[str],
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    areas: Mapping[str, float],
 ) -> Figure:
     """Each score of data inside and outside the distribution of the training data, as histograms of equal area.
 
@@ -205,9 +225,13 @@ def separation(
         areas: by the same names, the AUROC.
     """
     figure = new_figure(9, 5.4)
-    for axes, (name, pair) in zip(figure.subplots(2, 2).ravel(), pairs.items(), strict=True):
+    for axes, (name, pair) in zip(
+        figure.subplots(2, 2).ravel(), pairs.items(), strict=True
+    ):
         drawn = [v[v.isfinite()].detach().cpu().numpy() for v in pair]
-        ends = [np.quantile(v, (0.002, 0.998)) for v in drawn if len(v)] or [np.zeros(2)]
+        ends = [np.quantile(v, (0.002, 0.998)) for v in drawn if len(v)] or [
+            np.zeros(2)
+        ]
         low, high = np.min(ends), np.max(ends)
         edges = np.linspace(low, high if high > low else low + 1, 51)
         for v in drawn:
@@ -221,7 +245,12 @@ def separation(
 
 
 def posterior_pairs(
-    true: np.ndarray, guide: np.ndarray, names: Sequence[str], title: str, *, points: int = 1000
+    true: np.ndarray,
+    guide: np.ndarray,
+    names: Sequence[str],
+    title: str,
+    *,
+    points: int = 1000,
 ) -> Figure:
     """Draws of p(z | x) and of q(z | x) for one datum, each of n latents alone and pair by pair.
 
@@ -233,7 +262,9 @@ def posterior_pairs(
         points: draws of each kind at most in a panel of a pair.
     """
     names = [drawable(name) for name in names]
-    both = np.concatenate([np.quantile(v, (0.001, 0.999), axis=0) for v in (true, guide)])
+    both = np.concatenate(
+        [np.quantile(v, (0.001, 0.999), axis=0) for v in (true, guide)]
+    )
     margin = 0.05 * np.ptp(both, axis=0)
     low, high = both.min(0) - margin, both.max(0) + margin
     count, n = min(points, len(true), len(guide)), len(names)
@@ -270,7 +301,11 @@ def posterior_pairs(
                 plain(axes, heights=False)
             else:
                 axes.scatter(
-                    *shown[:, [column, row]].T, s=5, alpha=0.5, c=["C0", "C1"] * count, linewidths=0
+                    *shown[:, [column, row]].T,
+                    s=5,
+                    alpha=0.5,
+                    c=["C0", "C1"] * count,
+                    linewidths=0,
                 )
                 axes.set_ylim(low[row], high[row])
             axes.set_xlim(low[column], high[column])
@@ -279,7 +314,9 @@ def posterior_pairs(
             if column == 0 < row:
                 axes.set_ylabel(names[row], fontsize=9, parse_math=False)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    figure.legend(
+        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
+    )
     figure.suptitle(title, fontsize=10)
     return figure
 

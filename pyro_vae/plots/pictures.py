@@ -34,7 +34,9 @@ def reconstructions(
 
 
 @torch.no_grad()
-def manifold(vae: VAE, *, side: int = 20, c: Tensor | None = None) -> tuple[Figure, Tensor]:
+def manifold(
+    vae: VAE, *, side: int = 20, c: Tensor | None = None
+) -> tuple[Figure, Tensor]:
     """Means of p(x | z) over the plane of a 2-d latent, z at the normal quantiles of an even grid; (figure, values).
 
     A conditional pair is shown under one condition `c`, `(1, context)`.
@@ -43,8 +45,12 @@ def manifold(vae: VAE, *, side: int = 20, c: Tensor | None = None) -> tuple[Figu
     """
     parameter = next(vae.parameters())
     elements = math.prod(vae.model.likelihood.shape) * parameter.element_size()
-    side = max(2, min(side, math.isqrt(LARGEST // elements)))  # fewer pictures of large data
-    u = (torch.arange(side, dtype=parameter.dtype, device=parameter.device) + 0.5) / side
+    side = max(
+        2, min(side, math.isqrt(LARGEST // elements))
+    )  # fewer pictures of large data
+    u = (
+        torch.arange(side, dtype=parameter.dtype, device=parameter.device) + 0.5
+    ) / side
     z = torch.special.ndtri(u)
     plane = torch.stack(
         torch.meshgrid(z, z.flip(0), indexing="xy"), -1
@@ -60,7 +66,12 @@ def manifold(vae: VAE, *, side: int = 20, c: Tensor | None = None) -> tuple[Figu
 
 @torch.no_grad()
 def interpolation(
-    vae: VAE, pairs: Tensor, *, steps: int = 11, c: Tensor | None = None, to: Tensor | None = None
+    vae: VAE,
+    pairs: Tensor,
+    *,
+    steps: int = 11,
+    c: Tensor | None = None,
+    to: Tensor | None = None,
 ) -> tuple[Figure, Tensor]:
     """From one datum to another along the straight line between draws of their posteriors; `pairs` is `(n, 2, *shape)`.
 
@@ -71,7 +82,9 @@ def interpolation(
     """
     x, given = pairs.flatten(0, 1), None if c is None else c.flatten(0, 1)
     rows = torch.arange(len(x)).split(ENCODED)
-    ends = [vae.encode(x[i], None if given is None else given[i]).sample() for i in rows]
+    ends = [
+        vae.encode(x[i], None if given is None else given[i]).sample() for i in rows
+    ]
     z = torch.cat(ends).unflatten(0, (-1, 2))  # (n, 2, latent)
     t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)[:, None]
     line = z[:, :1] * (1 - t) + z[:, 1:] * t  # (n, steps, latent)
@@ -109,7 +122,9 @@ def conditions(
     Returns the figure and the values, `(n, columns, *shape)`.
     """
     conditional = bool(context_of(vae.model.prior))
-    z = vae.draw_prior(columns, *([c.repeat_interleave(columns, 0)] if conditional else []))
+    z = vae.draw_prior(
+        columns, *([c.repeat_interleave(columns, 0)] if conditional else [])
+    )
     z = z.unflatten(0, (len(c), columns)) if conditional else z.expand(len(c), -1, -1)
     drawn = [vae.decode(some, given[None]) for some, given in zip(z, c, strict=True)]
     x = torch.stack([p.mean if mean else p.sample() for p in drawn])
@@ -137,9 +152,13 @@ def transfer(
     z = vae.encode(x, c).sample()
     found = torch.stack([vae.decode(z, other[None]).mean for other in to])
     every = torch.cat([x[None], found])
-    title = "data in the first row, below the mean of p(x | z, c) at their z and another c"
+    title = (
+        "data in the first row, below the mean of p(x | z, c) at their z and another c"
+    )
     labels = ["data", *names]
-    return grid(every.flatten(0, 1), columns=len(x), title=title, row_labels=labels), found
+    return grid(
+        every.flatten(0, 1), columns=len(x), title=title, row_labels=labels
+    ), found
 
 
 @torch.no_grad()
@@ -189,7 +208,9 @@ def traversal(
     if kept < count:
         title += f" (of {count:,} the {kept} that change it most)"
     labels = [f"z[{i}]" for i in shown.tolist()]
-    return grid(found.flatten(0, 1), columns=steps, title=title, row_labels=labels), found
+    return grid(
+        found.flatten(0, 1), columns=steps, title=title, row_labels=labels
+    ), found
 
 
 def _range(means: Tensor) -> Tensor:

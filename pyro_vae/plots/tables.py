@@ -61,8 +61,12 @@ def table_marginals(
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
-    more = f" (the first {MOST} of {len(columns)} columns)" if len(columns) > MOST else ""
+    figure.legend(
+        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
+    )
+    more = (
+        f" (the first {MOST} of {len(columns)} columns)" if len(columns) > MOST else ""
+    )
     figure.suptitle(f"{title}{more}", fontsize=10)
     return figure
 
@@ -85,7 +89,9 @@ def table_pairs(
     panels = figure.subplots(n, n, squeeze=False)
     count = min(POINTS, *(len(table) for table in tables))
     few = [table[np.linspace(0, len(table) - 1, count).astype(int)] for table in tables]
-    places = [np.stack([_places(columns[j], t[:, j], j) for j in order], 1) for t in few]
+    places = [
+        np.stack([_places(columns[j], t[:, j], j) for j in order], 1) for t in few
+    ]
     by_turns = np.stack(places, 1).reshape(-1, n)  # so that neither covers the other
     colours = [f"C{i}" for i in range(len(tables))] * count
     for row in range(n):
@@ -97,7 +103,9 @@ def table_pairs(
             if k == row:
                 _marginal(axes, column, [t[:, order[k]] for t in tables], names)
             else:
-                axes.scatter(*by_turns[:, [k, row]].T, s=4, alpha=0.4, c=colours, linewidths=0)
+                axes.scatter(
+                    *by_turns[:, [k, row]].T, s=4, alpha=0.4, c=colours, linewidths=0
+                )
                 _axis(axes, column, tables, order[k], "x")
                 _axis(axes, columns[order[row]], tables, order[row], "y")
                 plain(axes)
@@ -107,12 +115,16 @@ def table_pairs(
                 name = drawable(columns[order[row]].name)
                 axes.set_ylabel(name, fontsize=9, parse_math=False)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    figure.legend(
+        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
+    )
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def table_reconstructions(columns: Sequence[Column], data: np.ndarray, made: np.ndarray) -> Figure:
+def table_reconstructions(
+    columns: Sequence[Column], data: np.ndarray, made: np.ndarray
+) -> Figure:
     """What each cell is made again as, column by column: numbers over numbers, categories as shares of a row.
 
     Args:
@@ -189,7 +201,9 @@ def _marginal(
     for i, (v, name) in enumerate(zip(values, names, strict=True)):
         inside = v[(v >= edges[0]) & (v <= edges[-1])]
         weights = np.full(len(inside), 1 / max(len(v), 1))
-        shape: Any = {"alpha": 0.6} if i == 0 else {"histtype": "step", "linewidth": 1.3}
+        shape: Any = (
+            {"alpha": 0.6} if i == 0 else {"histtype": "step", "linewidth": 1.3}
+        )
         shape |= {"bins": edges, "weights": weights, "color": f"C{i}", "label": name}
         axes.hist(inside, **shape)
     if _is_log(column, values):
@@ -226,7 +240,9 @@ def _places(column: Column, values: np.ndarray, seed: int) -> np.ndarray:
     return values + np.random.default_rng(seed).uniform(-WIDTH, WIDTH, len(values))
 
 
-def _axis(axes: Axes, column: Column, tables: Sequence[np.ndarray], j: int, which: str) -> None:
+def _axis(
+    axes: Axes, column: Column, tables: Sequence[np.ndarray], j: int, which: str
+) -> None:
     """The ends, the scale and the labels of an axis along which a column lies."""
     if column.categories:
         _label(axes, column, which)

@@ -24,7 +24,9 @@ def is_image(shape: Sequence[int]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
 
 
-def grid(x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] = ()) -> Figure:
+def grid(
+    x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] = ()
+) -> Figure:
     """Data side by side, row by row: pictures, or for any other shape each datum as a line over its elements.
 
     Args:
@@ -52,7 +54,9 @@ def grid(x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] 
     low, high = min(0.0, x.min().item()), max(1.0, x.max().item())
     c, h, w = x.shape[1:]
     gap = max(1, round(0.06 * min(h, w)))
-    canvas = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, c), dtype=np.float32)
+    canvas = np.ones(
+        (rows * (h + gap) - gap, columns * (w + gap) - gap, c), dtype=np.float32
+    )
     for i, image in enumerate(((x - low) / (high - low)).permute(0, 2, 3, 1).numpy()):
         top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
         canvas[top : top + h, left : left + w] = image
@@ -70,7 +74,9 @@ def grid(x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] 
         interpolation="nearest",
     )
     axes.set_xticks([])
-    axes.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(row_labels))], row_labels)
+    axes.set_yticks(
+        [i * (h + gap) + (h - 1) / 2 for i in range(len(row_labels))], row_labels
+    )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=10, wrap=True)
@@ -95,7 +101,9 @@ def _drawable(x: Tensor) -> Tensor:
     return x
 
 
-def _lines(x: np.ndarray, rows: int, columns: int, title: str, row_labels: Sequence[str]) -> Figure:
+def _lines(
+    x: np.ndarray, rows: int, columns: int, title: str, row_labels: Sequence[str]
+) -> Figure:
     """Each datum as a line in a cell of its own, on one scale; columns of very different ranges each on its own."""
     low, high = x.min(0), x.max(0)
     if np.ptp(x) > 20 * np.median(high - low):

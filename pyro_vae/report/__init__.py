@@ -23,7 +23,11 @@ NEEDED = ("log_marginal", "elbo", "reconstruction", "kl", "ess", "pareto_k", "sp
 
 
 def report(
-    folder: str | Path, *, split: str = "test", evaluation: str | None = None, data: Any = None
+    folder: str | Path,
+    *,
+    split: str = "test",
+    evaluation: str | None = None,
+    data: Any = None,
 ) -> str:
     """A run folder as one HTML page, with pictures and style inside: nothing is loaded, and no script runs.
 
@@ -62,7 +66,9 @@ def _pictures(folder: Path, s: Mapping[str, Any]) -> list[Path]:
         mine = [folder / str(name) for name in s["figures"]]
         drawn = [p for p in drawn if not OF_AN_EVALUATION.fullmatch(p.name)]
         drawn += [
-            p for p in mine if p.is_file() and p.parent.resolve().is_relative_to(folder.resolve())
+            p
+            for p in mine
+            if p.is_file() and p.parent.resolve().is_relative_to(folder.resolve())
         ]
     return [*drawn, *sorted((folder / "samples").glob("*.png"))]
 
@@ -77,24 +83,37 @@ def write_report(
 ) -> None:
     """Write `report` to a file, replaced in one move; arguments as there."""
     text = report(folder, split=split, evaluation=evaluation, data=data)
-    write_atomically(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_atomically(
+        Path(path), lambda beside: beside.write_text(text, encoding="utf-8")
+    )
 
 
 def _body(facts: Facts) -> tuple[Html, ...]:
     warnings = warnings_of(facts)
-    sections = {key: (title, render(facts)) for key, (title, render) in SECTIONS.items()}
+    sections = {
+        key: (title, render(facts)) for key, (title, render) in SECTIONS.items()
+    }
     behind = {key: sections.pop(key) for key in ("samples", "worst")}
     last = sections.pop("configuration")
-    sections |= {**answers(facts), **behind, "questions": ("Further questions", not_asked(facts))}
+    sections |= {
+        **answers(facts),
+        **behind,
+        "questions": ("Further questions", not_asked(facts)),
+    }
     sections |= {"configuration": last, "glossary": ("Glossary", glossary())}
-    links = (tag("li", tag("a", title, href=f"#{key}")) for key, (title, _) in sections.items())
+    links = (
+        tag("li", tag("a", title, href=f"#{key}"))
+        for key, (title, _) in sections.items()
+    )
     header = tag(
         "header",
         tag("p", "Report of a variational autoencoder", class_="kicker"),
         tag("h1", facts.s["dataset"]),
         tag("p", "run ", code(facts.place), f", {facts.s['split']} data", class_="sub"),
     )
-    contents = tag("nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents")
+    contents = tag(
+        "nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents"
+    )
     body = (
         tag("section", tag("h2", title), content, id=key)
         for key, (title, content) in sections.items()

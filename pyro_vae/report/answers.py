@@ -45,8 +45,20 @@ OF_TABLES = {  # the same of a table of columns of mixed kinds
     "posterior_means": CAPTIONS["posterior_means"],
     "latents": CAPTIONS["latents"],
 }
-TERMS = {"log p(x)": "log-p", "ELBO": "elbo", "KL": "information", "I(x; z)": "information"}
-PLACED = {*CAPTIONS, *OF_TABLES, "learning_curves", "bound_curve", "pareto_k", "log_marginal"}
+TERMS = {
+    "log p(x)": "log-p",
+    "ELBO": "elbo",
+    "KL": "information",
+    "I(x; z)": "information",
+}
+PLACED = {
+    *CAPTIONS,
+    *OF_TABLES,
+    "learning_curves",
+    "bound_curve",
+    "pareto_k",
+    "log_marginal",
+}
 ACRONYMS = {
     name.lower(): name
     for name in ("AIS", "AUROC", "BDMC", "ELBO", "ESS", "FPR", "KL", "NUTS", "OOD")
@@ -66,7 +78,9 @@ def shown(facts: Facts, captions: Mapping[str, str]) -> Html:
 def answers(facts: Facts) -> dict[str, tuple[str, Html]]:
     """A section for each answer, and one for figures that nothing else shows."""
     mappings = {key: v for key, v in facts.s.items() if isinstance(v, Mapping)}
-    given = {k: v for k, v in mappings.items() if k not in OF_THE_NUMBER or "title" in v}
+    given = {
+        k: v for k, v in mappings.items() if k not in OF_THE_NUMBER or "title" in v
+    }
     shown_elsewhere = set(PLACED)
     sections = {}
     for key, answer in given.items():
@@ -74,13 +88,19 @@ def answers(facts: Facts) -> dict[str, tuple[str, Html]]:
         shown_elsewhere |= set(captions)
         content = join([_answer(answer), shown(facts, captions)])
         sections[f"answer-{key}"] = (str(answer.get("title") or _words(key)), content)
-    rest = {name: f"{_words(name)}." for name in facts.pictures if name not in shown_elsewhere}
+    rest = {
+        name: f"{_words(name)}."
+        for name in facts.pictures
+        if name not in shown_elsewhere
+    }
     if rest:
         sections["figures"] = ("Further figures", shown(facts, rest))
     return sections
 
 
-def _captions(key: str, answer: Mapping[str, Any], pictures: set[str]) -> dict[str, str]:
+def _captions(
+    key: str, answer: Mapping[str, Any], pictures: set[str]
+) -> dict[str, str]:
     """The figures of an answer: those that it names, and those that are named after it."""
     named_after = sorted(n for n in pictures if n.split("_")[0].split("-")[0] == key)
     captions = {name: f"{_words(name)}." for name in named_after}
@@ -116,7 +136,9 @@ def _answer(answer: Mapping[str, Any], within: str = "") -> Html:
         content.append(table(["", ""], settings, caption=caption))
     content += [paragraph(sentence) for sentence in _sentences(answer)]
     warnings = answer.get("warnings") or []
-    content += [tag("ul", *(tag("li", warning) for warning in warnings))] if warnings else []
+    content += (
+        [tag("ul", *(tag("li", warning) for warning in warnings))] if warnings else []
+    )
     if question := answer.get("question"):
         content.append(paragraph("Asked: ", code(question)))
     return join([*content, *(_answer(part, str(name)) for name, part in parts.items())])
@@ -141,9 +163,13 @@ def tabulated(
         cells = []
         for name, *values in lines:
             linked = term(TERMS[name], name) if name in TERMS else name
-            cells.append([named(linked, meanings.get(name, "")), *_numbers(head, values)])
+            cells.append(
+                [named(linked, meanings.get(name, "")), *_numbers(head, values)]
+            )
         first = texts.get("unit", "") if "mean" in head else ""
-        elements.append(table([first, *map(spelled, head.values())], cells, caption=caption))
+        elements.append(
+            table([first, *map(spelled, head.values())], cells, caption=caption)
+        )
     return join(elements)
 
 
@@ -168,7 +194,9 @@ def _sentences(answer: Mapping[str, Any]) -> list[str]:
 
 def _is_plain(value: Any) -> bool:
     """Whether a value goes into one cell and is no sentence."""
-    return not isinstance(value, Mapping) and not (isinstance(value, str) and " " in value)
+    return not isinstance(value, Mapping) and not (
+        isinstance(value, str) and " " in value
+    )
 
 
 def not_asked(facts: Facts) -> Html:
@@ -191,6 +219,7 @@ def _words(key: str) -> str:
     if not key.replace("_", "").replace("-", "").replace(" ", "").isalnum():
         return key
     words = " ".join(
-        ACRONYMS.get(word, word) for word in str(key).replace("_", " ").replace("-", " ").split()
+        ACRONYMS.get(word, word)
+        for word in str(key).replace("_", " ").replace("-", " ").split()
     )
     return words[:1].upper() + words[1:]

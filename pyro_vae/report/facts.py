@@ -68,9 +68,16 @@ def warnings_of(facts: Facts) -> list[str]:
     if s["pareto_k"]["above_limit"]:
         warnings.append(s["verdict"])
     answers = [s, *(v for v in s.values() if isinstance(v, Mapping))]
-    every = [*answers, *(v for a in answers[1:] for v in a.values() if isinstance(v, Mapping))]
-    of_answers = [warning for answer in every for warning in answer.get("warnings") or []]
-    warnings += [warning for warning in dict.fromkeys(of_answers) if warning not in warnings]
+    every = [
+        *answers,
+        *(v for a in answers[1:] for v in a.values() if isinstance(v, Mapping)),
+    ]
+    of_answers = [
+        warning for answer in every for warning in answer.get("warnings") or []
+    ]
+    warnings += [
+        warning for warning in dict.fromkeys(of_answers) if warning not in warnings
+    ]
     curve = [v for v in s.get("curve", {}).values() if v is not None]
     if len(curve) > 1 and curve[-1] - curve[-2] > MATTERS:
         warnings.append(
@@ -102,7 +109,9 @@ def _training_warnings(facts: Facts) -> list[str]:
     patience = facts.config.get("patience")
     waited = best is not None and patience and last["epoch"] - best["epoch"] >= patience
     if isinstance(asked, int) and last["epoch"] < asked and not waited:
-        warnings.append(f"Training stopped after {last['epoch']:.0f} of {asked} epochs.")
+        warnings.append(
+            f"Training stopped after {last['epoch']:.0f} of {asked} epochs."
+        )
     steady = last["learning_rate"] > first["learning_rate"] / 2
     if best is last and len(history) > 1 and steady:
         warnings.append(

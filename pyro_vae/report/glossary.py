@@ -93,7 +93,8 @@ def glossary() -> Html:
     entries = []
     for key, (name, meaning, sources) in TERMS.items():
         links = [
-            tag("a", words, href=address, rel="noreferrer") for words, address in sources.items()
+            tag("a", words, href=address, rel="noreferrer")
+            for words, address in sources.items()
         ]
         entries.append(tag("dt", name, id=f"term-{key}"))
         entries.append(tag("dd", meaning, *([" ", *links] if links else [])))

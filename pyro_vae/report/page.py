@@ -39,10 +39,16 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     >>> tag("p", "1 < 2", class_="note")
     '<p class="note">1 &lt; 2</p>'
     """
-    given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
+    given = {
+        k.rstrip("_").replace("_", "-"): v
+        for k, v in attributes.items()
+        if v is not None
+    }
     written = "".join(f' {k}="{html.escape(str(v))}"' for k, v in given.items())
     return Html(
-        f"<{name}{written}>" if name in VOID else f"<{name}{written}>{join(children)}</{name}>"
+        f"<{name}{written}>"
+        if name in VOID
+        else f"<{name}{written}>{join(children)}</{name}>"
     )
 
 
@@ -57,7 +63,9 @@ def number(value: Any, *errors: Any) -> str:
     ('−22.95', '−22.9511', '—', '0.500')
     """
     if value is None or not math.isfinite(value):
-        return "—" if value is None or math.isnan(value) else ("∞" if value > 0 else "−∞")
+        return (
+            "—" if value is None or math.isnan(value) else ("∞" if value > 0 else "−∞")
+        )
     known = [e for e in errors if e is not None and 0 < e < math.inf]
     text = f"{value:.{_decimals(min(known)) if known else 3}f}"
     return text.replace("-", "−")
@@ -84,7 +92,9 @@ def short(value: Any) -> str:
         return ", ".join(f"{k}: {short(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         if len(value) > 12 and all(isinstance(v, int | float) for v in value):
-            return f"{len(value)} numbers from {short(min(value))} to {short(max(value))}"
+            return (
+                f"{len(value)} numbers from {short(min(value))} to {short(max(value))}"
+            )
         return ", ".join(map(short, value))
     return str(value)
 
@@ -108,7 +118,8 @@ def table(
         kinds = [None if i < text else "number" for i in range(len(cells))]
         first = tag("th", cells[0], scope="row")
         rest = (
-            tag("td", cell, class_=kind) for cell, kind in zip(cells[1:], kinds[1:], strict=True)
+            tag("td", cell, class_=kind)
+            for cell, kind in zip(cells[1:], kinds[1:], strict=True)
         )
         return tag("tr", first, *rest)
 
@@ -118,7 +129,9 @@ def table(
     )
     top = tag("thead", tag("tr", *names)) if any(head) else None
     content = tag("table", tag("caption", caption), top, tag("tbody", *map(row, rows)))
-    return tag("div", content, class_="scroll", role="region", aria_label=caption, tabindex="0")
+    return tag(
+        "div", content, class_="scroll", role="region", aria_label=caption, tabindex="0"
+    )
 
 
 def named(name: Any, meaning: str) -> Html:
@@ -131,7 +144,9 @@ def figure(*content: Any, caption: Any, class_: str | None = None) -> Html:
     return tag("figure", *content, tag("figcaption", caption), class_=class_)
 
 
-def picture(source: Path | Image.Image, alt: str, class_: str | None = None) -> Html | None:
+def picture(
+    source: Path | Image.Image, alt: str, class_: str | None = None
+) -> Html | None:
     """A picture, its bytes in the page; `None` for a file that is no picture."""
     if isinstance(source, Path):
         content = source.read_bytes()

@@ -38,7 +38,9 @@ DOUBTFUL = 10
 
 
 def _missing(what: str, *how: Any) -> Html:
-    return paragraph(tag("strong", f"{what}: not computed."), " ", *how, class_="missing")
+    return paragraph(
+        tag("strong", f"{what}: not computed."), " ", *how, class_="missing"
+    )
 
 
 def _particles(s: Mapping[str, Any]) -> str:
@@ -50,10 +52,18 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
     """The verdict: the number, what it is of, and whether it can be believed."""
     s, marginal, latents = facts.s, facts.s["log_marginal"], facts.s.get("latents")
     bad, dims = s["pareto_k"]["above_limit"], s["spec"]["latent_dim"]
-    error, noise = marginal["data_standard_error"], marginal["monte_carlo_standard_error"]
-    mean, data_error = number(marginal["mean"], error), f"{PLUS_MINUS}{number(error, error)}"
+    error, noise = (
+        marginal["data_standard_error"],
+        marginal["monte_carlo_standard_error"],
+    )
+    mean, data_error = (
+        number(marginal["mean"], error),
+        f"{PLUS_MINUS}{number(error, error)}",
+    )
     taken = f" for {len(facts.history)} epochs" if facts.history else ""
-    believed = f"For {bad} of these data the number is doubtful." if bad else s["verdict"]
+    believed = (
+        f"For {bad} of these data the number is doubtful." if bad else s["verdict"]
+    )
     prior, likelihood, guide = (
         code(facts.config.get(axis, "?")) for axis in ("prior", "likelihood", "guide")
     )
@@ -100,12 +110,19 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
         low, high = latents["active_interval"]
         note = f"of {dims}; 95 %: {low} to {high}"
         cards.append(
-            _card("active latents", short(latents["active_units"]), note, latents["collapsed"])
+            _card(
+                "active latents",
+                short(latents["active_units"]),
+                note,
+                latents["collapsed"],
+            )
         )
     if warnings:
         heading = "One warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
         items = tag("ul", *(tag("li", w) for w in warnings))
-        box = tag("aside", tag("h2", heading), items, class_="box bad", aria_label="Warnings")
+        box = tag(
+            "aside", tag("h2", heading), items, class_="box bad", aria_label="Warnings"
+        )
     else:
         box = tag(
             "aside",
@@ -134,9 +151,15 @@ def _card(name: str, value: str, note: str, bad: bool = False) -> Html:
 def the_number(facts: Facts) -> Html:
     """The log-likelihood and its parts, each with its errors and a sentence."""
     s = facts.s
-    columns = {"log p(x)": "log_marginal", "ELBO": "elbo", "reconstruction": "reconstruction"}
+    columns = {
+        "log p(x)": "log_marginal",
+        "ELBO": "elbo",
+        "reconstruction": "reconstruction",
+    }
     rows = {name: s[key] for name, key in {**columns, "KL": "kl"}.items()}
-    caption = f"log p(x), from {_particles(s)} draws for each datum, and what it is made of"
+    caption = (
+        f"log p(x), from {_particles(s)} draws for each datum, and what it is made of"
+    )
     seen = Representation[s["representation"]].value
     return join(
         [
@@ -159,18 +182,27 @@ def the_number(facts: Facts) -> Html:
 def trust(facts: Facts) -> Html:
     """Whether the estimate can be believed: ESS, Pareto k, the curve over K, the doubtful data."""
     s, k = facts.s, facts.columns["pareto_k"]
-    bad, n, bias = s["pareto_k"]["above_limit"], s["data"], s["log_marginal"]["estimated_bias"]
+    bad, n, bias = (
+        s["pareto_k"]["above_limit"],
+        s["data"],
+        s["log_marginal"]["estimated_bias"],
+    )
     rows = [
         [
             named(term("ess", "effective sample size"), f"of {_particles(s)} draws"),
             *(short(s["ess"][name]) for name in ("median", "least")),
         ],
         [
-            named(term("pareto", "Pareto k"), f"above {PARETO_LIMIT} for {bad} of {n} data"),
+            named(
+                term("pareto", "Pareto k"),
+                f"above {PARETO_LIMIT} for {bad} of {n} data",
+            ),
             *(short(s["pareto_k"][name]) for name in ("median", "largest")),
         ],
         [
-            named("estimated bias", "nats; how far the mean probably lies below the truth"),
+            named(
+                "estimated bias", "nats; how far the mean probably lies below the truth"
+            ),
             number(bias, bias and abs(bias)),
             "",
         ],
@@ -178,10 +210,14 @@ def trust(facts: Facts) -> Html:
     introduction = "The number is a mean over weighted draws. It can be believed where many draws share the weight."
     content = [
         paragraph(introduction),
-        table(["", "median", "worst"], rows, caption="Quality of the importance weights"),
+        table(
+            ["", "median", "worst"], rows, caption="Quality of the importance weights"
+        ),
     ]
     captions = facts.s.get("captions") or {}
-    pictures = {name: captions[name] for name in ("pareto_k", "bound_curve") if name in captions}
+    pictures = {
+        name: captions[name] for name in ("pareto_k", "bound_curve") if name in captions
+    }
     content.append(tag("div", shown(facts, pictures), class_="pair"))
     if s.get("effort"):
         content.append(paragraph(s["effort"]))
@@ -193,13 +229,19 @@ def trust(facts: Facts) -> Html:
         )
     doubtful = np.flatnonzero(~(k <= PARETO_LIMIT))
     if len(doubtful):
-        order = doubtful[np.argsort(-np.nan_to_num(k[doubtful], nan=np.inf), kind="stable")][
-            :DOUBTFUL
-        ]
-        more = "" if len(order) == len(doubtful) else f", the {len(order)} worst of {len(doubtful)}"
+        order = doubtful[
+            np.argsort(-np.nan_to_num(k[doubtful], nan=np.inf), kind="stable")
+        ][:DOUBTFUL]
+        more = (
+            ""
+            if len(order) == len(doubtful)
+            else f", the {len(order)} worst of {len(doubtful)}"
+        )
         content.append(
             _data_table(
-                facts, order, f"Data with Pareto k above {PARETO_LIMIT}{more}, counted from 0"
+                facts,
+                order,
+                f"Data with Pareto k above {PARETO_LIMIT}{more}, counted from 0",
             )
         )
     return join(content)
@@ -214,7 +256,9 @@ def _called_by(facts: Facts) -> list[str]:
 def _called(facts: Facts, i: int) -> dict[str, str]:
     """Which datum it is: its row in the file, its name and label; its place in the evaluation where that is all."""
     keys = ("row", "name", "label")
-    return {k: str(facts.columns[k][i]) for k in keys if k in facts.columns} or {"datum": str(i)}
+    return {k: str(facts.columns[k][i]) for k in keys if k in facts.columns} or {
+        "datum": str(i)
+    }
 
 
 def _data_table(facts: Facts, order: np.ndarray, caption: str) -> Html:
@@ -241,7 +285,8 @@ def training(facts: Facts) -> Html:
     history = facts.history
     if not history:
         return paragraph(
-            "The run folder has no metrics.csv with the course of the training.", class_="missing"
+            "The run folder has no metrics.csv with the course of the training.",
+            class_="missing",
         )
     last = history[-1]
     ends = f"{number(last['elbo'])} on training data and {number(last['validation_elbo'])} on validation data"
@@ -268,7 +313,9 @@ def samples(facts: Facts) -> Html:
     prior = "prior" if "prior" in facts.pictures else "prior_samples"
     if facts.is_table:
         other = "prior_samples" if prior == "prior" else "prior"
-        return shown(facts, {name: text for name, text in OF_TABLES.items() if name != other})
+        return shown(
+            facts, {name: text for name, text in OF_TABLES.items() if name != other}
+        )
     names = (prior, *(name for name in CAPTIONS if not name.startswith("prior")))
     pictures = shown(facts, {name: CAPTIONS[name] for name in names})
     wanted = on_run("sample", facts.folder, place=facts.place)
@@ -295,7 +342,9 @@ def worst(facts: Facts) -> Html:
         content.append(_thumbnails(facts, order))
     content.append(
         _data_table(
-            facts, order, f"The {len(order)} data with the lowest log p(x); rows are counted from 0"
+            facts,
+            order,
+            f"The {len(order)} data with the lowest log p(x); rows are counted from 0",
         )
     )
     return join(content)
@@ -303,19 +352,26 @@ def worst(facts: Facts) -> Html:
 
 def _thumbnails(facts: Facts, order: np.ndarray) -> Html:
     chosen = np.stack(
-        [facts.data[i : i + 1][0].detach().cpu().float().numpy() for i in order.tolist()]
+        [
+            facts.data[i : i + 1][0].detach().cpu().float().numpy()
+            for i in order.tolist()
+        ]
     )
     low, high = min(0.0, float(np.nanmin(chosen))), max(1.0, float(np.nanmax(chosen)))
     chosen = np.nan_to_num(chosen, nan=low)  # what was not seen
     shown = []
     for i, x in zip(
-        order.tolist(), ((chosen - low) / (high - low) * 255).round().astype(np.uint8), strict=True
+        order.tolist(),
+        ((chosen - low) / (high - low) * 255).round().astype(np.uint8),
+        strict=True,
     ):
         pixels = x if x.ndim == 2 else x[0] if len(x) == 1 else np.moveaxis(x, 0, -1)
         value = number(facts.columns["values"][i], 0.1)
         words = [v if k == "name" else f"{k} {v}" for k, v in _called(facts, i).items()]
         called = ", ".join(words)
-        image = picture(Image.fromarray(pixels), f"{called}, log p(x) {value}", "pixels")
+        image = picture(
+            Image.fromarray(pixels), f"{called}, log p(x) {value}", "pixels"
+        )
         shown.append(figure(image, caption=f"{called}: {value}"))
     return tag("div", *shown, class_="thumbnails")
 

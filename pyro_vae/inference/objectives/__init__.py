@@ -2,8 +2,20 @@
 
 from pyro_vae.inference.objectives.annealed import Annealed
 from pyro_vae.inference.objectives.base import Objective
-from pyro_vae.inference.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, MeanFieldELBO, Renyi
-from pyro_vae.inference.objectives.gradients import PIWAE, STL, DReG, ReweightedWakeSleep
+from pyro_vae.inference.objectives.bounds import (
+    CIWAE,
+    ELBO,
+    IWAE,
+    MIWAE,
+    MeanFieldELBO,
+    Renyi,
+)
+from pyro_vae.inference.objectives.gradients import (
+    PIWAE,
+    STL,
+    DReG,
+    ReweightedWakeSleep,
+)
 from pyro_vae.inference.objectives.penalties import BetaTC, Capacity, FreeBits, InfoVAE
 
 __all__ = [

@@ -40,10 +40,10 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     """
 
     needs: tuple[str, ...] = ()  # of REQUIREMENTS: what each latent site must offer
-    apart: bool = False  # True: takes the guide's density at each site apart from the draw
-    score_function: bool = (
-        True  # False: the bound's gradient is right as it is for latents without reparameterisation
+    apart: bool = (
+        False  # True: takes the guide's density at each site apart from the draw
     )
+    score_function: bool = True  # False: the bound's gradient is right as it is for latents without reparameterisation
 
     def __init__(self, *, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
@@ -117,14 +117,18 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """The loss of one draw of the terms, as a tensor: nothing is read back to the host."""
-        return self.loss_of(terms(model, guide, *args, num_particles=self.num_particles, **kwargs))
+        return self.loss_of(
+            terms(model, guide, *args, num_particles=self.num_particles, **kwargs)
+        )
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, without gradients."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    def loss_and_grads(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """The loss, after adding its gradient to the parameters (the call that `pyro.infer.SVI` makes)."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
@@ -138,7 +142,11 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
 
 def _chained(t: Terms) -> tuple[str, str] | None:
     """Two latents of which the guide draws the second given the first, seen from how gradients flow."""
-    sites = {n: s for n, s in t.sites.items() if s.q is not None and s.drawn and has_density(s.q)}
+    sites = {
+        n: s
+        for n, s in t.sites.items()
+        if s.q is not None and s.drawn and has_density(s.q)
+    }
     if len(sites) < 2:
         return None
     draws = {name: _made_by(site.value) for name, site in sites.items()}
@@ -161,7 +169,11 @@ def _made_by(value: Tensor) -> set[Any]:
     made = value.grad_fn
     if made is None:
         return set()
-    return {made, *(n for n, _ in made.next_functions)} if "Stack" in made.name() else {made}
+    return (
+        {made, *(n for n, _ in made.next_functions)}
+        if "Stack" in made.name()
+        else {made}
+    )
 
 
 def independent(q: Any) -> bool:
@@ -198,7 +210,10 @@ def _closed_kl(q: Any, p: Any) -> Tensor:
     return torch.distributions.kl_divergence(q, p)
 
 
-_Gaussian = torch.distributions.MultivariateNormal | torch.distributions.LowRankMultivariateNormal
+_Gaussian = (
+    torch.distributions.MultivariateNormal
+    | torch.distributions.LowRankMultivariateNormal
+)
 
 
 def _has_closed_kl(site: Site) -> bool:

@@ -57,7 +57,11 @@ class MeanFieldELBO(Objective):
 
     def bound(self, t: Terms) -> Tensor:
         kl = torch.stack(
-            [closed_kl(s).expand(t.log_px.shape) for s in t.sites.values() if s.q is not None]
+            [
+                closed_kl(s).expand(t.log_px.shape)
+                for s in t.sites.values()
+                if s.q is not None
+            ]
         ).sum(0)
         return (t.log_px - t.weigh(self.beta * kl)).mean(0)
 
@@ -106,7 +110,9 @@ class Renyi(Objective):
 
     def bound(self, t: Terms) -> Tensor:
         power = 1 - self.alpha
-        if abs(power) < 1e-6:  # the limit; closer to it the quotient below loses its digits
+        if (
+            abs(power) < 1e-6
+        ):  # the limit; closer to it the quotient below loses its digits
             return t.log_weight.mean(0)
         return log_mean(power * t.log_weight) / power
 
@@ -134,7 +140,9 @@ class CIWAE(Objective):
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
-        return self.beta * t.log_weight.mean(0) + (1 - self.beta) * log_mean(t.log_weight)
+        return self.beta * t.log_weight.mean(0) + (1 - self.beta) * log_mean(
+            t.log_weight
+        )
 
 
 class MIWAE(Objective):
@@ -158,7 +166,9 @@ class MIWAE(Objective):
         self.groups = divisor(groups, num_particles)
 
     def bound(self, t: Terms) -> Tensor:
-        return log_mean(t.log_weight.unflatten(0, (self.groups, -1)), 1).mean(0)  # from (M, K, B)
+        return log_mean(t.log_weight.unflatten(0, (self.groups, -1)), 1).mean(
+            0
+        )  # from (M, K, B)
 
 
 def divisor(groups: int, num_particles: int) -> int:

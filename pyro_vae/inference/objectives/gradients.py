@@ -23,7 +23,9 @@ def stopped_log_q(t: Terms) -> Tensor:
 
 
 def _stopped_log_q(s: Site) -> Tensor:
-    moved = s.log_q is not None and (not s.drawn or (not s.point and not has_density(s.q)))
+    moved = s.log_q is not None and (
+        not s.drawn or (not s.point and not has_density(s.q))
+    )
     return s.log_q if moved else stopped(s.q).log_prob(s.seen)  # type: ignore[no-any-return,return-value]
 
 
@@ -80,7 +82,9 @@ class DReG(Objective):
     def bound(self, t: Terms) -> Tensor:
         weights = t.log_weight.detach().softmax(0)
         path = t.log_px + t.weigh(t.log_pz - stopped_log_q(t))
-        through_latents(t, lambda g: g * weights.reshape(weights.shape + (1,) * (g.dim() - 2)))
+        through_latents(
+            t, lambda g: g * weights.reshape(weights.shape + (1,) * (g.dim() - 2))
+        )
         return surrogate(log_mean(t.log_weight), (weights * path).sum(0))
 
 
@@ -108,16 +112,24 @@ class PIWAE(Objective):
     def bound(self, t: Terms) -> Tensor:
         log_w = t.log_weight.detach()
         all_weights = log_w.softmax(0)
-        group_weights = log_w.unflatten(0, (self.groups, -1)).softmax(1).flatten(0, 1) / self.groups
+        group_weights = (
+            log_w.unflatten(0, (self.groups, -1)).softmax(1).flatten(0, 1) / self.groups
+        )
         joint = t.log_px + t.weigh(t.log_pz)
         guide = (group_weights * t.weigh(t.log_qz)).sum(0)
-        latents = [s for s in t.sites.values() if s.q is not None and s.seen.requires_grad]
+        latents = [
+            s for s in t.sites.values() if s.q is not None and s.seen.requires_grad
+        ]
         if latents:  # the gradient in z with the guide's weights; the one with the model's weights is stopped
             wanted = torch.autograd.grad(
-                (group_weights * joint).sum(), [s.seen for s in latents], retain_graph=True
+                (group_weights * joint).sum(),
+                [s.seen for s in latents],
+                retain_graph=True,
             )
             for site, g in zip(latents, wanted, strict=True):
-                guide = guide - (g * site.value).reshape(*t.log_qz.shape, -1).sum((0, 2))
+                guide = guide - (g * site.value).reshape(*t.log_qz.shape, -1).sum(
+                    (0, 2)
+                )
             through_latents(t, torch.zeros_like)
         return surrogate(log_mean(t.log_weight), (all_weights * joint).sum(0) - guide)
 
@@ -146,8 +158,11 @@ class ReweightedWakeSleep(Objective):
     def bound(self, t: Terms) -> Tensor:
         weights = t.log_weight.detach().softmax(0)
         through_latents(t, torch.zeros_like)
-        scores = [s.q.log_prob(s.value.detach()) for s in t.sites.values() if s.q is not None]
+        scores = [
+            s.q.log_prob(s.value.detach()) for s in t.sites.values() if s.q is not None
+        ]
         log_q = torch.stack([v.expand(t.log_qz.shape) for v in scores]).sum(0)
         return surrogate(
-            log_mean(t.log_weight), (weights * (t.log_px + t.weigh(t.log_pz) + log_q)).sum(0)
+            log_mean(t.log_weight),
+            (weights * (t.log_px + t.weigh(t.log_pz) + log_q)).sum(0),
         )

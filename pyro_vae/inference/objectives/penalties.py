@@ -14,7 +14,9 @@ from pyro_vae.inference.terms import Site, Terms
 
 
 def _latents(t: Terms) -> list[Site]:
-    return [s for s in t.sites.values() if s.q is not None and s.p is not None and s.drawn]
+    return [
+        s for s in t.sites.values() if s.q is not None and s.p is not None and s.drawn
+    ]
 
 
 class FreeBits(Objective):
@@ -41,7 +43,9 @@ class FreeBits(Objective):
     def bound(self, t: Terms) -> Tensor:
         bound = t.log_px.mean(0)
         for s in _latents(t):
-            kl = s.q.base_dist.log_prob(s.value) - s.p.base_dist.log_prob(s.seen)  # (K, B, D)
+            kl = s.q.base_dist.log_prob(s.value) - s.p.base_dist.log_prob(
+                s.seen
+            )  # (K, B, D)
             bound = bound - t.weigh(kl.mean((0, 1)).clamp_min(self.nats).sum())
         return bound
 
@@ -65,7 +69,11 @@ class Capacity(Objective):
     needs = ("gradient",)
 
     def __init__(
-        self, *, nats: NotNegative = 25.0, gamma: NotNegative = 10.0, num_particles: Count = 1
+        self,
+        *,
+        nats: NotNegative = 25.0,
+        gamma: NotNegative = 10.0,
+        num_particles: Count = 1,
     ) -> None:
         super().__init__(num_particles=num_particles)
         self.nats, self.gamma = nats, gamma
@@ -104,7 +112,9 @@ class BetaTC(Objective):
     ) -> None:
         super().__init__(num_particles=num_particles)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
-        self.size = 0  # as large as the batch until `prepare` says how many data there are
+        self.size = (
+            0  # as large as the batch until `prepare` says how many data there are
+        )
 
     def prepare(self, size: int, epochs: int) -> None:
         self.size = size
@@ -113,7 +123,11 @@ class BetaTC(Objective):
         bound = t.log_px.mean(0)
         for s in _latents(t):
             information, correlation, marginal = self.decompose(s)
-            kl = self.alpha * information + self.beta * correlation + self.gamma * marginal
+            kl = (
+                self.alpha * information
+                + self.beta * correlation
+                + self.gamma * marginal
+            )
             bound = bound - t.weigh(kl.mean(0))
         return bound
 
@@ -122,16 +136,24 @@ class BetaTC(Objective):
         q, m = s.q.base_dist, s.value.shape[1]
         size = max(self.size, m)
         log_own = q.log_prob(s.value)  # (K, B, D)
-        pairs = q.log_prob(s.value.movedim(1, 0).unsqueeze(2))  # [i, k, j, d] = log q(z_ikd | x_j)
+        pairs = q.log_prob(
+            s.value.movedim(1, 0).unsqueeze(2)
+        )  # [i, k, j, d] = log q(z_ikd | x_j)
         log_weights = pairs.new_full(
             (m, 1, m), math.log((size - 1) / (size * (m - 1))) if m > 1 else 0.0
         )
         log_weights.diagonal(dim1=0, dim2=2).fill_(-math.log(size) if m > 1 else 0.0)
         pairs = pairs + log_weights.unsqueeze(-1)
-        log_q = (pairs.sum(-1) - (pairs.shape[-1] - 1) * log_weights).logsumexp(2).T  # (K, B)
+        log_q = (
+            (pairs.sum(-1) - (pairs.shape[-1] - 1) * log_weights).logsumexp(2).T
+        )  # (K, B)
         log_marginals = pairs.logsumexp(2).movedim(0, 1)  # (K, B, D)
         log_p = s.p.base_dist.log_prob(s.seen).sum(-1)
-        return log_own.sum(-1) - log_q, log_q - log_marginals.sum(-1), log_marginals.sum(-1) - log_p
+        return (
+            log_own.sum(-1) - log_q,
+            log_q - log_marginals.sum(-1),
+            log_marginals.sum(-1) - log_p,
+        )
 
 
 class InfoVAE(Objective):
@@ -185,4 +207,6 @@ def squared_mmd(a: Tensor, b: Tensor) -> Tensor:
 
     n = len(a)
     within = kernel(a, a) + kernel(b, b)
-    return (within.sum() - within.diagonal().sum()) / (n * (n - 1)) - 2 * kernel(a, b).mean()
+    return (within.sum() - within.diagonal().sum()) / (n * (n - 1)) - 2 * kernel(
+        a, b
+    ).mean()

@@ -2,7 +2,13 @@
 
 from pyro_vae.models.conditionals.base import Guide, HeadGuide
 from pyro_vae.models.conditionals.flows import IAF, NSF, Householder, Planar, Sylvester
-from pyro_vae.models.conditionals.gaussian import Delta, FullRank, LowRank, MeanField, Mixture
+from pyro_vae.models.conditionals.gaussian import (
+    Delta,
+    FullRank,
+    LowRank,
+    MeanField,
+    Mixture,
+)
 from pyro_vae.models.conditionals.local import Local, SemiAmortized
 
 __all__ = [

@@ -46,13 +46,9 @@ class Guide(Declared, Program):
         features: the encoder's output width, needed only for an encoder that has no `out_shape`.
     """
 
-    amortised: bool = (
-        True  # False: q(z|x) is not made by the encoder, so that inputs that are no data have none
-    )
+    amortised: bool = True  # False: q(z|x) is not made by the encoder, so that inputs that are no data have none
     has_density: bool = True  # False: a point
-    quick_density: bool = (
-        True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
-    )
+    quick_density: bool = True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
     smooth: bool = True  # False: gradients of draws cannot be differentiated once more
 
     def __init__(
@@ -101,7 +97,9 @@ class Guide(Declared, Program):
                     f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"
                 )
             shape, width = likelihood.shape, self.features
-            self.encoder = Standardised(self.encoder, shape, width, view, missing=missing)
+            self.encoder = Standardised(
+                self.encoder, shape, width, view, missing=missing
+            )
 
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""

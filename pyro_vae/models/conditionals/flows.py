@@ -43,7 +43,9 @@ class Planar(HeadGuide):
         features: Count | None = None,
     ) -> None:
         d = latent_dim
-        super().__init__(encoder, d, 2 * d + transforms * (2 * d + 1), features=features)
+        super().__init__(
+            encoder, d, 2 * d + transforms * (2 * d + 1), features=features
+        )
         self.transforms = transforms
         self.narrow(slice(d, 2 * d))
         self.shrink(slice(2 * d, (2 + transforms) * d), 0.01)  # u: nearly the identity
@@ -52,7 +54,9 @@ class Planar(HeadGuide):
         d, t = self.latent_dim, self.transforms
         loc, log_scale, u, w, b = parameters.split([d, d, t * d, t * d, t], -1)
         u, w = u.unflatten(-1, (t, d)), w.unflatten(-1, (t, d))
-        steps = [flows.PlanarStep(u[..., i, :], w[..., i, :], b[..., i]) for i in range(t)]
+        steps = [
+            flows.PlanarStep(u[..., i, :], w[..., i, :], b[..., i]) for i in range(t)
+        ]
         return Pushforward(DiagonalNormal(loc, log_scale), steps)
 
 
@@ -84,14 +88,18 @@ class Householder(HeadGuide):
         transforms: Layers = 8,
         features: Count | None = None,
     ) -> None:
-        super().__init__(encoder, latent_dim, (2 + transforms) * latent_dim, features=features)
+        super().__init__(
+            encoder, latent_dim, (2 + transforms) * latent_dim, features=features
+        )
         self.transforms = transforms
         self.narrow(slice(latent_dim, 2 * latent_dim))
         self.shrink(slice(2 * latent_dim, None), 0.01)
-        with torch.no_grad():  # pairs of reflections that undo each other: nearly the identity
-            pairs = torch.randn(-(-transforms // 2), latent_dim).repeat_interleave(2, 0)[
-                :transforms
-            ]
+        with (
+            torch.no_grad()
+        ):  # pairs of reflections that undo each other: nearly the identity
+            pairs = torch.randn(-(-transforms // 2), latent_dim).repeat_interleave(
+                2, 0
+            )[:transforms]
             self.head.bias[2 * latent_dim :] = pairs.flatten()
 
     def family(self, parameters: Tensor) -> Distribution:
@@ -139,20 +147,35 @@ class Sylvester(HeadGuide):
         d, t = latent_dim, transforms
         self._m = min(columns, d) if kind == "orthogonal" else d
         rows, cols = torch.triu_indices(self._m, self._m, offset=1)
-        q = 0 if kind == "triangular" else d * (self._m if kind == "orthogonal" else columns)
-        self._sizes = [d, d, *(t * n for n in (self._m, len(rows), self._m, len(rows), self._m, q))]
+        q = (
+            0
+            if kind == "triangular"
+            else d * (self._m if kind == "orthogonal" else columns)
+        )
+        self._sizes = [
+            d,
+            d,
+            *(t * n for n in (self._m, len(rows), self._m, len(rows), self._m, q)),
+        ]
         super().__init__(encoder, d, sum(self._sizes), features=features)
         self.transforms, self.kind = transforms, kind
         self.narrow(slice(d, 2 * d))
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", cols, persistent=False)
-        self.shrink(slice(2 * d, 2 * d + sum(self._sizes[2:4])), 0.01)  # R: nearly the identity
+        self.shrink(
+            slice(2 * d, 2 * d + sum(self._sizes[2:4])), 0.01
+        )  # R: nearly the identity
 
     def family(self, parameters: Tensor) -> Distribution:
         t = self.transforms
         loc, log_scale, *rest = parameters.split(self._sizes, -1)
-        diagonal1, above1, diagonal2, above2, b, q = (p.unflatten(-1, (t, -1)) for p in rest)
-        r1, r2 = self._upper(diagonal1, above1), self._upper(diagonal2, above2)  # (..., t, M, M)
+        diagonal1, above1, diagonal2, above2, b, q = (
+            p.unflatten(-1, (t, -1)) for p in rest
+        )
+        r1, r2 = (
+            self._upper(diagonal1, above1),
+            self._upper(diagonal2, above2),
+        )  # (..., t, M, M)
         basis = self._basis(q)
         steps = [
             flows.SylvesterStep(
@@ -173,7 +196,10 @@ class Sylvester(HeadGuide):
         identity = torch.eye(d, dtype=q.dtype, device=q.device)
         if self.kind == "triangular":
             return torch.stack(
-                [identity.flip(0) if i % 2 else identity for i in range(self.transforms)]
+                [
+                    identity.flip(0) if i % 2 else identity
+                    for i in range(self.transforms)
+                ]
             )
         vectors = q.unflatten(-1, (d, -1))
         if self.kind == "orthogonal":
@@ -191,17 +217,23 @@ class _MaskedNetwork(nn.Module):
     Source: Germain, Gregor, Murray & Larochelle 2015, MADE: Masked Autoencoder for Distribution Estimation.
     """
 
-    def __init__(self, d: int, context: int, hidden: tuple[int, ...], *, reverse: bool) -> None:
+    def __init__(
+        self, d: int, context: int, hidden: tuple[int, ...], *, reverse: bool
+    ) -> None:
         super().__init__()
         degrees = [torch.arange(d).flip(0) if reverse else torch.arange(d)]
         degrees += [torch.arange(width) % max(d - 1, 1) for width in hidden]
         outputs = degrees[0].repeat(2)
         layers = []
-        for i, (before, after) in enumerate(zip(degrees, [*degrees[1:], outputs], strict=True)):
+        for i, (before, after) in enumerate(
+            zip(degrees, [*degrees[1:], outputs], strict=True)
+        ):
             layers.append(nn.Linear(len(before), len(after)))
             last = i == len(hidden)
             mask = before < after[:, None] if last else before <= after[:, None]
-            self.register_buffer(f"mask_{i}", mask.to(torch.get_default_dtype()), persistent=False)
+            self.register_buffer(
+                f"mask_{i}", mask.to(torch.get_default_dtype()), persistent=False
+            )
         self.layers = nn.ModuleList(layers)
         self.conditions = nn.Linear(context, hidden[0] if hidden else 2 * d, bias=False)
         with torch.no_grad():  # nearly the identity
@@ -258,7 +290,9 @@ class IAF(HeadGuide):
         context: Count = 50,
         features: Count | None = None,
     ) -> None:
-        super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
+        super().__init__(
+            encoder, latent_dim, 2 * latent_dim + context, features=features
+        )
         self.narrow(slice(latent_dim, 2 * latent_dim))
         self.networks = nn.ModuleList(
             _MaskedNetwork(latent_dim, context, hidden, reverse=i % 2 == 1)
@@ -267,7 +301,9 @@ class IAF(HeadGuide):
 
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim
-        loc, log_scale, context = parameters.split([d, d, parameters.shape[-1] - 2 * d], -1)
+        loc, log_scale, context = parameters.split(
+            [d, d, parameters.shape[-1] - 2 * d], -1
+        )
         return Pushforward(
             DiagonalNormal(loc, log_scale),
             [flows.Autoregressive(net, context) for net in self.networks],
@@ -307,7 +343,9 @@ class NSF(HeadGuide):
         context: Count = 50,
         features: Count | None = None,
     ) -> None:
-        super().__init__(encoder, latent_dim, 2 * latent_dim + context, features=features)
+        super().__init__(
+            encoder, latent_dim, 2 * latent_dim + context, features=features
+        )
         self.narrow(slice(latent_dim, 2 * latent_dim))
         self.flow = flow(
             "nsf", latent_dim, context, transforms=transforms, hidden=hidden, bins=bins
@@ -315,7 +353,9 @@ class NSF(HeadGuide):
 
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim
-        loc, log_scale, context = parameters.split([d, d, parameters.shape[-1] - 2 * d], -1)
+        loc, log_scale, context = parameters.split(
+            [d, d, parameters.shape[-1] - 2 * d], -1
+        )
         noise = DiagonalNormal(torch.zeros_like(loc), torch.zeros_like(loc))
         return Pushforward(
             noise, [flows.Zuko(self.flow, context), flows.AffineStep(loc, log_scale)]

@@ -51,7 +51,9 @@ class FullRank(HeadGuide):
         self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
     ) -> None:
         rows, columns = torch.tril_indices(latent_dim, latent_dim, offset=-1)
-        super().__init__(encoder, latent_dim, 2 * latent_dim + len(rows), features=features)
+        super().__init__(
+            encoder, latent_dim, 2 * latent_dim + len(rows), features=features
+        )
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         self.narrow(slice(latent_dim, 2 * latent_dim))
@@ -63,7 +65,9 @@ class FullRank(HeadGuide):
         scale = log_diagonal.exp()
         scale_tril = torch.diag_embed(scale)  # (..., d, d)
         # In scales and over sqrt(d), the many small steps that Adam takes add up to little noise in each latent.
-        scale_tril[..., self.rows, self.columns] = below * scale[..., self.rows] / math.sqrt(d)
+        scale_tril[..., self.rows, self.columns] = (
+            below * scale[..., self.rows] / math.sqrt(d)
+        )
         return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
@@ -96,7 +100,9 @@ class LowRank(HeadGuide):
         rank: Count = 2,
         features: Count | None = None,
     ) -> None:
-        super().__init__(encoder, latent_dim, (2 + rank) * latent_dim, features=features)
+        super().__init__(
+            encoder, latent_dim, (2 + rank) * latent_dim, features=features
+        )
         self.rank = rank
         self.narrow(slice(latent_dim, 2 * latent_dim))
         self.shrink(
@@ -148,7 +154,9 @@ class Mixture(HeadGuide):
         components: Count = 5,
         features: Count | None = None,
     ) -> None:
-        super().__init__(encoder, latent_dim, components * (1 + 2 * latent_dim), features=features)
+        super().__init__(
+            encoder, latent_dim, components * (1 + 2 * latent_dim), features=features
+        )
         self.components = components
         self.narrow(slice(components * (1 + latent_dim), None))
 

@@ -46,10 +46,14 @@ class _Refined(Guide):
         """
         model = getattr(self, "_model", None)
         if model is None:
-            raise InputError(f"{type(self).__name__} looks at the model: put both into a VAE first")
+            raise InputError(
+                f"{type(self).__name__} looks at the model: put both into a VAE first"
+            )
         q = family(parameters)
         z = q.rsample()
-        bound = model.log_prob({**data, "z": z}) - (q if self.amortised else stopped(q)).log_prob(z)
+        bound = model.log_prob({**data, "z": z}) - (
+            q if self.amortised else stopped(q)
+        ).log_prob(z)
         return torch.autograd.grad(bound.sum(), parameters, create_graph=twice)[0]
 
 
@@ -105,7 +109,11 @@ class Local(_Refined):
                 g = self._gradient(data, at, self.family, twice=False)
                 first, second = 0.9 * first + 0.1 * g, 0.99 * second + 0.01 * g * g
                 move = first / (1 - 0.9**i) / ((second / (1 - 0.99**i)).sqrt() + 1e-8)
-                at = (at + self.rate * (1 - (i - 1) / self.steps) * move).detach().requires_grad_()
+                at = (
+                    (at + self.rate * (1 - (i - 1) / self.steps) * move)
+                    .detach()
+                    .requires_grad_()
+                )
         return start + (at.detach() - start.detach())
 
 
@@ -159,7 +167,11 @@ class SemiAmortized(_Refined):
             raise InputError(
                 f"SemiAmortized differentiates through gradients, which {name} does not carry twice"
             )
-        self.latent_dim, self.features, self.steps = latent_dim, self.start.features, steps
+        self.latent_dim, self.features, self.steps = (
+            latent_dim,
+            self.start.features,
+            steps,
+        )
         self.quick_density = self.start.quick_density
         self.log_rate = nn.Parameter(torch.tensor(float(rate)).log())
 

@@ -10,7 +10,11 @@ from pyro_vae.models.likelihoods.continuous import (
     StudentT,
 )
 from pyro_vae.models.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflated
-from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, DiscretizedLogistic
+from pyro_vae.models.likelihoods.discrete import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+)
 from pyro_vae.models.likelihoods.masked import SelfMasking
 from pyro_vae.models.likelihoods.mixture import DiscretizedLogisticMixture
 from pyro_vae.models.likelihoods.ordinal import Ordinal

@@ -28,9 +28,7 @@ class Likelihood(Declared, nn.Module, ABC):
 
     support: Representation
     channels: int = 1
-    sized: bool = (
-        False  # whether the mass is given the total count of the datum, `forward(h, total)`,
-    )
+    sized: bool = False  # whether the mass is given the total count of the datum, `forward(h, total)`,
     typical_total: Tensor  # and then the total of a draw
     # How much the decoder's outputs vary over the prior when training starts, `None`: as the network has it. A start
     # that guesses wildly costs hundreds of nats; the first thing that the decoder then learns is to ignore z, for good.
@@ -38,7 +36,9 @@ class Likelihood(Declared, nn.Module, ABC):
     examples: int = 0  # training data that `meet` wants to see before the start
     # How an encoder sees its values as a column of a table, where the numbers that it takes do not say it.
     seen_as: Kind | None = None
-    missing: bool = False  # whether elements of x may be nan, which were not seen; a `VAE` says it
+    missing: bool = (
+        False  # whether elements of x may be nan, which were not seen; a `VAE` says it
+    )
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -91,7 +91,9 @@ class Likelihood(Declared, nn.Module, ABC):
         Raises:
             InputError: where the elements of x are not independent given z.
         """
-        if not isinstance(p, dist.Independent) or p.reinterpreted_batch_ndims != len(self.shape):
+        if not isinstance(p, dist.Independent) or p.reinterpreted_batch_ndims != len(
+            self.shape
+        ):
             raise InputError(
                 f"{type(self).__name__} gives several elements of x one density, so that none can be left out of it: "
                 "for data with missing values choose another likelihood"

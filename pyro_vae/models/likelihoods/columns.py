@@ -79,7 +79,9 @@ class Columns(Likelihood):
     def _outputs(self, h: Tensor) -> list[tuple[Any, Tensor]]:
         """Each column's likelihood and its outputs of the decoder, `(..., channels, 1)`."""
         if self.alike:
-            each = h.flatten(h.dim() - len(self.shape)).split(1, -1)  # (..., channels, 1)
+            each = h.flatten(h.dim() - len(self.shape)).split(
+                1, -1
+            )  # (..., channels, 1)
         else:
             each = tuple(o.unsqueeze(-1) for o in h.split(self.widths, -1))
         return list(zip(self.members, each, strict=True))
@@ -90,12 +92,16 @@ class Columns(Likelihood):
 
     def partly(self, p: Any) -> Distribution:
         members: Any = self.members
-        parts = [member.partly(part) for member, part in zip(members, p.parts, strict=True)]
+        parts = [
+            member.partly(part) for member, part in zip(members, p.parts, strict=True)
+        ]
         return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
 
     def unseen(self, p: Any) -> Any:
         members: Any = self.members
-        parts = [member.unseen(part) for member, part in zip(members, p.parts, strict=True)]
+        parts = [
+            member.unseen(part) for member, part in zip(members, p.parts, strict=True)
+        ]
         return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
 
     def typical(self, p: Any) -> Tensor:
@@ -105,8 +111,12 @@ class Columns(Likelihood):
 
     def point(self, p: Any, weights: Tensor) -> Tensor:
         members: Any = self.members
-        parts = [m.point(part, weights) for m, part in zip(members, p.parts, strict=True)]
-        return torch.cat([part.to(weights) for part in parts], -1).unflatten(-1, self.shape)
+        parts = [
+            m.point(part, weights) for m, part in zip(members, p.parts, strict=True)
+        ]
+        return torch.cat([part.to(weights) for part in parts], -1).unflatten(
+            -1, self.shape
+        )
 
     def check(self, x: Tensor) -> None:
         for name, member, values in self._of_columns(x):
@@ -149,7 +159,9 @@ class Columns(Likelihood):
 
 def _members(columns: Any, count: int) -> tuple[tuple[str, ...], list[Likelihood]]:
     """The names of columns, and the likelihood of each."""
-    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
+    if not isinstance(columns, Mapping) or not all(
+        isinstance(name, str) for name in columns
+    ):
         raise InputError(
             f"columns={shown(columns)} of Columns must name columns and what makes the likelihood of each, as in "
             "{'age': Poisson}"
@@ -174,7 +186,9 @@ def _typical(member: Any, part: Any) -> Tensor:
     """One number that stands for a column."""
     match _seen(member).kind:
         case "order":
-            whole = getattr(part, "whole", part)  # without the mask of what was not seen
+            whole = getattr(
+                part, "whole", part
+            )  # without the mask of what was not seen
             return whole.base_dist.median  # type: ignore[no-any-return]
         case "bit" | "category":
             return part.mode.nan_to_num()  # type: ignore[no-any-return]

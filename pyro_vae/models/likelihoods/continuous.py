@@ -55,7 +55,9 @@ class LocationScale(Likelihood):
         self.register_buffer("spread", torch.ones(self.shape))
         self.register_buffer("floor", None)
         if scale in ("learned", "element"):
-            self.log_scale = nn.Parameter(torch.zeros(self.shape if scale == "element" else ()))
+            self.log_scale = nn.Parameter(
+                torch.zeros(self.shape if scale == "element" else ())
+            )
 
     @abstractmethod
     def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:
@@ -87,7 +89,9 @@ class LocationScale(Likelihood):
         if self.scale in ("learned", "element"):
             typical = self._log_scale_of(std)
             self.log_scale.copy_(
-                typical if self.scale == "element" else (2 * typical).exp().mean().log() / 2
+                typical
+                if self.scale == "element"
+                else (2 * typical).exp().mean().log() / 2
             )
 
     def keep_above(self, floor: Tensor) -> None:
@@ -110,7 +114,9 @@ class LocationScale(Likelihood):
 
 def _positive(value: Any) -> bool:
     return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 < value < float("inf")
     )
 
 
@@ -223,7 +229,9 @@ class Beta(Likelihood):
     channels = 2
 
     def forward(self, h: Tensor) -> Distribution:
-        logit, log_precision = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
+        logit, log_precision = wide(h).unbind(
+            -len(self.shape) - 1
+        )  # each (..., *shape)
         return _OpenUnit(LogitBeta(logit, log_precision), len(self.shape), like=h)
 
     def check(self, x: Tensor) -> None:

@@ -8,7 +8,11 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
-from pyro_vae.distributions.counts import LogNegativeBinomial, LogPoisson, ZeroInflatedCounts
+from pyro_vae.distributions.counts import (
+    LogNegativeBinomial,
+    LogPoisson,
+    ZeroInflatedCounts,
+)
 from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import Likelihood
@@ -41,7 +45,9 @@ class Counting(Likelihood):
         axes = len(self.shape)
         total = self.typical_total if total is None else total
         shares = h.flatten(-axes).log_softmax(-1).unflatten(-1, self.shape)
-        return shares + total.to(h).clamp_min(NOTHING).log().reshape(*total.shape, *[1] * axes)
+        return shares + total.to(h).clamp_min(NOTHING).log().reshape(
+            *total.shape, *[1] * axes
+        )
 
     def start_total(self, mean: Tensor) -> None:
         """Keep the mean total count of the data, from the mean of each element."""
@@ -54,7 +60,9 @@ class Counting(Likelihood):
         bits = self.bits if single else 32
         most = x.max().item() if x.numel() else 0
         if most >= 2**bits:
-            double = "use --precision float64 (in Python, float64 data and vae.double())"
+            double = (
+                "use --precision float64 (in Python, float64 data and vae.double())"
+            )
             raise InputError(
                 f"x holds the count {int(most):,}, and {type(self).__name__} is exact for counts below 2^{bits} = "
                 f"{2**bits:,}{' in float32' if bits < 32 else ''}; {double if bits < 32 else 'count in a larger unit'}"
@@ -79,7 +87,9 @@ class Poisson(Counting):
         super().__init__(shape, size=size)
 
     def forward(self, h: Tensor, total: Tensor | None = None) -> Distribution:
-        log_rate = self.log_mean(wide(h).squeeze(-len(self.shape) - 1), total)  # (..., *shape)
+        log_rate = self.log_mean(
+            wide(h).squeeze(-len(self.shape) - 1), total
+        )  # (..., *shape)
         return Wide(LogPoisson(log_rate), len(self.shape), like=h)
 
     @torch.no_grad()
@@ -120,7 +130,9 @@ class NegativeBinomial(Counting):
     ) -> None:
         super().__init__(shape, size=size)
         self.channels = 2 if dispersion == "network" else 1
-        self.log_r = nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
+        self.log_r = (
+            nn.Parameter(torch.zeros(self.shape)) if dispersion == "element" else None
+        )
 
     def forward(self, h: Tensor, total: Tensor | None = None) -> Distribution:
         first, *rest = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
@@ -173,7 +185,10 @@ class ZeroInflated(Likelihood):
     ) -> None:
         super().__init__(shape)
         inner = likelihood(self.shape) if callable(likelihood) else None
-        if not isinstance(inner, Likelihood) or inner.support is not Representation.COUNTS:
+        if (
+            not isinstance(inner, Likelihood)
+            or inner.support is not Representation.COUNTS
+        ):
             raise InputError(
                 f"likelihood={likelihood!r} of ZeroInflated must be one of counts, such as Poisson"
             )
@@ -201,7 +216,9 @@ class ZeroInflated(Likelihood):
         """A gate of one in ten, and the moments that the counts behind it must have."""
         h = self.inner.starting_output(*_behind_the_gate(mean, std))
         return (
-            None if h is None else torch.cat([torch.full_like(mean, GATE).logit().unsqueeze(0), h])
+            None
+            if h is None
+            else torch.cat([torch.full_like(mean, GATE).logit().unsqueeze(0), h])
         )
 
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:

@@ -38,7 +38,9 @@ class Bernoulli(Likelihood):
     def forward(self, h: Tensor) -> Distribution:
         logits = h.squeeze(-len(self.shape) - 1)  # (..., *shape)
         return _Bits(
-            dist.Bernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False
+            dist.Bernoulli(logits=logits, validate_args=False),
+            len(self.shape),
+            validate_args=False,
         )
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
@@ -82,7 +84,9 @@ class _LogBits(torch.autograd.Function):
         ctx.save_for_backward(x, logits)
         groups = -(-logits.shape[-1] // FACTORS)
         factors = pad(
-            logits.abs().neg().exp() + 1, (0, groups * FACTORS - logits.shape[-1]), value=1.0
+            logits.abs().neg().exp() + 1,
+            (0, groups * FACTORS - logits.shape[-1]),
+            value=1.0,
         )
         logarithms = factors.unflatten(-1, (FACTORS, groups)).prod(-2).log().sum(-1)
         return (x * logits - logits.clamp_min(0)).sum(-1) - logarithms
@@ -142,7 +146,9 @@ class Categorical(Levels):
 
     def forward(self, h: Tensor) -> Distribution:
         logits = h.movedim(-len(self.shape) - 1, -1)  # (..., *shape, levels)
-        return NumberedCategorical(logits=logits, validate_args=False).to_event(len(self.shape))
+        return NumberedCategorical(logits=logits, validate_args=False).to_event(
+            len(self.shape)
+        )
 
     def meet(self, x: Tensor) -> None:
         """Keep the share of each level, half a datum more for each."""
@@ -150,7 +156,9 @@ class Categorical(Levels):
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
         """The logarithms of the levels' shares, once there were data."""
-        return None if self._shares is None else self._shares.log().to(mean).movedim(-1, 0)
+        return (
+            None if self._shares is None else self._shares.log().to(mean).movedim(-1, 0)
+        )
 
 
 def shares(x: Tensor, levels: int) -> Tensor:
@@ -159,7 +167,9 @@ def shares(x: Tensor, levels: int) -> Tensor:
     They add up to 1, and none is 0. What is nan was not seen.
     """
     columns = (column[~column.isnan()].long() for column in x.flatten(1).T)
-    counts = torch.stack([column.bincount(minlength=levels) for column in columns]) + 0.5
+    counts = (
+        torch.stack([column.bincount(minlength=levels) for column in columns]) + 0.5
+    )
     shared = counts.double() / counts.sum(-1, keepdim=True)
     return shared.reshape(*x.shape[1:], levels)
 
@@ -172,7 +182,9 @@ class NumberedCategorical(dist.Categorical):
 
     @property
     def mean(self) -> Tensor:
-        return (self.probs * torch.arange(self.probs.shape[-1], device=self.probs.device)).sum(-1)
+        return (
+            self.probs * torch.arange(self.probs.shape[-1], device=self.probs.device)
+        ).sum(-1)
 
     @property
     def median(self) -> Tensor:
@@ -257,7 +269,9 @@ class DiscretizedLogistic(LogisticLevels):
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         return torch.stack(
-            [(mean - self.shift) / self.spread, self._log_scale_of(std)][: self.channels]
+            [(mean - self.shift) / self.spread, self._log_scale_of(std)][
+                : self.channels
+            ]
         )
 
     @torch.no_grad()
@@ -274,7 +288,11 @@ class RoundedLogistic(TorchDistribution):
     has_rsample = False
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int) -> None:
-        self.loc, self.scale, self.levels = loc, scale, levels  # one scale for many data stays one
+        self.loc, self.scale, self.levels = (
+            loc,
+            scale,
+            levels,
+        )  # one scale for many data stays one
         shape = torch.broadcast_shapes(loc.shape, scale.shape)
         super().__init__(shape, validate_args=False)
 
@@ -288,16 +306,26 @@ class RoundedLogistic(TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         with torch.no_grad():
             u = torch.rand(
-                self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
+                self._extended_shape(sample_shape),
+                dtype=self.loc.dtype,
+                device=self.loc.device,
             )
-            return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.levels - 1)
+            return (
+                (self.loc + self.scale * torch.logit(u))
+                .round()
+                .clamp(0, self.levels - 1)
+            )
 
     def log_prob(self, x: Tensor) -> Tensor:
         # log(F(a) - F(b)) = log F(a) + log F(-b) + log(1 - exp(b - a)), and a - b = 1 / scale: nothing cancels.
         a, b = (x + 0.5 - self.loc) / self.scale, (x - 0.5 - self.loc) / self.scale
         below = logsigmoid(a).where(x < self.levels - 1, 0.0)
         above = logsigmoid(-b).where(x > 0, 0.0)
-        width = (-torch.expm1(-1 / self.scale)).log().where((x > 0) & (x < self.levels - 1), 0.0)
+        width = (
+            (-torch.expm1(-1 / self.scale))
+            .log()
+            .where((x > 0) & (x < self.levels - 1), 0.0)
+        )
         return below + above + width
 
     def _above(self, k: Tensor | int) -> Tensor:

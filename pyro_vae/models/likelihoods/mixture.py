@@ -11,7 +11,11 @@ from torch import Tensor
 
 from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.foundation.checks import Count
-from pyro_vae.models.likelihoods.discrete import LevelCount, LogisticLevels, RoundedLogistic
+from pyro_vae.models.likelihoods.discrete import (
+    LevelCount,
+    LogisticLevels,
+    RoundedLogistic,
+)
 from pyro_vae.networks import Shape
 
 
@@ -39,7 +43,9 @@ class DiscretizedLogisticMixture(LogisticLevels):
     -0.6931
     """
 
-    def __init__(self, shape: Shape, *, levels: LevelCount = 256, components: Count = 5) -> None:
+    def __init__(
+        self, shape: Shape, *, levels: LevelCount = 256, components: Count = 5
+    ) -> None:
         super().__init__(shape, levels=levels)
         self.components = components
         self.colours = self.shape[0] if len(self.shape) == 3 else 1
@@ -48,13 +54,19 @@ class DiscretizedLogisticMixture(LogisticLevels):
     def forward(self, h: Tensor) -> Distribution:
         dim, k = -len(self.shape) - 1, self.components
         sizes = [k, k, k, self.channels - 3 * k]
-        logits, loc, log_scale, a = wide(h).split(sizes, dim)  # each (..., its size, *shape)
+        logits, loc, log_scale, a = wide(h).split(
+            sizes, dim
+        )  # each (..., its size, *shape)
         shift, spread = wide(self.shift), wide(self.spread)
         loc, scale = shift + spread * loc, spread * log_scale.exp()
         if self.colours > 1:
             lower = self._lower(a)
             loc = loc - shift * lower.sum(-3)
-            return Wide(_ColourMixture(logits.mean(-3), loc, scale, lower, self.levels), 0, like=h)
+            return Wide(
+                _ColourMixture(logits.mean(-3), loc, scale, lower, self.levels),
+                0,
+                like=h,
+            )
         logits, loc, scale = (
             part.movedim(dim, -1) for part in (logits, loc, scale)
         )  # (..., *shape, K)
@@ -68,7 +80,9 @@ class DiscretizedLogisticMixture(LogisticLevels):
         """`tanh(a)` as matrices `(..., K, C, C, H, W)` that are zero on and above the diagonal."""
         c, height, width = self.shape
         rows, columns = torch.tril_indices(c, c, -1, device=a.device)
-        a = a.reshape(*a.shape[:-4], self.components, -1, height, width)[..., : len(rows), :, :]
+        a = a.reshape(*a.shape[:-4], self.components, -1, height, width)[
+            ..., : len(rows), :, :
+        ]
         lower = a.new_zeros(*a.shape[:-3], c, c, height, width)
         lower[..., rows, columns, :, :] = a.tanh()
         return lower
@@ -81,7 +95,9 @@ class DiscretizedLogisticMixture(LogisticLevels):
         ) / k  # in (-1, 1)
         offsets = offsets.reshape(k, *[1] * mean.dim())
         loc = (mean + offsets * std - self.shift) / self.spread
-        log_scale = self._log_scale_of(std * (1 - offsets.square().mean()).sqrt()).expand_as(loc)
+        log_scale = self._log_scale_of(
+            std * (1 - offsets.square().mean()).sqrt()
+        ).expand_as(loc)
         rest = loc.new_zeros(self.channels - 3 * k, *mean.shape)
         return torch.cat([torch.zeros_like(loc), loc, log_scale, rest])
 
@@ -118,7 +134,9 @@ class _ColourMixture(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.integer_interval(0, self.levels - 1), 3)
+        return constraints.independent(
+            constraints.integer_interval(0, self.levels - 1), 3
+        )
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "_ColourMixture":
         parts = self.logits, self.loc, self.scale, self.lower
@@ -147,7 +165,9 @@ class _ColourMixture(TorchDistribution):
             x = p.loc[..., :0, :, :]
             for _ in range(self.event_shape[0]):
                 x = torch.cat([x, p._colour(x).sample().unsqueeze(-3)], -3)
-            k = dist.Categorical(logits=p.logits.movedim(-3, -1)).sample()[..., None, None, :, :]
+            k = dist.Categorical(logits=p.logits.movedim(-3, -1)).sample()[
+                ..., None, None, :, :
+            ]
             return x.take_along_dim(k, -4).squeeze(-4)
 
     @property
@@ -157,13 +177,20 @@ class _ColourMixture(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         mean = self._means()
-        own = [self._colour(mean[..., :c, :, :]).variance for c in range(self.event_shape[0])]
-        lower = self.lower.movedim((-4, -3), (-2, -1))  # x = lower x + noise of variance `own`
+        own = [
+            self._colour(mean[..., :c, :, :]).variance
+            for c in range(self.event_shape[0])
+        ]
+        lower = self.lower.movedim(
+            (-4, -3), (-2, -1)
+        )  # x = lower x + noise of variance `own`
         effect = torch.linalg.inv(
             torch.eye(len(own), dtype=lower.dtype, device=lower.device) - lower
         )
         variance = (
-            (effect.square() @ torch.stack(own, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, -3)
+            (effect.square() @ torch.stack(own, -1).unsqueeze(-1))
+            .squeeze(-1)
+            .movedim(-1, -3)
         )
         return self._mixed(variance + mean.square()) - self._mixed(mean).square()
 

@@ -55,7 +55,9 @@ class Ordinal(Levels):
 
     def forward(self, h: Tensor) -> Distribution:
         place = wide(h).squeeze(-len(self.shape) - 1).unsqueeze(-1)  # (..., *shape, 1)
-        levels = NumberedCategorical(logits=self._log_masses(place), validate_args=False)
+        levels = NumberedCategorical(
+            logits=self._log_masses(place), validate_args=False
+        )
         return Wide(levels, len(self.shape), like=h)
 
     def _log_masses(self, h: Tensor) -> Tensor:
@@ -64,7 +66,9 @@ class Ordinal(Levels):
         end = torch.zeros_like(b[..., :1])
         below = torch.cat([logsigmoid(b), end], -1)
         above = torch.cat([end, logsigmoid(-b)], -1)
-        width = (-torch.expm1(-wide(self.log_gaps).exp())).log().expand(*b.shape[:-1], -1)
+        width = (
+            (-torch.expm1(-wide(self.log_gaps).exp())).log().expand(*b.shape[:-1], -1)
+        )
         return below + above + torch.cat([end, width, end], -1)
 
     @torch.no_grad()

@@ -59,7 +59,9 @@ class LogNormal(LocationScale):
         least = spread * self.min_scale
         if self.floor is None:
             return least
-        return torch.maximum(least, wide(self.floor).to(least) * (-wide(self.shift)).exp())
+        return torch.maximum(
+            least, wide(self.floor).to(least) * (-wide(self.shift)).exp()
+        )
 
 
 def _of_logarithms(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +98,11 @@ class Gamma(Likelihood):
     ) -> None:
         super().__init__(shape)
         self.channels = 2 if concentration == "network" else 1
-        self.log_k = nn.Parameter(torch.zeros(self.shape)) if concentration == "element" else None
+        self.log_k = (
+            nn.Parameter(torch.zeros(self.shape))
+            if concentration == "element"
+            else None
+        )
         self.register_buffer("log_typical", torch.zeros(self.shape))
 
     def forward(self, h: Tensor) -> Distribution:
