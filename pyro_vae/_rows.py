@@ -1,7 +1,8 @@
 """The rows that a program works on: a split of a run's own data, or other data, as the run would see them."""
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.data.holes import HOW, KEEP
-from pyro_vae.data.inputs import as_data
+from pyro_vae.data.inputs import DataWarning, as_data, fields_of
 from pyro_vae.data.nature import Nature, nature_of
 from pyro_vae.data.own import may_have_holes, options_for
 from pyro_vae.data.representation import Representation, present
@@ -46,6 +47,7 @@ class Rows:
         total: how many there are in the split, or in the file.
         fingerprint: of all of these.
         whole: `x` with the values that were hidden in it on purpose, or `None`.
+        given: of a conditional run the conditions by column, each `(N,)`.
     """
 
     dataset: str
@@ -57,6 +59,7 @@ class Rows:
     total: int
     fingerprint: str
     whole: Split | None = None
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def first(self, n: int | None) -> "Rows":
         """`n` rows spread evenly over these; all of them for `None`."""
@@ -68,7 +71,21 @@ class Rows:
             for name in ("x", "rows", "names", "labels", "whole")
         }
         some = {name: take(v, index) for name, v in of_each.items() if v is not None}
-        return replace(self, **some)
+        given = {name: values[index.numpy()] for name, values in self.given.items()}
+        return replace(self, **some, given=given)
+
+
+def given_of(opened: Run, x: Any) -> dict[str, np.ndarray]:
+    """The conditions of data as a run sees them, by column; nothing of a run without any."""
+    if opened.conditions is None:
+        return {}
+    _, c = fields_of(x)
+    return opened.conditions.decoded(c[:])
+
+
+def strange(opened: Run, given: Mapping[str, Any]) -> list[str]:
+    """Sentences about conditions that are far from those of the training data."""
+    return [] if opened.conditions is None else opened.conditions.strange(given)
 
 
 def own_rows(opened: Run, split: str) -> Rows:
@@ -80,7 +97,16 @@ def own_rows(opened: Run, split: str) -> Rows:
     whole = data.whole_split(split, opened.bridge, dtype=opened.dtype)
     whole = None if whole is None else whole.to(opened.device)
     return Rows(
-        opened.name, split, x, data.rows[split], names, labels, len(x), known, whole
+        opened.name,
+        split,
+        x,
+        data.rows[split],
+        names,
+        labels,
+        len(x),
+        known,
+        whole,
+        given_of(opened, x),
     )
 
 
@@ -118,9 +144,18 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
     names, own_labels = (
         None if v is None else v[ALL] for v in (data.names, data.labels)
     )
-    rows = data.rows[ALL]
+    rows, given = data.rows[ALL], given_of(opened, x)
+    opened.notes += strange(opened, given)
     return Rows(
-        public_name(file), NEW, x, rows, names, own_labels, len(x), found["whole"]
+        public_name(file),
+        NEW,
+        x,
+        rows,
+        names,
+        own_labels,
+        len(x),
+        found["whole"],
+        given=given,
     )
 
 
@@ -320,7 +355,9 @@ def outside(opened: Run, name: str) -> Split | Data:
         data = load_data(name, divide=named, **request)
     except InputError as error:
         raise InputError(str(error).replace("--dataset", "--ood")) from error
-    return seen(opened, data, "test" if named else ALL, f"--ood {name}", strict=True)
+    x = seen(opened, data, "test" if named else ALL, f"--ood {name}", strict=True)
+    opened.notes += strange(opened, given_of(opened, x))
+    return x
 
 
 def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
@@ -374,7 +411,10 @@ def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     if given is not None:
         columns = names if hasattr(given, "columns") else [*given]
         data.given = {name: {ALL: np.asarray(given[name])} for name in columns}
-    return seen(opened, data, ALL, "the array")[:]
+    x = seen(opened, data, ALL, "the array")[:]
+    for sentence in strange(opened, given_of(opened, x)):
+        warnings.warn(sentence, DataWarning, stacklevel=3)
+    return x
 
 
 def _all(kind: Representation, values: Any, plain: Bridge) -> bool:

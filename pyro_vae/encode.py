@@ -30,6 +30,7 @@ from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import DRAWS, run
 from pyro_vae._cli.outputs import Make, draw, put_each, reason
 from pyro_vae._cli.scores import (
+    GIVEN,
     check_tables,
     identity,
     plain,
@@ -135,8 +136,9 @@ def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
 
     Returns:
         `train_mean` and `train_std` of shape `(N, latent_dim)`, the places of these data in their file `train_rows`,
-        `(N,)`, their names `train_names` and labels `train_labels` where they have any, and the same for `validation`
-        and `test`; in the order of the data set. A missing label is nan or an empty text.
+        `(N,)`, their names `train_names` and labels `train_labels` where they have any, of a conditional run what each
+        is given, `train_given_NAME`, and the same for `validation` and `test`; in the order of the data set. A missing
+        label is nan or an empty text.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
@@ -150,9 +152,10 @@ def encode_rows(
 ) -> dict[str, np.ndarray]:
     """The latents of some rows, named as in `encode_run`; those of new data begin with `new_`."""
     mean, std = encode(opened.vae, rows.x, draws=draws)
-    found = {"mean": mean.numpy(), "std": std.numpy()}
-    found |= {f"{key}s": values for key, values in identity(rows).items()}
-    return {f"{rows.split}_{key}": values for key, values in found.items()}
+    arrays = {"mean": mean.numpy(), "std": std.numpy()}
+    for key, values in identity(rows).items():
+        arrays[key if key.startswith(GIVEN) else f"{key}s"] = values
+    return {f"{rows.split}_{key}": values for key, values in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -335,7 +338,7 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     """The latents as a table with a row for each datum.
 
     Columns: `split`, `datum` (its place in the split, from 0), `row` (its place in the file, from 0), `name` where rows
-    have names, `mean_0`, ..., `std_0`, ..., and `label` with labels.
+    have names, what a conditional run is given, `given_...`, `mean_0`, ..., `std_0`, ..., and `label` with labels.
     """
     import pandas
 
@@ -351,6 +354,12 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
             key: arrays[f"{split}_{key}s"]
             for key in ("row", "name")
             if f"{split}_{key}s" in arrays
+        }
+        before = f"{split}_{GIVEN}"
+        columns |= {
+            f"{GIVEN}{key.removeprefix(before)}": values
+            for key, values in arrays.items()
+            if key.startswith(before)
         }
         for kind in ("mean", "std"):
             columns |= {

@@ -11,13 +11,12 @@ if __name__ == "__main__":
     answer(sample_parser())  # before the imports, which take seconds
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas
 import pyro
 import torch
 from matplotlib.figure import Figure
@@ -31,6 +30,7 @@ from pyro_vae.data import evenly
 from pyro_vae.data.conditions import SHOWN as SHOWN_CATEGORIES
 from pyro_vae.data.conditions import assigned, listed
 from pyro_vae.data.inputs import fields_of
+from pyro_vae.data.schema import drawn_by_column
 from pyro_vae.data.streams import batches
 from pyro_vae.evaluation.imputation import draws_given
 from pyro_vae.evaluation.results import PARETO_LIMIT
@@ -42,13 +42,16 @@ from pyro_vae.foundation.memory import affordable
 from pyro_vae.runs import output_folder
 from pyro_vae.trained import Run
 
+if TYPE_CHECKING:
+    import pandas
+
 DATALESS = {
     "prior",
     "manifold",
     "conditions",
 }  # kinds that are drawn from the model alone
 CONDITIONAL = {"conditions", "transfer"}  # kinds for runs with conditions
-OF_TABLES = ("prior", "reconstructions")  # kinds of columns of mixed kinds
+OF_TABLES = ("prior", "reconstructions")  # kinds that are drawn of tables
 SHOWN = 2000  # rows of data beside draws
 AT_A_TIME = 500  # data that are reconstructed
 COPIES = {
@@ -152,16 +155,6 @@ def _condition(opened: Run, given: Mapping[str, str | float] | None) -> Tensor |
     return _seen(opened, opened.conditions.one(given))
 
 
-def _table_of_conditions(
-    opened: Run, options: Any, given: Mapping[str, str | float]
-) -> Callable[[Path], None]:
-    """What writes the conditions of the draws from the prior, a line for each."""
-    c = drawn_under(opened, options.count, options.split, given)
-    assert c is not None
-    assert opened.conditions is not None
-    return as_csv(pandas.DataFrame(opened.conditions.decoded(c)))
-
-
 def _shown(opened: Run, given: Mapping[str, str | float] | None) -> str:
     """Of pictures under several conditions, what is held fixed, and how many categories are left out."""
     assert opened.conditions is not None
@@ -226,8 +219,8 @@ def draw_table(
     split: str = "test",
     mean: bool = False,
     given: Mapping[str, str | float] | None = None,
-) -> tuple[dict[str, Figure], Tensor, Any]:
-    """Draws or reconstructions of a run on a table of mixed kinds.
+) -> tuple[dict[str, Figure], Tensor, "pandas.DataFrame"]:
+    """Draws or reconstructions of a run on a table.
 
     Args:
         opened: the run, from `open_run`.
@@ -238,50 +231,70 @@ def draw_table(
         given: as in `draw`.
 
     Returns:
-        The figures by name, the values `(count, D)`, and the same as a DataFrame.
+        The figures by name, the values `(count, D)`, and the same as a DataFrame, of a conditional run with the
+        conditions that each row was made under.
     """
-    assert opened.schema is not None
-    columns = opened.schema.columns
-
-    def stored(x: Tensor) -> np.ndarray:
-        return opened.bridge.inverse(x).cpu().double().numpy()
-
     if kind == "reconstructions":
-        data, to = opened.split(split), _condition(opened, given)
-        places = evenly(count, len(data))
-        some = data.take(places)
-        parts = [opened.vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
-        (x, _), made = fields_of(some[:]), torch.cat(parts)
-        figure = plots.table_reconstructions(columns, stored(x), stored(made))
-        return (
-            {kind: figure},
-            made,
-            opened.frame(made, opened.data.rows[split][places.numpy()]),
-        )
-    made = opened.vae.sample(count, drawn_under(opened, count, split, given), mean=mean)
+        return _rows_made_again(opened, count, split, given)
+    assert opened.table is not None
+    columns = opened.table.columns
+    c = drawn_under(opened, count, split, given)
+    made = opened.vae.sample(count, c, mean=mean)
     density = "p(x)" if opened.conditions is None else "p(x|c)"
-    tables, names = (
-        [stored(made)],
-        ["means of p(x|z)" if mean else f"draws from {density}"],
-    )
+    tables = [_stored(opened, made)]
+    names = ["means of p(x|z)" if mean else f"draws from {density}"]
     try:
-        beside = stored(_alike(opened, split, given))
-        if len(beside):
-            tables.insert(0, beside)
-            alike = ", ".join(
-                f"{name} = {value}" for name, value in (given or {}).items()
-            )
-            names.insert(0, f"{split} data with {alike}" if alike else f"{split} data")
+        beside = _stored(opened, _alike(opened, split, given))
     except InputError:  # draws need no data
-        pass
+        beside = np.empty((0, len(columns)))
+    if len(beside):
+        tables.insert(0, beside)
+        alike = ", ".join(f"{name} = {value}" for name, value in (given or {}).items())
+        names.insert(0, f"{split} data with {alike}" if alike else f"{split} data")
     title = " and ".join(names)
     if given:
         title += f", {_words(opened, given)}"
-    figures = {
-        "prior": plots.table_marginals(columns, tables, names, title=title),
-        "prior_pairs": plots.table_pairs(columns, tables, names, title=title),
-    }
-    return figures, made, opened.frame(made)
+    figures = {"prior": plots.table_marginals(columns, tables, names, title=title)}
+    if len(columns) > 1:
+        figures["prior_pairs"] = plots.table_pairs(columns, tables, names, title=title)
+    return figures, made, _beside_conditions(opened, opened.frame(made), c)
+
+
+def _rows_made_again(
+    opened: Run, count: int, split: str, given: Mapping[str, str | float] | None
+) -> tuple[dict[str, Figure], Tensor, "pandas.DataFrame"]:
+    """Some rows of a split, made again under their own conditions or those that are given."""
+    assert opened.table is not None
+    data, to = opened.split(split), _condition(opened, given)
+    places = evenly(count, len(data))
+    some = data.take(places)
+    made = torch.cat(
+        [opened.vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)]
+    )
+    x, c = fields_of(some[:])
+    under = c if to is None else to.expand(len(made), -1)
+    figure = plots.table_reconstructions(
+        opened.table.columns, _stored(opened, x), _stored(opened, made)
+    )
+    frame = opened.frame(made, opened.data.rows[split][places.numpy()])
+    return {"reconstructions": figure}, made, _beside_conditions(opened, frame, under)
+
+
+def _stored(opened: Run, x: Tensor) -> np.ndarray:
+    """What a likelihood sees in the units of the table, float64."""
+    return opened.bridge.inverse(x).cpu().double().numpy()
+
+
+def _beside_conditions(
+    opened: Run, frame: "pandas.DataFrame", c: Tensor | None
+) -> "pandas.DataFrame":
+    """A table of rows with a column for each condition that they were made under."""
+    if opened.conditions is None or c is None:
+        return frame
+    columns = opened.conditions.decoded(c)
+    return frame.assign(
+        **{name: values for name, values in columns.items() if name not in frame}
+    )
 
 
 def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -> None:
@@ -352,46 +365,115 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)
     opened = asked(options, data=options.data)
-    if options.given and opened.conditions is None:
-        _write_given(opened, options)
+    given, cells = divided(opened, options.given)
+    _say_given(opened, given, every=bool(cells))
+    if cells:
+        _write_given(opened, cells, given, options)
         return
-    given = {} if opened.conditions is None else opened.conditions.given(options.given)
-    if (
-        given
-        and opened.conditions is not None
-        and len(given) < len(opened.conditions.names)
-    ):
-        print(f"given      {_words(opened, given)}")
     kinds = _kinds(opened, options.kind or (), options.split, given=given)
     _require_memory(opened, kinds, options.count, options.split)
     folder = _folder(opened, options)
     require_writable(folder)
-    if opened.schema is not None:
-        _write_tables(opened, folder, kinds, options, given)
-        return
+    by_column = drawn_by_column(opened.schema, opened.spec.shape)
     for kind in kinds:
-        pyro.set_rng_seed(
-            options.seed
-        )  # each picture is the same whichever others are asked for
+        # Each is the same whichever others are asked for.
+        pyro.set_rng_seed(options.seed)
         with torch.no_grad():
-            figure, values = draw(
-                opened,
-                kind,
-                count=options.count,
-                split=options.split,
-                mean=not options.draws,
-                given=given,
+            if by_column and kind in OF_TABLES:
+                _write_table(opened, folder, kind, options, given)
+            else:
+                _write_picture(opened, folder, kind, options, given)
+
+
+def _say_given(opened: Run, given: Mapping[str, str | float], *, every: bool) -> None:
+    """Print conditions that are not all named, or `every` one, and which of them are far from the training data's."""
+    if opened.conditions is None:
+        return
+    some = 0 < len(given) < len(opened.conditions.names)
+    if some or every:
+        print(f"given      {_words(opened, given)}")
+    for sentence in opened.conditions.strange({k: [v] for k, v in given.items()}):
+        print(f"note: {sentence}")
+
+
+def _write_picture(
+    opened: Run,
+    folder: Path,
+    kind: str,
+    options: Any,
+    given: Mapping[str, str | float],
+) -> None:
+    """Write a picture and the values that it shows."""
+    figure, values = draw(
+        opened,
+        kind,
+        count=options.count,
+        split=options.split,
+        mean=not options.draws,
+        given=given,
+    )
+    values = opened.bridge.inverse(values)
+    with together() as put:
+        put(folder / f"{kind}.png", figure.savefig)
+        put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
+        if kind == "prior" and opened.conditions is not None:
+            import pandas
+
+            c = drawn_under(opened, options.count, options.split, given)
+            assert c is not None
+            under = pandas.DataFrame(opened.conditions.decoded(c))
+            put(folder / "prior-given.csv", as_csv(under))
+    print(f"{folder / kind}.png, .npy  {list(values.shape)}")
+
+
+def _write_table(
+    opened: Run,
+    folder: Path,
+    kind: str,
+    options: Any,
+    given: Mapping[str, str | float],
+) -> None:
+    """Write a table: a .csv with the names and categories of the data, the numbers, and pictures."""
+    figures, values, frame = draw_table(
+        opened, kind, count=options.count, split=options.split, given=given
+    )
+    values = opened.bridge.inverse(values)
+    with together() as put:
+        for name, figure in figures.items():
+            put(folder / f"{name}.png", figure.savefig)
+        put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
+        label = "row" if kind == "reconstructions" else None
+        put(
+            folder / f"{kind}.csv",
+            partial(frame.to_csv, index=label is not None, index_label=label),
+        )
+    pictures = ", ".join(f"{name}.png" for name in figures)
+    print(f"{folder / kind}.csv, .npy, {pictures}  {list(values.shape)}")
+
+
+def divided(
+    opened: Run, texts: Sequence[str]
+) -> tuple[dict[str, str | float], list[str]]:
+    """What `--given NAME=VALUE` says of conditions, by column, and the texts that are of columns of the data.
+
+    Raises:
+        InputError: for what is neither.
+    """
+    if opened.conditions is None:
+        return {}, [*texts]
+    names = [] if opened.table is None else opened.table.names
+    conditions = opened.conditions.names
+    cells = []
+    for text in texts:
+        if assigned(text, conditions) is not None or not names:
+            continue
+        if assigned(text, names) is None:
+            raise InputError(
+                f"--given {shown(text)} is NAME=VALUE of none of the conditions of the run ({listed(conditions)}) nor "
+                f"of its columns ({listed(names)})"
             )
-        values = opened.bridge.inverse(values)
-        with together() as put:
-            put(folder / f"{kind}.png", figure.savefig)
-            put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
-            if kind == "prior" and opened.conditions is not None:
-                put(
-                    folder / "prior-given.csv",
-                    _table_of_conditions(opened, options, given),
-                )
-        print(f"{folder / kind}.png, .npy  {list(values.shape)}")
+        cells.append(text)
+    return opened.conditions.given([t for t in texts if t not in cells]), cells
 
 
 def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
@@ -400,13 +482,12 @@ def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
     Raises:
         InputError: for data that are no table, another form, an unknown column or value, a column that is given twice.
     """
-    if len(opened.spec.shape) != 1:
+    if opened.table is None:
         raise InputError(
             f"--given is for conditions or for the columns of a table, and {opened.folder} has neither"
         )
-    size, schema = opened.spec.shape[0], opened.schema
-    names = opened.columns or [str(i) for i in range(size)]
-    known = torch.full((size,), torch.nan, dtype=torch.float64)
+    names, schema = opened.table.names, opened.schema
+    known = torch.full((len(names),), torch.nan, dtype=torch.float64)
     for text in texts:
         said = assigned(text, names)
         if said is None:
@@ -436,29 +517,33 @@ def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
     return opened.bridge(known[None], dtype=opened.dtype)[0]
 
 
-def _write_given(opened: Run, options: Any) -> None:
+def _write_given(
+    opened: Run,
+    cells: Sequence[str],
+    given: Mapping[str, str | float],
+    options: Any,
+) -> None:
     """Write rows of a table drawn given some of its columns, and say how many latents they are made of."""
-    known = known_cells(opened, options.given)
+    known = known_cells(opened, cells)
     folder = _folder(opened, options)
     require_writable(folder)
     pyro.set_rng_seed(options.seed)
-    found = draws_given(opened.vae, known, options.count)
-    values = opened.bridge.inverse(found.draws).cpu().double()
-    if opened.schema is not None:
-        frame = opened.frame(found.draws)
-    else:
-        frame = pandas.DataFrame(values.numpy(), columns=opened.columns)
+    c = None
+    if opened.conditions is not None:
+        c = _seen(opened, opened.conditions.one(given))
+    drawn = draws_given(opened.vae, known, options.count, c)
+    values = _stored(opened, drawn.draws)
+    under = None if c is None else c.expand(options.count, -1)
+    frame = _beside_conditions(opened, opened.frame(drawn.draws), under)
     with together() as put:
-        put(folder / "given.npy", partial(np.save, arr=values.numpy()))
-        put(folder / "given.csv", partial(frame.to_csv, index=False))
+        put(folder / "given.npy", partial(np.save, arr=values))
+        put(folder / "given.csv", as_csv(frame))
+    print(f"{folder / 'given'}.csv, .npy  {list(values.shape)}, {', '.join(cells)}")
     print(
-        f"{folder / 'given'}.csv, .npy  {list(values.shape)}, {', '.join(options.given)}"
+        f"effective weights: {drawn.ess:.1f}, Pareto k: {drawn.pareto_k:.2f}, log p of what is given: "
+        f"{drawn.log_known:.3f}"
     )
-    print(
-        f"effective weights: {found.ess:.1f}, Pareto k: {found.pareto_k:.2f}, log p of what is given: "
-        f"{found.log_known:.3f}"
-    )
-    if not found.pareto_k <= PARETO_LIMIT:
+    if not drawn.pareto_k <= PARETO_LIMIT:
         print(
             f"warning: Pareto k is above {PARETO_LIMIT}: the rows are made of few latents"
         )
@@ -469,46 +554,6 @@ def _folder(opened: Run, options: Any) -> Path:
     if options.output is None:
         return subfolder(opened.folder, "samples")
     return output_folder("--output", options.output)
-
-
-def _write_tables(
-    opened: Run,
-    folder: Path,
-    kinds: Sequence[str],
-    options: Any,
-    given: Mapping[str, str | float],
-) -> None:
-    """Write each kind of table: a .csv with the names and categories of the data, the numbers, and pictures."""
-    for kind in kinds:
-        pyro.set_rng_seed(options.seed)
-        with torch.no_grad():
-            figures, values, frame = draw_table(
-                opened,
-                kind,
-                count=options.count,
-                split=options.split,
-                mean=False,
-                given=given,
-            )
-            if kind == "prior" and opened.conditions is not None:
-                c = drawn_under(opened, options.count, options.split, given)
-                assert c is not None
-                columns = opened.conditions.decoded(c)
-                frame = frame.assign(
-                    **{name: v for name, v in columns.items() if name not in frame}
-                )
-        values = opened.bridge.inverse(values)
-        with together() as put:
-            for name, figure in figures.items():
-                put(folder / f"{name}.png", figure.savefig)
-            put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
-            label = "row" if kind == "reconstructions" else None
-            put(
-                folder / f"{kind}.csv",
-                partial(frame.to_csv, index=label is not None, index_label=label),
-            )
-        pictures = ", ".join(f"{name}.png" for name in figures)
-        print(f"{folder / kind}.csv, .npy, {pictures}  {list(values.shape)}")
 
 
 if __name__ == "__main__":

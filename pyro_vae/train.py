@@ -44,7 +44,7 @@ from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.inputs import SAMPLE, fields_of
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.schema import Schema, stored_schema
+from pyro_vae.data.schema import drawn_by_column, stored_schema, table_of
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
@@ -673,17 +673,16 @@ def _epochs(
 def figure_names(job: Job) -> list[str]:
     """The pictures that training leaves."""
     flat = job.config.latent_dim == 2
-    means = ["posterior_means"] if flat else []
-    if job.data.schema is not None:
-        return [
-            "learning_curves",
-            "reconstructions",
-            "prior_samples",
-            "prior_pairs",
-            *means,
-        ]
-    manifold = ["manifold"] if flat else []
-    return ["learning_curves", "reconstructions", "prior_samples", *manifold, *means]
+    names = ["learning_curves", "reconstructions", "prior_samples"]
+    if _by_column(job) and job.data.shape[0] > 1:
+        names.append("prior_pairs")
+    if flat and job.data.schema is None:
+        names.append("manifold")
+    return [*names, "posterior_means"] if flat else names
+
+
+def _by_column(job: Job) -> bool:
+    return drawn_by_column(job.data.schema, job.data.shape)
 
 
 def missing_figures(job: Job, folder: Path) -> list[str]:
@@ -725,8 +724,8 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     if name == "learning_curves":
         history = read_metrics(folder / "metrics.csv", 10**9)
         return plots.learning_curves(history, bound=_bound(vae))
-    if job.data.schema is not None and name != "posterior_means":
-        return _table_figure(name, job, vae, job.data.schema)
+    if _by_column(job) and name not in ("posterior_means", "manifold"):
+        return _table_figure(name, job, vae)
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
         x = held_out.first(20)[:]
@@ -751,25 +750,28 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     return plots.scatter(vae.posterior_mean(job.train[index]), labels)
 
 
-def _table_figure(name: str, job: Job, vae: VAE, schema: Schema) -> Figure:
-    """A picture of a table of mixed kinds: rows made again, or draws beside the data."""
+def _table_figure(name: str, job: Job, vae: VAE) -> Figure:
+    """A picture of a table: rows made again, or draws beside the data."""
     from pyro_vae import plots
+
+    data = job.data
+    table = table_of(data.schema, data.columns, data.shape, data.representation)
+    assert table is not None
 
     def stored(x: torch.Tensor) -> np.ndarray:
         return job.bridge.inverse(x).cpu().double().numpy()
 
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
-        data = held_out.first(DRAWN)[:]
-        x, made = fields_of(data)[0], vae.reconstruct(data)
-        return plots.table_reconstructions(schema.columns, stored(x), stored(made))
+        rows = held_out.first(DRAWN)[:]
+        x, made = fields_of(rows)[0], vae.reconstruct(rows)
+        return plots.table_reconstructions(table.columns, stored(x), stored(made))
     draw = plots.table_pairs if name == "prior_pairs" else plots.table_marginals
     x, c = fields_of(job.train.first(DRAWN)[:])
     under = None if c is None else c[torch.arange(DRAWN) % len(c)]
     tables = stored(x), stored(vae.sample(DRAWN, under))
-    return draw(
-        schema.columns, tables, ("data", "draws from p(x)"), title="data and draws"
-    )
+    names = ("data", "draws from p(x)" if c is None else "draws from p(x|c)")
+    return draw(table.columns, tables, names, title="data and draws")
 
 
 @alone()

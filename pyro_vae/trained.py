@@ -1,6 +1,7 @@
 """What the programs share: devices, and the run folder they read."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -17,8 +18,9 @@ from pyro_vae.data import SPLITS, Bridge, Data, DataSet, Split, load_data
 from pyro_vae.data.conditions import Conditions
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
+from pyro_vae.data.inputs import DataWarning
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.schema import Schema, stored_schema
+from pyro_vae.data.schema import Schema, stored_schema, table_of
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
 from pyro_vae.foundation.reading import read_toml
@@ -113,17 +115,26 @@ class Run:
         """What the columns of a table of mixed kinds hold; `None` where the data are of one kind."""
         return self.request.get("columns")
 
+    @property
+    def table(self) -> Schema | None:
+        """What the columns of its table hold, of mixed kinds or all of one; `None` where a datum is no row of a table.
+
+        Columns without names have their places, from 0.
+        """
+        stored = Representation[self.config["resolved"]["stored"]]
+        return table_of(self.schema, self.columns, self.spec.shape, stored)
+
     def frame(self, x: Tensor, index: Any = None) -> Any:
         """Data that a likelihood gave, `(N, D)`, as a DataFrame with the names, types and categories of its table.
 
         Raises:
-            InputError: where the run's data are no table of columns of mixed kinds.
+            InputError: where the run's data are no rows of a table.
         """
-        if self.schema is None:
+        if self.table is None:
             raise InputError(
-                f"the data of the run {self.folder} are of one kind, and no table of columns of mixed kinds"
+                f"the data of the run {self.folder} have the shape {self.spec.shape} and are no rows of a table"
             )
-        return self.schema.frame(
+        return self.table.frame(
             self.bridge.inverse(x).detach().cpu().double().numpy(), index
         )
 
@@ -262,6 +273,8 @@ class Run:
                     f"the condition {name} has {len(value)} values and others {most}; give one for all, or one for each"
                 )
         c = self.conditions.encode({k: np.resize(v, most) for k, v in values.items()})
+        for sentence in self.conditions.strange(values):
+            warnings.warn(sentence, DataWarning, stacklevel=2)
         return c.to(device=self.device, dtype=self.dtype)
 
 

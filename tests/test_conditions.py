@@ -25,6 +25,7 @@ from pyro_vae import (
     bidirectional_monte_carlo,
     build,
     compare_posterior,
+    draws_given,
     elbo,
     fit,
     inference_gaps,
@@ -122,6 +123,29 @@ def test_log_p_of_x_given_c_is_that_of_the_gaussian(prior):
     torch.testing.assert_close(
         ppca.vae.posterior_mean(ppca.x, ppca.c), ppca.posterior_mean
     )
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_draws_given_a_part_and_a_condition_are_those_of_the_gaussian(prior):
+    """`x_rest | x_known, c` of a joint normal, and `log p(x_known|c)`."""
+    ppca = ConditionalPPCA(prior=prior)
+    torch.manual_seed(2)
+    known = ppca.x[3].clone()
+    known[[1, 3]] = torch.nan
+    drawn = draws_given(ppca.vae, known, 4000, ppca.c[3], num_particles=100_000)
+
+    mean, covariance = ppca.marginal.mean[3], ppca.marginal.covariance_matrix[3]
+    seen, rest = torch.tensor([0, 2]), torch.tensor([1, 3])
+    at_seen = covariance[seen][:, seen]
+    gain = covariance[rest][:, seen] @ at_seen.inverse()
+    of_rest = mean[rest] + gain @ (ppca.x[3, seen] - mean[seen])
+    spread = (covariance[rest][:, rest] - gain @ covariance[seen][:, rest]).diagonal()
+    error = (spread * (1 / 4000 + 1 / drawn.ess)).sqrt()
+    assert ((drawn.draws[:, rest].mean(0) - of_rest).abs() < 4.5 * error).all()
+    truth = MultivariateNormal(mean[seen], at_seen).log_prob(ppca.x[3, seen])
+    assert abs(drawn.log_known - truth) < 5 / drawn.ess**0.5
+    with pytest.raises(InputError, match=r"context|condition"):
+        draws_given(ppca.vae, known)
 
 
 def test_draws_of_one_condition_have_its_mean_and_covariance():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import SMALL
-from pyro_vae import InputError, load_data, open_run
+from pyro_vae import DataWarning, InputError, load_data, open_run
 from pyro_vae.data.conditions import Condition, Conditions, asked, learned
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -141,17 +141,70 @@ def test_pictures_under_conditions(run, call):
     assert shapes["prior"] == (10, 3)
     assert shapes["conditions"] == (2, 10, 3)
     assert shapes["transfer"] == (2, 1, 3)
-    given = pandas.read_csv("run/samples/prior-given.csv")
-    assert list(given.columns) == ["sex", "age", "site"]
-    assert len(given) == 10
+    for kind, rows in {"prior": 10, "reconstructions": 10}.items():
+        table = pandas.read_csv(f"run/samples/{kind}.csv")
+        assert [*table][-6:] == ["a", "b", "c", "sex", "age", "site"]
+        assert len(table) == rows
+    made = table.set_index("row")
+    stored = people().loc[made.index]
+    assert made["sex"].equals(stored["sex"])
+    np.testing.assert_allclose(made["age"], stored["age"], rtol=1e-5)
 
     options = ("--kind", "prior", "--kind", "conditions", "--output", "fixed")
     said = call("sample", run, "--given", "sex=F", "--given", "age=60", *options)
     assert (said.code, said.err) == (0, "")
-    given = pandas.read_csv("fixed/prior-given.csv")
+    given = pandas.read_csv("fixed/prior.csv")
     assert set(given["sex"]) == {"F"}
     np.testing.assert_allclose(given["age"], 60, rtol=1e-5)
     assert np.load("fixed/conditions.npy").shape == (4, 10, 3)  # the sites
+
+
+def test_tables_of_numbers_say_what_each_row_is_given(run, call):
+    assert call("encode", run, "--csv", "latents.csv").code == 0
+    latents = pandas.read_csv("latents.csv").set_index("row").sort_index()
+    assert latents["given_sex"].tolist() == people()["sex"].tolist()
+    assert call("evaluate", run, "--csv", "scores.csv", *K).code == 0
+    scores = pandas.read_csv("scores.csv").set_index("row")
+    assert [*scores][:5] == ["split", "given_sex", "given_age", "given_site", "log_px"]
+    np.testing.assert_allclose(
+        scores["given_age"], people().loc[scores.index, "age"], rtol=1e-5
+    )
+
+
+def test_a_condition_far_from_those_of_training_is_said(run, call):
+    sentence = "age = 900 lies outside of the training data, where it is from "
+    said = call("sample", run, "--kind", "prior", "--given", "age=900")
+    assert said.code == 0
+    assert f"note: {sentence}" in said.out
+    new(lambda t: t.__setitem__("age", [41.0] * 19 + [900.0]))
+    said = call("evaluate", run, "--data", "new.csv", *K)
+    assert sentence.replace("900", "900 in 1 of 20 data") in said.out
+    opened = open_run(run)
+    with pytest.warns(DataWarning, match=sentence):
+        opened.condition(sex="F", age=900, site=1)
+    given = {"sex": ["F"], "age": [900.0], "site": [1]}
+    with pytest.warns(DataWarning, match=sentence):
+        opened.see([[0.0, 0.0, 0.0]], given)
+    said = call("sample", run, "--kind", "prior", "--given", "age=41")
+    assert "outside" not in said.out
+
+
+def test_columns_and_conditions_can_be_given_together(run, call):
+    """The rows drawn hold what is given of both; what is neither is refused with the names of the conditions."""
+    given = ("--given", "sex=F", "--given", "a=1.5", "--given", "age=41")
+    said = call("sample", run, *given, "--count", 7)
+    assert (said.code, said.err) == (0, "")
+    assert "sex = F, age = 41, site = " in said.out
+    table = pandas.read_csv("run/samples/given.csv")
+    assert [*table] == ["a", "b", "c", "sex", "age", "site"]
+    assert len(table) == 7
+    assert set(table["sex"]) == {"F"}
+    np.testing.assert_allclose(table["a"], 1.5, rtol=1e-5)
+    assert table["b"].nunique() == 7
+    said = call("sample", run, *given, "--given", "height=3")
+    assert said.code == 2
+    sentence = "none of the conditions of the run (sex, age, site) nor of its columns"
+    assert sentence in said.err
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_broken_off(run, call):

@@ -31,10 +31,17 @@ NAMES = {
 }
 
 
+GIVEN = "given_"  # how the name of a condition begins in a table
+
+
 def identity(rows: Any) -> dict[str, np.ndarray]:
-    """Which row of the file each datum is: `row`, and where there are any `name` and `label`, each `(N,)`."""
-    found = {"row": rows.rows, "name": rows.names, "label": rows.labels}
-    return {key: plain(values) for key, values in found.items() if values is not None}
+    """Which row of the file each datum is: `row`, and where there are any `name`, `label` and `given_...`, each `(N,)`.
+
+    The last are what it is given, a condition each.
+    """
+    columns = {"row": rows.rows, "name": rows.names, "label": rows.labels}
+    columns |= {f"{GIVEN}{name}": values for name, values in rows.given.items()}
+    return {key: plain(values) for key, values in columns.items() if values is not None}
 
 
 def plain(values: np.ndarray) -> np.ndarray:
@@ -54,9 +61,12 @@ def scores(columns: Mapping[str, np.ndarray], split: str) -> "pandas.DataFrame":
     import pandas
 
     given: dict[str, Any] = {**columns, "split": split}
+    known = {"row", "name", "split", "label"}
     order = [
-        *(key for key in NAMES if key in given),
-        *(key for key in columns if key not in NAMES),
+        *(key for key in NAMES if key in known and key in given),
+        *(key for key in columns if key.startswith(GIVEN)),
+        *(key for key in NAMES if key not in known and key in given),
+        *(key for key in columns if key not in NAMES and not key.startswith(GIVEN)),
     ]
     return pandas.DataFrame({NAMES.get(key, key): given[key] for key in order})
 

@@ -72,6 +72,7 @@ class Condition:
         categories: in their order; none for a real number.
         commonest: category of the training data.
         mean, std: of a real number over the training data.
+        low, high: its least and largest value there.
     """
 
     name: str
@@ -79,6 +80,8 @@ class Condition:
     commonest: str = ""
     mean: float = 0.0
     std: float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
 
     @property
     def usual(self) -> str | float:
@@ -133,6 +136,21 @@ class Condition:
                 f"{where.format(bad[0])} has no {self.name}, or one that is infinite"
             )
         return torch.from_numpy((numbers - self.mean) / self.std)[:, None]
+
+    def strange(self, values: Any) -> str | None:
+        """A sentence where real numbers lie more than a standard deviation outside of those of the training data."""
+        if self.categories:
+            return None
+        numbers = np.asarray(values).astype(np.float64)
+        low, high = self.low - self.std, self.high + self.std
+        far = numbers[(numbers < low) | (numbers > high)]
+        if not len(far):
+            return None
+        count = "" if len(numbers) == 1 else f" in {len(far)} of {len(numbers)} data"
+        return (
+            f"{self.name} = {far[0]:.6g}{count} lies outside of the training data, where it is from {self.low:.6g} to "
+            f"{self.high:.6g}: what the run makes of it has not been learned"
+        )
 
     def decoded(self, c: Tensor) -> np.ndarray:
         """`(N, width)` -> the values `(N,)` that `encode` makes it from, numbers to seven digits."""
@@ -281,6 +299,15 @@ class Conditions:
                 raise InputError(f"--given {shown(text)}: {error}") from error
         return found
 
+    def strange(self, values: Mapping[str, Any]) -> list[str]:
+        """Sentences about values by column, each `(N,)`, that are far from those of the training data."""
+        sentences = [
+            column.strange(values[column.name])
+            for column in self.columns
+            if column.name in values
+        ]
+        return [sentence for sentence in sentences if sentence is not None]
+
     def completed(self, given: Mapping[str, str | float]) -> dict[str, str | float]:
         """All columns, those that are not given at their usual values."""
         return {
@@ -331,7 +358,13 @@ class Conditions:
         return [
             {"name": c.name, "categories": list(c.categories), "commonest": c.commonest}
             if c.categories
-            else {"name": c.name, "mean": c.mean, "std": c.std}
+            else {
+                "name": c.name,
+                "mean": c.mean,
+                "std": c.std,
+                "low": c.low,
+                "high": c.high,
+            }
             for c in self.columns
         ]
 
@@ -372,7 +405,8 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
             raise InputError(
                 f"--condition {name}: all training data have the same value: leave it out"
             )
-        return Condition(name, mean=mean, std=std), []
+        low, high = float(sound.min()), float(sound.max())
+        return Condition(name, mean=mean, std=std, low=low, high=high), []
 
     kinds, counts = np.unique(spelled(train), return_counts=True)
     categories = sorted({*spelled(every)} - {""}, key=_order)

@@ -11,6 +11,7 @@ import numpy as np
 from pyro_vae.data.holes import HOW
 from pyro_vae.data.marginals import ROWS
 from pyro_vae.data.marginals import column as marginal
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.text import TRUTHS
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
@@ -38,6 +39,7 @@ EXACT = 2**24  # counts below it are the same in float32
 SKEWED = 1.0  # skewness from where positive reals are looked at by their logarithms
 MOST = 2**16  # categories
 SHOWN = 5  # categories that a sentence names
+NARROW = 24  # columns of one kind that are drawn each by itself; more are lines
 
 Cell = str | int | float | bool
 
@@ -231,6 +233,39 @@ class Schema:
                 raise ValueError("categories go with kinds that have some")
             read.append(Held(c["name"], c["kind"], categories))
         return cls(tuple(read))
+
+
+# What a column holds in a table whose columns are all of one kind; the others are reals.
+OF_ONE_KIND = {
+    Representation.BINARY: "bit",
+    Representation.UNIT: "unit",
+    Representation.POSITIVE: "positive",
+    Representation.COUNTS: "count",
+    Representation.LEVELS: "levels",
+}
+
+
+def table_of(
+    schema: Schema | None,
+    names: Sequence[Any] | None,
+    shape: Sequence[int],
+    kind: Representation,
+) -> Schema | None:
+    """What the columns of data hold, of mixed kinds or all of one; `None` where a datum is no row of a table.
+
+    Columns without names have their places, from 0.
+    """
+    if schema is not None or len(shape) != 1:
+        return schema
+    of_each = OF_ONE_KIND.get(kind, "real")
+    categories = (0, 1) if of_each == "bit" else ()
+    called = names or range(shape[0])
+    return Schema(tuple(Held(str(name), of_each, categories) for name in called))
+
+
+def drawn_by_column(schema: Schema | None, shape: Sequence[int]) -> bool:
+    """Whether pictures show each column by itself: of mixed kinds, or few of one; other data are images or lines."""
+    return schema is not None or (len(shape) == 1 and shape[0] <= NARROW)
 
 
 def stored_schema(resolved: Mapping[str, Any]) -> Schema | None:

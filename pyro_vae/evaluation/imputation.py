@@ -272,7 +272,12 @@ class Given(NamedTuple):
 @checked
 @torch.no_grad()
 def draws_given(
-    vae: Any, known: Tensor, n: Number = 100, *, num_particles: Number = 20_000
+    vae: Any,
+    known: Tensor,
+    n: Number = 100,
+    c: Any = None,
+    *,
+    num_particles: Number = 20_000,
 ) -> Given:
     """`n` draws from `p(x_rest | x_known)`, what is known standing as it is.
 
@@ -280,14 +285,16 @@ def draws_given(
     `p(x_known, z) / q(z)`, and n of them chosen by their weights; x is then drawn from `p(x|z)`. No draw is rejected.
 
     Args:
-        vae: any pair whose elements of x are independent given z, without a condition.
+        vae: any pair whose elements of x are independent given z.
         known: one datum, `(*shape)`, nan where an element is not given.
         n: how many.
+        c: of a conditional pair the condition, `(context,)` or `(1, context)`; the draws are from
+            `p(x_rest | x_known, c)`.
         num_particles: K.
 
     Raises:
-        InputError: for values that the likelihood does not accept, nothing or everything given, a conditional pair, and
-            where the weight lies on so few latents that all draws would be made of them.
+        InputError: for values that the likelihood does not accept, nothing or everything given, a condition that is
+            missing or does not fit, and where the weight lies on so few latents that all draws would be made of them.
 
     Source: Rubin 1987, The Calculation of Posterior Distributions by Data Augmentation: Comment (sampling/importance
     resampling).
@@ -304,8 +311,11 @@ def draws_given(
             "for SelfMasking nan is a value that was not told, which says something of it, and not one that is not "
             "given"
         )
-    if vae.context:
-        raise InputError("draws given a part of x are of pairs without a condition")
+    if likelihood.sized:
+        raise InputError(
+            "the likelihood is given the total count of a datum, which is not known where some of its counts are not"
+        )
+    condition = vae.condition(c, 1)
     x = torch.as_tensor(known, dtype=vae._type.dtype, device=vae._type.device)
     if x.shape != likelihood.shape or x.isnan().all() or not x.isnan().any():
         raise InputError(
@@ -313,7 +323,7 @@ def draws_given(
         )
     likelihood.check(likelihood.filled(x.unsqueeze(0)))
     with running(vae.model, vae.guide):
-        z, log_w = _weighted_latents(vae, x.unsqueeze(0), num_particles)
+        z, log_w = _weighted_latents(vae, x.unsqueeze(0), condition, num_particles)
         total = log_w.logsumexp(0)
         weights = (log_w - total).exp()
         ess = (1 / weights.square().sum(0)).item()
@@ -324,7 +334,7 @@ def draws_given(
                 "values"
             )
         chosen = _resampled(z, weights, n).squeeze(1)
-        drawn = vae.decode(chosen).sample()
+        drawn = vae.decode(chosen, *condition).sample()
     tail = log_w.topk(min(len(log_w), tail_length(num_particles) + 1), dim=0).values
     log_known = total.item() - math.log(num_particles)
     return Given(
@@ -332,15 +342,22 @@ def draws_given(
     )
 
 
-def _weighted_latents(vae: Any, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Latents for one datum `(1, *shape)` with holes, `(K, 1, latent_dim)`, and their log-weights, `(K, 1)`."""
+def _weighted_latents(
+    vae: Any, x: Tensor, condition: tuple[Tensor, ...], count: int
+) -> tuple[Tensor, Tensor]:
+    """Latents for one datum `(1, *shape)` with holes, `(K, 1, latent_dim)`, and their log-weights, `(K, 1)`.
+
+    Its condition is `(1, context)`, or there is none.
+    """
     likelihood = vae.model.likelihood
     if likelihood.missing and vae.guide.has_density:
-        t = scored(vae.model, vae.guide, Call(x), count)
+        data: Any = {"x": x, "c": condition[0]} if condition else x
+        t = scored(vae.model, vae.guide, Call(data), count)
         return t.sites["z"].value, double(t.log_weight)
-    z = vae.draw_prior(count).unsqueeze(1)
-    p = likelihood(vae.model.decoder(z))
-    log_p = double(likelihood.partly(p).log_prob(x))
+    z = vae.draw_prior(count, *(c.expand(count, -1) for c in condition)).unsqueeze(1)
+    p = vae.decode(z, *condition)
+    seen = p if likelihood.missing else likelihood.partly(p)
+    log_p = double(seen.log_prob(x))
     beside = vae.model.beside("x", x)
     return z, log_p if beside is None else log_p + double(beside)
 
