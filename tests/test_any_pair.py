@@ -439,6 +439,27 @@ def test_momentum_moves_what_a_batch_does_not_use(interpreted, engine):
     assert run(engine) == pytest.approx(run(pyro.infer.SVI), rel=1e-5)
 
 
+def test_a_torch_optimizer_with_nothing_to_train_is_refused():
+    """Networks in a closure that no `pyro.module` names: `pyro.infer.SVI` steps for ever and trains nothing."""
+    network = torch.nn.Linear(1, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = network(z[..., None]).squeeze(-1)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    svi = SVI(model, guide, lambda p: torch.optim.Adam(p, lr=0.1), ELBO())
+    with pytest.raises(
+        InputError, match=r"no parameter that can be trained.*pyro\.module"
+    ):
+        svi.step(torch.zeros(3))
+
+
 def test_a_torch_optimizer_gets_parameters_that_appear_late():
     svi = SVI(point, nothing, lambda p: torch.optim.SGD(p, lr=1e-3), Trace_ELBO())
     with pytest.raises(InputError, match="made at the first step"):

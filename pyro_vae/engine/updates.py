@@ -102,7 +102,11 @@ class Updates:
         if self._pyro is not None:
             self._step_each(self._pyro, parameters, gradients, fast=fast)
             return
-        assert self._single is not None
+        if self._single is None:
+            raise InputError(
+                "the loss uses no parameter that can be trained: let the pair name its networks by pyro.module, or "
+                "give modules as model and guide"
+            )
         pairs = zip(parameters, gradients, strict=True)
         mine = [(p, g) for p, g in pairs if g is not None and p not in self._left_out]
         if not mine:

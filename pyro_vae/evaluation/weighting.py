@@ -295,7 +295,8 @@ def _weigher(
             pyro.validation_enabled(False) if is_traced() else nullcontext()
         ):  # reads values
             t = scored(model, guide, Call(args[0], args[1:], kwargs), count)
-        return [t.log_weight, t.log_px, t.log_qz - t.log_pz], None
+        kl = t.summed(t.log_qz - t.log_pz)
+        return [t.log_summed(t.log_weight), t.summed(t.log_px), kl], None
 
     modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
     if singly or len(modules) < 2 or not choice(wanted, repaid=repaid):

@@ -66,6 +66,10 @@ def local_parameters() -> Iterator[None]:
         _mode.announce = before
 
 
+class Enumerable:
+    """A part of a program of this package that draws from few values, all of which can be enumerated."""
+
+
 class Around(torch.nn.Module):
     """A program that runs another with something changed, and is of its kind: of this package, or foreign."""
 

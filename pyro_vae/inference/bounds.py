@@ -160,8 +160,8 @@ def each_bound(
             for count in pieces(num_particles, most):
                 t = scored(model, guide, batch, count)
                 parts = [
-                    double(t.log_px.mean(0)),
-                    double((t.log_qz - t.log_pz).mean(0)),
+                    double(t.mean(t.log_px)),
+                    double(t.mean(t.log_qz - t.log_pz)),
                 ]
                 total = total + torch.stack(parts).cpu() * (count / num_particles)
             take(total)

@@ -1,10 +1,12 @@
 """How a pair draws several particles: all at once where that gives what single draws give, else one after the other."""
 
+import math
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,16 +17,24 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from pyro_vae.foundation.abstract import AbstractProgram, Around, forked_random, is_own
+from pyro_vae.foundation.abstract import (
+    AbstractProgram,
+    Around,
+    Enumerable,
+    forked_random,
+    is_own,
+)
 
 PARTICLES = "particles"
 PAIRS = 64  # that are remembered, and for each of them
 SHAPES = 32  # as many kinds of batches
+MOST_LISTED = 1000  # combinations of values that are enumerated
 TRIED = 3  # particles that a pair is tried with
 EXACT = {
     torch.float64: 1e-6,
@@ -77,15 +87,63 @@ SINGLY = Way(None)
 
 
 class Finite(NamedTuple):
-    """Latents of a model that take few values and that the guide does not draw, and the first dimension beside plates.
+    """The latents of a pair that take few values.
 
     Attributes:
-        names: of the sites.
+        names: of those that the guide leaves to the model, which are summed out there.
         dim: the first dimension at the left of all plates of the pair.
+        listed: of those that the guide draws and that are to be enumerated, how many values each takes.
     """
 
     names: frozenset[str]
     dim: int
+    listed: Mapping[str, int] = MappingProxyType({})
+
+
+class Listing(Messenger):
+    """Gives latents of few values all of these in turn, one in each particle, in the place of draws.
+
+    With N combinations of their values and K draws of the other latents there are `N K` particles, those of one
+    combination side by side. What a combination weighs is its probability under the guide.
+
+    Args:
+        listed: how many values each of these sites of a guide takes.
+        num_particles: K.
+        dim: of the plate of particles.
+    """
+
+    def __init__(
+        self, listed: Mapping[str, int], num_particles: int, dim: int = -2
+    ) -> None:
+        super().__init__()
+        self.listed, self.num_particles, self.dim = listed, num_particles, dim
+        self.combinations = math.prod(listed.values())
+        self.alone: int | None = None  # the particle that is run by itself
+
+    @property
+    def size(self) -> int:
+        """N K."""
+        return self.combinations * self.num_particles
+
+    def _pyro_sample(self, msg: Any) -> None:
+        count, fn = self.listed.get(msg["name"]), msg["fn"]
+        if count is None or msg["is_observed"] or msg["value"] is not None:
+            return
+        values = fn.enumerate_support(expand=False).reshape(count, *fn.event_shape)
+        if self.alone is not None:
+            value = values[int(self._place(msg["name"], torch.tensor(self.alone)))]
+            msg["value"] = value.expand(fn.batch_shape + fn.event_shape)
+            return
+        places = self._place(msg["name"], torch.arange(self.size, device=values.device))
+        inner = [1] * (-self.dim - 1)
+        msg["value"] = values[places].reshape(self.size, *inner, *fn.event_shape)
+
+    def _place(self, name: str, particle: Tensor) -> Tensor:
+        """Which value of a site a particle has: the last site's changes fastest."""
+        sites = [*self.listed]
+        after = [self.listed[other] for other in sites[sites.index(name) + 1 :]]
+        combination = particle // self.num_particles
+        return (combination // math.prod(after)) % self.listed[name]
 
 
 class _Known:
@@ -187,6 +245,22 @@ def _takes_leading(module: nn.Module) -> bool:
 
 
 _own: "weakref.WeakKeyDictionary[Any, tuple[Any, bool]]" = weakref.WeakKeyDictionary()
+
+
+def listed_of(
+    model: Program, guide: Program, args: Any, kwargs: Any
+) -> Mapping[str, int]:
+    """The latents of a guide that are enumerated, and how many values each takes; found out at the first call."""
+    if is_own(guide) and isinstance(guide, nn.Module):
+        if guide not in _enumerates:
+            parts = guide.modules()
+            _enumerates[guide] = any(isinstance(part, Enumerable) for part in parts)
+        if not _enumerates[guide]:
+            return {}
+    return finite_of(model, guide, args, kwargs).listed
+
+
+_enumerates: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 
 
 def takes_particles(model: Program, guide: Program) -> bool:
@@ -319,11 +393,22 @@ def _chosen(trace: Trace) -> Trace:
 
 
 def at_once(
-    model: Program, guide: Program, args: Any, kwargs: Any, *, count: int, dim: int = -2
+    model: Program,
+    guide: Program,
+    args: Any,
+    kwargs: Any,
+    *,
+    count: int,
+    dim: int = -2,
+    listing: Listing | None = None,
 ) -> tuple[Trace, Trace]:
-    """Trace the guide, replay the model against it, both in a plate of particles: (model, guide)."""
-    with Particles(count, dim):
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    """Trace the guide, replay the model against it, both in a plate of particles: (model, guide).
+
+    With a `listing` of latents the particles are as many as it says.
+    """
+    with Particles(count if listing is None else listing.size, dim):
+        with listing or nullcontext():
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         seen = shown(guide_trace, lambda _, v: v.view_as(v) if v.requires_grad else v)
         model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(
             *args, **kwargs
@@ -346,13 +431,22 @@ class Singles(NamedTuple):
 
 
 def singly(
-    model: Program, guide: Program, args: Any, kwargs: Any, *, count: int
+    model: Program,
+    guide: Program,
+    args: Any,
+    kwargs: Any,
+    *,
+    count: int,
+    listing: Listing | None = None,
 ) -> Singles:
-    """`count` draws, all of one subsample where the pair chooses one."""
+    """`count` draws, or those that a `listing` says, all of one subsample where the pair chooses one."""
     guides: list[Trace] = []
-    for _ in range(count):
+    for particle in range(count if listing is None else listing.size):
         run = poutine.replay(guide, trace=_chosen(guides[0])) if guides else guide
-        guides.append(poutine.trace(run).get_trace(*args, **kwargs))
+        if listing is not None:
+            listing.alone = particle
+        with listing or nullcontext():
+            guides.append(poutine.trace(run).get_trace(*args, **kwargs))
     names = [name for name, site in guides[0].nodes.items() if drawn(site)]
     values = {
         name: torch.stack([nodes_of(g)[name]["value"] for g in guides])
@@ -656,8 +750,32 @@ def finite_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Finite:
         )
         sites = [*sample_sites(p).values(), *sample_sites(q).values()]
         plates = [f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
-        known.finite = Finite(names, min(plates, default=-1) - 1)
+        known.finite = Finite(names, min(plates, default=-1) - 1, _listed(q))
     return known.finite
+
+
+def _listed(guide: Trace) -> dict[str, int]:
+    """The draws of a guide that are to be enumerated, `infer={"enumerate": ...}`, and how many values each takes.
+
+    Where all combinations of them are too many, none of them is.
+    """
+    listed = {
+        name: len(site["fn"].enumerate_support(expand=False))
+        for name, site in sample_sites(guide).items()
+        if drawn(site)
+        and site["infer"].get("enumerate")
+        and site["fn"].has_enumerate_support
+    }
+    combinations = math.prod(listed.values())
+    if combinations <= MOST_LISTED:
+        return listed
+    warnings.warn(
+        f"the guide's latents {', '.join(listed)} take {combinations:,} combinations of values, more than the "
+        f"{MOST_LISTED:,} that are summed over exactly: they are drawn, and their gradient is a score function's",
+        ParticleWarning,
+        stacklevel=4,
+    )
+    return {}
 
 
 def is_finite(d: Any) -> bool:

@@ -31,11 +31,13 @@ def record(loss: Tensor, t: Terms | None) -> Record:
             if log_prob is not None:
                 sites.append(f"{name!r} under the {program}")
                 named.append(log_prob)
-    sums = (
-        torch.cat([log_prob.detach() for log_prob in named]).view(len(named), -1).sum(1)
-    )
-    particles = named[0].shape[0]
-    sums = sums if particles == 1 else sums / particles
+    if t.log_share is not None:
+        sums = torch.stack([t.mean(v).sum() for v in named]).detach()
+    else:
+        each = torch.cat([log_prob.detach() for log_prob in named])
+        particles = named[0].shape[0]
+        sums = each.view(len(named), -1).sum(1)
+        sums = sums if particles == 1 else sums / particles
     return Record(torch.cat([loss.unsqueeze(0), sums.to(loss.dtype)]), tuple(sites))
 
 

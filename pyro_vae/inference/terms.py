@@ -14,11 +14,13 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.enumeration import enumerated, is_summed, log_sum
 from pyro_vae.inference.particles import (
     PARTICLES,
+    Listing,
     Program,
     Singles,
     Sites,
     at_once,
     is_point,
+    listed_of,
     points_of,
     sample_sites,
     singly,
@@ -139,7 +141,8 @@ class Site(NamedTuple):
 
     `drawn` is False for what the guide observes, such as a `pyro.factor`, which counts in `log q` and is no latent.
     `point` is True where the guide always gives the same value, as `Delta` does, so that there is no density to weigh
-    by; a point that moves is a transform of auxiliary draws, with its log-Jacobian as density.
+    by; a point that moves is a transform of auxiliary draws, with its log-Jacobian as density. `listed` is True where
+    particles have each value of the latent in turn, and none is a draw.
     """
 
     value: Tensor
@@ -150,6 +153,7 @@ class Site(NamedTuple):
     seen: Tensor
     drawn: bool = True
     point: bool = False
+    listed: bool = False
 
 
 class Terms(NamedTuple):
@@ -163,6 +167,11 @@ class Terms(NamedTuple):
         sites: every site by name, for objectives that need more than the three sums.
         scale: size of the `data` plate over the size of the batch; 1 unless the pair subsamples inside.
         kl_weight: what `Annealed` weighs `log p(z) - log q(z|x)` by in the objective; 1 otherwise.
+        log_share: of a guide whose latents y of few values are enumerated, what each particle counts for in an
+            expectation under the guide, `log q(y|x) - log K`: particles are then all N combinations of their values
+            with K draws of the other latents each, those of one combination side by side. `None` where all are draws,
+            and each counts for `1/K`.
+        combinations: N.
     """
 
     log_px: Tensor
@@ -171,6 +180,60 @@ class Terms(NamedTuple):
     sites: dict[str, Site]
     scale: float = 1.0
     kl_weight: Tensor | float = 1.0
+    log_share: Tensor | None = None
+    combinations: int = 1
+
+    def mean(self, v: Tensor) -> Tensor:
+        """`E_q[v]`, `(batch,)`, of `v` at each particle, `(N K, batch)`: exact over what is enumerated."""
+        if self.log_share is None:
+            return v.mean(0)
+        return self._counted(v).sum(0)
+
+    def log_mean(self, log_v: Tensor, groups: int | None = None) -> Tensor:
+        """`log E_q[v]`, `(batch,)`; in `groups` of the draws the same of each, `(groups, batch)`."""
+        if groups is not None:
+            return self._grouped(log_v, groups).logsumexp((0, 2)) + math.log(groups)
+        if self.log_share is None:
+            return log_v.logsumexp(0) - math.log(len(log_v))
+        return (self.log_share + log_v).logsumexp(0)
+
+    def normalised(self, log_v: Tensor, groups: int | None = None) -> Tensor:
+        """The particles' parts in `E_q[v]`, `(N K, batch)`, which add up to 1; or in each of `groups` of the draws."""
+        if groups is None:
+            return self._shared(log_v).softmax(0)
+        each = self._grouped(log_v, groups)  # (N, groups, K / groups, batch)
+        return (each - each.logsumexp((0, 2), keepdim=True)).exp().flatten(0, 2)
+
+    def summed(self, v: Tensor) -> Tensor:
+        """`E_q[v | the draws]`, `(K, batch)`: summed over what is enumerated."""
+        if self.log_share is None:
+            return v
+        draws = len(v) // self.combinations
+        return self._counted(v).unflatten(0, (-1, draws)).sum(0) * draws
+
+    def log_summed(self, log_v: Tensor) -> Tensor:
+        """`log E_q[v | the draws]`, `(K, batch)`: K weights that are drawn alike and apart."""
+        if self.log_share is None:
+            return log_v
+        draws = len(log_v) // self.combinations
+        each = self._shared(log_v).unflatten(0, (-1, draws))
+        return each.logsumexp(0) + math.log(draws)
+
+    def _shared(self, log_v: Tensor) -> Tensor:
+        return log_v if self.log_share is None else self.log_share + log_v
+
+    def _counted(self, v: Tensor) -> Tensor:
+        """Each particle's part in a mean; what has no share counts nothing, whatever it is."""
+        assert self.log_share is not None
+        none = self.log_share.isneginf()
+        return self.log_share.exp() * v.masked_fill(none, 0.0)
+
+    def _grouped(self, log_v: Tensor, groups: int) -> Tensor:
+        """`(N K, batch)`, with its shares, as `(N, groups, K / groups, batch)`."""
+        shared = self._shared(log_v)
+        if self.log_share is None:
+            shared = shared - math.log(len(log_v))
+        return shared.unflatten(0, (self.combinations, groups, -1))
 
     @property
     def log_weight(self) -> Tensor:
@@ -191,7 +254,7 @@ class Terms(NamedTuple):
         discrete = [
             s.log_q
             for s in self.sites.values()
-            if s.log_q is not None and not s.q.has_rsample
+            if s.log_q is not None and not s.listed and not s.q.has_rsample
         ]
         return torch.stack(discrete).sum(0) if discrete else None
 
@@ -216,6 +279,10 @@ def terms(
     Several particles are drawn at once, as a dimension at the left of all plates. A pair of other parts than this
     package's is tried first: where it does not score a draw as it does alone, it is run for each particle.
 
+    Latents of the guide that are marked by `infer={"enumerate": "parallel"}` are not drawn: the particles have all
+    their values in turn, each with K draws of the other latents, and a share in every mean that is the guide's
+    probability. So sums over them are exact, and no gradient is a score function's.
+
     Args:
         model: Pyro model.
         guide: Pyro guide.
@@ -224,7 +291,8 @@ def terms(
         num_particles: K, the number of draws for each datum.
 
     Returns:
-        The `Terms`, per particle and datum; nothing is summed over the batch.
+        The `Terms`, per particle and datum; nothing is summed over the batch. The particles are K, or with N
+        combinations of enumerated values N K.
 
     Raises:
         InputError: when a site lies outside the data plate, when model and guide have different latent sites, or when
@@ -238,22 +306,31 @@ def terms(
     >>> terms(vae.model, vae.guide, torch.ones(8, 4), num_particles=5).log_weight.shape
     torch.Size([5, 8])
     """
+    listed = listed_of(model, guide, args, kwargs)
+    listing = Listing(listed, num_particles) if listed else None
+    count = num_particles if listing is None else listing.size
     if takes_particles(model, guide):
-        p, q = at_once(model, guide, args, kwargs, count=num_particles)
-        return _summed(_sites(p, q, args, kwargs, lead=num_particles), num_particles)
+        p, q = at_once(model, guide, args, kwargs, count=count, listing=listing)
+        return _summed(_sites(p, q, args, kwargs, lead=count), count, listing)
 
     # Another pair: one particle needs no dimension; several have one where that is right.
     model = enumerated(model, guide, args, kwargs)
-    dim = None if num_particles == 1 else way_of(model, guide, args, kwargs).dim
+    dim = None if count == 1 else way_of(model, guide, args, kwargs).dim
     if dim is None:
-        singles = singly(model, guide, args, kwargs, count=num_particles)
+        singles = singly(
+            model, guide, args, kwargs, count=num_particles, listing=listing
+        )
         parts = [_sites(p, q, args, kwargs) for p, q in singles.pairs]
         scored = parts[0]._replace(
             sites=_joined([part.sites for part in parts], singles)
         )
     else:
-        p, q = at_once(model, guide, args, kwargs, count=num_particles, dim=dim)
-        scored = _sites(p, q, args, kwargs, lead=num_particles, dim=dim)
+        if listing is not None:
+            listing.dim = dim
+        p, q = at_once(
+            model, guide, args, kwargs, count=count, dim=dim, listing=listing
+        )
+        scored = _sites(p, q, args, kwargs, lead=count, dim=dim)
     if any(s.q is not None and s.drawn and s.point for s in scored.sites.values()):
         points = points_of(model, guide, args, kwargs)
         sites = {
@@ -262,7 +339,7 @@ def terms(
         }
         scored = scored._replace(sites=sites)
     _check_auxiliary(scored.sites)
-    return _summed(scored, num_particles)
+    return _summed(scored, count, listing)
 
 
 class _Scored(NamedTuple):
@@ -343,25 +420,47 @@ def _joined(parts: list[dict[str, Site]], singles: Singles) -> dict[str, Site]:
     return sites
 
 
-def _summed(scored: _Scored, num_particles: int) -> Terms:
-    """The three sums over the sites."""
-    sites = scored.sites.values()
+def _summed(scored: _Scored, count: int, listing: Listing | None) -> Terms:
+    """The three sums over the sites, and the shares of particles that stand for values which are enumerated."""
+    shape = (count, scored.size)
+    log_share, sites = None, scored.sites
+    if listing is not None:
+        log_share, sites = _shares(sites, listing, shape)
 
-    def total(parts: list[Tensor]) -> Tensor:
-        shape = (num_particles, scored.size)
-        return (
-            sum(parts[1:], parts[0])
-            if parts
-            else scored.like.new_zeros(()).expand(shape)
-        )
+    def total(logs: list[Tensor]) -> Tensor:
+        nothing = scored.like.new_zeros(()).expand(shape)
+        return sum(logs[1:], logs[0]) if logs else nothing
 
+    latent = [s for s in sites.values() if s.q is not None]
+    observed = [s for s in sites.values() if s.q is None]
     return Terms(
-        total([s.log_p for s in sites if s.log_p is not None and s.q is None]),
-        total([s.log_p for s in sites if s.log_p is not None and s.q is not None]),
-        total([s.log_q for s in sites if s.log_q is not None]),
-        scored.sites,
+        total([s.log_p for s in observed if s.log_p is not None]),
+        total([s.log_p for s in latent if s.log_p is not None]),
+        total([s.log_q for s in latent if s.log_q is not None]),
+        sites,
         scored.scale,
+        log_share=log_share,
+        combinations=1 if listing is None else listing.combinations,
     )
+
+
+def _shares(
+    sites: dict[str, Site], listing: Listing, shape: tuple[int, int]
+) -> tuple[Tensor, dict[str, Site]]:
+    """`log q(y|x) - log K` of the enumerated latents y; and the sites, a value without probability with no density.
+
+    So that what counts nothing is finite: `log q` of such a value is 0 instead of minus infinity.
+    """
+    logs = [sites[name].log_q for name in listing.listed]
+    total = torch.stack([log.expand(shape) for log in logs if log is not None]).sum(0)
+    log_share = total - math.log(listing.num_particles)
+    none = log_share.isneginf()
+    left = dict(sites)
+    for name in listing.listed:
+        log_q: Any = sites[name].log_q
+        log_q = log_q.expand(shape).masked_fill(none, 0.0)
+        left[name] = sites[name]._replace(log_q=log_q, listed=True)
+    return log_share, left
 
 
 def _check_names(p_sites: Sites, q_sites: Sites) -> None:

@@ -44,6 +44,7 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
         False  # True: takes the guide's density at each site apart from the draw
     )
     score_function: bool = True  # False: the bound's gradient is right as it is for latents without reparameterisation
+    takes_shares: bool = False  # True: it averages over particles by `t.mean`, `t.log_mean` and their kin alone
 
     def __init__(self, *, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
@@ -78,6 +79,7 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
 
     def check(self, t: Terms) -> None:
         """Raise `InputError` when the sites of a pair, seen in its terms, do not offer what this objective `needs`."""
+        self._check_shares(t)
         for need in self.needs:
             holds, reason = REQUIREMENTS[need]
             for name, site in t.sites.items():
@@ -98,6 +100,16 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
                 f"{names[1]!r} depends on {names[0]!r}, so the gradient would be wrong; take ELBO or IWAE"
             )
 
+    def _check_shares(self, t: Terms) -> None:
+        """Raise `InputError` where particles stand for enumerated values and the objective takes them for draws."""
+        if t.log_share is not None and not self.takes_shares:
+            listed = next(name for name, site in t.sites.items() if site.listed)
+            raise InputError(
+                f"{type(self).__name__} looks at draws of each latent, and all values of site {listed!r} are enumerated "
+                "instead; take ELBO, or draw it. An objective of your own averages by t.mean and t.log_mean, and says "
+                "so by takes_shares = True"
+            )
+
     def prepare(self, size: int, epochs: int) -> None:
         """Told before training: how many data there are, and how many epochs the run will have."""
 
@@ -106,6 +118,7 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
 
     def loss_of(self, t: Terms) -> Tensor:
         """The scalar to be differentiated: minus the bound, summed over the batch (and scaled to the whole plate)."""
+        self._check_shares(t)
         bound = self.bound(t)
         if self.score_function and t.log_score is not None:
             score = t.log_score.sum(0)
@@ -238,7 +251,7 @@ REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
         "weighs draws by the guide's density, and at site {name!r} it is a point",
     ),
     "gradient": (
-        lambda s: bool(s.q.has_rsample),
+        lambda s: s.listed or bool(s.q.has_rsample),
         "needs draws that carry gradients, and those of the {q} at site {name!r} do not",
     ),
     "closed KL": (

@@ -1,6 +1,5 @@
 """Bounds on log p(x)."""
 
-import math
 from typing import Annotated
 
 import torch
@@ -10,11 +9,6 @@ from pyro_vae.foundation.checks import Count, NotNegative, between
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective, closed_kl
 from pyro_vae.inference.terms import Terms
-
-
-def log_mean(log_w: Tensor, dim: int = 0) -> Tensor:
-    """`log 1/K sum_k w_k` along a dimension of length K."""
-    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
 
 
 class ELBO(Objective):
@@ -28,12 +22,14 @@ class ELBO(Objective):
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Higgins et al. 2017, beta-VAE.
     """
 
+    takes_shares = True
+
     def __init__(self, *, beta: NotNegative = 1.0, num_particles: Count = 1) -> None:
         super().__init__(num_particles=num_particles)
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
-        return (t.log_px + t.weigh(self.beta * (t.log_pz - t.log_qz))).mean(0)
+        return t.mean(t.log_px + t.weigh(self.beta * (t.log_pz - t.log_qz)))
 
 
 class MeanFieldELBO(Objective):
@@ -49,6 +45,7 @@ class MeanFieldELBO(Objective):
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes, equation 7; Pyro's `TraceMeanField_ELBO`.
     """
 
+    takes_shares = True
     needs = ("prior", "closed KL")
 
     def __init__(self, *, beta: NotNegative = 1.0, num_particles: Count = 1) -> None:
@@ -63,7 +60,7 @@ class MeanFieldELBO(Objective):
                 if s.q is not None
             ]
         ).sum(0)
-        return (t.log_px - t.weigh(self.beta * kl)).mean(0)
+        return t.mean(t.log_px - t.weigh(self.beta * kl))
 
 
 class IWAE(Objective):
@@ -75,6 +72,7 @@ class IWAE(Objective):
     Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders.
     """
 
+    takes_shares = True
     needs = ("density",)
     own_bound = "IWAE-{K} bound"
 
@@ -82,7 +80,7 @@ class IWAE(Objective):
         super().__init__(num_particles=num_particles)
 
     def bound(self, t: Terms) -> Tensor:
-        return log_mean(t.log_weight)
+        return t.log_mean(t.log_weight)
 
 
 class Renyi(Objective):
@@ -99,6 +97,7 @@ class Renyi(Objective):
     Source: Li & Turner 2016, Renyi Divergence Variational Inference.
     """
 
+    takes_shares = True
     needs = ("density",)
 
     def __init__(self, *, alpha: float = 0.5, num_particles: Count = 5) -> None:
@@ -113,8 +112,8 @@ class Renyi(Objective):
         if (
             abs(power) < 1e-6
         ):  # the limit; closer to it the quotient below loses its digits
-            return t.log_weight.mean(0)
-        return log_mean(power * t.log_weight) / power
+            return t.mean(t.log_weight)
+        return t.log_mean(power * t.log_weight) / power
 
 
 class CIWAE(Objective):
@@ -130,6 +129,7 @@ class CIWAE(Objective):
     Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
     """
 
+    takes_shares = True
     needs = ("density",)
     own_bound = "CIWAE-{K} bound"
 
@@ -140,9 +140,8 @@ class CIWAE(Objective):
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
-        return self.beta * t.log_weight.mean(0) + (1 - self.beta) * log_mean(
-            t.log_weight
-        )
+        tight = t.log_mean(t.log_weight)
+        return self.beta * t.mean(t.log_weight) + (1 - self.beta) * tight
 
 
 class MIWAE(Objective):
@@ -158,6 +157,7 @@ class MIWAE(Objective):
     Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
     """
 
+    takes_shares = True
     needs = ("density",)
     own_bound = "MIWAE-{K} bound"
 
@@ -166,9 +166,7 @@ class MIWAE(Objective):
         self.groups = divisor(groups, num_particles)
 
     def bound(self, t: Terms) -> Tensor:
-        return log_mean(t.log_weight.unflatten(0, (self.groups, -1)), 1).mean(
-            0
-        )  # from (M, K, B)
+        return t.log_mean(t.log_weight, self.groups).mean(0)
 
 
 def divisor(groups: int, num_particles: int) -> int:

@@ -1,6 +1,7 @@
 """Bounds whose gradient is estimated in another way than by differentiating the bound."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from pyro_vae.distributions.stopped import stopped
 from pyro_vae.foundation.checks import Count
 from pyro_vae.inference.objectives.base import Objective
-from pyro_vae.inference.objectives.bounds import divisor, log_mean
+from pyro_vae.inference.objectives.bounds import divisor
 from pyro_vae.inference.terms import Site, Terms, has_density
 
 
@@ -23,6 +24,8 @@ def stopped_log_q(t: Terms) -> Tensor:
 
 
 def _stopped_log_q(s: Site) -> Tensor:
+    if s.listed:
+        return s.log_q.detach()  # type: ignore[union-attr]
     moved = s.log_q is not None and (
         not s.drawn or (not s.point and not has_density(s.q))
     )
@@ -52,12 +55,13 @@ class STL(Objective):
     Source: Roeder, Wu & Duvenaud 2017, Sticking the Landing.
     """
 
+    takes_shares = True
     needs = ("density", "gradient")
     apart = True
 
     def bound(self, t: Terms) -> Tensor:
         path = t.log_px + t.weigh(t.log_pz - stopped_log_q(t))
-        return surrogate(t.log_weight, path).mean(0)
+        return t.mean(surrogate(t.log_weight, path))
 
 
 class DReG(Objective):
@@ -72,6 +76,7 @@ class DReG(Objective):
     Source: Tucker, Lawson, Gu & Maddison 2018, Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives.
     """
 
+    takes_shares = True
     needs = ("density", "gradient", "path")
     apart = True
     own_bound = "IWAE-{K} bound"
@@ -80,12 +85,12 @@ class DReG(Objective):
         super().__init__(num_particles=num_particles)
 
     def bound(self, t: Terms) -> Tensor:
-        weights = t.log_weight.detach().softmax(0)
+        weights = t.normalised(t.log_weight.detach()).detach()
         path = t.log_px + t.weigh(t.log_pz - stopped_log_q(t))
         through_latents(
             t, lambda g: g * weights.reshape(weights.shape + (1,) * (g.dim() - 2))
         )
-        return surrogate(log_mean(t.log_weight), (weights * path).sum(0))
+        return surrogate(t.log_mean(t.log_weight), (weights * path).sum(0))
 
 
 class PIWAE(Objective):
@@ -101,6 +106,7 @@ class PIWAE(Objective):
     Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
     """
 
+    takes_shares = True
     needs = ("density", "gradient", "path")
     apart = True
     own_bound = "IWAE-{K} bound"
@@ -111,10 +117,8 @@ class PIWAE(Objective):
 
     def bound(self, t: Terms) -> Tensor:
         log_w = t.log_weight.detach()
-        all_weights = log_w.softmax(0)
-        group_weights = (
-            log_w.unflatten(0, (self.groups, -1)).softmax(1).flatten(0, 1) / self.groups
-        )
+        all_weights = t.normalised(log_w).detach()
+        group_weights = t.normalised(log_w, self.groups).detach() / self.groups
         joint = t.log_px + t.weigh(t.log_pz)
         guide = (group_weights * t.weigh(t.log_qz)).sum(0)
         latents = [
@@ -131,7 +135,7 @@ class PIWAE(Objective):
                     (0, 2)
                 )
             through_latents(t, torch.zeros_like)
-        return surrogate(log_mean(t.log_weight), (all_weights * joint).sum(0) - guide)
+        return surrogate(t.log_mean(t.log_weight), (all_weights * joint).sum(0) - guide)
 
 
 class ReweightedWakeSleep(Objective):
@@ -147,6 +151,7 @@ class ReweightedWakeSleep(Objective):
     Reweighted Wake-Sleep for Models with Stochastic Control Flow.
     """
 
+    takes_shares = True
     needs = ("density", "path")
     apart = True
     own_bound = "IWAE-{K} bound"
@@ -156,13 +161,15 @@ class ReweightedWakeSleep(Objective):
         super().__init__(num_particles=num_particles)
 
     def bound(self, t: Terms) -> Tensor:
-        weights = t.log_weight.detach().softmax(0)
+        weights = t.normalised(t.log_weight.detach()).detach()
         through_latents(t, torch.zeros_like)
-        scores = [
-            s.q.log_prob(s.value.detach()) for s in t.sites.values() if s.q is not None
+        scores: list[Any] = [
+            s.log_q if s.listed else s.q.log_prob(s.value.detach())
+            for s in t.sites.values()
+            if s.q is not None
         ]
         log_q = torch.stack([v.expand(t.log_qz.shape) for v in scores]).sum(0)
         return surrogate(
-            log_mean(t.log_weight),
+            t.log_mean(t.log_weight),
             (weights * (t.log_px + t.weigh(t.log_pz) + log_q)).sum(0),
         )

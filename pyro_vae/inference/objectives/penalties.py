@@ -66,6 +66,7 @@ class Capacity(Objective):
     Source: Burgess et al. 2018, Understanding Disentangling in beta-VAE.
     """
 
+    takes_shares = True
     needs = ("gradient",)
 
     def __init__(
@@ -79,8 +80,8 @@ class Capacity(Objective):
         self.nats, self.gamma = nats, gamma
 
     def bound(self, t: Terms) -> Tensor:
-        kl = (t.log_qz - t.log_pz).mean()
-        return t.log_px.mean(0) - self.gamma * (kl - self.nats * t.kl_weight).abs()
+        kl = t.mean(t.log_qz - t.log_pz).mean()
+        return t.mean(t.log_px) - self.gamma * (kl - self.nats * t.kl_weight).abs()
 
 
 class BetaTC(Objective):
