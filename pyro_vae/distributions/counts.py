@@ -29,12 +29,11 @@ class LogPoisson(Counts):
     tensor(-1.)
     """
 
+    shaped = ("log_mean",)
+
     def __init__(self, log_mean: Tensor) -> None:
         self.log_mean = log_mean
         super().__init__(log_mean.shape)
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogPoisson":
-        return LogPoisson(self.log_mean.expand(batch_shape))
 
     def draw(self, shape: torch.Size) -> Tensor:
         return torch.poisson(self.mean.expand(shape).clamp_max(MOST))
@@ -62,15 +61,12 @@ class LogNegativeBinomial(Counts):
     tensor(-0.6931)
     """
 
+    shaped = ("log_mean",)
+
     def __init__(self, log_mean: Tensor, log_r: Tensor) -> None:
         # one r for many data stays one number
         self.log_mean, self.log_r = log_mean, log_r
         super().__init__(torch.broadcast_shapes(log_mean.shape, log_r.shape))
-
-    def expand(
-        self, batch_shape: Any, _instance: object = None
-    ) -> "LogNegativeBinomial":
-        return LogNegativeBinomial(self.log_mean.expand(batch_shape), self.log_r)
 
     def draw(self, shape: torch.Size) -> Tensor:
         gamma = torch._standard_gamma(self.log_r.exp().expand(shape).contiguous())
@@ -105,14 +101,11 @@ class ZeroInflatedCounts(Counts):
     Pyro's `ZeroInflatedDistribution` cannot expand once its mean was asked for, and then has `log 0` at large gates.
     """
 
+    shaped = ("gate", "counts")
+
     def __init__(self, gate: Tensor, counts: Any) -> None:
         self.gate, self.counts = gate, counts.expand(gate.shape)
         super().__init__(gate.shape)
-
-    def expand(
-        self, batch_shape: Any, _instance: object = None
-    ) -> "ZeroInflatedCounts":
-        return ZeroInflatedCounts(self.gate.expand(batch_shape), self.counts)
 
     def draw(self, shape: torch.Size) -> Tensor:
         x = self.counts.draw(shape)

@@ -1,7 +1,6 @@
 """The gamma distribution by its mean, at any shape."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
@@ -24,14 +23,12 @@ class LogGamma(Drawn):
     """
 
     support = constraints.positive
+    shaped = ("log_mean",)
 
     def __init__(self, log_mean: Tensor, log_shape: Tensor) -> None:
         # one k for many data stays one number
         self.log_mean, self.log_shape = log_mean, log_shape
         super().__init__(torch.broadcast_shapes(log_mean.shape, log_shape.shape))
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogGamma":
-        return LogGamma(self.log_mean.expand(batch_shape), self.log_shape)
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`m / k` times a gamma variable of shape k, by `G(k) = G(k + 1) U^(1 / k)` where k is small."""
@@ -42,9 +39,8 @@ class LogGamma(Drawn):
 
     def log_prob(self, x: Tensor) -> Tensor:
         k, log_x = self.log_shape.exp(), x.log()
-        apart = deviance(
-            k, (self.log_shape + log_x - self.log_mean).exp(), self.log_mean - log_x
-        )
+        scaled = (self.log_shape + log_x - self.log_mean).exp()
+        apart = deviance(k, scaled, self.log_mean - log_x)
         peak = self.log_shape / 2 - HALF_LOG_2_PI - remainder(k, self.log_shape)
         return peak - apart - log_x
 

@@ -48,11 +48,6 @@ class SelfMasked(Partly):
         super().__init__(whole, stand_in)
         self.a, self.b = (wide(t) if isinstance(whole, Wide) else t for t in (a, b))
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "SelfMasked":
-        return SelfMasked(
-            self.whole.expand(torch.Size(batch_shape)), self.stand_in, self.a, self.b
-        )
-
     def logit(self, x: Tensor) -> Tensor:
         """What `s` is the sigmoid of."""
         return self.a + self.b * x

@@ -1,6 +1,5 @@
 """Mixtures of Gaussians with independent coordinates, whose draws carry gradients."""
 
-import copy
 import math
 from typing import Any
 
@@ -36,11 +35,6 @@ class DiagonalMixture(Own):
             logits.shape[:-1], loc.shape[:-2], scale.shape[:-2]
         )
         super().__init__(batch, loc.shape[-1:])
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "DiagonalMixture":
-        new = copy.copy(self)  # its parameters broadcast
-        new._batch_shape = torch.Size(batch_shape)
-        return new
 
     def log_prob(self, z: Tensor) -> Tensor:
         if self.loc.dim() == 2 and self.scale.dim() == 2:

@@ -1,7 +1,8 @@
 """What the distributions of this package share."""
 
+import copy
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -9,10 +10,22 @@ from torch import Tensor
 
 
 class Own(TorchDistribution):
-    """A distribution whose arguments are checked before, by the likelihood or guide that makes it."""
+    """A distribution whose arguments are checked before, by the likelihood or guide that makes it.
+
+    Attributes:
+        shaped: the names of those that have the shape of a batch; the others broadcast against them.
+    """
 
     arg_constraints = {}  # noqa: RUF012  # torch's way
     _validate_args = False
+    shaped: ClassVar[tuple[str, ...]] = ()
+
+    def expand(self, batch_shape: Any, _instance: object = None) -> Self:
+        new = copy.copy(self)
+        new._batch_shape = torch.Size(batch_shape)
+        for name in self.shaped:
+            setattr(new, name, getattr(self, name).expand(new._batch_shape))
+        return new
 
 
 class Drawn(Own):

@@ -26,6 +26,8 @@ class Partly(Own):
     tensor([-1.8379, -0.9189])
     """
 
+    shaped = ("whole",)
+
     def __init__(self, whole: Any, stand_in: Tensor | float) -> None:
         self.whole, self.stand_in = whole, stand_in
         super().__init__(whole.batch_shape, whole.event_shape)
@@ -35,9 +37,6 @@ class Partly(Own):
     mean = property(attrgetter("whole.mean"))
     mode = property(attrgetter("whole.mode"))
     variance = property(attrgetter("whole.variance"))
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "Partly":
-        return Partly(self.whole.expand(torch.Size(batch_shape)), self.stand_in)
 
     def filled(self, x: Tensor) -> Tensor:
         """`x` as the elements' distribution takes it, with the stand-in for what was not seen."""

@@ -7,14 +7,8 @@ import torch
 from torch import Tensor
 
 HALF_LOG_2_PI = math.log(2 * math.pi) / 2
-SERIES = (
-    1 / 12,
-    -1 / 360,
-    1 / 1260,
-    -1 / 1680,
-    1 / 1188,
-    -691 / 360360,
-)  # of 1/a, 1/a^3, ...
+# of 1/a, 1/a^3, ...
+SERIES = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 # from where the first term that is left out, 1 / (156 a^13), is below 2e-14
 LARGE = 8.0
 

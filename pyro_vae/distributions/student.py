@@ -1,7 +1,6 @@
 """Student's t distribution, at any residual and any degrees of freedom."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
@@ -21,14 +20,12 @@ class Student(Drawn):
     """
 
     support = constraints.real
+    shaped = ("loc",)
 
     def __init__(self, df: float, loc: Tensor, scale: Tensor | float) -> None:
         self.df, self.loc = df, loc
         self.scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
         super().__init__(torch.broadcast_shapes(loc.shape, self.scale.shape))
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "Student":
-        return Student(self.df, self.loc.expand(batch_shape), self.scale)
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`loc + scale N / sqrt(C / df)`, N normal and C a chi-squared variable of `df` degrees of freedom."""

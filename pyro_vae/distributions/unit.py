@@ -1,7 +1,6 @@
 """Distributions over the unit interval, with densities that hold at any parameters."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
@@ -36,15 +35,11 @@ class LogitContinuousBernoulli(Drawn):
     """
 
     support = constraints.unit_interval
+    shaped = ("logit",)
 
     def __init__(self, logit: Tensor) -> None:
         self.logit = logit
         super().__init__(logit.shape)
-
-    def expand(
-        self, batch_shape: Any, _instance: object = None
-    ) -> "LogitContinuousBernoulli":
-        return LogitContinuousBernoulli(self.logit.expand(batch_shape))
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Where the series hold, h kept to where they do, and |h| kept to where they do not."""
@@ -96,15 +91,11 @@ class LogitBeta(Drawn):
     """
 
     support = constraints.unit_interval
+    shaped = ("logit", "log_precision")
 
     def __init__(self, logit: Tensor, log_precision: Tensor) -> None:
         self.logit, self.log_precision = logit, log_precision
         super().__init__(logit.shape)
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogitBeta":
-        return LogitBeta(
-            self.logit.expand(batch_shape), self.log_precision.expand(batch_shape)
-        )
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`A / (A + B)` for gamma variables A and B of shapes a and b, by logarithms: `log A = log A' + log(U) / a`."""
