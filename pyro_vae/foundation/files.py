@@ -24,11 +24,8 @@ MARK = ".tmp-"  # how the name of a folder begins in which a file is under way
 # the file that another takes the place of, while it can still come back
 BEFORE = ".before"
 LOCK = ".lock"  # the file in it that tells whether its process lives
-DEVICES = (
-    "/dev",
-    "/dev/fd",
-    "/proc/self/fd",
-)  # /dev/stdout, /dev/null: nothing is moved there
+# /dev/stdout, /dev/null: nothing is moved there
+DEVICES = ("/dev", "/dev/fd", "/proc/self/fd")
 
 Write = Callable[[Path], Any]
 
