@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,15 @@ import numpy as np
 
 from pyro_vae.data.channels import channels_first
 from pyro_vae.data.conditions import asked
-from pyro_vae.data.files import Loaded, Parts, Request, one_line, read_header, read_npy
+from pyro_vae.data.files import (
+    Loaded,
+    Parts,
+    Request,
+    read_header,
+    read_npy,
+    reading_npz,
+    telling,
+)
 from pyro_vae.data.holes import masked
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.sparse import sparse_values
@@ -50,17 +58,21 @@ def npy(path: Path, request: Request) -> Loaded:
     values = (
         Mapped(path, request.workers, missing=missing) if on_disk else read_npy(path)
     )
-    sizes = {"train": values.shape[0] if values.shape else 0}
-    labels, notes = separate_labels(path, request, sizes)
+    labels, notes = separate_labels(path, request, _sizes({"train": values}))
     if len(values.shape) == 2 and 0 < 10 * values.shape[0] <= values.shape[1]:
         count, width = values.shape
-        notes = [
-            *notes,
-            f"shape {count} x {width} taken for {count} data of {width} values each",
-        ]
-    return channels_first(
-        Loaded({"train": values}, labels, str(path), notes=notes), request.channels
-    )
+        notes.append(
+            f"shape {count} x {width} taken for {count} data of {width} values each"
+        )
+    loaded = Loaded({"train": values}, labels, str(path), notes=notes)
+    return channels_first(loaded, request.channels)
+
+
+def _sizes(arrays: Mapping[str, np.ndarray | Mapped]) -> dict[str, int]:
+    """How many data each split has."""
+    return {
+        split: array.shape[0] if array.shape else 0 for split, array in arrays.items()
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -87,11 +99,8 @@ class StoredArray(NamedTuple):
         return self.dtype.kind in "biuf" and len(self.shape) > 1 and not other
 
     def __str__(self) -> str:
-        return (
-            "(Python objects, never unpickled)"
-            if self.dtype.hasobject
-            else str(self.shape)
-        )
+        unread = "(Python objects, never unpickled)"
+        return unread if self.dtype.hasobject else str(self.shape)
 
 
 def npz(path: Path, request: Request) -> Loaded:
@@ -105,12 +114,12 @@ def npz(path: Path, request: Request) -> Loaded:
     members = _members(path)
     if members.keys() >= SPARSE or members.keys() >= ROWS:
         return _sparse(path, members, request)
-    for name in (request.drop or "").split(",") if request.drop else ():
-        if name.strip() not in members:
+    for name in map(str.strip, request.drop.split(",") if request.drop else ()):
+        if name not in members:
             raise InputError(
-                f"--drop {name.strip()}: {path} has no such array; {_has(members)}"
+                f"--drop {name}: {path} has no such array; {_has(members)}"
             )
-        del members[name.strip()]
+        del members[name]
     given = _conditions(path, members, request)
     for group in given.values():
         for name in group.values():
@@ -119,19 +128,15 @@ def npz(path: Path, request: Request) -> Loaded:
     keys = _data(path, members, request.key)
     label_keys, notes = _labels(path, members, keys, request)
     arrays = {split: _read(path, key, members[key]) for split, key in keys.items()}
-    labels: Parts | None = None
+    labels: Parts | None
     if label_keys:
         labels = {}
         for split, key in label_keys.items():
             labels[split], more = _one_each(path, key, members[key])
             notes += more
         notes.append(f"labels from {', '.join(label_keys.values())}")
-    elif request.labels is not None:
-        sizes = {
-            split: values.shape[0] if values.shape else 0
-            for split, values in arrays.items()
-        }
-        labels, more = separate_labels(path, request, sizes)
+    else:
+        labels, more = separate_labels(path, request, _sizes(arrays))
         notes += more
     masks = _masks(path, members, keys) if request.keeps_missing else {}
     for split, key in masks.items():
@@ -143,42 +148,28 @@ def npz(path: Path, request: Request) -> Loaded:
         f"{name} {member}" for name, member in members.items() if name not in used
     ]
     if unread:
-        few = ", ".join(unread[:6]) + (
-            f" and {len(unread) - 6} more" if len(unread) > 6 else ""
-        )
-        notes.append(f"left unread: {few}")
+        more_unread = f" and {len(unread) - 6} more" if len(unread) > 6 else ""
+        notes.append(f"left unread: {', '.join(unread[:6])}{more_unread}")
     notes = [f"data from {', '.join(keys.values())}", *notes]
-    conditions = {
-        name: _columns(path, name, group, keys) for name, group in given.items()
-    }
-    return channels_first(
-        Loaded(
-            arrays,
-            labels,
-            str(path),
-            notes=notes,
-            conditions={
-                k: parts
-                for columns in conditions.values()
-                for k, parts in columns.items()
-            },
-        ),
-        request.channels,
-    )
+    conditions: dict[str, Parts] = {}
+    for name, group in given.items():
+        conditions |= _columns(path, name, group, keys)
+    loaded = Loaded(arrays, labels, str(path), notes=notes, conditions=conditions)
+    return channels_first(loaded, request.channels)
 
 
 def _conditions(
     path: Path, members: Mapping[str, StoredArray], request: Request
 ) -> dict[str, dict[str, str]]:
     """The array of each split, or the one for all, of each name in --condition that the archive has."""
-    found: dict[str, dict[str, str]] = {}
-    for name in asked(request.condition) if request.condition is not None else ():
+    groups: dict[str, dict[str, str]] = {}
+    for name in asked(request.condition):
         group = _by_split(path, members, name.lower())
         if name in members:
-            found[name] = {"train": name}
-        elif group:
-            found[name] = group
-    return found
+            group = {"train": name}
+        if group:
+            groups[name] = group
+    return groups
 
 
 def _columns(
@@ -189,56 +180,41 @@ def _columns(
         raise InputError(
             f"--condition {name}: {path} has it for {', '.join(group)} data, and data for {', '.join(keys)}"
         )
-    arrays = {
-        split: _read(path, key, _member(path, key)) for split, key in group.items()
-    }
-    for key, array in zip(group.values(), arrays.values(), strict=True):
+    members, columns = _members(path), {}
+    for split, key in group.items():
+        array = _read(path, key, members[key])
         if array.dtype.kind not in "biufUS" or array.ndim not in (1, 2):
             raise InputError(
                 f"--condition {name}: {key} of {path} has shape {array.shape} and holds {array.dtype}; give numbers or "
                 "texts, (N,) or (N, columns)"
             )
-    texts = {
-        k: np.char.decode(v, "utf-8") if v.dtype.kind == "S" else v
-        for k, v in arrays.items()
-    }
-    if next(iter(texts.values())).ndim == 1:
-        return {name: texts}
-    widths = {v.shape[1] for v in texts.values() if v.ndim == 2}
-    if len(widths) != 1 or any(v.ndim == 1 for v in texts.values()):
+        texts = array.dtype.kind == "S"
+        columns[split] = np.char.decode(array, "utf-8") if texts else array
+    if next(iter(columns.values())).ndim == 1:
+        return {name: columns}
+    widths = {array.shape[1:] for array in columns.values()}
+    if len(widths) != 1:
         raise InputError(
             f"--condition {name}: {path} has it in other shapes for other splits"
         )
-    if widths == {1}:
-        return {name: {split: v[:, 0] for split, v in texts.items()}}
+    (width,) = widths.pop()
     return {
-        f"{name}[{i}]": {s: v[:, i] for s, v in texts.items()}
-        for i in range(widths.pop())
+        name if width == 1 else f"{name}[{i}]": {s: v[:, i] for s, v in columns.items()}
+        for i in range(width)
     }
-
-
-def _member(path: Path, key: str) -> StoredArray:
-    return _members(path)[key]
 
 
 def _members(path: Path) -> dict[str, StoredArray]:
     """The arrays of an archive by name; only their headers are read."""
     arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if not name.endswith(".npy"):
-                    continue
+    complaint = f"{path} is not a .npz file of numbers"
+    with telling(complaint, PermissionError), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
                 with archive.open(name) as file:
                     shape, dtype = read_header(file)
                 key = name.removesuffix(".npy")
                 arrays[key] = StoredArray(shape, dtype, *_words(key))
-    except PermissionError:
-        raise
-    except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
-        raise InputError(
-            f"{path} is not a .npz file of numbers: {one_line(error)}"
-        ) from error
     return arrays
 
 
@@ -266,15 +242,8 @@ def _read(path: Path, key: str, member: StoredArray) -> np.ndarray:
         raise InputError(
             f"{key} of {path} takes {size / 1e9:.3g} GB, too much for memory"
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[key]
-    except PermissionError:
-        raise
-    except Exception as error:  # as above
-        raise InputError(
-            f"{path} is not a .npz file of numbers: {one_line(error)}"
-        ) from error
+    with reading_npz(path) as archive:
+        return archive[key]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -285,30 +254,21 @@ def _data(
 ) -> dict[str, str]:
     """The array of each split; all that has no splits is for training."""
     if key is not None:
-        word = (
-            members[key].word if key in members and members[key].split else key.lower()
-        )
-        group = _by_split(path, members, word)
+        divided = key in members and members[key].split
+        group = _by_split(path, members, members[key].word if divided else key.lower())
         if key in members and (members[key].split is None or "train" not in group):
             return {"train": key}
         if "train" not in group:
             raise InputError(f"--key {key}: {path} has no such array; {_has(members)}")
         return group
-    words = {member.word for member in members.values() if member.split == "train"}
-    groups = [word for word in sorted(words) if word in ("", *DATA_WORDS)]
+    train = [member for member in members.values() if member.split == "train"]
+    groups = sorted({m.word for m in train} & {"", *DATA_WORDS})
     if not groups:  # of another name
-        groups = [
-            m.word for m in members.values() if m.split == "train" and m.could_be_data
-        ]
-    plain = [
-        name for name, m in members.items() if m.split is None and m.word in DATA_WORDS
-    ]
+        groups = [member.word for member in train if member.could_be_data]
+    plain = _undivided(members, DATA_WORDS)
     if not groups and not plain:
         plain = [name for name, member in members.items() if member.could_be_data]
-    candidates = [
-        *(str(_by_split(path, members, word)["train"]) for word in groups),
-        *plain,
-    ]
+    candidates = [_by_split(path, members, word)["train"] for word in groups] + plain
     if len(candidates) > 1:
         raise InputError(
             f"{path} has several arrays that may be the data, {', '.join(candidates)}: "
@@ -330,17 +290,18 @@ def _masks(
     return {s: key for s, key in _by_split(path, members, MASK).items() if s in keys}
 
 
+def _undivided(members: Mapping[str, StoredArray], words: Sequence[str]) -> list[str]:
+    """The arrays of all data whose names are one of these words."""
+    return [n for n, m in members.items() if m.split is None and m.word in words]
+
+
 def _by_split(
     path: Path, members: Mapping[str, StoredArray], word: str
 ) -> dict[str, str]:
     """The arrays whose names say a split and this word."""
     by_split: dict[str, str] = {}
     for split in ("train", "validation", "test"):
-        names = [
-            n
-            for n, member in members.items()
-            if (member.split, member.word) == (split, word)
-        ]
+        names = [n for n, m in members.items() if (m.split, m.word) == (split, word)]
         if len(names) > 1:
             raise InputError(
                 f"{path} has several arrays of {split} data, {', '.join(names)}: leave out all but one with "
@@ -372,44 +333,30 @@ def _labels(
         return ({"train": given}, []) if given in members else ({}, [])
     if splits:
         words = {m.word for m in members.values() if m.split and m.word in LABEL_WORDS}
-        groups = {word: _by_split(path, members, word) for word in sorted(words)}
-        whole = {w: g for w, g in groups.items() if g.keys() >= keys.keys()}
-        incomplete = [
-            n for w, g in groups.items() if w not in whole for n in g.values()
-        ]
-        notes = (
-            [f"{', '.join(incomplete)} are not labels for all splits"]
-            if incomplete
-            else []
-        )
-        _refuse_several(path, [g["train"] for g in whole.values()])
-        return (
-            {s: next(iter(whole.values()))[s] for s in keys} if whole else {}
-        ), notes
-    plain = [n for n, m in members.items() if m.split is None and m.word in LABEL_WORDS]
-    if (
-        not plain
-        and keys["train"] == "arr_0"
-        and _like_labels(members, "arr_1", "arr_0")
-    ):
+        groups = [_by_split(path, members, word) for word in sorted(words)]
+        whole = [group for group in groups if group.keys() >= keys.keys()]
+        incomplete = [n for g in groups if g not in whole for n in g.values()]
+        notes = []
+        if incomplete:
+            notes.append(f"{', '.join(incomplete)} are not labels for all splits")
+        _refuse_several(path, [group["train"] for group in whole])
+        return {split: group[split] for group in whole for split in keys}, notes
+    plain = _undivided(members, LABEL_WORDS)
+    if not plain and keys["train"] == "arr_0" and _like_labels(members):
         plain = ["arr_1"]
     _refuse_several(path, plain)
-    return ({"train": plain[0]} if plain else {}), []
+    return dict(zip(keys, plain, strict=False)), []
 
 
-def _like_labels(members: Mapping[str, StoredArray], name: str, data: str) -> bool:
-    """Whether the only other array has one whole number or text for each datum."""
-    if members.keys() != {name, data}:
+def _like_labels(members: Mapping[str, StoredArray]) -> bool:
+    """Whether arr_1, the only array beside arr_0, has one whole number or text for each datum."""
+    if members.keys() != {"arr_0", "arr_1"}:
         return False
-    shape, kind = members[name].shape, members[name].dtype.kind
-    return kind in "biuUS" and shape in (
-        (members[data].shape[0],),
-        (members[data].shape[0], 1),
-    )
+    count, labels = members["arr_0"].shape[0], members["arr_1"]
+    return labels.dtype.kind in "biuUS" and labels.shape in ((count,), (count, 1))
 
 
-def _refuse_several(path: Path, names: Iterable[str]) -> None:
-    names = list(names)
+def _refuse_several(path: Path, names: Sequence[str]) -> None:
     if len(names) > 1:
         raise InputError(
             f"{path} has several arrays that may be the labels, {', '.join(names)}: "
@@ -428,10 +375,8 @@ def _one_each(
 
 
 def _has(members: Mapping[str, StoredArray]) -> str:
-    listed = ", ".join(
-        f"{name} {member}" for name, member in list(members.items())[:12]
-    )
-    return f"it has {listed or 'no arrays'}"
+    arrays = [f"{name} {member}" for name, member in members.items()]
+    return f"it has {', '.join(arrays[:12]) or 'no arrays'}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -441,19 +386,13 @@ def _sparse(path: Path, members: Mapping[str, StoredArray], request: Request) ->
     """A matrix that scipy.sparse.save_npz wrote, or one in its compressed rows."""
     import scipy.sparse
 
-    try:
+    with telling(f"{path} is not a sparse matrix", PermissionError):
         if "format" in members:
             matrix = scipy.sparse.load_npz(path)
         else:
-            data, indices, indptr, shape = (
-                _read(path, key, members[key])
-                for key in ("data", "indices", "indptr", "shape")
-            )
-            matrix = scipy.sparse.csr_array((data, indices, indptr), shape=tuple(shape))
-    except (InputError, PermissionError):
-        raise
-    except Exception as error:  # as above
-        raise InputError(f"{path} is not a sparse matrix: {one_line(error)}") from error
-    values, said = sparse_values(path, matrix, request.stream)
+            keys = ("data", "indices", "indptr", "shape")
+            *rows, shape = (_read(path, key, members[key]) for key in keys)
+            matrix = scipy.sparse.csr_array(tuple(rows), shape=tuple(shape))
+    values, note = sparse_values(path, matrix, request.stream)
     labels, notes = separate_labels(path, request, {"train": matrix.shape[0]})
-    return Loaded({"train": values}, labels, str(path), notes=[said, *notes])
+    return Loaded({"train": values}, labels, str(path), notes=[note, *notes])

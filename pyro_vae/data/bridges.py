@@ -13,9 +13,8 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.data.units import Each, Units, each
 from pyro_vae.foundation.abstract import variants
 
-Draw = Callable[
-    [Tensor, torch.dtype], Tensor
-]  # uniform numbers in the shape of a tensor
+# uniform numbers in the shape of a tensor
+Draw = Callable[[Tensor, torch.dtype], Tensor]
 
 
 class Noise(NamedTuple):
@@ -80,15 +79,14 @@ class Bridge(ABC):
 
         What is nan, a value that is missing, stays so.
         """
-        may_miss = v.is_floating_point()
+        may_miss = v.is_floating_point() and self.binarizes
         v = (v if self.units is None else self.units(v)).to(dtype)
         noise = Noise(generator, draw)
-        if not may_miss or not self.binarizes:
+        if not may_miss:
             return self.apply(v, noise)
         missing = v.isnan()
-        return self.apply(v.masked_fill(missing, 0), noise).masked_fill(
-            missing, math.nan
-        )
+        bits = self.apply(v.masked_fill(missing, 0), noise)
+        return bits.masked_fill(missing, math.nan)
 
     @abstractmethod
     def apply(self, v: Tensor, noise: Noise) -> Tensor:
@@ -128,9 +126,8 @@ class Bridge(ABC):
         """What `log_unit` adds up: `log |dv_i / dx_i|` of each element, `(*shape,)`."""
         if self.units is None or self.units.whole:
             return torch.zeros(shape, dtype=torch.float64)
-        return (
-            each(self.units.unit, torch.empty(shape), torch.float64).log().expand(shape)
-        )
+        unit = each(self.units.unit, torch.empty(shape), torch.float64)
+        return unit.log().expand(shape)
 
     def inverse(self, x: Tensor) -> Tensor:
         """Stored numbers for values that a likelihood gave, where x is not bits made of them or scaled to [0, 1]."""
@@ -147,9 +144,7 @@ class Bridge(ABC):
         units = Units.from_dict(table["units"]) if "units" in table else None
         maximum = float(table["maximum"])
         if "steps" in table:
-            return ColumnNoise(
-                maximum, units, tuple(float(step) for step in table["steps"])
-            )
+            return ColumnNoise(maximum, units, tuple(map(float, table["steps"])))
         return Bridge.kinds()[table["bridge"]](maximum, units)
 
     @staticmethod
@@ -183,7 +178,7 @@ class AsStored(Bridge):
         return self.words if self.units is None else f"as {self.units}"
 
 
-class Binarization(Bridge, ABC):
+class Binarization(Bridge):
     """Bits."""
 
     binarizes = True
@@ -192,7 +187,7 @@ class Binarization(Bridge, ABC):
         return Representation.BINARY
 
 
-class RandomBits(Binarization, ABC):
+class RandomBits(Binarization):
     """`x ~ Bernoulli(v / maximum)`."""
 
     is_random = True
@@ -251,9 +246,8 @@ class Dequantized(Bridge):
 
     def apply(self, v: Tensor, noise: Noise) -> Tensor:
         u = noise.uniform(v)
-        step = (
-            torch.finfo(v.dtype).eps / 2
-        )  # of torch.rand; x is never rounded to 0 or 1
+        # of torch.rand; x is never rounded to 0 or 1
+        step = torch.finfo(v.dtype).eps / 2
         return ((v + u.clamp_min(step)) / (self.maximum + 1)).clamp_max(1 - step)
 
     def result(self, before: Representation) -> Representation:

@@ -1,23 +1,20 @@
 """Images of arrays whose colours come last, `(N, H, W, 3)`, put into the order of PyTorch, `(N, 3, H, W)`."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from torch import Tensor
 
 from pyro_vae.data.files import Loaded
-from pyro_vae.data.streams import Stream
+from pyro_vae.data.streams import Derived, Stream
 from pyro_vae.foundation.errors import InputError
 
 COLOURS = (1, 3)
 
 
-class Moved(Stream):
+class Moved(Derived):
     """Another stream with the last axis of each datum first."""
 
     def __init__(self, of: Stream) -> None:
-        self.of, self.workers, self.on_disk = of, of.workers, of.on_disk
-        self.shape = (of.shape[0], of.shape[-1], *of.shape[1:-1])
+        super().__init__(of, (of.shape[0], of.shape[-1], *of.shape[1:-1]))
 
     def read(self, index: np.ndarray) -> Tensor:
         return self.of.read(index).movedim(-1, 1).contiguous()
@@ -44,16 +41,19 @@ def channels_first(loaded: Loaded, asked: str | None) -> Loaded:
     last = asked == "last" if asked else _last(shape, loaded.source)
     if not last:
         return loaded
-    moved: Mapping[str, np.ndarray | Stream] = {
-        split: Moved(v)
-        if isinstance(v, Stream)
-        else np.ascontiguousarray(np.moveaxis(v, -1, 1))
-        for split, v in loaded.parts.items()
-    }
     height, width, colours = shape
-    note = f"shape {shape} taken for {height} x {width} with {colours} {'channels' if colours > 1 else 'channel'} last"
-    said = f"{note}, put in front: ({colours}, {height}, {width}); --channels first keeps it"
-    return loaded._replace(parts=moved, notes=[*loaded.notes, said])
+    note = (
+        f"shape {shape} taken for {height} x {width} with {colours} {'channels' if colours > 1 else 'channel'} last, "
+        f"put in front: ({colours}, {height}, {width}); --channels first keeps it"
+    )
+    moved = {split: _moved(values) for split, values in loaded.parts.items()}
+    return loaded._replace(parts=moved, notes=[*loaded.notes, note])
+
+
+def _moved(values: np.ndarray | Stream) -> np.ndarray | Stream:
+    if isinstance(values, Stream):
+        return Moved(values)
+    return np.ascontiguousarray(np.moveaxis(values, -1, 1))
 
 
 def _last(shape: tuple[int, ...], source: str) -> bool:

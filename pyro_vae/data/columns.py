@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.conditions import LABEL, asked
-from pyro_vae.data.files import Loaded, Request
+from pyro_vae.data.files import Loaded, Parts, Request, few
 from pyro_vae.data.holes import HOW
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.schema import Schema, names_of
+from pyro_vae.data.text import odd_one
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import user_path
@@ -71,9 +72,8 @@ class Table:
     kinds: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kinds = [
-            dtype.kind for dtype in self.frame.dtypes
-        ]  # asking each column takes long
+        # asking each column takes long
+        self.kinds = [dtype.kind for dtype in self.frame.dtypes]
         self.left = list(range(len(self.names)))
         for name, times in Counter(self.names if self.headed else ()).items():
             if times > 1:
@@ -88,9 +88,8 @@ class Table:
                 f"counted from 0, as in --{option} {places[0]}"
             )
         if re.fullmatch(r"-?\d{1,9}", given) and not places:
-            places = [
-                c for c in (int(given), int(given) + len(self.names)) if c in self.left
-            ][:1]
+            numbers = (int(given), int(given) + len(self.names))
+            places = [number for number in numbers if number in self.left][:1]
         if not places:
             near = difflib.get_close_matches(given, self.names, 1)
             hint = f"did you mean {near[0]}?" if near else f"it has {_few(self.names)}"
@@ -110,37 +109,28 @@ class Table:
 
     def pasted(self, name: str, *columns: int) -> str:
         """An option that names columns, as it can be pasted; one whose name is not enough goes by its number."""
-        given = [self.called(c) for c in columns]
-        clear = ["," not in text and self.names.count(text) < 2 for text in given]
-        words = [
-            t if ok else str(c) for t, ok, c in zip(given, clear, columns, strict=True)
-        ]
+        words = []
+        for column in columns:
+            word = self.called(column)
+            clear = "," not in word and self.names.count(word) < 2
+            words.append(word if clear else str(column))
         return option(name, ",".join(words))
 
     def said(self, column: int) -> str:
         """A column in a sentence."""
-        return (
-            f"column {self.names[column]!r}"
-            if self.names[column]
-            else f"column {column}, without a name,"
-        )
+        name = self.names[column]
+        return f"column {name!r}" if name else f"column {column}, without a name,"
 
     def kind(self, column: int) -> str:
         """The letter of NumPy for what a column holds: `b`, `i`, `u`, `f`; `O` for text, `V` for other objects."""
         kind = self.kinds[column]
-        return (
-            "V"
-            if kind == "O" and not isinstance(self.frame[column].iloc[0], str)
-            else kind
-        )
+        objects = kind == "O" and not isinstance(self.frame[column].iloc[0], str)
+        return "V" if objects else kind
 
     def put(self, column: int, values: Any) -> None:
         """Other values in place of a column's."""
         self.frame[column] = values
         self.kinds[column] = self.frame[column].dtype.kind
-
-    def unique(self, column: int) -> bool:
-        return bool(self.frame[column].is_unique)
 
     def take(self, column: int) -> np.ndarray:
         """The values of a column that is no data."""
@@ -166,29 +156,28 @@ def loaded(table: Table, request: Request) -> Loaded:
     if labels is not None:
         request = replace(request, labels=None)
     names = _names(table, request, guess)
-    mixed = (
-        request.columns is not None
-    )  # where texts are data, and no column is taken for labels
-    missing = request.keeps_missing
+    # where texts are data, and no column is taken for labels
+    mixed = request.columns is not None
     if labels is None:
         labels = _labels(table, request, guess and not mixed)
-    schema, values = (
-        _mixed(table, request) if mixed else (None, _values(table, missing=missing))
-    )
+    schema: Schema | None = None
+    if mixed:
+        schema, values = _mixed(table, request)
+    else:
+        values = _values(table, missing=request.keeps_missing)
     _note_stand_ins(table, values)
-    if labels is None and request.labels is not None:
-        known = None if names is None else {"train": names}
+    names_of_rows, split_labels = _all_train(names), _all_train(labels)
+    if labels is None:
+        sizes = {"train": len(values)}
         split_labels, notes = separate_labels(
-            table.path, request, {"train": len(values)}, names=known
+            table.path, request, sizes, names=names_of_rows
         )
         table.notes += notes
-    else:
-        split_labels = None if labels is None else {"train": labels}
     return Loaded(
         {"train": values},
         split_labels,
         str(table.path),
-        None if names is None else {"train": names},
+        names_of_rows,
         table.notes,
         [table.called(c) for c in table.left] if schema is None else schema.names,
         schema=schema,
@@ -196,10 +185,14 @@ def loaded(table: Table, request: Request) -> Loaded:
     )
 
 
+def _all_train(column: np.ndarray | None) -> Parts | None:
+    return None if column is None else {"train": column}
+
+
 def _conditions(table: Table, request: Request) -> dict[str, np.ndarray]:
     """The columns that --condition names, which are no data; `label` may mean whatever labels there are."""
-    found: dict[str, np.ndarray] = {}
-    for name in asked(request.condition) if request.condition is not None else ():
+    columns: dict[str, np.ndarray] = {}
+    for name in asked(request.condition):
         if name in LABEL and name not in table.names:
             continue
         column = table.find(name, "condition")
@@ -210,8 +203,8 @@ def _conditions(table: Table, request: Request) -> dict[str, np.ndarray]:
                 "numbers or texts"
             )
         values = table.take(column)
-        found[name] = values.astype(str) if kind == "O" else values
-    return found
+        columns[name] = values.astype(str) if kind == "O" else values
+    return columns
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -221,16 +214,13 @@ def _names(table: Table, request: Request, guess: bool) -> np.ndarray | None:
     """What the rows are called: by the column that is asked for, or one that can be nothing else."""
     if request.id is not None:
         return table.take(table.find(request.id, "id")).astype(str)
-    columns = [c for c in table.left if guess and _is_id(table, c)]
     label = _column_of_labels(table, request)
-    columns = [
-        c for c in columns if c != label and table.called(c) not in _asked(request)
-    ]
-    if len(columns) == len(table.left):
-        columns = []
-    if not columns:
-        if guess:
-            _refuse_doubt(table)
+    if not guess:
+        return None
+    columns = [c for c in table.left if c != label and _is_id(table, c)]
+    columns = [c for c in columns if table.called(c) not in _asked(request)]
+    if len(columns) in (0, len(table.left)):
+        _refuse_doubt(table)
         return None
     for column in columns:
         hint = " (--drop none keeps it as data)" if table.kind(column) in "iu" else ""
@@ -248,16 +238,14 @@ def _is_id(table: Table, column: int) -> bool:
     first = column == 0 and kind == "O" and not _like_numbers(table.frame[column])
     if not (called_so or first) or kind not in "iuO":
         return False
-    return table.unique(column) and not (
-        kind == "O" and (table.frame[column] == "").any()
-    )
+    blank = kind == "O" and (table.frame[column] == "").any()
+    return table.frame[column].is_unique and not blank
 
 
 def _like_numbers(series: Any) -> bool:
     """Whether texts begin with figures, as in 5 %, 1,2 or 2020-01-01: not what names and labels look like."""
-    return bool(
-        series.head(CHECKED).astype(str).str.match(r"[^A-Za-z]*\d").mean() > 0.5
-    )
+    texts = series.head(CHECKED).astype(str)
+    return bool(texts.str.match(r"[^A-Za-z]*\d").mean() > 0.5)
 
 
 def _refuse_doubt(table: Table) -> None:
@@ -271,11 +259,8 @@ def _refuse_doubt(table: Table) -> None:
         )
     for column in table.left[:CHECKED]:
         numbers = table.frame[column].to_numpy()[:CHECKED]
-        if (
-            table.kind(column) not in "iu"
-            or len(numbers) < 3
-            or not (np.diff(numbers) == 1).all()
-        ):
+        whole = table.kind(column) in "iu" and len(numbers) >= 3
+        if not whole or (np.diff(numbers) != 1).any():
             continue
         if table.headed:
             table.notes.append(
@@ -326,19 +311,15 @@ def _guessed_labels(table: Table) -> int | None:
         last = not table.headed and column == table.left[-1]
         named = table.headed and LABEL_NAME.fullmatch(table.names[column].strip())
         certain = named or (last and not _like_numbers(table.frame[column]))
-        kinds = named or len(table.frame) == 1 or not table.unique(column)
+        kinds = named or len(table.frame) == 1 or not table.frame[column].is_unique
         return column if certain and kinds else None
-    named_so = [
-        c
-        for c in table.left
-        if table.headed
-        and table.kind(c) in "iub"
-        and NUMBER_LABEL_NAME.fullmatch(table.names[c])
-    ]
-    few = [
-        c for c in named_so if table.frame[c].nunique() <= max(2, len(table.frame) // 2)
-    ]
-    return few[0] if len(few) == 1 and not texts and len(table.left) > 1 else None
+    if texts or not table.headed or len(table.left) == 1:
+        return None
+    whole = [c for c in table.left if table.kind(c) in "iub"]
+    named_so = [c for c in whole if NUMBER_LABEL_NAME.fullmatch(table.names[c])]
+    most = max(2, len(table.frame) // 2)
+    columns = [c for c in named_so if table.frame[c].nunique() <= most]
+    return columns[0] if len(columns) == 1 else None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -376,12 +357,10 @@ def _values(table: Table, *, missing: bool) -> np.ndarray:
     """The columns that are left, as numbers; nan where one is `missing`, if that may be."""
     others = [c for c in table.left if table.kind(c) not in "biuf"]
     if len(others) == len(table.left):
-        row, cell = _odd_one(table.frame[others[0]]) if others else (0, "")
-        example = (
-            f": {table.said(others[0])} holds {cell!r} in data row {row}"
-            if others
-            else ""
-        )
+        example = ""
+        if others:
+            row, cell = _odd_one(table.frame[others[0]])
+            example = f": {table.said(others[0])} holds {cell!r} in data row {row}"
         raise InputError(
             f"{table.path} has no column of numbers that could be data{example}"
         )
@@ -389,25 +368,19 @@ def _values(table: Table, *, missing: bool) -> np.ndarray:
         raise InputError(_not_numbers(table, others))
     truths = [c for c in table.left if table.kind(c) == "b"]
     if truths:
-        few = _few([table.called(c) for c in truths])
-        table.notes.append(f"True and False taken for 1 and 0 (in {few})")
+        called = _few([table.called(c) for c in truths])
+        table.notes.append(f"True and False taken for 1 and 0 (in {called})")
         table.frame = table.frame.astype(dict.fromkeys(truths, np.uint8))
     values = table.frame[table.left].to_numpy()
     if values.dtype.kind == "f":
         _refuse_missing(table, values, kept=missing)
-        long = [
-            c
-            for c, great in zip(
-                table.left, np.fmax.reduce(np.abs(values)) >= EXACT, strict=True
-            )
-            if great
-        ]
-        long = [c for c in long if table.kind(c) in "iu"]
-        if long:
-            raise InputError(
-                f"{table.said(long[0])} of {table.path} holds whole numbers beyond 2^53 among columns of reals, which "
-                f"cannot be kept exactly: leave it out with {table.pasted('drop', long[0])}"
-            )
+        great = np.fmax.reduce(np.abs(values)) >= EXACT
+        for column in np.array(table.left)[great].tolist():
+            if table.kind(column) in "iu":
+                raise InputError(
+                    f"{table.said(column)} of {table.path} holds whole numbers beyond 2^53 among columns of reals, "
+                    f"which cannot be kept exactly: leave it out with {table.pasted('drop', column)}"
+                )
     return values
 
 
@@ -437,10 +410,12 @@ def _not_numbers(table: Table, others: Sequence[int]) -> str:
 
 def _odd_one(series: Any) -> tuple[int, str]:
     """The first cell of a column that is not like a number: its row and what it holds."""
-    for row, cell in enumerate(series.astype(str)):
-        if not re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", cell):
-            return row, cell if len(cell) < 30 else cell[:30] + "..."
-    return 0, str(series.iloc[0])[:30]
+    texts = series.astype(str)
+    row = odd_one(texts)
+    if row is None:
+        return 0, str(series.iloc[0])[:30]
+    cell = texts.iloc[row]
+    return row, cell if len(cell) < 30 else cell[:30] + "..."
 
 
 def _refuse_missing(table: Table, values: np.ndarray, *, kept: bool) -> None:
@@ -451,7 +426,7 @@ def _refuse_missing(table: Table, values: np.ndarray, *, kept: bool) -> None:
         return
     column = int(wrong.any(0).argmax())
     row = int(wrong[:, column].argmax())
-    rows, columns = int(wrong.any(1).sum()), int(wrong.any(0).sum())
+    rows, columns = (int(wrong.any(axis).sum()) for axis in (1, 0))
     called = table.called(table.left[column])
     dropped = table.pasted("drop", table.left[column])
     if wrong[:, column].all():
@@ -485,10 +460,8 @@ def _note_stand_ins(table: Table, values: np.ndarray) -> None:
 
 def _shown(series: Any) -> str:
     """The first values of a column."""
-    few = [str(value) for value in series.head(3)]
-    return ", ".join(few) + (", ..." if len(series) > 3 else "")
+    return ", ".join([*map(str, series.head(3))] + ["..."] * (len(series) > 3))
 
 
 def _few(names: Sequence[str]) -> str:
-    few = ", ".join(repr(name) for name in names[:6])
-    return few + (f", ... {len(names)} in all" if len(names) > 6 else "")
+    return few(names, 6, repr)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.files import Parts
+from pyro_vae.data.files import Parts, few
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 
@@ -20,7 +20,7 @@ FEW = 20  # kinds of whole numbers that are taken for categories
 SHOWN = 12  # categories in a picture
 
 
-def asked(text: str) -> dict[str, str | None]:
+def asked(text: str | None) -> dict[str, str | None]:
     """The columns that `--condition` names, `a,b=real`, and the kind that is asked for, if any.
 
     Raises:
@@ -30,26 +30,24 @@ def asked(text: str) -> dict[str, str | None]:
     {'sex': None, 'age': 'real', 'a=b, c': None}
     """
     columns: dict[str, str | None] = {}
+    if text is None:
+        return columns
+    option = f"--condition {shown(text)}"
     for part in PART.findall(text) or [""]:
         column = COLUMN.fullmatch(part)
-        name = (
-            ""
-            if column is None
-            else next(filter(None, column.group(1, 2, 3)), "").strip()
-        )
+        spellings = column.group(1, 2, 3) if column else ()
+        name = next(filter(None, spellings), "").strip()
         if column is None or not name or not SEPARATED.fullmatch(text):
             raise InputError(
-                f"--condition {shown(text)}: name columns with commas between them, as in a,b; a name with a comma or "
-                "= stands in quotes"
+                f"{option}: name columns with commas between them, as in a,b; a name with a comma or = stands in quotes"
             )
         kind = column[4]
         if kind is not None and kind not in KINDS:
             raise InputError(
-                f"--condition {shown(text)}: {name} is {' or '.join(KINDS)}, not {kind!r}; a name with = stands in "
-                "quotes"
+                f"{option}: {name} is {' or '.join(KINDS)}, not {kind!r}; a name with = stands in quotes"
             )
         if name in columns:
-            raise InputError(f"--condition {shown(text)} names {name} twice")
+            raise InputError(f"{option} names {name} twice")
         columns[name] = kind
     return columns
 
@@ -111,14 +109,9 @@ class Condition:
         places = {category: i for i, category in enumerate(self.categories)}
         for i, text in enumerate(texts):
             if text not in places:
-                what = (
-                    f"has no {self.name}"
-                    if text == ""
-                    else f"has the {self.name} {text!r}"
-                )
-                known = listed(self.categories)
+                what = f"the {self.name} {text!r}" if text else f"no {self.name}"
                 raise InputError(
-                    f"{where.format(i)} {what}; the categories are {known}"
+                    f"{where.format(i)} has {what}; the categories are {listed(self.categories)}"
                 )
         index = torch.tensor([places[text] for text in texts], dtype=torch.int64)
         return torch.nn.functional.one_hot(index, len(places)).double()
@@ -175,11 +168,12 @@ class Condition:
                     f"{self.name} is a real number, and {shown(text)} is none"
                 )
             return number
+        same = [c for c in self.categories if c == text]
         alike = [c for c in self.categories if c.lower() == text.lower()]
         as_number = [c for c in self.categories if _same_number(c, text)]
-        for found in ([text] if text in self.categories else [], alike, as_number):
-            if len(found) == 1:
-                return found[0]
+        for meant in (same, alike, as_number):
+            if len(meant) == 1:
+                return meant[0]
         raise InputError(
             f"{self.name} is one of {listed(self.categories)}, and not {shown(text)}"
         )
@@ -207,10 +201,11 @@ def assigned(text: str, names: Sequence[str]) -> tuple[str, str] | None:
 
 def listed(names: Sequence[str], most: int = SHOWN) -> str:
     """Some names of categories, in quotes where they are more than a word or a number."""
-    few = [
-        name if re.fullmatch(r"[\w.+-]+", name) else repr(name) for name in names[:most]
-    ]
-    return ", ".join(few) + (f", ... {len(names)} in all" if len(names) > most else "")
+    return few(names, most, _quoted)
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[\w.+-]+", name) else repr(name)
 
 
 def _written(number: float) -> str:
@@ -259,19 +254,18 @@ class Conditions:
         Raises:
             InputError: for a column that is missing or not among these, and as `Condition.encode`.
         """
+        names = ", ".join(self.names)
         for name in values:
             if name not in self.names:
                 raise InputError(
-                    f"{name} is no condition of this run, whose conditions are {', '.join(self.names)}"
+                    f"{name} is no condition of this run, whose conditions are {names}"
                 )
         for name in self.names:
             if name not in values:
                 raise InputError(
-                    f"the condition {name} is missing: the run is given {', '.join(self.names)}"
+                    f"the condition {name} is missing: the run is given {names}"
                 )
-        return torch.cat(
-            [column.encode(values[column.name], where) for column in self.columns], 1
-        )
+        return torch.cat([c.encode(values[c.name], where) for c in self.columns], 1)
 
     def given(self, texts: Sequence[str]) -> dict[str, str | float]:
         """What `--given NAME=VALUE` says, by column.
@@ -279,25 +273,28 @@ class Conditions:
         Raises:
             InputError: for another form, an unknown column or value, and a column that is given twice.
         """
-        found: dict[str, str | float] = {}
+        values: dict[str, str | float] = {}
         for text in texts:
-            said = assigned(text, self.names)
-            if said is None:
-                name = text.partition("=")[0]
+            assignment = assigned(text, self.names)
+            if assignment is None:
+                name, equals, _ = text.partition("=")
                 unknown = f"{shown(name)} is no condition of the run"
                 raise InputError(
-                    f"--given {shown(text)}: {unknown if '=' in text else 'give NAME=VALUE'}; its conditions are "
+                    f"--given {shown(text)}: {unknown if equals else 'give NAME=VALUE'}; its conditions are "
                     f"{listed(self.names)}"
                 )
-            name, value = said
-            column = next(column for column in self.columns if column.name == name)
-            if name in found:
+            name, value = assignment
+            if name in values:
                 raise InputError(f"--given names {name} twice")
             try:
-                found[name] = column.read(value)
+                values[name] = self.column(name).read(value)
             except InputError as error:
                 raise InputError(f"--given {shown(text)}: {error}") from error
-        return found
+        return values
+
+    def column(self, name: str) -> Condition:
+        """The column of this name."""
+        return self.columns[self.names.index(name)]
 
     def strange(self, values: Mapping[str, Any]) -> list[str]:
         """Sentences about values by column, each `(N,)`, that are far from those of the training data."""
@@ -310,15 +307,12 @@ class Conditions:
 
     def completed(self, given: Mapping[str, str | float]) -> dict[str, str | float]:
         """All columns, those that are not given at their usual values."""
-        return {
-            column.name: given.get(column.name, column.usual) for column in self.columns
-        }
+        return {c.name: given.get(c.name, c.usual) for c in self.columns}
 
     def one(self, values: Mapping[str, str | float]) -> Tensor:
         """The c of one datum, `(1, width)`; a column that has no value has its usual one."""
-        return self.encode(
-            {name: [value] for name, value in self.completed(values).items()}
-        )
+        completed = self.completed(values)
+        return self.encode({name: [value] for name, value in completed.items()})
 
     def examples(self, given: Mapping[str, str | float]) -> tuple[Tensor, list[str]]:
         """Some conditions to show side by side, `(n, width)`, and what they are called.
@@ -329,29 +323,25 @@ class Conditions:
         name = self.free(given)
         if name is None:
             return self.one(given), [", ".join(f"{k} {v}" for k, v in given.items())]
-        free = next(column for column in self.columns if column.name == name)
+        free = self.column(name)
         if free.categories:
             values: list[Any] = list(free.categories[:SHOWN])
+            words = values
         else:
             values = [free.mean + step * free.std for step in (-2, -1, 0, 1, 2)]
-        c = torch.cat([self.one({**given, free.name: value}) for value in values])
-        return c, [
-            f"{free.name} {v if free.categories else f'{v:.3g}'}" for v in values
-        ]
+            words = [f"{value:.3g}" for value in values]
+        c = torch.cat([self.one({**given, name: value}) for value in values])
+        return c, [f"{name} {word}" for word in words]
 
     def free(self, given: Mapping[str, str | float]) -> str | None:
         """The first column that is not given."""
-        return next(
-            (column.name for column in self.columns if column.name not in given), None
-        )
+        return next((name for name in self.names if name not in given), None)
 
     def decoded(self, c: Tensor) -> dict[str, np.ndarray]:
         """c, `(N, width)` -> the values of each column, `(N,)`."""
         pieces = c.split([column.width for column in self.columns], 1)
-        return {
-            column.name: column.decoded(piece)
-            for column, piece in zip(self.columns, pieces, strict=True)
-        }
+        values = map(Condition.decoded, self.columns, pieces)
+        return dict(zip(self.names, values, strict=True))
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values, for a file."""
@@ -371,12 +361,11 @@ class Conditions:
     @classmethod
     def from_list(cls, columns: Sequence[Mapping[str, Any]]) -> "Conditions":
         """Read `to_list` back."""
-        return cls(
-            tuple(
-                Condition(**{**c, "categories": tuple(c.get("categories", ()))})
-                for c in columns
-            )
-        )
+        read = [
+            Condition(**{**c, "categories": tuple(c.get("categories", ()))})
+            for c in columns
+        ]
+        return cls(tuple(read))
 
 
 def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list[str]]:
@@ -398,14 +387,12 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
                 f"--condition {name}=real: the column holds texts, such as {shown(str(train[0]))}"
             ) from error
         sound = numbers[np.isfinite(numbers)]
-        mean, std = (
-            (float(sound.mean()), float(sound.std())) if len(sound) else (0.0, 0.0)
-        )
+        std = float(sound.std()) if len(sound) else 0.0
         if std == 0:
             raise InputError(
                 f"--condition {name}: all training data have the same value: leave it out"
             )
-        low, high = float(sound.min()), float(sound.max())
+        mean, low, high = map(float, (sound.mean(), sound.min(), sound.max()))
         return Condition(name, mean=mean, std=std, low=low, high=high), []
 
     kinds, counts = np.unique(spelled(train), return_counts=True)

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.bridges import AsStored, Bridge, Draw
-from pyro_vae.data.streams import CHUNK, Stream, batches
+from pyro_vae.data.streams import CHUNK, Derived, Stream, batches
 from pyro_vae.data.uniform import uniform
 from pyro_vae.engine.compiled import Later
 from pyro_vae.foundation.errors import InputError
 
-BLOCK = (
-    2**18
-)  # elements between two states of a generator that are kept, of 5 kB each; more where
-STATES = 2**14  # so many would not do
+# elements between two states of a generator that are kept, of 5 kB each; more where so many would not do
+BLOCK = 2**18
+STATES = 2**14
 
 
 def evenly(n: int, size: int) -> Tensor:
@@ -32,9 +31,9 @@ def take(values: Any, index: Tensor) -> Any:
     """Some of the data of a tensor or an array, or of what reads itself, which stays where it is."""
     if isinstance(values, Tensor):
         return values[index.to(values.device)]
-    return (
-        values[index.numpy()] if isinstance(values, np.ndarray) else values.take(index)
-    )
+    if isinstance(values, np.ndarray):
+        return values[index.numpy()]
+    return values.take(index)
 
 
 class Sampled(ABC):
@@ -83,13 +82,11 @@ class Split(Sampled):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        self.bridge, self.dtype = bridge, dtype
-        self.values = values.to(device) if isinstance(values, Tensor) else values
-        self.device = (
-            self.values.device
-            if isinstance(self.values, Tensor)
-            else torch.device(device or "cpu")
-        )
+        self.values, self.bridge, self.dtype = values, bridge, dtype
+        self.device = torch.device(device or "cpu")
+        if isinstance(values, Tensor):
+            self.values = values.to(device)
+            self.device = self.values.device
 
     def __len__(self) -> int:
         return len(self.values)
@@ -108,9 +105,8 @@ class Split(Sampled):
         """The same for training: made from the stored values where they are used, with numbers of their own."""
         seen = Seen(self.bridge, self.dtype, draw)
         if isinstance(self.values, Stream):
-            for v in self.values.batches(
-                order.cpu(), batch_size, pin_memory=self.device.type == "cuda"
-            ):
+            pin = self.device.type == "cuda"
+            for v in self.values.batches(order.cpu(), batch_size, pin_memory=pin):
                 yield Later(seen, (v.to(self.device, non_blocking=True),), len(v))
         else:
             for index in order.to(self.device).split(batch_size):
@@ -124,31 +120,24 @@ class Split(Sampled):
         if not self.bridge.is_random:
             return self
         if isinstance(self.values, Stream):
-            return Split(
-                Fixed(self.values, self.bridge, self.dtype, seed),
-                AsStored(),
-                self.dtype,
-                self.device,
-            )
-        generator = torch.Generator().manual_seed(seed)
-        x = self.bridge(self.values.cpu(), dtype=self.dtype, generator=generator)
-        stored = x.to(self.bridge.kept_as(self.values.dtype, self.dtype))
-        return Split(stored.to(self.device), AsStored(), self.dtype)
+            fixed: Tensor | Stream = Fixed(self.values, self.bridge, self.dtype, seed)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            x = self.bridge(self.values.cpu(), dtype=self.dtype, generator=generator)
+            fixed = x.to(self.bridge.kept_as(self.values.dtype, self.dtype))
+        return Split(fixed, AsStored(), self.dtype, self.device)
 
     def take(self, index: Tensor) -> "Split":
         return Split(take(self.values, index), self.bridge, self.dtype, self.device)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each element of x over the split (at most 10,000 data), each of `shape`."""
-        few, rows = (
-            self.first(10_000),
-            max(1, CHUNK // math.prod(self.values.shape[1:])),
-        )
-        mean, std = mean_and_std(few.batches(torch.arange(len(few)), rows))
+        few, rows = self.first(10_000), CHUNK // math.prod(self.values.shape[1:])
+        mean, std = mean_and_std(few.batches(torch.arange(len(few)), max(1, rows)))
         return mean.to(self.dtype), std.to(self.dtype)
 
 
-class Fixed(Stream):
+class Fixed(Derived):
     """A stream under a random bridge with its random numbers drawn once, the same as for resident data.
 
     One generator gives numbers to datum after datum. Its state is kept at every `block`-th of them, so that a datum can
@@ -158,8 +147,8 @@ class Fixed(Stream):
     def __init__(
         self, of: Stream, bridge: Bridge, dtype: torch.dtype, seed: int
     ) -> None:
-        self.of, self.bridge, self.dtype = of, bridge, dtype
-        self.shape, self.workers, self.on_disk = of.shape, of.workers, of.on_disk
+        super().__init__(of, of.shape)
+        self.bridge, self.dtype = bridge, dtype
         self.block = max(1, BLOCK // math.prod(of.shape[1:]), -(-len(of) // STATES))
         self.states = [torch.Generator().manual_seed(seed).get_state()]
 
@@ -170,9 +159,8 @@ class Fixed(Stream):
         for block in np.unique(blocks):
             here = torch.from_numpy(np.flatnonzero(blocks == block))
             rows = torch.from_numpy(index)[here] - int(block) * self.block
-            beside = v.new_zeros(
-                (int(rows.max()) + 1, *v.shape[1:])
-            )  # a bridge draws as many numbers for any value
+            # a bridge draws as many numbers for any value
+            beside = v.new_zeros((int(rows.max()) + 1, *v.shape[1:]))
             beside[rows] = v[here]
             x[here] = self._draw(beside, self._state(int(block)))[0][rows].to(x.dtype)
         return x
@@ -180,18 +168,16 @@ class Fixed(Stream):
     def batches(
         self, order: Tensor, batch_size: int, *, pin_memory: bool = False
     ) -> Iterator[Tensor]:
-        self._state(
-            (len(self) - 1) // self.block
-        )  # here, once, and not in every worker
+        # here, once, and not in every worker
+        self._state((len(self) - 1) // self.block)
         return super().batches(order, batch_size, pin_memory=pin_memory)
 
     def _draw(self, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """`x` for the first data of a block, and the state of the generator after them."""
         generator = torch.Generator()
         generator.set_state(state)
-        return self.bridge(
-            v, dtype=self.dtype, generator=generator
-        ), generator.get_state()
+        x = self.bridge(v, dtype=self.dtype, generator=generator)
+        return x, generator.get_state()
 
     def _state(self, block: int) -> Tensor:
         while len(self.states) <= block:
@@ -234,39 +220,31 @@ class Data(Sampled):
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Any]:
         """`d[order[:batch_size]]`, and so on; fields on disk are read ahead by workers."""
-        return self._cut(order, batch_size, later=False)
+        return self._read(order, batch_size, later=False)
 
     def later(self, order: Tensor, batch_size: int) -> Iterator[Any]:
         """The same for training: fields may be made where they are used, see `Split.later`."""
-        return self._cut(order, batch_size, later=True)
+        return self._read(order, batch_size, later=True)
 
-    def _cut(self, order: Tensor, batch_size: int, *, later: bool) -> Iterator[Any]:
-        fields = [
-            batches(part, batch_size, order, later=later)
-            for part in parts_of(self.fields)
+    def _read(self, order: Tensor, batch_size: int, *, later: bool) -> Iterator[Any]:
+        read = [
+            batches(p, batch_size, order, later=later) for p in parts_of(self.fields)
         ]
-        yield from map(self._filled, zip(*fields, strict=True))
-
-    def _filled(self, batch: Iterable[Any]) -> Any:
-        """The parts of a batch, in the order of `parts_of`, in their places."""
-        parts = iter(batch)
-        return each_part(lambda _: next(parts), self.fields, self.size)
+        for batch in zip(*read, strict=True):
+            parts = iter(batch)  # in the order of `parts_of`
+            yield each_part(lambda _: next(parts), self.fields, self.size)  # noqa: B023
 
     def take(self, index: Tensor) -> "Data":
-        return self._each(lambda part: take(part, index))
+        return self._with(lambda part: take(part, index))
 
     def to(self, device: torch.device | str) -> "Data":
-        return self._each(
-            lambda part: part if isinstance(part, Stream) else part.to(device)
-        )
+        return self._with(lambda p: p if isinstance(p, Stream) else p.to(device))
 
     def fixed(self, seed: int = 0) -> "Data":
         """The same with the random numbers of its fields drawn once and for all, from `seed`."""
-        return self._each(
-            lambda part: part.fixed(seed) if isinstance(part, Split) else part
-        )
+        return self._with(lambda p: p.fixed(seed) if isinstance(p, Split) else p)
 
-    def _each(self, function: Callable[[Any], Any]) -> "Data":
+    def _with(self, function: Callable[[Any], Any]) -> "Data":
         return Data(each_part(function, self.fields, self.size), self.name)
 
 
@@ -305,11 +283,9 @@ def parts_of(batch: Any) -> list[Any]:
 
 
 def _has_rows(part: Any) -> bool:
-    return (
-        part.dim() > 0
-        if isinstance(part, Tensor)
-        else isinstance(part, (Stream, Sampled))
-    )
+    if isinstance(part, Tensor):
+        return part.dim() > 0
+    return isinstance(part, (Stream, Sampled))
 
 
 @torch.no_grad()
@@ -325,9 +301,8 @@ def mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         n, centre, deviations = _about_centre(x)
         shift, total = centre - mean, count + n
         least = _positive(total)
-        squares = (
-            squares + deviations.square().sum(0) + shift.square() * (count * n / least)
-        )
+        squares = squares + deviations.square().sum(0)
+        squares = squares + shift.square() * (count * n / least)
         mean, count = mean + shift * (n / least), total
     return mean, (squares / _positive(count)).sqrt()
 

@@ -1,16 +1,18 @@
 """What is asked for, and reading arrays from files."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.errors import one_line as one_line  # noqa: PLC0414  # the readers take it from here
+from pyro_vae.foundation.terminal import printable
 
 if TYPE_CHECKING:
     from pyro_vae.data.schema import Schema, Wish
@@ -91,6 +93,31 @@ WAYS_OUT = {
 }
 
 
+@contextmanager
+def telling(complaint: str, *passing: type[Exception]) -> Iterator[None]:
+    """Whatever a library finds wrong with a file, each in its own way, in one sentence that begins with `complaint`.
+
+    Raises:
+        InputError: for all exceptions but one such as this, and those that are `passing`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (InputError, *passing)):
+            raise
+        raise InputError(f"{complaint}: {one_line(error)}") from error
+
+
+def few(things: Sequence[Any], most: int, spell: Callable[[Any], str] = str) -> str:
+    """The first of some things, for use inside a sentence.
+
+    >>> few("abcd", 2), few("ab", 2)
+    ('a, b, ... 4 in all', 'a, b')
+    """
+    more = f", ... {len(things)} in all" if len(things) > most else ""
+    return ", ".join(map(spell, things[:most])) + more
+
+
 def check_numbers(name: str, dtype: np.dtype) -> None:
     """Raise `InputError` unless these are real numbers or truth values, saying how to make numbers of them."""
     if dtype.kind not in "biuf":
@@ -109,44 +136,40 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 def read_npy(path: Path) -> np.ndarray:
     """The array in a .npy file, never unpickled."""
-    try:
-        with path.open("rb") as file:
-            _, dtype = read_header(file)
-            if dtype.hasobject:
-                check_numbers(str(path), dtype)
-            file.seek(0)
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except InputError:
-        raise
-    except OSError:
-        raise
-    except (
-        Exception
-    ) as error:  # a damaged header can fail in any part of NumPy's reader
-        raise InputError(
-            f"{path} is not a .npy file of numbers: {one_line(error)}"
-        ) from error
-    return array
+    with reading_npy(path) as file:
+        _, dtype = read_header(file)
+        if dtype.hasobject:
+            check_numbers(str(path), dtype)
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+@contextmanager
+def reading_npy(path: Path) -> Iterator[IO[bytes]]:
+    """A .npy file; a damaged header can fail in any part of NumPy's reader."""
+    complaint = f"{path} is not a .npy file of numbers"
+    with telling(complaint, OSError), path.open("rb") as file:
+        yield file
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays in a .npz file by name, never unpickled."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except PermissionError:
-        raise
-    except Exception as error:  # NumPy, zipfile and zlib each complain in their own way
-        raise InputError(
-            f"{path} is not a .npz file of numbers: {one_line(error)}"
-        ) from error
+    with reading_npz(path) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+@contextmanager
+def reading_npz(path: Path) -> Iterator[Any]:
+    """The arrays in a .npz file, never unpickled; NumPy, zipfile and zlib each complain in their own way."""
+    complaint = f"{path} is not a .npz file of numbers"
+    with (
+        telling(complaint, PermissionError),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        yield archive
 
 
 def shown(name: str | Path) -> str:
     """A file's name as it can be printed: no line breaks, and bytes that are no text by their numbers."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    escaped = (
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
-        for c in text
-    )
-    return "".join(escaped)
+    return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))

@@ -15,7 +15,6 @@ from pyro_vae.foundation.errors import InputError
 
 WORDS = 2**17  # of 8 bytes, worked on at a time: they stay in the cache
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-NONE = np.zeros(0, np.uint64)
 SIZE = 16  # bytes of a fingerprint; two data sets that differ share one with probability 2^-128
 
 
@@ -24,9 +23,9 @@ def row_keys(values: Tensor | Stream) -> np.ndarray:
 
     Two different data share one with probability 2^-64. Values are read in chunks; those on disk stay there.
     """
-    return np.concatenate(
-        [_keys(chunk) for chunk in (chunks(values) if len(values) else ())] or [NONE]
-    )
+    if not len(values):
+        return np.zeros(0, np.uint64)
+    return np.concatenate([_keys(chunk) for chunk in chunks(values)])
 
 
 def _keys(chunk: Tensor) -> np.ndarray:
@@ -36,10 +35,9 @@ def _keys(chunk: Tensor) -> np.ndarray:
     words = np.ascontiguousarray(padded).view(np.uint64)
     places = _mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64) * GOLDEN)
     step = max(1, WORDS // len(places))
-    blocks = (
-        words[start : start + step] + places for start in range(0, len(words), step)
-    )
-    return np.concatenate([_mixed(block).sum(1, dtype=np.uint64) for block in blocks])
+    starts = range(0, len(words), step)
+    blocks = (_mixed(words[start : start + step] + places) for start in starts)
+    return np.concatenate([block.sum(1, dtype=np.uint64) for block in blocks])
 
 
 def _mixed(v: np.ndarray) -> np.ndarray:
@@ -78,16 +76,14 @@ def fingerprint(data: DataSet, splits: Sequence[str] | None = None) -> dict[str,
         ]
         digests["condition"] = _digest("\0".join(given))
     if data.labels is not None:
-        labels = [
-            str(label) for split in every for label in data.labels[split].tolist()
-        ]
+        labels = [str(y) for split in every for y in data.labels[split].tolist()]
         digests["labels"] = _digest("\0".join(labels))
     return digests
 
 
-def _digest(text: str, keys: np.ndarray | None = None) -> str:
-    rows = b"" if keys is None else keys.tobytes()
-    return hashlib.blake2b(text.encode() + b"\0" + rows, digest_size=SIZE).hexdigest()
+def _digest(text: str, keys: np.ndarray | bytes = b"") -> str:
+    content = text.encode() + b"\0" + bytes(keys)
+    return hashlib.blake2b(content, digest_size=SIZE).hexdigest()
 
 
 def check_same(
@@ -110,12 +106,7 @@ def check_same(
     """
     known = resolved.get("fingerprint") or {}
     shape = tuple(resolved.get("shape", data.shape))
-    if data.shape != shape:
-        difference: str | None = (
-            f"holds data of shape {data.shape} where they had {shape}"
-        )
-    else:
-        difference = _difference(known, resolved["sizes"], data, digests)
+    difference = _difference(known, shape, resolved, data, digests)
     if difference is not None:
         raise InputError(
             f"{data.name} is not what the run {folder} was trained on: it {difference}, so data that were trained on "
@@ -139,11 +130,15 @@ def new_labels(known: Mapping[str, str], digests: Mapping[str, str]) -> bool:
 
 def _difference(
     known: Mapping[str, str],
-    sizes: Mapping[str, int],
+    shape: tuple[int, ...],
+    resolved: Mapping[str, Any],
     data: DataSet,
     digests: Mapping[str, str],
 ) -> str | None:
     """How data differ from those of a run, in words that follow the name of a file; `None` where they do not."""
+    if data.shape != shape:
+        return f"holds data of shape {data.shape} where they had {shape}"
+    sizes = resolved["sizes"]
     now = {split: len(values) for split, values in data.values.items()}
     if sum(now.values()) != sum(sizes.values()):
         return f"holds {sum(now.values())} data where it held {sum(sizes.values())}"
@@ -152,12 +147,9 @@ def _difference(
             f"is divided into {_sizes(now)} where it was divided into {_sizes(sizes)}"
         )
     splits = [split for split in SPLITS if split in digests and split in known]
-    if all(digests[split] == known[split] for split in splits) and (
-        digests.get("condition") != known.get("condition")
-    ):
-        return "is given other conditions"
     if all(digests[split] == known[split] for split in splits):
-        return None
+        same = digests.get("condition") == known.get("condition")
+        return None if same else "is given other conditions"
     if "whole" not in digests or "whole" not in known:
         return "holds other values, or the same in another order"
     if digests["whole"] == known["whole"]:

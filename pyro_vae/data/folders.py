@@ -101,20 +101,20 @@ def images_below(root: Path) -> Found:
     folders = [""]
     links: list[str] = []
     while folders or links:
-        folder = (
-            folders.pop() if folders else links.pop()
-        )  # a folder itself before links to it
+        # a folder itself before links to it
+        folder = folders.pop() if folders else links.pop()
         try:
-            identity = os.stat(root / folder)
+            status = os.stat(root / folder)
             entries = list(os.scandir(root / folder))
         except OSError as error:
             raise InputError(
                 f"the folder {shown(root / folder)} cannot be read: {error.strerror}"
             ) from error
-        if (identity.st_dev, identity.st_ino) in visited:
+        identity = status.st_dev, status.st_ino
+        if identity in visited:
             contents.twice.append(folder)
             continue
-        visited.add((identity.st_dev, identity.st_ino))
+        visited.add(identity)
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith(".") or entry.name.lower() in LEFT_BEHIND:
@@ -142,11 +142,9 @@ def _is_image(name: str) -> bool:
 
 def _images_in(hidden: "os.DirEntry[str]") -> int:
     """How many images a hidden file or folder amounts to."""
-    if hidden.is_dir(follow_symlinks=False):
-        return sum(
-            _is_image(file) for _, _, files in os.walk(hidden.path) for file in files
-        )
-    return int(_is_image(hidden.name))
+    if not hidden.is_dir(follow_symlinks=False):
+        return int(_is_image(hidden.name))
+    return sum(sum(map(_is_image, files)) for _, _, files in os.walk(hidden.path))
 
 
 @dataclass
@@ -170,30 +168,27 @@ def divided(root: Path, files: Sequence[str]) -> Division:
     Raises:
         InputError: when only some of the files lie in such folders, or two folders are the same split.
     """
-    tops: dict[str, int] = {}
-    for i, file in enumerate(files):
-        tops.setdefault(file.split("/")[0] if "/" in file else "", i)
-    named = {
-        top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS
-    }
+    tops = [file.split("/")[0] if "/" in file else "" for file in files]
+    lower = {top: top.lower() for top in dict.fromkeys(tops)}
+    named = {t: SPLIT_FOLDERS[low] for t, low in lower.items() if low in SPLIT_FOLDERS}
+    called = some(sorted(named))
+    splits: dict[str, list[int]] = {"train": list(range(len(files)))}
+    classes = [file.rpartition("/")[0] for file in files]
     notes = []
-    if "train" in named.values() and (len(named) > 1 or len(tops) == 1):
+    if "train" in named.values() and (len(named) > 1 or len(lower) == 1):
         _check_splits(root, files, tops, named)
-        splits: dict[str, list[int]] = {split: [] for split in named.values()}
-        for i, file in enumerate(files):
-            splits[named[file.split("/")[0]]].append(i)
+        splits = {split: [] for split in named.values()}
+        for i, top in enumerate(tops):
+            splits[named[top]].append(i)
         if len(named) > 1:
-            notes.append(f"the folders {some(sorted(named))} are taken for the splits")
-        below = [file.split("/")[1:-1] for file in files]
+            notes.append(f"the folders {called} are taken for the splits")
+        classes = [folder.partition("/")[2] for folder in classes]
     elif len(named) > 1:
         raise InputError(
-            f"the folder {shown(root)} has {some(sorted(named))} but no folder train; add it, or give "
-            "the folders names that are no splits"
+            f"the folder {shown(root)} has {called} but no folder train; add it, or give the folders names that are no "
+            "splits"
         )
-    else:
-        splits = {"train": list(range(len(files)))}
-        below = [file.split("/")[:-1] for file in files]
-    classes = [shown("/".join(folders)) or "." for folders in below]
+    classes = [shown(folder) or "." for folder in classes]
     kinds = sorted(set(classes))
     if len(kinds) == 1:
         return Division(splits, None, notes)
@@ -202,9 +197,9 @@ def divided(root: Path, files: Sequence[str]) -> Division:
 
 
 def _check_splits(
-    root: Path, files: Sequence[str], tops: dict[str, int], named: dict[str, str]
+    root: Path, files: Sequence[str], tops: list[str], named: dict[str, str]
 ) -> None:
-    elsewhere = [files[i] for top, i in tops.items() if top not in named]
+    elsewhere = [f for f, top in zip(files, tops, strict=True) if top not in named]
     if elsewhere:
         raise InputError(
             f"the folder {shown(root)} has images in {some(sorted(named))} and also others, such as "
@@ -224,4 +219,4 @@ def counted(n: int, what: str) -> str:
 
 def some(names: Sequence[str]) -> str:
     """The first names of a list, for use inside a sentence."""
-    return ", ".join([shown(name) for name in names[:3]] + ["..."] * (len(names) > 3))
+    return ", ".join([*map(shown, names[:3])] + ["..."] * (len(names) > 3))

@@ -62,10 +62,8 @@ def opacity_of(image: "Image", raw: str) -> np.ndarray:
     array = np.asarray(image)
     if image.mode == "1":
         array = array * 255
-    if raw[:3] in (
-        "L;2",
-        "L;4",
-    ):  # the key is as in the file, the numbers are scaled to bytes
+    # the key is as in the file, the numbers are scaled to bytes
+    if raw[:3] in ("L;2", "L;4"):
         key *= 255 // (2 ** int(raw[2]) - 1)
     clear = (array == np.array(key)).all(-1) if array.ndim == 3 else array == key
     return np.where(clear, 0, 255)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.conditions import asked
-from pyro_vae.data.files import Loaded, Request, one_line
+from pyro_vae.data.files import Loaded, Parts, Request, telling
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.sparse import Sparse, sparse_values
 from pyro_vae.data.streams import SHARE
@@ -30,17 +30,9 @@ def h5ad(path: Path, request: Request) -> Loaded:
         raise InputError(
             f'{path} needs the package anndata, which is not installed: pip install "pyro-vae[anndata]"'
         ) from error
-    try:
-        with h5py.File(path, "r") as file:
-            return _loaded(path, request, file, read_elem)
-    except (InputError, PermissionError):
-        raise
-    except (
-        Exception
-    ) as error:  # of a damaged file h5py and anndata complain in ways of their own
-        raise InputError(
-            f"{path} cannot be read as an .h5ad file: {one_line(error)}"
-        ) from error
+    complaint = f"{path} cannot be read as an .h5ad file"
+    with telling(complaint, PermissionError), h5py.File(path, "r") as file:
+        return _loaded(path, request, file, read_elem)
 
 
 def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
@@ -56,52 +48,47 @@ def _loaded(path: Path, request: Request, file: Any, read_elem: Any) -> Loaded:
         raise InputError(f"{path} has {what}; {there} (--layer NAME)")
     obs, var = read_elem(file["obs"]), read_elem(file[annotation])
     values, notes = _matrix(path, file[place], read_elem, request.stream)
-    others = [layer for layer in layers if layer != request.layer]
-    said = f"{place} of the file" + (
-        f"; --layer takes {', '.join(others)}" if others else ""
-    )
-    notes = [said, *notes]
+    others = ", ".join(layer for layer in layers if layer != request.layer)
+    others = others and f"; --layer takes {others}"
+    notes = [f"{place} of the file{others}", *notes]
     names = {"train": obs.index.to_numpy().astype(str)}
+    labels: Parts | None
     if request.labels is not None and request.labels in obs:
-        labels, more = one_each(_of_obs(obs, request.labels), request.labels)
-        split_labels = {"train": labels}
+        of_obs, more = one_each(_of_obs(obs, request.labels), request.labels)
+        labels = {"train": of_obs}
     elif request.labels is not None and not user_path(request.labels).is_file():
         raise InputError(
             f"--labels {request.labels} is no file and no column of obs in {path}, which has "
             f"{', '.join(map(str, obs.columns)) or 'none'}"
         )
     else:
-        found_apart, more = separate_labels(
-            path, request, {"train": len(obs)}, names=names
-        )
-        split_labels = found_apart  # type: ignore[assignment]
+        sizes = {"train": len(obs)}
+        labels, more = separate_labels(path, request, sizes, names=names)
         if request.labels is None and len(obs.columns):
             more = [f"no labels; --labels takes {', '.join(map(str, obs.columns[:8]))}"]
-    columns = [str(name) for name in var.index]
-    wanted = asked(request.condition) if request.condition is not None else {}
+    conditions = {
+        name: {"train": _of_obs(obs, name)}
+        for name in asked(request.condition)
+        if name in obs
+    }
     return Loaded(
         {"train": values},
-        split_labels,
+        labels,
         str(path),
         names,
         [*notes, *more],
-        columns,
-        conditions={
-            name: {"train": _of_obs(obs, name)} for name in wanted if name in obs
-        },
+        [str(name) for name in var.index],
+        conditions=conditions,
     )
 
 
-def _of_obs(obs: Any, name: str) -> np.ndarray:
+def _of_obs(obs: Any, name: str) -> Any:
     """A column of `obs`: numbers as they are, all else as texts, empty where one is missing."""
     column = obs[name]
     if column.dtype.kind in "biuf":
-        numbers: np.ndarray = column.to_numpy()
-        return numbers
-    texts: np.ndarray = (
-        column.astype(object).where(column.notna(), "").astype(str).to_numpy(str)
-    )
-    return texts
+        return column.to_numpy()
+    texts = column.astype(object).where(column.notna(), "").astype(str)
+    return texts.to_numpy(str)
 
 
 def _matrix(
@@ -117,5 +104,5 @@ def _matrix(
     matrix = read_elem(node)
     if isinstance(matrix, np.ndarray):
         return matrix, []
-    values, said = sparse_values(path, matrix, stream)
-    return values, [said]
+    values, note = sparse_values(path, matrix, stream)
+    return values, [note]

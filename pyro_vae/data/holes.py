@@ -1,23 +1,21 @@
 """Values that are missing: which data may have them, and how many there are."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.streams import CHUNK, Stream, batches, chunks
+from pyro_vae.data.streams import CHUNK, Values, batches, chunks
 from pyro_vae.foundation.errors import InputError
 
 KEEP = "keep"
 HOW = "add --missing keep (densities count what was seen)"  # in sentences that refuse them
 
 
-def check_holes(
-    name: str, values: Mapping[str, Tensor | Stream], columns: Sequence[str] | None
-) -> list[str]:
+def check_holes(name: str, values: Values, columns: Sequence[str] | None) -> list[str]:
     """What is to be said of the missing values of a data set, a sentence.
 
     Args:
@@ -36,20 +34,16 @@ def check_holes(
             there = ~part.isnan()
             empty = (~there.flatten(1).any(1)).nonzero().flatten()
             if len(empty):
-                row, which = (
-                    done + int(empty[0]),
-                    f"{split} " if len(values) > 1 else "",
-                )
+                row = done + int(empty[0])
+                which = f"{split} " if len(values) > 1 else ""
                 raise InputError(
                     f"{which}datum {row} (counted from 0) of {name} has no value at all, so that there is nothing to "
                     "learn from it: leave that row out"
                 )
             seen |= there.any(0)
-            missing, total, done = (
-                missing + int((~there).sum()),
-                total + there.numel(),
-                done + len(part),
-            )
+            missing += int((~there).sum())
+            total += there.numel()
+            done += len(part)
     if len(shape) == 1 and not seen.all():
         place = int((~seen).nonzero()[0])
         called = repr(columns[place]) if columns else f"{place} (counted from 0)"
@@ -63,7 +57,8 @@ def share_missing(data: Any) -> float:
     """The share of missing values among all, of data that are cut into batches or of a tensor."""
     missing = total = 0
     for batch in batches(data, max(1, CHUNK // max(1, math.prod(data[:1].shape[1:])))):
-        missing, total = missing + int(batch.isnan().sum()), total + batch.numel()
+        missing += int(batch.isnan().sum())
+        total += batch.numel()
     return missing / max(total, 1)
 
 
@@ -87,8 +82,8 @@ def masked(name: str, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def hidden(
-    name: str, values: Mapping[str, Tensor | Stream], share: float, seed: int
-) -> tuple[dict[str, Tensor | Stream], dict[str, Tensor | Stream], str]:
+    name: str, values: Values, share: float, seed: int
+) -> tuple[Values, Values, str]:
     """Values of which a share is hidden, the same with none, and a sentence about them.
 
     Each is hidden by itself, with the same probability: missing completely at random.
@@ -101,7 +96,7 @@ def hidden(
     if not 0 <= seed < 2**32:
         raise InputError(f"--hide-seed {seed} must lie between 0 and 2^32 - 1")
     generator = torch.Generator().manual_seed(seed)
-    holed: dict[str, Tensor | Stream] = {}
+    holed: Values = {}
     count = total = 0
     for part, stored in values.items():
         if not isinstance(stored, Tensor):
@@ -109,9 +104,10 @@ def hidden(
                 f"--hide keeps all values of {name} in memory: add --stream no"
             )
         hide = torch.rand(stored.shape, generator=generator) < share
-        exact = stored.dtype is torch.int64 or stored.dtype is torch.float64
+        exact = stored.dtype in (torch.int64, torch.float64)
         wide = stored.to(torch.float64 if exact else torch.float32)
         holed[part] = wide.masked_fill(hide, math.nan)
-        count, total = count + int(hide.sum()), total + hide.numel()
-    told = f"{count:,} of {total:,} values ({100 * count / total:.3g} %) of {name} hidden on purpose"
-    return holed, dict(values), told
+        count += int(hide.sum())
+        total += hide.numel()
+    note = f"{count:,} of {total:,} values ({100 * count / total:.3g} %) of {name} hidden on purpose"
+    return holed, values, note

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -48,21 +48,25 @@ def image_folder(path: Path, request: Request) -> Loaded:
         rows = np.flatnonzero(np.isin(images.file_of, files))
         names[split] = np.array([images.names[row] for row in rows])
         if division.classes is not None:
-            labels[split] = np.array(
-                [division.classes[i] for i in images.file_of[rows]]
-            )
+            classes = [division.classes[i] for i in images.file_of[rows]]
+            labels[split] = np.array(classes)
         values[split] = images.take(torch.from_numpy(rows))
 
     own, more = _own_labels(path, request, images, names)
     notes += more
-    chosen: Parts | None = own if own is not None else labels or None
-    size = len(images) * images[:1].nbytes
-    if stays_on_disk(size, request.stream):
+    data: Mapping[str, np.ndarray | Stream] = values
+    if stays_on_disk(len(images) * images[:1].nbytes, request.stream):
         images.check_opaque()
-        data: dict[str, np.ndarray | Stream] = dict(values)
     else:
         data = {split: stream[:].numpy() for split, stream in values.items()}
-    return Loaded(data, chosen, str(path), names, notes, maximum=images.kind.maximum)
+    return Loaded(
+        data,
+        (labels or None) if own is None else own,
+        str(path),
+        names,
+        notes,
+        maximum=images.kind.maximum,
+    )
 
 
 def _own_labels(
@@ -75,16 +79,15 @@ def _own_labels(
     except InputError as error:
         if not images.several:
             raise
-        files = {
-            s: np.array([n.partition("#")[0] for n in page_names])
-            for s, page_names in names.items()
-        }
-        once = {split: np.unique(file_names) for split, file_names in files.items()}
-        sizes = {split: len(file_names) for split, file_names in once.items()}
+        once, places = {}, {}
+        for split, page_names in names.items():
+            files = [name.partition("#")[0] for name in page_names]
+            once[split], places[split] = np.unique(files, return_inverse=True)
+        sizes = {split: len(files) for split, files in once.items()}
         labels, notes = separate_labels(path, request, sizes, names=once, files=True)
         if labels is None or not any("matched by name" in note for note in notes):
             raise error from None
-    return {s: labels[s][np.searchsorted(once[s], files[s])] for s in files}, notes
+    return {split: labels[split][place] for split, place in places.items()}, notes
 
 
 def survey(
@@ -108,50 +111,43 @@ def survey(
         raise InputError(
             f"the files in {shown(root)} hold no images but previews and masks"
         )
-    _check_one([page.size for page in pages], file_of, files, root)
-    kind = _joined([page.kind for page in pages], file_of, files, root)
-    return Images(
-        root, files, np.array(file_of), pages, kind=kind, ground=ground, workers=workers
-    ), further
 
-
-def _check_one(
-    sizes: list[tuple[int, int]], file_of: list[int], files: Sequence[str], root: Path
-) -> None:
+    # All must be of one size, and of kinds that are one.
+    names = [files[i] for i in file_of]
+    sizes = ["{} x {}".format(*page.size) for page in pages]
     if len(set(sizes)) > 1:
-        odd, most = _odd_one(sizes)
+        odd, usual, share = _odd_one(sizes, names, root)
         raise InputError(
-            f"{shown(root / files[file_of[odd]])} has {_by(sizes[odd])} pixels (height by width) but "
-            f"{shown(files[file_of[most]])} has {_by(sizes[most])}, as {sizes.count(sizes[most])} of "
-            f"{len(sizes)} images have; all must have one size: scale or crop them first"
+            f"{odd[0]} has {odd[1]} pixels (height by width) but {usual[0]} has {usual[1]}, as {share} images have; "
+            "all must have one size: scale or crop them first"
         )
-
-
-def _joined(
-    kinds: list[PixelKind], file_of: list[int], files: Sequence[str], root: Path
-) -> PixelKind:
-    """The kind that the numbers of all images are read as."""
-    joined: PixelKind | None = kinds[0]
-    for kind in dict.fromkeys(kinds):
-        joined = joined and joined.joined(kind)
-    if joined is None:
-        odd, most = _odd_one(kinds)
+    kinds = [page.kind for page in pages]
+    kind: PixelKind | None = kinds[0]
+    for other in dict.fromkeys(kinds):
+        kind = kind and kind.joined(other)
+    if kind is None:
+        odd, usual, share = _odd_one(kinds, names, root)
         raise InputError(
-            f"{shown(root / files[file_of[odd]])} is {kinds[odd]} but {shown(files[file_of[most]])} is "
-            f"{kinds[most]}, as {kinds.count(kinds[most])} of {len(kinds)} images are; all must be of one "
-            "kind: convert or remove the others"
+            f"{odd[0]} is {odd[1]} but {usual[0]} is {usual[1]}, as {share} images are; all must be of one kind: "
+            "convert or remove the others"
         )
-    return joined
+    images = Images(
+        root, files, np.array(file_of), pages, kind=kind, ground=ground, workers=workers
+    )
+    return images, further
 
 
-def _odd_one(values: Sequence[object]) -> tuple[int, int]:
-    """Where the rarest and the most frequent of several values stand first."""
-    often = Counter(values).most_common()
-    return values.index(often[-1][0]), values.index(often[0][0])
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+def _odd_one(
+    values: Sequence[object], names: Sequence[str], root: Path
+) -> tuple[tuple[str, object], tuple[str, object], str]:
+    """The first file of the rarest of several values, one of the most frequent, each with the value, and its share."""
+    (usual, times), *_, (odd, _) = Counter(values).most_common()
+    first = names[values.index(odd)]
+    return (
+        (shown(root / first), odd),
+        (shown(names[values.index(usual)]), usual),
+        f"{times} of {len(values)}",
+    )
 
 
 class Images(Stream):
@@ -174,12 +170,8 @@ class Images(Stream):
         ground: Ground | None = None,
         workers: int = 0,
     ) -> None:
-        self.root, self.files, self.file_of, self.pages = (
-            str(root),
-            files,
-            file_of,
-            pages,
-        )
+        self.root, self.files = str(root), files
+        self.file_of, self.pages = file_of, pages
         self.kind, self.ground, self.workers = kind, ground, workers
         self.several = set(np.flatnonzero(np.bincount(file_of) > 1).tolist())
         self.shape = (len(pages), *((3,) if kind.colour else ()), *pages[0].size)
@@ -192,17 +184,16 @@ class Images(Stream):
         ]
 
     def read(self, index: np.ndarray) -> Tensor:
-        rows, places = np.unique(
-            index, return_inverse=True
-        )  # so that each file is opened once
+        # in their order, so that each file is opened once
+        rows, places = np.unique(index, return_inverse=True)
         values = np.empty((len(rows), *self.shape[1:]), self.kind.dtype)
         for i, group in groupby(
-            range(len(rows)), lambda place: int(self.file_of[rows[place]])
+            enumerate(rows), lambda place: int(self.file_of[place[1]])
         ):
             file = os.path.join(self.root, self.files[i])
             with opened(file) as image:
-                for place in group:
-                    page = self.pages[rows[place]]
+                for place, row in group:
+                    page = self.pages[row]
                     if page.number:
                         image.seek(page.number)
                     values[place] = pixels(image, file, page, self.kind, self.ground)
@@ -258,5 +249,5 @@ class Images(Stream):
 
     def _grey_planes(self) -> bool:
         """Whether the three planes of the first images are equal."""
-        planes = (self[row : row + 1] for row in range(min(len(self), LOOKED_AT)))
-        return all(bool((image == image[:, :1]).all()) for image in planes)
+        images = (self[row : row + 1] for row in range(min(len(self), LOOKED_AT)))
+        return all((image == image[:, :1]).all() for image in images)

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_vae.data.fields import Data, Sampled, cut, mean_and_std, no_data, parts_of
+from pyro_vae.data.fields import (
+    Data,
+    Sampled,
+    cut,
+    evenly,
+    mean_and_std,
+    no_data,
+    parts_of,
+)
 from pyro_vae.data.streams import batches, pieces
 from pyro_vae.foundation.abstract import context_of, forked_random, is_own
 from pyro_vae.foundation.errors import InputError
@@ -19,9 +27,8 @@ CHUNK = 2**22  # elements checked at a time
 COPIES = 4  # of a datum while it is read: as stored, as a number of the model's type, with noise, as it is used
 SAMPLE = 10_000  # data that moments are taken from
 UNCONDITIONAL = "c is a condition, and this pair is not conditional"
-PER_CONDITION = (
-    10  # data for each number of a condition, at least, that a regression on it needs
-)
+# data for each number of a condition, at least, that a regression on it needs
+PER_CONDITION = 10
 LEAST_LEFT = 0.01  # of a standard deviation: a condition that says all
 FINE = 1e-3  # of a standard deviation: rounding that moves no density by a thousandth of a nat
 
@@ -77,14 +84,7 @@ def _unconditional(model: Any, x: Any, name: str, values: bool) -> Any:
     if tensor is None:  # something else that an index takes batches from
         _check_some(likelihood, x, name)
         return x
-    if (
-        parameter is None
-        and not isinstance(x, Tensor)
-        and tensor.dtype is torch.float64
-    ):
-        tensor = tensor.to(
-            torch.get_default_dtype()
-        )  # NumPy's reals, for a pair of functions
+    tensor = _for_functions(x, tensor, parameter)
     return _fitted(tensor, likelihood, parameter, name, values=values)
 
 
@@ -96,10 +96,8 @@ def _conditional(model: Any, x: Any, name: str, values: bool) -> Data:
             f"this pair is conditional and {name} has no condition: give c beside x, {context_of(model)} numbers for "
             f'each datum, or {name} as {{"x": x, "c": c}}'
         )
-    x, c = (
-        _unconditional(model, fields["x"], name, values),
-        as_condition(model, fields["c"]),
-    )
+    x = _unconditional(model, fields["x"], name, values)
+    c = as_condition(model, fields["c"])
     if not parts_of(x):  # what only an index takes batches from
         x = Selected(x, torch.arange(len(x)))
     return Data({"x": x, "c": c}, name)
@@ -140,13 +138,11 @@ def as_condition(model: Any, c: Any) -> Tensor:
     elif tensor.ndim == 1 and width == 1:
         tensor = tensor[:, None]
     if tensor.ndim != 2 or tensor.shape[1] != width:
-        codes = (
-            ""
-            if tensor.is_floating_point() and tensor.ndim != 1
-            else ", or codes (N,) as whole numbers"
-        )
+        codes = ""
+        if width > 1 and (tensor.ndim == 1 or not tensor.is_floating_point()):
+            codes = ", or codes (N,) as whole numbers"
         raise InputError(
-            f"c has shape {tuple(tensor.shape)} and the pair takes (N, {width}){codes if width > 1 else ''}"
+            f"c has shape {tuple(tensor.shape)} and the pair takes (N, {width}){codes}"
         )
     bad = (~tensor.isfinite()).any(1).nonzero().flatten()
     if len(bad):
@@ -157,10 +153,9 @@ def as_condition(model: Any, c: Any) -> Tensor:
 
 
 def _holds_texts(c: Any) -> bool:
-    first = c[0] if isinstance(c, (list, tuple)) and c else None
-    return isinstance(first, str) or (
-        isinstance(c, np.ndarray) and c.dtype.kind in "US"
-    )
+    if isinstance(c, np.ndarray):
+        return c.dtype.kind in "US"
+    return isinstance(c, (list, tuple)) and bool(c) and isinstance(c[0], str)
 
 
 def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:
@@ -180,10 +175,8 @@ def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:
         )
     numbers = torch.as_tensor(c) if isinstance(c, (int, float, list, tuple)) else c
     if isinstance(numbers, Tensor):
-        one = numbers.ndim == 0 or (
-            numbers.is_floating_point() and numbers.shape == (width,)
-        )
-        numbers = numbers[None] if one else numbers
+        row = numbers.is_floating_point() and numbers.shape == (width,)
+        numbers = numbers[None] if row or numbers.ndim == 0 else numbers
     tensor = as_condition(model, numbers)
     if len(tensor) not in (1, n):
         raise InputError(
@@ -222,34 +215,28 @@ class Items:
         rows = torch.as_tensor(index).tolist()
         read = getattr(self.dataset, "__getitems__", None)
         items = read(rows) if read else [self.dataset[i] for i in rows]
-        if is_own(self.model):
-            return self._stacked([_first(item, self.name) for item in items])
-        return self._together(items)
+        return self._stacked(items) if is_own(self.model) else self._together(items)
 
     def _together(self, items: list[Any]) -> Any:
         """Items of a data set for a pair that takes them as they are: the batch has their structure."""
         first = items[0]
         if isinstance(first, dict):
-            return {
-                name: self._together([item[name] for item in items]) for name in first
-            }
+            return {name: self._together([i[name] for i in items]) for name in first}
         if isinstance(first, (tuple, list)) and len(first) > 1:
-            return tuple(
-                self._together(list(parts)) for parts in zip(*items, strict=True)
-            )
-        return self._stacked([_first(item, self.name) for item in items])
+            return tuple(map(self._together, map(list, zip(*items, strict=True))))
+        return self._stacked(items)
 
-    def _stacked(self, some: list[Tensor]) -> Tensor:
-        if len({t.shape for t in some}) > 1:
-            shapes = sorted({str(tuple(t.shape)) for t in some})
+    def _stacked(self, items: list[Any]) -> Tensor:
+        """The data that items begin with, as one tensor."""
+        data = [_first(item, self.name) for item in items]
+        shapes = sorted({str(tuple(datum.shape)) for datum in data})
+        if len(shapes) > 1:
             raise InputError(
                 f"the data of {self.name} do not have one shape: {', '.join(shapes)}"
             )
-        likelihood, parameter = (
-            getattr(self.model, "likelihood", None),
-            _parameter(self.model),
-        )
-        return _fitted(torch.stack(some), likelihood, parameter, self.name, values=True)
+        likelihood = getattr(self.model, "likelihood", None)
+        parameter = _parameter(self.model)
+        return _fitted(torch.stack(data), likelihood, parameter, self.name, values=True)
 
 
 class Selected(Sampled):
@@ -307,16 +294,16 @@ class Call:
         return self.size
 
     def __getitem__(self, index: Any) -> "Call":
-        data = self.data
-        structure = isinstance(data, (tuple, list, dict))
-        some = cut(data, index, self.size) if structure else data[index]
+        structure = isinstance(self.data, (tuple, list, dict))
+        some = self._cut(self.data, index) if structure else self.data[index]
         return self._of(some, index)
+
+    def _cut(self, value: Any, index: Any) -> Any:
+        return cut(value, index, self.size)
 
     def _of(self, data: Any, index: Any) -> "Call":
         """The same with other data, which are those that `index` names."""
-        return Call(
-            data, cut(self.more, index, self.size), cut(self.kwargs, index, self.size)
-        )
+        return Call(data, self._cut(self.more, index), self._cut(self.kwargs, index))
 
     def selected(self, rows: Tensor) -> "Call":
         """The same with some of its data, which are read when they are asked for, where they are not in memory."""
@@ -373,9 +360,8 @@ def rows_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> int
         if parts := parts_of(batch):
             lengths = {len(part) for part in parts}
             return lengths.pop() if len(lengths) == 1 else None
-        if not isinstance(batch, (Tensor, str, bytes, Mapping, tuple)) and hasattr(
-            batch, "__len__"
-        ):
+        no_batch = isinstance(batch, (Tensor, str, bytes, Mapping, tuple))
+        if hasattr(batch, "__len__") and not no_batch:
             return len(batch)
     return None
 
@@ -392,12 +378,15 @@ def rows_within(x: Any, memory: int) -> int:
 def moments(x: Any) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each element over the data (at most 10,000, spread evenly), each of `shape`."""
     x = fields_of(x)[0]
-    count = min(len(x), SAMPLE)
-    few = torch.arange(count) * len(x) // count
-    rows = max(1, CHUNK // max(1, math.prod(x[few[:1]].shape[1:])))
-    dtype = x[few[:1]].dtype
+    few = evenly(SAMPLE, len(x))
+    rows, dtype = _rows(x[few[:1]]), x[few[:1]].dtype
     mean, std = mean_and_std(batches(x, rows, few))
     return mean.to(dtype), std.to(dtype)
+
+
+def _rows(x: Tensor) -> int:
+    """How many of some data are looked at together."""
+    return max(1, CHUNK // max(1, math.prod(x.shape[1:])))
 
 
 def left_by_condition(x: Tensor, c: Tensor, std: Tensor) -> Tensor:
@@ -412,9 +401,8 @@ def left_by_condition(x: Tensor, c: Tensor, std: Tensor) -> Tensor:
     with_one = torch.cat([c, c.new_ones(n, 1)], 1).double().cpu()
     y = x.flatten(1).double().cpu()
     residual = y - with_one @ torch.linalg.lstsq(with_one, y, driver="gelsd").solution
-    left = (
-        (residual.square().sum(0) / (n - width - 1)).sqrt().to(std).reshape(std.shape)
-    )
+    left = (residual.square().sum(0) / (n - width - 1)).sqrt()
+    left = left.to(std).reshape(std.shape)
     return torch.minimum(left, std).maximum(LEAST_LEFT * std)
 
 
@@ -460,6 +448,13 @@ def _array_like(x: Any, name: str) -> Any:
     return x.tensors[0] if isinstance(x, TensorDataset) else x
 
 
+def _for_functions(x: Any, tensor: Tensor, parameter: Tensor | None) -> Tensor:
+    """The tensor of `x`; NumPy's reals get torch's usual type where no parameter of the pair says another."""
+    double = tensor.dtype is torch.float64 and not isinstance(x, Tensor)
+    usual = parameter is None and double
+    return tensor.to(torch.get_default_dtype()) if usual else tensor
+
+
 def _as_tensor(x: Any, name: str, *, missing: bool = False) -> Tensor | None:
     """A tensor with the values of an array, a table or nested lists; `None` for anything else."""
     if isinstance(x, Tensor):
@@ -479,9 +474,8 @@ def _as_tensor(x: Any, name: str, *, missing: bool = False) -> Tensor | None:
         raise InputError(f"{name} holds {x.dtype} and not numbers")
     if x.dtype.kind == "f" and x.dtype.itemsize > 8:
         x = x.astype(np.float64)
-    if (
-        x.dtype.kind == "u" and x.dtype.itemsize > 1
-    ):  # torch computes with signed ones alone
+    # torch computes with signed ones alone
+    if x.dtype.kind == "u" and x.dtype.itemsize > 1:
         x = x.astype(np.int64)
     native = np.require(x, x.dtype.newbyteorder("="), ["C"])
     return torch.from_numpy(native if native.flags.writeable else native.copy())
@@ -490,24 +484,17 @@ def _as_tensor(x: Any, name: str, *, missing: bool = False) -> Tensor | None:
 def _parts_as_tensors(value: Any, parameter: Tensor | None, name: str) -> Any:
     """A tuple or dict with tensors in place of arrays, tables and lists, of the model's type and on its device."""
     if isinstance(value, dict):
-        return {
-            key: _parts_as_tensors(part, parameter, name) for key, part in value.items()
-        }
+        return {k: _parts_as_tensors(v, parameter, name) for k, v in value.items()}
     if isinstance(value, tuple):
         parts = [_parts_as_tensors(part, parameter, name) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     tensor = _as_tensor(value, name)
     if tensor is None or not tensor.dim():
         return value
-    if (
-        parameter is None
-        and not isinstance(value, Tensor)
-        and tensor.dtype is torch.float64
-    ):
-        tensor = tensor.to(torch.get_default_dtype())
-    return (
-        _fitted(tensor, None, parameter, name, values=False) if len(tensor) else tensor
-    )
+    tensor = _for_functions(value, tensor, parameter)
+    if not len(tensor):
+        return tensor
+    return _fitted(tensor, None, parameter, name, values=False)
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
@@ -535,8 +522,8 @@ def _check_columns(table: Any, name: str, *, missing: bool) -> None:
                 f"column {column!r} of {name} holds {values.dtype} and not numbers; "
                 f"leave it out: {name}.drop(columns={column!r})"
             )
-        wrong = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(0, bool)
-        if missing and values.dtype.kind == "f":
+        wrong = ~np.isfinite(values)
+        if missing:
             wrong &= ~np.isnan(values)
         if wrong.any():
             row = int(wrong.argmax())
@@ -584,10 +571,8 @@ def _fitted(
         )
     if parameter is None:
         return x
-    wanted = (
-        parameter.dtype if likelihood is not None or x.is_floating_point() else x.dtype
-    )
-    result = x.to(device=parameter.device, dtype=wanted)
+    exact = likelihood is None and not x.is_floating_point()
+    result = x.to(parameter.device) if exact else x.to(parameter)
     if likelihood is not None and values:
         _check_values(x, result, likelihood, name)
     return result
@@ -598,39 +583,34 @@ def _check_shape(got: tuple[int, ...], shape: tuple[int, ...], name: str) -> Non
     if got[1:] == shape:
         return
     wanted = f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
-    text = f"{name} has shape {got} and the model takes {wanted}"
-    channels_last = len(shape) == 3 and got[1:] == (*shape[1:], shape[0])
+    way = ""
     if got == shape:
-        raise InputError(f"{text}: this is one datum; give a batch, {name}[None]")
-    if channels_last:
-        raise InputError(
-            f"{text}: bring the channels to the front, torch.as_tensor({name}).permute(0, 3, 1, 2)"
-        )
-    if math.prod(got[1:]) == math.prod(shape):
-        raise InputError(
-            f"{text}: use {name}.reshape({', '.join(map(str, (-1, *shape)))})"
-        )
-    raise InputError(text)
+        way = f": this is one datum; give a batch, {name}[None]"
+    elif len(shape) == 3 and got[1:] == (*shape[1:], shape[0]):
+        way = f": bring the channels to the front, torch.as_tensor({name}).permute(0, 3, 1, 2)"
+    elif math.prod(got[1:]) == math.prod(shape):
+        way = f": use {name}.reshape({', '.join(map(str, (-1, *shape)))})"
+    raise InputError(f"{name} has shape {got} and the model takes {wanted}{way}")
 
 
 def _check_values(x: Tensor, result: Tensor, likelihood: Any, name: str) -> None:
     """Raise `InputError` for the first datum with a value that the likelihood, or the type of `result`, cannot hold."""
-    rows = max(1, CHUNK // max(1, math.prod(x.shape[1:])))
+    rows, missing = _rows(x), may_miss(likelihood)
     for start in range(0, len(x), rows):
         seen = result[start : start + rows]
         stored = x[start : start + rows].to(seen.device)
         if stored.is_floating_point():
             good = stored.isfinite() & seen.isfinite()
-            if may_miss(likelihood):
+            if missing:
                 good |= stored.isnan()
-            bad = ~good.reshape(len(stored), -1).all(1)
         else:
-            bad = (seen.to(stored.dtype) != stored).reshape(len(stored), -1).any(1)
+            good = seen.to(stored.dtype) == stored
+        bad = ~good.reshape(len(stored), -1).all(1)
         if bad.any():
             row = start + int(bad.nonzero()[0])
             kind = str(result.dtype).removeprefix("torch.")
             datum = f"in datum {row} (counted from 0)"
-            if x[row].isnan().any() and not may_miss(likelihood):
+            if x[row].isnan().any() and not missing:
                 raise InputError(
                     f"{name} holds a value that is missing {datum}: a pair that is made with missing=True, "
                     "VAE(..., missing=True), takes nan for what was not seen"
@@ -668,17 +648,13 @@ def _check_rounding(x: Tensor, dtype: torch.dtype, name: str) -> None:
     if len(x) < 2:
         return
     mean, std = moments(x.double())
-    coarse = (torch.finfo(dtype).eps * mean.abs() > FINE * std) & (std > 0)
-    if not coarse.any():
-        return
-    exact = (
-        (x == x.round()) & (x.abs() <= 2 / torch.finfo(dtype).eps) | x.isnan()
-    ).all(0)
-    coarse &= ~exact
+    eps = torch.finfo(dtype).eps
+    coarse = (eps * mean.abs() > FINE * std) & (std > 0)
+    if coarse.any():  # the whole numbers that it holds exactly left out
+        coarse &= ~((x == x.round()) & (x.abs() <= 2 / eps) | x.isnan()).all(0)
     if coarse.any():
-        where = coarse.nonzero()[0].tolist()
-        place = tuple(where)
-        index = ", ".join(map(str, where))
+        place = tuple(coarse.nonzero()[0].tolist())
+        index = ", ".join(map(str, place))
         kind = str(dtype).removeprefix("torch.")
         raise InputError(
             f"element ({index}) of {name} lies around {mean[place].item():.4g} with a spread of "
@@ -695,9 +671,6 @@ def _check_some(likelihood: Any, x: Any, name: str) -> None:
     some = x[: min(1000, rows_within(x, 4 * CHUNK))]
     if not isinstance(some, Tensor):
         raise InputError(f"a slice of {name} is a {type(some).__name__} and no tensor")
-    _check_shape(
-        (len(x), *some.shape[1:]),
-        tuple(getattr(likelihood, "shape", some.shape[1:])),
-        name,
-    )
+    shape = getattr(likelihood, "shape", some.shape[1:])
+    _check_shape((len(x), *some.shape[1:]), tuple(shape), name)
     _accepted(likelihood, some, 0, name)

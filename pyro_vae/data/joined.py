@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.streams import Stream
+from pyro_vae.data.streams import Stream, Values
 
 
 class Joined(Stream):
@@ -22,15 +22,13 @@ class Joined(Stream):
         rows = torch.empty((len(index), *self.shape[1:]), dtype=self.parts[0][:0].dtype)
         which = np.searchsorted(self.ends, index, side="right")
         for i in np.unique(which):
-            here = which == i
-            start = self.ends[i] - len(self.parts[i])
-            rows[torch.from_numpy(here)] = self.parts[i][
-                torch.from_numpy(index[here] - start)
-            ]
+            here, part = which == i, self.parts[i]
+            places = index[here] - self.ends[i] + len(part)
+            rows[torch.from_numpy(here)] = part[torch.from_numpy(places)]
         return rows
 
 
-def joined(parts: Mapping[str, Tensor | Stream]) -> Tensor | Stream:
+def joined(parts: Values) -> Tensor | Stream:
     """All rows of all parts, in their order; in memory where all parts are."""
     every = list(parts.values())
     if len(every) == 1:
@@ -48,6 +46,5 @@ def joined_names(
         return np.concatenate([names[part] for part in sizes])
     if len(sizes) == 1:
         return None
-    return np.array(
-        [f"{part} {i}" for part, size in sizes.items() for i in range(size)]
-    )
+    called = [f"{part} {i}" for part, size in sizes.items() for i in range(size)]
+    return np.array(called)

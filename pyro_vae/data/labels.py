@@ -1,6 +1,7 @@
 """Labels: from a file of their own, and of any shape that people give them."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.files import Parts, Request, read_npy
-from pyro_vae.data.text import WHITE, cells, read_text
+from pyro_vae.data.text import WHITE, cells, counted_from, read_text
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import user_path
 
@@ -105,10 +106,8 @@ def one_each(labels: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _one_hot(labels: np.ndarray) -> bool:
-    return bool(
-        ((labels == 0) | (labels == 1)).all()
-        and (labels.sum(1, dtype=float) == 1).all()
-    )
+    bits = ((labels == 0) | (labels == 1)).all()
+    return bool(bits and (labels.sum(1, dtype=float) == 1).all())
 
 
 def _text_labels(
@@ -130,10 +129,9 @@ def _text_labels(
                 "or the name of a datum and its label"
             )
     alone = [row[0] if row else "" for row in cells(lines, "\t")]
-    words = [word for line in lines for word in line.split()]
-    if len(alone) == count or len(words) != count:
-        return np.array(alone), text.notes
-    return np.array(words), text.notes
+    words = " ".join(lines).split()
+    by_words = len(words) == count != len(alone)
+    return np.array(words if by_words else alone), text.notes
 
 
 def _names_first(rows: list[list[str]], known: np.ndarray | None) -> bool:
@@ -154,22 +152,20 @@ def _pairs(
     """Lines of two cells: names and labels, or places in the order of the data and labels."""
     headed = rows[0][0].lower() in FILE_WORDS
     body = rows[1:] if headed and len(rows) > 1 else rows
-    first = [row[0] for row in body]
-    by_name = _names_first(body, known)
-    if not by_name and len(body) == count:
-        for start in (0, 1):
-            if first == [str(i) for i in range(start, start + count)]:
-                said = f"{file.name}: the first column counts the data from {start}"
-                return np.array([row[1] for row in body]), [*notes, said]
+    first, labels = zip(*body, strict=True)
+    start = counted_from(first)
+    if start is not None and len(body) == count and not _names_first(body, known):
+        note = f"{file.name}: the first column counts the data from {start}"
+        return np.array(labels), [*notes, note]
     if known is None:
         raise InputError(
             f"{file} has two cells in each line, but the data have no names to match; "
             "write one label in each line, or name the column of the data that names its rows with --id"
         )
-    if len(set(first)) < len(first):
-        twice = next(name for name in first if first.count(name) > 1)
-        raise InputError(f"{file} names {twice!r} twice; each datum has one label")
-    return dict(row for row in body), notes  # type: ignore[misc]
+    twice = _repeated(first)
+    if twice:
+        raise InputError(f"{file} names {twice[0]!r} twice; each datum has one label")
+    return dict(zip(first, labels, strict=True)), notes
 
 
 def _places(known: np.ndarray) -> dict[str, int]:
@@ -179,15 +175,14 @@ def _places(known: np.ndarray) -> dict[str, int]:
     last = [name.rpartition("/")[2] for name in full]
     bare = [name.rpartition(".")[0] or name for name in last]
     for names in (full, last, bare):
-        once = {name: i for i, name in enumerate(names) if name not in places}
-        twice = _repeated(names)
-        places |= {name: i for name, i in once.items() if name not in twice}
+        others = {*places, *_repeated(names)}
+        places |= {name: i for i, name in enumerate(names) if name not in others}
     return places
 
 
-def _repeated(names: Sequence[str]) -> set[str]:
-    seen: set[str] = set()
-    return {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
+def _repeated(names: Sequence[str]) -> list[str]:
+    """The names that stand there more than once, in their order."""
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 def _by_name(
@@ -207,12 +202,8 @@ def _by_name(
             )
         else:
             ordered[place] = label
-    if None in ordered:
-        missing = [
-            str(name)
-            for name, label in zip(known, ordered, strict=True)
-            if label is None
-        ]
+    missing = [str(known[i]) for i, label in enumerate(ordered) if label is None]
+    if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise InputError(
             f"{file} has no label for {missing[0]!r}{more}; each datum needs one"
@@ -239,11 +230,7 @@ def _in_order(
         listed = [str(name) for name in files]
         counted = sorted(listed, key=_natural)
         if listed != counted:
-            i = next(
-                i
-                for i, (a, b) in enumerate(zip(listed, counted, strict=True))
-                if a != b
-            )
+            i = next(i for i, name in enumerate(listed) if name != counted[i])
             raise InputError(
                 f"{file} gives labels without names, and the order of the files is not certain: is {listed[i]} or "
                 f"{counted[i]} number {i + 1}? Write lines of two cells, as in {listed[i]},label"
@@ -256,9 +243,8 @@ def _in_order(
 
 def _natural(name: str) -> list[Any]:
     """A key that puts 2.png before 10.png."""
-    return [
-        (0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)
-    ]
+    pieces = re.split(r"(\d+)", name)
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in pieces]
 
 
 def _numbers(labels: np.ndarray) -> np.ndarray:

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROUNDING = (
-    16  # units in the last place by which a value that was computed may miss its place
-)
+# units in the last place by which a value that was computed may miss its place
+ROUNDING = 16
 FINEST = 8  # steps are at least so many times the rounding: what is finer cannot be told from it
 
 
@@ -55,11 +54,8 @@ def lattice(values: np.ndarray, precision: float) -> Lattice | None:
 def _plain(step: float, low: float, width: float) -> float:
     """The step as it is written with few digits, where that is the same within rounding."""
     short = float(f"{step:.9g}")
-    return (
-        short
-        if abs(short - step) * width / step < 1e-12 * (abs(low) + width)
-        else float(step)
-    )
+    same = abs(short - step) * width / step < 1e-12 * (abs(low) + width)
+    return short if same else float(step)
 
 
 def is_decimal(step: float) -> bool:

@@ -23,9 +23,8 @@ FINE = 500  # steps in a standard deviation that make a lattice as good as a con
 COARSE = 2  # steps in a standard deviation below which a density is no description
 BLURRED = 10  # least numbers of the stored type in a standard deviation
 REPEATED = 20  # times that each value occurs, on average, where there are few of them
-SPARSE = (
-    8  # steps between one value and the next, as a rule, where there are few of them
-)
+# steps between one value and the next, as a rule, where there are few of them
+SPARSE = 8
 FAR = 100  # spreads from 0 at which float32 begins to lose a difference
 HELD = (1e-10, 1e10)  # spreads that float32 holds, their squares too
 HEAVY = 100  # times the spread of the inner half: a deviation that is worth a word
@@ -75,33 +74,26 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
         return Column("constant", centre.item(), 0.0, 0.0, 1)
 
     # Differences from the centre: exact for whole numbers, and small for any.
-    points = (
-        different.astype(np.float64) if _real(values) else different.astype(np.int64)
-    ) - (centre.astype(np.float64) if _real(values) else int(centre))
-    points = points.astype(np.float64)
+    real = _real(values)
+    exact = np.float64 if real else np.int64
+    points = (different.astype(exact) - centre.astype(exact)).astype(np.float64)
     largest = np.abs(points).max()
-    deviation = float(
-        largest * math.sqrt(np.average((points / largest) ** 2, weights=counts))
-    )
-    low, high = (
-        points[np.searchsorted(counts.cumsum(), len(there) * share)]
-        for share in (0.25, 0.75)
-    )
+    root = math.sqrt(np.average((points / largest) ** 2, weights=counts))
+    deviation = float(largest * root)
+    quartiles = len(there) * np.array([0.25, 0.75])
+    low, high = points[np.searchsorted(counts.cumsum(), quartiles)]
     spread = float(high - low) / 1.349 or deviation
     about = {"centre": centre.item(), "spread": spread, "different": len(different)}
 
     # The lattice of the values, or that of the type that they are stored as.
-    if _real(values):
+    if real:
         grid = lattice(different.astype(np.float64), float(np.finfo(values.dtype).eps))
-        step = (
-            grid.step if grid else float(np.spacing(np.abs(different[[0, -1]]).max()))
-        )
+        finest = np.spacing(np.abs(different[[0, -1]]).max())
     else:
         grid = lattice(points, np.finfo(np.float64).eps)
-        step = grid.step if grid else 1.0
-    if _real(values) and deviation < BLURRED * np.spacing(
-        np.abs(different[[0, -1]]).max()
-    ):
+        finest = 1.0
+    step = grid.step if grid else float(finest)
+    if real and deviation < BLURRED * finest:
         return Column("coarse", step=step, blurred=str(values.dtype), **about)
 
     # Few values with wide gaps between them: the step of their lattice says nothing of where they are.
@@ -110,12 +102,11 @@ def column(values: np.ndarray, *, whole_too: bool = False) -> Column:
     if sparse and len(different) * REPEATED <= len(there):
         return Column("few", step=0.0, **about)
     if deviation < FINE * step:
+        kind = "coarse" if deviation < COARSE * step else "rounded"
         whole = step == round(step) and bool((different == np.round(different)).all())
-        whole = whole and not whole_too
-        coarse = (
-            "whole" if whole else "coarse" if deviation < COARSE * step else "rounded"
-        )
-        return Column(coarse, step=step, **about)
+        if whole and not whole_too:
+            kind = "whole"
+        return Column(kind, step=step, **about)
 
     # Reals, unless some of them are out of place.
     most = int(counts.argmax())
@@ -158,14 +149,11 @@ class Columns:
         if len(self.shape) == 1 or dense is not None:
             columns = list(sample.reshape(len(sample), -1).T)
         else:  # one channel after the other, or all as one
-            channels = (
-                self.shape[0] if len(self.shape) == 3 and self.shape[0] <= 4 else 1
-            )
+            colours = len(self.shape) == 3 and self.shape[0] <= 4
+            channels = self.shape[0] if colours else 1
             pixels = sample.reshape(len(sample), channels, -1)
-            columns = [
-                p[:: -(-p.size // POOLED)]
-                for p in (pixels[:, c].ravel() for c in range(channels))
-            ]
+            every = -(-pixels[:, 0].size // POOLED)
+            columns = [pixels[:, c].ravel()[::every] for c in range(channels)]
         self.parts = [
             column(np.ascontiguousarray(values), whole_too=dense is not None)
             if dense is None or i in dense
@@ -195,19 +183,12 @@ class Columns:
             decade = _decade(c.spread) if c.spread else 0.0
             if isinstance(c.centre, int):
                 decade = max(1, int(decade)) if decade < 2**62 else 0
-            shifts.append(
-                round(c.centre / decade) * decade
-                if far and decade
-                else c.centre
-                if far
-                else 0
-            )
+            shift = round(c.centre / decade) * decade if decade else c.centre
+            shifts.append(float(shift if far else 0))
             units.append(unit)
         if not any(shifts) and set(units) == {1.0}:
             return None
-        return Units(
-            self._spread_out([float(s) for s in shifts]), self._spread_out(units)
-        )
+        return Units(self._spread_out(shifts), self._spread_out(units))
 
     @cached_property
     def steps(self) -> Each:
@@ -217,9 +198,8 @@ class Columns:
     @cached_property
     def floors(self) -> Each:
         """The least scale of a density of each column, in stored units."""
-        return self._spread_out(
-            [c.step / 2 if c.kind == "rounded" else 0.0 for c in self.parts]
-        )
+        rounded = [c.step if c.kind == "rounded" else 0.0 for c in self.parts]
+        return self._spread_out([step / 2 for step in rounded])
 
     def check(self, data: str, *, noise: bool) -> None:
         """Raise `InputError` for columns that no density can be put on, naming them and the ways out.
@@ -251,28 +231,25 @@ class Columns:
             )
         columns = self.of("coarse", "whole")
         if columns and not noise:
-            steps = sorted({self.parts[i].step for i in columns})
-            said = ", ".join(f"{step:.6g}" for step in steps[:4]) + (
-                ", ..." if steps[4:] else ""
-            )
+            steps, more = self._steps(columns)
             raise InputError(
-                f"the values of {data} are whole multiples of a step ({said}) in {self.listed(columns)}, where a "
-                "density can grow without end: add --dequantize (uniform noise of one step), choose a likelihood for "
-                f"whole numbers, or {self.dropping(columns)}"
+                f"the values of {data} are whole multiples of a step ({steps}{more}) in {self.listed(columns)}, where "
+                "a density can grow without end: add --dequantize (uniform noise of one step), choose a likelihood "
+                f"for whole numbers, or {self.dropping(columns)}"
             )
+
+    def _steps(self, columns: list[int]) -> tuple[str, str]:
+        """The first steps of columns in their order, and a sign that there are more."""
+        steps = sorted({self.parts[i].step for i in columns})
+        return ", ".join(f"{s:.6g}" for s in steps[:4]), ", ..." if steps[4:] else ""
 
     def doubt(self) -> str | None:
         """Why a density of these columns can grow without end, in a sentence for someone who calls from code."""
         empty, constant = self.of("empty"), self.of("constant")
         few, stepped = self.of("few"), self.of("coarse", "whole")
-        spelled = [
-            i
-            for i in self.of("rounded")
-            if not is_decimal(float(f"{self.parts[i].step:.4g}"))
-        ]
-        stepped = sorted(
-            [*stepped, *spelled]
-        )  # levels that were divided, as bytes by 255
+        for i in self.of("rounded"):  # levels that were divided, as bytes by 255
+            if not is_decimal(float(f"{self.parts[i].step:.4g}")):
+                stepped.append(i)
         if empty:
             return f"{self.listed(empty)} has no value in all data, and what is said of it is a guess"
         if constant:
@@ -282,10 +259,10 @@ class Columns:
             return f"{self.listed(few)} has only {count} different values, where a density can grow without end"
         if not stepped:
             return None
-        step = self.parts[stepped[0]].step
+        step = self.parts[min(stepped)].step
         return (
-            f"{self.listed(stepped)}: the values are whole multiples of a step ({step:.6g}), where a density can grow "
-            "without end; add uniform noise of one step, or take a likelihood for whole numbers"
+            f"{self.listed(sorted(stepped))}: the values are whole multiples of a step ({step:.6g}), where a density "
+            "can grow without end; add uniform noise of one step, or take a likelihood for whole numbers"
         )
 
     def remarks(self, rows: np.ndarray, *, noise: bool) -> list[str]:
@@ -297,9 +274,7 @@ class Columns:
         """
         notes = []
         if not noise and (rounded := self.of("rounded")):
-            steps = ", ".join(
-                f"{s:.6g}" for s in sorted({self.parts[i].step for i in rounded})[:4]
-            )
+            steps, _ = self._steps(rounded)
             notes.append(
                 f"{self.listed(rounded)}: values are rounded to {steps}; the scale of a density is kept above half "
                 "of that"
@@ -307,11 +282,8 @@ class Columns:
         for i, c in enumerate(self.parts):
             if c.extreme:
                 row, value = c.extreme
-                where = (
-                    f"row {rows[row]} (counted from 0)"
-                    if len(self.shape) == 1
-                    else "one image"
-                )
+                table = len(self.shape) == 1
+                where = f"row {rows[row]} (counted from 0)" if table else "one image"
                 notes.append(
                     f"{self.listed([i])}: {value:.6g} in {where} is {abs(value - c.centre) / c.spread:.3g} times as "
                     "far from the median as is usual; is it right? --likelihood studentt bears such values"
@@ -321,11 +293,9 @@ class Columns:
                     f"{self.listed([i])}: {c.repeated[0]:.6g} stands in {100 * c.repeated[1]:.2g} % of the data; if it "
                     "marks missing values, leave those rows out, since a density can put a peak there"
                 )
-        return (
-            notes
-            if len(notes) <= 6
-            else [*notes[:5], f"and {len(notes) - 5} more such columns"]
-        )
+        if len(notes) > 6:
+            notes[5:] = [f"and {len(notes) - 5} more such columns"]
+        return notes
 
     def farthest(self, values: np.ndarray, rows: np.ndarray) -> str | None:
         """A sentence on the value of other data, `(N, D)`, that is farthest out, where it is far from all of these."""
@@ -343,9 +313,7 @@ class Columns:
     def listed(self, columns: list[int]) -> str:
         """Columns by their names, a few of them."""
         if len(self.shape) > 1:
-            return (
-                "the images" if len(self.parts) == 1 else "the channels of the images"
-            )
+            return "the channels of the images" if self.parts[1:] else "the images"
         names = ", ".join(self.names[i] for i in columns[:4])
         more = f" and {len(columns) - 4} more" if columns[4:] else ""
         counted = "" if self.named else " (counted from 0)"
@@ -353,10 +321,9 @@ class Columns:
 
     def dropping(self, columns: list[int]) -> str:
         """How to leave columns out."""
-        it = "them" if columns[1:] else "it"
         if len(self.shape) > 1:
             return "change the images"
+        way = f"np.delete(x, {columns}, axis=1)"
         if self.named:
-            names = ",".join(self.names[i] for i in columns)
-            return f"leave {it} out ({option('drop', names)})"
-        return f"leave {it} out (np.delete(x, {columns}, axis=1))"
+            way = option("drop", ",".join(self.names[i] for i in columns))
+        return f"leave {'them' if columns[1:] else 'it'} out ({way})"

@@ -23,9 +23,16 @@ def _folders(request: Request) -> list[Path]:
 
 
 def _find(request: Request, *names: str) -> Path | None:
-    return next(
-        (f / n for f in _folders(request) for n in names if (f / n).is_file()), None
-    )
+    paths = (folder / name for folder in _folders(request) for name in names)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _file(request: Request, *names: str) -> Path:
+    """The first of these files that there is."""
+    path = _find(request, *names)
+    if path is None:
+        raise _missing(request, names[0])
+    return path
 
 
 def _missing(request: Request, what: str, reason: str = "") -> InputError:
@@ -58,26 +65,16 @@ def _idx(path: Path) -> np.ndarray:
 
 def _mnist_like(folder: str) -> Callable[[Request], Loaded]:
     def load(request: Request) -> Loaded:
-        paths: dict[str, Path] = {}
+        paths = []
         for split in ("train", "t10k"):
             for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
                 name = f"{folder}/raw/{split}-{kind}"
-                path = _find(request, f"{name}.gz", name)
-                if path is None:
-                    _download(request, folder, f"{name}.gz")
-                    path = _find(request, f"{name}.gz", name)
-                if path is None:
-                    raise _missing(request, f"{name}.gz")
-                paths[f"{split}-{kind[:6]}"] = path
-        images = {
-            "train": _idx(paths["train-images"]),
-            "test": _idx(paths["t10k-images"]),
-        }
-        labels = {
-            "train": _idx(paths["train-labels"]),
-            "test": _idx(paths["t10k-labels"]),
-        }
-        return Loaded(images, labels, str(paths["train-images"].parent))
+                if _find(request, f"{name}.gz", name) is None:
+                    _downloaded(request, f"{name}.gz", folder, train=True)
+                paths.append(_file(request, f"{name}.gz", name))
+        x, y, test_x, test_y = map(_idx, paths)
+        images, labels = {"train": x, "test": test_x}, {"train": y, "test": test_y}
+        return Loaded(images, labels, str(paths[0].parent))
 
     return load
 
@@ -87,60 +84,46 @@ def _torchvision() -> Any:
     try:
         from torchvision import datasets
     except RuntimeError:
-        torch.library.define(
-            "torchvision::nms",
-            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        )
-        torch.library.define(
-            "torchvision::qnms",
-            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        )
+        signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        torch.library.define("torchvision::nms", signature)
+        torch.library.define("torchvision::qnms", signature)
         from torchvision import datasets
     return datasets
 
 
-def _download(request: Request, name: str, what: str) -> None:
-    """Let torchvision fetch (and check) a data set into the cache folder."""
+def _downloaded(
+    request: Request, what: str, name: str, copy: str = "", **options: bool
+) -> Any:
+    """A data set that torchvision fetches (and checks) into the cache folder."""
     root = _folders(request)[-1]
     try:
         root.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            getattr(_torchvision(), name)(str(root), train=True, download=True)
+            return getattr(_torchvision(), name)(str(root), download=True, **options)
     except (OSError, RuntimeError) as error:
-        raise _missing(
-            request, what, f", and could not be downloaded ({one_line(error)})"
-        ) from error
+        reason = f", and {copy}could not be downloaded ({one_line(error)})"
+        raise _missing(request, what, reason) from error
 
 
 def _binarized_mnist(request: Request) -> Loaded:
-    name = "binarized_mnist/binarized_mnist.npz"
-    path = _find(request, name)
-    if path is None:
-        raise _missing(request, name)
+    path = _file(request, "binarized_mnist/binarized_mnist.npz")
     archive = read_npz(path)
+    stored = {"train": "train", "validation": "valid", "test": "test"}
     with reading(path, "binarized MNIST"):
-        images = {
-            "train": archive["train"],
-            "validation": archive["valid"],
-            "test": archive["test"],
-        }
-        return Loaded(
-            {k: v.reshape(-1, 28, 28) for k, v in images.items()}, None, str(path)
-        )
+        images = {s: archive[key].reshape(-1, 28, 28) for s, key in stored.items()}
+        return Loaded(images, None, str(path))
 
 
 def _freyfaces(request: Request) -> Loaded:
-    name = "freyfaces/freyfaces.npz"
-    path = _find(request, name)
-    if path is None:
-        raise _missing(request, name)
+    path = _file(request, "freyfaces/freyfaces.npz")
     with reading(path, "the archive of Frey's faces"):
         return Loaded({"train": read_npz(path)["images"]}, None, str(path))
 
 
 def _omniglot(request: Request) -> Loaded:
-    path = _find(request, "omniglot/omniglot_28x28.npz")
+    name = "omniglot/omniglot_28x28.npz"
+    path = _find(request, name)
     if path is not None:
         archive = read_npz(path)
         with reading(path, "the archive of Omniglot"):
@@ -149,28 +132,16 @@ def _omniglot(request: Request) -> Loaded:
             return Loaded(images, labels, str(path))
     images, labels = {}, {}
     for split, background in (("train", True), ("test", False)):
-        try:
-            root = _folders(request)[-1]
-            root.mkdir(parents=True, exist_ok=True)
-            drawings = _torchvision().Omniglot(
-                str(root), background=background, download=True
-            )
-        except (OSError, RuntimeError) as error:
-            reason = (
-                f", and torchvision's copy could not be downloaded ({one_line(error)})"
-            )
-            raise _missing(request, "omniglot/omniglot_28x28.npz", reason) from error
+        copy = "torchvision's copy "
+        drawings = _downloaded(request, name, "Omniglot", copy, background=background)
         small = [
             (255 - np.asarray(image.convert("L").resize((28, 28))), label)
             for image, label in drawings
         ]
         images[split] = np.stack([image for image, _ in small])
         labels[split] = np.array([label for _, label in small])
-    return Loaded(
-        images,
-        labels,
-        "torchvision (background alphabets to train on, evaluation alphabets to test, resized to 28x28)",
-    )
+    source = "torchvision (background alphabets to train on, evaluation alphabets to test, resized to 28x28)"
+    return Loaded(images, labels, source)
 
 
 NAMED: dict[str, Callable[[Request], Loaded]] = {

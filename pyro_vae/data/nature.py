@@ -1,17 +1,16 @@
 """What stored values are: their representation, and the largest value that they can take."""
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from pyro_vae.data.fields import evenly
 from pyro_vae.data.lattice import Lattice, is_decimal, lattice
 from pyro_vae.data.marginals import POOLED, ROWS, SPARSE
-from pyro_vae.data.representation import Representation, present
-from pyro_vae.data.streams import Stream, chunks
+from pyro_vae.data.representation import Reach, Representation, present
+from pyro_vae.data.streams import Values, chunks
 from pyro_vae.data.units import Units, alike
 from pyro_vae.foundation.errors import InputError
 
@@ -37,28 +36,9 @@ class Nature(NamedTuple):
     units: Units | None = None
 
 
-class Reach(NamedTuple):
-    """The least and the greatest of some values, and whether all of them are whole."""
-
-    low: float = math.inf
-    high: float = -math.inf
-    whole: bool = True
-
-    def with_those_of(self, v: Tensor) -> "Reach":
-        v = present(v)
-        if not v.numel():
-            return self
-        whole = self.whole and (
-            not v.is_floating_point() or bool((v == v.round()).all())
-        )
-        return Reach(
-            min(self.low, float(v.min())), max(self.high, float(v.max())), whole
-        )
-
-
 def nature_of(
     name: str,
-    values: Mapping[str, Tensor | Stream],
+    values: Values,
     *,
     maximum: int | None = None,
     known: float | None = None,
@@ -96,7 +76,7 @@ def _grey(
     name: str, reach: Reach, *, image: bool, maximum: int | None, known: float | None
 ) -> Nature:
     """What values in a range are, and the largest that they can take."""
-    kind = Representation.within(*reach[:2], whole=reach.whole, image=image)
+    kind = Representation.within(reach, image=image)
     levels = reach.whole and reach.low >= 0
 
     # A maximum that is given decides.
@@ -107,16 +87,13 @@ def _grey(
     given = known if maximum is None else maximum
     if given is not None and levels:
         if reach.high > given:
-            option = (
-                f"--maximum {maximum}"
-                if maximum is not None
-                else f"a maximum of {given:g}"
+            limit = (
+                f"a maximum of {given:g}" if maximum is None else f"--maximum {maximum}"
             )
-            raise InputError(f"{name} holds the value {reach.high:g}, above {option}")
-        bits = given == 1 or (maximum is None and kind is Representation.BINARY)
-        return (
-            Nature(kind, 1.0) if bits else Nature(Representation.LEVELS, float(given))
-        )
+            raise InputError(f"{name} holds the value {reach.high:g}, above {limit}")
+        if given == 1 or (maximum is None and kind is Representation.BINARY):
+            return Nature(kind, 1.0)
+        return Nature(Representation.LEVELS, float(given))
 
     # Else the largest value that occurs, or that of bytes where it is near.
     if kind in (Representation.BINARY, Representation.UNIT):
@@ -128,11 +105,11 @@ def _grey(
     return Nature(kind, top, (note,))
 
 
-def _sample(values: Mapping[str, Tensor | Stream]) -> np.ndarray:
+def _sample(values: Values) -> np.ndarray:
     """Some of the values, `(n, D)`, from data spread evenly over all of them."""
     train = next(iter(values.values()))
-    few = min(len(train), ROWS, max(2, POOLED // math.prod(train.shape[1:])))
-    return train[torch.arange(few) * len(train) // few].flatten(1).numpy()
+    most = min(ROWS, max(2, POOLED // math.prod(train.shape[1:])))
+    return train[evenly(most, len(train))].flatten(1).numpy()
 
 
 def _different(sample: np.ndarray) -> np.ndarray:
@@ -141,7 +118,7 @@ def _different(sample: np.ndarray) -> np.ndarray:
     return different[~np.isnan(different)] if different.dtype.kind == "f" else different
 
 
-def _two_values(values: Mapping[str, Tensor | Stream], reach: Reach) -> Units | None:
+def _two_values(values: Values, reach: Reach) -> Units | None:
     """How bits are spelled, where there are two values and they are not 0 and 1."""
     if (reach.low, reach.high) == (0, 1) or not reach.low < reach.high:
         return None
@@ -149,16 +126,13 @@ def _two_values(values: Mapping[str, Tensor | Stream], reach: Reach) -> Units | 
     if len(_different(_sample(values))) > 2:
         return None
     for v in values.values():
-        if not all(
-            bool(torch.isin(present(part).double(), ends).all()) for part in chunks(v)
-        ):
-            return None
+        for part in chunks(v):
+            if not torch.isin(present(part).double(), ends).all():
+                return None
     return Units((reach.low,), (reach.high - reach.low,), whole=True)
 
 
-def _levels(
-    values: Mapping[str, Tensor | Stream], *, image: bool
-) -> tuple[Units, int] | None:
+def _levels(values: Values, *, image: bool) -> tuple[Units, int] | None:
     """How grey levels are spelled, and the highest of them, where all values lie on a lattice, or those of a channel.
 
     A lattice of a step that people round to is one of rounded measurements, and is none of levels.
@@ -168,33 +142,27 @@ def _levels(
     colours = shape[0] if len(shape) == 3 and shape[0] <= 4 else 1
     for channels in dict.fromkeys((1, colours)):
         samples = np.split(sample, channels, axis=1)
-        grids = [_grid(channel, image=image) for channel in samples]
-        if all(grids):
-            return _spelled(
-                values, [g for g in grids if g], math.prod(shape) // channels
-            )
+        grids = [grid for s in samples if (grid := _grid(s, image=image))]
+        if len(grids) == channels:
+            return _spelled(values, grids, math.prod(shape) // channels)
     return None
 
 
 def _grid(sample: np.ndarray, *, image: bool) -> Lattice | None:
     """The lattice of levels on which some values lie."""
     different = _different(sample).astype(np.float64)
-    grid = (
-        lattice(different, float(np.finfo(sample.dtype).eps))
-        if len(different) > 2
-        else None
-    )
+    if len(different) <= 2:
+        return None
+    grid = lattice(different, float(np.finfo(sample.dtype).eps))
     if grid is None or is_decimal(grid.step) or grid.high >= LEVELS:
         return None
-    scarce = not image and (
-        sample.shape[1] < FEWEST or len(different) * FEWEST > sample.size
-    )
+    scarce = sample.shape[1] < FEWEST or len(different) * FEWEST > sample.size
     sparse = float(np.median(np.diff(different))) > SPARSE * grid.step
-    return None if scarce or sparse else grid
+    return None if sparse or (scarce and not image) else grid
 
 
 def _spelled(
-    values: Mapping[str, Tensor | Stream], grids: list[Lattice], size: int
+    values: Values, grids: list[Lattice], size: int
 ) -> tuple[Units, int] | None:
     """The units of levels on the lattices of channels, of `size` elements each, once all values are found on them."""
     steps = torch.tensor([grid.step for grid in grids], dtype=torch.float64)[:, None]
@@ -204,7 +172,7 @@ def _spelled(
         for part in chunks(v):
             flat = part.double().reshape(len(part), len(grids), size)
             k = (flat - torch.tensor([grid.origin for grid in grids])[:, None]) / steps
-            if bool(((k - k.round()).abs() > NEAR).any()):
+            if ((k - k.round()).abs() > NEAR).any():
                 return None
             low = torch.minimum(low, flat.nan_to_num(math.inf).amin((0, 2))[:, None])
             high = torch.maximum(high, flat.nan_to_num(-math.inf).amax((0, 2))[:, None])
@@ -213,20 +181,17 @@ def _spelled(
     k = low / steps
     low = low.where((low < 0) | ((k - k.round()).abs() > NEAR / 10), 0.0)
     top = int(((high - low) / steps).round().max())
-    each = [
-        alike([n for n in t.flatten().tolist() for _ in range(size)])
-        for t in (low, steps)
-    ]
-    return Units(each[0], each[1], whole=True), top
+    shift, unit = (alike(t.expand(-1, size).flatten().tolist()) for t in (low, steps))
+    return Units(shift, unit, whole=True), top
 
 
-def _range(
-    values: Mapping[str, Tensor | Stream], *, image: bool, enough: float | None
-) -> Reach:
+def _range(values: Values, *, image: bool, enough: float | None) -> Reach:
     """The range of all values; of bytes only as much of them is read as decides what they are."""
     reach = Reach()
     bytes_only = all(v[:0].dtype is torch.uint8 for v in values.values())
-    decided = 1 if enough == BYTE else BYTE / 2 if image else BYTE - 1
+    decided = BYTE / 2 if image else BYTE - 1
+    if enough == BYTE:
+        decided = 1
     for v in values.values():
         for part in chunks(v):
             reach = reach.with_those_of(part)

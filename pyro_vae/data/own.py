@@ -77,16 +77,15 @@ def own(request: Request) -> Loaded:
         raise InputError(_unknown(path, request.dataset))
     for option in OWN[1:]:
         if getattr(request, option) is not None and option not in reader.options:
-            fit = [
-                suffix for suffix, other in READERS.items() if option in other.options
-            ]
+            fit = [suffix for suffix, r in READERS.items() if option in r.options]
             raise InputError(
                 f"--{option} is for data in {', '.join(fit)}, which {request.dataset} is not"
             )
-    if reader is not FOLDER and not path.is_file():
-        raise InputError(f"the file {path} does not exist")
-    if reader is not FOLDER and path.stat().st_size == 0:
-        raise InputError(f"the file {path} is empty")
+    if reader is not FOLDER:
+        if not path.is_file():
+            raise InputError(f"the file {path} does not exist")
+        if path.stat().st_size == 0:
+            raise InputError(f"the file {path} is empty")
     return reader.read(path, request)
 
 

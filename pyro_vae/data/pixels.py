@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -19,20 +19,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "DIB", "WEBP", "PPM", "JPEG2000")
-FILMS = (
-    "PNG",
-    "GIF",
-    "WEBP",
-)  # formats whose further pictures are the frames of an animation
+# formats whose further pictures are the frames of an animation
+FILMS = ("PNG", "GIF", "WEBP")
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
 COLOUR = ("RGB", "RGBA", "P", "PA")
 OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
-FINE = {
-    1.0,
-    3.0,
-    15.0,
-    255.0,
-}  # maxima of grey whose steps are whole numbers of a byte's
+# maxima of grey whose steps are whole numbers of a byte's
+FINE = {1.0, 3.0, 15.0, 255.0}
 
 # Tags of TIFF and of EXIF, and where Pillow keeps what tells how an image is turned.
 SUBFILE, BITS, ORIENTATION, COLOUR_MAP, SAMPLE_FORMAT = 254, 258, 274, 320, 339
@@ -56,10 +49,8 @@ class PixelKind:
     indexed: bool = False
 
     def __str__(self) -> str:
-        name = "colour" if self.colour else "grey"
-        if self.maximum is None:
-            return f"{name}, {self.dtype}"
-        return f"{name}, 0 to {self.maximum:g}"
+        numbers = self.dtype if self.maximum is None else f"0 to {self.maximum:g}"
+        return f"{'colour' if self.colour else 'grey'}, {numbers}"
 
     def joined(self, other: "PixelKind") -> "PixelKind | None":
         """The kind that holds the numbers of both with the same meaning, or `None` where there is none."""
@@ -140,33 +131,30 @@ def look(file: str) -> tuple[list[Page], int]:
         InputError: for a file that cannot be read, an animation, and pixels that cannot be read without loss.
     """
     with opened(file) as image:
-        film = image.format in FILMS and getattr(image, "is_animated", False)
-        if film:
+        if image.format in FILMS and getattr(image, "is_animated", False):
             raise InputError(
                 f"{shown(file)} is an animation, and a file must be one image; save its frames as "
                 "files of their own, or remove it"
             )
         if image.format != "TIFF":
             return [page_of(file, image)], getattr(image, "n_frames", 1) - 1
-        pages = []
-        for number in range(image.n_frames):  # type: ignore[attr-defined]
-            image.seek(number)
-            smaller_or_mask = image.tag_v2.get(SUBFILE, 0) & 0b101  # type: ignore[attr-defined]
+        pages, tiff = [], cast(Any, image)
+        for number in range(tiff.n_frames):
+            tiff.seek(number)
+            smaller_or_mask = tiff.tag_v2.get(SUBFILE, 0) & 0b101
             if not smaller_or_mask:
                 _check_whole(file, image)  # before another page of it is decoded
                 pages.append(page_of(file, image, number))
-        return pages, image.n_frames - len(pages)  # type: ignore[attr-defined]
+        return pages, tiff.n_frames - len(pages)
 
 
 def page_of(file: str, image: "Image", number: int = 0) -> Page:
     """What the header says of the picture at which an open file stands."""
     unsaid = image.format == "PNG" and not NOTES_ON_TURNING & image.info.keys()
-    turn = (
-        1 if unsaid else image.getexif().get(ORIENTATION, 1)
-    )  # else a PNG would be decoded
-    across = (
-        turn in (5, 6, 7, 8) and image.format != "TIFF"
-    )  # whose size Pillow has turned
+    # else a PNG would be decoded
+    turn = 1 if unsaid else image.getexif().get(ORIENTATION, 1)
+    # whose size Pillow has turned
+    across = turn in (5, 6, 7, 8) and image.format != "TIFF"
     size = (image.width, image.height) if across else (image.height, image.width)
     alpha = image.has_transparency_data
     return Page(number, size, _kind(file, image, alpha), turn in range(2, 9), alpha)
@@ -195,12 +183,13 @@ def _kind(file: str, image: "Image", alpha: bool) -> PixelKind:
     if signed or (mode == "I" and image.format == "TIFF"):
         return PixelKind(False, f"{'' if signed else 'u'}int{tags[BITS][0]}", None)
     if mode.startswith("I"):
-        return PixelKind(
-            False, "uint16", float(maxval or (4095 if raw == "I;12" else 65535))
-        )
+        bits = 12 if raw == "I;12" else 16
+        return PixelKind(False, "uint16", float(maxval or 2**bits - 1))
+    bits = 1 if mode == "1" else 8
     if alpha:
         return PixelKind(False, "uint8", 255.0)
-    bits = 1 if mode == "1" else int(raw[2]) if raw[:3] in ("L;2", "L;4") else 8
+    if raw[:3] in ("L;2", "L;4"):
+        bits = int(raw[2])
     return PixelKind(False, "uint8", float(maxval or 2**bits - 1))
 
 
@@ -210,11 +199,9 @@ def _coding(image: "Image") -> tuple[str, int | None]:
     if not tiles:
         return "", None
     arguments = tiles[0][3]
-    arguments = (
-        (arguments,) if isinstance(arguments, str) else tuple(arguments or ("",))
-    )
-    declares = image.format == "PPM" and len(arguments) == 2
-    return str(arguments[0]), int(arguments[1]) if declares else None
+    coding = [arguments] if isinstance(arguments, str) else [*(arguments or [""])]
+    declares = image.format == "PPM" and len(coding) == 2
+    return str(coding[0]), int(coding[1]) if declares else None
 
 
 def _loss(file: str, image: "Image", raw: str, maxval: int | None) -> str | None:
@@ -242,11 +229,11 @@ def _plain_depth(file: str, mode: str) -> bool:
     """Whether a JPEG 2000 file has 8 bits a plane, or 16 of grey; Pillow scales all others."""
     with open(file, "rb") as stream:
         head = stream.read(2**16)
-    size = head.find(b"\xff\x4f\xff\x51") + 2  # where the segment SIZ begins
-    planes = int.from_bytes(head[size + 38 : size + 40], "big")
+    start = head.find(b"\xff\x4f\xff\x51") + 42  # of the planes in the segment SIZ
+    planes = int.from_bytes(head[start - 2 : start], "big")
     depths = set(
-        head[size + 40 : size + 40 + 3 * planes : 3]
-    )  # bits less 1, and 128 if signed
+        head[start : start + 3 * planes : 3]
+    )  # bits less 1, 128 more if signed
     return depths == {15 if mode.startswith("I") else 7}
 
 

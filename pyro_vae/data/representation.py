@@ -2,7 +2,7 @@
 
 import math
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,22 @@ def present(x: Tensor) -> Tensor:
         return x
     missing = x.isnan()
     return x[~missing] if missing.any() else x
+
+
+class Reach(NamedTuple):
+    """The least and the greatest of some values, and whether all of them are whole."""
+
+    low: float = math.inf
+    high: float = -math.inf
+    whole: bool = True
+
+    def with_those_of(self, v: Tensor) -> "Reach":
+        v = present(v)
+        if not v.numel():
+            return self
+        whole = not v.is_floating_point() or bool((v == v.round()).all())
+        low, high = float(v.min()), float(v.max())
+        return Reach(min(self.low, low), max(self.high, high), self.whole and whole)
 
 
 class Representation(Enum):
@@ -41,28 +57,24 @@ class Representation(Enum):
         >>> Representation.of(torch.tensor([0.0, 0.5, 1.0])).name
         'UNIT'
         """
-        image, x = x.dim() > 2, present(x.byte() if x.dtype is torch.bool else x)
-        if not x.numel():
+        reach = Reach().with_those_of(x.byte() if x.dtype is torch.bool else x)
+        if reach.low > reach.high:  # of no values
             return cls.REAL
-        whole = not x.is_floating_point() or bool((x == x.round()).all())
-        return cls.within(float(x.min()), float(x.max()), whole=whole, image=image)
+        return cls.within(reach, image=x.dim() > 2)
 
     @classmethod
-    def within(
-        cls, low: float, high: float, *, whole: bool, image: bool
-    ) -> "Representation":
-        """What numbers from `low` to `high` are, by whether all of them are whole, and whether they make an image."""
+    def within(cls, reach: Reach, *, image: bool) -> "Representation":
+        """What numbers with this reach are, by whether they make an image."""
+        low, high, whole = reach
         if not whole or low < 0:
             return cls.UNIT if low >= 0 and high <= 1 else cls.REAL
         if high <= 1:
             return cls.BINARY
         depth = math.log2(high + 1)
-        deep = (
-            image and depth > 8 and depth.is_integer()
-        )  # a camera of 10, 12 or 16 bits
-        return (
-            cls.LEVELS if high == 255 or (image and high < 255) or deep else cls.COUNTS
-        )
+        # a camera of 10, 12 or 16 bits
+        deep = image and depth > 8 and depth.is_integer()
+        grey = high == 255 or (image and high < 255) or deep
+        return cls.LEVELS if grey else cls.COUNTS
 
     def holds(self, x: Tensor) -> bool:
         """Whether every value of `x` is one of this kind."""
@@ -83,18 +95,14 @@ class Representation(Enum):
         Continuous densities do not accept whole numbers: a density can grow without bound on them. Whether reals are
         positive is known once each was looked at, which `holds` does.
         """
-        whole = {Representation.COUNTS, Representation.LEVELS, Representation.BINARY}
+        kind = Representation
+        whole = {kind.COUNTS, kind.LEVELS, kind.BINARY}
         wider = {
-            Representation.UNIT: {Representation.UNIT},
-            Representation.REAL: {Representation.REAL, Representation.UNIT},
-            Representation.POSITIVE: {
-                Representation.POSITIVE,
-                Representation.REAL,
-                Representation.UNIT,
-            },
-            Representation.COUNTS: whole,
-            Representation.LEVELS: whole,
-            Representation.MIXED: set(Representation),
+            kind.REAL: {kind.REAL, kind.UNIT},
+            kind.POSITIVE: {kind.POSITIVE, kind.REAL, kind.UNIT},
+            kind.COUNTS: whole,
+            kind.LEVELS: whole,
+            kind.MIXED: set(kind),
         }
         return other in wider.get(self, {self})
 

@@ -1,18 +1,18 @@
 """What the columns of a table of mixed kinds hold, and how their cells become numbers and numbers cells again."""
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pyro_vae.data.files import few
 from pyro_vae.data.holes import HOW
 from pyro_vae.data.marginals import ROWS
 from pyro_vae.data.marginals import column as marginal
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.text import TRUTHS
+from pyro_vae.data.text import TRUTHS, odd_one
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 
@@ -26,11 +26,8 @@ KINDS = {
     "ordinal": "ordered scale",
     "category": "categories",
 }
-CODED = (
-    "bit",
-    "ordinal",
-    "category",
-)  # kinds whose cells are named, and stored as codes from 0
+# kinds whose cells are named, and stored as codes from 0
+CODED = ("bit", "ordinal", "category")
 FEW = 20  # different numbers that make an ordered scale
 LEVELS = 256  # the same, of reals that repeat so much that no density describes them
 SCALE = 100  # the same, of whole numbers that vary less than counts do
@@ -95,14 +92,12 @@ class Held:
         if not self.categories:
             return _numbers(cells, self.name, what)
         _refuse_missing(cells, self.name, what)
-        by_key = {
-            _key(c, text=self._texts): float(i) for i, c in enumerate(self.categories)
-        }
-        codes = np.array(
-            [by_key.get(_key(c, text=self._texts), np.nan) for c in cells.tolist()]
-        )
-        if np.isnan(codes).any():
-            row = int(np.isnan(codes).argmax())
+        key = str if self._texts else _number
+        by_key = {key(c): float(i) for i, c in enumerate(self.categories)}
+        codes = np.array([by_key.get(key(c), np.nan) for c in cells.tolist()])
+        unknown = np.isnan(codes)
+        if unknown.any():
+            row = int(unknown.argmax())
             raise InputError(
                 f"column {self.name!r} of {what} holds {_said(cells[row])} in data row {row} (counted from 0), "
                 f"which is none of its categories: {_listed(self.categories)}"
@@ -117,15 +112,14 @@ class Held:
         """Numbers `(N,)` that a likelihood gave, as cells of the table; nan, a missing one, is `None`."""
         lost = np.isnan(numbers)
         if self.categories and lost.any():
-            return np.where(
-                lost, None, self.cells(np.where(lost, 0, numbers)).astype(object)
-            )  # type: ignore[call-overload,no-any-return]
+            cells = self.cells(np.where(lost, 0, numbers)).astype(object)
+            cells[lost] = None
+            return cells
         if self.categories:
             places = np.clip(np.round(numbers), 0, len(self.categories) - 1).astype(int)
             return np.array(self.categories, object if self._texts else None)[places]
-        whole = self.kind in ("count", "levels") and bool(
-            (numbers == np.round(numbers)).all()
-        )
+        counted = self.kind in ("count", "levels")
+        whole = counted and bool((numbers == np.round(numbers)).all())
         return numbers.astype(np.int64) if whole else numbers
 
     def describe(self) -> str:
@@ -165,14 +159,14 @@ class Schema:
         for name in wishes:
             if name not in names:
                 near = difflib.get_close_matches(name, names, 1)
-                hint = (
-                    f"did you mean {near[0]!r}?" if near else f"it has {_listed(names)}"
+                nearest = f"did you mean {near[0]!r}?" if near else ""
+                raise InputError(
+                    f"{what} has no column {name!r}: {nearest or f'it has {_listed(names)}'}"
                 )
-                raise InputError(f"{what} has no column {name!r}: {hint}")
-        columns = []
-        for name in names:
-            cells = cells_of(frame, name)
-            columns.append(held(name, cells, wishes.get(name), what, missing=missing))
+        columns = [
+            held(name, cells_of(frame, name), wishes.get(name), what, missing=missing)
+            for name in names
+        ]
         return cls(tuple(columns))
 
     @property
@@ -212,10 +206,8 @@ class Schema:
         import pandas
 
         numbers = np.asarray(x, np.float64)
-        each = zip(self.columns, numbers.T, strict=True)
-        return pandas.DataFrame(
-            {c.name: c.cells(column) for c, column in each}, index=index
-        )
+        cells = map(Held.cells, self.columns, numbers.T)
+        return pandas.DataFrame(dict(zip(self.names, cells, strict=True)), index=index)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Plain values, for TOML; `from_dicts` reads them back."""
@@ -301,16 +293,15 @@ def cells_of(frame: Any, name: str) -> np.ndarray:
     series = frame.iloc[:, places.index(name)]
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
         return series.to_numpy()
-    cells = zip(series.astype(object).tolist(), series.isna().tolist(), strict=True)
-    plain = [None if missing else cell for cell, missing in cells]
-    there = [v for v in plain if v is not None]
-    if there and all(isinstance(v, (bool, np.bool_)) for v in there):
-        return np.array(plain, bool if len(there) == len(plain) else float)
-    if there and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in there
-    ):
-        return np.array(plain, None if len(there) == len(plain) else float)
-    return np.array([None if v is None else str(v) for v in plain], object)
+    plain = series.astype(object).where(series.notna(), None).tolist()
+    there = [cell for cell in plain if cell is not None]
+    complete = len(there) == len(plain)
+    truths = [isinstance(cell, (bool, np.bool_)) for cell in there]
+    if there and all(truths):
+        return np.array(plain, bool if complete else float)
+    if there and not any(truths) and all(isinstance(c, (int, float)) for c in there):
+        return np.array(plain, None if complete else float)
+    return np.array([cell if cell is None else str(cell) for cell in plain], object)
 
 
 def present(cells: np.ndarray) -> np.ndarray:
@@ -326,27 +317,25 @@ def held(
     name: str, cells: np.ndarray, wish: Wish | None, what: str, *, missing: bool = False
 ) -> Held:
     """What one column holds: by the wish for it, or by its cells, of which some may be `missing`."""
-    every = cells
-    if missing and present(cells).any():
-        cells = cells[present(cells)]
+    every, there = cells, present(cells)
+    if missing and there.any():
+        cells = cells[there]
     _refuse_missing(cells, name, what)
     text = cells.dtype.kind not in "biuf"
     whole = not text and bool((cells == np.round(cells)).all())
     different: list[Any] = sorted(set(cells.tolist()))
-    if not text and whole and cells.dtype.kind != "b":
-        different = [int(v) for v in different]
+    if whole and cells.dtype.kind != "b":
+        different = [int(value) for value in different]
     if len(different) == 1:
         raise InputError(
             f"column {name!r} of {what} holds {_said(different[0])} in every row, of which there is nothing to learn: "
             f"leave it out ({option('drop', name)})"
         )
     if wish is not None:
-        found = _wished(name, cells, different, wish, what)
-        if found.categories:
-            found.codes(
-                every, what, missing=missing
-            )  # refused where they do not hold all cells
-        return found
+        column = _wished(name, cells, different, wish, what)
+        if column.categories:  # refused where they do not hold all cells
+            column.codes(every, what, missing=missing)
+        return column
     if text:
         return _texts(name, len(cells), different, what)
     if len(different) == 2:
@@ -363,48 +352,39 @@ def _texts(name: str, rows: int, different: list[str], what: str) -> Held:
             f"column {name!r} of {what} holds {count} different texts in {rows} rows, such as {_said(different[0])}: "
             f"take it for the names of the rows ({option('id', name)}) or leave it out ({option('drop', name)})"
         )
-    if count == 2:
-        return Held(name, "bit", tuple(different), why="two different texts")
-    return Held(name, "category", tuple(different), why=f"{count} different texts")
+    kind, number = ("bit", "two") if count == 2 else ("category", count)
+    return Held(name, kind, tuple(different), f"{number} different texts")
 
 
 def _whole(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str]:
     """What whole numbers are: a scale of few of them, counts, or rounded reals."""
     low, high, count = different[0], different[-1], len(different)
     ends = f"whole numbers from {low} to {high}"
-    most = (
-        FEW // 2 if low == 0 else FEW
-    )  # counts begin at 0, scales and codes at 1 as a rule
+    # counts begin at 0, scales and codes at 1 as a rule
+    most = FEW // 2 if low == 0 else FEW
     if count <= most and high - low < 2 * count:
-        said = f"{name}=categorical if they are codes, {name}=negativebinomial if they count"
-        return "ordinal", f"{count} {ends}; {said}"
+        ways = f"{name}=categorical if they are codes, {name}=negativebinomial if they count"
+        return "ordinal", f"{count} {ends}; {ways}"
     if low >= 0 and high < EXACT and cells.var() >= cells.mean():
         return "count", f"{ends}, which vary as counts do"
     if count <= SCALE:
         return "ordinal", f"{count} {ends}, which vary less than counts do"
-    beyond = (
-        "large"
-        if high >= EXACT
-        else "some below 0"
-        if low < 0
-        else "varying less than counts"
-    )
+    beyond = "some below 0" if low < 0 else "varying less than counts"
+    if high >= EXACT:
+        beyond = "large"
     return "real", f"{ends}, {beyond}: as if they were rounded"
 
 
 def _reals(name: str, cells: np.ndarray, different: list[Any]) -> tuple[str, str]:
     """What reals are: a few that repeat, skewed positive ones, or any."""
-    low, high = different[0], different[-1]
-    if len(different) <= FEW and len(different) * REPEATED <= len(cells):
-        return "ordinal", f"only {len(different)} different numbers"
-    twice = np.tile(
-        cells[:: -(-len(cells) // ROWS)], 2
-    )  # a part of these rows must not repeat more
-    if len(different) <= LEVELS and marginal(twice).kind in ("few", "coarse"):
-        return (
-            "ordinal",
-            f"only {len(different)} different numbers, where a density could grow",
-        )
+    low, high, count = different[0], different[-1], len(different)
+    repeated = f"only {count} different numbers"
+    if count <= FEW and count * REPEATED <= len(cells):
+        return "ordinal", repeated
+    # a part of these rows must not repeat more
+    twice = np.tile(cells[:: -(-len(cells) // ROWS)], 2)
+    if count <= LEVELS and marginal(twice).kind in ("few", "coarse"):
+        return "ordinal", f"{repeated}, where a density could grow"
     ends = f"from {low:.4g} to {high:.4g}"
     if low > 0 and _skewness(cells) > SKEWED > abs(_skewness(np.log(cells))):
         return "positive", f"{ends}, skewed, their logarithms less"
@@ -449,9 +429,7 @@ def _numbers(cells: np.ndarray, name: str, what: str) -> np.ndarray:
     """Numbers in float64, once all are there."""
     _refuse_missing(cells, name, what)
     if cells.dtype.kind not in "biuf":
-        wrong = next(
-            (i for i, c in enumerate(cells.tolist()) if not _like_a_number(c)), 0
-        )
+        wrong = odd_one(cells.tolist()) or 0
         raise InputError(
             f"column {name!r} of {what} holds {_said(cells[wrong])} in data row {wrong} (counted from 0), which is no "
             "number"
@@ -459,20 +437,10 @@ def _numbers(cells: np.ndarray, name: str, what: str) -> np.ndarray:
     return cells.astype(np.float64)
 
 
-def _like_a_number(cell: Any) -> bool:
-    return bool(re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", str(cell)))
-
-
 def _refuse_missing(cells: np.ndarray, name: str, what: str) -> None:
     """Refuse a cell that is missing or infinite, naming its column and row."""
-    if cells.dtype.kind in "biu":
-        return
     numbers = cells.dtype.kind == "f"
-    wrong = (
-        ~np.isfinite(cells)
-        if numbers
-        else np.array([c is None or c == "" for c in cells])
-    )
+    wrong = ~(np.isfinite(cells) if numbers else present(cells))
     if not wrong.any():
         return
     row = int(wrong.argmax())
@@ -483,10 +451,8 @@ def _refuse_missing(cells: np.ndarray, name: str, what: str) -> None:
     )
 
 
-def _key(cell: Any, *, text: bool) -> Any:
-    """What a cell is known by: its text, or as a number, so that 1, 1.0 and True are one."""
-    if text:
-        return str(cell)
+def _number(cell: Any) -> float | str:
+    """What a cell is known by among numbers, so that 1, 1.0 and True are one."""
     try:
         return float(TRUTHS.get(str(cell).lower(), cell))
     except (TypeError, ValueError):
@@ -499,7 +465,4 @@ def _said(cell: Any) -> str:
 
 
 def _listed(cells: Sequence[Any], most: int = SHOWN) -> str:
-    few = ", ".join(
-        _said(cell) if isinstance(cell, str) else f"{cell}" for cell in cells[:most]
-    )
-    return few + (f", ... {len(cells)} in all" if len(cells) > most else "")
+    return few(cells, most, lambda c: _said(c) if isinstance(c, str) else str(c))

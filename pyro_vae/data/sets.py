@@ -23,7 +23,7 @@ from pyro_vae.data.nature import BYTE, Nature, nature_of
 from pyro_vae.data.own import OWN, own
 from pyro_vae.data.representation import Representation, Supported
 from pyro_vae.data.schema import Schema, Wish
-from pyro_vae.data.streams import Stream, stored
+from pyro_vae.data.streams import Stream, Values, stored
 from pyro_vae.data.units import Units, each
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import affordable
@@ -59,7 +59,7 @@ class DataSet:
     """
 
     name: str
-    values: dict[str, Tensor | Stream]
+    values: Values
     labels: dict[str, np.ndarray] | None
     representation: Representation
     maximum: float
@@ -72,7 +72,7 @@ class DataSet:
     units: Units | None = None
     schema: Schema | None = None
     missing: bool = False
-    whole: Mapping[str, Tensor | Stream] | None = None
+    whole: Values | None = None
     given: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -89,14 +89,10 @@ class DataSet:
         train = self._first
         if not isinstance(train, Stream) or not train.on_disk:
             return None
-        size = (
-            sum(math.prod(v.shape) for v in self.values.values())
-            * train[:0].element_size()
-            / 1e9
-        )
-        return f"{size:,.3g} GB, read batch by batch" + (
-            f" by {train.workers} workers" if train.workers else ""
-        )
+        count = sum(math.prod(v.shape) for v in self.values.values())
+        size = count * train[:0].element_size() / 1e9
+        readers = f" by {train.workers} workers" if train.workers else ""
+        return f"{size:,.3g} GB, read batch by batch{readers}"
 
     def split(
         self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32
@@ -105,7 +101,7 @@ class DataSet:
         split = Split(self.values[name], bridge, dtype)
         if name == "train" and not bridge.drawn_once:
             return split
-        return split.fixed(seed=(*SPLITS, ALL).index(name))
+        return split.fixed((*SPLITS, ALL).index(name))
 
     def whole_split(
         self, name: str, bridge: Bridge, *, dtype: torch.dtype = torch.float32
@@ -113,23 +109,23 @@ class DataSet:
         """One split as it is evaluated, with the values that were hidden on purpose; `None` where none were."""
         if self.whole is None:
             return None
-        anew = name == "train" and not bridge.drawn_once
-        seed = 0 if anew else (*SPLITS, ALL).index(name)
-        return Split(self.whole[name], bridge, dtype).fixed(seed=seed)
+        seed = (*SPLITS, ALL).index(name)
+        return Split(self.whole[name], bridge, dtype).fixed(seed)
 
     def learned(self, condition: str | None) -> tuple[Conditions | None, list[str]]:
         """The columns of `--condition` as what networks read, and what is to be said of them."""
         if condition is None:
             return None, []
         kinds = asked(condition)
-        found = [
-            learned(name, parts, kinds.get(name.partition("[")[0]))
-            for name, parts in self.given.items()
-        ]
-        conditions = Conditions(tuple(column for column, _ in found))
-        data = sum(len(values) for values in self.values.values())
+        columns, notes = [], []
+        for name, parts in self.given.items():
+            column, more = learned(name, parts, kinds.get(name.partition("[")[0]))
+            columns.append(column)
+            notes += more
+        conditions = Conditions(tuple(columns))
+        data = sum(map(len, self.values.values()))
         affordable(8 * COPIES * data * conditions.width, f"--condition {condition}")
-        return conditions, [sentence for _, said in found for sentence in said]
+        return conditions, notes
 
     def fields(
         self,
@@ -155,10 +151,8 @@ class DataSet:
             if where is None:
                 raise InputError(f"{self.name}: {error}") from error
             row = self.rows[name][int(where[1])]
-            told = str(error).replace(
-                where[0], f"row {row} (counted from 0) of {self.name}", 1
-            )
-            raise InputError(told) from error
+            there = f"row {row} (counted from 0) of {self.name}"
+            raise InputError(str(error).replace(where[0], there, 1)) from error
         return Data({"x": x, "c": c.to(dtype)})
 
     def bridge(
@@ -180,73 +174,51 @@ class DataSet:
         Raises:
             InputError: when the likelihood does not accept the data, naming the ways out.
         """
-        support = likelihood.support
-        asked = [
-            k
-            for k in (
-                binarize,
-                "dequantize" if dequantize else None,
-                "scale" if scale else None,
-            )
-            if k
-        ]
+        support, holds = likelihood.support, self.representation
+        options = {"binarize": binarize, "dequantize": dequantize, "scale": scale}
+        asked = [option for option, value in options.items() if value]
         if len(asked) > 1:
             raise InputError("choose one of --binarize, --dequantize and --scale")
-        if asked and asked[0] not in Bridge.kinds():
+        option = asked[0] if asked else None
+        kind = binarize or option
+        if kind and kind not in Bridge.kinds():
             raise InputError(
                 f"--binarize {binarize}: give dynamic, static or threshold"
             )
-        holds = self.representation
         if self.schema is not None:
-            return self._of_columns(self.schema, support, asked)
-        real = {Representation.REAL, Representation.UNIT}
-        if (
-            asked == ["dequantize"]
-            and support is Representation.REAL
-            and holds in self._OF_COLUMNS
-        ):
+            return self._of_columns(self.schema, support, option)
+
+        # Columns of reals, with noise or without.
+        noise = kind == "dequantize"
+        if noise and support is Representation.REAL and holds in self._OF_COLUMNS:
             return self._noise()
-        if (
-            self.representation is Representation.COUNTS
-            and support in real
-            and not asked
-        ):
-            self.seen.check(
-                self.name, noise=True
-            )  # what stands in the way of all ways out
-        if not asked:
-            kind = (
-                "none"
-                if support.admits(holds) or not self.named
-                else self._default(support)
-            )
-        elif holds is Representation.REAL or (
-            asked == ["dequantize"] and holds is Representation.UNIT
-        ):
-            option = "binarize" if binarize else asked[0]
+        real = {Representation.REAL, Representation.UNIT}
+        if not kind and holds is Representation.COUNTS and support in real:
+            # what stands in the way of all ways out
+            self.seen.check(self.name, noise=True)
+
+        # Else one bridge for all values.
+        if not kind:
+            plain = support.admits(holds) or not self.named
+            kind = "none" if plain else self._default(support)
+        elif holds is Representation.REAL or (noise and holds is Representation.UNIT):
             raise InputError(
                 f"{self.name} holds {holds.value}, which --{option} cannot take"
             )
-        else:
-            kind = asked[0]
         bridge = Bridge.kinds()[kind](self.maximum, self.units)
         if not support.admits(bridge.result(holds)):
             raise InputError(self._refusal(support, type(likelihood).__name__, bridge))
-        if not bridge.plain or holds not in real:
-            return bridge
-        self.seen.check(self.name, noise=False)
-        return (
-            replace(bridge, units=self.seen.units)
-            if support is Representation.REAL
-            else bridge
-        )
+        if bridge.plain and holds in real:
+            self.seen.check(self.name, noise=False)
+            if support is Representation.REAL:
+                return replace(bridge, units=self.seen.units)
+        return bridge
 
     def _of_columns(
-        self, schema: Schema, support: Representation, asked: list[str]
+        self, schema: Schema, support: Representation, option: str | None
     ) -> Bridge:
         """The bridge from columns of mixed kinds: reals are counted in units that float32 can hold."""
-        if asked:
-            option = asked[0] if asked[0] in ("dequantize", "scale") else "binarize"
+        if option:
             raise InputError(
                 f"{self.name} is a table of columns of mixed kinds, and --{option} is for data of one kind"
             )
@@ -257,12 +229,9 @@ class DataSet:
         self.seen.check(self.name, noise=False)
         units = self.seen.units
         if units is not None:  # positive reals are counted from 0
-            kinds = [column.kind for column in schema.columns]
-            every = units.shift * (len(kinds) // len(units.shift))
-            shifts = [
-                s if kind == "real" else 0.0
-                for s, kind in zip(every, kinds, strict=True)
-            ]
+            every = units.shift * (len(schema.columns) // len(units.shift))
+            pairs = zip(every, schema.columns, strict=True)
+            shifts = [shift if c.kind == "real" else 0.0 for shift, c in pairs]
             units = replace(units, shift=tuple(shifts))
         return AsStored(self.maximum, units)
 
@@ -293,28 +262,23 @@ class DataSet:
     def floors(self, bridge: Bridge) -> Tensor | None:
         """The least scale that a density of x may have for each element, `None` where any is right."""
         dense = (Representation.REAL, Representation.UNIT, Representation.MIXED)
-        plain = self.representation in dense
-        if not bridge.plain or not plain or not any(self.seen.floors):
+        plain = bridge.plain and self.representation in dense
+        if not plain or not any(self.seen.floors):
             return None
-        floors = (
-            self.seen.floors
-            if bridge.units is None
-            else bridge.units.of(self.seen.floors)
-        )
+        floors = self.seen.floors
+        if bridge.units is not None:
+            floors = bridge.units.of(floors)
         return each(floors, torch.empty(self.shape), torch.float64).expand(self.shape)
 
     def remarks(self, bridge: Bridge) -> list[str]:
         """What someone who puts a likelihood on the data by this bridge should know, a sentence each."""
         if bridge.remark:
             return [bridge.remark]
-        if bridge.result(self.representation) not in (
-            Representation.REAL,
-            Representation.MIXED,
-        ):
+        dense = (Representation.REAL, Representation.MIXED)
+        if bridge.result(self.representation) not in dense:
             return []
-        notes = self.seen.remarks(
-            self.rows["train"][self._some.numpy()], noise=bridge.is_random
-        )
+        rows = self.rows["train"][self._some.numpy()]
+        notes = self.seen.remarks(rows, noise=bridge.is_random)
         for split in ("validation", "test"):
             values = self.values[split]
             if isinstance(values, Tensor) and len(values) and len(self.shape) == 1:
@@ -323,22 +287,18 @@ class DataSet:
         return notes
 
     def _default(self, support: Representation) -> str:
-        grey = self.representation is Representation.LEVELS
-        if grey and support is Representation.BINARY:
+        if self.representation is not Representation.LEVELS:
+            return "none"
+        if support is Representation.BINARY:
             return "dynamic"
-        return (
-            "dequantize"
-            if grey and support in (Representation.REAL, Representation.UNIT)
-            else "none"
-        )
+        real = support in (Representation.REAL, Representation.UNIT)
+        return "dequantize" if real else "none"
 
     def _refusal(self, support: Representation, likelihood: str, bridge: Bridge) -> str:
         after = bridge.result(self.representation)
-        how = (
-            ""
-            if bridge.plain
-            else f" after {bridge.kind} {'binarization' if bridge.binarizes else ''}".rstrip()
-        )
+        how = "" if bridge.plain else f" after {bridge.kind}"
+        if bridge.binarizes:
+            how += " binarization"
         spelled = f", spelled so that they are {self.units}," if self.units else ""
         text = (
             f"{self.name} holds {after.value}{how}{spelled} and the {likelihood} likelihood accepts "
@@ -346,18 +306,13 @@ class DataSet:
         )
         if not bridge.plain:
             return f"{text}; leave that option out or choose another likelihood"
-        if (
-            support is Representation.BINARY
-            and self.representation is not Representation.REAL
-        ):
+        real = self.representation is Representation.REAL
+        if support is Representation.BINARY and not real:
             return (
                 f"{text}: add --binarize dynamic (fresh bits at each visit), --binarize static (bits drawn once) or "
                 "--binarize threshold (1 above half), or choose a likelihood for such data"
             )
-        if (
-            support in (Representation.REAL, Representation.UNIT)
-            and self.representation is not Representation.REAL
-        ):
+        if support in (Representation.REAL, Representation.UNIT) and not real:
             return (
                 f"{text}: add --dequantize (uniform noise) or --scale (divide by the maximum), "
                 "or choose a likelihood"
@@ -443,50 +398,43 @@ def load_data(
         value = getattr(request, option)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"--{option.replace('_', '-')} {value} must lie in [0, 1)")
-    for option in OWN:
-        if request.dataset in NAMED and getattr(request, option) is not None:
-            raise InputError(
-                f"--{option} is for your own data, which {request.dataset} is not"
-            )
-    named = request.dataset in NAMED
+    named = dataset in NAMED
+    for option in OWN if named else ():
+        if getattr(request, option) is not None:
+            raise InputError(f"--{option} is for your own data, which {dataset} is not")
     if background is not None and (named or not user_path(dataset).is_dir()):
         raise InputError(
             f"--background is for a folder of images, which {dataset} is not"
         )
-    loaded = NAMED[request.dataset](request) if named else own(request)
+    loaded = NAMED[dataset](request) if named else own(request)
+    keep = request.keeps_missing
     values = {
-        k: v
-        if isinstance(v, Stream)
-        else stored(request.dataset, v, missing=request.keeps_missing)
+        k: v if isinstance(v, Stream) else stored(dataset, v, missing=keep)
         for k, v in loaded.parts.items()
     }
-    _check_parts(request.dataset, values, loaded.labels)
-    notes = (
-        check_holes(dataset, values, loaded.columns) if request.keeps_missing else []
-    )
+    _check_parts(dataset, values, loaded.labels)
+    notes = check_holes(dataset, values, loaded.columns) if keep else []
     if stream and not any(isinstance(v, Stream) for v in values.values()):
         raise InputError(
             f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
         )
     schema = loaded.schema
     if columns is not None and schema is None:
-        missing_too = request.keeps_missing
         schema, values = _as_columns(
-            request.dataset, columns, loaded.columns, values, missing=missing_too
+            dataset, columns, loaded.columns, values, missing=keep
         )
-    known = MAXIMA.get(request.dataset, BYTE) if named else loaded.maximum
-    mixed = Nature(Representation.MIXED, 1.0)
-    nature = (
-        mixed
-        if schema is not None
-        else nature_of(request.dataset, values, maximum=maximum, known=known)
-    )
-    whole: Mapping[str, Tensor | Stream] | None = None
+    known = MAXIMA.get(dataset, BYTE) if named else loaded.maximum
+    nature = Nature(Representation.MIXED, 1.0)
+    if schema is None:
+        nature = nature_of(dataset, values, maximum=maximum, known=known)
+    whole: Values | None = None
     if hide is not None:
-        values, whole, told = hidden(dataset, values, hide, hide_seed)
-        notes = [*notes, told]
+        values, whole, note = hidden(dataset, values, hide, hide_seed)
+        notes = [*notes, note]
+
+    # All that is known of each datum goes into its split.
     sizes = {part: len(v) for part, v in values.items()}
-    kinds, names = loaded.labels or None, loaded.names or None
+    labels_of, names = loaded.labels or None, loaded.names or None
     given = _given(request, loaded, sizes)
     if divide:
         places = _divide(request, sizes)
@@ -494,66 +442,54 @@ def load_data(
         places = {ALL: (ALL, torch.arange(sum(sizes.values())))}
         values = {ALL: joined(values)}
         whole = whole and {ALL: joined(whole)}
-        kinds = kinds and {ALL: np.concatenate([kinds[part] for part in sizes])}
-        given = {
-            name: {ALL: np.concatenate([parts[part] for part in sizes])}
-            for name, parts in given.items()
-        }
+        labels_of = labels_of and _end_to_end(labels_of, sizes)
+        given = {name: _end_to_end(parts, sizes) for name, parts in given.items()}
         called = joined_names(names, sizes)
         names = None if called is None else {ALL: called}
+    called_columns = loaded.columns if schema is None else schema.names
     return DataSet(
-        name=request.dataset,
-        values={split: _picked(values, place) for split, place in places.items()},
-        labels=kinds and {s: _picked(kinds, place) for s, place in places.items()},
+        name=dataset,
+        values=_picked(values, places),
+        labels=_picked(labels_of, places),
         representation=nature.representation,
         maximum=nature.maximum,
         named=named,
         source=loaded.source,
         rows={split: index.numpy() for split, (_, index) in places.items()},
-        names=names and {s: _picked(names, place) for s, place in places.items()},
+        names=_picked(names, places),
         notes=(*loaded.notes, *notes, *nature.notes),
-        columns=_called(loaded, schema),
+        columns=None if called_columns is None else tuple(called_columns),
         units=nature.units,
         schema=schema,
-        missing=request.keeps_missing or hide is not None,
-        whole=whole and {s: _picked(whole, place) for s, place in places.items()},
-        given={
-            name: {split: _picked(parts, place) for split, place in places.items()}
-            for name, parts in given.items()
-        },
+        missing=keep or hide is not None,
+        whole=_picked(whole, places),
+        given={name: _picked(parts, places) for name, parts in given.items()},
     )
-
-
-def _called(loaded: Loaded, schema: Schema | None) -> tuple[str, ...] | None:
-    """The names of the columns of a table."""
-    names = loaded.columns if schema is None else schema.names
-    return None if names is None else tuple(names)
 
 
 def _as_columns(
     name: str,
     asked: Schema | Mapping[str, Wish],
     names: Sequence[str] | None,
-    values: Mapping[str, Tensor | Stream],
+    values: Values,
     *,
     missing: bool,
-) -> tuple[Schema, dict[str, Tensor | Stream]]:
+) -> tuple[Schema, Values]:
     """An array of numbers `(N, D)` as a table of mixed kinds, whose columns are counted from 0 or have names."""
     import pandas
 
+    shape = tuple(next(iter(values.values())).shape[1:])
     if any(len(v.shape) != 2 for v in values.values()):
-        shape = tuple(next(iter(values.values())).shape[1:])
         raise InputError(
             f"{name} has data of shape {shape}, and columns of mixed kinds are those of a table"
         )
-    width = next(iter(values.values())).shape[1]
-    called = [str(i) for i in range(width)] if names is None else list(names)
+    called = [str(i) for i in range(shape[0])] if names is None else list(names)
     frames = {
         k: pandas.DataFrame(v[:].numpy(), columns=called) for k, v in values.items()
     }
-    every = pandas.concat(list(frames.values()))
     schema: Any = asked
     if not isinstance(asked, Schema):
+        every = pandas.concat(list(frames.values()))
         schema = Schema.of(every, asked, name, missing=missing)
     codes = {k: schema.codes(f, name, missing=missing) for k, f in frames.items()}
     return schema, {k: torch.from_numpy(numbers) for k, numbers in codes.items()}
@@ -564,7 +500,7 @@ def _given(
 ) -> dict[str, Parts]:
     """By column what the data are given, by stored part; `label` are their labels."""
     given = dict(loaded.conditions)
-    for name in asked(request.condition) if request.condition is not None else ():
+    for name in asked(request.condition):
         if name in given or any(column.startswith(f"{name}[") for column in given):
             continue
         if name not in LABEL:
@@ -586,14 +522,11 @@ def _given(
     return given
 
 
-def _check_parts(
-    name: str, values: dict[str, Tensor | Stream], labels: Parts | None
-) -> None:
+def _check_parts(name: str, values: Values, labels: Parts | None) -> None:
     for split, v in values.items():
         if len(v.shape) > 0 and len(v) == 0:
-            raise InputError(
-                f"{name} holds no data" + (f" for {split}" if len(values) > 1 else "")
-            )
+            where = f" for {split}" if len(values) > 1 else ""
+            raise InputError(f"{name} holds no data{where}")
     shapes = {split: tuple(v.shape[1:]) for split, v in values.items()}
     if any(len(v.shape) < 2 for v in values.values()):
         raise InputError(
@@ -603,14 +536,14 @@ def _check_parts(
         raise InputError(
             f"the data of {name} do not have one shape: {', '.join(f'{s} {v}' for s, v in shapes.items())}"
         )
-    for split in labels or {}:
-        if labels is not None and labels[split].ndim != 1:
+    for split, of_split in (labels or {}).items():
+        if of_split.ndim != 1:
             raise InputError(
-                f"the labels of {name} must be one for each datum, but have shape {labels[split].shape}"
+                f"the labels of {name} must be one for each datum, but have shape {of_split.shape}"
             )
-        if labels is not None and len(labels[split]) != len(values[split]):
+        if len(of_split) != len(values[split]):
             raise InputError(
-                f"{name} has {len(values[split])} {split} data but {len(labels[split])} labels"
+                f"{name} has {len(values[split])} {split} data but {len(of_split)} labels"
             )
 
 
@@ -649,8 +582,17 @@ def _divide(request: Request, sizes: dict[str, int]) -> dict[str, Place]:
     return rows
 
 
-def _picked(parts: Mapping[str, Any], place: Place) -> Any:
-    """The rows of a stored part: of values, labels or names."""
-    part, index = place
-    of = parts[part]
-    return of if len(index) == len(of) else take(of, index)
+def _picked(parts: Mapping[str, Any] | None, places: Mapping[str, Place]) -> Any:
+    """What stored parts have for each split, of values, labels or names; `None` where there are none."""
+    if parts is None:
+        return None
+    picked = {}
+    for split, (part, index) in places.items():
+        of = parts[part]
+        picked[split] = of if len(index) == len(of) else take(of, index)
+    return picked
+
+
+def _end_to_end(parts: Parts, sizes: Mapping[str, int]) -> Parts:
+    """Parts as one, in the order of `sizes`."""
+    return {ALL: np.concatenate([parts[part] for part in sizes])}

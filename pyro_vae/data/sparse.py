@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vae.data.files import one_line
+from pyro_vae.data.files import telling
 from pyro_vae.data.streams import SHARE, Stream, stored
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import available_memory
@@ -38,22 +38,18 @@ def sparse_values(
             f"the sparse array in {path} has shape {matrix.shape}, and not (N, D)"
         )
     matrix = matrix.tocsr()
-    try:
+    with telling(f"the sparse matrix in {path} is damaged"):
         matrix.check_format(full_check=True)
-    except (ValueError, IndexError) as error:
-        raise InputError(
-            f"the sparse matrix in {path} is damaged: {one_line(error)}"
-        ) from error
     matrix.sum_duplicates()
-    share = matrix.nnz / max(1, matrix.shape[0] * matrix.shape[1])
-    said = f"sparse matrix of {matrix.shape[0]:,} x {matrix.shape[1]:,}, {share:.2g} of it not 0"
+    rows, width = matrix.shape
+    share = matrix.nnz / max(1, rows * width)
+    note = f"sparse matrix of {rows:,} x {width:,}, {share:.2g} of it not 0"
     if stream is not False:
-        return Sparse(
-            str(path), matrix
-        ), f"{said}: kept sparse, made dense batch by batch"
-    size = matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
+        kept = f"{note}: kept sparse, made dense batch by batch"
+        return Sparse(str(path), matrix), kept
+    size = rows * width * matrix.dtype.itemsize
     if size > 2 * SHARE * available_memory():
         raise InputError(
             f"{path} takes {size / 1e9:.3g} GB as a dense matrix, too much for memory; leave out --stream no"
         )
-    return matrix.toarray(), f"{said}: made dense"
+    return matrix.toarray(), f"{note}: made dense"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_vae.data.files import check_numbers, one_line, read_header
+from pyro_vae.data.files import check_numbers, one_line, read_header, reading_npy
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import available_memory
 
@@ -49,10 +49,10 @@ class Stream(ABC):
 
     def __getitem__(self, index: Any) -> Tensor:
         if isinstance(index, slice):
-            return self.read(np.arange(*index.indices(len(self))))
-        return self.read(
-            np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-        )
+            index = np.arange(*index.indices(len(self)))
+        if isinstance(index, Tensor):
+            index = index.cpu()
+        return self.read(np.asarray(index))
 
     def take(self, index: Tensor) -> "Stream":
         """Some of the data, still on disk."""
@@ -67,9 +67,8 @@ class Stream(ABC):
             InputError: naming the file that could not be read.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # more workers than cores, which is for the user to say
+            # more workers than cores, which is for the user to say
+            warnings.simplefilter("ignore", UserWarning)
             loader = DataLoader(
                 _Batches(self),
                 batch_size=None,
@@ -96,10 +95,11 @@ def _next(batches: Iterator[Any]) -> Any:
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
-        sentence = (
-            f"a process that reads data ended ({one_line(error)}); use fewer --workers"
-        )
-    raise InputError(sentence)
+        reason = one_line(error)
+    raise InputError(f"a process that reads data ended ({reason}); use fewer --workers")
+
+
+Values = dict[str, Tensor | Stream]  # stored ones, by split
 
 
 class _Batches(Dataset):
@@ -129,19 +129,10 @@ class Mapped(Stream):
         self.shape = self._array().shape
 
     def _array(self) -> np.ndarray:
-        try:
-            with self.path.open("rb") as file:
-                _, dtype = read_header(file)
+        with reading_npy(self.path) as file:
+            _, dtype = read_header(file)
             check_numbers(str(self.path), dtype)
             return np.lib.format.open_memmap(self.path, mode="r")
-        except (OSError, InputError):
-            raise
-        except (
-            Exception
-        ) as error:  # a damaged header can fail in any part of NumPy's reader
-            raise InputError(
-                f"{self.path} is not a .npy file of numbers: {one_line(error)}"
-            ) from error
 
     def read(self, index: np.ndarray) -> Tensor:
         return stored(str(self.path), self._array()[index], index, missing=self.missing)
@@ -177,28 +168,33 @@ def stored(
             )
     elif array.dtype == bool:
         array = array.astype(np.uint8)
-    elif (
-        array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max
-    ):
+    elif array.dtype == np.uint64 and array.max(initial=0) >= 2**63:
         raise InputError(
-            f"{name} holds uint64 values above {np.iinfo(np.int64).max}, which are too large"
+            f"{name} holds uint64 values above {2**63 - 1}, which are too large"
         )
     elif array.dtype != np.uint8:
         array = array.astype(np.int64)
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-class StreamRows(Stream):
-    """Some of the data of another stream."""
+class Derived(Stream):
+    """What is made of another stream as that is read."""
 
-    def __init__(self, of: Stream, index: np.ndarray) -> None:
-        self.of, self.index, self.workers, self.on_disk = (
+    def __init__(self, of: Stream, shape: tuple[int, ...]) -> None:
+        self.of, self.shape, self.workers, self.on_disk = (
             of,
-            index,
+            shape,
             of.workers,
             of.on_disk,
         )
-        self.shape = (len(index), *of.shape[1:])
+
+
+class StreamRows(Derived):
+    """Some of the data of another stream."""
+
+    def __init__(self, of: Stream, index: np.ndarray) -> None:
+        super().__init__(of, (len(index), *of.shape[1:]))
+        self.index = index
 
     def read(self, index: np.ndarray) -> Tensor:
         return self.of.read(self.index[index])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.columns import Table, loaded
-from pyro_vae.data.files import Loaded, Request, one_line
+from pyro_vae.data.files import Loaded, Request, few, one_line
 from pyro_vae.data.text import (
     DELIMITERS,
     ENDLESS,
@@ -22,6 +22,7 @@ from pyro_vae.data.text import (
     Layout,
     Text,
     cells,
+    counted_from,
     is_missing,
     is_number,
     is_value,
@@ -49,24 +50,25 @@ def text_table(path: Path, request: Request) -> Loaded:
     )
     _refuse_two_headers(path, style, request.header)
     names = _header(path, style, request.header)
-    first = next(i for i, line in enumerate(text.lines) if line.strip())
-    if names is not None:
+    headed = names is not None
+    if headed:
+        first = next(i for i, line in enumerate(text.lines) if line.strip())
         text.lines[first] = ""
     frame = _parse(path, text, style)
-    headed = names is not None
     if names is None:
         names = _commented(text, style, frame.shape[1])
     frame, names, trailing = _without_trailing(frame, names)
-    short = names is not None and len(names) == frame.shape[1] - 1
-    if names is not None and len(names) + short != frame.shape[1]:
+    width = frame.shape[1]
+    note = _layout_in_words(style, names, headed, trailing, width)
+    called = [str(column) for column in range(width)] if names is None else names
+    if len(called) == width - 1:  # the first column holds the names of the rows
+        called = ["", *called]
+    if len(called) != width:
         raise InputError(
-            f"{path} cannot be read as a table: its first line has {len(names)} cells, but others have "
-            f"{frame.shape[1]}"
+            f"{path} cannot be read as a table: its first line has {len(called)} cells, but others have {width}"
         )
-    named = [*([""] * short), *(names or map(str, range(frame.shape[1])))]
-    said = _said(style, names, headed, trailing, frame.shape[1])
-    table = Table(path, frame, named, names is not None, [said, *text.notes])
-    for column in [c for c in range(frame.shape[1]) if table.kind(c) == "O"]:
+    table = Table(path, frame, called, names is not None, [note, *text.notes])
+    for column in [c for c in range(width) if table.kind(c) == "O"]:
         table.put(column, _typed(table, column, style))
     if request.columns is not None and request.keeps_missing:
         _blank(table)
@@ -79,11 +81,11 @@ def _blank(table: Table) -> None:
         texts = table.frame[column].astype(str)
         signs = texts.str.lower().isin(NOT_THERE) & (texts != "")
         if signs.any():
-            said = ", ".join(map(repr, sorted(set(texts[signs]))))
+            spellings = ", ".join(map(repr, sorted(set(texts[signs]))))
             rows = int(signs.sum())
             table.put(column, texts.where(~signs, ""))
             table.notes.append(
-                f"{said} in {rows} rows of {table.said(column)} taken for missing"
+                f"{spellings} in {rows} rows of {table.said(column)} taken for missing"
             )
 
 
@@ -97,15 +99,10 @@ def parquet(path: Path, request: Request) -> Loaded:
         raise InputError(
             f"{path} needs the package pyarrow, which is not installed: pip install pyarrow"
         ) from error
-    except OSError as error:
-        if error.errno is not None:
+    except Exception as error:
+        # of a damaged file pyarrow and pandas complain in ways of their own
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise InputError(
-            f"{path} cannot be read as a table: {one_line(error)}"
-        ) from error
-    except (
-        Exception
-    ) as error:  # of a damaged file pyarrow and pandas complain in ways of their own
         raise InputError(
             f"{path} cannot be read as a table: {one_line(error)}"
         ) from error
@@ -138,16 +135,15 @@ def _refuse_two_headers(path: Path, style: Layout, asked: str | None) -> None:
     if asked == "no" or len(style.rows) < 4:
         return
     first, second, *body = style.rows
-    width = len(second)
+    width, sign = len(second), style.decimal
     body = [row for row in body if len(row) == width]
     if len(body) < 2 or abs(len(first) - width) > 1:
         return
-    numeric = [c for c in range(width) if _holds_numbers(body, c, style.decimal)]
+    numeric = _numeric(body, width, sign)
     above = [row[c] for row in (first, second) for c in numeric if c < len(row)]
-    words = [second[c] for c in numeric if not is_value(second[c], style.decimal)]
-    if 2 * len(words) > len(numeric) and not any(
-        is_number(c, style.decimal) for c in above
-    ):
+    words = [second[c] for c in numeric if not is_value(second[c], sign)]
+    numbers = any(is_number(cell, sign) for cell in above)
+    if 2 * len(words) > len(numeric) and not numbers:
         raise InputError(
             f"{path} has two lines of words above its numbers ({_listed(first)}, then {_listed(second)}): leave one "
             "line of names, and put units into them or remove their line"
@@ -156,43 +152,39 @@ def _refuse_two_headers(path: Path, style: Layout, asked: str | None) -> None:
 
 def _header(path: Path, style: Layout, asked: str | None) -> list[str] | None:
     """The names of the columns, if the first line holds them."""
-    first, body = style.rows[0], style.rows[1:]
+    (first, *body), sign = style.rows, style.decimal
     if asked is not None:
         return first if asked == "yes" else None
+    values = [is_value(cell, sign) for cell in first]
     if not body:
-        return None if any(is_value(cell, style.decimal) for cell in first) else first
+        return None if any(values) else first
     width = Counter(map(len, body)).most_common(1)[0][0]
     body = [row for row in body if len(row) == width]
     short = width - len(first)
-    if short == 1 and all(is_value(cell, style.decimal) for cell in first):
-        return None  # a row with a cell too few, which is refused
-    first = [""] * short + first if short == 1 else first
-    numeric = [
-        c
-        for c in range(min(width, len(first)))
-        if _holds_numbers(body, c, style.decimal)
-    ]
+    if short == 1:
+        if all(values):
+            return None  # a row with a cell too few, which is refused
+        first = ["", *first]
+    numeric = _numeric(body, min(width, len(first)), sign)
     above = [first[c] for c in numeric]
-    words = [cell for cell in above if not is_value(cell, style.decimal)]
-    numbers = [cell for cell in above if is_number(cell, style.decimal)]
+    words = [cell for cell in above if not is_value(cell, sign)]
+    numbers = [cell for cell in above if is_number(cell, sign)]
     certain: bool | None
     if not numeric:
-        certain = not any(is_number(cell, style.decimal) for cell in first)
+        certain = not any(is_number(cell, sign) for cell in first)
     elif words and not numbers:
         certain = True
-    elif words:
-        certain = _positions(numbers) or None
+    elif words:  # pandas names columns that have no names by their places
+        certain = (len(numbers) > 1 and counted_from(numbers) is not None) or None
     elif "" in above:
-        index = (
-            0 in numeric and above.count("") == 1 and first[0] == "" and _counts(body)
-        )
-        certain = True if index else None
+        only = 0 in numeric and above.count("") == 1 and first[0] == ""
+        index = only and counted_from([row[0] for row in body]) is not None
+        certain = index or None
     elif len(numbers) < len(above):
         certain = False  # truth values, or signs that a value is missing
     else:
-        certain = _like_names(
-            numbers, [[row[c] for c in numeric] for row in body], style.decimal
-        )
+        below = [[row[c] for c in numeric] for row in body]
+        certain = _like_names(numbers, below, sign)
     if certain is None:
         raise InputError(
             f"the first line of {path} ({_listed(first)}) may hold the names of the columns or be a datum: "
@@ -201,25 +193,15 @@ def _header(path: Path, style: Layout, asked: str | None) -> list[str] | None:
     return style.rows[0] if certain else None
 
 
-def _holds_numbers(body: list[list[str]], column: int, decimal: str) -> bool:
-    column_cells = [row[column] for row in body]
-    return all(is_value(cell, decimal) for cell in column_cells) and not all(
-        is_missing(cell) for cell in column_cells
-    )
-
-
-def _counts(body: list[list[str]]) -> bool:
-    """Whether the first column counts the rows, from 0 or 1."""
-    column = [row[0] for row in body]
-    return any(
-        column == [str(i) for i in range(start, start + len(column))]
-        for start in (0, 1)
-    )
-
-
-def _positions(numbers: Sequence[str]) -> bool:
-    """Whether numbers count from 0 or 1, as pandas names columns that have no names."""
-    return len(numbers) > 1 and _counts([[number] for number in numbers])
+def _numeric(body: list[list[str]], width: int, decimal: str) -> list[int]:
+    """The columns of the first `width` that hold numbers, and no other cells than can stand among these."""
+    numeric = []
+    for column in range(width):
+        column_cells = [row[column] for row in body]
+        values = all(is_value(cell, decimal) for cell in column_cells)
+        if values and not all(map(is_missing, column_cells)):
+            numeric.append(column)
+    return numeric
 
 
 def _like_names(first: list[str], body: list[list[str]], decimal: str) -> bool | None:
@@ -243,13 +225,8 @@ def _like_names(first: list[str], body: list[list[str]], decimal: str) -> bool |
 
 
 def _floats(rows: list[list[str]], decimal: str) -> np.ndarray:
-    other = "," if decimal == "." else "."
-    return np.array(
-        [
-            [float(c.replace(other, "").replace(decimal, ".")) for c in row]
-            for row in rows
-        ]
-    )
+    plain = str.maketrans(decimal, ".", "," if decimal == "." else ".")
+    return np.array([[float(cell.translate(plain)) for cell in row] for row in rows])
 
 
 def _even(rows: np.ndarray) -> np.ndarray:
@@ -291,11 +268,11 @@ def _parse(path: Path, text: Text, style: Layout) -> Any:
         raise InputError(f"the file {path} has no rows of data") from error
     except (ValueError, OverflowError) as error:
         reason = one_line(error)
-        if widths := re.search(
-            r"Expected (\d+) fields in line (\d+), saw (\d+)", reason
-        ):
-            few, line, many = widths.groups()
-            reason = f"line {line} has {many} cells where those before it have {few}"
+        expected = r"Expected (\d+) fields in line (\d+), saw (\d+)"
+        if widths := re.search(expected, reason):
+            reason = "line {1} has {2} cells where those before it have {0}".format(
+                *widths.groups()
+            )
         raise InputError(f"{path} cannot be read as a table: {reason}") from error
 
 
@@ -346,9 +323,8 @@ def _without_trailing(
 ) -> tuple[Any, list[str] | None, bool]:
     """The table without a last column that is empty because each line ends with a delimiter."""
     last = frame.shape[1] - 1
-    empty = (
-        last > 0 and frame[last].dtype.kind not in "biuf" and (frame[last] == "").all()
-    )
+    text = frame[last].dtype.kind not in "biuf"
+    empty = last > 0 and text and (frame[last] == "").all()
     if names is not None and names[-1:] == [""] and (empty or len(names) == last + 2):
         names = names[:-1]
     if not empty or (names is not None and len(names) > last):
@@ -356,26 +332,24 @@ def _without_trailing(
     return frame.drop(columns=last), names, True
 
 
-def _said(
+def _layout_in_words(
     style: Layout, names: list[str] | None, headed: bool, trailing: bool, width: int
 ) -> str:
     """What the table was taken for, in one line."""
     if names is None:
-        said = [f"no line of names, {width} {'columns' if width > 1 else 'column'}"]
+        notes = [f"no line of names, {width} {'columns' if width > 1 else 'column'}"]
     else:
         where = "first line" if headed else "last line of comment"
-        said = [f"{where} taken for the names of the columns ({_listed(names)})"]
+        notes = [f"{where} taken for the names of the columns ({_listed(names)})"]
     if width > 1:
-        said.append(
-            f"{DELIMITERS.get(style.delimiter, repr(style.delimiter))} between cells"
-        )
+        sign = DELIMITERS.get(style.delimiter, repr(style.delimiter))
+        notes.append(f"{sign} between cells")
     if style.decimal == ",":
-        said.append("decimal commas")
+        notes.append("decimal commas")
     if trailing:
-        said.append("an empty column at the end of each line left out")
-    return "; ".join(said)
+        notes.append("an empty column at the end of each line left out")
+    return "; ".join(notes)
 
 
 def _listed(names: Sequence[str]) -> str:
-    few = [repr(name) if name in ("", " ") else name for name in names[:4]]
-    return ", ".join(few) + (f", ... {len(names)} in all" if len(names) > 4 else "")
+    return few(names, 4, lambda name: repr(name) if name in ("", " ") else name)

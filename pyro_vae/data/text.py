@@ -8,11 +8,11 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pyro_vae.data.files import one_line
+from pyro_vae.data.files import one_line, telling
 from pyro_vae.data.streams import SHARE
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import available_memory
@@ -92,9 +92,8 @@ def read_text(path: Path) -> Text:
             comments.append(line.lstrip("#%/").strip())
             lines[i] = ""
     if comments:
-        notes.append(
-            f"{len(comments)} {'lines' if len(comments) > 1 else 'line'} of comment left out"
-        )
+        lines_left_out = f"{len(comments)} {'lines' if len(comments) > 1 else 'line'}"
+        notes.append(f"{lines_left_out} of comment left out")
     return Text(lines, comments, notes, delimiter)
 
 
@@ -106,25 +105,19 @@ def _decoded(path: Path, content: bytes) -> tuple[str, list[str]]:
         b"\xff\xfe": "utf-16",
         b"\xfe\xff": "utf-16",
     }
-    marked = next(
-        (code for mark, code in marks.items() if content.startswith(mark)), None
-    )
-    try:
-        if marked:
-            return content.decode(marked), []
-        if b"\0" not in content:
-            return content.decode("utf-8"), []
-    except UnicodeDecodeError as error:
-        if marked is None:
-            return content.decode("latin-1"), [
-                "characters taken for Latin-1, since not UTF-8"
-            ]
+    codes = [code for mark, code in marks.items() if content.startswith(mark)]
+    if not codes and b"\0" in content:
         raise InputError(
-            f"{path} cannot be read as a table: {one_line(error)}"
-        ) from error
-    raise InputError(
-        f"{path} cannot be read as a table: it holds bytes that are no text"
-    )
+            f"{path} cannot be read as a table: it holds bytes that are no text"
+        )
+    try:
+        return content.decode(codes[0] if codes else "utf-8"), []
+    except UnicodeDecodeError as error:
+        if codes:
+            raise InputError(
+                f"{path} cannot be read as a table: {one_line(error)}"
+            ) from error
+    return content.decode("latin-1"), ["characters taken for Latin-1, since not UTF-8"]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -132,11 +125,8 @@ def _decoded(path: Path, content: bytes) -> tuple[str, list[str]]:
 
 def _only_member(path: Path) -> IO[bytes]:
     archive = zipfile.ZipFile(path)
-    names = [
-        n
-        for n in archive.namelist()
-        if not n.endswith("/") and not n.startswith("__MACOSX")
-    ]
+    every = [name for name in archive.namelist() if not name.endswith("/")]
+    names = [name for name in every if not name.startswith("__MACOSX")]
     if len(names) != 1:
         raise InputError(
             f"{path} must hold one table, but holds {len(names)} files; unpack it"
@@ -150,6 +140,18 @@ COMPRESSED: dict[str, Callable[[Any], Any]] = {
     ".xz": lzma.open,
     ".zip": _only_member,
 }
+
+
+# What they complain with.
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
 
 
 def kind_of(path: Path) -> str:
@@ -176,15 +178,9 @@ def _content(path: Path) -> bytes:
                 pieces.append(piece)
     except (PermissionError, IsADirectoryError, FileNotFoundError):
         raise
-    except (OSError, EOFError, ValueError, RuntimeError) as error:
-        raise _damaged(path, error) from error
-    except (zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
+    except DAMAGED as error:
+        raise InputError(f"{path} cannot be unpacked: {one_line(error)}") from error
     return b"".join(pieces)
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} cannot be unpacked: {one_line(error)}")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -214,6 +210,21 @@ def is_number(cell: str, decimal: str) -> bool:
 def is_value(cell: str, decimal: str) -> bool:
     """Whether a column of numbers can hold this cell: a number, a truth value, or a sign that it is missing."""
     return is_number(cell, decimal) or is_missing(cell) or cell.lower() in TRUTHS
+
+
+def counted_from(cells: Sequence[str]) -> int | None:
+    """0 or 1 where cells count from there; `None` where they do not."""
+    for start in (0, 1):
+        if list(cells) == [str(i) for i in range(start, start + len(cells))]:
+            return start
+    return None
+
+
+def odd_one(cells: Iterable[Any]) -> int | None:
+    """The place of the first cell that is not like a number."""
+    like = re.compile(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*")
+    odd = (i for i, cell in enumerate(cells) if not like.fullmatch(str(cell)))
+    return next(odd, None)
 
 
 def cells(lines: Sequence[str], delimiter: str) -> list[list[str]]:
@@ -253,24 +264,17 @@ def layout(
     if not lines:
         raise InputError(f"the file {path} has no rows of data")
     delimiter = delimiter or text.delimiter or _delimiter(path, lines, decimal)
-    try:
+    with telling(f"{path} cannot be read as a table"):
         rows = cells(lines, delimiter)
-    except csv.Error as error:
-        raise InputError(
-            f"{path} cannot be read as a table: {one_line(error)}"
-        ) from error
-    sign, grouped = _decimal(
-        path, delimiter, [cell for row in rows for cell in row], decimal
-    )
+    every = [cell for row in rows for cell in row]
+    sign, grouped = _decimal(path, delimiter, every, decimal)
     return Layout(delimiter, sign, grouped, rows)
 
 
 def _sample(lines: list[str]) -> list[str]:
     sample: list[str] = []
     size = 0
-    for line in lines:
-        if not line.strip():
-            continue
+    for line in filter(str.strip, lines):
         sample.append(line)
         size += len(line)
         if len(sample) == SAMPLE_ROWS or (size > SAMPLE and len(sample) > 1):
@@ -282,10 +286,8 @@ def _delimiter(path: Path, lines: list[str], decimal: str | None) -> str:
     """The sign that cuts the lines into equally many cells, most of them numbers."""
     decimals = [decimal] if decimal else list(DECIMALS)
     body = lines[1:] or lines
-    best, best_share = (
-        ",",
-        _share([[line.strip().strip("\"'")] for line in body], decimals),
-    )
+    alone = [[line.strip().strip("\"'")] for line in body]
+    best, best_share = ",", _share(alone, decimals)
     one_column = best_share == 1
     for sign in DELIMITERS:
         try:
@@ -293,12 +295,11 @@ def _delimiter(path: Path, lines: list[str], decimal: str | None) -> str:
         except csv.Error:
             continue
         share = _share(rows, decimals)
-        if max(map(len, rows)) > 1 and (
-            share > best_share or (sign == "," and share == 1)
-        ):
+        by_commas = sign == "," and share == 1
+        if max(map(len, rows)) > 1 and (share > best_share or by_commas):
             best, best_share = sign, share
         padded = any(re.fullmatch(r"0\d+", row[-1]) for row in rows if len(row) == 2)
-        if sign == "," and share == 1 and one_column and padded:
+        if by_commas and one_column and padded:
             raise InputError(
                 f"the commas of {path} may stand between columns or inside numbers, as in {body[0]!r}: "
                 "name --delimiter or --decimal"
@@ -310,9 +311,7 @@ def _share(rows: list[list[str]], decimals: list[str]) -> float:
     """The share of cells that numbers can be, in rows of the commonest width; times the share of such rows."""
     width, common = Counter(map(len, rows)).most_common(1)[0]
     regular = [cell for row in rows if len(row) == width for cell in row]
-    values = max(
-        sum(is_value(cell, decimal) for cell in regular) for decimal in decimals
-    )
+    values = max(sum(is_value(cell, sign) for cell in regular) for sign in decimals)
     return values / max(len(regular), 1) * common / len(rows)
 
 
@@ -334,12 +333,8 @@ def _decimal(
     if certain[","]:
         return ",", True
     grouped = [c for c in texts if GROUPED["."].fullmatch(c)]
-    if (
-        not certain["."]
-        and grouped
-        and delimiter != ","
-        and all(c.count(",") == 1 for c in grouped)
-    ):
+    single = delimiter != "," and all(c.count(",") == 1 for c in grouped)
+    if grouped and single and not certain["."]:
         raise InputError(
             f"the commas in the numbers of {path}, as in {grouped[0]!r}, may be decimal commas or stand between "
             "thousands: name --decimal , or --decimal ."

@@ -14,19 +14,17 @@ def uniform(like: Tensor, dtype: torch.dtype) -> Tensor:
     On a CPU `torch.rand` draws one number after the other in one thread. Here, unless there are few, it gives one key,
     and number i is a function of key and i, so that a compiled graph draws them with all its threads and vector units.
     """
-    if (
-        like.device.type != "cpu"
-        or like.numel() < FEW
-        or dtype not in (torch.float32, torch.float64)
-    ):
+    few = like.device.type != "cpu" or like.numel() < FEW
+    if few or dtype not in (torch.float32, torch.float64):
         return torch.rand(like.shape, dtype=dtype, device=like.device)
     key, n = torch.randint(-(2**63), 2**63 - 1, (2,)), like.numel()
     if dtype == torch.float64:
-        return (((splitmix64(key, n) >> 11) & (2**53 - 1)).to(dtype) * 2.0**-53).view(
-            like.shape
-        )
-    halves = splitmix64(key, -(-n // 2)).view(torch.int32)[:n]
-    return (((halves >> 8) & (2**24 - 1)).to(dtype) * 2.0**-24).view(like.shape)
+        bits, words, spare = 53, splitmix64(key, n), 11
+    else:
+        words = splitmix64(key, -(-n // 2)).view(torch.int32)[:n]
+        bits, spare = 24, 8
+    whole = (words >> spare) & (2**bits - 1)
+    return (whole.to(dtype) * 2.0**-bits).view(like.shape)
 
 
 def splitmix64(key: Tensor, n: int) -> Tensor:
@@ -39,8 +37,7 @@ def splitmix64(key: Tensor, n: int) -> Tensor:
     Vigna's implementation.
     """
     z = key[0] + (torch.arange(1, n + 1) ^ key[1]) * GAMMA
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * FACTORS[
-        0
-    ]  # the mask makes the shift a logical one
+    # a mask makes a shift a logical one
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * FACTORS[0]
     z = (z ^ ((z >> 27) & (2**37 - 1))) * FACTORS[1]
     return z ^ ((z >> 31) & (2**33 - 1))

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Each = tuple[
-    float, ...
-]  # one number for each element of a datum, or a single one for all of them
+# one number for each element of a datum, or a single one for all of them
+Each = tuple[float, ...]
 
 
 def each(numbers: Each, v: Tensor, dtype: torch.dtype) -> Tensor:
@@ -54,11 +54,7 @@ class Units:
 
     def of(self, widths: Each) -> Each:
         """Differences of stored numbers, one for each element or one for all, in these units."""
-        n = max(len(widths), len(self.unit))
-        pairs = zip(
-            widths * (n // len(widths)), self.unit * (n // len(self.unit)), strict=True
-        )
-        return tuple(width / unit for width, unit in pairs)
+        return tuple(np.true_divide(widths, self.unit).tolist())
 
     def log_abs_det(self, elements: int) -> float:
         """`sum_i log unit_i` over the elements of a datum: a density of v is the density of x less this."""
@@ -67,18 +63,15 @@ class Units:
 
     def __str__(self) -> str:
         shift, unit = _text("shifts", self.shift), _text("units", self.unit)
-        if self.whole:
-            return f"(stored - {shift}) / {unit}"
-        return f"stored - {shift}" if unit == "1" else f"(stored - {shift}) / {unit}"
+        plain = unit == "1" and not self.whole
+        return f"stored - {shift}" if plain else f"(stored - {shift}) / {unit}"
 
     def to_dict(self) -> dict[str, Any]:
         return {"shift": list(self.shift), "unit": list(self.unit), "whole": self.whole}
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> "Units":
-        shift, unit = (
-            tuple(float(n) for n in table[name]) for name in ("shift", "unit")
-        )
+        shift, unit = (tuple(map(float, table[name])) for name in ("shift", "unit"))
         return cls(shift, unit, bool(table["whole"]))
 
 

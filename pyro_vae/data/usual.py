@@ -19,23 +19,16 @@ def usual_likelihood(
     ('Bernoulli()', 'digits is a named set of images, seen as bits')
     """
     holds, kind = data.representation, Representation
-    table = len(data.shape) == 1
-    if holds is kind.BINARY or bits:
-        return (
-            "Bernoulli()",
-            "the data are bits" if holds is kind.BINARY else "--binarize asks for bits",
-        )
+    if holds is kind.BINARY:
+        return "Bernoulli()", "the data are bits"
+    if bits:
+        return "Bernoulli()", "--binarize asks for bits"
     if density or holds in (kind.REAL, kind.UNIT):
-        reason = "the data are reals" if not density else "the values become reals"
-        if table:
-            return (
-                "Gaussian(scale='element')",
-                f"{reason} in columns, each with a scale of its own",
-            )
-        return (
-            "Gaussian(scale='learned')",
-            f"{reason} of one kind, with one scale for all",
-        )
+        scale, scales = "learned", "of one kind, with one scale for all"
+        if len(data.shape) == 1:
+            scale, scales = "element", "in columns, each with a scale of its own"
+        reals = "the values become reals" if density else "the data are reals"
+        return f"Gaussian(scale='{scale}')", f"{reals} {scales}"
     if data.named:
         return "Bernoulli()", f"{data.name} is a named set of images, seen as bits"
     if holds is kind.COUNTS:

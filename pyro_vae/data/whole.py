@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OFFSETS, LENGTHS = (
-    (273, 324),
-    (279, 325),
-)  # tags of TIFF: where strips and tiles begin, their bytes
+# tags of TIFF: where strips and tiles begin, their bytes
+OFFSETS, LENGTHS = (273, 324), (279, 325)
 CODESTREAM, END = b"\xff\x4f\xff\x51", b"\xff\xd9"  # of JPEG 2000
 
 
@@ -76,9 +74,8 @@ def quiet(image: "Image") -> Iterator[None]:
     """While a compressed TIFF is decoded, keep what libtiff itself prints of damage out of the error output."""
     tiles = getattr(image, "tile", None)
     by_libtiff = tiles and tiles[0][0] == "libtiff"
-    if not by_libtiff or not _QUIET.acquire(
-        blocking=False
-    ):  # or another thread keeps it quiet
+    # or another thread keeps it quiet
+    if not by_libtiff or not _QUIET.acquire(blocking=False):
         yield
         return
     try:

@@ -4,20 +4,19 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
+
+from pyro_vae.distributions.own import Drawn
 
 LARGE = 1e4  # a shape from where the first term of Stirling's series that is left out, 1 / (360 r^3), is below 1e-14
 MOST = 1e18  # events in a draw, which PyTorch counts in 64 bits
 
 
-class Counts(TorchDistribution):
+class Counts(Drawn):
     """What distributions of 0, 1, 2, ... share."""
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.nonnegative_integer
-    has_rsample = False
 
 
 class LogPoisson(Counts):
@@ -30,21 +29,17 @@ class LogPoisson(Counts):
     tensor(-1.)
     """
 
+    shaped = ("log_mean",)
+
     def __init__(self, log_mean: Tensor) -> None:
         self.log_mean = log_mean
-        super().__init__(log_mean.shape, validate_args=False)
+        super().__init__(log_mean.shape)
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogPoisson":
-        return LogPoisson(self.log_mean.expand(batch_shape))
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        return torch.poisson(
-            self.mean.expand(self._extended_shape(sample_shape)).clamp_max(MOST)
-        )
+    def draw(self, shape: torch.Size) -> Tensor:
+        return torch.poisson(self.mean.expand(shape).clamp_max(MOST))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return x * self.log_mean - self.log_mean.exp() - torch.lgamma(x + 1)
+        return x * self.log_mean - self.mean - torch.lgamma(x + 1)
 
     @property
     def mean(self) -> Tensor:
@@ -66,26 +61,17 @@ class LogNegativeBinomial(Counts):
     tensor(-0.6931)
     """
 
+    shaped = ("log_mean",)
+
     def __init__(self, log_mean: Tensor, log_r: Tensor) -> None:
-        self.log_mean, self.log_r = (
-            log_mean,
-            log_r,
-        )  # one r for many data stays one number
-        shape = torch.broadcast_shapes(log_mean.shape, log_r.shape)
-        super().__init__(shape, validate_args=False)
+        # one r for many data stays one number
+        self.log_mean, self.log_r = log_mean, log_r
+        super().__init__(torch.broadcast_shapes(log_mean.shape, log_r.shape))
 
-    def expand(
-        self, batch_shape: Any, _instance: object = None
-    ) -> "LogNegativeBinomial":
-        return LogNegativeBinomial(self.log_mean.expand(batch_shape), self.log_r)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        shape = self._extended_shape(sample_shape)
+    def draw(self, shape: torch.Size) -> Tensor:
         gamma = torch._standard_gamma(self.log_r.exp().expand(shape).contiguous())
-        return torch.poisson(
-            (gamma * (self.log_mean - self.log_r).exp()).clamp_max(MOST)
-        )
+        mean = gamma * (self.log_mean - self.log_r).exp()
+        return torch.poisson(mean.clamp_max(MOST))
 
     def log_prob(self, x: Tensor) -> Tensor:
         r = self.log_r.exp()
@@ -115,25 +101,19 @@ class ZeroInflatedCounts(Counts):
     Pyro's `ZeroInflatedDistribution` cannot expand once its mean was asked for, and then has `log 0` at large gates.
     """
 
+    shaped = ("gate", "counts")
+
     def __init__(self, gate: Tensor, counts: Any) -> None:
         self.gate, self.counts = gate, counts.expand(gate.shape)
-        super().__init__(gate.shape, validate_args=False)
+        super().__init__(gate.shape)
 
-    def expand(
-        self, batch_shape: Any, _instance: object = None
-    ) -> "ZeroInflatedCounts":
-        return ZeroInflatedCounts(self.gate.expand(batch_shape), self.counts)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        x = self.counts.sample(sample_shape)
+    def draw(self, shape: torch.Size) -> Tensor:
+        x = self.counts.draw(shape)
         return x.where(torch.rand_like(x) >= self.gate.sigmoid(), 0.0)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        gated, counted = (
-            logsigmoid(self.gate),
-            logsigmoid(-self.gate) + self.counts.log_prob(x),
-        )
+        gated = logsigmoid(self.gate)
+        counted = logsigmoid(-self.gate) + self.counts.log_prob(x)
         # torch.logaddexp(gated, counted), whose second derivative is nan where one of them is far below the other
         return (gated + softplus(counted - gated)).where(x == 0, counted)
 

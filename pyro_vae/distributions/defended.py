@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.distributions.own import Own
 
-class Defended(TorchDistribution):
+
+class Defended(Own):
     """`(1 - share) q + share p`: with p the prior, no weight `p(x, z) / q(z|x)` exceeds `p(x|z) / share`.
 
     Args:
@@ -19,13 +20,12 @@ class Defended(TorchDistribution):
     Source: Hesterberg 1995, Weighted Average Importance Sampling and Defensive Mixture Distributions.
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.real_vector
 
     def __init__(self, q: Any, p: Any, share: Tensor) -> None:
         self.q, self.share = q, share
         self.p = p.expand(q.batch_shape) if p.batch_shape else p
-        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
+        super().__init__(q.batch_shape, q.event_shape)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "Defended":
         return Defended(

@@ -1,19 +1,18 @@
 """The gamma distribution by its mean, at any shape."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.distributions.own import Drawn
 from pyro_vae.distributions.stirling import HALF_LOG_2_PI, deviance, remainder
 
 LEAST = math.log(1e-300)  # of what float64 holds
 
 
-class LogGamma(TorchDistribution):
+class LogGamma(Drawn):
     """The gamma distribution of mean `m = exp(log_mean)` and shape `k = exp(log_shape)`, variance `m^2 / k`.
 
     `log p(x) = log(k) / 2 - log(2 pi) / 2 - R(k) - (k log(m / x) + k x / m - k) - log(x)`, with what Stirling's
@@ -23,25 +22,16 @@ class LogGamma(TorchDistribution):
     tensor(-2.)
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.positive
-    has_rsample = False
+    shaped = ("log_mean",)
 
     def __init__(self, log_mean: Tensor, log_shape: Tensor) -> None:
-        self.log_mean, self.log_shape = (
-            log_mean,
-            log_shape,
-        )  # one k for many data stays one number
-        shape = torch.broadcast_shapes(log_mean.shape, log_shape.shape)
-        super().__init__(shape, validate_args=False)
+        # one k for many data stays one number
+        self.log_mean, self.log_shape = log_mean, log_shape
+        super().__init__(torch.broadcast_shapes(log_mean.shape, log_shape.shape))
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogGamma":
-        return LogGamma(self.log_mean.expand(batch_shape), self.log_shape)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def draw(self, shape: torch.Size) -> Tensor:
         """`m / k` times a gamma variable of shape k, by `G(k) = G(k + 1) U^(1 / k)` where k is small."""
-        shape = self._extended_shape(sample_shape)
         log_k = self.log_shape.expand(shape)
         above = torch._standard_gamma((log_k.exp() + 1).contiguous()).log()
         log_g = above + torch.rand_like(above).clamp_min(1e-300).log() / log_k.exp()
@@ -49,9 +39,8 @@ class LogGamma(TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         k, log_x = self.log_shape.exp(), x.log()
-        apart = deviance(
-            k, (self.log_shape + log_x - self.log_mean).exp(), self.log_mean - log_x
-        )
+        scaled = (self.log_shape + log_x - self.log_mean).exp()
+        apart = deviance(k, scaled, self.log_mean - log_x)
         peak = self.log_shape / 2 - HALF_LOG_2_PI - remainder(k, self.log_shape)
         return peak - apart - log_x
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.distributions.own import Own
 from pyro_vae.distributions.wide import wide
 
 
-class Joined(TorchDistribution):
+class Joined(Own):
     """`p(x) = prod_j p_j(x_j)`: the elements of x are independent, and each may be a number of another kind.
 
     Args:
@@ -25,16 +25,13 @@ class Joined(TorchDistribution):
     tensor(-1.9189)
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
-    has_rsample = False
-
     def __init__(
         self, parts: Sequence[Any], shape: tuple[int, ...], *, like: Tensor
     ) -> None:
         self.parts = list(parts)
         self.dtype = torch.promote_types(like.dtype, torch.float32)
         batch = torch.broadcast_shapes(*(part.batch_shape for part in parts))
-        super().__init__(batch, torch.Size(shape), validate_args=False)
+        super().__init__(batch, torch.Size(shape))
 
     @property
     def support(self) -> constraints.Constraint:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.distributions.own import Own
 from pyro_vae.distributions.partly import Partly
 from pyro_vae.distributions.wide import Wide, wide
 
@@ -48,42 +48,38 @@ class SelfMasked(Partly):
         super().__init__(whole, stand_in)
         self.a, self.b = (wide(t) if isinstance(whole, Wide) else t for t in (a, b))
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "SelfMasked":
-        return SelfMasked(
-            self.whole.expand(torch.Size(batch_shape)), self.stand_in, self.a, self.b
-        )
+    def logit(self, x: Tensor) -> Tensor:
+        """What `s` is the sigmoid of."""
+        return self.a + self.b * x
+
+    def tilted(self) -> tuple[Tensor, Tensor]:
+        """Nodes `x_j` of each element, and `log w_j (1 - s(x_j))`, `(J, ..., *shape)`."""
+        x, log_w = _nodes(self.whole.base_dist)
+        return x, log_w + logsigmoid(-self.logit(x))
 
     def log_missing(self) -> Tensor:
         """`log E_{p_i}[1 - s(x_i)]` of each element, `(..., *shape)`."""
-        x, log_w = _nodes(self.whole.base_dist)
-        return (log_w + logsigmoid(-(self.a + self.b * x))).logsumexp(0)
+        return self.tilted()[1].logsumexp(0)
 
     def log_probs(self, x: Tensor) -> Tensor:
-        seen = ~x.isnan()
-        filled = torch.where(seen, x, self.stand_in)
-        filled = wide(filled) if isinstance(self.whole, Wide) else filled
-        there = self.whole.base_dist.log_prob(filled) + logsigmoid(
-            self.a + self.b * filled
-        )
-        return torch.where(seen, there, self.log_missing())
+        filled = self.filled(x)
+        there = self.whole.base_dist.log_prob(filled) + logsigmoid(self.logit(filled))
+        return torch.where(~x.isnan(), there, self.log_missing())
 
 
-class Unseen(TorchDistribution):
+class Unseen(Own):
     """`p_i(x_i) (1 - s(x_i)) / E_{p_i}[1 - s]`: each element of a `SelfMasked`, given that it was not seen.
 
     Its draws are chosen among 100 of `p_i` by `1 - s`.
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
-
     def __init__(self, masked: SelfMasked) -> None:
         self.masked = masked
-        super().__init__(masked.batch_shape, masked.event_shape, validate_args=False)
+        super().__init__(masked.batch_shape, masked.event_shape)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        m = self.masked
-        x, log_w = _nodes(m.whole.base_dist)
-        weights = (log_w + logsigmoid(-(m.a + m.b * x))).softmax(0)
+        x, log_weights = self.masked.tilted()
+        weights = log_weights.softmax(0)
         mean = (weights * x).sum(0)
         return mean, (weights * (x - mean).square()).sum(0)
 
@@ -98,17 +94,14 @@ class Unseen(TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         """Of the elements that are no nan, the others left out."""
         m = self.masked
-        there = ~x.isnan()
-        filled = torch.where(there, x, m.stand_in)
-        filled = wide(filled) if isinstance(m.whole, Wide) else filled
-        tilted = m.whole.base_dist.log_prob(filled) + logsigmoid(-(m.a + m.b * filled))
-        each = (tilted - m.log_missing()).where(there, 0.0)
+        filled = m.filled(x)
+        tilted = m.whole.base_dist.log_prob(filled) + logsigmoid(-m.logit(filled))
+        each = (tilted - m.log_missing()).where(~x.isnan(), 0.0)
         return each.sum(tuple(range(-len(self.event_shape), 0)))
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
-        m = self.masked
-        x = m.whole.base_dist.sample((CANDIDATES, *sample_shape))
-        log_w = logsigmoid(-(m.a + m.b * x))
+        x = self.masked.whole.base_dist.sample((CANDIDATES, *sample_shape))
+        log_w = logsigmoid(-self.masked.logit(x))
         gumbel = -(-torch.rand_like(log_w).clamp_min(1e-30).log()).log()
         return x.gather(0, (log_w + gumbel).argmax(0, keepdim=True)).squeeze(0)

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.distributions.own import Own
 from pyro_vae.distributions.wide import wide
 
 
-class DiagonalMixture(TorchDistribution):
+class DiagonalMixture(Own):
     """`p(z) = sum_c pi_c N(z; loc_c, diag(scale_c^2))`.
 
     Draws are reparameterised implicitly: coordinate by coordinate, the conditional distribution function
@@ -25,7 +25,6 @@ class DiagonalMixture(TorchDistribution):
         scale: `(..., C, D)`.
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.real_vector
     has_rsample = True
 
@@ -35,28 +34,18 @@ class DiagonalMixture(TorchDistribution):
         batch = torch.broadcast_shapes(
             logits.shape[:-1], loc.shape[:-2], scale.shape[:-2]
         )
-        super().__init__(batch, loc.shape[-1:], validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "DiagonalMixture":
-        new = object.__new__(DiagonalMixture)
-        batch = torch.Size(batch_shape)
-        new.log_weights = self.log_weights  # they broadcast
-        new.loc, new.scale = self.loc, self.scale
-        TorchDistribution.__init__(new, batch, self.event_shape, validate_args=False)
-        return new
+        super().__init__(batch, loc.shape[-1:])
 
     def log_prob(self, z: Tensor) -> Tensor:
-        if (
-            self.loc.dim() == 2 and self.scale.dim() == 2
-        ):  # one for all z: by matrix products
-            # Their differences lose (loc / scale)^2 of the digits, more than float32 has where components are narrow.
+        if self.loc.dim() == 2 and self.scale.dim() == 2:
+            # One for all z: by matrix products. Their differences lose (loc / scale)^2 of the digits, more than float32
+            # has where components are narrow.
             wide_z, loc, scale = wide(z), wide(self.loc), wide(self.scale)
             precision = scale.pow(-2)
             constant = -0.5 * dimension_term(loc.square() * precision, scale)
             squares = wide_z.square() @ precision.mT
-            log_parts = (wide_z @ (loc * precision).mT - 0.5 * squares + constant).to(
-                z.dtype
-            )
+            log_parts = wide_z @ (loc * precision).mT - 0.5 * squares + constant
+            log_parts = log_parts.to(z.dtype)
         else:
             x = (z.unsqueeze(-2) - self.loc) / self.scale  # (..., C, D)
             log_parts = -0.5 * dimension_term(x.square(), self.scale)
@@ -65,44 +54,35 @@ class DiagonalMixture(TorchDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         z = self._draw(sample_shape)
-        if not (
-            torch.is_grad_enabled()
-            and any(p.requires_grad for p in (self.log_weights, self.loc, self.scale))
-        ):
+        parameters = (self.log_weights, self.loc, self.scale)
+        moving = any(parameter.requires_grad for parameter in parameters)
+        if not (moving and torch.is_grad_enabled()):
             return z
         with torch.no_grad():
             tail, sign, weights, density = self._conditionals(z)
             # dF_d/dz_j, j < d, through the weights that z_<d gives the components; and dF_d/dz_d.
-            deviation = weights * (
-                tail - (weights * tail).sum(-2, keepdim=True)
-            )  # (..., C, D)
+            centre = (weights * tail).sum(-2, keepdim=True)
+            deviation = weights * (tail - centre)  # (..., C, D)
             slope = (self.loc - z.unsqueeze(-2)) / self.scale.square()
-            jacobian = (deviation.mT @ slope).tril(-1) + torch.diag_embed(
-                sign * density
-            )
+            jacobian = (deviation.mT @ slope).tril(-1)
+            jacobian = jacobian + torch.diag_embed(sign * density)
         tail, _, weights, _ = self._conditionals(z)
         moved = (weights * tail).sum(-2)
-        change = torch.linalg.solve_triangular(
-            jacobian, (moved - moved.detach()).unsqueeze(-1), upper=False
-        )
+        moved = (moved - moved.detach()).unsqueeze(-1)
+        change = torch.linalg.solve_triangular(jacobian, moved, upper=False)
         return z - change.squeeze(-1)
 
     @torch.no_grad()
     def _draw(self, sample_shape: Any) -> Tensor:
         shape = self._extended_shape(sample_shape)  # (*sample, *batch, D)
-        noise = torch.empty(
-            shape[:-1] + self.log_weights.shape[-1:],
-            dtype=self.loc.dtype,
-            device=self.loc.device,
-        )
-        which = (self.log_weights - noise.exponential_().log()).argmax(-1)[
-            ..., None, None
-        ]  # Gumbel's maximum
+        noise = self.loc.new_empty(shape[:-1] + self.log_weights.shape[-1:])
+        # Gumbel's maximum
+        which = (self.log_weights - noise.exponential_().log()).argmax(-1)
+        index = which[..., None, None].expand(*shape[:-1], 1, shape[-1])
         wide = (*shape[:-1], *self.loc.shape[-2:])
-        index = which.expand(*shape[:-1], 1, shape[-1])
         loc = self.loc.expand(wide).gather(-2, index).squeeze(-2)
         scale = self.scale.expand(wide).gather(-2, index).squeeze(-2)
-        return loc + scale * torch.randn(shape, dtype=loc.dtype, device=loc.device)
+        return loc + scale * torch.randn_like(loc)
 
     def _conditionals(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """For each coordinate given those before it: the components' tails `(..., C, D)`, on the side where the

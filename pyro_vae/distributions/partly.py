@@ -1,16 +1,16 @@
 """A distribution of elements of which some were not seen."""
 
+from operator import attrgetter
 from typing import Any
 
 import torch
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.distributions.own import Own
 from pyro_vae.distributions.wide import Wide, wide
 
 
-class Partly(TorchDistribution):
+class Partly(Own):
     """`log p(x_seen) = sum_i 1[x_i is no nan] log p_i(x_i)`: an element that is nan was not seen and counts nothing.
 
     The elements are independent, so that this is the density of those that were seen, the others integrated out. A
@@ -26,30 +26,27 @@ class Partly(TorchDistribution):
     tensor([-1.8379, -0.9189])
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
+    shaped = ("whole",)
 
     def __init__(self, whole: Any, stand_in: Tensor | float) -> None:
         self.whole, self.stand_in = whole, stand_in
-        super().__init__(whole.batch_shape, whole.event_shape, validate_args=False)
+        super().__init__(whole.batch_shape, whole.event_shape)
 
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        return bool(self.whole.has_rsample)
+    has_rsample = property(attrgetter("whole.has_rsample"))
+    support = property(attrgetter("whole.support"))
+    mean = property(attrgetter("whole.mean"))
+    mode = property(attrgetter("whole.mode"))
+    variance = property(attrgetter("whole.variance"))
 
-    @property
-    def support(self) -> constraints.Constraint:
-        return self.whole.support  # type: ignore[no-any-return]
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> "Partly":
-        return Partly(self.whole.expand(torch.Size(batch_shape)), self.stand_in)
+    def filled(self, x: Tensor) -> Tensor:
+        """`x` as the elements' distribution takes it, with the stand-in for what was not seen."""
+        filled = torch.where(x.isnan(), self.stand_in, x)
+        return wide(filled) if isinstance(self.whole, Wide) else filled
 
     def log_probs(self, x: Tensor) -> Tensor:
         """`log p_i(x_i)` for each element, `(..., *shape)`, 0 for those that were not seen."""
-        seen = ~x.isnan()
-        filled = torch.where(seen, x, self.stand_in)
-        if isinstance(self.whole, Wide):
-            filled = wide(filled)
-        return self.whole.base_dist.log_prob(filled).where(seen, 0.0)  # type: ignore[no-any-return]
+        there = self.whole.base_dist.log_prob(self.filled(x))
+        return there.where(~x.isnan(), 0.0)  # type: ignore[no-any-return]
 
     def log_prob(self, x: Tensor) -> Tensor:
         dims = tuple(range(-len(self.event_shape), 0))
@@ -61,15 +58,3 @@ class Partly(TorchDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         return self.whole.rsample(sample_shape)  # type: ignore[no-any-return]
-
-    @property
-    def mean(self) -> Tensor:
-        return self.whole.mean  # type: ignore[no-any-return]
-
-    @property
-    def mode(self) -> Tensor:
-        return self.whole.mode  # type: ignore[no-any-return]
-
-    @property
-    def variance(self) -> Tensor:
-        return self.whole.variance  # type: ignore[no-any-return]

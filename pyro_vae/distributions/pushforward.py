@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from pyro_vae.distributions.own import Own
 
 
 class Step(ABC):
@@ -28,7 +29,7 @@ class Step(ABC):
         """`f(z)` -> `z` and `log |det df/dz|` at it: the inverse of `push`, differentiable in z and the parameters."""
 
 
-class Pushforward(TorchDistribution):
+class Pushforward(Own):
     """The distribution of `z = f(e)`, `e ~ base`: `log q(z) = log base(e) - log |det df/de|`.
 
     A draw remembers its own log-density, which comes from the pass that made it. Any other z is traced back through
@@ -39,14 +40,13 @@ class Pushforward(TorchDistribution):
         steps: the maps, applied in their order.
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.real_vector
     has_rsample = True
 
     def __init__(self, base: Any, steps: Sequence[Step]) -> None:
         self.base, self.steps = base, tuple(steps)
         self._drawn: tuple[Tensor, Tensor] | None = None
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        super().__init__(base.batch_shape, base.event_shape)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "Pushforward":
         return Pushforward(self.base.expand(batch_shape), self.steps)
@@ -136,9 +136,8 @@ class PlanarStep(Step):
         self.w, self.b = w, b  # (..., D), (...)
         free = dot(w, u)
         self.slope = softplus(free + 0.5413248546129181) - 1  # log(e - 1): 0 stays 0
-        self.u = (
-            u + ((self.slope - free) / dot(w, w).clamp_min(1e-12)).unsqueeze(-1) * w
-        )
+        along = (self.slope - free) / dot(w, w).clamp_min(1e-12)
+        self.u = u + along.unsqueeze(-1) * w
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = torch.tanh(dot(self.w, z) + self.b)
@@ -147,15 +146,13 @@ class PlanarStep(Step):
     def pull(self, z: Tensor) -> tuple[Tensor, Tensor]:
         along = dot(self.w, z)
         slope, b = torch.broadcast_tensors(self.slope, self.b)
-        root = bisect(
-            lambda a: a + slope * torch.tanh(a + b), along, slope.abs().expand_as(along)
-        )
+        width = slope.abs().expand_as(along)
+        root = bisect(lambda a: a + slope * torch.tanh(a + b), along, width)
         h = torch.tanh(root + b)
         with torch.no_grad():
             derivative = 1 + slope * (1 - h * h)
-        root = (
-            root - (root + slope * h - along) / derivative
-        )  # a Newton step: it carries the gradient
+        # a Newton step: it carries the gradient
+        root = root - (root + slope * h - along) / derivative
         h = torch.tanh(root + b)
         return z - self.u * h.unsqueeze(-1), torch.log1p(slope * (1 - h * h))
 
@@ -186,10 +183,8 @@ class SylvesterStep(Step):
         return (self.q @ (self.r1 @ h.unsqueeze(-1))).squeeze(-1)
 
     def _ladj(self, h: Tensor) -> Tensor:
-        diagonals = self.r1.diagonal(dim1=-2, dim2=-1) * self.r2.diagonal(
-            dim1=-2, dim2=-1
-        )
-        return torch.log1p((1 - h * h) * diagonals).sum(-1)
+        r1, r2 = (r.diagonal(dim1=-2, dim2=-1) for r in (self.r1, self.r2))
+        return torch.log1p((1 - h * h) * (r1 * r2)).sum(-1)
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = self._h(self._along(z))
@@ -212,14 +207,11 @@ class SylvesterStep(Step):
                 )
                 h[..., i] = torch.tanh(r2 * y[..., i] + shift)
             jacobian = self.r1 @ ((1 - h * h).unsqueeze(-1) * self.r2)
-            jacobian = jacobian + torch.eye(
-                jacobian.shape[-1], dtype=z.dtype, device=z.device
-            )
+            jacobian.diagonal(dim1=-2, dim2=-1).add_(1)
         surplus = y + (self.r1 @ self._h(y).unsqueeze(-1)).squeeze(-1) - target
-        y = y - torch.linalg.solve_triangular(
-            jacobian, surplus.unsqueeze(-1), upper=True
-        ).squeeze(-1)  # Newton
-        h = self._h(y)
+        surplus = surplus.unsqueeze(-1)  # taken off by a step of Newton's
+        step = torch.linalg.solve_triangular(jacobian, surplus, upper=True)
+        h = self._h(y - step.squeeze(-1))
         return z - self._apply(h), self._ladj(h)
 
 
@@ -238,16 +230,13 @@ class Autoregressive(Step):
         self.network, self.context = network, context
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self.network(z, self.context)
-        return torch.addcmul(shift, z, log_scale.exp()), log_scale.sum(-1)
+        return AffineStep(*self.network(z, self.context)).push(z)
 
     def pull(self, z: Tensor) -> tuple[Tensor, Tensor]:
         e = z
-        for _ in range(
-            z.shape[-1]
-        ):  # after the d-th pass the first d entries are right
-            shift, log_scale = self.network(e, self.context)
-            e = (z - shift) * (-log_scale).exp()
+        # after the d-th pass the first d entries are right
+        for _ in range(z.shape[-1]):
+            e, _ = AffineStep(*self.network(e, self.context)).pull(z)
         _, log_scale = self.network(e, self.context)
         return e, log_scale.sum(-1)
 

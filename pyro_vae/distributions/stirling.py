@@ -1,22 +1,25 @@
 """Logarithms of gamma functions and of their quotients, without the large terms that cancel."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 HALF_LOG_2_PI = math.log(2 * math.pi) / 2
-SERIES = (
-    1 / 12,
-    -1 / 360,
-    1 / 1260,
-    -1 / 1680,
-    1 / 1188,
-    -691 / 360360,
-)  # of 1/a, 1/a^3, ...
-LARGE = (
-    8.0  # from where the first term that is left out, 1 / (156 a^13), is below 2e-14
-)
+# of 1/a, 1/a^3, ...
+SERIES = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+# from where the first term that is left out, 1 / (156 a^13), is below 2e-14
+LARGE = 8.0
+
+
+def series(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """`c_0 + c_1 x + c_2 x^2 + ...`."""
+    *others, last = coefficients
+    value = torch.full_like(x, last)
+    for coefficient in reversed(others):
+        value = value * x + coefficient
+    return value
 
 
 def remainder(a: Tensor, log_a: Tensor) -> Tensor:
@@ -28,14 +31,11 @@ def remainder(a: Tensor, log_a: Tensor) -> Tensor:
     small = a < LARGE
     shifted = torch.where(small, a + 8, a)
     square = shifted.reciprocal().square()
-    series = torch.full_like(a, SERIES[-1])
-    for coefficient in reversed(SERIES[:-1]):
-        series = series * square + coefficient
     few, log_few = a.clamp_max(LARGE), log_a.clamp_max(math.log(LARGE))
     pairs = few * (few + 8)  # (a + 1) (a + 7) = a (a + 8) + 7, and so on
     product = (pairs + 7) * (pairs + 12) * (pairs + 15) * (few + 4)
     carried = (few + 7.5) * (few + 8).log() - 8 - (few + 0.5) * log_few - product.log()
-    return series / shifted + torch.where(small, carried, 0.0)
+    return series(SERIES, square) / shifted + torch.where(small, carried, 0.0)
 
 
 def deviance(a: Tensor, b: Tensor, log_ratio: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 """Student's t distribution, at any residual and any degrees of freedom."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.distributions.own import Drawn
 
-class Student(TorchDistribution):
+
+class Student(Drawn):
     """`t(x; df, loc, scale)`, for one `df` above 1, the normal distribution where it is large.
 
     The gamma functions of its normaliser are compared by logarithms, and the square of a residual, which may overflow,
@@ -19,30 +19,20 @@ class Student(TorchDistribution):
     tensor(-1.0009)
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.real
-    has_rsample = False
+    shaped = ("loc",)
 
     def __init__(self, df: float, loc: Tensor, scale: Tensor | float) -> None:
         self.df, self.loc = df, loc
         self.scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
-        shape = torch.broadcast_shapes(loc.shape, self.scale.shape)
-        super().__init__(shape, validate_args=False)
+        super().__init__(torch.broadcast_shapes(loc.shape, self.scale.shape))
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "Student":
-        return Student(self.df, self.loc.expand(batch_shape), self.scale)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def draw(self, shape: torch.Size) -> Tensor:
         """`loc + scale N / sqrt(C / df)`, N normal and C a chi-squared variable of `df` degrees of freedom."""
-        loc = self.loc.expand(self._extended_shape(sample_shape))
+        loc = self.loc.expand(shape)
         half = torch.full_like(loc, self.df / 2)
-        return (
-            loc
-            + self.scale
-            * torch.randn_like(loc)
-            * (half / torch._standard_gamma(half)).sqrt()
-        )
+        noise = self.scale * torch.randn_like(loc)
+        return loc + noise * (half / torch._standard_gamma(half)).sqrt()
 
     def log_prob(self, x: Tensor) -> Tensor:
         """`-(df + 1) / 2 log(1 + w^2)` and the normaliser, with `w^2 = ((x - loc) / scale)^2 / df`."""

@@ -1,15 +1,14 @@
 """Distributions over the unit interval, with densities that hold at any parameters."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.distributions.stirling import HALF_LOG_2_PI, deviance, remainder
+from pyro_vae.distributions.own import Drawn
+from pyro_vae.distributions.stirling import HALF_LOG_2_PI, deviance, remainder, series
 
 # log(sinh(t / 2) / (t / 2)) as a series of t^2, t^4, ...; for |t| < 1 what is left out is below 1e-12.
 NORMALISER = (
@@ -23,14 +22,7 @@ NORMALISER = (
 )
 
 
-def _series(coefficients: list[float], square: Tensor) -> Tensor:
-    value = torch.zeros_like(square)
-    for coefficient in reversed(coefficients):
-        value = value * square + coefficient
-    return value
-
-
-class LogitContinuousBernoulli(TorchDistribution):
+class LogitContinuousBernoulli(Drawn):
     """The density `exp(h x) h / (exp(h) - 1)` on the unit interval, for a logit h of any size.
 
     It falls from the bright end by `exp(-|h| y)`, where y is the distance from that end: taken so, nothing overflows.
@@ -42,28 +34,21 @@ class LogitContinuousBernoulli(TorchDistribution):
     tensor(6.2146)
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.unit_interval
-    has_rsample = False
+    shaped = ("logit",)
 
     def __init__(self, logit: Tensor) -> None:
         self.logit = logit
-        super().__init__(logit.shape, validate_args=False)
-
-    def expand(
-        self, batch_shape: Any, _instance: object = None
-    ) -> "LogitContinuousBernoulli":
-        return LogitContinuousBernoulli(self.logit.expand(batch_shape))
+        super().__init__(logit.shape)
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Where the series hold, h kept to where they do, and |h| kept to where they do not."""
         near = self.logit.abs() < 1
         return near, self.logit.clamp(-1, 1), self.logit.abs().clamp_min(1)
 
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def draw(self, shape: torch.Size) -> Tensor:
         """By the inverse of the distribution function, from the bright end: `y = -log(1 - u (1 - exp(-|h|))) / |h|`."""
-        h = self.logit.expand(self._extended_shape(sample_shape))
+        h = self.logit.expand(shape)
         t = h.abs()
         u = torch.rand_like(h)
         y = (-torch.log1p(u * torch.expm1(-t)) / t).where(t > 1e-12, u).clamp(0, 1)
@@ -72,7 +57,7 @@ class LogitContinuousBernoulli(TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         near, h, t = self._parts()
         square = h.square()
-        middle = (x - 0.5) * h - square * _series(list(NORMALISER), square)
+        middle = (x - 0.5) * h - square * series(NORMALISER, square)
         y = x.where(self.logit < 0, 1 - x)
         return middle.where(near, t.log() - torch.log(-torch.expm1(-t)) - t * y)
 
@@ -81,7 +66,7 @@ class LogitContinuousBernoulli(TorchDistribution):
         """`1 / (1 - exp(-h)) - 1 / h`."""
         near, h, t = self._parts()
         slopes = [2 * n * c for n, c in enumerate(NORMALISER, 1)]
-        middle = 0.5 + h * _series(slopes, h.square())
+        middle = 0.5 + h * series(slopes, h.square())
         y = 1 / t + torch.exp(-t) / torch.expm1(-t)
         return middle.where(near, y.where(self.logit < 0, 1 - y))
 
@@ -90,11 +75,11 @@ class LogitContinuousBernoulli(TorchDistribution):
         """`1 / h^2 - 1 / (4 sinh(h / 2)^2)`."""
         near, h, t = self._parts()
         curvatures = [2 * n * (2 * n - 1) * c for n, c in enumerate(NORMALISER, 1)]
-        middle = _series(curvatures, h.square())
+        middle = series(curvatures, h.square())
         return middle.where(near, t.pow(-2) - torch.exp(-t) / torch.expm1(-t).square())
 
 
-class LogitBeta(TorchDistribution):
+class LogitBeta(Drawn):
     """The beta distribution of mean `sigmoid(logit)` and precision `exp(log_precision)`.
 
     With Stirling's approximation of each gamma function the leading terms cancel on paper, and what they leave is the
@@ -105,26 +90,16 @@ class LogitBeta(TorchDistribution):
     -0.4516
     """
 
-    arg_constraints = {}  # noqa: RUF012  # torch's way
     support = constraints.unit_interval
-    has_rsample = False
+    shaped = ("logit", "log_precision")
 
     def __init__(self, logit: Tensor, log_precision: Tensor) -> None:
         self.logit, self.log_precision = logit, log_precision
-        super().__init__(logit.shape, validate_args=False)
+        super().__init__(logit.shape)
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "LogitBeta":
-        return LogitBeta(
-            self.logit.expand(batch_shape), self.log_precision.expand(batch_shape)
-        )
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def draw(self, shape: torch.Size) -> Tensor:
         """`A / (A + B)` for gamma variables A and B of shapes a and b, by logarithms: `log A = log A' + log(U) / a`."""
-        m, r = (
-            self.logit.expand(self._extended_shape(sample_shape)),
-            self.log_precision.exp(),
-        )
+        m, r = self.logit.expand(shape), self.log_precision.exp()
         log_a, log_b = (
             torch._standard_gamma(c + 1).log() - torch.empty_like(c).exponential_() / c
             for c in (r * m.sigmoid(), r * (-m).sigmoid())
@@ -151,8 +126,5 @@ class LogitBeta(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        return (
-            self.logit.sigmoid()
-            * (-self.logit).sigmoid()
-            / (1 + self.log_precision.exp())
-        )
+        spread = self.mean * (-self.logit).sigmoid()
+        return spread / (1 + self.log_precision.exp())

@@ -35,35 +35,35 @@ _mode = _Mode()
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Let no other thread of this package run meanwhile.
+def alone(**mode: bool) -> Iterator[None]:
+    """Let no other thread of this package run meanwhile; `mode` holds for the programs that this one runs.
 
     Pyro keeps one stack of handlers for all threads, and PyTorch one stream of random numbers: a thread that ran a
     program while another does would find the other's handlers around it.
     """
-    with _process:
-        yield
+    before = {name: getattr(_mode, name) for name in mode}
+    vars(_mode).update(mode)
+    try:
+        with _process:
+            yield
+    finally:
+        vars(_mode).update(before)
 
 
 def localise(*programs: Any) -> None:
     """Prepare Pyro modules for `local_parameters`: one that was made outside that mode lacks a store of its own."""
     for program in programs:
         for module in program.modules() if isinstance(program, torch.nn.Module) else ():
-            if isinstance(module, PyroModule) and not hasattr(
-                module._pyro_context, "param_state"
-            ):
-                module._pyro_context.param_state = {"params": {}, "constraints": {}}
+            if isinstance(module, PyroModule):
+                stores = vars(module._pyro_context)
+                stores.setdefault("param_state", {"params": {}, "constraints": {}})
 
 
 @contextmanager
 def local_parameters() -> Iterator[None]:
     """Run Pyro modules without the global parameter store: their parameters are the module's own, as in PyTorch."""
-    before, _mode.announce = _mode.announce, False
-    try:
-        with alone(), pyro.settings.context(module_local_params=True):
-            yield
-    finally:
-        _mode.announce = before
+    with alone(announce=False), pyro.settings.context(module_local_params=True):
+        yield
 
 
 class Enumerable:
@@ -143,15 +143,9 @@ def running(*programs: Any) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def traced() -> Iterator[None]:
+def traced() -> AbstractContextManager[None]:
     """What runs inside is written down as a graph, see `is_traced`."""
-    before, _mode.traced = _mode.traced, True
-    try:
-        with alone():
-            yield
-    finally:
-        _mode.traced = before
+    return alone(traced=True)
 
 
 def is_traced() -> bool:
@@ -180,10 +174,8 @@ class AbstractProgram(PyroModule, metaclass=_ProgramMeta):  # type: ignore[misc,
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _mode.announce and am_i_wrapped():
-            prefix = f"{self._pyro_name}." if self._pyro_name else ""
-            for name, parameter in self.named_parameters():
-                _announce_parameter(prefix + name, parameter)
+        if _mode.announce:
+            _announce_parameters(self, self._pyro_name)
         return torch.nn.Module.__call__(self, *args, **kwargs)
 
 
@@ -193,9 +185,7 @@ def announced(program: Any) -> Any:
         return program
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        if am_i_wrapped():
-            for name, parameter in program.named_parameters():
-                _announce_parameter(name, parameter)
+        _announce_parameters(program)
         return program(*args, **kwargs)
 
     return run
@@ -207,6 +197,12 @@ def movable(site: str, parameters: Callable[[], torch.Tensor]) -> torch.Tensor:
         return parameters()
     statement = effectful(parameters, type="parameters")
     return statement(name=site)  # type: ignore[no-any-return]
+
+
+def _announce_parameters(program: torch.nn.Module, prefix: str = "") -> None:
+    """Tell the handlers around a program, if there are some, of its parameters."""
+    for name, parameter in program.named_parameters(prefix) if am_i_wrapped() else ():
+        _announce_parameter(name, parameter)
 
 
 def _announce_parameter(name: str, parameter: torch.nn.Parameter) -> None:
@@ -228,7 +224,7 @@ def variants(family: type) -> dict[str, type]:
     ['Delta', 'FullRank', 'Householder']
     """
     package = family.__module__.partition(".")[0]
-    found: dict[str, type] = {}
+    members: dict[str, type] = {}
     queue: list[type] = [family]
     while queue:
         cls = queue.pop()
@@ -236,5 +232,5 @@ def variants(family: type) -> dict[str, type]:
         children = [c for c in subclasses if c.__module__.partition(".")[0] == package]
         queue += children
         if not children and not inspect.isabstract(cls) and cls is not family:
-            found[cls.__name__] = cls
-    return dict(sorted(found.items()))
+            members[cls.__name__] = cls
+    return dict(sorted(members.items()))

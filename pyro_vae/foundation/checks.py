@@ -20,27 +20,28 @@ import types
 import typing
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import affordable, available_memory
 
 LARGEST = 3.4e38  # a finite number in float32
 LONGEST = 1000  # entries of a tuple
+UNIONS = (typing.Union, types.UnionType)
+NOUNS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+    bool: ("True or False", "True or False"),
+}
 PLAIN = (bool, int, float, complex, str, bytes, tuple, list, dict, set, types.NoneType)
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
 
-class Rule(Protocol):
-    """A condition that an annotation adds to a type."""
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value of the type meets it."""
-
-    def words(self, noun: str) -> str:
-        """What the value must be; `noun` is the type in words."""
+# A rule is a condition that an annotation adds to a type: whether it `holds` for a value of the type, and the `words`
+# for what the value must be, of a noun, the type in words.
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Range:
         return bool(above and below)
 
     def words(self, noun: str) -> str:
+        if self.low == -math.inf:
+            return f"{noun} and at most {self.high:,}"
         if self.high == math.inf:
             if not self.open_low:
                 return f"{noun} of at least {self.low:g}"
@@ -79,6 +82,11 @@ def above(low: float) -> Range:
     return Range(low, open_low=True)
 
 
+def at_most(high: int) -> Range:
+    """Up to `high`."""
+    return Range(high=high)
+
+
 def between(low: float, high: float) -> Range:
     """From `low` to `high`, both included."""
     return Range(low, high)
@@ -87,22 +95,6 @@ def between(low: float, high: float) -> Range:
 def share(*, zero: bool = True, one: bool = False) -> Range:
     """A part of the whole, from 0 to 1; `zero` and `one` say whether the ends are included."""
     return Range(0, 1, open_low=not zero, open_high=not one)
-
-
-@dataclass(frozen=True)
-class AtMost:
-    """Numbers up to `high`."""
-
-    high: int
-
-    def holds(self, value: Any) -> bool:
-        return bool(value <= self.high)
-
-    def words(self, noun: str) -> str:
-        return f"{noun} and at most {self.high:,}"
-
-
-at_most = AtMost
 
 
 @dataclass(frozen=True)
@@ -151,13 +143,11 @@ class Takes:
 takes = Takes
 
 MOST = 10**15  # of anything that is done one by one
-Number = Annotated[
-    int, at_least(1), at_most(MOST)
-]  # of things that are done one after another, and not held
+# of things that are done one after another, and not held
+Number = Annotated[int, at_least(1), at_most(MOST)]
 Draws = Annotated[int, at_least(2), at_most(MOST)]  # the same, with a spread
-Count = Annotated[
-    int, at_least(1), takes(16)
-]  # of numbers, which training holds four times
+# of numbers, which training holds four times
+Count = Annotated[int, at_least(1), takes(16)]
 Whole = Annotated[int, at_least(0), takes(16)]  # the same, or none
 Layers = Annotated[int, between(1, 1000)]  # of modules
 Steps = Annotated[int, between(1, 10_000)]  # of gradients, for each datum
@@ -228,9 +218,9 @@ def check(
         ...
     pyro_vae.foundation.errors.InputError: scale=-1 of Gaussian must be a positive number or 'learned'
     """
-    found = _taken(value, hint)
-    if found is not _REFUSED:
-        return found
+    taken = _taken(value, hint)
+    if taken is not _REFUSED:
+        return taken
     subject = f"{name}={shown(value)}" + (f" of {owner}" if owner else "")
     if isinstance(value, (tuple, list)) and len(value) > LONGEST:
         raise InputError(
@@ -247,12 +237,6 @@ def check(
     raise InputError(f"{subject} must be {words(hint)}{such}{_near(value, hint)}")
 
 
-def at_least_one(owner: str, **values: Any) -> None:
-    """Raise `InputError` unless each value is a whole number of at least 1, of things that memory can hold."""
-    for name, value in values.items():
-        check(name, value, Count, owner=owner)
-
-
 _REFUSED = object()
 
 
@@ -260,42 +244,44 @@ def _taken(value: Any, hint: Any) -> Any:
     """The value as `hint` has it, or `_REFUSED`."""
     kind, arguments = typing.get_origin(hint), typing.get_args(hint)
     if kind is Annotated:
-        found = _taken(value, arguments[0])
-        rules = [rule for rule in arguments[1:] if hasattr(rule, "holds")]
-        return (
-            found
-            if found is not _REFUSED and all(r.holds(found) for r in rules)
-            else _REFUSED
-        )
-    if kind in (typing.Union, types.UnionType):
-        return next(
-            (f for h in arguments if (f := _taken(value, h)) is not _REFUSED), _REFUSED
-        )
-    if kind is Literal:
-        known = any(
-            type(value) is type(choice) and value == choice for choice in arguments
-        )
-        return value if known else _REFUSED
+        taken = _taken(value, arguments[0])
+        fits = taken is not _REFUSED and all(r.holds(taken) for r in _rules(hint))
+        return taken if fits else _REFUSED
+    if kind in UNIONS:
+        each = (_taken(value, choice) for choice in arguments)
+        return next((taken for taken in each if taken is not _REFUSED), _REFUSED)
     if kind is tuple:
         return _tuple(value, arguments)
     if hint is int:
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        return (
-            _REFUSED if not whole else value if isinstance(value, int) else int(value)
-        )
+        return _whole(value)
     if hint is float:
         return _number(value)
-    if hint in (None, types.NoneType):
-        return value if value is None else _REFUSED
-    if hint in (bool, str):
-        return value if isinstance(value, hint) else _REFUSED
-    if kind is collections.abc.Callable:
-        return value if callable(value) else _REFUSED
-    if hint is Any or (isinstance(hint, type) and isinstance(value, hint)):
-        return value
-    # Of a type from elsewhere, such as a torch module, anything can play the part that is no plain value.
-    ours = getattr(hint, "__module__", "").startswith("pyro_vae.")
-    return _REFUSED if ours or isinstance(value, PLAIN) else value
+    if kind is Literal:
+        fits = any(type(value) is type(c) and value == c for c in arguments)
+    elif hint in (None, types.NoneType):
+        fits = value is None
+    elif hint in (bool, str):
+        fits = isinstance(value, hint)
+    elif kind is collections.abc.Callable:
+        fits = callable(value)
+    elif hint is Any or (isinstance(hint, type) and isinstance(value, hint)):
+        fits = True
+    else:  # Of a type from elsewhere, such as a torch module, anything can play the part that is no plain value.
+        ours = getattr(hint, "__module__", "").startswith("pyro_vae.")
+        fits = not ours and not isinstance(value, PLAIN)
+    return value if fits else _REFUSED
+
+
+def _rules(hint: Any) -> list[Any]:
+    """What an annotation adds to its type."""
+    return [rule for rule in typing.get_args(hint)[1:] if hasattr(rule, "holds")]
+
+
+def _whole(value: Any) -> Any:
+    """A whole number, as Python's own."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        return _REFUSED
+    return value if isinstance(value, int) else int(value)
 
 
 def _number(value: Any) -> Any:
@@ -303,9 +289,8 @@ def _number(value: Any) -> Any:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not -LARGEST <= value <= LARGEST:  # nan is not in any range
         return _REFUSED
-    small = (
-        isinstance(value, int) and abs(value) < 2**53
-    )  # others are more than torch can count
+    # others are more than torch can count
+    small = isinstance(value, int) and abs(value) < 2**53
     return value if small or isinstance(value, float) else float(value)
 
 
@@ -319,8 +304,8 @@ def _tuple(value: Any, hints: tuple[Any, ...]) -> Any:
     wanted: Sequence[Any] = [hints[0]] * len(value) if several else hints
     if len(value) != len(wanted):
         return _REFUSED
-    found = tuple(_taken(v, h) for v, h in zip(value, wanted, strict=True))
-    return _REFUSED if _REFUSED in found else found
+    taken = tuple(map(_taken, value, wanted))
+    return _REFUSED if _REFUSED in taken else taken
 
 
 def _too_large(value: Any, hint: Any) -> float:
@@ -328,20 +313,16 @@ def _too_large(value: Any, hint: Any) -> float:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated and isinstance(value, int):
         size = sum(rule.size for rule in arguments if isinstance(rule, Takes))
-        others = [
-            r for r in arguments[1:] if hasattr(r, "holds") and not isinstance(r, Takes)
-        ]
-        alone = _taken(value, arguments[0]) is not _REFUSED and all(
-            r.holds(value) for r in others
-        )
+        others = [rule for rule in _rules(hint) if not isinstance(rule, Takes)]
+        right = _taken(value, arguments[0]) is not _REFUSED
+        alone = right and all(rule.holds(value) for rule in others)
         return float(min(size * value, 10**300)) if alone else 0.0
     if typing.get_origin(hint) is tuple and isinstance(value, (tuple, list, int)):
-        parts = value if isinstance(value, (tuple, list)) else (value,)
-        return max(
-            (_too_large(part, arguments[0]) for part in parts[:LONGEST]), default=0.0
-        )
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return max(_too_large(value, h) for h in arguments)
+        entries = value if isinstance(value, (tuple, list)) else (value,)
+        sizes = [_too_large(entry, arguments[0]) for entry in entries[:LONGEST]]
+        return max(sizes, default=0.0)
+    if typing.get_origin(hint) in UNIONS:
+        return max(_too_large(value, choice) for choice in arguments)
     return 0.0
 
 
@@ -354,11 +335,11 @@ def words(hint: Any, *, many: bool = False) -> str:
     kind, arguments = typing.get_origin(hint), typing.get_args(hint)
     if kind is Annotated:
         said = words(arguments[0], many=many)
-        for rule in arguments[1:]:
-            if hasattr(rule, "words") and not isinstance(rule, Takes):
+        for rule in _rules(hint):
+            if not isinstance(rule, Takes):
                 said = rule.words(said)
         return said
-    if kind in (typing.Union, types.UnionType):
+    if kind in UNIONS:
         return _either([words(h) for h in arguments])
     if kind is Literal:
         return _either([repr(choice) for choice in arguments])
@@ -368,17 +349,11 @@ def words(hint: Any, *, many: bool = False) -> str:
         if len(set(arguments)) == 1:
             return f"a tuple of {len(arguments)} {words(arguments[0], many=True)}"
         return f"a tuple of {', '.join(words(h) for h in arguments)}"
-    singular = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        bool: "True or False",
-    }
-    plural = {int: "whole numbers", float: "numbers", str: "texts"}
     if hint in (None, types.NoneType):
         return "None"
-    if hint in singular:
-        return plural.get(hint, singular[hint]) if many else singular[hint]
+    if hint in NOUNS:
+        singular, plural = NOUNS[hint]
+        return plural if many else singular
     returned = arguments[-1] if arguments and kind is not None else hint
     name = getattr(returned, "__name__", "member")
     return f"an {name}" if name[0] in "AEIO" else f"a {name}"
@@ -387,18 +362,14 @@ def words(hint: Any, *, many: bool = False) -> str:
 def _either(choices: Sequence[str]) -> str:
     """`a`, `a or b`, `a, b or c`."""
     *most, last = dict.fromkeys(choices)
-    if not most:
-        return last
-    return f"{', '.join(most)} or {last}"
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _near(value: Any, hint: Any) -> str:
     """The choice that a text is nearest to."""
-    near = (
-        difflib.get_close_matches(value, _texts(hint), 1)
-        if isinstance(value, str)
-        else ()
-    )
+    if not isinstance(value, str):
+        return ""
+    near = difflib.get_close_matches(value, _texts(hint), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -407,10 +378,10 @@ def _texts(hint: Any) -> list[str]:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return [choice for choice in arguments if isinstance(choice, str)]
-    inside = [
-        text for rule in arguments if isinstance(rule, OneOf) for text in rule.choices
-    ]
-    return inside + [text for part in arguments for text in _texts(part)]
+    texts: list[str] = []
+    for part in arguments:
+        texts += part.choices if isinstance(part, OneOf) else _texts(part)
+    return texts
 
 
 class _Shown(reprlib.Repr):
@@ -424,9 +395,8 @@ class _Shown(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         if x.bit_length() > 400:  # Python writes out no more than 4,300 digits
-            return (
-                f"a whole number of {int(x.bit_length() * math.log10(2)) + 1:,} digits"
-            )
+            digits = int(x.bit_length() * math.log10(2)) + 1
+            return f"a whole number of {digits:,} digits"
         return super().repr_int(x, level)
 
 

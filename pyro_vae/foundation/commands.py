@@ -6,9 +6,8 @@ from typing import Any
 
 from pyro_vae.foundation.trust import AXES, INSIDE, is_ours
 
-READ = tuple(
-    axis for axis in AXES if axis != "--objective"
-)  # what the weights of a run are made of
+# what the weights of a run are made of
+READ = tuple(axis for axis in AXES if axis != "--objective")
 
 
 def option(name: str, value: object) -> str:

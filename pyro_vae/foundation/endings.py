@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -38,37 +38,12 @@ def at_once(name: str) -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Ctrl-C and a polite kill raise `KeyboardInterrupt`, a second one ends the process; gives the signals heard."""
+def interruptible(*, asked: int = 0) -> Iterator[list[int]]:
+    """Ctrl-C and a polite kill raise `KeyboardInterrupt`, a second one ends the process; gives the signals heard.
+
+    The first `asked` of them only ask, and do not raise.
+    """
     heard: list[int] = []
-
-    def hear() -> None:
-        raise KeyboardInterrupt
-
-    with _answering(heard, hear):
-        yield heard
-
-
-@contextmanager
-def asking() -> Iterator[list[int]]:
-    """Ctrl-C and a polite kill only ask: the list gets the signal. A second raises, and a third ends the process."""
-    asked: list[int] = []
-
-    def ask() -> None:
-        if len(asked) > 1:
-            raise KeyboardInterrupt
-
-    with _answering(asked, ask, last=2):
-        yield asked
-
-
-@contextmanager
-def _answering(heard: list[int], answer: Any, last: int = 1) -> Iterator[None]:
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # which alone hears signals
-        yield
-        return
     owner = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -76,11 +51,27 @@ def _answering(heard: list[int], answer: Any, last: int = 1) -> Iterator[None]:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        if len(heard) >= last:
+        if len(heard) > asked:
             os._exit(INTERRUPTED)
         heard.append(number)
-        answer()
+        if len(heard) > asked:
+            raise KeyboardInterrupt
 
+    with answered(handle):
+        yield heard
+
+
+def asking() -> AbstractContextManager[list[int]]:
+    """Ctrl-C and a polite kill only ask: the list gets the signal. A second raises, and a third ends the process."""
+    return interruptible(asked=1)
+
+
+@contextmanager
+def answered(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Ctrl-C and a polite kill call `handle`; in the main thread, which alone hears them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, handle) for number in POLITE}
     try:
         yield
@@ -112,13 +103,10 @@ class Output:
             return
         try:
             action()
-        except OSError as error:
-            self.error = error
-        except (
-            ValueError
-        ) as error:  # such as a character that the terminal does not have
-            if not getattr(self.stream, "closed", False):
-                raise
+        except (OSError, ValueError) as error:
+            closed = getattr(self.stream, "closed", False)
+            if isinstance(error, ValueError) and not closed:
+                raise  # such as a character that the terminal does not have
             self.error = error
 
     def __getattr__(self, name: str) -> Any:

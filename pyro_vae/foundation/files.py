@@ -6,31 +6,26 @@ import secrets
 import shutil
 import signal
 import stat
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.foundation.endings import answered
 from pyro_vae.foundation.errors import InputError
 
 try:
     import fcntl
-except (
-    ImportError
-):  # Windows, where leftovers of a kill stay until somebody removes them
+except ImportError:
+    # Windows, where leftovers of a kill stay until somebody removes them
     fcntl = None  # type: ignore[assignment]
 
 MARK = ".tmp-"  # how the name of a folder begins in which a file is under way
-BEFORE = (
-    ".before"  # the file that another takes the place of, while it can still come back
-)
+# the file that another takes the place of, while it can still come back
+BEFORE = ".before"
 LOCK = ".lock"  # the file in it that tells whether its process lives
-DEVICES = (
-    "/dev",
-    "/dev/fd",
-    "/proc/self/fd",
-)  # /dev/stdout, /dev/null: nothing is moved there
+# /dev/stdout, /dev/null: nothing is moved there
+DEVICES = ("/dev", "/dev/fd", "/proc/self/fd")
 
 Write = Callable[[Path], Any]
 
@@ -76,9 +71,8 @@ def _put_in_place(made: Sequence[tuple[Path, Path]]) -> None:
     try:
         for beside, path in made:
             with _named(path):
-                before = (
-                    _kept(path, beside.with_name(BEFORE)) if len(made) > 1 else None
-                )
+                several = len(made) > 1
+                before = _kept(path, beside.with_name(BEFORE)) if several else None
                 os.replace(beside, path)
             moved.append((path, before))
     except BaseException:
@@ -134,13 +128,11 @@ def refuse_link(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove the unfinished files of processes that were killed; those of living ones are locked, and stay."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        left = [
-            Path(e) for e in entries if e.name.startswith(MARK) and not e.is_symlink()
-        ]
-        for path in left:
-            with suppress(OSError):
-                _remove_unless_locked(path)
+    with suppress(OSError):
+        for path in [*folder.iterdir()]:
+            if path.name.startswith(MARK) and not path.is_symlink():
+                with suppress(OSError):
+                    _remove_unless_locked(path)
 
 
 def _remove_unless_locked(workshop: Path) -> None:
@@ -186,9 +178,8 @@ def _new(folder: Path) -> tuple[Path, int]:
         workshop = folder / f"{MARK}{secrets.token_hex(8)}"
         workshop.mkdir()
         try:
-            descriptor = os.open(
-                workshop / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600
-            )
+            new = os.O_CREAT | os.O_EXCL | os.O_RDWR
+            descriptor = os.open(workshop / LOCK, new, 0o600)
         except FileNotFoundError:  # swept away in the moment before
             continue
         with suppress(OSError):  # a file system without locks
@@ -209,21 +200,11 @@ def _undisturbed(folder: Path) -> Iterator[None]:
 @contextmanager
 def deferred_signals() -> Iterator[None]:
     """Ctrl-C and a polite kill are heard after the block."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # which alone hears them
-        yield
-        return
     heard: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {
-        n: signal.signal(n, lambda number, frame: heard.append(number)) for n in numbers
-    }
     try:
-        yield
+        with answered(lambda number, frame: heard.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for sent in heard:
             signal.raise_signal(sent)
 
@@ -234,9 +215,8 @@ def _turn(folder: Path) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        with suppress(
-            OSError
-        ):  # a file system without locks, or a folder that cannot be listed
+        # a file system without locks, or a folder that cannot be listed
+        with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -269,18 +249,15 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def _lock_file(folder: Path) -> Iterator[None]:
     path = folder / LOCK
-    descriptor = os.open(
-        path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666
-    )
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | no_link, 0o666)
     try:
         try:  # a lock of this process alone, which its workers do not inherit
             if fcntl is not None:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            holder = (
-                os.read(descriptor, 200).decode(errors="replace").strip()
-                or "another process"
-            )
+            written = os.read(descriptor, 200).decode(errors="replace").strip()
+            holder = written or "another process"
             raise InputError(
                 f"{holder} is training {folder} at this moment; wait until it ends, or stop it"
             ) from None

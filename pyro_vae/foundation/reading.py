@@ -11,6 +11,11 @@ from typing import Any
 from pyro_vae.foundation.errors import InputError, one_line
 
 LARGEST = 2**26  # bytes of a text that describes something
+REASONS = {
+    UnicodeError: "it is no text in UTF-8",
+    RecursionError: "it is nested too deeply",
+    MemoryError: "it is too large for memory",
+}
 
 
 def user_path(text: str | Path) -> Path:
@@ -34,22 +39,13 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise InputError(f"the file {path} cannot be read: {reason}") from error
-    except UnicodeError as error:
-        raise InputError(
-            f"the file {path} is not {what}: it is no text in UTF-8"
-        ) from error
-    except RecursionError as error:
-        raise InputError(
-            f"the file {path} is not {what}: it is nested too deeply"
-        ) from error
-    except MemoryError as error:
-        raise InputError(
-            f"the file {path} is not {what}: it is too large for memory"
-        ) from error
     except Exception as error:
         said = one_line(error)
-        reason = f"{said} is missing" if isinstance(error, KeyError) else said
-        raise InputError(f"the file {path} is not {what}: {reason[:200]}") from error
+        if isinstance(error, KeyError):
+            said = f"{said} is missing"
+        reasons = [text for kind, text in REASONS.items() if isinstance(error, kind)]
+        reason = reasons[0] if reasons else said[:200]
+        raise InputError(f"the file {path} is not {what}: {reason}") from error
 
 
 def text_of(path: Path, what: str) -> str:

@@ -16,12 +16,10 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import available_memory, in_words
 from pyro_vae.foundation.terminal import is_out_of_memory
 
-NOTICED = (
-    2**24
-)  # bytes of a tensor from which it is worth asking how much memory there is
-COPIES = (
-    4  # of each parameter in training: itself, its gradient, and two averages of Adam's
-)
+# bytes of a tensor from which it is worth asking how much memory there is
+NOTICED = 2**24
+# of each parameter in training: itself, its gradient, and two averages of Adam's
+COPIES = 4
 MOST = 100_000  # tensors made for one member
 
 _watched = ContextVar("_watched", default=False)
@@ -97,9 +95,8 @@ def declared(init: Callable[..., None]) -> Callable[..., None]:
         except (OverflowError, MemoryError, RuntimeError) as error:
             if not (isinstance(error, OverflowError) or is_too_large(error)):
                 raise
-            raise InputError(
-                f"{what} cannot be made: it is too large for memory"
-            ) from error
+            too_large = f"{what} cannot be made: it is too large for memory"
+            raise InputError(too_large) from error
         finally:
             _watched.reset(token)
 

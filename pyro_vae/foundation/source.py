@@ -20,35 +20,26 @@ FAMILIES = {
 def summaries(axis: str) -> dict[str, str]:
     """The members of an axis, as calls with their defaults, with the first line of each docstring."""
     family, place = FAMILIES[axis]
-    classes = {
-        node.name: node for node in _body(place) if isinstance(node, ast.ClassDef)
-    }
+    nodes = [node for node in _body(place) if isinstance(node, ast.ClassDef)]
+    classes = {node.name: node for node in nodes}
     bases = {
         name: [b.id for b in node.bases if isinstance(b, ast.Name)]
         for name, node in classes.items()
     }
+    above = {base for names in bases.values() for base in names}
 
     def line(name: str) -> list[str]:
         """The class and those of the family above it, as Python looks for a method."""
-        return [
-            name,
-            *(above for base in bases[name] if base in classes for above in line(base)),
-        ]
+        return sum(map(line, filter(classes.get, bases[name])), [name])
 
-    found = {}
+    members = {}
     for name, node in sorted(classes.items()):
-        if (
-            name != family
-            and family in line(name)
-            and not any(name in above for above in bases.values())
-        ):
-            call = next(
-                (a for c in line(name) if (a := _arguments(classes[c])) is not None), []
-            )
-            found[f"{name.lower()}({', '.join(call)})"] = (
-                ast.get_docstring(node) or ""
-            ).partition("\n")[0]
-    return found
+        if name != family and family in line(name) and name not in above:
+            calls = (_arguments(classes[cls]) for cls in line(name))
+            call = next((arguments for arguments in calls if arguments is not None), [])
+            summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            members[f"{name.lower()}({', '.join(call)})"] = summary
+    return members
 
 
 def names(module: str, name: str) -> tuple[str, ...]:
@@ -58,10 +49,8 @@ def names(module: str, name: str) -> tuple[str, ...]:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(target, ast.Name) and target.id == name:
                 value: Any = node.value
-                texts: list[Any] = (
-                    value.keys if isinstance(value, ast.Dict) else value.elts
-                )
-                return tuple(ast.literal_eval(text) for text in texts)
+                texts = value.keys if isinstance(value, ast.Dict) else value.elts
+                return tuple(map(ast.literal_eval, texts))
     raise LookupError(f"{module} has no {name}")
 
 
@@ -96,11 +85,7 @@ def _body(place: str) -> list[ast.stmt]:
     """The statements of a module, or of all in a folder."""
     path = files("pyro_vae").joinpath(f"{place}.py")
     folder = files("pyro_vae").joinpath(place)
-    paths = (
-        [path]
-        if path.is_file()
-        else [p for p in folder.iterdir() if p.name.endswith(".py")]
-    )
-    return [
-        node for p in paths for node in ast.parse(p.read_text(encoding="utf-8")).body
-    ]
+    paths = [path] if path.is_file() else folder.iterdir()
+    modules = [path for path in paths if path.name.endswith(".py")]
+    trees = [ast.parse(module.read_text(encoding="utf-8")) for module in modules]
+    return [node for tree in trees for node in tree.body]

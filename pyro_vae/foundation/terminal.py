@@ -17,26 +17,15 @@ PLAIN = {
     "≤": "<=",
     "≥": ">=",
 }
-PLAIN |= {
-    "█": "#",
-    "▏": "|",
-    "▎": "|",
-    "▍": "|",
-    "▌": "|",
-    "▋": "|",
-    "▊": "|",
-    "▉": "|",
-}
+PLAIN |= {"█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|")}
 
 
 def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     wanted = error.object[error.start : error.end]
-    signs = [
-        PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in wanted
-    ]
-    return "".join(signs), error.end
+    plain = "".join(PLAIN.get(sign, sign) for sign in wanted)
+    return plain.encode("ascii", "backslashreplace").decode(), error.end
 
 
 codecs.register_error("pyro_vae.plain", _in_plain_signs)

@@ -9,9 +9,8 @@ from contextvars import ContextVar
 from pyro_vae.foundation.errors import InputError
 
 AXES = ("--structure", "--prior", "--network", "--likelihood", "--guide", "--objective")
-NAME = re.compile(
-    r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
-)  # of a module; a relative one is none
+# of a module; a relative one is none
+NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 INSIDE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\s*:\s*[A-Za-z_]\w*")
 LONGEST = 10_000  # characters of a member
 
@@ -48,17 +47,14 @@ def named(arguments: Sequence[str]) -> set[str]:
     >>> sorted(named(["--guide", "mine:Guide", "--prior=a.b:P(prior='c:Q')", "--output", "d:e"]))
     ['a.b', 'c', 'mine']
     """
-    found: set[str] = set()
+    modules: set[str] = set()
     options = (*AXES, "--ask")
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if len(argument) > LONGEST:
-            continue
-        option, equals, value = argument.partition("=")
-        if before in options:
-            found |= set(INSIDE.findall(argument))
-        elif equals and option in options:
-            found |= set(INSIDE.findall(value))
-    return found
+        option, _, value = argument.partition("=")
+        member = argument if before in options else value
+        if before in options or option in options:
+            modules |= set(INSIDE.findall(member) if len(argument) <= LONGEST else ())
+    return modules
 
 
 def is_ours(module: str) -> bool:
