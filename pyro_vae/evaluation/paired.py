@@ -170,9 +170,9 @@ class Comparison(Printed):
         for name, d in self.differences.items():
             p = f"{d.p:.2g}" if d.p > 1e-300 else "< 1e-300"
             verdict = "" if d.distinguishable else "not distinguishable"
-            keys = (*COLUMNS, "standard_error", "t", "higher", "lower")
+            keys = (*COLUMNS, "standard_error", "t", "p", "higher", "lower")
             columns = {key: getattr(d, key) for key in keys}
-            differences[name] = {**columns, "p": p, "told": verdict}
+            differences[name] = columns | {"p": p, "told": verdict}
         sentences = [
             "t and p: the paired t-test over the data, two-sided, each difference on its own",
             f"± both: the two errors added in quadrature; not distinguishable: a mean within {ERRORS} of them",
