@@ -19,14 +19,10 @@ from pyro_vae.evaluation.annealing import (
     annealed_importance_sampling,
     gradients_per_datum,
 )
-from pyro_vae.evaluation.question import Answer, Evaluated, Trained
-from pyro_vae.evaluation.refinement import (
-    pair_of,
-    quick,
-    refined,
-)
-from pyro_vae.evaluation.results import PARETO_LIMIT, LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, holds, weighted
+from pyro_vae.evaluation.question import Answer, Evaluated, Tick, Trained
+from pyro_vae.evaluation.refinement import pair_of, quick, refined
+from pyro_vae.evaluation.results import PARETO_LIMIT, PARTS, LogMarginal
+from pyro_vae.evaluation.weighting import Weighting, holds, latents_of, weighted
 from pyro_vae.foundation.abstract import Around, Ignoring, running
 from pyro_vae.foundation.checks import (
     MOST,
@@ -122,7 +118,7 @@ def log_marginal_adaptive(
     batch_size: Number = 200,
     memory: Number = MEMORY,
     compile: bool | str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
     **kwargs: Any,
 ) -> tuple[LogMarginal, Effort]:
     """`log_marginal` that spends draws where they are needed, and anneals where draws do not help.
@@ -191,8 +187,8 @@ def log_marginal_adaptive(
     for name, number in (("limit", limit), ("standard_error", standard_error)):
         if number is not None and not (isinstance(number, (int, float)) and number > 0):
             raise InputError(f"{name}={number!r} must be positive")
-    _check_least("", annealing=(annealing, 0))
-    _check_least(", two passes over the data", budget=(budget, least))
+    _check_least("annealing", annealing, 0)
+    _check_least("budget", budget, least, ", two passes over the data")
 
     def bad(r: LogMarginal) -> Tensor:
         doubtful = ~(r.pareto_k <= limit)
@@ -250,17 +246,14 @@ def log_marginal_adaptive(
         hard.anneal(
             chains, gradients_per_datum(num_chains, num_temperatures), annealing
         )
+    of_guide = {name: getattr(result, name) for name in PARTS}
     for which, marginal in hard.values(proposals.weighted, chains):
-        elbo, reconstruction, kl = (
-            c[rows[which]] for c in (result.elbo, result.reconstruction, result.kl)
-        )
-        of_guide = replace(marginal, elbo=elbo, reconstruction=reconstruction, kl=kl)
-        result = result.replaced(rows[which], of_guide)
+        result = result.replaced(rows[which], marginal)
+    result = replace(result, **of_guide)
 
     words = f"Pareto k above {limit} or fewer than {EFFECTIVE_CHAINS} effective chains"
-    words += (
-        "" if standard_error is None else f" or a standard error above {standard_error}"
-    )
+    if standard_error is not None:
+        words += f" or a standard error above {standard_error}"
     road = torch.zeros(len(data), dtype=torch.long)
     unaffordable = torch.zeros(len(data), dtype=torch.bool)
     road[rows], unaffordable[rows] = hard.road, hard.road == GUIDE
@@ -306,7 +299,7 @@ class _Proposals:
                 starting(self.guide, first)
             except InputError:
                 self.known = False
-        sites = [s for s in t.sites.values() if s.q is not None and s.drawn]
+        sites = latents_of(t.sites).values()
         return self.known and all(s.q.has_rsample for s in sites if has_density(s.q))
 
     def make(self, which: Tensor, refining: Tensor, *, steps: int, rate: float) -> None:
@@ -314,12 +307,12 @@ class _Proposals:
 
         Not so where `log q` is slow away from the guide's own draws (`IAF`), or the prior is not known.
         """
-        guides = []
-        for places, marked in zip(
-            which.split(self.batch_size), refining.split(self.batch_size), strict=True
-        ):
-            with running(self.model, self.guide):
-                guides.append(self._made(places, marked, steps=steps, rate=rate))
+        batches = (rows.split(self.batch_size) for rows in (which, refining))
+        with running(self.model, self.guide):
+            guides = [
+                self._made(places, marked, steps=steps, rate=rate)
+                for places, marked in zip(*batches, strict=True)
+            ]
         self.q = RefinedGuide.joined(guides, self.data)
         self.place[which] = torch.arange(len(which))
         if refining.any() and quick(self.guide) and hasattr(self.model, "prior"):
@@ -393,9 +386,8 @@ class _Hard:
     def __init__(self, k: Tensor, judge: Callable[[LogMarginal], Tensor]) -> None:
         self.k, self.judge = k, judge
         self.bad = torch.ones(len(k), dtype=torch.bool)  # by the last pilot
-        self.road, self.counts = (
-            torch.zeros(len(k), dtype=torch.long) for _ in range(2)
-        )
+        self.road = torch.zeros(len(k), dtype=torch.long)
+        self.counts = torch.zeros_like(self.road)
         self.draws = self.gradients = 0
 
     def draw(
@@ -409,7 +401,6 @@ class _Hard:
         """Pilots from better q(z|x), each with more draws, until all are good or the budget or the memory is spent."""
         left = torch.arange(len(self.k))
         saved = 0  # of a datum's value, the draws that are already paid for
-        begun = False
         while len(left):
             count *= GROWTH
             if not holds(count, memory):
@@ -418,17 +409,13 @@ class _Hard:
             left = left[_worst(self.k[left], (budget - self.draws) // price)]
             if len(left) == 0:
                 break
-            if not begun:
+            if saved == 0:  # the first time
                 refining = propose(left, self.k[left])
                 self.road[left] = torch.where(refining, REFINED, MORE)
-                begun = True
             pilot = weighted(left, count)
             self.draws, saved = self.draws + price * len(left), count
-            self.counts[left], self.k[left], self.bad[left] = (
-                count,
-                pilot.pareto_k,
-                self.judge(pilot),
-            )
+            self.counts[left], self.k[left] = count, pilot.pareto_k
+            self.bad[left] = self.judge(pilot)
             left = left[self.bad[left]]
 
     def anneal(self, chains: Chains, price: int, budget: int) -> None:
@@ -439,9 +426,8 @@ class _Hard:
             return
         good = left[~self.judge(chains(left))]
         self.gradients = price * (len(left) + len(good))
-        self.draws -= int(
-            self.counts[good].sum()
-        )  # their values by weighting are not needed
+        # Their values by weighting are not needed.
+        self.draws -= int(self.counts[good].sum())
         self.road[good] = ANNEALED
 
     def values(
@@ -457,12 +443,11 @@ class _Hard:
             yield which, chains(which)
 
 
-def _check_least(why: str, **values: tuple[Any, int]) -> None:
-    for name, (value, least) in values.items():
-        if not isinstance(value, int) or value < least:
-            raise InputError(
-                f"{name}={value!r} must be a whole number of at least {least}{why}"
-            )
+def _check_least(name: str, value: Any, least: int, why: str = "") -> None:
+    if not isinstance(value, int) or value < least:
+        raise InputError(
+            f"{name}={value!r} must be a whole number of at least {least}{why}"
+        )
 
 
 def _worst(k: Tensor, most: int) -> Tensor:
@@ -472,14 +457,15 @@ def _worst(k: Tensor, most: int) -> Tensor:
 
 def _as_weights(chains: AnnealedEstimate) -> LogMarginal:
     """Annealed values as those of weights, of which there are as many as chains; they know no ELBO."""
+    unknown = torch.full_like(chains.values, math.nan)
     return LogMarginal(
         values=chains.values,
         standard_errors=chains.standard_errors,
         ess=chains.ess,
         pareto_k=chains.pareto_k.masked_fill(chains.ess < EFFECTIVE_CHAINS, math.inf),
-        elbo=torch.full_like(chains.values, math.nan),
-        reconstruction=torch.full_like(chains.values, math.nan),
-        kl=torch.full_like(chains.values, math.nan),
+        elbo=unknown,
+        reconstruction=unknown,
+        kl=unknown,
         num_particles=chains.num_chains,
     )
 

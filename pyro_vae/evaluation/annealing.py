@@ -1,9 +1,12 @@
 """Annealed importance sampling of log p(x), and its certificate on simulated data."""
 
+import itertools
 import math
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pyro
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from pyro_vae.data.inputs import Call, as_data, fields_of
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
-from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
+from pyro_vae.evaluation.diagnostics import tail_index
 from pyro_vae.evaluation.question import (
     Answer,
     Evaluated,
@@ -21,6 +24,8 @@ from pyro_vae.evaluation.question import (
     Printed,
     Progress,
     Question,
+    Shards,
+    Tick,
     Trained,
     unseen,
 )
@@ -108,7 +113,7 @@ class AnnealedEstimate(Weighed, Printed):
 
 
 @dataclass(frozen=True)
-class Sandwich(Printed):
+class Sandwich(Shards, Printed):
     """Bidirectional Monte Carlo on data simulated from the model: `lower <= log p(x) <= upper` in expectation.
 
     Attributes:
@@ -180,10 +185,6 @@ def temperatures(count: int, shape: str = "sigmoid") -> Tensor:
 
     Source: Wu, Burda, Salakhutdinov & Grosse 2017, On the Quantitative Analysis of Decoder-Based Generative Models.
     """
-    if not isinstance(count, int) or count < 1:
-        raise InputError(
-            f"num_temperatures={count!r} must be a whole number of at least 1"
-        )
     t = torch.linspace(0, 1, count + 1, dtype=torch.float64)
     if shape == "linear":
         return t
@@ -225,6 +226,7 @@ class _Path:
         self, look: Callable[[Tensor], _Place], betas: Tensor, leapfrogs: int
     ) -> None:
         self.look, self.betas, self.leapfrogs = look, betas.tolist(), leapfrogs
+        self.steps: Tensor  # lengths of steps, for each temperature between the ends and each datum
 
     def move(self, here: _Place, beta: float, step: Tensor) -> tuple[_Place, Tensor]:
         """One Hamiltonian move of `leapfrogs` steps of length `step`, `(B,)`: the new place, and whether it was taken.
@@ -252,10 +254,11 @@ class _Path:
             )
         ), accepted
 
-    def tune(self, z: Tensor) -> Tensor:
-        """Step sizes for each temperature between the ends and each datum, from chains of their own."""
+    def tune(self, z: Tensor) -> None:
+        """Find the `steps` by chains of their own."""
+        self.steps = z.new_empty(0)
         if len(self.betas) == 2:
-            return z.new_empty(0)
+            return
         step = torch.full(
             z.shape[1:2],
             0.5 * z.shape[-1] ** -0.25,
@@ -267,33 +270,27 @@ class _Path:
             place, accepted = self.move(place, beta, step)
             steps.append(step)
             step = step * (0.2 * (accepted.double().mean(0) - TARGET)).exp()
-        return torch.stack(steps[WARM_UP:])
+        self.steps = torch.stack(steps[WARM_UP:])
 
-    def forward(self, z: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """From draws of the start: `log w`, `(C, B)`, and the share of accepted moves, `(B,)`."""
-        log_w, accepted = (
-            torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device),
-            [],
-        )
-        place = self.look(z)
-        for t in range(1, len(self.betas)):
-            log_w = log_w + (self.betas[t] - self.betas[t - 1]) * place.difference
-            if t < len(self.betas) - 1:
-                place, moved = self.move(place, self.betas[t], steps[t - 1])
-                accepted.append(moved.double().mean(0))
-        return log_w, torch.stack(accepted).mean(0) if accepted else torch.ones_like(
-            log_w[0]
-        )
+    def follow(self, z: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor]:
+        """`log w`, `(C, B)`, and the share of accepted moves, `(B,)`, from draws of the start.
 
-    def backward(self, z: Tensor, steps: Tensor) -> Tensor:
-        """From posterior draws: the `log w` of the chain run the other way, `(C, B)`; `E[1 / w]` is `1 / p(x)`."""
-        log_w = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+        `back`: of the chain run the other way, from posterior draws; then `E[1 / w]` is `1 / p(x)`.
+        """
+        rises = [after - before for before, after in itertools.pairwise(self.betas)]
+        moves = list(zip(self.betas[1:-1], self.steps, strict=True))
+        if back:
+            rises.reverse()
+            moves.reverse()
         place = self.look(z)
-        for t in range(len(self.betas) - 1, 0, -1):
-            if t < len(self.betas) - 1:
-                place, _ = self.move(place, self.betas[t], steps[t - 1])
-            log_w = log_w + (self.betas[t] - self.betas[t - 1]) * place.difference
-        return log_w
+        log_w, accepted = rises[0] * place.difference, []
+        for (beta, step), rise in zip(moves, rises[1:], strict=True):
+            place, moved = self.move(place, beta, step)
+            accepted.append(moved.double().mean(0))
+            log_w = log_w + rise * place.difference
+        if not accepted:
+            return log_w, torch.ones_like(log_w[0])
+        return log_w, torch.stack(accepted).mean(0)
 
 
 def gradients_per_datum(
@@ -303,12 +300,15 @@ def gradients_per_datum(
     `bidirectional_monte_carlo`.
     """
     between = num_temperatures - 1
-    tuning = (
-        max(num_chains // 2, 1) * (1 + (WARM_UP + between) * leapfrogs)
-        if between
-        else 0
-    )
-    return tuning + ways * num_chains * (1 + between * leapfrogs)
+    gradients = ways * num_chains * (1 + between * leapfrogs)
+    if between:
+        gradients += _tuning(num_chains) * (1 + (WARM_UP + between) * leapfrogs)
+    return gradients
+
+
+def _tuning(num_chains: int) -> int:
+    """How many chains find the step sizes for so many."""
+    return max(num_chains // 2, 1)
 
 
 def annealable(model: Program, call: Call) -> bool:
@@ -322,22 +322,14 @@ def annealable(model: Program, call: Call) -> bool:
 
 
 def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`log 1/C sum w`, its standard error, the effective number of chains and Pareto k, each `(B,)`, on the host."""
+    """`log 1/C sum w`, its standard error, the effective number of chains and Pareto k, each `(B,)`."""
     chains = len(log_w)
     value = log_w.logsumexp(0) - math.log(chains)
     ratio = (log_w - value).exp()
-    error = (
-        ratio.std(0) / math.sqrt(chains)
-        if chains > 1
-        else torch.full_like(value, math.nan)
-    )
-    largest = log_w.topk(min(tail_length(chains) + 1, chains), dim=0).values.T
-    return (
-        value.cpu(),
-        error.cpu(),
-        (chains / ratio.square().mean(0)).cpu(),
-        pareto_k(largest).cpu(),
-    )
+    error = torch.full_like(value, math.nan)
+    if chains > 1:
+        error = ratio.std(0) / math.sqrt(chains)
+    return value, error, chains / ratio.square().mean(0), tail_index(log_w)
 
 
 class _Paths:
@@ -350,15 +342,13 @@ class _Paths:
         call: Call,
         betas: Tensor,
         *,
+        num_chains: int,
         leapfrogs: int,
-        progress: Callable[[int], None] | None,
+        memory: int,
+        progress: Tick,
     ) -> None:
-        self.model, self.guide, self.betas, self.leapfrogs = (
-            model,
-            guide,
-            betas,
-            leapfrogs,
-        )
+        self.model, self.guide, self.betas = model, guide, betas
+        self.num_chains, self.leapfrogs, self.memory = num_chains, leapfrogs, memory
         self.flat = Flat(model, call)
         if guide is not None and _computes(guide, call):
             raise InputError(
@@ -382,11 +372,9 @@ class _Paths:
             z = z.detach().requires_grad_()
             values, log_jacobian = self.flat.values(z)
             p = score(self.model, call, values)
-            start = (
-                p.latent
-                if self.guide is None
-                else score(self.guide, call, values).joint
-            )
+            start = p.latent
+            if self.guide is not None:
+                start = score(self.guide, call, values).joint
             densities = [start + log_jacobian, p.joint + log_jacobian]
             gradients = [
                 torch.autograd.grad(density.sum(), z, retain_graph=True)[0]
@@ -394,41 +382,43 @@ class _Paths:
             ]
         return [v.detach() for v in (*densities, *gradients)], None
 
-    def prepare(self, call: Call, rows: int, memory: int, wanted: bool | str) -> int:
-        """How many rows to evaluate at a time, measured on some data; compiles if `rows` are many in all."""
+    def prepare(
+        self, call: Call, size: int, wanted: bool | str, *, ways: int = 1
+    ) -> None:
+        """Find how many rows to evaluate at a time, measured on some of the `size` data; compile if that is repaid."""
         with forked_random():
             z = self.start(call, 1)
-        row = 64 + bytes_of(lambda: self._densities(call.args, call.kwargs, z)) // len(
-            call
+        needed = bytes_of(lambda: self._densities(call.args, call.kwargs, z))
+        row = 64 + needed // len(call)
+        most = CHUNK.get(call.device.type, LARGEST_CHUNK)
+        self.at_a_time = min(self.memory // row or 1, most)
+        temperatures = len(self.betas) - 1
+        rows = size * gradients_per_datum(
+            self.num_chains, temperatures, self.leapfrogs, ways=ways
         )
         programs = [p for p in (self.model, self.guide) if p is not None]
-        modules = [p for p in programs if isinstance(p, nn.Module)]
-        one_run = all(
-            way_alone(p, call.args, call.kwargs) is not None for p in programs
-        )
-        if (
-            choice(wanted, repaid=rows * row >= REPAID)
-            and len(modules) == len(programs)
-            and one_run
-        ):
+        modules = [
+            p
+            for p in programs
+            if isinstance(p, nn.Module)
+            and way_alone(p, call.args, call.kwargs) is not None
+        ]
+        repaid = choice(wanted, repaid=rows * row >= REPAID)
+        if repaid and len(modules) == len(programs):
             self.densities = compiled(
                 self._densities, modules, "annealing", asked=wanted is True
             )
-        self.at_a_time = min(
-            memory // row or 1, CHUNK.get(call.device.type, LARGEST_CHUNK)
-        )
-        return self.at_a_time
 
-    def batch_size(self, num_chains: int, memory: int) -> int:
+    def batch_size(self) -> int:
         """How many data to anneal at a time, with all their chains.
 
         Raises:
             InputError: where the places of the chains of a single datum are more than there is memory for.
         """
-        held = _bytes_of_chains(num_chains, self.flat.size)
-        require(held, f"annealing num_chains={num_chains} chains", "num_chains")
+        held = _bytes_of_chains(self.num_chains, self.flat.size)
+        require(held, f"annealing num_chains={self.num_chains} chains", "num_chains")
         steps = 16 * len(self.betas)  # step sizes of each datum
-        return max(1, min(self.at_a_time // num_chains, memory // steps))
+        return max(1, min(self.at_a_time // self.num_chains, self.memory // steps))
 
     def over(self, call: Call) -> _Path:
         """The path for one batch."""
@@ -442,9 +432,7 @@ class _Paths:
                 densities.append(self.densities(call.args, call.kwargs, some)[0])
             if len(densities) == 1:
                 return _Place(z, *densities[0])
-            return _Place(
-                z, *(torch.cat(column) for column in zip(*densities, strict=True))
-            )
+            return _Place(z, *map(torch.cat, zip(*densities, strict=True)))
 
         return _Path(look, self.betas, self.leapfrogs)
 
@@ -504,21 +492,21 @@ def _computes(guide: Program, call: Call) -> bool:
     return any(is_point(site["fn"]) for site in run_of(guide, call).values())
 
 
-def _anneal(
-    paths: _Paths, batch: Call, num_chains: int, exact: Tensor | None = None
-) -> tuple[AnnealedEstimate, tuple[Tensor, Tensor] | None]:
-    """The estimate of one batch; with `exact` posterior draws, `(1, batch, D)`, also the upper bound and its error."""
-    path = paths.over(batch)
-    steps = path.tune(paths.start(batch, max(num_chains // 2, 1)))
-    log_w, accepted = path.forward(paths.start(batch, num_chains), steps)
-    columns = (*_estimate(log_w), accepted.cpu())
-    lower = AnnealedEstimate(*columns, num_chains, len(paths.betas) - 1)
-    if exact is None:
-        return lower, None
-    value, error, *_ = _estimate(
-        -path.backward(exact.expand(num_chains, -1, -1), steps)
-    )
-    return lower, (-value, error)
+def _anneal(paths: _Paths, batch: Call) -> tuple[AnnealedEstimate, _Path]:
+    """The estimate of one batch, and the path that it took."""
+    path, count = paths.over(batch), paths.num_chains
+    path.tune(paths.start(batch, _tuning(count)))
+    log_w, accepted = path.follow(paths.start(batch, count))
+    columns = (*_estimate(log_w), accepted)
+    return AnnealedEstimate(*columns, count, len(paths.betas) - 1), path
+
+
+def _sandwich(paths: _Paths, batch: Call, exact: Tensor) -> Sandwich:
+    """Both bounds of one batch, with `exact` posterior draws, `(1, batch, D)`."""
+    lower, path = _anneal(paths, batch)
+    log_w, _ = path.follow(exact.expand(paths.num_chains, -1, -1), back=True)
+    value, error, *_ = _estimate(-log_w)
+    return Sandwich(lower, -value, error)
 
 
 @checked
@@ -534,7 +522,7 @@ def annealed_importance_sampling(
     schedule: str = "sigmoid",
     memory: Number = MEMORY,
     compile: bool | str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
     **kwargs: Any,
 ) -> AnnealedEstimate:
     """Estimate `log p(x)` of each datum by chains from the prior, or the guide, to the posterior.
@@ -579,21 +567,23 @@ def annealed_importance_sampling(
     """
     data = Call.of(model, x, args, kwargs)
     betas = temperatures(num_temperatures, schedule)
-    result: AnnealedEstimate | None = None
     with running(model, guide), pyro.validation_enabled(False):
         whole = called_whole(nothing if guide is None else guide, model, data)
         first = data[: len(data) if whole else 1]
         paths = _Paths(
-            model, guide, first, betas, leapfrogs=leapfrogs, progress=progress
+            model,
+            guide,
+            first,
+            betas,
+            num_chains=num_chains,
+            leapfrogs=leapfrogs,
+            memory=memory,
+            progress=progress,
         )
-        rows = len(data) * gradients_per_datum(num_chains, num_temperatures, leapfrogs)
-        paths.prepare(first, rows, memory, compile)
-        at_a_time = len(data) if whole else paths.batch_size(num_chains, memory)
-        for batch in data.batches(None, at_a_time):
-            of_batch, _ = _anneal(paths, batch, num_chains)
-            result = of_batch if result is None else result + of_batch
-    assert result is not None
-    return result
+        paths.prepare(first, len(data), compile)
+        at_a_time = len(data) if whole else paths.batch_size()
+        batches = data.batches(None, at_a_time)
+        return reduce(operator.add, [_anneal(paths, batch)[0] for batch in batches])
 
 
 @checked
@@ -610,7 +600,7 @@ def bidirectional_monte_carlo(
     schedule: str = "sigmoid",
     memory: Number = MEMORY,
     compile: bool | str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
     **kwargs: Any,
 ) -> Sandwich:
     """Bounds on `log p(x)` from both sides for `n` data simulated from the model: how far the schedule can be trusted.
@@ -641,15 +631,13 @@ def bidirectional_monte_carlo(
     Source: Grosse, Ghahramani & Adams 2015, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo.
     """
     betas = temperatures(num_temperatures, schedule)
-    lower: AnnealedEstimate | None = None
-    uppers: list[tuple[Tensor, Tensor]] = []
+    bounds: list[Sandwich] = []
     with running(model, guide), pyro.validation_enabled(False):
         data = Call(_template(model, n, x), args, kwargs)[:n]
         observing = Observing(model)
         seen = None if guide is None else _Seeing(guide)
         paths: _Paths | None = None
-        at_a_time = min(n, SIMULATED)
-        for simulated in data.batches(None, at_a_time):
+        for simulated in data.batches(None, min(n, SIMULATED)):
             latents, observed = simulate(model, simulated)
             call = simulated.named(observed=observed)
             if paths is None:
@@ -658,25 +646,17 @@ def bidirectional_monte_carlo(
                     seen,
                     call[:1],
                     betas,
+                    num_chains=num_chains,
                     leapfrogs=leapfrogs,
+                    memory=memory,
                     progress=progress,
                 )
-                rows = n * gradients_per_datum(
-                    num_chains, num_temperatures, leapfrogs, ways=2
-                )
-                paths.prepare(call[:1], rows, memory, compile)
-            exact = paths.flat.vector(latents)
-            size = paths.batch_size(num_chains, memory)
-            for z, batch in zip(
-                exact.split(size, 1), call.batches(None, size), strict=True
-            ):
-                of_batch, upper = _anneal(paths, batch, num_chains, z)
-                lower = of_batch if lower is None else lower + of_batch
-                assert upper is not None
-                uppers.append(upper)
-    assert lower is not None
-    values, errors = (torch.cat(column) for column in zip(*uppers, strict=True))
-    return Sandwich(lower, values, errors)
+                paths.prepare(call[:1], n, compile, ways=2)
+            size = paths.batch_size()
+            exact = paths.flat.vector(latents).split(size, 1)
+            for z, batch in zip(exact, call.batches(None, size), strict=True):
+                bounds.append(_sandwich(paths, batch, z))
+    return reduce(operator.add, bounds)
 
 
 class Annealing(Question):

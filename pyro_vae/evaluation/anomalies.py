@@ -91,10 +91,10 @@ class Threshold(Printed):
 
         n, count = len(self.known), int(self.flagged.sum())
         low, high = self.interval
-        worst = (
-            self.scores.nan_to_num(math.inf).argsort(descending=True)[:count].tolist()
-        )
+        order = self.scores.nan_to_num(math.inf).argsort(descending=True)
+        worst = order[:count].tolist()
         which = f": row {listed([int(self.rows[i]) for i in worst])} (from 0), the worst first"
+        above = (self.known > self.value).double().mean().item()
         caption = f"{self.score} of the data; right of the line, in red, those that are taken for anomalies."
         draw = partial(
             plots.histogram, self.scores, f"{self.score}, nats", limit=self.value
@@ -104,9 +104,7 @@ class Threshold(Printed):
             about=f"{self.score} above the threshold of {n} validation data",
             rows={
                 "threshold": {"nats": self.value},
-                "of validation data above it": {
-                    "share": (self.known > self.value).double().mean().item()
-                },
+                "of validation data above it": {"share": above},
                 "of these data above it": {"share": count / max(len(self.scores), 1)},
             },
             heads={"nats": "nats", "share": "share"},
@@ -157,22 +155,15 @@ def threshold(
     >>> found.value, found.flagged.tolist(), [round(p, 2) for p in found.p_values.tolist()]
     (94.0, [False, True], [0.97, 0.01])
     """
-    known = (
-        torch.as_tensor(known)
-        .double()
-        .nan_to_num(math.inf, posinf=math.inf)
-        .sort()
-        .values
-    )
+    known = torch.as_tensor(known).double().nan_to_num(math.inf, posinf=math.inf)
     least = math.ceil(1 / rate - 1 - ROUNDING)
     if len(known) < least:
         raise InputError(
             f"rate={rate:g} takes {least:,} validation data or more, and there are {len(known):,}; choose a higher rate"
         )
     scores = torch.as_tensor(scores).double()
-    return Threshold(
-        known, scores, rate, score, range(len(scores)) if rows is None else rows
-    )
+    rows = range(len(scores)) if rows is None else rows
+    return Threshold(known.sort().values, scores, rate, score, rows)
 
 
 class Anomalies(Question):
@@ -202,11 +193,10 @@ class Anomalies(Question):
             check_refined(self, run, data)
         else:
             check_draws(self, data, run.vae.model, run.vae.guide, a_few(run, data))
-        stored = self._stored(run, data)
-        count = (
-            len(run.split("validation").first(MOST)) if stored is None else len(stored)
-        )
-        threshold(torch.zeros(count), torch.zeros(0), rate=self.rate)
+        known: Any = self._stored(run, data)
+        if known is None:
+            known = run.split("validation").first(MOST)
+        threshold(torch.zeros(len(known)), torch.zeros(0), rate=self.rate)
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         stored = self._stored(run, data)
@@ -214,14 +204,12 @@ class Anomalies(Question):
             if stored is None:
                 x = run.split("validation").first(MOST)
                 stored = self._scores(run, x, data).sort().values.tolist()
-                run.remember(
-                    KEPT, {**run.remembered(KEPT), self._name(run, data): stored}
-                )
+                scores_by_name = {self._name(run, data): stored}
+                run.remember(KEPT, run.remembered(KEPT) | scores_by_name)
                 done(len(stored))
             scores = self._scores(run, data.x, data)
             done(len(scores))
-        known = torch.tensor(stored, dtype=torch.float64)
-        words = SCORES[self.score]
+        known, words = torch.tensor(stored, dtype=torch.float64), SCORES[self.score]
         return threshold(
             known, scores, rate=self.rate, score=words, rows=data.rows
         ).answer()
@@ -234,12 +222,10 @@ class Anomalies(Question):
 
     def _stored(self, run: Trained, data: Evaluated) -> list[float] | None:
         """The scores of the validation data, where the run keeps them."""
-        kept = run.remembered(KEPT).get(self._name(run, data))
-        return (
-            [float("inf" if v is None else v) for v in kept]
-            if isinstance(kept, list)
-            else None
-        )
+        scores = run.remembered(KEPT).get(self._name(run, data))
+        if not isinstance(scores, list):
+            return None
+        return [math.inf if v is None else float(v) for v in scores]
 
     def _scores(self, run: Trained, x: Any, data: Evaluated) -> Tensor:
         """The score of each datum, `(N,)`, high for an anomaly."""
@@ -247,5 +233,5 @@ class Anomalies(Question):
         options: dict[str, Any] = {"num_particles": draws, "memory": data.memory}
         if self.score == "regret":
             return inference_gaps(run.vae, x, steps=self.steps, **options).amortisation
-        found = log_marginal(run.vae.model, run.vae.guide, x, **options)
-        return -(found.values if self.score == "log_px" else found.elbo)
+        marginal = log_marginal(run.vae.model, run.vae.guide, x, **options)
+        return -(marginal.values if self.score == "log_px" else marginal.elbo)

@@ -1,7 +1,7 @@
 """What a model makes of each column of a table: how well it is made again, and how much it surprises."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.data.inputs import as_data, fields_of, once
 from pyro_vae.engine.memory import MEMORY
-from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
+from pyro_vae.evaluation.diagnostics import tail_index
 from pyro_vae.evaluation.question import (
     Answer,
     Estimate,
@@ -18,6 +18,7 @@ from pyro_vae.evaluation.question import (
     Printed,
     Progress,
     Question,
+    Tick,
     Trained,
     unseen,
 )
@@ -67,10 +68,9 @@ class ByColumn(Printed):
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """Each column's two numbers, `(N,)` each, by names such as `surprise_age`."""
-        tables = {"reconstruction": self.reconstruction, "surprise": self.surprise}
         return {
-            f"{what}_{name}": values[:, j]
-            for what, values in tables.items()
+            f"{what}_{name}": getattr(self, what)[:, j]
+            for what in ("reconstruction", "surprise")
             for j, name in enumerate(self.names)
         }
 
@@ -125,7 +125,7 @@ def by_column(
     draws: Draws = 1000,
     log_units: Any = None,
     memory: Number = MEMORY,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
 ) -> ByColumn:
     """What a VAE of columns makes of each cell of a table, from draws `z_k ~ q(z|x)` with weights `w_k`.
 
@@ -155,15 +155,13 @@ def by_column(
         0.0 if log_units is None else log_units, dtype=torch.float64
     )
     size = max(1, int(memory / (8 * COPIES * draws * len(likelihood.names))))
-    parts = []
+    cells = []
     with running(vae.model, vae.guide):
         for start in range(0, len(data), size):
-            parts.append(_weighed(vae, data[start : start + size], draws, units))
+            cells.append(_weighed(vae, data[start : start + size], draws, units))
             if progress:
-                progress(len(parts[-1][0]))
-    reconstruction, surprise, k = (
-        torch.cat(each).cpu() for each in zip(*parts, strict=True)
-    )
+                progress(cells[-1].shape[1])
+    reconstruction, surprise, k = torch.cat(cells, 1).cpu()
     dense = [i in (likelihood.dense or ()) for i in range(len(likelihood.names))]
     return ByColumn(
         likelihood.names, reconstruction, surprise, k, dense, torch.arange(len(data))
@@ -190,10 +188,8 @@ def _likelihood(vae: Any) -> Columns:
     return likelihood
 
 
-def _weighed(
-    vae: Any, batch: Any, draws: int, units: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Reconstruction, surprise and Pareto k of the cells of some data, `(B, D)` each."""
+def _weighed(vae: Any, batch: Any, draws: int, units: Tensor) -> Tensor:
+    """Reconstruction, surprise and Pareto k of the cells of some data, `(3, B, D)`."""
     x, c = fields_of(batch)
     given = () if c is None else (c,)
     q = vae.encode(x, *given)
@@ -204,11 +200,9 @@ def _weighed(
     log_w = (p_z.log_prob(z) - q.log_prob(z)).double() + each.sum(-1)
     without = log_w.unsqueeze(-1) - each  # of the other columns alone
     surprise = without.logsumexp(0) - log_w.logsumexp(0).unsqueeze(-1)
-    largest = without.topk(min(tail_length(draws) + 1, draws), dim=0).values
     there = ~x.flatten(1).isnan()
-    found = (each.mean(0), surprise, pareto_k(largest.movedim(0, -1)))
-    reconstruction, surprise, k = (values.where(there, math.nan) for values in found)
-    return reconstruction, surprise, k
+    cells = torch.stack([each.mean(0), surprise, tail_index(without)])
+    return cells.where(there, math.nan)
 
 
 class ColumnTable(Question):
@@ -230,11 +224,10 @@ class ColumnTable(Question):
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         units = getattr(getattr(run, "bridge", None), "units", None)
         count = len(_likelihood(run.vae).names)
-        widths = (
-            (1.0,) * count if units is None else units.unit * (count // len(units.unit))
-        )
+        unit = (1.0,) if units is None else units.unit
+        widths = unit * (count // len(unit))
         with progress("data", len(data)) as done:
-            found = by_column(
+            columns = by_column(
                 run.vae,
                 data.x,
                 draws=self.draws,
@@ -242,4 +235,4 @@ class ColumnTable(Question):
                 memory=data.memory,
                 progress=done,
             )
-        return replace(found, rows=data.rows).answer()
+        return replace(columns, rows=data.rows).answer()

@@ -53,6 +53,12 @@ def pareto_k(largest: Tensor) -> Tensor:
     return k.masked_fill(equal, -math.inf)
 
 
+def tail_index(log_w: Tensor) -> Tensor:
+    """`pareto_k` of all weights of each datum, `(K, ...) -> (...)`."""
+    most = min(tail_length(len(log_w)) + 1, len(log_w))
+    return pareto_k(log_w.topk(most, dim=0).values.movedim(0, -1))
+
+
 def _fit(tail: Tensor) -> Tensor:
     """Zhang and Stephens' estimate for sorted exceedances `(rows, n)`, with the weak prior on k of ArviZ and loo."""
     n = tail.shape[-1]

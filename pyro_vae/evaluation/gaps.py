@@ -1,14 +1,12 @@
 """Why an ELBO lies below log p(x): the gaps of the family and of the encoder."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data.inputs import Call
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.question import (
     Answer,
@@ -17,6 +15,8 @@ from pyro_vae.evaluation.question import (
     Printed,
     Progress,
     Question,
+    Shards,
+    Tick,
     Trained,
     unseen,
 )
@@ -24,13 +24,11 @@ from pyro_vae.evaluation.refinement import (
     check_refined,
     pair_of,
     paired_bounds,
-    refined_in_batches,
+    weighted_refined,
 )
 from pyro_vae.evaluation.results import LogMarginal
-from pyro_vae.evaluation.weighting import weighted
 from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.checks import Draws, Number, Positive, checked
-from pyro_vae.inference.bounds import called_whole
 
 MEANINGS = {
     "log p(x)": "weighted from the refined q",
@@ -43,7 +41,7 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class InferenceGaps(Printed):
+class InferenceGaps(Shards, Printed):
     """What inference loses on each of N data, in nats; all errors are Monte-Carlo standard errors, all shapes `(N,)`.
 
     Attributes:
@@ -67,21 +65,11 @@ class InferenceGaps(Printed):
     def __len__(self) -> int:
         return len(self.elbo)
 
-    def __add__(self, other: "InferenceGaps") -> "InferenceGaps":
-        names = [f.name for f in fields(self) if f.name != "log_marginal"]
-        columns = {
-            name: torch.cat([getattr(self, name), getattr(other, name)])
-            for name in names
-        }
-        return InferenceGaps(
-            log_marginal=self.log_marginal + other.log_marginal, **columns
-        )
-
     @property
     def sound(self) -> Tensor:
         """For which data all is finite, `(N,)` booleans; the averages are over these."""
-        every = (self.log_marginal.values, self.refined_elbo, self.elbo)
-        return torch.stack([values.isfinite() for values in every]).all(0)
+        bounds = self.refined_elbo.isfinite() & self.elbo.isfinite()
+        return self.log_marginal.sound & bounds
 
     @property
     def approximation(self) -> Tensor:
@@ -91,10 +79,7 @@ class InferenceGaps(Printed):
     @property
     def approximation_errors(self) -> Tensor:
         """From independent draws."""
-        return (
-            self.log_marginal.standard_errors.square()
-            + self.refined_elbo_errors.square()
-        ).sqrt()
+        return self._beside(self.refined_elbo_errors)
 
     @property
     def amortisation(self) -> Tensor:
@@ -109,37 +94,30 @@ class InferenceGaps(Printed):
     @property
     def inference_errors(self) -> Tensor:
         """From independent draws."""
-        return (
-            self.log_marginal.standard_errors.square() + self.elbo_errors.square()
-        ).sqrt()
+        return self._beside(self.elbo_errors)
+
+    def _beside(self, errors: Tensor) -> Tensor:
+        """The errors of log p(x) minus a bound with these."""
+        return (self.log_marginal.standard_errors.square() + errors.square()).sqrt()
 
     @property
     def rows(self) -> dict[str, PerDatum]:
         """The six rows of the table, of the `sound` data."""
         columns = {
-            "log p(x)": (self.log_marginal.values, self.log_marginal.standard_errors),
-            "L[q*]": (self.refined_elbo, self.refined_elbo_errors),
-            "L[q]": (self.elbo, self.elbo_errors),
-            "approximation": (self.approximation, self.approximation_errors),
-            "amortisation": (self.amortisation, self.amortisation_errors),
-            "inference": (self.inference, self.inference_errors),
+            "log p(x)": self.log_marginal,
+            "L[q*]": PerDatum(self.refined_elbo, self.refined_elbo_errors),
+            "L[q]": PerDatum(self.elbo, self.elbo_errors),
+            "approximation": PerDatum(self.approximation, self.approximation_errors),
+            "amortisation": PerDatum(self.amortisation, self.amortisation_errors),
+            "inference": PerDatum(self.inference, self.inference_errors),
         }
-        return {
-            name: PerDatum(*pair).among(self.sound) for name, pair in columns.items()
-        }
+        return {name: column.among(self.sound) for name, column in columns.items()}
 
     def answer(self) -> Answer:
         """The gaps, and how far they can be believed."""
-        n, count, bad = (
-            len(self),
-            int(self.sound.sum()),
-            self.log_marginal.doubtful.any(),
-        )
-        lost = (
-            [f"of {count} of {n} data; the others have no finite value"]
-            if count < n
-            else []
-        )
+        n, count = len(self), int(self.sound.sum())
+        bad = self.log_marginal.doubtful.any()
+        lost = f"of {count} of {n} data; the others have no finite value"
         better = (
             f"q* is better than q for {int(self.improved.sum())} of {n} data. A q* short of the best in its family "
             "counts as approximation what is amortisation; a log p(x) that is too low hides approximation."
@@ -150,7 +128,11 @@ class InferenceGaps(Printed):
             about=f"{self.log_marginal.count} particles on {n} data",
             rows=self.rows,
             meanings=MEANINGS,
-            sentences=[*lost, better, *([] if bad else verdict)],
+            sentences=[
+                *([lost] if count < n else []),
+                better,
+                *([] if bad else verdict),
+            ],
             warnings=verdict if bad else [],
         )
 
@@ -167,7 +149,7 @@ def inference_gaps(
     batch_size: Number = 200,
     memory: Number = MEMORY,
     compile: bool | str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
     **kwargs: Any,
 ) -> InferenceGaps:
     """How far the ELBO lies below log p(x), and how much of that the family and the encoder each cost.
@@ -202,15 +184,14 @@ def inference_gaps(
     >>> inference_gaps(vae, torch.eye(4), steps=5, num_particles=100, elbo_particles=10).amortisation.shape
     torch.Size([4])
     """
-    model, guide = pair_of(pair)
-    data = Call.of(model, x, args, kwargs).once()
-    q = refined_in_batches(
-        model, guide, data, steps=steps, rate=rate, batch_size=batch_size
-    )
-    both = q.pair(model)
-    p = weighted(
-        *both,
-        data.named(shift=q.shift),
+    data, q, marginal, rows = weighted_refined(
+        pair,
+        x,
+        args,
+        kwargs,
+        steps=steps,
+        rate=rate,
+        batch_size=batch_size,
         num_particles=num_particles,
         memory=memory,
         compile=compile,
@@ -218,28 +199,21 @@ def inference_gaps(
     )
 
     # The two ELBOs of each datum from the same noise.
+    model, guide = pair_of(pair)
     columns = []
     with running(model, guide):
-        both_starts = data.named(start=q.start, shift=q.shift)
-        rows = len(data) if called_whole(model, guide, data) else batch_size
-        for batch in both_starts.batches(None, rows):
-            start, shift = batch.kwargs.pop("start"), batch.kwargs.pop("shift")
-            bounds = paired_bounds(*both, batch, (start, shift), elbo_particles)
+        for batch in data.named(start=q.start, shift=q.shift).batches(None, rows):
+            deltas = batch.kwargs.pop("start"), batch.kwargs.pop("shift")
+            bounds = paired_bounds(*q.pair(model), batch, deltas, elbo_particles)
             noise = [b.std / math.sqrt(elbo_particles) for b in bounds]
             columns.append(
                 [bounds[1].mean, noise[1], bounds[0].mean, noise[0], noise[2]]
             )
-    refined_elbo, refined_errors, elbo, errors, differences = (
-        torch.cat(column).cpu() for column in zip(*columns, strict=True)
+    best, best_errors, elbo, errors, differences = map(
+        torch.cat, zip(*columns, strict=True)
     )
     return InferenceGaps(
-        log_marginal=p,
-        refined_elbo=refined_elbo,
-        refined_elbo_errors=refined_errors,
-        elbo=elbo,
-        elbo_errors=errors,
-        amortisation_errors=differences,
-        improved=q.improved.cpu(),
+        marginal, best, best_errors, elbo, errors, differences, q.improved
     )
 
 
@@ -259,11 +233,8 @@ class Gaps(Question):
         num_particles: Number | None = None,
         elbo_particles: Draws = 1000,
     ) -> None:
-        self.steps, self.num_particles, self.elbo_particles = (
-            steps,
-            num_particles,
-            elbo_particles,
-        )
+        self.steps, self.num_particles = steps, num_particles
+        self.elbo_particles = elbo_particles
 
     def check(self, run: Trained, data: Evaluated) -> None:
         check_refined(self, run, data)

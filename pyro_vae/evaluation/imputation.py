@@ -1,7 +1,6 @@
 """What was not seen of a datum, given what was: means, draws and densities by importance weights."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from pyro_vae.data.fields import mean_and_std
 from pyro_vae.data.inputs import Call, as_data, fields_of, once, rows_within
 from pyro_vae.engine.memory import MEMORY
-from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
+from pyro_vae.evaluation.diagnostics import tail_index
 from pyro_vae.evaluation.question import (
     Answer,
     Evaluated,
@@ -19,6 +18,7 @@ from pyro_vae.evaluation.question import (
     Printed,
     Progress,
     Question,
+    Tick,
     Trained,
     unseen,
 )
@@ -75,29 +75,29 @@ class Imputed(Printed):
 
     def answer(self) -> Answer:
         holes, data = int(self.missing.sum()), self.missing.flatten(1).any(1)
-        about = f"{holes} missing values in {int(data.sum())} of {len(self)} data, {self.num_particles} weights each"
+        count, bad = int(data.sum()), int(self.doubtful.sum())
+        about = f"{holes} missing values in {count} of {len(self)} data, {self.num_particles} weights each"
         rows: dict[str, Any] = {"log p(x_seen)": PerDatum(self.log_seen, None)}
         columns = {"ess": self.ess, "pareto_k": self.pareto_k}
         if self.log_hidden is not None:
             rows["log p(x_hidden | x_seen)"] = PerDatum(self.log_hidden, None)
             columns["log_hidden"] = self.log_hidden
         sentences = []
-        if data.any():
+        if count:
             ess, k = self.ess[data], self.pareto_k[data]
             sentences = [
                 f"effective weights: median {ess.median():.1f}, least {ess.min():.1f} of {self.num_particles}; Pareto "
                 f"k: median {k.median():.2f}, largest {k.max():.2f}"
             ]
         warnings = []
-        if bad := int(self.doubtful.sum()):
+        if bad:
             warnings = [
-                f"{bad} of {int(data.sum())} data with missing values have Pareto k above {PARETO_LIMIT}: a few "
+                f"{bad} of {count} data with missing values have Pareto k above {PARETO_LIMIT}: a few "
                 "weights carry their imputations, which are then no more than draws; take more particles or a guide "
                 "closer to the posterior."
             ]
-        title = "What was missing, given what was seen"
         return Answer(
-            title,
+            "What was missing, given what was seen",
             about,
             rows=rows,
             sentences=sentences,
@@ -117,7 +117,7 @@ def imputations(
     draws: Whole = 0,
     hidden: Any = None,
     memory: Number = MEMORY,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
 ) -> Imputed:
     """Complete data: means and draws of what is missing in each datum, given what was seen of it.
 
@@ -176,27 +176,19 @@ def imputations(
     require(each, f"{num_particles:,} weights of one datum", "number of particles")
     call = Call(data)
     rows = max(1, min(memory // each, rows_within(call, memory // 4)))
-    parts: list[dict[str, Tensor]] = []
+    batches: list[dict[str, Tensor]] = []
     with running(model, guide):
-        for start, batch in zip(
-            range(0, size, rows), call.batches(None, rows), strict=True
-        ):
-            some = (
-                None
-                if truth is None
-                else fields_of(truth[start : start + len(batch)])[0]
-            )
-            parts.append(_completed(vae, batch, num_particles, draws, some))
+        for batch in call.batches(None, rows):
+            start = rows * len(batches)
+            some = None if truth is None else truth[start : start + len(batch)]
+            batches.append(_completed(vae, batch, num_particles, draws, some))
             if progress is not None:
                 progress(num_particles * len(batch))
-    of = {
-        name: torch.cat([part[name] for part in parts], dim)
-        for name, dim in _DIMS.items()
-    }
-    log_hidden = (
-        None if truth is None else torch.cat([part["log_hidden"] for part in parts])
-    )
-    return Imputed(**of, log_hidden=log_hidden, num_particles=num_particles)
+    columns: dict[str, Any] = {"log_hidden": None}
+    for name in batches[0]:
+        dim = 1 if name == "draws" else 0
+        columns[name] = torch.cat([columns_of[name] for columns_of in batches], dim)
+    return Imputed(**columns, num_particles=num_particles)
 
 
 def _bytes_of(likelihood: Any, num_particles: int) -> int:
@@ -205,23 +197,38 @@ def _bytes_of(likelihood: Any, num_particles: int) -> int:
     return 8 * COPIES * num_particles * elements
 
 
-_DIMS = {
-    **dict.fromkeys(
-        ("missing", "mean", "std", "point", "log_seen", "ess", "pareto_k"), 0
-    ),
-    "draws": 1,
-}
+class _Weights(NamedTuple):
+    """Weights of K latents of each datum, which add up to 1, `(K, B)`, and what is said of them, each `(B,)`.
+
+    Attributes:
+        weights: the weights.
+        log_known: `log p(x_known)`, the logarithm of the mean of the weights before.
+        ess: effective number of weights.
+        pareto_k: their tail index.
+    """
+
+    weights: Tensor
+    log_known: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+
+    @classmethod
+    def of(cls, log_w: Tensor) -> "_Weights":
+        """From logarithms of weights of any sum."""
+        total = log_w.logsumexp(0)
+        weights = (log_w - total).exp()
+        log_known = total - math.log(len(log_w))
+        return cls(weights, log_known, 1 / weights.square().sum(0), tail_index(log_w))
 
 
 def _completed(
-    vae: Any, batch: Call, num_particles: int, draws: int, truth: Tensor | None
+    vae: Any, batch: Call, num_particles: int, draws: int, truth: Any
 ) -> dict[str, Tensor]:
     """The fields of an `Imputed` for one batch."""
     t = scored(vae.model, vae.guide, batch, num_particles)
     x, c = fields_of(batch.data)
-    z, log_w = t.sites["z"].value, double(t.log_weight)  # (K, B, latent_dim), (K, B)
-    total = log_w.logsumexp(0)
-    weights = (log_w - total).exp()
+    z = t.sites["z"].value  # (K, B, latent_dim)
+    weights, log_seen, ess, k = _Weights.of(double(t.log_weight))
     p = vae.model.likelihood.unseen(vae.decode(z, c))
 
     # What was seen stands as it is.
@@ -231,26 +238,24 @@ def _completed(
     mean = (w * means).sum(0)
     variance = (w * (variances + (means - mean).square())).sum(0)
     point = vae.model.likelihood.point(p, weights).to(mean)
-    tail = log_w.topk(min(len(log_w), tail_length(num_particles) + 1), dim=0).values
-    found = {
+    completed = {
         "missing": missing,
         "mean": torch.where(missing, mean.to(x), x),
         "std": torch.where(missing, variance.clamp_min(0).sqrt().to(x), 0.0),
         "point": torch.where(missing, point.to(x), x),
         "draws": x.new_zeros(0, *x.shape),
-        "log_seen": total - math.log(num_particles),
-        "ess": 1 / weights.square().sum(0),
-        "pareto_k": pareto_k(tail.T),
+        "log_seen": log_seen,
+        "ess": ess,
+        "pareto_k": k,
     }
     if draws:
         chosen = _resampled(z, weights, draws)
         drawn = vae.model.likelihood.unseen(vae.decode(chosen, c)).sample()
-        found["draws"] = torch.where(missing, drawn.to(x), x)
+        completed["draws"] = torch.where(missing, drawn.to(x), x)
     if truth is not None:
-        found["log_hidden"] = _log_hidden(
-            vae, p, truth.masked_fill(~missing, math.nan), weights
-        )
-    return {name: value.cpu() for name, value in found.items()}
+        hidden = fields_of(truth)[0].masked_fill(~missing, math.nan)
+        completed["log_hidden"] = _log_hidden(vae, p, hidden, weights)
+    return {name: value.cpu() for name, value in completed.items()}
 
 
 class Given(NamedTuple):
@@ -324,22 +329,17 @@ def draws_given(
     likelihood.check(likelihood.filled(x.unsqueeze(0)))
     with running(vae.model, vae.guide):
         z, log_w = _weighted_latents(vae, x.unsqueeze(0), condition, num_particles)
-        total = log_w.logsumexp(0)
-        weights = (log_w - total).exp()
-        ess = (1 / weights.square().sum(0)).item()
-        if not total.isfinite().all() or ess < CARRIED:
+        weighted = _Weights.of(log_w)
+        ess = weighted.ess.item()
+        if not weighted.log_known.isfinite().all() or ess < CARRIED:
             raise InputError(
                 f"what is given is so improbable under the model that {ess if ess == ess else 0:.1f} of "  # noqa: PLR0124
                 f"{num_particles:,} latents carry all of the weight: no draws can be made of them; give less, or other "
                 "values"
             )
-        chosen = _resampled(z, weights, n).squeeze(1)
-        drawn = vae.decode(chosen, *condition).sample()
-    tail = log_w.topk(min(len(log_w), tail_length(num_particles) + 1), dim=0).values
-    log_known = total.item() - math.log(num_particles)
-    return Given(
-        torch.where(x.isnan(), drawn, x), log_known, ess, pareto_k(tail.T).item()
-    )
+        chosen = _resampled(z, weighted.weights, n).squeeze(1)
+        drawn = torch.where(x.isnan(), vae.decode(chosen, *condition).sample(), x)
+    return Given(drawn, weighted.log_known.item(), ess, weighted.pareto_k.item())
 
 
 def _weighted_latents(
@@ -357,9 +357,7 @@ def _weighted_latents(
     z = vae.draw_prior(count, *(c.expand(count, -1) for c in condition)).unsqueeze(1)
     p = vae.decode(z, *condition)
     seen = p if likelihood.missing else likelihood.partly(p)
-    log_p = double(seen.log_prob(x))
-    beside = vae.model.beside("x", x)
-    return z, log_p if beside is None else log_p + double(beside)
+    return z, _with_beside(vae, x, double(seen.log_prob(x)))
 
 
 def _resampled(z: Tensor, weights: Tensor, count: int) -> Tensor:
@@ -370,10 +368,14 @@ def _resampled(z: Tensor, weights: Tensor, count: int) -> Tensor:
 
 def _log_hidden(vae: Any, p: Any, hidden: Tensor, weights: Tensor) -> Tensor:
     """`log sum_k w_k p(x_hidden|z_k)`, `(B,)`; 0 where nothing is hidden."""
-    log_p = double(p.log_prob(hidden))
-    beside = vae.model.beside("x", hidden)
-    found = (weights.log() + log_p).logsumexp(0)
-    return found if beside is None else found + double(beside)
+    log_p = (weights.log() + double(p.log_prob(hidden))).logsumexp(0)
+    return _with_beside(vae, hidden, log_p)
+
+
+def _with_beside(vae: Any, x: Tensor, log_p: Tensor) -> Tensor:
+    """A log-density of x with what the model adds to it."""
+    beside = vae.model.beside("x", x)
+    return log_p if beside is None else log_p + double(beside)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -401,7 +403,7 @@ class Impute(Question):
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         count = self.num_particles or data.num_particles
         with progress("weights", count * len(data)) as done, forked_random():
-            found = imputations(
+            imputed = imputations(
                 run.vae,
                 data.x,
                 num_particles=count,
@@ -409,49 +411,41 @@ class Impute(Question):
                 memory=data.memory,
                 progress=done,
             )
-        answer = found.answer()
+        answer = imputed.answer()
         if data.whole is None:
             return answer
-        return answer.plus(**_errors(run, found, data))
+        return answer.plus(**_errors(run, imputed, data))
 
 
-def _errors(run: Trained, found: Imputed, data: Evaluated) -> dict[str, Any]:
+def _errors(run: Trained, imputed: Imputed, data: Evaluated) -> dict[str, Any]:
     """How far imputations lie from the values that were hidden: rows, sentences and numbers of an answer."""
     whole = fields_of(data.whole[:])[0].cpu()
-    hidden = found.missing & ~whole.isnan()
-    wrong = (found.point - whole).double().where(hidden, 0.0)
+    hidden = imputed.missing & ~whole.isnan()
+    wrong = (imputed.point - whole).double().where(hidden, 0.0)
     _, spread = mean_and_std([whole])
     standard = (wrong / spread.where(spread > 0, 1.0)).square()
     count = int(hidden.sum())
     overall = standard.sum().item() / max(count, 1)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     names, likelihood = getattr(run, "columns", None), run.vae.model.likelihood
     if whole.dim() == 2 and whole.shape[1] <= COLUMNS:
         members: Any = getattr(likelihood, "members", [likelihood] * whole.shape[1])
-        coded = [i for i, member in enumerate(members) if member.coded]
         bridge: Any = getattr(run, "bridge", None)
-        stored = (
-            (found.point, whole)
-            if bridge is None
-            else map(bridge.inverse, (found.point, whole))
-        )
-        ours, theirs = stored
-        for i in range(whole.shape[1]):
+        pair = imputed.point, whole
+        ours, theirs = pair if bridge is None else map(bridge.inverse, pair)
+        for i, member in enumerate(members):
             here = hidden[:, i]
             if not here.any():
                 continue
-            name = str(i) if names is None else names[i]
             off = (ours[here, i] - theirs[here, i]).double()
-            rows[name] = {
-                "hidden": int(here.sum()),
-                "rmse": None if i in coded else off.square().mean().sqrt().item(),
-                "standard": None
-                if i in coded
-                else standard[here, i].mean().sqrt().item(),
-                "wrong": (off.abs() > 0.5).double().mean().item()
-                if i in coded
-                else None,
-            }
+            row = {"hidden": int(here.sum()), "rmse": None, "standard": None}
+            if member.coded:
+                row["wrong"] = (off.abs() > 0.5).double().mean().item()
+            else:
+                row["rmse"] = off.square().mean().sqrt().item()
+                row["standard"] = standard[here, i].mean().sqrt().item()
+                row["wrong"] = None
+            rows[str(i) if names is None else names[i]] = row
     heads = {
         "hidden": "hidden",
         "rmse": "RMSE",
@@ -459,13 +453,13 @@ def _errors(run: Trained, found: Imputed, data: Evaluated) -> dict[str, Any]:
         "wrong": "share wrong",
     }
     numbers = {"mean_squared_error": overall, "hidden": count}
-    told = (
+    words = (
         f"the mean squared error of their imputations is {overall:.4f}, in standard deviations of each column, where "
         "its mean would have about 1"
     )
     if likelihood.coded:
         share = (wrong.abs() > 0.5).sum().item() / max(count, 1)
         numbers["wrong"] = share
-        told = f"{100 * share:.1f} % of their imputations are wrong"
-    sentences = [f"{count} values were hidden on purpose: {told}"]
+        words = f"{100 * share:.1f} % of their imputations are wrong"
+    sentences = [f"{count} values were hidden on purpose: {words}"]
     return {"rows": rows, "heads": heads, "sentences": sentences, "numbers": numbers}

@@ -1,7 +1,7 @@
 """What the latents of a trained pair do."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.data import evenly
 from pyro_vae.data.inputs import Call, as_data, once, rows_of, rows_within
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
@@ -25,6 +24,7 @@ from pyro_vae.evaluation.question import (
     listed,
     unseen,
 )
+from pyro_vae.evaluation.weighting import latents_of
 from pyro_vae.foundation.abstract import (
     forked_random,
     localise,
@@ -79,7 +79,7 @@ class _Moments:
     def __init__(self) -> None:
         self.size = 0
         self.shift: Tensor
-        self.sums: Tensor | float = 0.0  # of both products and of each, (3, ...)
+        self.sums = torch.zeros(())  # of both products and of each, (3, ...)
 
     def columns(self, means: Tensor) -> Tensor:
         """`(2, n, ...)` means of n data -> what is summed up over them, `(n, 3, ...)`."""
@@ -97,7 +97,6 @@ class _Moments:
 
     def covariance(self) -> Tensor:
         """Over the data so far."""
-        assert isinstance(self.sums, Tensor)
         products, first, second = self.sums
         return (products - first * second / self.size) / (self.size - 1)
 
@@ -128,9 +127,8 @@ def activity(
     by_site: dict[str, _Moments] = {}
     localise(guide)
     with parameters_of(guide), unchecked(guide):
-        rows = min(batch_size, rows_within(x, MEMORY))
-        if called_whole(nothing, guide, Call(x)):
-            rows = len(x)
+        whole = called_whole(nothing, guide, Call(x))
+        rows = len(x) if whole else min(batch_size, rows_within(x, MEMORY))
         for batch in batches(x, rows):
             for name, means in _guide_means(guide, batch, draws).items():
                 by_site.setdefault(name, _Moments()).add(means)
@@ -256,11 +254,9 @@ class LatentHealth(Printed):
         bound = (
             "; or less, for the information is near its bound" if self.saturated else ""
         )
-        used = {"activity": self.activity} | (
-            {}
-            if self.kl_per_dimension is None
-            else {"kl_per_dimension": self.kl_per_dimension}
-        )
+        used = {"activity": self.activity.tolist()}
+        if self.kl_per_dimension is not None:
+            used["kl_per_dimension"] = self.kl_per_dimension.tolist()
         return Answer(
             title="What the latents carry",
             about=f"{d} of them, on {self.num_data} data",
@@ -287,7 +283,7 @@ class LatentHealth(Printed):
                 "data": self.num_data,
                 "active_units": self.active_units,
                 "active_interval": list(self.active_interval),
-                **{name: values.tolist() for name, values in used.items()},
+                **used,
                 "mutual_information_upper": self.mutual_information_upper,
                 "mutual_information_bound": self.bound,
                 "collapsed": self.collapsed,
@@ -345,21 +341,30 @@ class _Posteriors(NamedTuple):
     log_q: Tensor  # (K, N)
     log_p: Tensor
 
+    @classmethod
+    def joined(cls, by_batch: "list[tuple[Any, _Draws]]") -> "_Posteriors":
+        """The posteriors of all batches, each with its draws."""
+        columns = zip(*(draws for _, draws in by_batch), strict=True)
+        draws = [torch.cat(column, 2).squeeze(1) for column in columns]
+        return cls([q for q, _ in by_batch], *draws)
+
+
+_Draws = Sequence[Tensor]  # z, log q and log p, each of (count, 1, batch)
+
+
+def _together(some: Iterable[_Draws]) -> _Draws:
+    """Draws of one batch that came in pieces."""
+    return list(map(torch.cat, zip(*some, strict=True)))
+
 
 def _posteriors(
     model: Program, guide: Program, x: Any, draws: int, memory: int
 ) -> _Posteriors:
-    posteriors, by_batch = [], []
+    by_batch = []
     for batch in _batches(x, memory):
         q, p = _latent(model, guide, batch)
-        draw = partial(_draw, q, p)
-        some = [draw(count) for count in _pieces(draws, draw, memory)]
-        posteriors.append(q)
-        by_batch.append([torch.cat(tensors) for tensors in zip(*some, strict=True)])
-    z, log_q, log_p = (
-        torch.cat(tensors, 2).squeeze(1) for tensors in zip(*by_batch, strict=True)
-    )
-    return _Posteriors(posteriors, z, log_q, log_p)
+        by_batch.append((q, _together(_drawn(q, p, draws, memory))))
+    return _Posteriors.joined(by_batch)
 
 
 def _batches(x: Any, memory: int) -> Iterator[Any]:
@@ -388,15 +393,13 @@ class _Look:
         self.affordable = 0
         self.kept: _Posteriors | None = None
         size, kls, dimensions = len(x), [], []
-        posteriors: list[Any] = []
-        by_batch: list[list[Tensor]] = []
+        by_batch: list[tuple[Any, _Draws]] = []
         for batch in _batches(x, memory):
             q, p = _latent(*pair, batch)
-            draw = partial(_draw, q, p)
             total, by_latent = torch.zeros(()), torch.zeros(())
             each, some = independent(q) and independent(p), []
-            for count in _pieces(draws, draw, memory):
-                z, log_q, log_p = drawn = draw(count)
+            for drawn in _drawn(q, p, draws, memory):
+                z, log_q, log_p = drawn
                 total = total + (log_q - log_p).sum(0)[0]
                 if each:
                     kl = double(q.base_dist.log_prob(z)) - double(
@@ -404,8 +407,7 @@ class _Look:
                     )
                     by_latent = by_latent + kl.sum(0)[0]
                 if self.affordable == 0:
-                    first = _Posteriors([q], z[:, 0], log_q[:, 0], log_p[:, 0])
-                    self.affordable = _affordable(first)
+                    self.affordable = _affordable(_Posteriors.joined([(q, drawn)]))
                     keeps = _whole(wanted, size, draws, self.affordable)
                     if keeps or wanted is not None:
                         held = min(wanted or size, size) * draws * (z.shape[-1] + 2)
@@ -418,21 +420,14 @@ class _Look:
                 sound = kls[-1].isfinite()
                 dimensions.append((by_latent / draws)[sound].sum(0))
             if keeps:
-                posteriors.append(q)
-                by_batch.append(
-                    [torch.cat(tensors) for tensors in zip(*some, strict=True)]
-                )
+                by_batch.append((q, _together(some)))
         self.kl = torch.cat(kls)
         count = int(self.kl.isfinite().sum())
         self.kl_per_dimension = (
             torch.stack(dimensions).sum(0) / count if dimensions else None
         )
         if keeps and count == size:
-            z, log_q, log_p = (
-                torch.cat(tensors, 2).squeeze(1)
-                for tensors in zip(*by_batch, strict=True)
-            )
-            self.kept = _Posteriors(posteriors, z, log_q, log_p)
+            self.kept = _Posteriors.joined(by_batch)
 
 
 def _whole(wanted: int | None, size: int, draws: int, affordable: int) -> bool:
@@ -442,9 +437,14 @@ def _whole(wanted: int | None, size: int, draws: int, affordable: int) -> bool:
     )
 
 
-def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    z = q.sample((count,))
-    return z, double(q.log_prob(z)), double(p.log_prob(z))
+def _drawn(q: Any, p: Any, draws: int, memory: int) -> Iterator[_Draws]:
+    """Draws from `q(z|x)` with their log-densities, as many at a time as memory allows."""
+
+    def draw(count: int) -> _Draws:
+        z = q.sample((count,))
+        return z, double(q.log_prob(z)), double(p.log_prob(z))
+
+    return map(draw, _pieces(draws, draw, memory))
 
 
 def _means(q: Any, memory: int) -> Tensor:
@@ -475,11 +475,7 @@ def _bytes(run: Callable[[int], Any]) -> int:
 def _latent(model: Program, guide: Program, batch: Call) -> tuple[Any, Any]:
     """`q(z|x)` and `p(z)` of the latents of a pair, both of batch shape `(1, batch)`."""
     sites = scored(model, guide, batch, 1).sites
-    latents = {
-        n: s
-        for n, s in sites.items()
-        if s.q is not None and s.p is not None and s.drawn
-    }
+    latents = {n: s for n, s in latents_of(sites).items() if s.p is not None}
     if not latents:
         raise InputError("latent_health looks at latents, and the guide has none")
     (name, site), *others = latents.items()
@@ -558,49 +554,42 @@ class _Bootstrap:
     def __init__(self, bootstrap: int, size: int, memory: int) -> None:
         self.size, self.left, self.memory = size, size, memory
         self.draws = torch.full((bootstrap,), float(size), dtype=torch.float64)
-        self.sums: Tensor | float = 0.0
+        self.sums = torch.zeros(())
 
     def add(self, columns: Tensor) -> None:
         """Take in what is summed up over n more data, `(n, 3, D)`."""
         n = len(columns)
-        share = torch.tensor(n / self.left, dtype=torch.float64)
-        taken = (
-            self.draws
-            if n == self.left
-            else torch.binomial(self.draws, share.expand_as(self.draws))
-        )
+        taken = self.draws
+        if n < self.left:
+            taken = torch.binomial(taken, torch.full_like(taken, n / self.left))
         self.draws, self.left = self.draws - taken, self.left - n
         rows, sums = max(1, self.memory // (32 * n)), []
         for counts in taken.to(columns.device).split(rows):
             most = int(counts.max())
             index = torch.randint(n, (len(counts), most), device=columns.device)
             counted = torch.arange(most, device=columns.device) < counts[:, None]
-            weights = columns.new_zeros(len(counts), n).scatter_add_(
-                1, index, counted.to(columns)
-            )
+            weights = columns.new_zeros(len(counts), n)
+            weights.scatter_add_(1, index, counted.to(columns))
             sums.append(weights @ columns.flatten(1))
         self.sums = self.sums + torch.cat(sums)
 
     def counts(self) -> Tensor:
         """How many latents are active in each sample, `(bootstrap,)`."""
-        assert isinstance(self.sums, Tensor)
         products, first, second = (self.sums / self.size).chunk(3, -1)
-        return ((products - first * second) * self.size / (self.size - 1) > ACTIVE).sum(
-            -1
-        )
+        variances = (products - first * second) * self.size / (self.size - 1)
+        return (variances > ACTIVE).sum(-1)
 
 
 def _sound_means(
     model: Program, guide: Program, x: Any, sound: Tensor, memory: int
 ) -> Iterator[Tensor]:
     """Two estimates of the posterior mean of the data that are `sound`, `(2, batch, D)`, batch by batch."""
-    done = 0
+    left = sound
     for batch in _batches(x, memory):
         with forked_random():  # what is drawn to find q costs no numbers
             q, _ = _latent(model, guide, batch)
         means = _means(q, memory)
-        mask = sound[done : done + means.shape[1]]
-        done += means.shape[1]
+        mask, left = left.tensor_split([means.shape[1]])
         if mask.any():
             yield means[:, mask]
 
@@ -666,10 +655,8 @@ def latent_health(
                 f"{n} of {len(data)} data have a finite KL(q(z|x) || p(z)), and two are the least to look at"
             )
         size, per_datum = min(mixture_size or n, n), draws
-        if not _whole(mixture_size, n, draws, look.affordable):
-            size, per_datum = (
-                (size, draws) if mixture_size else (min(size, look.affordable), 1)
-            )
+        if not mixture_size and not _whole(None, n, draws, look.affordable):
+            size, per_datum = min(n, look.affordable), 1
         posteriors = look.kept
         if posteriors is None:
             chosen = there[torch.arange(size) * n // size]
@@ -679,21 +666,18 @@ def latent_health(
         for means in _sound_means(model, guide, data, look.kl.isfinite(), memory):
             resampled.add(moments.add(means).flatten(2))
     log_mean = torch.logaddexp(others, posteriors.log_q) - math.log(size)  # log q(z)
-    counts = resampled.counts().double().sort().values
-    interval = (
-        int(counts[math.floor(0.025 * (bootstrap - 1))]),
-        int(counts[math.ceil(0.975 * (bootstrap - 1))]),
-    )
+    counts = resampled.counts().sort().values.tolist()
+    upper = (posteriors.log_q - others).mean().item()
+    low, high = math.floor(0.025 * (bootstrap - 1)), math.ceil(0.975 * (bootstrap - 1))
     dimensions = look.kl_per_dimension
     lost = (~look.kl.isfinite()).nonzero().flatten().tolist()
     return LatentHealth(
         activity=moments.covariance().cpu(),
-        active_interval=interval,
+        active_interval=(counts[low], counts[high]),
         kl=Estimate.over(look.kl[look.kl.isfinite()]),
         kl_per_dimension=None if dimensions is None else dimensions.cpu(),
         mutual_information=Estimate.over((posteriors.log_q - log_mean).mean(0)),
-        mutual_information_upper=(posteriors.log_q - others).mean().item()
-        + math.log(size - 1),
+        mutual_information_upper=upper + math.log(size - 1),
         aggregated_kl=Estimate.over((log_mean - posteriors.log_p).mean(0)),
         num_data=n,
         mixture_size=size,
@@ -712,19 +696,17 @@ class Latents(Question):
         self.most = most
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
-        places = data.sound.nonzero().flatten()
-        few = data.x.among(data.sound).first(self.most)
+        few, places = data.some(self.most)
         health = latent_health(run.vae.model, run.vae.guide, few)
-        taken = data.rows[places[evenly(len(few), len(places))].numpy()]
-        health = replace(health, left_out=tuple(int(taken[i]) for i in health.left_out))
+        rows = data.rows[places.numpy()]
+        health = replace(health, left_out=tuple(int(rows[i]) for i in health.left_out))
         caption = (
             "The posteriors of all data together (blue) and the prior (black), latent by latent. Where they differ, "
             "draws from the prior are unlike what the decoder has learned from."
         )
         make = partial(_aggregated, run, few, health)
-        answer = health.answer().plus(
-            figures={"aggregated_posterior": Drawing(make, caption)}
-        )
+        figures = {"aggregated_posterior": Drawing(make, caption)}
+        answer = health.answer().plus(figures=figures)
         if not health.collapsed:
             return answer
         option = remedy("collapsed", run.config)
@@ -738,8 +720,7 @@ def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
 
     batches_of_x = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
     draws = [run.vae.encode(batch).sample() for batch in batches_of_x]
-    p = [run.vae.model.at("z", batch) for batch in batches_of_x]
-    prior = torch.cat(
-        [some.sample((-(-20_000 // len(x)),)).flatten(0, -2) for some in p]
-    )
-    return plots.aggregated_posterior(torch.cat(draws), prior, health.activity)
+    of_each = (math.ceil(20_000 / len(x)),)
+    prior = [run.vae.model.at("z", batch).sample(of_each) for batch in batches_of_x]
+    every = torch.cat([some.flatten(0, -2) for some in prior])
+    return plots.aggregated_posterior(torch.cat(draws), every, health.activity)

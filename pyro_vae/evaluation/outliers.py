@@ -1,7 +1,7 @@
 """Data unlike the training data: scores of each datum, and how well they tell two data sets apart."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from pyro_vae.evaluation.question import (
     Printed,
     Progress,
     Question,
+    Tick,
     Trained,
     listed,
     unseen,
@@ -94,13 +95,8 @@ class AnomalyScores:
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The four scores by the names of the table."""
-        return dict(
-            zip(
-                HIGHER_INSIDE,
-                (self.log_marginal, self.elbo, self.regret, self.typicality),
-                strict=True,
-            )
-        )
+        scores = self.log_marginal, self.elbo, self.regret, self.typicality
+        return dict(zip(HIGHER_INSIDE, scores, strict=True))
 
 
 @checked
@@ -115,7 +111,7 @@ def anomaly_scores(
     elbo_particles: Draws = 100,
     batch_size: Number = 200,
     memory: Number = MEMORY,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
 ) -> AnomalyScores:
     """Four scores of how unlike its training data a model finds each datum.
 
@@ -156,8 +152,10 @@ def anomaly_scores(
     >>> anomaly_scores(vae, torch.ones(3, 4), first.typical, steps=5, num_particles=100).regret.shape
     torch.Size([3])
     """
-    fitting: dict[str, Any] = {"steps": steps, "rate": rate, "batch_size": batch_size}
-    weighting: dict[str, Any] = {
+    options: dict[str, Any] = {
+        "steps": steps,
+        "rate": rate,
+        "batch_size": batch_size,
         "num_particles": num_particles,
         "memory": memory,
         "progress": progress,
@@ -166,11 +164,9 @@ def anomaly_scores(
         typical = float(train)
     else:
         seen = as_data(pair_of(pair)[0], train, name="train")
-        typical = log_marginal_refined(pair, seen, **fitting, **weighting).mean
-    return AnomalyScores(
-        inference_gaps(pair, x, elbo_particles=elbo_particles, **fitting, **weighting),
-        typical,
-    )
+        typical = log_marginal_refined(pair, seen, **options).mean
+    gaps = inference_gaps(pair, x, elbo_particles=elbo_particles, **options)
+    return AnomalyScores(gaps, typical)
 
 
 class Detection(NamedTuple):
@@ -228,18 +224,14 @@ def detection(inside: Any, outside: Any) -> Detection:
         return Detection(*[math.nan] * 5)
     n, m = len(s), len(t)
     ranks = rankdata(np.concatenate([s, t]))
-    below = (
-        ranks[:n] - rankdata(s)
-    ) / m  # share of the data outside below each datum inside, (n,)
-    above = (
-        1 - (ranks[n:] - rankdata(t)) / n
-    )  # share of the data inside above each datum outside, (m,)
+    # Shares of the data outside below each datum inside, (n,), and of those inside above each outside, (m,).
+    below = (ranks[:n] - rankdata(s)) / m
+    above = 1 - (ranks[n:] - rankdata(t)) / n
     area = float(below.mean())
     error = math.sqrt(below.var(ddof=1) / n + above.var(ddof=1) / m)
+    low, high = _interval(area, error, min(n, m))
     threshold = np.sort(s)[n - -(-95 * n // 100)]
-    return Detection(
-        area, error, *_interval(area, error, min(n, m)), float((t >= threshold).mean())
-    )
+    return Detection(area, error, low, high, float((t >= threshold).mean()))
 
 
 def _interval(area: float, error: float, pairs: int) -> tuple[float, float]:
@@ -274,15 +266,11 @@ class Separation(Printed):
     @property
     def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Each score of the data inside, `(n,)`, and of those outside, `(m,)`; of the `sound` ones."""
-        outside, here, there = (
-            self.outside.per_datum,
-            self.inside.sound,
-            self.outside.sound,
-        )
-        return {
-            name: (v[here], outside[name][there])
-            for name, v in self.inside.per_datum.items()
-        }
+        sides = [
+            {name: scores[side.sound] for name, scores in side.per_datum.items()}
+            for side in (self.inside, self.outside)
+        ]
+        return {name: (sides[0][name], sides[1][name]) for name in HIGHER_INSIDE}
 
     @property
     def lost(self) -> str | None:
@@ -292,9 +280,8 @@ class Separation(Printed):
         for name, scores, rows in sides:
             places = (~scores.sound).nonzero().flatten().tolist()
             if places:
-                named = listed(
-                    places if rows is None else [int(rows[i]) for i in places]
-                )
+                numbers = places if rows is None else [int(rows[i]) for i in places]
+                named = listed(numbers)
                 phrases.append(f"row{'s' if places[1:] else ''} {named} of {name}")
         if not phrases:
             return None
@@ -303,9 +290,8 @@ class Separation(Printed):
     @property
     def detections(self) -> dict[str, Detection]:
         """The `Detection` of each score, each in its own direction: an AUROC above 0.5 is better than chance."""
-        signs = {name: 1 if higher else -1 for name, higher in HIGHER_INSIDE.items()}
         return {
-            name: detection(signs[name] * a, signs[name] * b)
+            name: detection(a, b) if HIGHER_INSIDE[name] else detection(-a, -b)
             for name, (a, b) in self.pairs.items()
         }
 
@@ -337,22 +323,21 @@ class Separation(Printed):
     @property
     def doubt(self) -> str | None:
         """A sentence when some `log p(x)` have a Pareto k above 0.7."""
-        sides = (self.inside, self.outside)
-        bad = [int(side.gaps.log_marginal.doubtful.sum()) for side in sides]
-        if not any(bad):
+        phrases, bad = [], 0
+        for name, side in zip(self.names, (self.inside, self.outside), strict=True):
+            count = int(side.gaps.log_marginal.doubtful.sum())
+            phrases.append(f"{count} of {len(side)} {name} data")
+            bad += count
+        if bad == 0:
             return None
-        counts = " and ".join(
-            f"{count} of {len(side)} {name} data"
-            for count, side, name in zip(bad, sides, self.names, strict=True)
-        )
-        return f"Pareto k is above {PARETO_LIMIT} for {counts}: their log p(x) is probably too low."
+        return f"Pareto k is above {PARETO_LIMIT} for {' and '.join(phrases)}: their log p(x) is probably too low."
 
     @property
     def table(self) -> dict[str, dict[str, Any]]:
         """For each score its means on both sides in nats, and its `Detection`."""
-        rows = {}
+        rows, pairs = {}, self.pairs
         for name, d in self.detections.items():
-            inside, outside = self.pairs[name]
+            inside, outside = pairs[name]
             rows[name] = {
                 "mean_inside": inside.mean().item(),
                 "mean_outside": outside.mean().item(),
@@ -388,11 +373,10 @@ class Separation(Printed):
     def _drawing(self) -> Drawing:
         from pyro_vae import plots
 
-        areas = {name: of_score.auroc for name, of_score in self.detections.items()}
+        areas = {name: score.auroc for name, score in self.detections.items()}
         make = partial(plots.separation, self.names, self.pairs, areas)
-        return Drawing(
-            make, f"The four scores of {self.names[0]} and of {self.names[1]}."
-        )
+        a, b = self.names
+        return Drawing(make, f"The four scores of {a} and of {b}.")
 
 
 class OOD(Question):
@@ -456,7 +440,7 @@ class OOD(Question):
         inside = anomaly_scores(
             run.vae, data.x, run.split("train").first(TYPICAL), **options
         )
-        parts = {}
+        separations = {}
         for name in self.data:
             every = run.outside(name)
             other = every if data.limit is None else every.first(data.limit)
@@ -468,8 +452,10 @@ class OOD(Question):
             )
             kind = "test data" if name in NAMED else "rows"
             sentence = f"{name}: {len(other)} of its {len(every)} {kind}"
-            parts[Path(name).name] = separation.answer().plus(sentences=[sentence])
-        return Answer(title="Data unlike the training data", parts=parts)
+            separations[Path(name).name] = separation.answer().plus(
+                sentences=[sentence]
+            )
+        return Answer(title="Data unlike the training data", parts=separations)
 
 
 def stem_of(name: str) -> str:

@@ -43,11 +43,9 @@ class Scores(PerDatum):
     @property
     def doubtful(self) -> int | None:
         """How many data have a Pareto k above 0.7 or too few particles to tell."""
-        return (
-            None
-            if self.pareto_k is None
-            else int((~(self.pareto_k <= PARETO_LIMIT)).sum())
-        )
+        if self.pareto_k is None:
+            return None
+        return int((~(self.pareto_k <= PARETO_LIMIT)).sum())
 
 
 @dataclass(frozen=True)
@@ -80,27 +78,17 @@ class Difference:
         """`a` minus `b`, datum by datum."""
         from scipy import stats
 
-        d = PerDatum(
-            a.values - b.values, torch.hypot(a.standard_errors, b.standard_errors)
-        )
+        errors = torch.hypot(a.standard_errors, b.standard_errors)
+        d = PerDatum(a.values - b.values, errors)
         mean, error, noise = d.mean, d.data_standard_error, d.monte_carlo_standard_error
-        t = (
-            mean / error
-            if error > 0
-            else math.copysign(math.inf, mean)
-            if mean
-            else 0.0
-        )
+        t = 0.0
+        if error > 0:
+            t = mean / error
+        elif mean:
+            t = math.copysign(math.inf, mean)
         p = float(2 * stats.t.sf(abs(t), len(d) - 1))
-        return cls(
-            mean,
-            error,
-            noise,
-            t,
-            p,
-            int((d.values > 0).sum()),
-            int((d.values < 0).sum()),
-        )
+        higher, lower = int((d.values > 0).sum()), int((d.values < 0).sum())
+        return cls(mean, error, noise, t, p, higher, lower)
 
     @property
     def standard_error(self) -> float:
@@ -150,14 +138,12 @@ class Comparison(Printed):
         """What makes a number doubtful, one sentence each."""
         warnings = []
         counts = {
-            name: s.num_particles
+            name: _range(*s.num_particles)
             for name, s in self.scores.items()
             if s.num_particles is not None
         }
         if len(set(counts.values())) > 1:
-            numbers = ", ".join(
-                f"{name} {_range(count)}" for name, count in counts.items()
-            )
+            numbers = ", ".join(f"{name} {count}" for name, count in counts.items())
             warnings.append(
                 f"the numbers of particles differ ({numbers}): the mean is a lower bound that rises with them, so the "
                 "run with fewer is at a disadvantage"
@@ -184,11 +170,9 @@ class Comparison(Printed):
         for name, d in self.differences.items():
             p = f"{d.p:.2g}" if d.p > 1e-300 else "< 1e-300"
             verdict = "" if d.distinguishable else "not distinguishable"
-            columns = {
-                key: getattr(d, key) for key in (*COLUMNS, "standard_error", "t")
-            }
-            counts = {"higher": d.higher, "lower": d.lower}
-            differences[name] = {**columns, "p": p, **counts, "told": verdict}
+            keys = (*COLUMNS, "standard_error", "t", "p", "higher", "lower")
+            columns = {key: getattr(d, key) for key in keys}
+            differences[name] = columns | {"p": p, "told": verdict}
         sentences = [
             "t and p: the paired t-test over the data, two-sided, each difference on its own",
             f"± both: the two errors added in quadrature; not distinguishable: a mean within {ERRORS} of them",
@@ -213,16 +197,16 @@ class Comparison(Printed):
             "data": len(self.scores[self.best].values),
             "best": self.best,
             "runs": {
-                name: {k: _finite(getattr(s, k)) for k in COLUMNS}
-                | {"pareto_k_above_limit": s.doubtful, "num_particles": s.num_particles}
+                name: {
+                    **_finite(s),
+                    "pareto_k_above_limit": s.doubtful,
+                    "num_particles": s.num_particles,
+                }
                 for name, s in self.scores.items()
             },
             "differences_to_best": {
                 name: {
-                    k: _finite(getattr(d, k))
-                    for k in (*COLUMNS, "standard_error", "t", "p")
-                }
-                | {
+                    **_finite(d, "standard_error", "t", "p"),
                     "higher": d.higher,
                     "lower": d.lower,
                     "distinguishable": d.distinguishable,
@@ -233,12 +217,14 @@ class Comparison(Printed):
         }
 
 
-def _range(count: tuple[int, int]) -> str:
-    return str(count[0]) if count[0] == count[1] else f"{count[0]} to {count[1]}"
+def _range(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least} to {most}"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(source: Scores | Difference, *names: str) -> dict[str, float | None]:
+    """These numbers of a result; `None` for one that is not finite."""
+    values = {name: getattr(source, name) for name in (*COLUMNS, *names)}
+    return {name: v if math.isfinite(v) else None for name, v in values.items()}
 
 
 def compare(values: Mapping[str, Any]) -> Comparison:
@@ -275,11 +261,9 @@ def compare(values: Mapping[str, Any]) -> Comparison:
     if size < 2:
         raise InputError(f"a comparison needs two data or more, and {first} has {size}")
     ranked = dict(sorted(scores.items(), key=lambda item: -item[1].mean))
-    best, *others = ranked
-    return Comparison(
-        ranked,
-        {name: Difference.between(ranked[name], ranked[best]) for name in others},
-    )
+    (_, best), *rest = ranked.items()
+    differences = {name: Difference.between(other, best) for name, other in rest}
+    return Comparison(ranked, differences)
 
 
 def _scores(name: str, given: Any) -> Scores:
@@ -313,9 +297,9 @@ def _scores(name: str, given: Any) -> Scores:
     particles = None
     if count is not None and count.numel() and count.isfinite().all():
         particles = (int(count.min()), int(count.max()))
-    return Scores(
-        values, torch.zeros_like(values) if errors is None else errors, k, particles
-    )
+    if errors is None:
+        errors = torch.zeros_like(values)
+    return Scores(values, errors, k, particles)
 
 
 def _array(name: str, key: str, value: Any) -> Tensor:

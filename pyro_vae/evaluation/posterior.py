@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -14,7 +14,6 @@ from pyro.infer.autoguide.initialization import init_to_sample
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from pyro_vae.data import evenly
 from pyro_vae.data.fields import cut
 from pyro_vae.data.inputs import as_data
 from pyro_vae.evaluation.question import (
@@ -24,11 +23,12 @@ from pyro_vae.evaluation.question import (
     Printed,
     Progress,
     Question,
+    Tick,
     Trained,
     unseen,
 )
 from pyro_vae.evaluation.results import quiet_arviz
-from pyro_vae.evaluation.weighting import a_few
+from pyro_vae.evaluation.weighting import a_few, latents_of
 from pyro_vae.foundation.abstract import (
     forked_random,
     localise,
@@ -66,6 +66,10 @@ HEADS = {
     "divergences": "diverged",
 }
 WHOLE = ("ess_bulk", "ess_tail", "divergences")
+MOMENTS = (
+    *("mean", "mean_errors", "sd", "sd_errors"),
+    *("guide_mean", "guide_sd", "rhat"),
+)
 EXPLAINED = [
     "KL(q || p): of the Gaussians with the moments of both, nats; noise: what the error of the draws adds",
     "mean off: the largest |E_q[z] - E[z]| of a latent, in its posterior standard deviations",
@@ -123,12 +127,8 @@ class PosteriorComparison(Printed):
         """Of the D latents: `z[0]`, `z[1]`, ..., or `z[0, 1]` for a latent that is a matrix."""
         names = []
         for name, shape in self.sites.items():
-            indices = itertools.product(*map(range, shape))
-            names += (
-                [f"{name}[{', '.join(map(str, i))}]" for i in indices]
-                if shape
-                else [name]
-            )
+            indices = map(list, itertools.product(*map(range, shape)))
+            names += [f"{name}{index}" if index else name for index in indices]
         return names
 
     @cached_property
@@ -144,7 +144,7 @@ class PosteriorComparison(Printed):
     @property
     def sd(self) -> Tensor:
         """Standard deviations of the posterior, `(N, D)`."""
-        return self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        return _widths(self.covariance)
 
     @cached_property
     def mean_errors(self) -> Tensor:
@@ -184,7 +184,7 @@ class PosteriorComparison(Printed):
     @property
     def guide_sd(self) -> Tensor:
         """Standard deviations of the guide, `(N, D)`."""
-        return self.guide_covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        return _widths(self.guide_covariance)
 
     @property
     def ratio(self) -> Tensor:
@@ -203,20 +203,15 @@ class PosteriorComparison(Printed):
 
     def most_different(self, i: int, most: int) -> list[int]:
         """At most so many latents of datum i whose `kl` together is large, found one after the other; in order."""
-        shift, q, p = (
-            self.guide_mean[i] - self.mean[i],
-            self.guide_covariance[i],
-            self.covariance[i],
-        )
+        shift = self.guide_mean[i] - self.mean[i]
+        q, p = self.guide_covariance[i], self.covariance[i]
         chosen: list[int] = []
         while len(chosen) < min(most, len(shift)):
-            tried = torch.tensor(
-                [[*chosen, d] for d in range(len(shift)) if d not in chosen]
-            )
+            others = [d for d in range(len(shift)) if d not in chosen]
+            tried = torch.tensor([[*chosen, d] for d in others])
             block = (tried.unsqueeze(-1), tried.unsqueeze(-2))
-            chosen = tried[
-                _gaussian_kl(shift[tried], q[block], p[block]).argmax()
-            ].tolist()
+            kl = _gaussian_kl(shift[tried], q[block], p[block])
+            chosen = tried[kl.argmax()].tolist()
         return sorted(chosen)
 
     @cached_property
@@ -227,12 +222,12 @@ class PosteriorComparison(Printed):
         """
         d = self.draws.shape[-1]
         squares = (self.draws - self.mean[:, None, None]).square()
-        noise = 0.5 / self._diagnose("ess", method="mean") + (
-            d + 1
-        ) / 4 / self._diagnose("ess", squares, method="mean")
-        return noise.sum(-1) + (
-            0.0 if self.closed else d * (d + 3) / 4 / self.guide_draws.shape[1]
-        )
+        of_mean = self._diagnose("ess", method="mean")
+        of_squares = self._diagnose("ess", squares, method="mean")
+        noise = (0.5 / of_mean + (d + 1) / 4 / of_squares).sum(-1)
+        if self.closed:
+            return noise
+        return noise + d * (d + 3) / 4 / self.guide_draws.shape[1]
 
     def _diagnose(
         self, name: str, draws: Tensor | None = None, **options: Any
@@ -253,7 +248,7 @@ class PosteriorComparison(Printed):
         `mean_off` is the largest `|shift|`; `ratio_least`, `ratio_median` and `ratio_most` describe `ratio`; `rhat` is
         the largest, `ess_bulk` and `ess_tail` are the least; `_error` marks the largest Monte-Carlo error of NUTS.
         """
-        columns = {
+        columns: dict[str, Tensor] = {
             "kl": self.kl,
             "kl_noise": self.kl_noise,
             "mean_off": self.shift.abs().amax(1),
@@ -301,30 +296,16 @@ class PosteriorComparison(Printed):
     def answer(self) -> Answer:
         """The table, what its columns are, and what makes a row doubtful."""
         n, chains, draws, d = self.draws.shape
-        of_guide = (
-            "in closed form"
-            if self.closed
-            else f"from {self.guide_draws.shape[1]} draws"
-        )
-        names = (
-            "mean",
-            "mean_errors",
-            "sd",
-            "sd_errors",
-            "guide_mean",
-            "guide_sd",
-            "rhat",
-        )
-        table = {
-            f"datum {i}": row for i, row in zip(self.numbers, self.rows, strict=True)
-        }
+        of_guide = f"from {self.guide_draws.shape[1]} draws"
+        if self.closed:
+            of_guide = "in closed form"
+        table = {}
+        for i, row in zip(self.numbers, self.rows, strict=True):
+            table[f"datum {i}"] = row | {name: _whole(row[name]) for name in WHOLE}
         return Answer(
             title="The guide beside the posterior",
             about=f"p(z|x) of {n} data with {d} latents by NUTS, {chains} chains of {draws} draws; q(z|x) {of_guide}",
-            rows={
-                name: row | {k: _whole(row[k]) for k in WHOLE}
-                for name, row in table.items()
-            },
+            rows=table,
             heads=HEADS,
             sentences=EXPLAINED,
             warnings=self.warnings,
@@ -336,7 +317,7 @@ class PosteriorComparison(Printed):
                 "data": list(self.numbers),
                 "rows": self.rows,
                 "latents": self.names,
-                **{name: getattr(self, name).tolist() for name in names},
+                **{name: getattr(self, name).tolist() for name in MOMENTS},
             },
         )
 
@@ -389,7 +370,7 @@ def compare_posterior(
     num_chains: Draws = CHAINS,
     target_accept: float = 0.8,
     guide_samples: Draws = GUIDE_DRAWS,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
 ) -> PosteriorComparison:
     """Draw from `p(z|x)` of each datum by NUTS, and set the guide's `q(z|x)` beside it.
 
@@ -436,10 +417,8 @@ def compare_posterior(
     with parameters_of(model, guide), torch.enable_grad():
         sites = _latents(model, guide, x)
         _check_memory(sites, size, num_samples * num_chains, guide_samples)
-        q, gaussian = (
-            _guide_draws(guide, x, sites, guide_samples, size),
-            _gaussian(sites),
-        )
+        q = _guide_draws(guide, x, sites, guide_samples, size)
+        gaussian = _gaussian(sites)
         names = [name for name, site in sites.items() if site.p is not None]
         draws, diverging = [], []
         for i in range(size):
@@ -482,11 +461,8 @@ def _check_memory(
 ) -> None:
     """Raise `InputError` where the draws, which are all kept, are more than memory holds."""
     per_draw = _bytes_of_draws(sites, size)
-    require(
-        per_draw * samples,
-        f"keeping {samples:,} draws for each datum",
-        "num_samples or num_chains",
-    )
+    what = f"keeping {samples:,} draws for each datum"
+    require(per_draw * samples, what, "num_samples or num_chains")
     what = f"keeping guide_samples={guide_samples} draws for each datum"
     require(per_draw * guide_samples, what, "guide_samples")
 
@@ -526,9 +502,7 @@ def _latents(model: Program, guide: Program, x: Any) -> dict[str, Site]:
             "the model has latents of few values that the guide does not draw, and NUTS would draw the others for each "
             "of these values apart: sum them out in the model, as MixtureSameFamily does"
         )
-    sites = {
-        n: site for n, site in t.sites.items() if site.q is not None and site.drawn
-    }
+    sites = latents_of(t.sites)
     if not sites:
         raise InputError("the model has no latents, so there is no p(z|x)")
     for name, site in sites.items():
@@ -567,32 +541,31 @@ def _guide_draws(
     else:
         with unchecked(guide):
             drawn = draws_of(guide, (x,), {}, count)
-        values = [
-            drawn[name]["value"] for name, site in sites.items() if site.p is not None
-        ]
+        names = [name for name, site in sites.items() if site.p is not None]
+        values = [drawn[name]["value"] for name in names]
     return _flat(values, count, size).transpose(0, 1)
 
 
 def _gaussian_kl(shift: Tensor, q: Tensor, p: Tensor) -> Tensor:
     """`KL(N(shift, q) || N(0, p))`, `(N, D), (N, D, D), (N, D, D) -> (N,)`; nan where a covariance is singular."""
     (q, bad_q), (p, bad_p) = (torch.linalg.cholesky_ex(c) for c in (q, p))
-    spread = torch.linalg.solve_triangular(p, q, upper=False).square().sum((1, 2))
-    moved = (
-        torch.linalg.solve_triangular(p, shift.unsqueeze(-1), upper=False)
-        .square()
-        .sum((1, 2))
+    spread, moved = (
+        torch.linalg.solve_triangular(p, numbers, upper=False).square().sum((1, 2))
+        for numbers in (q, shift.unsqueeze(-1))
     )
-    logs = (
-        p.diagonal(dim1=-2, dim2=-1).log() - q.diagonal(dim1=-2, dim2=-1).log()
-    ).sum(-1)
-    return (0.5 * (spread + moved - shift.shape[-1]) + logs).masked_fill(
-        (bad_q > 0) | (bad_p > 0), math.nan
-    )
+    log_p, log_q = (root.diagonal(dim1=-2, dim2=-1).log() for root in (p, q))
+    kl = 0.5 * (spread + moved - shift.shape[-1]) + (log_p - log_q).sum(-1)
+    return kl.masked_fill((bad_q > 0) | (bad_p > 0), math.nan)
 
 
 def _flat(values: list[Tensor], *shape: int) -> Tensor:
     """Latents side by side as one vector, `(*shape, D)`."""
     return torch.cat([double(v).reshape(*shape, -1) for v in values], -1).cpu()
+
+
+def _widths(covariance: Tensor) -> Tensor:
+    """Standard deviations, `(N, D, D) -> (N, D)`."""
+    return covariance.diagonal(dim1=-2, dim2=-1).sqrt()
 
 
 def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -625,16 +598,15 @@ class Posterior(Question):
         self.afford(per_draw * GUIDE_DRAWS, "n")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
-        places = data.sound.nonzero().flatten()
-        numbers = places[evenly(self.n, len(places))].tolist()
+        few, places = data.some(self.n)
         each = self.chains * (self.draws + self.draws // 2)
-        with progress("draws", len(numbers) * each) as done:
+        with progress("draws", len(few) * each) as done:
             compared = compare_posterior(
                 run.vae.model,
                 run.vae.guide,
-                data.x.among(data.sound).first(self.n),
+                few,
                 num_samples=self.draws,
                 num_chains=self.chains,
                 progress=done,
             )
-        return replace(compared, numbers=numbers).answer()
+        return replace(compared, numbers=places.tolist()).answer()

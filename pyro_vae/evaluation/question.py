@@ -15,6 +15,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from pyro_vae.data import evenly
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
@@ -55,7 +56,28 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PerDatum:
+class Shards:
+    """Results over shards of data, which add up: `a + b` holds the data of both.
+
+    Tensors are kept on the host, without their gradients.
+    """
+
+    def __post_init__(self) -> None:
+        for name, value in self._fields().items():
+            object.__setattr__(self, name, on_host(value))
+
+    def __add__(self, other: Self) -> Self:
+        pairs = zip(self._fields().items(), other._fields().values(), strict=True)
+        return type(self)(
+            **{name: _joined(name, mine, theirs) for (name, mine), theirs in pairs}
+        )
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class PerDatum(Shards):
     """A number for each of N data, with the error that comes from the draws.
 
     Attributes:
@@ -70,32 +92,16 @@ class PerDatum:
     values: Tensor
     standard_errors: Tensor | None
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            object.__setattr__(self, f.name, on_host(getattr(self, f.name)))
-
     def __len__(self) -> int:
         return len(self.values)
-
-    def __add__(self, other: Self) -> Self:
-        names = [f.name for f in fields(self)]
-        return type(self)(
-            **{
-                name: _joined(name, getattr(self, name), getattr(other, name))
-                for name in names
-            }
-        )
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
         """The columns by name, each `(N,)`."""
-        columns = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] != "num_"
-        }
         return {
             name: column
-            for name, column in columns.items()
-            if isinstance(column, Tensor)
+            for name, column in self._fields().items()
+            if isinstance(column, Tensor) and not name.startswith("num_")
         }
 
     @property
@@ -112,11 +118,9 @@ class PerDatum:
     def data_standard_error(self) -> float:
         """How far another sample of N data would move the mean: `std(values) / sqrt(N)`; nan for a single datum."""
         values = self.values[self.sound]
-        return (
-            (values.std() / math.sqrt(len(values))).item()
-            if len(values) > 1
-            else math.nan
-        )
+        if len(values) < 2:
+            return math.nan
+        return (values.std() / math.sqrt(len(values))).item()
 
     @property
     def monte_carlo_standard_error(self) -> float:
@@ -129,10 +133,11 @@ class PerDatum:
     @property
     def estimate(self) -> Estimate:
         """The mean and its errors."""
-        noise = (
-            None if self.standard_errors is None else self.monte_carlo_standard_error
+        if self.standard_errors is None:
+            return Estimate(self.mean, self.data_standard_error)
+        return Estimate(
+            self.mean, self.data_standard_error, self.monte_carlo_standard_error
         )
-        return Estimate(self.mean, self.data_standard_error, noise)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Where the mean over all such data lies: `mean ± t_(N - 1) se`, by the spread of the N values.
@@ -155,12 +160,10 @@ class PerDatum:
     def _left_out(self) -> list[str]:
         """A sentence about the data that the mean leaves out, if there are any."""
         lost = len(self) - int(self.sound.sum())
+        if lost == 0:
+            return []
         verb = "have" if lost > 1 else "has"
-        return (
-            [f"Without {lost} of the data, which {verb} no finite value."]
-            if lost
-            else []
-        )
+        return [f"Without {lost} of the data, which {verb} no finite value."]
 
 
 def _joined(name: str, first: Any, second: Any) -> Any:
@@ -304,12 +307,9 @@ def cells(row: Row) -> dict[str, Any]:
     """A row as plain values by their columns."""
     if isinstance(row, PerDatum):
         row = row.estimate
-    columns = row._asdict() if isinstance(row, Estimate) else dict(row)
-    return {
-        k: v
-        for k, v in columns.items()
-        if not (isinstance(row, Estimate) and v is None)
-    }
+    if not isinstance(row, Estimate):
+        return dict(row)
+    return {name: v for name, v in row._asdict().items() if v is not None}
 
 
 def tables(
@@ -323,12 +323,10 @@ def tables(
 
     def head(item: tuple[str, Row]) -> dict[str, str]:
         known = cells(item[1])
-        named = {key: heads.get(key, key) for key in known if key in heads or not heads}
-        return (
-            {**COLUMNS, **{k: heads[k] for k in named if k in heads}}
-            if "mean" in known
-            else named
-        )
+        named = {key: heads[key] for key in known if key in heads}
+        if "mean" in known:
+            return {**COLUMNS, **named}
+        return named if heads else {key: key for key in known}
 
     for words, group in itertools.groupby(rows.items(), key=head):
         lines = [(name, cells(row)) for name, row in group]
@@ -340,20 +338,13 @@ def tables(
 
 def _aligned(lines: list[list[Any]]) -> list[str]:
     """Cells as text, in columns."""
-    texts = [[_text(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return [
-        "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(
-                    cell.rjust(width)
-                    for cell, width in zip(line[1:], widths[1:], strict=True)
-                ),
-            ]
-        ).rstrip()
-        for line in texts
-    ]
+    columns: list[list[str]] = []
+    for column in zip(*lines, strict=True):
+        texts = [_text(cell) for cell in column]
+        width = max(map(len, texts))
+        adjust = str.rjust if columns else str.ljust  # the first holds the names
+        columns.append([adjust(text, width) for text in texts])
+    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
 
 
 def _text(cell: Any) -> str:
@@ -427,6 +418,12 @@ class Evaluated:
             return torch.ones(len(self), dtype=torch.bool)
         return self.log_marginal.sound
 
+    def some(self, most: int) -> tuple[Any, Tensor]:
+        """At most so many data with a finite log p(x), spread evenly, and their places among all, `(n,)`."""
+        places = self.sound.nonzero().flatten()
+        few = self.x.among(self.sound).first(most)
+        return few, places[evenly(len(few), len(places))]
+
     def left_out(self, sound: Tensor, what: str) -> list[str]:
         """A sentence about data that have a finite log p(x), and yet no finite value of something else."""
         lost = (~sound & self.sound).nonzero().flatten().tolist()
@@ -451,6 +448,9 @@ class Evaluated:
             "says."
         ]
 
+
+# What a function calls with how much more is done than at its last call.
+Tick = Callable[[int], None] | None
 
 # What a question calls with a unit and how many there are of it: it gives what to call with the units just done.
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], Any]]]
@@ -484,20 +484,15 @@ class Question(Declared, ABC):
 
     def said(self, *names: str) -> str:
         """Arguments as they were given, `--chains=32` or `chains=32 of AIS`; of several those that were changed."""
-        defaults = inspect.signature(type(self)).parameters
-        values = {name: given(self)[name] for name in names}
-        changed = [
-            name for name, value in values.items() if value != defaults[name].default
-        ]
+        defaults, values = inspect.signature(type(self)).parameters, given(self)
+        changed = [name for name in names if values[name] != defaults[name].default]
         chosen = {
             self.typed.get(name, name): shown(values[name]) for name in changed or names
         }
-        owner = (
-            ""
-            if all(name.startswith("--") for name in chosen)
-            else f" of {type(self).__name__}"
-        )
-        return " and ".join(f"{name}={value}" for name, value in chosen.items()) + owner
+        words = " and ".join(f"{name}={value}" for name, value in chosen.items())
+        if all(name.startswith("--") for name in chosen):
+            return words
+        return f"{words} of {type(self).__name__}"
 
     def afford(self, size: float, *names: str) -> None:
         """Raise `InputError` where these arguments ask for more bytes than there are."""
@@ -515,18 +510,16 @@ class Question(Declared, ABC):
 
     def __str__(self) -> str:
         """The question as the command line has it, files without their folders."""
-        values = {name: _public(value) for name, value in given(self).items()}
         module, name = type(self).__module__, type(self).__name__
         place = "" if module.partition(".")[0] == "pyro_vae" else f"{module}:"
-        return f"{place}{name}({', '.join(f'{k}={v!r}' for k, v in values.items())})"
+        options = [f"{k}={_public(v)!r}" for k, v in given(self).items()]
+        return f"{place}{name}({', '.join(options)})"
 
 
 def _public(value: Any) -> Any:
     """An argument for others to read: of a whole path the last part."""
     if isinstance(value, tuple):
         return tuple(map(_public, value))
-    return (
-        Path(value).name
-        if isinstance(value, str) and Path(value).is_absolute()
-        else value
-    )
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value

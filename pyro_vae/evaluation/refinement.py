@@ -1,22 +1,27 @@
 """Per-datum refinement: q(z|x) fitted to each datum by itself, for log p(x) and for what amortisation costs."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_vae.data.inputs import Call
 from pyro_vae.engine.memory import MEMORY, bytes_of, pieces
-from pyro_vae.evaluation.question import Answer, Evaluated, Question, Trained
+from pyro_vae.evaluation.question import Answer, Evaluated, Question, Tick, Trained
 from pyro_vae.evaluation.results import LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, a_few, check_draws, weighted
+from pyro_vae.evaluation.weighting import (
+    Weighting,
+    a_few,
+    check_draws,
+    latents_of,
+    weighted,
+)
 from pyro_vae.foundation.abstract import (
     Ignoring,
     forked_random,
     running,
 )
-from pyro_vae.foundation.checks import Number, Positive, check, checked
+from pyro_vae.foundation.checks import Number, Positive, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole, scored
@@ -131,10 +136,9 @@ def refined(
         adam.param_groups[0]["lr"] = rate * (1 - i / steps)
         with torch.enable_grad():
             bound = _bound(*pair, call, at, num_particles, path=path).mean(0).sum()
-            for delta, gradient in zip(
-                moved, torch.autograd.grad(-bound, moved), strict=True
-            ):
-                delta.grad = gradient
+            gradients = torch.autograd.grad(-bound, moved)
+        for delta, gradient in zip(moved, gradients, strict=True):
+            delta.grad = gradient
         adam.step()
 
     # The better of start and end, by the same noise.
@@ -168,7 +172,7 @@ def _bound(
     t = scored(model, guide, call.named(shift=shift), draws)
     if not path:
         return t.log_px + t.log_pz - t.log_qz
-    latents = {n: s.value for n, s in t.sites.items() if s.q is not None and s.drawn}
+    latents = {name: site.value for name, site in latents_of(t.sites).items()}
     if len(latents) == 1:
         return t.log_px + t.log_pz - stopped_log_q(t)
     fixed = call.named(shift={site: delta.detach() for site, delta in shift.items()})
@@ -178,9 +182,8 @@ def _bound(
 def _check(model: Program, guide: Program, call: Call) -> bool:
     """Raise `InputError` for a guide that cannot be refined; whether each latent is a draw of its own."""
     with forked_random(), torch.no_grad():
-        t = scored(model, guide, call, 1)
-    sites = [(name, s) for name, s in t.sites.items() if s.q is not None and s.drawn]
-    for _, site in sites:
+        sites = latents_of(scored(model, guide, call, 1).sites).values()
+    for site in sites:
         if site.point:
             raise InputError(
                 "the guide is a point for each datum and has no ELBO to refine; take one with a density"
@@ -189,7 +192,7 @@ def _check(model: Program, guide: Program, call: Call) -> bool:
             raise InputError(
                 f"refinement needs draws that carry gradients, and those of the {kind(site.q)} do not"
             )
-    return all(has_density(site.q) for _, site in sites)
+    return all(has_density(site.q) for site in sites)
 
 
 def _check_memory(
@@ -199,11 +202,9 @@ def _check_memory(
     if draws * len(call) < MANY or not takes_particles(model, guide):
         return
     one = {site: delta[:1] for site, delta in shift.items()}
-    needed = (
-        bytes_of(lambda: _bound(model, guide, call[:1], one, 1)) * draws * len(call)
-    )
+    each = bytes_of(lambda: _bound(model, guide, call[:1], one, 1))
     what = f"refining {len(call)} data at a time with num_particles={draws}"
-    require(needed, what, "num_particles or batch_size")
+    require(each * draws * len(call), what, "num_particles or batch_size")
 
 
 class Spread:
@@ -245,32 +246,54 @@ def paired_bounds(
         with forked_random():
             first = double(_bound(model, guide, call, pair[0], count))
         second = double(_bound(model, guide, call, pair[1], count))
-        for spread, values in zip(
-            spreads, (first, second, second - first), strict=True
-        ):
+        bounds = first, second, second - first
+        for spread, values in zip(spreads, bounds, strict=True):
             spread.add(values)
     return spreads
 
 
-def refined_in_batches(
-    model: Program,
-    guide: Program,
-    data: Call,
+class Refinement(NamedTuple):
+    """What `weighted_refined` found.
+
+    Attributes:
+        data: that were refined.
+        q: the guide fitted to each of them.
+        marginal: log p(x), weighted from it.
+        rows: how many data were refined at a time.
+    """
+
+    data: Call
+    q: RefinedGuide
+    marginal: LogMarginal
+    rows: int
+
+
+def weighted_refined(
+    pair: Any,
+    x: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
     *,
     steps: int,
     rate: float,
     batch_size: int,
-) -> RefinedGuide:
-    """`refined` of data that have been checked, so many at a time, or all where the pair is called with all of them."""
-    check("batch_size", batch_size, Number)
+    **weighing: Any,
+) -> Refinement:
+    """Refine so many data at a time, or all where the pair is called with all of them, and weigh draws from the result.
+
+    The further arguments are those of `weighted`.
+    """
+    model, guide = pair_of(pair)
+    data = Call.of(model, x, args, kwargs).once()
     with running(model, guide):
-        if called_whole(model, guide, data):
-            batch_size = len(data)
+        rows = len(data) if called_whole(model, guide, data) else batch_size
         guides = [
             refined(model, guide, batch, steps=steps, rate=rate)
-            for batch in data.batches(None, batch_size)
+            for batch in data.batches(None, rows)
         ]
-    return RefinedGuide.joined(guides, data)
+    q = RefinedGuide.joined(guides, data)
+    marginal = weighted(*q.pair(model), data.named(shift=q.shift), **weighing)
+    return Refinement(data, q, marginal, rows)
 
 
 @checked
@@ -284,7 +307,7 @@ def log_marginal_refined(
     batch_size: Number = 200,
     memory: Number = MEMORY,
     compile: bool | str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
     **kwargs: Any,
 ) -> LogMarginal:
     """`log_marginal` with the `refine`d q(z|x) of each datum as its proposal.
@@ -319,19 +342,19 @@ def log_marginal_refined(
     >>> len(log_marginal_refined(vae, torch.eye(4), num_particles=100, steps=5, batch_size=3))
     4
     """
-    model, guide = pair_of(pair)
-    data = Call.of(model, x, args, kwargs).once()
-    q = refined_in_batches(
-        model, guide, data, steps=steps, rate=rate, batch_size=batch_size
-    )
-    return weighted(
-        *q.pair(model),
-        data.named(shift=q.shift),
+    return weighted_refined(
+        pair,
+        x,
+        args,
+        kwargs,
+        steps=steps,
+        rate=rate,
+        batch_size=batch_size,
         num_particles=num_particles,
         memory=memory,
         compile=compile,
         progress=progress,
-    )
+    ).marginal
 
 
 def check_refined(question: Question, run: Trained, data: Evaluated) -> None:

@@ -1,10 +1,12 @@
 """Estimators of log p(x) and of the ELBO, as results that carry their errors."""
 
 import math
+import operator
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import pyro
@@ -13,13 +15,14 @@ from torch import Tensor, nn
 
 from pyro_vae.data.inputs import Call, as_data, once, rows_within
 from pyro_vae.engine.graphs import REPAID, choice, compiled
-from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
+from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of, pieces
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
 from pyro_vae.evaluation.question import (
     Answer,
     Evaluated,
     Progress,
     Question,
+    Tick,
     Trained,
     unseen,
 )
@@ -38,7 +41,7 @@ from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.held import far_down
 from pyro_vae.inference.particles import way_of
 from pyro_vae.inference.shift import paired
-from pyro_vae.inference.terms import Program, double
+from pyro_vae.inference.terms import Program, Site, double
 
 WEIGHTS = 128  # bytes of a draw's weights while they are summed up
 NAMED = 5  # wild data that are named
@@ -50,10 +53,10 @@ class _Accumulator:
     def __init__(self, num_particles: int) -> None:
         self.num_particles = num_particles
         self.tail = tail_length(num_particles) + 1
-        self.sums: Tensor
-        self.largest: Tensor
+        self.sums = torch.zeros(())
+        self.log_sum: Tensor
         self.log_sum_sq: Tensor
-        self.log_sum: Tensor | None = None
+        self.largest: list[Tensor] = []
         self.curve = [_Groups(10**i) for i in range(20) if 10**i < num_particles]
 
     def add(self, log_weight: Tensor, log_px: Tensor, kl: Tensor) -> None:
@@ -62,49 +65,36 @@ class _Accumulator:
         for groups in self.curve:
             groups.add(log_w)
         sums = torch.stack([double(log_px).sum(0), double(kl).sum(0)])  # (2, B)
-        log_sum, log_sum_sq = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
-        if self.log_sum is None:
-            self.sums, self.log_sum, self.log_sum_sq, largest = (
-                sums,
-                log_sum,
-                log_sum_sq,
-                log_w,
-            )
-        else:
-            self.sums = self.sums + sums
-            self.log_sum = torch.logaddexp(self.log_sum, log_sum)
-            self.log_sum_sq = torch.logaddexp(self.log_sum_sq, log_sum_sq)
-            largest = torch.cat([self.largest, log_w])
-        self.largest = largest.topk(
-            min(self.tail, len(largest)), dim=0
-        ).values  # (M + 1, B)
+        if not self.largest:  # the first
+            self.log_sum = self.log_sum_sq = log_w.new_full((), -math.inf)
+        self.sums = self.sums + sums
+        self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
+        log_sum_sq = (2 * log_w).logsumexp(0)
+        self.log_sum_sq = torch.logaddexp(self.log_sum_sq, log_sum_sq)
+        largest = torch.cat([*self.largest, log_w])
+        most = min(self.tail, len(largest))
+        self.largest = [largest.topk(most, dim=0).values]  # (M + 1, B)
 
     def result(self) -> LogMarginal:
         k = self.num_particles
-        assert self.log_sum is not None
+        values = self.log_sum - math.log(k)
         inverse_ess = (self.log_sum_sq - 2 * self.log_sum).exp()
-        variance = (
-            (inverse_ess - 1 / k).clamp_min(0) * k / max(k - 1, 1)
-        )  # of the mean weight, over its square
+        # Of the mean weight, over its square.
+        variance = (inverse_ess - 1 / k).clamp_min(0) * k / max(k - 1, 1)
+        if k == 1:
+            variance = torch.full_like(variance, math.nan)
         reconstruction, kl = self.sums / k
-        columns = {
-            "values": self.log_sum - math.log(k),
-            "standard_errors": variance.sqrt()
-            if k > 1
-            else torch.full_like(variance, math.nan),
-            "ess": 1 / inverse_ess,
-            "pareto_k": pareto_k(self.largest.T),
-            "elbo": reconstruction - kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
-        }
-        curve = {groups.size: groups.mean().cpu() for groups in self.curve} | {
-            k: columns["values"].cpu()
-        }
+        curve = {groups.size: groups.mean() for groups in self.curve} | {k: values}
         return LogMarginal(
-            **{name: column.cpu() for name, column in columns.items()},
+            values=values,
+            standard_errors=variance.sqrt(),
+            ess=1 / inverse_ess,
+            pareto_k=pareto_k(self.largest[0].T),
+            elbo=reconstruction - kl,
+            reconstruction=reconstruction,
+            kl=kl,
             num_particles=k,
-            curve=curve,
+            curve={size: bound.cpu() for size, bound in curve.items()},
         )
 
 
@@ -114,7 +104,7 @@ class _Groups:
     def __init__(self, size: int) -> None:
         self.size, self.filled, self.count = size, 0, 0
         self.partial: Tensor
-        self.total: Tensor | float = 0.0
+        self.total = torch.zeros(())
 
     def add(self, log_w: Tensor) -> None:
         """Take in `(k, B)` more log-weights."""
@@ -125,14 +115,12 @@ class _Groups:
             if self.filled == self.size:
                 self._close(self.partial.unsqueeze(0))
         whole = (len(log_w) - take) // self.size
+        end = take + whole * self.size
         if whole:
-            self._close(
-                log_w[take : take + whole * self.size]
-                .unflatten(0, (whole, self.size))
-                .logsumexp(1)
-            )
-        if take + whole * self.size < len(log_w):
-            rest = log_w[take + whole * self.size :]
+            groups = log_w[take:end].unflatten(0, (whole, self.size))
+            self._close(groups.logsumexp(1))
+        if end < len(log_w):
+            rest = log_w[end:]
             self.partial, self.filled = rest.logsumexp(0), len(rest)
 
     def _close(self, log_sums: Tensor) -> None:
@@ -140,8 +128,12 @@ class _Groups:
         self.count, self.filled = self.count + len(log_sums), 0
 
     def mean(self) -> Tensor:
-        assert isinstance(self.total, Tensor)
         return self.total / self.count - math.log(self.size)
+
+
+def latents_of(sites: Mapping[str, Site]) -> dict[str, Site]:
+    """The sites that the guide draws."""
+    return {name: s for name, s in sites.items() if s.q is not None and s.drawn}
 
 
 def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, bool]:
@@ -154,7 +146,7 @@ def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, b
     def draw(count: int) -> None:
         nonlocal latents
         t = scored(model, guide, batch, count)
-        if any(s.q is not None and s.drawn and s.point for s in t.sites.values()):
+        if any(site.point for site in latents_of(t.sites).values()):
             raise InputError(
                 "the guide is a point for each datum, without a density to weigh draws by, so log p(x) cannot be "
                 "estimated from it; train with another guide, such as MeanField"
@@ -175,7 +167,7 @@ def log_marginal(
     num_particles: Number = 5000,
     memory: Number = MEMORY,
     compile: bool | str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
     **kwargs: Any,
 ) -> LogMarginal:
     """Importance-weighted estimate of the marginal log-likelihood of each datum.
@@ -232,7 +224,7 @@ def weighted(
     num_particles: int,
     memory: int,
     compile: bool | str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = None,
 ) -> LogMarginal:
     """`log_marginal` of data that have been checked."""
     choice(compile, repaid=False)
@@ -257,26 +249,19 @@ def weighted(
                 chunks = chunks.of_all(len(data))
             repaid = num_particles * len(data) * draw >= REPAID
             weigh = _weigher(model, guide, compile, repaid=repaid, singly=singly)
-            result: LogMarginal | None = None
+            results = []
             for batch in data.batches(None, chunks.rows):
                 accumulator = _Accumulator(num_particles)
-                for done in range(0, num_particles, chunks.block):
-                    count = min(chunks.block, num_particles - done)
+                for count in pieces(num_particles, chunks.block):
                     accumulator.add(*chunks.weigh(weigh, batch, count, progress))
-                of_batch = accumulator.result()
-                result = of_batch if result is None else result + of_batch
-    assert result is not None
-    return result if latents else _exact(result)
+                results.append(accumulator.result())
+    result: LogMarginal = reduce(operator.add, results)
+    if latents:
+        return result
 
-
-def _exact(result: LogMarginal) -> LogMarginal:
-    """The values of a pair without latents, which are no estimates."""
-    nothing = torch.zeros_like(result.values)
-    return replace(
-        result,
-        standard_errors=nothing,
-        pareto_k=torch.full_like(result.values, -math.inf),
-    )
+    # The values of a pair without latents are no estimates.
+    exact = torch.zeros_like(result.values)
+    return replace(result, standard_errors=exact, pareto_k=exact - math.inf)
 
 
 Weigh = Callable[[Any, Any, int], tuple[list[Tensor], Any]]
@@ -338,53 +323,40 @@ class _Chunks(NamedTuple):
         )
         most = min(memory // 2 // draw or 1, CHUNK.get(device.type, LARGEST_CHUNK))
         fewest = -(-num_particles // most)
-        pieces = next(
-            (n for n in range(fewest, 2 * fewest) if num_particles % n == 0), fewest
-        )
-        particles = -(-num_particles // pieces)
+        even = (n for n in range(fewest, 2 * fewest) if num_particles % n == 0)
+        particles = -(-num_particles // next(even, fewest))
         if singly:
             particles = max(1, min(num_particles, most // size))
         data = max(1, min(most // particles, size))
         summed = min(memory // 4 // WEIGHTS or 1, LARGEST_CHUNK)
-        rows = max(
-            data, min(summed // num_particles, memory // 4 // tail, size) // data * data
-        )
-        return cls(
-            data,
-            particles,
-            rows,
-            max(particles, min(num_particles, summed // rows) // particles * particles),
-        )
+        rows = min(summed // num_particles, memory // 4 // tail, size)
+        rows = max(data, rows // data * data)
+        block = min(num_particles, summed // rows) // particles * particles
+        return cls(data, particles, rows, max(particles, block))
 
     def of_all(self, size: int) -> "_Chunks":
         """The same for a pair that is called with all `size` data at once: fewer draws at a time."""
         particles = max(1, self.data * self.particles // size)
-        return _Chunks(
-            size,
-            particles,
-            size,
-            particles * max(1, self.rows * self.block // size // particles),
-        )
+        blocks = max(1, self.rows * self.block // size // particles)
+        return _Chunks(size, particles, size, particles * blocks)
 
     def weigh(
         self,
         weigh: Weigh,
         batch: Call,
         count: int,
-        progress: Callable[[int], None] | None,
+        progress: Tick,
     ) -> Tensor:
         """What `weigh` gives for `count` draws of all data of a batch, `(3, count, batch)`."""
         columns = []
-        for data in (
-            batch.batches(None, self.data) if self.data < len(batch) else (batch,)
-        ):
-            pieces = []
-            for done in range(0, count, self.particles):
-                few = min(self.particles, count - done)
-                pieces.append(torch.stack(weigh(data.args, data.kwargs, few)[0]))
+        some = batch.batches(None, self.data) if self.data < len(batch) else (batch,)
+        for data in some:
+            weights = []
+            for few in pieces(count, self.particles):
+                weights.append(torch.stack(weigh(data.args, data.kwargs, few)[0]))
                 if progress is not None:
-                    progress(pieces[-1][0].numel())
-            columns.append(torch.cat(pieces, 1))
+                    progress(weights[-1][0].numel())
+            columns.append(torch.cat(weights, 1))
         return torch.cat(columns, 2)
 
 
@@ -512,11 +484,9 @@ def wild(data: Evaluated, values: Tensor) -> list[dict[str, Any]]:
     for i in places[:NAMED]:
         row, value = int(data.rows[i]), values[i].item()
         name = "" if data.names is None else f" ({data.names[i]})"
-        what = (
-            "no finite log p(x) and is left out"
-            if not sound[i]
-            else f"log p(x) = {value:.4g}"
-        )
+        what = "no finite log p(x) and is left out"
+        if sound[i]:
+            what = f"log p(x) = {value:.4g}"
         sentence = (
             f"Row {row}{name} of the data has {what}; without such rows the mean of log p(x) is {rest.mean():.3f}: "
             "look at that row."

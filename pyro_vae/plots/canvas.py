@@ -1,9 +1,11 @@
 """What all figures share: a canvas, and texts of users that are drawn as they are."""
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +20,49 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def single(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of one panel."""
+    figure = new_figure(width, height)
+    return figure, figure.add_subplot()
+
+
+def panels(
+    count: int, width: float, height: float, *, least: float, room: float = 0.6
+) -> tuple[Figure, list[Axes]]:
+    """So many panels of a size in inches, at most four in a row.
+
+    Args:
+        count: of the panels.
+        width: of each.
+        height: of each.
+        least: width of the figure.
+        room: height for what stands above and below.
+    """
+    columns = min(4, count)
+    rows = math.ceil(count / columns)
+    figure = new_figure(max(width * columns, least), height * rows + room)
+    every = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in every[count:]:
+        axes.set_visible(False)
+    return figure, list(every[:count])
+
+
+def triangle(
+    names: Sequence[object], width: float, height: float, *, sharex: Any = False
+) -> tuple[Figure, np.ndarray]:
+    """A panel for each of n quantities alone and one for each pair, `(n, n)`, with their names at the edges."""
+    n = len(names)
+    figure = new_figure(width, height)
+    every = figure.subplots(n, n, squeeze=False, sharex=sharex)
+    for row, name in enumerate(map(drawable, names)):
+        every[-1, row].set_xlabel(name, fontsize=9, parse_math=False)
+        if row > 0:
+            every[row, 0].set_ylabel(name, fontsize=9, parse_math=False)
+        for axes in every[row, row + 1 :]:
+            axes.set_visible(False)
+    return figure, every
 
 
 def plain(axes: Axes, *, heights: bool = True) -> None:
@@ -48,6 +93,29 @@ def _characters() -> frozenset[int]:
     """Characters that the font of figures has, without those that end a line or stand for nothing."""
     font = get_font(findfont(FontProperties()))
     return frozenset(c for c in font.get_charmap() if chr(c).isprintable())
+
+
+def thinned(groups: Sequence[np.ndarray], most: int) -> list[np.ndarray]:
+    """The same number of rows of each of some arrays, spread evenly, at most so many."""
+    count = min(most, *map(len, groups))
+    return [rows[np.linspace(0, len(rows) - 1, count).astype(int)] for rows in groups]
+
+
+def cloud(axes: Axes, groups: Sequence[np.ndarray], **options: Any) -> None:
+    """Points of several groups, `(count, 2)` each, by turns, so that none covers the others."""
+    x, y = np.stack(groups, 1).reshape(-1, 2).T
+    colours = [f"C{i}" for i in range(len(groups))] * len(groups[0])
+    axes.scatter(x, y, c=colours, linewidths=0, **options)
+
+
+def titled(figure: Figure, title: str) -> Figure:
+    """The same under a title, with what the first panel shows explained below."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
+    )
+    figure.suptitle(title, fontsize=10)
+    return figure
 
 
 def legend(

@@ -2,13 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.plots.canvas import drawable, legend, new_figure, plain
+from pyro_vae.plots.canvas import (
+    cloud,
+    legend,
+    new_figure,
+    panels,
+    plain,
+    single,
+    thinned,
+    titled,
+    triangle,
+)
 
 BINS = 30
 
@@ -67,8 +79,7 @@ def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
     """The mean of the bound `L_k` over the number of particles k, nats per datum; a curve that still rises at the end
     says that `log p(x)` is higher.
     """
-    figure = new_figure(5.6, 3.8)
-    axes = figure.add_subplot()
+    figure, axes = single(5.6, 3.8)
     sizes, means = list(curve), [bound.mean().item() for bound in curve.values()]
     axes.semilogx(sizes, means, marker="o")
     for k, mean in zip(sizes, means, strict=True):
@@ -95,8 +106,7 @@ def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figu
     if limit is not None and edges[0] < limit < edges[-1]:
         edges = edges + (limit - edges[edges <= limit][-1])
         edges = np.append(2 * edges[0] - edges[1], edges)
-    figure = new_figure(5.6, 3.4)
-    axes = figure.add_subplot()
+    figure, axes = single(5.6, 3.4)
     counts, edges = np.histogram(finite, edges)
     beyond = (
         np.zeros(len(counts), bool) if limit is None else edges[:-1] >= limit - 1e-9
@@ -121,8 +131,7 @@ def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figu
 def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
     """Posterior means `(n, 2)` in the plane, coloured by label (at most 20 kinds) where there are labels."""
     points = means.detach().cpu().numpy()
-    figure = new_figure(6.4, 5.6)
-    axes = figure.add_subplot()
+    figure, axes = single(6.4, 5.6)
     kinds = [] if labels is None else sorted({k for k in labels.tolist() if k == k})  # noqa: PLR0124  # not nan
     if labels is None or not 1 < len(kinds) <= 20:
         axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6)
@@ -147,6 +156,21 @@ def _wheel(i: int, n: int) -> tuple[float, float, float]:
     return tuple(hsv_to_rgb((i / n, 0.75, 0.85 if i % 2 else 0.6)))
 
 
+def _over(
+    axes: Axes,
+    filled: tuple[str, np.ndarray],
+    outlined: tuple[str, np.ndarray],
+    edges: Any,
+    **line: Any,
+) -> None:
+    """Two named samples as histograms of equal area, the second a line over the first."""
+    name, values = filled
+    axes.hist(values, edges, density=True, color="C0", alpha=0.6, label=name)
+    name, values = outlined
+    axes.hist(values, edges, density=True, histtype="step", label=name, **line)
+    plain(axes, heights=False)
+
+
 def aggregated_posterior(
     z: Tensor, prior: Tensor, activity: Tensor, *, most: int = 12
 ) -> Figure:
@@ -168,48 +192,23 @@ def aggregated_posterior(
         z.detach().cpu().double().numpy(),
         prior.detach().cpu().double().numpy(),
     )
-    columns = min(4, len(order))
-    rows = math.ceil(len(order) / columns)
-    figure = new_figure(max(2.5 * columns, 4), 1.9 * rows + 0.6)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, d in zip(panels, order, strict=False):
+    figure, every = panels(len(order), 2.5, 1.9, least=4)
+    for axes, d in zip(every, order, strict=True):
         ends = np.concatenate(
             [np.quantile(v[:, d], (0.001, 0.999)) for v in (drawn, expected)]
         )
         margin = 0.05 * np.ptp(ends) or 1.0
         edges = np.linspace(ends.min() - margin, ends.max() + margin, 41)
-        axes.hist(
-            drawn[:, d],
-            edges,
-            density=True,
-            color="C0",
-            alpha=0.6,
-            label="q(z), the data's posteriors",
-        )
-        axes.hist(
-            expected[:, d],
-            edges,
-            density=True,
-            histtype="step",
-            color="black",
-            linewidth=1.2,
-            label="p(z)",
-        )
+        posteriors = "q(z), the data's posteriors", drawn[:, d]
+        of_prior = "p(z)", expected[:, d]
+        _over(axes, posteriors, of_prior, edges, color="black", linewidth=1.2)
         axes.set_title(f"z[{d}], activity {activity[d].item():.2g}", fontsize=9)
-        plain(axes, heights=False)
-    for axes in panels[len(order) :]:
-        axes.set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
-    )
     more = (
         ""
         if len(order) == len(activity)
         else f" (the {len(order)} most active of {len(activity)} latents)"
     )
-    figure.suptitle(f"aggregated posterior and prior{more}", fontsize=10)
-    return figure
+    return titled(figure, f"aggregated posterior and prior{more}")
 
 
 def separation(
@@ -261,64 +260,27 @@ def posterior_pairs(
         title: above the figure.
         points: draws of each kind at most in a panel of a pair.
     """
-    names = [drawable(name) for name in names]
     both = np.concatenate(
         [np.quantile(v, (0.001, 0.999), axis=0) for v in (true, guide)]
     )
     margin = 0.05 * np.ptp(both, axis=0)
     low, high = both.min(0) - margin, both.max(0) + margin
-    count, n = min(points, len(true), len(guide)), len(names)
-    thinned = (v[np.linspace(0, len(v) - 1, count).astype(int)] for v in (true, guide))
-    shown = np.stack(list(thinned), 1).reshape(
-        2 * count, n
-    )  # by turns, so that neither covers the other
-    figure = new_figure(max(1.9 * n + 0.4, 4.2), max(1.7 * n + 0.9, 3.4))
-    panels = figure.subplots(n, n, squeeze=False, sharex="col")
+    few, n = thinned((true, guide), points), len(names)
+    size = max(1.9 * n + 0.4, 4.2), max(1.7 * n + 0.9, 3.4)
+    figure, every = triangle(names, *size, sharex="col")
     for row in range(n):
-        for column in range(n):
-            axes = panels[row, column]
+        alone = every[row, row]
+        by_nuts = "p(z | x), by NUTS", true[:, row]
+        of_guide = "q(z | x), the guide", guide[:, row]
+        edges = np.linspace(low[row], high[row], 41)
+        _over(alone, by_nuts, of_guide, edges, color="C1")
+        alone.set_xlim(low[row], high[row])
+        for column in range(row):
+            axes = every[row, column]
+            cloud(axes, [draws[:, [column, row]] for draws in few], s=5, alpha=0.5)
+            axes.set_ylim(low[row], high[row])
             plain(axes)
-            if column > row:
-                axes.set_visible(False)
-            elif column == row:
-                edges = np.linspace(low[row], high[row], 41)
-                axes.hist(
-                    true[:, row],
-                    edges,
-                    density=True,
-                    color="C0",
-                    alpha=0.6,
-                    label="p(z | x), by NUTS",
-                )
-                axes.hist(
-                    guide[:, row],
-                    edges,
-                    density=True,
-                    histtype="step",
-                    color="C1",
-                    label="q(z | x), the guide",
-                )
-                plain(axes, heights=False)
-            else:
-                axes.scatter(
-                    *shown[:, [column, row]].T,
-                    s=5,
-                    alpha=0.5,
-                    c=["C0", "C1"] * count,
-                    linewidths=0,
-                )
-                axes.set_ylim(low[row], high[row])
-            axes.set_xlim(low[column], high[column])
-            if row == n - 1:
-                axes.set_xlabel(names[column], fontsize=9, parse_math=False)
-            if column == 0 < row:
-                axes.set_ylabel(names[row], fontsize=9, parse_math=False)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
-    )
-    figure.suptitle(title, fontsize=10)
-    return figure
+    return titled(figure, title)
 
 
 def use_of_latents(used: Tensor, active: Tensor, label: str) -> Figure:
@@ -331,8 +293,7 @@ def use_of_latents(used: Tensor, active: Tensor, label: str) -> Figure:
     """
     order = used.argsort(descending=True)
     heights, places = used[order].tolist(), list(range(len(used)))
-    figure = new_figure(6.4, 3.4)
-    axes = figure.add_subplot()
+    figure, axes = single(6.4, 3.4)
     colours = ["C0" if is_active else "0.7" for is_active in active[order].tolist()]
     axes.bar(places, heights, color=colours)
     shown = places[:: math.ceil(len(places) / 20)]

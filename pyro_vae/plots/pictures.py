@@ -25,12 +25,8 @@ def reconstructions(
     pairs = torch.stack([x[:n], reconstructed[:n]])  # (2, n, *shape)
     rows = pairs.unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)
     labels = ["data", "model"] * (n // columns)
-    return grid(
-        rows,
-        columns=columns,
-        title=f"data, and the mean of {_density(conditional)} at one draw of q(z | x)",
-        row_labels=labels,
-    )
+    title = f"data, and the mean of {_density(conditional)} at one draw of q(z | x)"
+    return grid(rows, columns=columns, title=title, row_labels=labels)
 
 
 @torch.no_grad()
@@ -56,12 +52,15 @@ def manifold(
         torch.meshgrid(z, z.flip(0), indexing="xy"), -1
     )  # (side, side, 2), z[1] upwards
     x = vae.decode(plane, c).mean
-    figure = grid(
-        x.flatten(0, 1),
-        columns=side,
-        title=f"mean of {_density(c is not None)}, z[0] to the right, z[1] upwards",
-    )
-    return figure, x
+    title = f"mean of {_density(c is not None)}, z[0] to the right, z[1] upwards"
+    return _in_rows(x, title), x
+
+
+def _in_rows(values: Tensor, title: str, labels: Sequence[str] = ()) -> Figure:
+    """Data `(rows, columns, *shape)` as they lie."""
+    columns = values.shape[1]
+    every = values.flatten(0, 1)
+    return grid(every, columns=columns, title=title, row_labels=labels)
 
 
 @torch.no_grad()
@@ -98,7 +97,7 @@ def interpolation(
     row = torch.cat([pairs[:, :1], x, pairs[:, 1:]], 1)
     density = _density(c is not None)
     title = f"data at both ends, between them the mean of {density} along a line"
-    return grid(row.flatten(0, 1), columns=steps + 2, title=title), x
+    return _in_rows(row, title), x
 
 
 def _density(conditional: bool) -> str:
@@ -130,7 +129,7 @@ def conditions(
     x = torch.stack([p.mean if mean else p.sample() for p in drawn])
     what = "mean of p(x | z, c)" if mean else "draws from p(x | c)"
     title = f"{what}, c in the rows" + ("" if conditional else ", one z in each column")
-    return grid(x.flatten(0, 1), columns=columns, title=title, row_labels=names), x
+    return _in_rows(x, title, names), x
 
 
 @torch.no_grad()
@@ -150,15 +149,11 @@ def transfer(
         The figure, whose first row shows the data, and the means of p(x | z, c), `(m, n, *shape)`.
     """
     z = vae.encode(x, c).sample()
-    found = torch.stack([vae.decode(z, other[None]).mean for other in to])
-    every = torch.cat([x[None], found])
+    means = torch.stack([vae.decode(z, other[None]).mean for other in to])
     title = (
         "data in the first row, below the mean of p(x | z, c) at their z and another c"
     )
-    labels = ["data", *names]
-    return grid(
-        every.flatten(0, 1), columns=len(x), title=title, row_labels=labels
-    ), found
+    return _in_rows(torch.cat([x[None], means]), title, ["data", *names]), means
 
 
 @torch.no_grad()
@@ -203,14 +198,12 @@ def traversal(
     if kept < count:
         change = [_range(means(part)) for part in shown.split(some)]
         shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
-    found = torch.cat([means(part) for part in shown.split(some)])
+    pictures = torch.cat([means(part) for part in shown.split(some)])
     title = f"mean of {_density(c is not None)}, one latent at a time from {-width:g} to {width:g}"
     if kept < count:
         title += f" (of {count:,} the {kept} that change it most)"
     labels = [f"z[{i}]" for i in shown.tolist()]
-    return grid(
-        found.flatten(0, 1), columns=steps, title=title, row_labels=labels
-    ), found
+    return _in_rows(pictures, title, labels), pictures
 
 
 def _range(means: Tensor) -> Tensor:

@@ -9,7 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.plots.canvas import drawable, new_figure, plain
+from pyro_vae.plots.canvas import (
+    cloud,
+    drawable,
+    panels,
+    plain,
+    thinned,
+    titled,
+    triangle,
+)
 
 MOST = 24  # columns that have a panel
 PAIRED = 5  # columns whose pairs are shown
@@ -50,25 +58,13 @@ def table_marginals(
         title: above the figure.
     """
     columns, tables = _ready(columns, tables)
-    shown = columns[:MOST]
-    wide = min(4, len(shown))
-    high = math.ceil(len(shown) / wide)
-    figure = new_figure(max(2.9 * wide, 5), 2.1 * high + 0.7)
-    panels = figure.subplots(high, wide, squeeze=False).ravel()
-    for j, (column, axes) in enumerate(zip(shown, panels, strict=False)):
-        _marginal(axes, column, [table[:, j] for table in tables], names)
-        axes.set_title(drawable(column.name), fontsize=9, parse_math=False)
-    for axes in panels[len(shown) :]:
-        axes.set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
-    )
+    figure, every = _by_column(columns, 2.1, 0.7)
+    for j, axes in enumerate(every):
+        _marginal(axes, columns[j], [table[:, j] for table in tables], names)
     more = (
         f" (the first {MOST} of {len(columns)} columns)" if len(columns) > MOST else ""
     )
-    figure.suptitle(f"{title}{more}", fontsize=10)
-    return figure
+    return titled(figure, f"{title}{more}")
 
 
 def table_pairs(
@@ -84,42 +80,24 @@ def table_pairs(
     """
     columns, tables = _ready(columns, tables)
     order = _related(tables[0])[:PAIRED]
+    columns = [columns[j] for j in order]
+    tables = [table[:, order] for table in tables]
     n = len(order)
-    figure = new_figure(max(2.0 * n + 0.6, 4.5), max(1.8 * n + 0.9, 3.6))
-    panels = figure.subplots(n, n, squeeze=False)
-    count = min(POINTS, *(len(table) for table in tables))
-    few = [table[np.linspace(0, len(table) - 1, count).astype(int)] for table in tables]
+    size = max(2.0 * n + 0.6, 4.5), max(1.8 * n + 0.9, 3.6)
+    figure, every = triangle([column.name for column in columns], *size)
     places = [
-        np.stack([_places(columns[j], t[:, j], j) for j in order], 1) for t in few
+        np.stack([_places(c, table[:, k], order[k]) for k, c in enumerate(columns)], 1)
+        for table in thinned(tables, POINTS)
     ]
-    by_turns = np.stack(places, 1).reshape(-1, n)  # so that neither covers the other
-    colours = [f"C{i}" for i in range(len(tables))] * count
-    for row in range(n):
-        for k in range(n):
-            axes, column = panels[row, k], columns[order[k]]
-            if k > row:
-                axes.set_visible(False)
-                continue
-            if k == row:
-                _marginal(axes, column, [t[:, order[k]] for t in tables], names)
-            else:
-                axes.scatter(
-                    *by_turns[:, [k, row]].T, s=4, alpha=0.4, c=colours, linewidths=0
-                )
-                _axis(axes, column, tables, order[k], "x")
-                _axis(axes, columns[order[row]], tables, order[row], "y")
-                plain(axes)
-            if row == n - 1:
-                axes.set_xlabel(drawable(column.name), fontsize=9, parse_math=False)
-            if k == 0 < row:
-                name = drawable(columns[order[row]].name)
-                axes.set_ylabel(name, fontsize=9, parse_math=False)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center"
-    )
-    figure.suptitle(title, fontsize=10)
-    return figure
+    for row, below in enumerate(columns):
+        _marginal(every[row, row], below, [t[:, row] for t in tables], names)
+        for k, beside in enumerate(columns[:row]):
+            axes = every[row, k]
+            cloud(axes, [place[:, [k, row]] for place in places], s=4, alpha=0.4)
+            _axis(axes, beside, [t[:, k] for t in tables], "x")
+            _axis(axes, below, [t[:, row] for t in tables], "y")
+            plain(axes)
+    return titled(figure, title)
 
 
 def table_reconstructions(
@@ -133,19 +111,10 @@ def table_reconstructions(
         made: the same rows made again, `(N, D)`.
     """
     columns, (data, made) = _ready(columns, (data, made))
-    shown = columns[:MOST]
-    wide = min(4, len(shown))
-    high = math.ceil(len(shown) / wide)
-    figure = new_figure(max(2.9 * wide, 5), 2.5 * high + 0.6)
-    panels = figure.subplots(high, wide, squeeze=False).ravel()
-    for j, (column, axes) in enumerate(zip(shown, panels, strict=False)):
-        if column.categories:
-            _confusion(axes, column, data[:, j], made[:, j])
-        else:
-            _against(axes, column, data[:, j], made[:, j])
-        axes.set_title(drawable(column.name), fontsize=9, parse_math=False)
-    for axes in panels[len(shown) :]:
-        axes.set_visible(False)
+    figure, every = _by_column(columns, 2.5, 0.6)
+    for j, axes in enumerate(every):
+        draw = _confusion if columns[j].categories else _against
+        draw(axes, columns[j], data[:, j], made[:, j])
     figure.supxlabel("data", fontsize=9)
     figure.supylabel("made again", fontsize=9)
     figure.suptitle(
@@ -155,6 +124,17 @@ def table_reconstructions(
 
 
 # --------------------------------------------------------------------------------------------------------------------
+
+
+def _by_column(
+    columns: Sequence[Column], height: float, room: float
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each of the first columns, under its name."""
+    shown = columns[:MOST]
+    figure, every = panels(len(shown), 2.9, height, least=5, room=room)
+    for column, axes in zip(shown, every, strict=True):
+        axes.set_title(drawable(column.name), fontsize=9, parse_math=False)
+    return figure, every
 
 
 class _Numbers(NamedTuple):
@@ -197,15 +177,14 @@ def _marginal(
             axes.bar(places, shares, width, color=f"C{i}", alpha=0.8, label=name)
         _label(axes, column, "x")
         return
-    edges = _edges(column, values)
+    edges: Any = _edges(column, values)
     for i, (v, name) in enumerate(zip(values, names, strict=True)):
         inside = v[(v >= edges[0]) & (v <= edges[-1])]
         weights = np.full(len(inside), 1 / max(len(v), 1))
         shape: Any = (
             {"alpha": 0.6} if i == 0 else {"histtype": "step", "linewidth": 1.3}
         )
-        shape |= {"bins": edges, "weights": weights, "color": f"C{i}", "label": name}
-        axes.hist(inside, **shape)
+        axes.hist(inside, edges, weights=weights, color=f"C{i}", label=name, **shape)
     if _is_log(column, values):
         axes.set_xscale("log")
     else:
@@ -240,24 +219,19 @@ def _places(column: Column, values: np.ndarray, seed: int) -> np.ndarray:
     return values + np.random.default_rng(seed).uniform(-WIDTH, WIDTH, len(values))
 
 
-def _axis(
-    axes: Axes, column: Column, tables: Sequence[np.ndarray], j: int, which: str
-) -> None:
+def _axis(axes: Axes, column: Column, values: Sequence[np.ndarray], which: str) -> None:
     """The ends, the scale and the labels of an axis along which a column lies."""
     if column.categories:
         _label(axes, column, which)
         return
-    values = [table[:, j][np.isfinite(table[:, j])] for table in tables]
+    values = [v[np.isfinite(v)] for v in values]
     edges = _edges(column, values)
-    margin = 0 if _is_log(column, values) else 0.03 * (edges[-1] - edges[0])
-    scale = "log" if _is_log(column, values) else "linear"
-    if which == "x":
-        axes.set_xlim(edges[0] - margin, edges[-1] + margin)
-        axes.set_xscale(scale)
-    else:
-        axes.set_ylim(edges[0] - margin, edges[-1] + margin)
-        axes.set_yscale(scale)
-    if scale == "linear":  # so that long numbers do not meet
+    is_log = _is_log(column, values)
+    margin = 0 if is_log else 0.03 * (edges[-1] - edges[0])
+    axes.set(**{f"{which}lim": (edges[0] - margin, edges[-1] + margin)})
+    if is_log:
+        axes.set(**{f"{which}scale": "log"})
+    else:  # few numbers, so that long ones do not meet
         axis = axes.xaxis if which == "x" else axes.yaxis
         axis.set_major_locator(MaxNLocator(3))
 
@@ -267,13 +241,10 @@ def _label(axes: Axes, column: Column, which: str) -> None:
     count = len(column.categories)
     places = list(range(0, count, math.ceil(count / LABELS)))
     texts = [drawable(str(column.categories[i])[:12]) for i in places]
-    if which == "x":
-        turned = 45 if sum(map(len, texts)) > 24 else 0
-        axes.set_xticks(places, texts, rotation=turned, fontsize=7, parse_math=False)
-        axes.set_xlim(-0.6, count - 0.4)
-    else:
-        axes.set_yticks(places, texts, fontsize=7, parse_math=False)
-        axes.set_ylim(-0.6, count - 0.4)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    turned = 45 if which == "x" and sum(map(len, texts)) > 24 else 0
+    axis.set_ticks(places, texts, rotation=turned, fontsize=7, parse_math=False)
+    axes.set(**{f"{which}lim": (-0.6, count - 0.4)})
 
 
 def _related(table: np.ndarray) -> list[int]:

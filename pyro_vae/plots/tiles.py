@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.plots.canvas import new_figure
+from pyro_vae.plots.canvas import single
 
 ROWS = 60  # of pictures in a figure
 SIDE = 180  # pixels of a picture that are drawn; larger ones are averaged
@@ -61,11 +61,9 @@ def grid(
         top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
         canvas[top : top + h, left : left + w] = image
     scale = min(0.75, 11 / columns) / max(h, w)
-    figure = new_figure(
-        max(canvas.shape[1] * scale + (1.4 if row_labels else 0.2), 3.2),
-        canvas.shape[0] * scale + 0.6,
-    )
-    axes = figure.add_subplot()
+    beside = 1.4 if row_labels else 0.2
+    high, wide = (scale * pixels for pixels in canvas.shape[:2])
+    figure, axes = single(max(wide + beside, 3.2), high + 0.6)
     axes.imshow(
         canvas.squeeze(-1) if c == 1 else canvas,
         cmap="gray",
@@ -117,8 +115,7 @@ def _lines(
     points = np.empty((*height.shape, 2))
     points[..., 0] = across + (cells % columns)[:, None]
     points[..., 1] = 0.1 + 0.8 * height + (rows - 1 - cells // columns)[:, None]
-    figure = new_figure(min(1.1 * columns, 12) + 0.6, min(0.8 * rows, 14) + 0.6)
-    axes = figure.add_subplot()
+    figure, axes = single(min(1.1 * columns, 12) + 0.6, min(0.8 * rows, 14) + 0.6)
     axes.add_collection(LineCollection(list(points), colors="C0", linewidths=1))
     if x.shape[1] == 1:
         axes.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color="C0")

@@ -9,6 +9,7 @@ from pyro_vae.report.facts import Facts
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
     Html,
+    bullets,
     code,
     figure,
     join,
@@ -78,12 +79,11 @@ def shown(facts: Facts, captions: Mapping[str, str]) -> Html:
 def answers(facts: Facts) -> dict[str, tuple[str, Html]]:
     """A section for each answer, and one for figures that nothing else shows."""
     mappings = {key: v for key, v in facts.s.items() if isinstance(v, Mapping)}
-    given = {
-        k: v for k, v in mappings.items() if k not in OF_THE_NUMBER or "title" in v
-    }
     shown_elsewhere = set(PLACED)
     sections = {}
-    for key, answer in given.items():
+    for key, answer in mappings.items():
+        if key in OF_THE_NUMBER and "title" not in answer:
+            continue
         captions = _captions(key, answer, set(facts.pictures) - shown_elsewhere)
         shown_elsewhere |= set(captions)
         content = join([_answer(answer), shown(facts, captions)])
@@ -135,10 +135,8 @@ def _answer(answer: Mapping[str, Any], within: str = "") -> Html:
         settings = [[_words(k), short(v)] for k, v in plain.items()]
         content.append(table(["", ""], settings, caption=caption))
     content += [paragraph(sentence) for sentence in _sentences(answer)]
-    warnings = answer.get("warnings") or []
-    content += (
-        [tag("ul", *(tag("li", warning) for warning in warnings))] if warnings else []
-    )
+    if warnings := answer.get("warnings"):
+        content.append(bullets(warnings))
     if question := answer.get("question"):
         content.append(paragraph("Asked: ", code(question)))
     return join([*content, *(_answer(part, str(name)) for name, part in parts.items())])
@@ -163,9 +161,8 @@ def tabulated(
         cells = []
         for name, *values in lines:
             linked = term(TERMS[name], name) if name in TERMS else name
-            cells.append(
-                [named(linked, meanings.get(name, "")), *_numbers(head, values)]
-            )
+            called = named(linked, meanings.get(name, ""))
+            cells.append([called, *_numbers(head, values)])
         first = texts.get("unit", "") if "mean" in head else ""
         elements.append(
             table([first, *map(spelled, head.values())], cells, caption=caption)
@@ -201,25 +198,20 @@ def _is_plain(value: Any) -> bool:
 
 def not_asked(facts: Facts) -> Html:
     """The questions that this evaluation was not asked, and how to ask them."""
-    rows = [
-        [code(f"--ask {call.partition('(')[0]}"), summary.replace("`", "")]
-        for call, summary in summaries("ask").items()
-        if not facts.s.get(call.partition("(")[0])
-    ]
-    return join(
-        [
-            paragraph("Not computed; add one of these to the evaluation."),
-            table(["", ""], rows, caption="Questions that were not asked", text=2),
-        ]
-    )
+    rows = []
+    for call, summary in summaries("ask").items():
+        name = call.partition("(")[0]
+        if not facts.s.get(name):
+            rows.append([code(f"--ask {name}"), summary.replace("`", "")])
+    questions = table(["", ""], rows, caption="Questions that were not asked", text=2)
+    introduction = paragraph("Not computed; add one of these to the evaluation.")
+    return join([introduction, questions])
 
 
 def _words(key: str) -> str:
     """The name of a key as a heading."""
     if not key.replace("_", "").replace("-", "").replace(" ", "").isalnum():
         return key
-    words = " ".join(
-        ACRONYMS.get(word, word)
-        for word in str(key).replace("_", " ").replace("-", " ").split()
-    )
+    split = key.replace("_", " ").replace("-", " ").split()
+    words = " ".join(ACRONYMS.get(word, word) for word in split)
     return words[:1].upper() + words[1:]

@@ -67,17 +67,12 @@ def warnings_of(facts: Facts) -> list[str]:
         warnings.append("log p(x) is not a finite number for some of the data.")
     if s["pareto_k"]["above_limit"]:
         warnings.append(s["verdict"])
-    answers = [s, *(v for v in s.values() if isinstance(v, Mapping))]
-    every = [
-        *answers,
-        *(v for a in answers[1:] for v in a.values() if isinstance(v, Mapping)),
-    ]
-    of_answers = [
-        warning for answer in every for warning in answer.get("warnings") or []
-    ]
-    warnings += [
-        warning for warning in dict.fromkeys(of_answers) if warning not in warnings
-    ]
+    answers = _mappings(s)
+    parts = [part for answer in answers for part in _mappings(answer)]
+    for answer in (s, *answers, *parts):
+        for warning in answer.get("warnings") or []:
+            if warning not in warnings:
+                warnings.append(warning)
     curve = [v for v in s.get("curve", {}).values() if v is not None]
     if len(curve) > 1 and curve[-1] - curve[-2] > MATTERS:
         warnings.append(
@@ -90,6 +85,10 @@ def warnings_of(facts: Facts) -> list[str]:
             f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
         )
     return warnings
+
+
+def _mappings(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [v for v in answer.values() if isinstance(v, Mapping)]
 
 
 def _training_warnings(facts: Facts) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 VOID = {"img", "meta"}
 SIGNIFICANT = 2  # digits of an error that are shown
@@ -26,9 +26,9 @@ def escape(text: Any) -> Html:
     return text if isinstance(text, Html) else Html(html.escape(str(text)))
 
 
-def join(parts: Iterable[Any], between: str = "") -> Html:
+def join(parts: Iterable[Any]) -> Html:
     """Parts one after the other; `None` is left out."""
-    return Html(between.join(escape(part) for part in parts if part is not None))
+    return Html("".join(escape(part) for part in parts if part is not None))
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
@@ -39,17 +39,14 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     >>> tag("p", "1 < 2", class_="note")
     '<p class="note">1 &lt; 2</p>'
     """
-    given = {
-        k.rstrip("_").replace("_", "-"): v
-        for k, v in attributes.items()
-        if v is not None
-    }
-    written = "".join(f' {k}="{html.escape(str(v))}"' for k, v in given.items())
-    return Html(
-        f"<{name}{written}>"
-        if name in VOID
-        else f"<{name}{written}>{join(children)}</{name}>"
-    )
+    opening = f"<{name}"
+    for key, value in attributes.items():
+        if value is not None:
+            attribute = key.rstrip("_").replace("_", "-")
+            opening += f' {attribute}="{html.escape(str(value))}"'
+    if name in VOID:
+        return Html(f"{opening}>")
+    return Html(f"{opening}>{join(children)}</{name}>")
 
 
 def _decimals(error: float) -> int:
@@ -62,10 +59,10 @@ def number(value: Any, *errors: Any) -> str:
     >>> number(-22.95113, 0.19), number(-22.95113, 0.19, 0.0021), number(None), number(0.5)
     ('−22.95', '−22.9511', '—', '0.500')
     """
-    if value is None or not math.isfinite(value):
-        return (
-            "—" if value is None or math.isnan(value) else ("∞" if value > 0 else "−∞")
-        )
+    if value is None or math.isnan(value):
+        return "—"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     known = [e for e in errors if e is not None and 0 < e < math.inf]
     text = f"{value:.{_decimals(min(known)) if known else 3}f}"
     return text.replace("-", "−")
@@ -77,8 +74,10 @@ def short(value: Any) -> str:
     >>> short(1234567), short(0.00012344), short([1, 2.5]), short({"a": True}), short(None)
     ('1,234,567', '0.0001234', '1, 2.5', 'a: yes', '—')
     """
-    if value is None or isinstance(value, bool):
-        return "—" if value is None else ("yes" if value else "no")
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
     if isinstance(value, float):
@@ -92,9 +91,8 @@ def short(value: Any) -> str:
         return ", ".join(f"{k}: {short(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         if len(value) > 12 and all(isinstance(v, int | float) for v in value):
-            return (
-                f"{len(value)} numbers from {short(min(value))} to {short(max(value))}"
-            )
+            low, high = short(min(value)), short(max(value))
+            return f"{len(value)} numbers from {low} to {high}"
         return ", ".join(map(short, value))
     return str(value)
 
@@ -109,25 +107,25 @@ def paragraph(*parts: Any, class_: str | None = None) -> Html:
     return tag("p", *parts, class_=class_)
 
 
+def bullets(sentences: Iterable[Any]) -> Html:
+    """A list of sentences."""
+    return tag("ul", *(tag("li", sentence) for sentence in sentences))
+
+
 def table(
     head: Sequence[Any], rows: Iterable[Sequence[Any]], *, caption: str, text: int = 1
 ) -> Html:
     """A table whose first column names the row; the first `text` columns hold words, the others numbers."""
+    kinds = [None if i < text else "number" for i in range(len(head))]
 
     def row(cells: Sequence[Any]) -> Html:
-        kinds = [None if i < text else "number" for i in range(len(cells))]
-        first = tag("th", cells[0], scope="row")
-        rest = (
-            tag("td", cell, class_=kind)
-            for cell, kind in zip(cells[1:], kinds[1:], strict=True)
-        )
-        return tag("tr", first, *rest)
+        first, *rest = zip(cells, kinds, strict=True)
+        others = (tag("td", cell, class_=kind) for cell, kind in rest)
+        return tag("tr", tag("th", first[0], scope="row"), *others)
 
-    names = (
-        tag("th", name, scope="col", class_=None if i < text else "number")
-        for i, name in enumerate(head)
-    )
-    top = tag("thead", tag("tr", *names)) if any(head) else None
+    names = zip(head, kinds, strict=True)
+    heads = (tag("th", name, scope="col", class_=kind) for name, kind in names)
+    top = tag("thead", tag("tr", *heads)) if any(head) else None
     content = tag("table", tag("caption", caption), top, tag("tbody", *map(row, rows)))
     return tag(
         "div", content, class_="scroll", role="region", aria_label=caption, tabindex="0"
@@ -154,11 +152,7 @@ def picture(
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 width, height = image.size
                 image.verify()
-        except (
-            UnidentifiedImageError,
-            OSError,
-            SyntaxError,
-        ):  # what Pillow raises for a broken PNG
+        except (OSError, SyntaxError):  # what Pillow raises for a broken PNG
             return None
     else:
         buffer = io.BytesIO()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pyro_vae._config import Config
 from pyro_vae.data.representation import Representation
-from pyro_vae.evaluation.results import MEANINGS, PARETO_LIMIT
+from pyro_vae.evaluation.results import MEANINGS, PARETO_LIMIT, PARTS
 from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.commands import trust as trust_option
 from pyro_vae.foundation.trust import AXES
@@ -20,6 +20,7 @@ from pyro_vae.report.facts import Facts
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
     Html,
+    bullets,
     code,
     figure,
     join,
@@ -37,12 +38,6 @@ WORST = 12  # data that are shown
 DOUBTFUL = 10
 
 
-def _missing(what: str, *how: Any) -> Html:
-    return paragraph(
-        tag("strong", f"{what}: not computed."), " ", *how, class_="missing"
-    )
-
-
 def _particles(s: Mapping[str, Any]) -> str:
     least, most = s["least_particles"], s["num_particles"]
     return short(most) if least == most else f"{short(least)} to {short(most)}"
@@ -52,18 +47,14 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
     """The verdict: the number, what it is of, and whether it can be believed."""
     s, marginal, latents = facts.s, facts.s["log_marginal"], facts.s.get("latents")
     bad, dims = s["pareto_k"]["above_limit"], s["spec"]["latent_dim"]
-    error, noise = (
-        marginal["data_standard_error"],
-        marginal["monte_carlo_standard_error"],
-    )
-    mean, data_error = (
-        number(marginal["mean"], error),
-        f"{PLUS_MINUS}{number(error, error)}",
-    )
+    error = marginal["data_standard_error"]
+    noise = marginal["monte_carlo_standard_error"]
+    mean = number(marginal["mean"], error)
+    data_error = f"{PLUS_MINUS}{number(error, error)}"
     taken = f" for {len(facts.history)} epochs" if facts.history else ""
-    believed = (
-        f"For {bad} of these data the number is doubtful." if bad else s["verdict"]
-    )
+    believed = s["verdict"]
+    if bad:
+        believed = f"For {bad} of these data the number is doubtful."
     prior, likelihood, guide = (
         code(facts.config.get(axis, "?")) for axis in ("prior", "likelihood", "guide")
     )
@@ -91,46 +82,27 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
         latents["verdict"] if latents else "",
         class_="lead",
     )
-    share = bad / s["data"]
+    bits, share = (
+        number(s["bits_per_dimension"], 0.001),
+        f"{100 * bad / s['data']:.1f} %",
+    )
+    doubtful = f"{bad} of {short(s['data'])} data"
     cards = [
         _card("log p(x)", mean, f"nats per datum, {data_error}"),
-        _card(
-            "bits per dimension",
-            number(s["bits_per_dimension"], 0.001),
-            f"of {s['bits_per_dimension_of']}",
-        ),
-        _card(
-            f"Pareto k above {PARETO_LIMIT}",
-            f"{100 * share:.1f} %",
-            f"{bad} of {short(s['data'])} data",
-            bad > 0,
-        ),
+        _card("bits per dimension", bits, f"of {s['bits_per_dimension_of']}"),
+        _card(f"Pareto k above {PARETO_LIMIT}", share, doubtful, bad > 0),
     ]
     if latents:
         low, high = latents["active_interval"]
         note = f"of {dims}; 95 %: {low} to {high}"
-        cards.append(
-            _card(
-                "active latents",
-                short(latents["active_units"]),
-                note,
-                latents["collapsed"],
-            )
-        )
+        active = short(latents["active_units"])
+        cards.append(_card("active latents", active, note, latents["collapsed"]))
+    heading, kind = "No warnings", "box good"
+    content = paragraph("No check found a reason to doubt the number.")
     if warnings:
         heading = "One warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
-        items = tag("ul", *(tag("li", w) for w in warnings))
-        box = tag(
-            "aside", tag("h2", heading), items, class_="box bad", aria_label="Warnings"
-        )
-    else:
-        box = tag(
-            "aside",
-            tag("h2", "No warnings"),
-            paragraph("No check found a reason to doubt the number."),
-            class_="box good",
-            aria_label="Warnings",
-        )
+        content, kind = bullets(warnings), "box bad"
+    box = tag("aside", tag("h2", heading), content, class_=kind, aria_label="Warnings")
     return join([tag("div", *cards, class_="cards"), lead, box])
 
 
@@ -151,12 +123,8 @@ def _card(name: str, value: str, note: str, bad: bool = False) -> Html:
 def the_number(facts: Facts) -> Html:
     """The log-likelihood and its parts, each with its errors and a sentence."""
     s = facts.s
-    columns = {
-        "log p(x)": "log_marginal",
-        "ELBO": "elbo",
-        "reconstruction": "reconstruction",
-    }
-    rows = {name: s[key] for name, key in {**columns, "KL": "kl"}.items()}
+    rows = {"log p(x)": s["log_marginal"]}
+    rows |= {name: s[key] for key, name in PARTS.items()}
     caption = (
         f"log p(x), from {_particles(s)} draws for each datum, and what it is made of"
     )
@@ -182,30 +150,18 @@ def the_number(facts: Facts) -> Html:
 def trust(facts: Facts) -> Html:
     """Whether the estimate can be believed: ESS, Pareto k, the curve over K, the doubtful data."""
     s, k = facts.s, facts.columns["pareto_k"]
-    bad, n, bias = (
-        s["pareto_k"]["above_limit"],
-        s["data"],
-        s["log_marginal"]["estimated_bias"],
-    )
+    ess, pareto, bias = s["ess"], s["pareto_k"], s["log_marginal"]["estimated_bias"]
+    of_draws = named(term("ess", "effective sample size"), f"of {_particles(s)} draws")
+    above = f"above {PARETO_LIMIT} for {pareto['above_limit']} of {s['data']} data"
+    of_bias = "nats; how far the mean probably lies below the truth"
     rows = [
+        [of_draws, short(ess["median"]), short(ess["least"])],
         [
-            named(term("ess", "effective sample size"), f"of {_particles(s)} draws"),
-            *(short(s["ess"][name]) for name in ("median", "least")),
+            named(term("pareto", "Pareto k"), above),
+            short(pareto["median"]),
+            short(pareto["largest"]),
         ],
-        [
-            named(
-                term("pareto", "Pareto k"),
-                f"above {PARETO_LIMIT} for {bad} of {n} data",
-            ),
-            *(short(s["pareto_k"][name]) for name in ("median", "largest")),
-        ],
-        [
-            named(
-                "estimated bias", "nats; how far the mean probably lies below the truth"
-            ),
-            number(bias, bias and abs(bias)),
-            "",
-        ],
+        [named("estimated bias", of_bias), number(bias, bias and abs(bias)), ""],
     ]
     introduction = "The number is a mean over weighted draws. It can be believed where many draws share the weight."
     content = [
@@ -214,7 +170,7 @@ def trust(facts: Facts) -> Html:
             ["", "median", "worst"], rows, caption="Quality of the importance weights"
         ),
     ]
-    captions = facts.s.get("captions") or {}
+    captions = s.get("captions") or {}
     pictures = {
         name: captions[name] for name in ("pareto_k", "bound_curve") if name in captions
     }
@@ -222,47 +178,32 @@ def trust(facts: Facts) -> Html:
     if s.get("effort"):
         content.append(paragraph(s["effort"]))
     elif s.get("refinement_steps"):
-        content.append(
-            paragraph(
-                f"Before weighting, q(z|x) was fitted to each datum by {s['refinement_steps']} steps."
-            )
+        steps = s["refinement_steps"]
+        sentence = (
+            f"Before weighting, q(z|x) was fitted to each datum by {steps} steps."
         )
+        content.append(paragraph(sentence))
     doubtful = np.flatnonzero(~(k <= PARETO_LIMIT))
     if len(doubtful):
-        order = doubtful[
-            np.argsort(-np.nan_to_num(k[doubtful], nan=np.inf), kind="stable")
-        ][:DOUBTFUL]
-        more = (
-            ""
-            if len(order) == len(doubtful)
-            else f", the {len(order)} worst of {len(doubtful)}"
-        )
-        content.append(
-            _data_table(
-                facts,
-                order,
-                f"Data with Pareto k above {PARETO_LIMIT}{more}, counted from 0",
-            )
-        )
+        worst_first = np.argsort(-np.nan_to_num(k[doubtful], nan=np.inf), kind="stable")
+        order = doubtful[worst_first][:DOUBTFUL]
+        more = ""
+        if len(order) < len(doubtful):
+            more = f", the {len(order)} worst of {len(doubtful)}"
+        caption = f"Data with Pareto k above {PARETO_LIMIT}{more}, counted from 0"
+        content.append(_data_table(facts, order, caption))
     return join(content)
-
-
-def _called_by(facts: Facts) -> list[str]:
-    """The heads of the columns that say which datum it is."""
-    heads = {"row": "row of the file", "name": "name", "label": "label"}
-    return [head for key, head in heads.items() if key in facts.columns] or ["datum"]
 
 
 def _called(facts: Facts, i: int) -> dict[str, str]:
     """Which datum it is: its row in the file, its name and label; its place in the evaluation where that is all."""
-    keys = ("row", "name", "label")
-    return {k: str(facts.columns[k][i]) for k in keys if k in facts.columns} or {
-        "datum": str(i)
-    }
+    keys = [key for key in ("row", "name", "label") if key in facts.columns]
+    return {key: str(facts.columns[key][i]) for key in keys} or {"datum": str(i)}
 
 
 def _data_table(facts: Facts, order: np.ndarray, caption: str) -> Html:
     columns, rows = facts.columns, []
+    names = ["row of the file" if key == "row" else key for key in _called(facts, 0)]
     for i in order.tolist():
         value, error = float(columns["values"][i]), float(columns["standard_errors"][i])
         rows.append(
@@ -275,7 +216,6 @@ def _data_table(facts: Facts, order: np.ndarray, caption: str) -> Html:
                 short(int(columns["num_particles"][i])),
             ]
         )
-    names = _called_by(facts)
     head = [*names, "log p(x)", "± Monte Carlo", "Pareto k", "ESS", "draws"]
     return table(head, rows, caption=caption, text=len(names))
 
@@ -311,25 +251,20 @@ def training(facts: Facts) -> Html:
 def samples(facts: Facts) -> Html:
     """What the model draws."""
     prior = "prior" if "prior" in facts.pictures else "prior_samples"
-    if facts.is_table:
-        other = "prior_samples" if prior == "prior" else "prior"
-        return shown(
-            facts, {name: text for name, text in OF_TABLES.items() if name != other}
-        )
-    names = (prior, *(name for name in CAPTIONS if not name.startswith("prior")))
-    pictures = shown(facts, {name: CAPTIONS[name] for name in names})
-    wanted = on_run("sample", facts.folder, place=facts.place)
-    more = (
-        None
-        if "traversal" in facts.pictures
-        else _missing(
-            "Interpolation and traversal",
-            "Draw them with ",
-            code(wanted),
-            " and write the report again.",
-        )
+    other = "prior_samples" if prior == "prior" else "prior"
+    captions = OF_TABLES if facts.is_table else CAPTIONS
+    pictures = shown(facts, {k: text for k, text in captions.items() if k != other})
+    if facts.is_table or "traversal" in facts.pictures:
+        return pictures
+    wanted = code(on_run("sample", facts.folder, place=facts.place))
+    missing = paragraph(
+        tag("strong", "Interpolation and traversal: not computed."),
+        " Draw them with ",
+        wanted,
+        " and write the report again.",
+        class_="missing",
     )
-    return join([pictures, more])
+    return join([pictures, missing])
 
 
 def worst(facts: Facts) -> Html:
@@ -340,38 +275,25 @@ def worst(facts: Facts) -> Html:
     content = [shown(facts, {"log_marginal": captions.get("log_marginal", "log p(x)")})]
     if facts.data is not None and is_image(facts.data[:1].shape[1:]):
         content.append(_thumbnails(facts, order))
-    content.append(
-        _data_table(
-            facts,
-            order,
-            f"The {len(order)} data with the lowest log p(x); rows are counted from 0",
-        )
-    )
-    return join(content)
+    caption = f"The {len(order)} data with the lowest log p(x); rows are counted from 0"
+    return join([*content, _data_table(facts, order, caption)])
 
 
 def _thumbnails(facts: Facts, order: np.ndarray) -> Html:
-    chosen = np.stack(
-        [
-            facts.data[i : i + 1][0].detach().cpu().float().numpy()
-            for i in order.tolist()
-        ]
-    )
+    places = order.tolist()
+    data = [facts.data[i : i + 1][0].detach().cpu().float().numpy() for i in places]
+    chosen = np.stack(data)
     low, high = min(0.0, float(np.nanmin(chosen))), max(1.0, float(np.nanmax(chosen)))
     chosen = np.nan_to_num(chosen, nan=low)  # what was not seen
+    chosen = ((chosen - low) / (high - low) * 255).round().astype(np.uint8)
     shown = []
-    for i, x in zip(
-        order.tolist(),
-        ((chosen - low) / (high - low) * 255).round().astype(np.uint8),
-        strict=True,
-    ):
+    for i, x in zip(places, chosen, strict=True):
         pixels = x if x.ndim == 2 else x[0] if len(x) == 1 else np.moveaxis(x, 0, -1)
         value = number(facts.columns["values"][i], 0.1)
         words = [v if k == "name" else f"{k} {v}" for k, v in _called(facts, i).items()]
         called = ", ".join(words)
-        image = picture(
-            Image.fromarray(pixels), f"{called}, log p(x) {value}", "pixels"
-        )
+        alt = f"{called}, log p(x) {value}"
+        image = picture(Image.fromarray(pixels), alt, "pixels")
         shown.append(figure(image, caption=f"{called}: {value}"))
     return tag("div", *shown, class_="thumbnails")
 
@@ -382,26 +304,20 @@ def configuration(facts: Facts) -> Html:
     rows = []
     for name, value in facts.config.items():
         if name != "resolved":
-            usual = defaults.get(name)
-            rows.append(
-                [
-                    code(name),
-                    tag("strong", short(value)) if value != usual else short(value),
-                    short(usual),
-                ]
-            )
-    s, versions = facts.s, facts.s.get("versions") or {}
-    came = [
-        [key.replace("_", " "), short(value)]
-        for key, value in facts.resolved.items()
-        if key != "version"
-    ]
-    came += [["version that trained", facts.resolved.get("version", "?")]]
-    came += [[f"{name} that evaluated", version] for name, version in versions.items()]
-    came += [
-        ["checkpoint", s.get("checkpoint", "?")],
-        ["seed of the evaluation", str(s.get("seed", "?"))],
-    ]
+            usual, text = defaults.get(name), short(value)
+            changed = value != usual
+            shown_value = tag("strong", text) if changed else text
+            rows.append([code(name), shown_value, short(usual)])
+    s, came = (
+        facts.s,
+        {key.replace("_", " "): short(v) for key, v in facts.resolved.items()},
+    )
+    came.pop("version", None)
+    came["version that trained"] = facts.resolved.get("version", "?")
+    for name, version in (s.get("versions") or {}).items():
+        came[f"{name} that evaluated"] = version
+    came["checkpoint"] = s.get("checkpoint", "?")
+    came["seed of the evaluation"] = str(s.get("seed", "?"))
     file, trusted = f"{facts.place}/config.toml", trust_option(facts.config, AXES)
     repeat = command("train", "--config", file, "--output", "NEW_FOLDER", *trusted)
     return join(
@@ -416,7 +332,7 @@ def configuration(facts: Facts) -> Html:
                 caption="Settings of the training; bold: not the default",
                 text=3,
             ),
-            table(["", ""], came, caption="What they came to", text=2),
+            table(["", ""], came.items(), caption="What they came to", text=2),
         ]
     )
 
