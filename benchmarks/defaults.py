@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks.__main__ import HERE, write
-from pyro_vae import activity
 from pyro_vae._cli.training import resolve
-from pyro_vae.evaluation.latents import ACTIVE, COLLAPSED
+from pyro_vae.evaluation.latents import ACTIVE, COLLAPSED, activity
 from pyro_vae.foundation.files import write_atomically
 from pyro_vae.inference.fit import run_epochs
 from pyro_vae.networks import ACTIVATIONS

@@ -19,13 +19,13 @@ from pyro_vae import (
     Bernoulli,
     InputError,
     MeanField,
-    Representation,
     Spec,
     StandardNormal,
     build,
     fit,
     variants,
 )
+from pyro_vae.data.representation import Representation
 from pyro_vae.foundation import sizes as _sizes
 from pyro_vae.foundation.checks import Count, NotNegative, Positive, check, shown, words
 from pyro_vae.foundation.sizes import Bounded

@@ -17,18 +17,11 @@ from ppca import PPCA
 from pyro_vae import (
     VAE,
     Bernoulli,
-    Categorical,
-    Columns,
     Gaussian,
     InputError,
-    LogNormal,
     MeanField,
-    NegativeBinomial,
-    Ordinal,
-    Poisson,
     Spec,
     StandardNormal,
-    StudentT,
     Table,
     build,
     by_column,
@@ -41,6 +34,15 @@ from pyro_vae import (
     save,
 )
 from pyro_vae.data.schema import Held, Schema, cells_of
+from pyro_vae.models.likelihoods import (
+    Categorical,
+    Columns,
+    LogNormal,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+)
 from pyro_vae.networks import MLP
 from pyro_vae.networks.views import Seen, View
 from pyro_vae.plots import table_marginals, table_pairs, table_reconstructions

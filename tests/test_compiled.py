@@ -19,7 +19,6 @@ from pyro_vae import (
     MLP,
     SVI,
     VAE,
-    Annealed,
     Bernoulli,
     CompileWarning,
     InputError,
@@ -38,6 +37,7 @@ from pyro_vae.evaluation import weighting as estimators
 from pyro_vae.inference import worth
 from pyro_vae.inference.epochs import Progress
 from pyro_vae.inference.fit import run_epochs
+from pyro_vae.inference.objectives import Annealed
 from pyro_vae.spec import AXES, parse
 from reading import rows
 from test_contracts import SHAPE, D, example

@@ -13,10 +13,8 @@ from pyro_vae import (
     MLP,
     SVI,
     VAE,
-    Conditional,
     FullRank,
     Gaussian,
-    Linear,
     MeanField,
     Spec,
     StandardNormal,
@@ -37,8 +35,8 @@ from pyro_vae import (
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.conditionals import Guide
 from pyro_vae.models.likelihoods import Likelihood
-from pyro_vae.models.priors import Prior
-from pyro_vae.networks import Network
+from pyro_vae.models.priors import Conditional, Prior
+from pyro_vae.networks import Linear, Network
 
 CLASSES = 3
 NETWORKS = variants(Network)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import InputError, Representation, load_data
+from pyro_vae import InputError, load_data
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.spec import parse
 

@@ -17,7 +17,6 @@ from pyro_vae import (
     Network,
     Objective,
     Prior,
-    Representation,
     Spec,
     build,
     terms,
@@ -25,6 +24,7 @@ from pyro_vae import (
 )
 from pyro_vae.data.fields import cut
 from pyro_vae.data.inputs import fields_of, moments
+from pyro_vae.data.representation import Representation
 from pyro_vae.foundation.source import summaries
 from pyro_vae.spec import AXES, parse, problem
 

@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from PIL import Image
 
-from pyro_vae import InputError, Representation, variants
+from pyro_vae import InputError, variants
 from pyro_vae.data import Split, load_data, named
 from pyro_vae.data.bridges import (
     AsStored,
@@ -23,6 +23,7 @@ from pyro_vae.data.bridges import (
     Scaled,
     Threshold,
 )
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.uniform import splitmix64, uniform
 from pyro_vae.data.units import Units
 

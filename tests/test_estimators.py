@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from ppca import PPCA
-from pyro_vae import InputError, LogMarginal, elbo, log_marginal, pareto_k
+from pyro_vae import InputError, elbo, log_marginal
 from pyro_vae.engine.memory import Allocations
 from pyro_vae.evaluation import weighting as estimators
-from pyro_vae.evaluation.diagnostics import tail_length
+from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
+from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.inference import bounds
 
 with warnings.catch_warnings():

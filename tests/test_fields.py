@@ -13,13 +13,12 @@ from pyro_vae import (
     Bernoulli,
     InputError,
     MeanField,
-    Split,
     StandardNormal,
     elbo,
     fit,
     log_marginal,
 )
-from pyro_vae.data import Data
+from pyro_vae.data import Data, Split
 from pyro_vae.data.bridges import AsStored, Dequantized, DynamicBits
 from pyro_vae.data.inputs import Call
 from pyro_vae.data.streams import Mapped, batches

@@ -8,28 +8,28 @@ import torch
 from ppca import PPCA
 from pyro_vae import (
     ELBO,
-    IAF,
     IWAE,
-    MIWAE,
     MLP,
-    PIWAE,
-    STL,
     VAE,
     Bernoulli,
-    Capacity,
-    DReG,
     FullRank,
-    InfoVAE,
     InputError,
     MeanField,
-    Mixture,
     Objective,
-    ReweightedWakeSleep,
     StandardNormal,
-    Sylvester,
     terms,
     variants,
 )
+from pyro_vae.inference.objectives import (
+    MIWAE,
+    PIWAE,
+    STL,
+    Capacity,
+    DReG,
+    InfoVAE,
+    ReweightedWakeSleep,
+)
+from pyro_vae.models.conditionals import IAF, Mixture, Sylvester
 
 
 def gradients(pair, x, objective, parameters, repeats):

@@ -8,27 +8,14 @@ import torch
 
 from ppca import PPCA
 from pyro_vae import (
-    IAF,
     MLP,
-    NSF,
-    STL,
     VAE,
     Bernoulli,
-    Delta,
     FullRank,
-    Householder,
     InputError,
-    Local,
-    LowRank,
     MeanField,
-    MeanFieldELBO,
-    Mixture,
-    Planar,
-    SemiAmortized,
     Spec,
     StandardNormal,
-    Sylvester,
-    activity,
     build,
     elbo,
     fit,
@@ -37,8 +24,22 @@ from pyro_vae import (
 )
 from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.distributions.pushforward import AffineStep, Reflections
+from pyro_vae.evaluation.latents import activity
 from pyro_vae.inference.fit import cosine
+from pyro_vae.inference.objectives import STL, MeanFieldELBO
 from pyro_vae.inference.objectives.base import closed_kl
+from pyro_vae.models.conditionals import (
+    IAF,
+    NSF,
+    Delta,
+    Householder,
+    Local,
+    LowRank,
+    Mixture,
+    Planar,
+    SemiAmortized,
+    Sylvester,
+)
 
 D = 4
 FLOWS = {

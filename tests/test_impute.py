@@ -9,7 +9,6 @@ import torch
 from pyro_vae import (
     IWAE,
     Bernoulli,
-    DiscretizedLogistic,
     InputError,
     Spec,
     build,
@@ -18,6 +17,7 @@ from pyro_vae import (
     load_data,
     open_run,
 )
+from pyro_vae.models.likelihoods import DiscretizedLogistic
 from test_holes import SMALL, arrays_of, holed, mixed, written
 
 pandas = pytest.importorskip("pandas")

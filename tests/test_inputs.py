@@ -21,11 +21,8 @@ from pyro_vae import (
     Guide,
     InputError,
     Likelihood,
-    Local,
     MeanField,
     Network,
-    Poisson,
-    SemiAmortized,
     Spec,
     StandardNormal,
     VampPrior,
@@ -43,6 +40,8 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.encode import encode
+from pyro_vae.models.conditionals import Local, SemiAmortized
+from pyro_vae.models.likelihoods import Poisson
 from pyro_vae.networks import Standardised
 
 REALS = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)

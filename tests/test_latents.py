@@ -9,10 +9,10 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily
 
 from ppca import PPCA
-from pyro_vae import Guide, InputError, Spec, activity, build, plots, variants
+from pyro_vae import Guide, InputError, Spec, build, plots, variants
 from pyro_vae.data.inputs import Call
 from pyro_vae.evaluation import latents
-from pyro_vae.evaluation.latents import LatentHealth, latent_health
+from pyro_vae.evaluation.latents import LatentHealth, activity, latent_health
 from pyro_vae.evaluation.question import Estimate
 
 SMALL = "mlp(hidden=(16,))"

@@ -10,10 +10,11 @@ import pytest
 import scipy.stats
 import torch
 
-from pyro_vae import InputError, Representation, load_data
+from pyro_vae import InputError, load_data
 from pyro_vae.data import Bridge
 from pyro_vae.data.bridges import ColumnNoise
 from pyro_vae.data.lattice import lattice
+from pyro_vae.data.representation import Representation
 from pyro_vae.data.units import Units
 from pyro_vae.spec import parse
 

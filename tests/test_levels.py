@@ -11,17 +11,8 @@ from torch.distributions import Categorical, Gamma, MixtureSameFamily, Normal
 
 from levels import Levels
 from pyro_vae import (
-    PIWAE,
-    STL,
     SVI,
-    BetaTC,
-    DReG,
-    FreeBits,
-    InfoVAE,
     InputError,
-    MeanFieldELBO,
-    ReweightedWakeSleep,
-    activity,
     anomaly_scores,
     compare_posterior,
     elbo,
@@ -36,7 +27,18 @@ from pyro_vae.evaluation.annealing import (
     bidirectional_monte_carlo,
 )
 from pyro_vae.evaluation.gaps import inference_gaps
+from pyro_vae.evaluation.latents import activity
 from pyro_vae.evaluation.refinement import log_marginal_refined, refine
+from pyro_vae.inference.objectives import (
+    PIWAE,
+    STL,
+    BetaTC,
+    DReG,
+    FreeBits,
+    InfoVAE,
+    MeanFieldELBO,
+    ReweightedWakeSleep,
+)
 from pyro_vae.inference.scores import Flat, draw, score, simulate
 from pyro_vae.inference.shift import RefinedGuide, Shifted, starting
 

@@ -10,29 +10,22 @@ import scipy.stats
 import torch
 
 import pyro_vae
-from pyro_vae import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    InputError,
-    NegativeBinomial,
-    Poisson,
-    Spec,
-    StudentT,
-    build,
-    fit,
-    load_data,
-)
+from pyro_vae import Bernoulli, InputError, Spec, build, fit, load_data
 from pyro_vae.foundation.abstract import traced
 from pyro_vae.models.likelihoods import (
     Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
     DiscretizedLogisticMixture,
     Gamma,
     Gaussian,
     Laplace,
     LogNormal,
+    NegativeBinomial,
     Ordinal,
+    Poisson,
+    StudentT,
     ZeroInflated,
 )
 

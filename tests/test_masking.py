@@ -10,10 +10,7 @@ from pyro_vae import (
     Bernoulli,
     Gaussian,
     InputError,
-    Linear,
     MeanField,
-    Poisson,
-    SelfMasking,
     Spec,
     StandardNormal,
     build,
@@ -24,6 +21,8 @@ from pyro_vae import (
     log_marginal,
     save,
 )
+from pyro_vae.models.likelihoods import Poisson, SelfMasking
+from pyro_vae.networks import Linear
 from test_holes import SMALL, holed, written
 
 NAN = torch.nan

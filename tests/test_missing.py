@@ -10,12 +10,9 @@ from pyro_vae import (
     MLP,
     VAE,
     Bernoulli,
-    Categorical,
-    DiscretizedLogisticMixture,
     Gaussian,
     InputError,
     MeanField,
-    Ordinal,
     Spec,
     StandardNormal,
     annealed_importance_sampling,
@@ -32,7 +29,12 @@ from pyro_vae import (
 )
 from pyro_vae.data.inputs import moments
 from pyro_vae.data.representation import Representation
-from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.likelihoods import (
+    Categorical,
+    DiscretizedLogisticMixture,
+    Likelihood,
+    Ordinal,
+)
 from pyro_vae.networks import ConvNet, Standardised, with_mask
 from pyro_vae.networks.views import Seen, View
 from test_contracts import example

@@ -9,28 +9,30 @@ import torch
 
 from ppca import PPCA
 from pyro_vae import (
-    CIWAE,
     ELBO,
     IWAE,
-    MIWAE,
     MLP,
-    PIWAE,
     SVI,
     VAE,
-    Annealed,
     Bernoulli,
-    BetaTC,
-    Capacity,
-    FreeBits,
-    InfoVAE,
     InputError,
     MeanField,
-    Renyi,
     StandardNormal,
     fit,
     terms,
 )
 from pyro_vae.inference.fit import run_epochs
+from pyro_vae.inference.objectives import (
+    CIWAE,
+    MIWAE,
+    PIWAE,
+    Annealed,
+    BetaTC,
+    Capacity,
+    FreeBits,
+    InfoVAE,
+    Renyi,
+)
 from pyro_vae.inference.objectives.penalties import squared_mmd
 
 

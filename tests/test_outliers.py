@@ -15,14 +15,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppca import PPCA
-from pyro_vae import (
-    AnomalyScores,
-    Detection,
-    InputError,
-    Separation,
-    anomaly_scores,
-    detection,
-)
+from pyro_vae import InputError, anomaly_scores, detection
+from pyro_vae.evaluation.outliers import AnomalyScores, Detection, Separation
 from pyro_vae.trained import open_run
 from reading import mentions, newest
 

@@ -31,20 +31,12 @@ from pyro_vae import (
     ELBO,
     IWAE,
     MLP,
-    PIWAE,
-    STL,
     VAE,
     Bernoulli,
-    DReG,
-    FreeBits,
     InputError,
     MeanField,
-    MeanFieldELBO,
     Objective,
-    Renyi,
-    ReweightedWakeSleep,
     StandardNormal,
-    activity,
     compare_posterior,
     elbo,
     fit,
@@ -55,7 +47,17 @@ from pyro_vae import (
 )
 from pyro_vae.data.inputs import rows_of
 from pyro_vae.engine.compiled import CompileWarning
+from pyro_vae.evaluation.latents import activity
 from pyro_vae.foundation.abstract import is_own, parameters_of, unchecked
+from pyro_vae.inference.objectives import (
+    PIWAE,
+    STL,
+    DReG,
+    FreeBits,
+    MeanFieldELBO,
+    Renyi,
+    ReweightedWakeSleep,
+)
 from pyro_vae.inference.particles import ParticleWarning, wants_all, way_of
 from pyro_vae.inference.terms import Several
 from pyro_vae.inference.watch import TrainingWarning

@@ -12,17 +12,16 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from ppca import PPCA
 from pyro_vae import (
-    IAF,
     MLP,
     VAE,
     Bernoulli,
-    Delta,
     InputError,
     MeanField,
     StandardNormal,
     compare_posterior,
 )
 from pyro_vae.evaluation.posterior import PosteriorComparison
+from pyro_vae.models.conditionals import IAF, Delta
 from pyro_vae.report import report
 from reading import mentions, newest
 

@@ -16,10 +16,7 @@ from pyro_vae import (
     VAE,
     InputError,
     Likelihood,
-    Linear,
     MeanField,
-    NegativeBinomial,
-    Poisson,
     StandardNormal,
     likelihoods,
     log_marginal,
@@ -28,6 +25,8 @@ from pyro_vae import (
 from pyro_vae.data.representation import Representation
 from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.foundation.abstract import traced
+from pyro_vae.models.likelihoods import NegativeBinomial, Poisson
+from pyro_vae.networks import Linear
 
 COLUMNS = 100  # of a datum
 SHIFT, SPREAD = 300.0, 20.0  # what locations count in

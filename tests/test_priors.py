@@ -9,8 +9,6 @@ from pyro_vae import (
     MLP,
     VAE,
     Bernoulli,
-    Delta,
-    Flow,
     FullRank,
     InputError,
     MeanField,
@@ -19,6 +17,8 @@ from pyro_vae import (
     build,
     priors,
 )
+from pyro_vae.models.conditionals import Delta
+from pyro_vae.models.priors import Flow
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,6 @@ from pyro_vae import (
     Gaussian,
     InputError,
     MeanField,
-    Poisson,
     Spec,
     StandardNormal,
     Structure,
@@ -25,6 +24,7 @@ from pyro_vae import (
     log_marginal,
     variants,
 )
+from pyro_vae.models.likelihoods import Poisson
 from pyro_vae.models.program import Factor, Program, formula
 from reading import mentions
 

@@ -11,19 +11,12 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppca import PPCA
 from pyro_vae import (
-    IAF,
     MLP,
     VAE,
     Bernoulli,
-    Delta,
     FullRank,
     InputError,
-    Local,
-    LogMarginal,
     MeanField,
-    Mixture,
-    Planar,
-    SemiAmortized,
     StandardNormal,
     elbo,
     log_marginal,
@@ -32,6 +25,15 @@ from pyro_vae import (
 from pyro_vae.evaluation.adaptive import log_marginal_adaptive
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.refinement import log_marginal_refined, refine
+from pyro_vae.evaluation.results import LogMarginal
+from pyro_vae.models.conditionals import (
+    IAF,
+    Delta,
+    Local,
+    Mixture,
+    Planar,
+    SemiAmortized,
+)
 
 
 @pytest.fixture(autouse=True)

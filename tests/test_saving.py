@@ -11,19 +11,18 @@ from pyro_vae import (
     Bernoulli,
     FullRank,
     Gaussian,
-    GaussianMixture,
     InputError,
     MeanField,
-    Poisson,
-    SemiAmortized,
     Spec,
     StandardNormal,
-    ZeroInflated,
     build,
     load,
     open_run,
     save,
 )
+from pyro_vae.models.conditionals import SemiAmortized
+from pyro_vae.models.likelihoods import Poisson, ZeroInflated
+from pyro_vae.models.priors import GaussianMixture
 from reading import mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")

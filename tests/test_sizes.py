@@ -18,7 +18,6 @@ from pyro_vae import (
     MeanField,
     Spec,
     StandardNormal,
-    activity,
     annealed_importance_sampling,
     anomaly_scores,
     bidirectional_monte_carlo,
@@ -35,6 +34,7 @@ from pyro_vae import (
 )
 from pyro_vae.data import Data
 from pyro_vae.encode import encode
+from pyro_vae.evaluation.latents import activity
 from pyro_vae.evaluation.posterior import compare_posterior
 from pyro_vae.evaluation.question import Evaluated
 from pyro_vae.evaluation.refinement import Spread

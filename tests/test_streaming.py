@@ -20,15 +20,13 @@ from pyro_vae import (
     SVI,
     VAE,
     Bernoulli,
-    Bridge,
     InputError,
     MeanField,
-    Split,
     StandardNormal,
     elbo,
     load_data,
 )
-from pyro_vae.data import fields, streams
+from pyro_vae.data import Bridge, Split, fields, streams
 from pyro_vae.data.bridges import AsStored, DynamicBits
 from pyro_vae.data.images import survey
 from pyro_vae.data.streams import Mapped
@@ -144,7 +142,7 @@ def test_moments_are_those_of_all_at_once(levels, monkeypatch):
     ids=lambda a: f"{a.dtype}-{a.min()}-{a.max()}",
 )
 def test_what_the_values_are_is_found_piece_by_piece(tmp_path, monkeypatch, array):
-    from pyro_vae import Representation
+    from pyro_vae.data.representation import Representation
 
     np.save(tmp_path / "x.npy", array[:, None])
     whole = torch.from_numpy(array.astype(np.uint8) if array.dtype == bool else array)

@@ -9,19 +9,11 @@ import pytest
 import torch
 
 from pyro_vae import (
-    CIWAE,
     ELBO,
     IWAE,
-    MIWAE,
-    PIWAE,
     SVI,
-    Annealed,
-    DReG,
-    FreeBits,
     InputError,
     Objective,
-    Renyi,
-    ReweightedWakeSleep,
     Spec,
     TrainingWarning,
     build,
@@ -31,6 +23,16 @@ from pyro_vae import (
 )
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.fit import run_epochs
+from pyro_vae.inference.objectives import (
+    CIWAE,
+    MIWAE,
+    PIWAE,
+    Annealed,
+    DReG,
+    FreeBits,
+    Renyi,
+    ReweightedWakeSleep,
+)
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.watch import remarks
 from pyro_vae.report.facts import _training_warnings

@@ -106,8 +106,8 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
             listed = next(name for name, site in t.sites.items() if site.listed)
             raise InputError(
                 f"{type(self).__name__} looks at draws of each latent, and all values of site {listed!r} are "
-                "enumerated instead; take ELBO, or draw it. An objective of your own averages by t.mean and t.log_mean, "
-                "and says so by takes_shares = True"
+                "enumerated instead; take ELBO, or draw it. An objective of your own averages by t.mean and "
+                "t.log_mean, and says so by takes_shares = True"
             )
 
     def prepare(self, size: int, epochs: int) -> None:

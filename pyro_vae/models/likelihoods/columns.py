@@ -38,7 +38,8 @@ class Columns(Likelihood):
 
     Source: Nazábal, Olmos, Ghahramani & Valera 2020, Handling Incomplete Heterogeneous Data Using VAEs.
 
-    >>> from pyro_vae import Bernoulli, Poisson
+    >>> from pyro_vae import Bernoulli
+    >>> from pyro_vae.models.likelihoods import Poisson
     >>> likelihood = Columns((2,), columns={"age": Poisson, "married": Bernoulli})
     >>> likelihood(torch.zeros(1, 2)).log_prob(torch.zeros(2))  # -1 - log(2)
     tensor(-1.6931)
