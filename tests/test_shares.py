@@ -12,7 +12,19 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from sklearn.mixture import GaussianMixture
 from torch import nn
 
-from pyro_vae import SVI, InputError, elbo, log_marginal, terms, variants
+from pyro_vae import (
+    SVI,
+    InputError,
+    annealed_importance_sampling,
+    elbo,
+    inference_gaps,
+    latent_health,
+    log_marginal,
+    log_marginal_adaptive,
+    log_marginal_refined,
+    terms,
+    variants,
+)
 from pyro_vae.inference.objectives import (
     CIWAE,
     ELBO,
@@ -278,6 +290,54 @@ def test_estimates_reach_the_closed_form_with_their_errors():
     assert ((result.values - truth).abs() < 5 * result.standard_errors).all()
     assert result.ess.min() > 100
     assert (result.elbo <= truth).all()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda pair, x: log_marginal_adaptive(pair, x, num_particles=500)[0],
+        lambda pair, x: log_marginal_refined(pair, x, num_particles=500),
+        lambda pair, x: inference_gaps(pair, x, num_particles=500).log_marginal,
+        lambda pair, x: annealed_importance_sampling(
+            pair[0], x, guide=pair[1], num_chains=32, num_temperatures=100
+        ),
+    ],
+    ids=["adaptive", "refined", "gaps", "annealed"],
+)
+def test_every_estimator_reaches_the_closed_form(ask):
+    pair = Clusters().follow()
+    torch.manual_seed(0)
+    result = ask((pair.model, pair.guide), pair.x)
+    truth = pair.log_prob(pair.x).detach()
+    assert ((result.values - truth).abs() < 5 * result.standard_errors).all()
+
+
+def test_refinement_raises_the_bound_of_a_bad_guide():
+    """The parameters of y and of z are moved; the bound stays below log p(x)."""
+    pair = Clusters()
+    torch.manual_seed(0)
+    gaps = inference_gaps((pair.model, pair.guide), pair.x, num_particles=500)
+    before = elbo(pair.model, pair.guide, pair.x, num_particles=500).elbo
+    refined = gaps.refined_elbo.mean().item()
+    assert refined > before + 1
+    assert refined < pair.log_prob(pair.x).mean().item()
+
+
+def test_latents_are_judged_with_y_summed_out():
+    """`KL(q(z|x) || p(z))` of the mixture that y leaves, against a mean over draws of it."""
+    pair = Clusters().follow()
+    torch.manual_seed(0)
+    health = latent_health(pair.model, pair.guide, pair.x, draws=2000)
+    y = torch.arange(CLASSES)[:, None]
+    q_y = (pair.x @ pair.classifier.T).log_softmax(1)  # (batch, classes)
+    loc = pair.x @ pair.encoder.T + pair.shift[y]
+    q = dist.Normal(loc, pair.log_scale[y].mul(0.3).exp()).to_event(1)
+    draws = q.sample((20_000,))  # (draws, classes, batch, LATENT)
+    log_q = (q.log_prob(draws.unsqueeze(2)) + q_y.T).logsumexp(2)
+    p = dist.Normal(pair.centres, 1.0).to_event(1)
+    log_p = p.log_prob(draws.unsqueeze(3)) + pair.prior.log_softmax(0)
+    kl = (q_y.T.exp() * (log_q - log_p.logsumexp(3)).mean(0)).sum(0)
+    assert health.kl.mean == pytest.approx(kl.mean().item(), abs=0.05)
 
 
 def test_compiled_steps_are_those_that_are_not():

@@ -171,12 +171,13 @@ def _bound(
     """`log p(x, z) - log q(z|x)` at draws of q, `(draws, batch)`; with `path`, log q as a function of z alone."""
     t = scored(model, guide, call.named(shift=shift), draws)
     if not path:
-        return t.log_px + t.log_pz - t.log_qz
-    latents = {name: site.value for name, site in latents_of(t.sites).items()}
-    if len(latents) == 1:
-        return t.log_px + t.log_pz - stopped_log_q(t)
+        return t.summed(t.log_px + t.log_pz - t.log_qz)
+    latents = latents_of(t.sites)
+    if sum(not site.listed for site in latents.values()) == 1:
+        return t.summed(t.log_px + t.log_pz - stopped_log_q(t))
     fixed = call.named(shift={site: delta.detach() for site, delta in shift.items()})
-    return t.log_px + t.log_pz - score(guide, fixed, latents).joint
+    values = {name: site.value for name, site in latents.items()}
+    return t.summed(t.log_px + t.log_pz - score(guide, fixed, values).joint)
 
 
 def _check(model: Program, guide: Program, call: Call) -> bool:
@@ -188,7 +189,7 @@ def _check(model: Program, guide: Program, call: Call) -> bool:
             raise InputError(
                 "the guide is a point for each datum and has no ELBO to refine; take one with a density"
             )
-        if has_density(site.q) and not site.q.has_rsample:
+        if has_density(site.q) and not site.listed and not site.q.has_rsample:
             raise InputError(
                 f"refinement needs draws that carry gradients, and those of the {kind(site.q)} do not"
             )
