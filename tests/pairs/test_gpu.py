@@ -11,6 +11,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from test_contracts import SHAPE, D, example
 
 from benchmarks.zoo import PAIRS
 from levels import Levels
@@ -37,7 +38,6 @@ from pyro_vae import (
 from pyro_vae._cli.options import KINDS
 from pyro_vae.spec import AXES, parse
 from reading import contents, newest
-from test_contracts import SHAPE, D, example
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,6 +13,7 @@ import torch
 import torch._inductor
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from test_contracts import SHAPE, D, example
 
 from pyro_vae import (
     ELBO,
@@ -40,7 +41,6 @@ from pyro_vae.inference.fit import run_epochs
 from pyro_vae.inference.objectives import Annealed
 from pyro_vae.spec import AXES, parse
 from reading import rows
-from test_contracts import SHAPE, D, example
 
 MEMBERS = [
     (axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)

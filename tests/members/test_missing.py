@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from test_contracts import example
 from torch.distributions import MultivariateNormal
 
 from ppca import PPCA
@@ -37,7 +38,6 @@ from pyro_vae.models.likelihoods import (
 )
 from pyro_vae.networks import ConvNet, Standardised, with_mask
 from pyro_vae.networks.views import Seen, View
-from test_contracts import example
 
 NAN = torch.nan
 

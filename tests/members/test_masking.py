@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_holes import SMALL, holed, written
 from torch.nn.functional import logsigmoid
 
 from pyro_vae import (
@@ -23,7 +24,6 @@ from pyro_vae import (
 )
 from pyro_vae.models.likelihoods import Poisson, SelfMasking
 from pyro_vae.networks import Linear
-from test_holes import SMALL, holed, written
 
 NAN = torch.nan
 NOISE = 0.5

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from test_holes import SMALL, arrays_of, holed, mixed, written
 
 from pyro_vae import (
     IWAE,
@@ -18,7 +19,6 @@ from pyro_vae import (
     open_run,
 )
 from pyro_vae.models.likelihoods import DiscretizedLogistic
-from test_holes import SMALL, arrays_of, holed, mixed, written
 
 pandas = pytest.importorskip("pandas")
 FEW = ("--num-particles", 30)
