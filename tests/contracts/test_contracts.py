@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from example import SHAPE, D, example
 from pyro_vae import (
     SVI,
     VAE,
@@ -28,7 +29,6 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.foundation.source import summaries
 from pyro_vae.spec import AXES, parse, problem
 
-D, SHAPE = 3, (6, 5)
 DENSE = (
     Representation.REAL,
     Representation.POSITIVE,
@@ -40,23 +40,6 @@ def members(family):
     return pytest.mark.parametrize(
         "cls", variants(family).values(), ids=lambda c: c.__name__
     )
-
-
-def example(support, *size):
-    """Data of a representation."""
-    u = torch.rand(*size, dtype=torch.float64)
-    match support:
-        case Representation.BINARY:
-            return u.round()
-        case Representation.UNIT:
-            return u
-        case Representation.REAL:
-            return 2 * u - 0.5
-        case Representation.POSITIVE:
-            return 0.2 + u
-        case Representation.LEVELS:
-            return (100 + 40 * u).floor()
-    return (5 * u).floor()
 
 
 def encoder(shape=SHAPE, features=7):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_holes import SMALL, arrays_of, holed, mixed, written
 
+from holed import SMALL, arrays_of, holed, mixed, written
 from pyro_vae import (
     IWAE,
     Bernoulli,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_holes import SMALL, holed, written
 from torch.nn.functional import logsigmoid
 
+from holed import SMALL, holed, written
 from pyro_vae import (
     MLP,
     VAE,

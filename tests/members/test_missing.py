@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from test_contracts import example
 from torch.distributions import MultivariateNormal
 
+from example import example
 from ppca import PPCA
 from pyro_vae import (
     MLP,

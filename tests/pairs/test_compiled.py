@@ -13,8 +13,8 @@ import torch
 import torch._inductor
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from test_contracts import SHAPE, D, example
 
+from example import SHAPE, D, example
 from pyro_vae import (
     ELBO,
     MLP,

@@ -11,9 +11,9 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from test_contracts import SHAPE, D, example
 
 from benchmarks.zoo import PAIRS
+from example import SHAPE, D, example
 from levels import Levels
 from ppca import PPCA
 from pyro_vae import (

@@ -1,0 +1,24 @@
+"""Data of every representation, and the shapes that members are tried with."""
+
+import torch
+
+from pyro_vae.data.representation import Representation
+
+D, SHAPE = 3, (6, 5)
+
+
+def example(support, *size):
+    """Data of a representation."""
+    u = torch.rand(*size, dtype=torch.float64)
+    match support:
+        case Representation.BINARY:
+            return u.round()
+        case Representation.UNIT:
+            return u
+        case Representation.REAL:
+            return 2 * u - 0.5
+        case Representation.POSITIVE:
+            return 0.2 + u
+        case Representation.LEVELS:
+            return (100 + 40 * u).floor()
+    return (5 * u).floor()
