@@ -5,6 +5,10 @@ import numpy as np
 NAN = float("nan")
 SMALL = ("--network", "mlp(hidden=(8,))", "--latent-dim", 1, "--compile", "no")
 
+MIXED = (
+    "job,age,member,pay\nclerk,31,yes,1.5\n?,45,no,\nsmith,,yes,2.5\nclerk,60,,8.0\n"
+)
+
 
 def holed(n=60, columns=3, seed=0):
     """Reals of which a fifth is missing, never all of a row."""

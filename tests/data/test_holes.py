@@ -135,11 +135,6 @@ def test_masks_of_splits_belong_to_them(tmp_path):
     assert data.values["test"].isnan().nonzero().tolist() == [[2, 1]]
 
 
-MIXED = (
-    "job,age,member,pay\nclerk,31,yes,1.5\n?,45,no,\nsmith,,yes,2.5\nclerk,60,,8.0\n"
-)
-
-
 def test_a_table_of_mixed_kinds_may_have_holes(tmp_path, call):
     """A sign such as ? in a column of texts is no category, and blanks are nan in the codes."""
     file = mixed(tmp_path / "x.csv")
