@@ -66,10 +66,6 @@ def local_parameters() -> Iterator[None]:
         yield
 
 
-class Enumerable:
-    """A part of a program of this package that draws from few values, all of which can be enumerated."""
-
-
 class Around(torch.nn.Module):
     """A program that runs another with something changed, and is of its kind: of this package, or foreign."""
 
@@ -108,6 +104,13 @@ def is_own(*programs: Any) -> bool:
     foreign, and one program of each kind makes a foreign pair.
     """
     return all(_is_own(program) for program in programs)
+
+
+def lists(program: Any) -> bool:
+    """Whether a program of this package has sites of few values, all of which are enumerated."""
+    while isinstance(program, Around):
+        program = program.program
+    return isinstance(program, AbstractProgram) and program.lists
 
 
 def _is_own(program: Any) -> bool:
@@ -172,6 +175,11 @@ class AbstractProgram(PyroModule, metaclass=_ProgramMeta):  # type: ignore[misc,
     program with the same names is silently overwritten by the first. Here the parameters are only *announced* to the
     handlers around the call: `pyro.infer.SVI`, `Trace_ELBO` and the other tools of Pyro work, two programs never meet.
     """
+
+    @property
+    def lists(self) -> bool:
+        """Whether it has sites of few values, all of which are enumerated."""
+        return False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _mode.announce:

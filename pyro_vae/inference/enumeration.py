@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from pyro_vae.foundation.abstract import Around, is_own
+from pyro_vae.foundation.abstract import Around, is_own, lists
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.particles import Finite, Particles, Program, Sites, finite_of
 
@@ -39,7 +39,7 @@ class Enumerated(Around):
 
 def enumerated(model: Program, guide: Program, args: Any, kwargs: Any) -> Program:
     """The model with those latents `Enumerated` that take few values and that the guide does not draw."""
-    if is_own(model, guide):
+    if is_own(model, guide) and not lists(model):
         return model
     finite = finite_of(model, guide, args, kwargs)
     return Enumerated(model, finite) if finite.names else model

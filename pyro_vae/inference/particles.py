@@ -26,9 +26,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from pyro_vae.foundation.abstract import (
     AbstractProgram,
     Around,
-    Enumerable,
     forked_random,
     is_own,
+    lists,
 )
 
 PARTICLES = "particles"
@@ -251,16 +251,9 @@ def listed_of(
     model: Program, guide: Program, args: Any, kwargs: Any
 ) -> Mapping[str, int]:
     """The latents of a guide that are enumerated, and how many values each takes; found out at the first call."""
-    if is_own(guide) and isinstance(guide, nn.Module):
-        if guide not in _enumerates:
-            parts = guide.modules()
-            _enumerates[guide] = any(isinstance(part, Enumerable) for part in parts)
-        if not _enumerates[guide]:
-            return {}
+    if is_own(guide) and not lists(guide):
+        return {}
     return finite_of(model, guide, args, kwargs).listed
-
-
-_enumerates: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 
 
 def takes_particles(model: Program, guide: Program) -> bool:

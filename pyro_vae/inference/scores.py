@@ -13,7 +13,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
 from pyro_vae.data.inputs import Call
-from pyro_vae.foundation.abstract import Around, forked_random, is_own
+from pyro_vae.foundation.abstract import Around, forked_random, is_own, lists
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.enumeration import Enumerated, is_summed
 from pyro_vae.inference.particles import (
@@ -149,7 +149,7 @@ def _scored(
 
 def _complete(program: Program, call: Call, values: Values) -> Program:
     """The program with its finite latents that have no value summed out."""
-    if is_own(program):
+    if is_own(program) and not lists(program):
         return program
     finite = finite_of(program, nothing, call.args, call.kwargs)
     names = finite.names - values.keys()

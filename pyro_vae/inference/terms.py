@@ -309,12 +309,12 @@ def terms(
     listed = listed_of(model, guide, args, kwargs)
     listing = Listing(listed, num_particles) if listed else None
     count = num_particles if listing is None else listing.size
+    model = enumerated(model, guide, args, kwargs)
     if takes_particles(model, guide):
         p, q = at_once(model, guide, args, kwargs, count=count, listing=listing)
         return _summed(_sites(p, q, args, kwargs, lead=count), count, listing)
 
     # Another pair: one particle needs no dimension; several have one where that is right.
-    model = enumerated(model, guide, args, kwargs)
     dim = None if count == 1 else way_of(model, guide, args, kwargs).dim
     if dim is None:
         singles = singly(

@@ -21,11 +21,16 @@ def named(x: Batch | None, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Factor(NamedTuple):
-    """`p(site | given)`: `conditional(*values of given)` is its distribution, of batch shape `(..., batch)`."""
+    """`p(site | given)`: `conditional(*values of given)` is its distribution, of batch shape `(..., batch)`.
+
+    A `listed` site has few values, as a `Categorical` has. A guide does not draw it: all of its values are enumerated.
+    Where the guide leaves it to the model it is summed out.
+    """
 
     site: str
     given: tuple[str, ...]
     conditional: Callable[..., Distribution]
+    listed: bool = False
 
     def __str__(self) -> str:
         return f"{self.site}|{','.join(self.given)}" if self.given else self.site
@@ -57,6 +62,10 @@ class Program(AbstractProgram):
     def factors(self) -> Sequence[Factor]:
         """In the order in which they are drawn."""
 
+    @property
+    def lists(self) -> bool:
+        return any(factor.listed for factor in self.factors())
+
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The data, and what factors are given that follows from them."""
         return dict(values)
@@ -85,7 +94,8 @@ class Program(AbstractProgram):
                 site, p = factor.site, factor.at(values)
                 if (constant := self.beside(site, values.get(site))) is not None:
                     pyro.factor("units", constant)
-                values[site] = pyro.sample(site, p, obs=values.get(site))
+                infer: Any = {"enumerate": "parallel"} if factor.listed else {}
+                values[site] = pyro.sample(site, p, obs=values.get(site), infer=infer)
         return values[site]
 
     def _check(self, values: Mapping[str, Tensor], factors: Sequence[Factor]) -> None:

@@ -1,17 +1,22 @@
 """Programs made of factors, and structures that make pairs of them."""
 
 import json
+import math
 import sys
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from torch.nn.functional import one_hot
 
 from levels import Levels
 from pyro_vae import (
+    ELBO,
     MLP,
+    SVI,
     VAE,
     Gaussian,
     InputError,
@@ -22,6 +27,7 @@ from pyro_vae import (
     annealed_importance_sampling,
     build,
     log_marginal,
+    terms,
     variants,
 )
 from pyro_vae.models.likelihoods import Poisson
@@ -95,6 +101,101 @@ class Chain(Program):
             Factor("z1", ("z2",), self.below(0)),
             Factor("x", ("z1",), self.below(1)),
         ]
+
+
+class Clusters(Program):
+    """`p(y) p(z|y) p(x|z,y); q(y|x) q(z|x,y)` of networks that read y one-hot, and of the guide's y all values."""
+
+    def __init__(self, name, *, listed=True):
+        super().__init__()
+        torch.manual_seed(len(name))
+        self.name, self.listed = name, listed
+        if name == "model":
+            self.prior = torch.nn.Parameter(torch.randn(3))
+            self.centres = torch.nn.Parameter(torch.randn(3, 2))
+            self.decoder = MLP((2,), (1, 4), hidden=(5,), context=3)
+        else:
+            self.classifier = torch.nn.Linear(4, 3)
+            self.encoder = MLP((4,), hidden=(5,), context=3)
+            self.head = torch.nn.Linear(5, 2)
+
+    def of_z(self, y):
+        return dist.Normal(self.centres[y], 1.0).to_event(1)
+
+    def of_x(self, z, y):
+        loc = self.decoder(z, one_hot(y, 3).to(z)).squeeze(-2)
+        return dist.Normal(loc, 0.8).to_event(1)
+
+    def z_of_x(self, x, y):
+        loc = self.head(self.encoder(x, one_hot(y, 3).to(x)))
+        return dist.Normal(loc, 0.7).to_event(1)
+
+    def factors(self):
+        if self.name == "model":
+            of_y = Factor("y", (), lambda: dist.Categorical(logits=self.prior), True)
+            return [
+                of_y,
+                Factor("z", ("y",), self.of_z),
+                Factor("x", ("z", "y"), self.of_x),
+            ]
+        if self.name == "guide of z":  # y is left to the model
+            return [Factor("z", ("x",), lambda x: self.z_of_x(x, x[..., 0].long() * 0))]
+        q = Factor("y", ("x",), lambda x: dist.Categorical(logits=self.classifier(x)))
+        return [
+            q._replace(listed=self.listed),
+            Factor("z", ("x", "y"), self.z_of_x),
+        ]
+
+
+def test_a_listed_factor_is_enumerated_by_the_guide():
+    """`log 1/K sum_k sum_y p(x, y, z_k) / q(z_k|x, y)`, and the ELBO with y summed out."""
+    model, guide = Clusters("model").double(), Clusters("guide").double()
+    assert formula(model, guide) == "p(y) p(z|y) p(x|z,y); q(y|x) q(z|x,y)"
+    x = torch.randn(6, 4).double()
+    t = terms(model, guide, x, num_particles=7)
+    assert t.log_weight.shape == (21, 6)
+    z = t.sites["z"].value.unflatten(0, (3, 7))
+    y = torch.arange(3)[:, None, None]
+    log_y = guide.classifier(x).log_softmax(1).T[:, None]
+    log_w = (
+        model.prior.log_softmax(0)[y]
+        + model.of_z(y).log_prob(z)
+        + model.of_x(z, y.expand(3, 7, 6)).log_prob(x)
+        - guide.z_of_x(x, y).log_prob(z)
+    )
+    bound = (log_y.exp() * (log_w - log_y)).sum(0).mean(0)
+    torch.testing.assert_close(ELBO(num_particles=7).bound(t), bound)
+    by_hand = log_w.logsumexp((0, 1)) - math.log(7)
+    torch.testing.assert_close(t.log_mean(t.log_weight), by_hand)
+
+
+def test_a_listed_factor_that_the_guide_leaves_out_is_summed_out():
+    """The same log p(x) from a guide of z alone, from one of y and z, and by annealing."""
+    model, x = Clusters("model").double(), torch.randn(4, 4).double()
+    torch.manual_seed(0)
+    many = {"num_particles": 20_000}
+    both = log_marginal(model, Clusters("guide").double(), x, **many)
+    alone = log_marginal(model, Clusters("guide of z").double(), x, **many)
+    drawn = log_marginal(model, Clusters("guide", listed=False).double(), x, **many)
+    annealed = annealed_importance_sampling(
+        model, x, num_chains=64, num_temperatures=100
+    )
+    for other in (alone, drawn, annealed):
+        error = both.standard_errors.hypot(other.standard_errors)
+        assert ((other.values - both.values).abs() < 5 * error + 1e-3).all()
+    assert both.standard_errors.mean() < drawn.standard_errors.mean()
+
+
+def test_pairs_of_listed_factors_are_trained_compiled_and_not():
+    losses = []
+    for compiled in (False, True):
+        pair = Clusters("model"), Clusters("guide")
+        adam = partial(torch.optim.Adam, lr=0.01)
+        svi = SVI(*pair, adam, ELBO(), compile=compiled)
+        torch.manual_seed(0)
+        x = torch.randn(20, 4)
+        losses.append([float(svi.step(x)) for _ in range(10)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_program_of_three_factors_is_weighed_exactly():
