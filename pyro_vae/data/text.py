@@ -176,7 +176,7 @@ def _content(path: Path) -> bytes:
                         "store such data as a .npy file, which is read batch by batch"
                     )
                 pieces.append(piece)
-    except (PermissionError, IsADirectoryError, FileNotFoundError):
+    except (InputError, PermissionError, IsADirectoryError, FileNotFoundError):
         raise
     except DAMAGED as error:
         raise InputError(f"{path} cannot be unpacked: {one_line(error)}") from error

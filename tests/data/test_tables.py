@@ -540,7 +540,7 @@ def test_a_first_line_without_end_is_refused_at_once(read, monkeypatch):
 def test_more_text_than_memory_is_refused(read, monkeypatch):
     monkeypatch.setattr(text, "available_memory", lambda: 1e6)
     with pytest.raises(
-        InputError, match=r"x\.csv\.gz holds more than 0.00025 GB.*\.npy"
+        InputError, match=r"^\S*x\.csv\.gz holds more than 0.00025 GB.*\.npy"
     ):
         read(gzip.compress(csv().encode() * 2000), "x.csv.gz")
 
