@@ -25,10 +25,11 @@ from pyro_vae.train import prepare
 RESULTS = HERE / "results-defaults.json"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 LATENTS = (2, 10, 20, 50, 100)
+# Epochs over how many rows at most.
 SETS = {
     "digits": (20, 10**6),
     "mnist": (1, 30_000),
-}  # epochs over how many rows at most
+}
 
 NETWORKS = ("linear", "gatedmlp", "convnet", "gatedconv", "resnet")
 GUIDES = (

@@ -26,9 +26,8 @@ def main() -> None:
     torch.manual_seed(0)
     vae = build(Spec((28, 28), 2, likelihood="bernoulli", network="mlp(hidden=(8,))"))
     x = torch.rand(options.data, 28, 28).round()
-    unit = (
-        2**20 if sys.platform == "darwin" else 2**10
-    )  # ru_maxrss is in bytes there, in KiB elsewhere
+    # The number is in bytes there, in KiB elsewhere.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     started = time.perf_counter()
     log_marginal(vae.model, vae.guide, x, num_particles=options.particles)

@@ -29,6 +29,7 @@ import torch
 from benchmarks import stand_ins, swapped
 from pyro_vae.engine import compiled
 
+# Steps of a graph that are held against Python, and take longer.
 CHECKED = (
     2,
     3,
@@ -37,10 +38,9 @@ CHECKED = (
     20,
     50,
     100,
-)  # steps of a graph that are held against Python, and take longer
-VERSION = re.compile(
-    r"^ *assert pyro\.__version__.*$", re.M
-)  # of Pyro when it was written
+)
+# Of Pyro when it was written.
+VERSION = re.compile(r"^ *assert pyro\.__version__.*$", re.M)
 MAGIC = re.compile(r"^(\s*)[%!].*$", re.M)  # lines of a notebook that are not Python
 TESTS = (
     "infer/test_predictive.py",
@@ -135,9 +135,8 @@ def notebook(folder: Path, name: str) -> Callable[[], None]:
         path = folder / "tutorial" / "source" / f"{name}.ipynb"
         cells = json.loads(path.read_text())["cells"]
         names: dict[str, Any] = {"__name__": "__main__", "display": print}
-        os.environ |= (
-            {"CI": "1"} if name == "scanvi" else {}
-        )  # which asks for its small data
+        # Which asks for its small data.
+        os.environ |= {"CI": "1"} if name == "scanvi" else {}
         for number, cell in enumerate(c for c in cells if c["cell_type"] == "code"):
             source = MAGIC.sub(r"\1pass", VERSION.sub("", "".join(cell["source"])))
             try:

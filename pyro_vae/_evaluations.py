@@ -24,13 +24,14 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_json, read_toml
 from pyro_vae.runs import EVALUATION, on_run
 
+# What one of an earlier version held more.
 EXTRAS = (
     "gaps",
     "ais",
     "bdmc",
     "posterior",
     "ood",
-)  # what one of an earlier version held more
+)
 
 
 def headline(split: str) -> str:
@@ -133,9 +134,8 @@ def _gives_way(old: dict[str, Any] | None, plan: dict[str, Any], epoch: int) -> 
         more = any(new > held for new, held in pairs)
     except TypeError:  # damaged
         return True
-    held = known.get("asked") or [
-        name for name in EXTRAS if name in known
-    ]  # of an earlier version
+    # Of an earlier version.
+    held = known.get("asked") or [name for name in EXTRAS if name in known]
     keeps = isinstance(held, list) and all(text in plan["asked"] for text in held)
     return least and keeps and (more or plan["seed"] == known.get("seed"))
 
@@ -279,7 +279,6 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
         raise InputError(
             f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"
         ) from error
-    precision = (
-        "float64" if config.get("precision") == "float64" else "float32"
-    )  # bf16 is of the networks alone
+    # Only networks compute in bf16.
+    precision = "float64" if config.get("precision") == "float64" else "float32"
     return Evaluation(summary, columns, sizes, precision if random else "")

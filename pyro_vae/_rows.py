@@ -137,9 +137,8 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
         return None
     _check_columns(file, data, resolved.get("columns"))
     x = seen(opened, data, ALL, file)
-    opened.notes += [
-        note for note in data.notes if "--maximum" not in note
-    ]  # that is the run's
+    # That is the run's.
+    opened.notes += [note for note in data.notes if "--maximum" not in note]
     opened.notes.append(f"new data: {len(x)} of {file}; {_overlap(opened, data)}")
     names, own_labels = (
         None if v is None else v[ALL] for v in (data.names, data.labels)
@@ -197,9 +196,8 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     request = {k: own[k] for k in kept if k in own and k in REQUEST}
     if opened.spec.missing and file not in NAMED and may_have_holes(file):
         request["missing"] = KEEP
-    inside = own.get(
-        "labels"
-    )  # a column, or the name of an array; a file has labels of other rows
+    # A column, or the name of an array; a file has labels of other rows.
+    inside = own.get("labels")
     if labels is None and alike and inside is not None and not Path(inside).is_file():
         try:
             return load_data(file, labels=inside, divide=False, **request)

@@ -95,9 +95,8 @@ def _check_pair(a: str, b: str, found: Mapping[str, Evaluation]) -> None:
         )
     sizes = [found[name].sizes for name in (a, b)]
     total = [sum(s.values()) for s in sizes]
-    alike = sizes[0] == sizes[1] or (
-        split == "test" and total[0] == total[1]
-    )  # split off first
+    # Split off first.
+    alike = sizes[0] == sizes[1] or (split == "test" and total[0] == total[1])
     same = alike if not known else alike or _fingerprint(first) == _fingerprint(other)
     if not same or first["data_in_split"] != other["data_in_split"]:
         one, two = (", ".join(f"{n} {name}" for name, n in s.items()) for s in sizes)

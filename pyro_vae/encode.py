@@ -251,9 +251,8 @@ def probe(
     near = KNeighborsClassifier(k).fit(z, index)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # a thousand steps are close enough
+        # A thousand steps are close enough.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         linear.fit(z, index)
     near_right, linear_right = (
         float((model.predict(test_z) == truth).mean()) for model in (near, linear)
@@ -327,11 +326,12 @@ def _principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first = vectors[:, [-1, -2]]
     largest = np.take_along_axis(first, np.abs(first).argmax(0)[None], 0)
     shares = values[[-1, -2]].clip(0) / max(values.sum(), np.finfo(np.float64).tiny)
+    # The largest part of a direction is positive.
     return (
         z.mean(0),
         first * np.sign(largest),
         shares,
-    )  # the largest part of a direction is positive
+    )
 
 
 def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":

@@ -82,9 +82,8 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
     bridge = opened.bridge
     stored = Representation[opened.config["resolved"]["stored"]]
     missing = share_missing(fields_of(rows.x)[0]) if opened.spec.missing else 0.0
-    dimensions = math.prod(opened.spec.shape) * (
-        1 - missing
-    )  # those that were seen, on average
+    # Those that were seen, on average.
+    dimensions = math.prod(opened.spec.shape) * (1 - missing)
     return {
         "run": public_path(opened.folder),
         "epoch": opened.epoch,

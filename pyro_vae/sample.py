@@ -45,20 +45,22 @@ from pyro_vae.trained import Run
 if TYPE_CHECKING:
     import pandas
 
+# Kinds that are drawn from the model alone.
 DATALESS = {
     "prior",
     "manifold",
     "conditions",
-}  # kinds that are drawn from the model alone
+}
 CONDITIONAL = {"conditions", "transfer"}  # kinds for runs with conditions
 OF_TABLES = ("prior", "reconstructions")  # kinds that are drawn of tables
 SHOWN = 2000  # rows of data beside draws
 AT_A_TIME = 500  # data that are reconstructed
+# Of data, for each that --count counts.
 COPIES = {
     "prior": 2,
     "reconstructions": 2,
     "interpolation": 4,
-}  # of data, for each that --count counts
+}
 FIFTH = 5  # of --count are the data that are read
 
 

@@ -189,9 +189,8 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         dequantize=config.dequantize,
         scale=config.scale,
     )
-    dtype = (
-        torch.float64 if config.precision == "float64" else torch.float32
-    )  # bf16 is of the networks alone
+    # Only networks compute in bf16.
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
     train = data.fields("train", bridge, conditions, dtype=dtype)
     validation = data.fields("validation", bridge, conditions, dtype=dtype)
     data.fields("test", bridge, conditions, dtype=dtype)  # what evaluation would refuse

@@ -84,9 +84,8 @@ class Run:
     request: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
-    others: dict[str, Any] = field(
-        default_factory=dict
-    )  # by what `outside` was asked for
+    # By what `outside` was asked for.
+    others: dict[str, Any] = field(default_factory=dict)
     conditions: Conditions | None = None
 
     @cached_property
@@ -326,9 +325,8 @@ def open_run(
         request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
         request["columns"] = stored_schema(resolved)
         request["stream"] = STREAM[now.get("stream", "auto")]
-        request["workers"] = min(
-            max(0, int(now.get("workers", 2))), Config.workers
-        )  # no file starts more
+        # No file starts more.
+        request["workers"] = min(max(0, int(now.get("workers", 2))), Config.workers)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the file {folder / 'config.toml'} does not describe a run: its table [resolved] is damaged"

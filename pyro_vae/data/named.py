@@ -165,6 +165,5 @@ FIXED_SIZES = {
 }
 
 EPOCHS = {"digits": 300}  # passes that a small data set needs, where it is not 100
-MAXIMA = {
-    "digits": 16.0
-}  # the largest value of data stored as bytes, where it is not 255
+# The largest value of data stored as bytes, where it is not 255.
+MAXIMA = {"digits": 16.0}

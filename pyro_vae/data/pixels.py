@@ -231,9 +231,8 @@ def _plain_depth(file: str, mode: str) -> bool:
         head = stream.read(2**16)
     start = head.find(b"\xff\x4f\xff\x51") + 42  # of the planes in the segment SIZ
     planes = int.from_bytes(head[start - 2 : start], "big")
-    depths = set(
-        head[start : start + 3 * planes : 3]
-    )  # bits less 1, 128 more if signed
+    # Bits less 1, 128 more if signed.
+    depths = set(head[start : start + 3 * planes : 3])
     return depths == {15 if mode.startswith("I") else 7}
 
 

@@ -24,13 +24,14 @@ PLAIN = (
 )
 DEEPEST = 6  # containers within containers
 MOST = 2000  # values that are watched
+# Packages whose own globals stay.
 INSIDE = (
     "torch",
     "pyro",
     "numpy",
     "zuko",
     "builtins",
-)  # packages whose own globals stay
+)
 
 
 class Binding(NamedTuple):

@@ -30,6 +30,7 @@ from pyro_vae.engine.recording import (
 )
 from pyro_vae.foundation.abstract import alone, forked_random, traced
 
+# Calls of a graph that are held against Python.
 CHECKS = (
     2,
     3,
@@ -39,7 +40,7 @@ CHECKS = (
     50,
     100,
     1000,
-)  # calls of a graph that are held against Python
+)
 REFUTED = (
     3  # calls in which an assumption did not hold, at least, before a graph is given up
 )
@@ -58,10 +59,11 @@ OPTIONS = {
     "size_asserts": False,
     "alignment_asserts": False,
 }
+# Relative, of the largest number.
 TOLERANCE = {
     torch.float64: 1e-6,
     torch.float32: 1e-3,
-}  # relative, of the largest number
+}
 ROUGH = 0.1  # relative, of the norm, where something is computed in 16 bits
 
 
@@ -595,10 +597,11 @@ def _on_cuda(
     """
     import torch._inductor
 
+    # Kernels that are not chosen by a stopwatch.
     options = {
         **options,
         "deterministic": True,
-    }  # kernels that are not chosen by a stopwatch
+    }
     place = next(t.device for t in graph.inputs if t.is_cuda)
     inputs: list[Any] = list(graph.inputs)
     if _works_on_the_host(graph):

@@ -13,9 +13,8 @@ from pyro_vae.foundation.memory import available_memory
 MEMORY = 256 * 2**20
 
 
-CHUNK = {
-    "cpu": 4096
-}  # draws decoded at a time: what stays in a processor's caches is faster
+# Draws decoded at a time: what stays in a processor's caches is faster.
+CHUNK = {"cpu": 4096}
 
 
 LARGEST_CHUNK = 100_000  # elsewhere, and of draws whose weights are summed up

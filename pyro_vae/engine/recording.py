@@ -315,9 +315,8 @@ def _written(nodes: Sequence[Node], memory: dict[Node, Node]) -> set[Node]:
         memory[n] for node in nodes if writes(node.target) for n in _changed_by(node)
     }
     inputs = {node for node in nodes if node.op == "placeholder"}
-    return (
-        written | inputs if written & inputs else written
-    )  # one may show what another shows
+    # One may show what another shows.
+    return written | inputs if written & inputs else written
 
 
 def _changed_by(node: Node) -> list[Node]:

@@ -48,9 +48,8 @@ EFFECTIVE_CHAINS = (
     10  # of an annealed datum that is believed: a standard error of about 0.3 nats
 )
 
-Weighted = Callable[
-    [Tensor, int], LogMarginal
-]  # of rows by their places, and a number of draws
+# Of rows by their places, and a number of draws.
+Weighted = Callable[[Tensor, int], LogMarginal]
 Chains = Callable[[Tensor], LogMarginal]
 
 

@@ -32,9 +32,8 @@ def pareto_k(largest: Tensor) -> Tensor:
     """
     log_w = largest.double().sort(-1).values
     log_w = log_w - log_w[..., -1:]
-    equal = (log_w[..., 0] > -1e-9) & (
-        log_w.shape[-1] > 1
-    )  # of a single weight nothing is known
+    # Of a single weight nothing is known.
+    equal = (log_w[..., 0] > -1e-9) & (log_w.shape[-1] > 1)
     threshold = log_w[..., :1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
     in_tail = log_w > threshold
     flat, inside = (

@@ -63,9 +63,8 @@ if TYPE_CHECKING:
 ACTIVE = 0.01
 COLLAPSED = 0.1  # nats of KL per datum
 SATURATED = 0.9  # of log N, the most that N data can show
-WORK = (
-    2**34
-)  # bytes passed through for all pairs of data: ten seconds or so on one core
+# Bytes passed through for all pairs of data: ten seconds or so on one core.
+WORK = 2**34
 BATCH = 500
 MEAN_DRAWS = 50  # their noise is averaged over the data too
 

@@ -44,12 +44,13 @@ TYPICAL = 1000  # training data whose mean log p(x) is typical
 LEVEL = 0.05  # 1 - LEVEL: coverage of an interval, and the true positive rate of the threshold
 QUANTILE = 1.959964  # of the normal distribution at 1 - LEVEL / 2
 CLEAR = 0.9  # an AUROC below it is said to be weak
+# Of data like the training data.
 HIGHER_INSIDE = {
     "log p(x)": True,
     "ELBO": True,
     "regret": False,
     "typicality": False,
-}  # of data like the training data
+}
 
 
 @dataclass(frozen=True)

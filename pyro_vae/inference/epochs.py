@@ -69,11 +69,12 @@ class Progress:
     epoch: int = 0  # whole epochs done
     order: Tensor | None = None  # the data order of the epoch under way, on the host
     position: int = 0  # how many of its data are done
+    # Of them: loss, reconstruction, KL.
     totals: tuple[float, float, float] = (
         0.0,
         0.0,
         0.0,
-    )  # of them: loss, reconstruction, KL
+    )
     seconds: float = 0.0  # spent on them
     compiled: bool | None = None  # whether steps are compiled, once that is decided
 
@@ -88,9 +89,8 @@ class Progress:
     apart: int = 0  # epochs in a row in which training and validation had drifted apart
     said: list[str] = field(default_factory=list)  # the kinds of remarks that were made
 
-    left_out: list[int] = field(
-        default_factory=list
-    )  # validation data without a finite bound
+    # Validation data without a finite bound.
+    left_out: list[int] = field(default_factory=list)
     deep: int = 0  # epochs in a row in which one validation datum moved the mean of all
     best_each: Tensor | None = None  # of the best epoch: ELBO and score of each, (2, N)
     early_each: Tensor | None = None  # of the early one: ELBO of each, (N,)

@@ -36,10 +36,11 @@ PAIRS = 64  # that are remembered, and for each of them
 SHAPES = 32  # as many kinds of batches
 MOST_LISTED = 1000  # combinations of values that are enumerated
 TRIED = 3  # particles that a pair is tried with
+# Rounding of a log-probability, relative.
 EXACT = {
     torch.float64: 1e-6,
     torch.float32: 1e-3,
-}  # rounding of a log-probability, relative
+}
 
 Program = Callable[..., Any]
 Sites = dict[str, Any]
@@ -229,11 +230,12 @@ _CONTAINERS = (
     nn.ParameterList,
     nn.ParameterDict,
 )
+# Whose modules take any leading dimensions as parts of ours.
 _TRUSTED = (
     "pyro_vae",
     "pyro",
     "zuko",
-)  # whose modules take any leading dimensions as parts of ours
+)
 
 
 def _takes_leading(module: nn.Module) -> bool:

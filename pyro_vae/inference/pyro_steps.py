@@ -106,9 +106,8 @@ class PyroSteps:
         reached = self._reached()
         tensors, others = attributes(self._loss)
         state = [*self.parameters(), *self.buffers(), *reached.tensors(), *tensors]
-        state = [
-            detach_provenance(tensor) for tensor in state
-        ]  # which Pyro stores around averages
+        # Which Pyro stores around averages.
+        state = [detach_provenance(tensor) for tensor in state]
         return list(dict.fromkeys(state)), (reached.plain(), tuple(others))
 
     @property
@@ -317,7 +316,6 @@ def _as_tensors(loss: Any, like: Tensor | None) -> tuple[Tensor, int]:
     if isinstance(loss, Tensor):
         return loss.detach().reshape(()), 0
     device = torch.device("cpu") if like is None else like.device
-    dtype = (
-        torch.float32 if device.type == "mps" else torch.float64
-    )  # Pyro adds Python's numbers
+    # Pyro adds Python's numbers.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.tensor(float(loss), dtype=dtype, device=device), 0

@@ -49,9 +49,8 @@ def remarks(
         steps: gradient steps done.
         over: whether it was the last epoch.
     """
-    nothing = (
-        e.kl < CLOSED and e.kl != 0
-    )  # a pair without latents has a KL of exactly 0
+    # A pair without latents has a KL of exactly 0.
+    nothing = e.kl < CLOSED and e.kl != 0
     progress.closed = progress.closed + 1 if nothing else 0
     behind = far_below(e.validation_elbo, progress.best_elbo, e.validation_noise)
     below = behind and e.elbo > progress.best_training

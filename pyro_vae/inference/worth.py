@@ -33,10 +33,11 @@ RATES = {
     "cpu": Rates(1000, 8.0, 0.06, 6.5e-6, 0.35e-9),
     "cuda": Rates(200, 2.0, 0.01, 20e-6, 0.0),
 }
+# Operations and elements taken for pairs that cannot be tried before the run.
 FUNCTIONS = (
     200,
     0,
-)  # operations and elements taken for pairs that cannot be tried before the run
+)
 
 
 def worth(svi: SVI, data: Any, *, steps: int, batch_size: int) -> str | None:

@@ -205,10 +205,11 @@ class Conditional(Prior):
                 "Conditional is p(z|c) and there is no condition (context=0): add --condition"
             )
         self.context, self.components = context, components
+        # Of each component its weight, place and scale.
         each = (
             components,
             1 + 2 * latent_dim,
-        )  # of each component its weight, place and scale
+        )
         self.network = MLP((context,), each, hidden=hidden)
         with torch.no_grad():
             last = self.network.output_layer
@@ -292,9 +293,8 @@ class VampPrior(Prior):
             raise InputError(
                 "the encoder does not say its in_shape; give VampPrior shape=<the shape of one datum>"
             )
-        object.__setattr__(
-            self, "_guide", guide
-        )  # looked at, not owned: its parameters stay the guide's alone
+        # Looked at, not owned: its parameters stay the guide's alone.
+        object.__setattr__(self, "_guide", guide)
         self.pseudo_inputs = nn.Parameter(torch.rand(self.examples, *shape))
         if width := context_of(guide.encoder):
             self.pseudo_contexts = nn.Parameter(torch.zeros(self.examples, width))

@@ -67,10 +67,11 @@ class _Convolutional(Network):
             ]
             for layer in reversed(range(len(channels))):
                 (h, w), (h_in, w_in) = sizes[layer], sizes[layer + 1]
+                # 1 where the size is even
                 extra = (
                     h - (2 * h_in - 1),
                     w - (2 * w_in - 1),
-                )  # 1 where the size is even
+                )
                 c_in, c_out = planes[layer + 1], planes[layer] * (widen if layer else 1)
                 body += [
                     *follow(c_in),

@@ -41,16 +41,14 @@ def manifold(
     """
     parameter = next(vae.parameters())
     elements = math.prod(vae.model.likelihood.shape) * parameter.element_size()
-    side = max(
-        2, min(side, math.isqrt(LARGEST // elements))
-    )  # fewer pictures of large data
+    # Fewer pictures of large data.
+    side = max(2, min(side, math.isqrt(LARGEST // elements)))
     u = (
         torch.arange(side, dtype=parameter.dtype, device=parameter.device) + 0.5
     ) / side
     z = torch.special.ndtri(u)
-    plane = torch.stack(
-        torch.meshgrid(z, z.flip(0), indexing="xy"), -1
-    )  # (side, side, 2), z[1] upwards
+    # (side, side, 2), z[1] upwards
+    plane = torch.stack(torch.meshgrid(z, z.flip(0), indexing="xy"), -1)
     x = vae.decode(plane, c).mean
     title = f"mean of {_density(c is not None)}, z[0] to the right, z[1] upwards"
     return _in_rows(x, title), x

@@ -103,9 +103,8 @@ class Renyi(Objective):
     def __init__(self, *, alpha: float = 0.5, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
         self.alpha = alpha
-        self.own_bound = (
-            "Rényi-{K} bound" if 0 <= alpha < 1 else None
-        )  # between IWAE's and the ELBO
+        # Between IWAE's and the ELBO.
+        self.own_bound = "Rényi-{K} bound" if 0 <= alpha < 1 else None
 
     def bound(self, t: Terms) -> Tensor:
         power = 1 - self.alpha

@@ -43,9 +43,8 @@ class FreeBits(Objective):
     def bound(self, t: Terms) -> Tensor:
         bound = t.log_px.mean(0)
         for s in _latents(t):
-            kl = s.q.base_dist.log_prob(s.value) - s.p.base_dist.log_prob(
-                s.seen
-            )  # (K, B, D)
+            # (K, B, D)
+            kl = s.q.base_dist.log_prob(s.value) - s.p.base_dist.log_prob(s.seen)
             bound = bound - t.weigh(kl.mean((0, 1)).clamp_min(self.nats).sum())
         return bound
 
@@ -137,17 +136,15 @@ class BetaTC(Objective):
         q, m = s.q.base_dist, s.value.shape[1]
         size = max(self.size, m)
         log_own = q.log_prob(s.value)  # (K, B, D)
-        pairs = q.log_prob(
-            s.value.movedim(1, 0).unsqueeze(2)
-        )  # [i, k, j, d] = log q(z_ikd | x_j)
+        # [i, k, j, d] = log q(z_ikd | x_j)
+        pairs = q.log_prob(s.value.movedim(1, 0).unsqueeze(2))
         log_weights = pairs.new_full(
             (m, 1, m), math.log((size - 1) / (size * (m - 1))) if m > 1 else 0.0
         )
         log_weights.diagonal(dim1=0, dim2=2).fill_(-math.log(size) if m > 1 else 0.0)
         pairs = pairs + log_weights.unsqueeze(-1)
-        log_q = (
-            (pairs.sum(-1) - (pairs.shape[-1] - 1) * log_weights).logsumexp(2).T
-        )  # (K, B)
+        # (K, B)
+        log_q = (pairs.sum(-1) - (pairs.shape[-1] - 1) * log_weights).logsumexp(2).T
         log_marginals = pairs.logsumexp(2).movedim(0, 1)  # (K, B, D)
         log_p = s.p.base_dist.log_prob(s.seen).sum(-1)
         return (

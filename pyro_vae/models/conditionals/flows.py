@@ -162,9 +162,8 @@ class Sylvester(HeadGuide):
         self.narrow(slice(d, 2 * d))
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", cols, persistent=False)
-        self.shrink(
-            slice(2 * d, 2 * d + sum(self._sizes[2:4])), 0.01
-        )  # R: nearly the identity
+        # R: nearly the identity.
+        self.shrink(slice(2 * d, 2 * d + sum(self._sizes[2:4])), 0.01)
 
     def family(self, parameters: Tensor) -> Distribution:
         t = self.transforms
@@ -172,10 +171,11 @@ class Sylvester(HeadGuide):
         diagonal1, above1, diagonal2, above2, b, q = (
             p.unflatten(-1, (t, -1)) for p in rest
         )
+        # (..., t, M, M)
         r1, r2 = (
             self._upper(diagonal1, above1),
             self._upper(diagonal2, above2),
-        )  # (..., t, M, M)
+        )
         basis = self._basis(q)
         steps = [
             flows.SylvesterStep(

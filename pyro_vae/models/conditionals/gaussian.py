@@ -105,9 +105,8 @@ class LowRank(HeadGuide):
         )
         self.rank = rank
         self.narrow(slice(latent_dim, 2 * latent_dim))
-        self.shrink(
-            slice(2 * latent_dim, None), 0.1
-        )  # not 0, where F and -F are alike and the gradient vanishes
+        # Not 0, where F and -F are alike and the gradient vanishes.
+        self.shrink(slice(2 * latent_dim, None), 0.1)
 
     def family(self, parameters: Tensor) -> Distribution:
         d = self.latent_dim

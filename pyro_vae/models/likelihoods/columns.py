@@ -80,9 +80,8 @@ class Columns(Likelihood):
     def _outputs(self, h: Tensor) -> list[tuple[Any, Tensor]]:
         """Each column's likelihood and its outputs of the decoder, `(..., channels, 1)`."""
         if self.alike:
-            each = h.flatten(h.dim() - len(self.shape)).split(
-                1, -1
-            )  # (..., channels, 1)
+            # (..., channels, 1)
+            each = h.flatten(h.dim() - len(self.shape)).split(1, -1)
         else:
             each = tuple(o.unsqueeze(-1) for o in h.split(self.widths, -1))
         return list(zip(self.members, each, strict=True))
@@ -187,9 +186,8 @@ def _typical(member: Any, part: Any) -> Tensor:
     """One number that stands for a column."""
     match _seen(member).kind:
         case "order":
-            whole = getattr(
-                part, "whole", part
-            )  # without the mask of what was not seen
+            # Without the mask of what was not seen.
+            whole = getattr(part, "whole", part)
             return whole.base_dist.median  # type: ignore[no-any-return]
         case "bit" | "category":
             return part.mode.nan_to_num()  # type: ignore[no-any-return]

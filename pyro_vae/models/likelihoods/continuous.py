@@ -203,10 +203,11 @@ class ContinuousBernoulli(Likelihood):
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         """The logit whose mean, `1 / (1 - exp(-logit)) - 1 / logit`, is the data's: by bisection."""
         target = mean.double().clamp(1e-3, 1 - 1e-3)
+        # Never meets 0, where 0 / 0 stands.
         low, high = (
             torch.full_like(target, -1e3),
             torch.full_like(target, 1e3 + 1),
-        )  # never meets 0, where 0 / 0 stands
+        )
         for _ in range(80):
             middle = (low + high) / 2
             above = 1 / -torch.expm1(-middle) - 1 / middle > target
@@ -229,9 +230,8 @@ class Beta(Likelihood):
     channels = 2
 
     def forward(self, h: Tensor) -> Distribution:
-        logit, log_precision = wide(h).unbind(
-            -len(self.shape) - 1
-        )  # each (..., *shape)
+        # Each (..., *shape).
+        logit, log_precision = wide(h).unbind(-len(self.shape) - 1)
         return _OpenUnit(LogitBeta(logit, log_precision), len(self.shape), like=h)
 
     def check(self, x: Tensor) -> None:

@@ -87,9 +87,8 @@ class Poisson(Counting):
         super().__init__(shape, size=size)
 
     def forward(self, h: Tensor, total: Tensor | None = None) -> Distribution:
-        log_rate = self.log_mean(
-            wide(h).squeeze(-len(self.shape) - 1), total
-        )  # (..., *shape)
+        # (..., *shape)
+        log_rate = self.log_mean(wide(h).squeeze(-len(self.shape) - 1), total)
         return Wide(LogPoisson(log_rate), len(self.shape), like=h)
 
     @torch.no_grad()
@@ -97,9 +96,8 @@ class Poisson(Counting):
         self.start_total(mean)
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
-        return (
-            mean.clamp_min(1e-3).log().unsqueeze(0)
-        )  # an element that is always 0 as if it counted 1 in a thousand
+        # An element that is always 0 as if it counted 1 in a thousand.
+        return mean.clamp_min(1e-3).log().unsqueeze(0)
 
 
 class NegativeBinomial(Counting):

@@ -288,11 +288,12 @@ class RoundedLogistic(TorchDistribution):
     has_rsample = False
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int) -> None:
+        # One scale for many data stays one.
         self.loc, self.scale, self.levels = (
             loc,
             scale,
             levels,
-        )  # one scale for many data stays one
+        )
         shape = torch.broadcast_shapes(loc.shape, scale.shape)
         super().__init__(shape, validate_args=False)
 

@@ -54,9 +54,8 @@ class DiscretizedLogisticMixture(LogisticLevels):
     def forward(self, h: Tensor) -> Distribution:
         dim, k = -len(self.shape) - 1, self.components
         sizes = [k, k, k, self.channels - 3 * k]
-        logits, loc, log_scale, a = wide(h).split(
-            sizes, dim
-        )  # each (..., its size, *shape)
+        # Each (..., its size, *shape).
+        logits, loc, log_scale, a = wide(h).split(sizes, dim)
         shift, spread = wide(self.shift), wide(self.spread)
         loc, scale = shift + spread * loc, spread * log_scale.exp()
         if self.colours > 1:
@@ -67,9 +66,8 @@ class DiscretizedLogisticMixture(LogisticLevels):
                 0,
                 like=h,
             )
-        logits, loc, scale = (
-            part.movedim(dim, -1) for part in (logits, loc, scale)
-        )  # (..., *shape, K)
+        # (..., *shape, K)
+        logits, loc, scale = (part.movedim(dim, -1) for part in (logits, loc, scale))
         logistics = RoundedLogistic(loc, scale, self.levels)
         mixture = dist.MixtureSameFamily(
             dist.Categorical(logits=logits), logistics, validate_args=False
@@ -181,9 +179,8 @@ class _ColourMixture(TorchDistribution):
             self._colour(mean[..., :c, :, :]).variance
             for c in range(self.event_shape[0])
         ]
-        lower = self.lower.movedim(
-            (-4, -3), (-2, -1)
-        )  # x = lower x + noise of variance `own`
+        # X = lower x + noise of variance `own`.
+        lower = self.lower.movedim((-4, -3), (-2, -1))
         effect = torch.linalg.inv(
             torch.eye(len(own), dtype=lower.dtype, device=lower.device) - lower
         )
