@@ -21,9 +21,8 @@ class DiagonalNormal(dist.Independent):
         self, loc: Tensor, log_scale: Tensor, *, scale: Tensor | None = None
     ) -> None:
         scale = log_scale.exp() if scale is None else scale
-        super().__init__(
-            dist.Normal(loc, scale, validate_args=False), 1, validate_args=False
-        )
+        normal = dist.Normal(loc, scale, validate_args=False)
+        super().__init__(normal, 1, validate_args=False)
         self.log_scale = log_scale
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "DiagonalNormal":
