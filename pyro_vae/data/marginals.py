@@ -130,6 +130,9 @@ def _real(values: np.ndarray) -> bool:
     return values.dtype.kind == "f"
 
 
+NOISE = "add --dequantize (uniform noise of one step)"
+
+
 class Columns:
     """The columns of a table, or the channels of images, and what follows from them for a density.
 
@@ -201,12 +204,13 @@ class Columns:
         rounded = [c.step if c.kind == "rounded" else 0.0 for c in self.parts]
         return self._spread_out([step / 2 for step in rounded])
 
-    def check(self, data: str, *, noise: bool) -> None:
+    def check(self, data: str, *, noise: bool, mixed: bool = False) -> None:
         """Raise `InputError` for columns that no density can be put on, naming them and the ways out.
 
         Args:
             data: name of the data, for the sentence.
             noise: whether uniform noise of one step is added.
+            mixed: whether each column has a likelihood of its own.
         """
         if columns := self.of("empty"):
             raise InputError(
@@ -227,16 +231,31 @@ class Columns:
         if columns := self.of("few"):
             raise InputError(
                 f"{data} has only {self.parts[columns[0]].different} different values in {self.listed(columns)}, where "
-                f"a density can grow without end; {self.dropping(columns)}"
+                f"a density can grow without end: {self._ways(columns, mixed=mixed)}"
             )
         columns = self.of("coarse", "whole")
         if columns and not noise:
             steps, more = self._steps(columns)
             raise InputError(
                 f"the values of {data} are whole multiples of a step ({steps}{more}) in {self.listed(columns)}, where "
-                "a density can grow without end: add --dequantize (uniform noise of one step), choose a likelihood "
-                f"for whole numbers, or {self.dropping(columns)}"
+                f"a density can grow without end: {self._ways(columns, mixed=mixed, noise=NOISE)}"
             )
+
+    def _ways(self, columns: list[int], *, mixed: bool, noise: str = "") -> str:
+        """What can be done about columns that no density can be put on."""
+        if mixed:
+            ways = [
+                "name another likelihood for it, which --likelihood columns chooses"
+            ]
+        elif len(self.shape) == 1:
+            ways = [
+                "give each column a likelihood of its own (--likelihood columns)",
+                noise,
+            ]
+        else:
+            ways = [noise, "choose a likelihood for whole numbers"] if noise else []
+        *first, last = [way for way in (*ways, self.dropping(columns)) if way]
+        return f"{', '.join(first)}, or {last}" if first else last
 
     def _steps(self, columns: list[int]) -> tuple[str, str]:
         """The first steps of columns in their order, and a sign that there are more."""

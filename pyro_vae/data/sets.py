@@ -226,7 +226,7 @@ class DataSet:
             raise InputError(
                 f"{self.name} holds {self.representation.value}: take Columns"
             )
-        self.seen.check(self.name, noise=False)
+        self.seen.check(self.name, noise=False, mixed=True)
         units = self.seen.units
         if units is not None:  # positive reals are counted from 0
             every = units.shift * (len(schema.columns) // len(units.shift))

@@ -156,6 +156,16 @@ TABLES = {
 }
 
 
+def test_the_ways_out_are_those_that_the_data_have(stored):
+    """Of a table a likelihood for each column, of columns of mixed kinds another one, of images neither."""
+    table = np.stack([RNG.normal(size=600), WHOLE], 1)
+    with pytest.raises(InputError, match=r"--likelihood columns\), add --dequantize"):
+        stored(table).bridge(gaussian((2,)))
+    images = np.round(RNG.normal(size=(600, 2, 2)), 0)
+    with pytest.raises(InputError, match=r"add --dequantize .*, choose a likelihood"):
+        stored(images).bridge(gaussian((2, 2)))
+
+
 @pytest.mark.parametrize("kind", TABLES)
 def test_columns_that_no_density_can_bear(stored, kind):
     column, words = TABLES[kind]
