@@ -8,9 +8,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Each public name, the module that has it and its name there, read from the stub beside this file.
+# Each public name and the module that has it, read from the stub beside this file.
 _HOMES = {
-    alias.asname or alias.name: (node.module, alias.name)
+    alias.name: node.module
     for node in ast.parse(pkgutil.get_data(__name__, "__init__.pyi") or b"").body
     if isinstance(node, ast.ImportFrom) and node.module
     for alias in node.names
@@ -20,13 +20,12 @@ __all__ = list(_HOMES)
 
 def __getattr__(name: str) -> Any:
     """A public name or a module, imported at its first use: importing torch takes seconds."""
-    module, own_name = _HOMES.get(name, (__name__, name))
-    home = importlib.import_module(module)
-    if home.__name__ != __name__ and hasattr(home, own_name):
-        value = getattr(home, own_name)
+    home = importlib.import_module(_HOMES.get(name, __name__))
+    if home.__name__ != __name__ and hasattr(home, name):
+        value = getattr(home, name)
         setattr(sys.modules[__name__], name, value)
         return value
-    module = f"{home.__name__}.{own_name}"
+    module = f"{home.__name__}.{name}"
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -52,11 +52,6 @@ from pyro_vae.evaluation.refinement import (
 )
 from pyro_vae.inference.svi import SVI as SVI
 from pyro_vae.inference.watch import TrainingWarning as TrainingWarning
-from pyro_vae.inference import objectives as objectives
-from pyro_vae.models import (
-    likelihoods as likelihoods,
-    priors as priors,
-)
 from pyro_vae.models.likelihoods import (
     Bernoulli as Bernoulli,
     Gaussian as Gaussian,
@@ -70,7 +65,13 @@ from pyro_vae.models.priors import (
 from pyro_vae.models.structures import Structure as Structure
 from pyro_vae.models.vae import VAE as VAE
 from pyro_vae.networks import MLP as MLP, ConvNet as ConvNet, Network as Network
-from pyro_vae import networks as networks
-from pyro_vae import plots as plots
+from pyro_vae import (
+    guides as guides,
+    likelihoods as likelihoods,
+    networks as networks,
+    objectives as objectives,
+    plots as plots,
+    priors as priors,
+)
 
 __version__: str

@@ -24,6 +24,16 @@ from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.networks import MLP, Standardised
 from pyro_vae.networks.base import Shape
 
+__all__ = [
+    "Conditional",
+    "Flow",
+    "GaussianMixture",
+    "Laplace",
+    "Prior",
+    "StandardNormal",
+    "VampPrior",
+]
+
 
 class Prior(Declared, nn.Module, ABC):
     """A prior `p(z)` over latent vectors, as a module that returns a distribution.

@@ -1,6 +1,7 @@
 """Who imports whom: arrows only point down, and importing the package does nothing."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -96,6 +97,16 @@ def test_public_names_exist_and_are_documented():
     assert {"VAE", "__version__"} <= set(dir(pyro_vae))
     for name in pyro_vae.__all__:
         assert getattr(pyro_vae, name).__doc__, name
+
+
+@pytest.mark.parametrize("axis", ["guide", "likelihood", "objective", "prior"])
+def test_families_are_modules(axis):
+    """`from pyro_vae.likelihoods import Laplace`, every member of a family, and `pyro_vae.likelihoods.Laplace`."""
+    module = importlib.import_module(f"pyro_vae.{axis}s")
+    assert module is getattr(pyro_vae, f"{axis}s")
+    for name, member in variants(KNOWN[axis][0]).items():
+        assert getattr(module, name) is member
+        assert name in module.__all__
 
 
 def test_names_and_modules_that_are_not_there():
