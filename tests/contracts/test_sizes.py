@@ -172,6 +172,9 @@ def test_draws_are_cut_into_pieces():
     code = """
         import resource, torch
         from pyro_vae import *
+        from pyro_vae.evaluation.latents import activity
+        from pyro_vae.guides import IAF
+        from pyro_vae.networks import Linear
         from pyro_vae.encode import encode
         torch.manual_seed(0)
         vae = VAE(StandardNormal(2), Linear((2,), (1, 4)), Bernoulli((4,)), IAF(Linear((4,)), 2))
