@@ -24,7 +24,13 @@ from torch import Tensor
 from pyro_vae._cli.asked import asked
 from pyro_vae._cli.options import run
 from pyro_vae._cli.outputs import put_each
-from pyro_vae._cli.scores import as_csv, as_parquet, identity, require_pyarrow
+from pyro_vae._cli.scores import (
+    GIVEN,
+    as_csv,
+    as_parquet,
+    identity,
+    require_pyarrow,
+)
 from pyro_vae._rows import Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS
 from pyro_vae.data.inputs import fields_of
@@ -89,6 +95,8 @@ def _stored(rows: Rows, found: Imputed) -> Tensor:
 def frame(opened: Run, arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     """Completed rows of a table as a table of the same columns, with their categories; `name` first, if they have one.
 
+    Of a conditional run the conditions stand behind them.
+
     Raises:
         InputError: for data that are no table.
     """
@@ -108,6 +116,9 @@ def frame(opened: Run, arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
         table = pandas.DataFrame(
             {n: v.astype(np.int64) if w else v for n, v, w in columns}
         )
+    before = [key for key in arrays if key.startswith(GIVEN)]
+    given = {key.removeprefix(GIVEN): arrays[key] for key in before}
+    table = table.assign(**{n: v for n, v in given.items() if n not in table})
     if "name" in arrays and "name" not in table:
         table.insert(0, "name", arrays["name"])
     return table

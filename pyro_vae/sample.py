@@ -533,7 +533,14 @@ def _write_given(
     c = None
     if opened.conditions is not None:
         c = _seen(opened, opened.conditions.one(given))
-    drawn = draws_given(opened.vae, known, options.count, c)
+    if not known.isnan().any():
+        raise InputError(
+            "--given names every column of the table, so that nothing is left to draw"
+        )
+    try:
+        drawn = draws_given(opened.vae, known, options.count, c)
+    except InputError as error:
+        raise InputError(f"--given {', '.join(cells)}: {error}") from error
     values = _stored(opened, drawn.draws)
     under = None if c is None else c.expand(options.count, -1)
     frame = _beside_conditions(opened, opened.frame(drawn.draws), under)

@@ -346,8 +346,8 @@ def sample_parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a condition to draw or decode under (by default those of the data); of a run without any a column "
-        "of its table that draws are given; again for more",
+        help="a condition to draw or decode under (by default those of the data), or a column of the run's table "
+        "that rows are drawn given; again for more",
     )
     parser.add_argument(
         "--draws",

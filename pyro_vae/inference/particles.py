@@ -752,25 +752,47 @@ def finite_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Finite:
 def _listed(guide: Trace) -> dict[str, int]:
     """The draws of a guide that are to be enumerated, `infer={"enumerate": ...}`, and how many values each takes.
 
-    Where all combinations of them are too many, none of them is.
+    What cannot be is drawn, which a `ParticleWarning` says: a site without a list of values, one in a plate within
+    that of the data, whose entries have a value each, and all of them where their combinations are too many.
     """
-    listed = {
-        name: len(site["fn"].enumerate_support(expand=False))
-        for name, site in sample_sites(guide).items()
-        if drawn(site)
-        and site["infer"].get("enumerate")
-        and site["fn"].has_enumerate_support
-    }
+    listed: dict[str, int] = {}
+    for name, site in sample_sites(guide).items():
+        if not drawn(site) or not site["infer"].get("enumerate"):
+            continue
+        plates = [f for f in site["cond_indep_stack"] if f.vectorized]
+        if not _has_list(site["fn"]):
+            _say_drawn(f"site {name!r} of the guide has no list of its values")
+        elif len(plates) > 1:
+            _say_drawn(
+                f"site {name!r} of the guide has many values for each datum, one in each place of a plate"
+            )
+        else:
+            listed[name] = len(site["fn"].enumerate_support(expand=False))
     combinations = math.prod(listed.values())
     if combinations <= MOST_LISTED:
         return listed
-    warnings.warn(
+    _say_drawn(
         f"the guide's latents {', '.join(listed)} take {combinations:,} combinations of values, more than the "
-        f"{MOST_LISTED:,} that are summed over exactly: they are drawn, and their gradient is a score function's",
-        ParticleWarning,
-        stacklevel=4,
+        f"{MOST_LISTED:,} that are summed over exactly"
     )
     return {}
+
+
+def _has_list(d: Any) -> bool:
+    if not d.has_enumerate_support:
+        return False
+    try:
+        return len(d.enumerate_support(expand=False)) > 0
+    except NotImplementedError:
+        return False
+
+
+def _say_drawn(reason: str) -> None:
+    warnings.warn(
+        f"{reason}: it is drawn, and its gradient is a score function's",
+        ParticleWarning,
+        stacklevel=6,
+    )
 
 
 def is_finite(d: Any) -> bool:

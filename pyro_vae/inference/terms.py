@@ -1,8 +1,10 @@
 """The one place where model and guide meet and log-probabilities are added up."""
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
@@ -141,8 +143,8 @@ class Site(NamedTuple):
 
     `drawn` is False for what the guide observes, such as a `pyro.factor`, which counts in `log q` and is no latent.
     `point` is True where the guide always gives the same value, as `Delta` does, so that there is no density to weigh
-    by; a point that moves is a transform of auxiliary draws, with its log-Jacobian as density. `listed` is True where
-    particles have each value of the latent in turn, and none is a draw.
+    by; a point that moves is a transform of auxiliary draws, with its log-Jacobian as density. `log_share` is
+    `log q` whether or not a mask takes it out of the density, where particles have each value of the latent in turn.
     """
 
     value: Tensor
@@ -153,7 +155,12 @@ class Site(NamedTuple):
     seen: Tensor
     drawn: bool = True
     point: bool = False
-    listed: bool = False
+    log_share: Tensor | None = None
+
+    @property
+    def listed(self) -> bool:
+        """Whether all of its values are enumerated, and none is a draw."""
+        return self.log_share is not None
 
 
 class Terms(NamedTuple):
@@ -312,7 +319,8 @@ def terms(
     model = enumerated(model, guide, args, kwargs)
     if takes_particles(model, guide):
         p, q = at_once(model, guide, args, kwargs, count=count, listing=listing)
-        return _summed(_sites(p, q, args, kwargs, lead=count), count, listing)
+        scored = _sites(p, q, args, kwargs, lead=count, listed=listed)
+        return _summed(scored, count, listing)
 
     # Another pair: one particle needs no dimension; several have one where that is right.
     dim = None if count == 1 else way_of(model, guide, args, kwargs).dim
@@ -320,7 +328,7 @@ def terms(
         singles = singly(
             model, guide, args, kwargs, count=num_particles, listing=listing
         )
-        parts = [_sites(p, q, args, kwargs) for p, q in singles.pairs]
+        parts = [_sites(p, q, args, kwargs, listed=listed) for p, q in singles.pairs]
         scored = parts[0]._replace(
             sites=_joined([part.sites for part in parts], singles)
         )
@@ -330,7 +338,7 @@ def terms(
         p, q = at_once(
             model, guide, args, kwargs, count=count, dim=dim, listing=listing
         )
-        scored = _sites(p, q, args, kwargs, lead=count, dim=dim)
+        scored = _sites(p, q, args, kwargs, lead=count, dim=dim, listed=listed)
     if any(s.q is not None and s.drawn and s.point for s in scored.sites.values()):
         points = points_of(model, guide, args, kwargs)
         sites = {
@@ -359,10 +367,11 @@ def _sites(
     *,
     lead: int | None = None,
     dim: int = -2,
+    listed: Collection[str] = (),
 ) -> _Scored:
     """The sites of a run, their log-probabilities `(particles, batch)`, or `(batch,)` without a plate of particles.
 
-    `lead` is the number of particles and `dim` their dimension, where there is one.
+    `lead` is the number of particles and `dim` their dimension, where there is one; `listed` are sites of the guide.
     """
     q_sites, p_sites = sample_sites(guide_trace), sample_sites(model_trace)
     p_sites, q_sites = _less_given(p_sites, q_sites)
@@ -371,6 +380,8 @@ def _sites(
 
     p_logs = log_probs(model_trace, p_sites, plate, lead, dim)
     q_logs = log_probs(guide_trace, q_sites, plate, lead, dim)
+    shares = {n: _unmasked(q_sites[n]) for n in listed}
+    of_values = {n: _log_prob(n, s, plate, lead, dim) for n, s in shares.items()}
     sites: dict[str, Site] = {}
     if SUMMED in p_logs:
         total = p_logs[SUMMED]
@@ -390,6 +401,7 @@ def _sites(
             seen=last["value"],
             drawn=q_site is None or not q_site["is_observed"],
             point=q_site is not None and not has_density(q_site["fn"]),
+            log_share=of_values.get(name),
         )
     return _Scored(sites, plate.size, plate.scale, next(iter(sites.values())).value)
 
@@ -409,7 +421,7 @@ def _joined(parts: list[dict[str, Site]], singles: Singles) -> dict[str, Site]:
         others = [part[name] for part in parts]
         columns = {
             field: together([getattr(s, field) for s in others])
-            for field in ("p", "q", "log_p", "log_q")
+            for field in ("p", "q", "log_p", "log_q", "log_share")
         }
         observed = name not in singles.values
         value = (
@@ -451,16 +463,23 @@ def _shares(
 
     So that what counts nothing is finite: `log q` of such a value is 0 instead of minus infinity.
     """
-    logs = [sites[name].log_q for name in listing.listed]
-    total = torch.stack([log.expand(shape) for log in logs if log is not None]).sum(0)
-    log_share = total - math.log(listing.num_particles)
+    listed: Any = {name: sites[name] for name in listing.listed}
+    logs = [site.log_share.expand(shape) for site in listed.values()]
+    log_share = torch.stack(logs).sum(0) - math.log(listing.num_particles)
     none = log_share.isneginf()
     left = dict(sites)
-    for name in listing.listed:
-        log_q: Any = sites[name].log_q
-        log_q = log_q.expand(shape).masked_fill(none, 0.0)
-        left[name] = sites[name]._replace(log_q=log_q, listed=True)
+    for name, site in listed.items():
+        log_q = site.log_q.expand(shape).masked_fill(none, 0.0)
+        left[name] = site._replace(log_q=log_q)
     return log_share, left
+
+
+def _unmasked(site: Any) -> dict[str, Any]:
+    """A site as it is without masks."""
+    fn = site["fn"]
+    while isinstance(fn, dist.MaskedDistribution):
+        fn = fn.base_dist
+    return {**site, "fn": fn, "mask": None}
 
 
 def _check_names(p_sites: Sites, q_sites: Sites) -> None:

@@ -102,12 +102,19 @@ def _drawable(x: Tensor) -> Tensor:
 def _lines(
     x: np.ndarray, rows: int, columns: int, title: str, row_labels: Sequence[str]
 ) -> Figure:
-    """Each datum as a line in a cell of its own, on one scale; columns of very different ranges each on its own."""
-    low, high = x.min(0), x.max(0)
-    if np.ptp(x) > 20 * np.median(high - low):
+    """Each datum as a line in a cell of its own, on one scale; columns of very different ranges each on its own.
+
+    Where a value is missing or infinite a line has a gap.
+    """
+    there = np.isfinite(x)
+    x = np.where(there, x, np.nan)
+    low = np.min(x, 0, where=there, initial=np.inf)
+    high = np.max(x, 0, where=there, initial=-np.inf)
+    low, high = (np.where(there.any(0), ends, 0.0) for ends in (low, high))
+    if high.max() - low.min() > 20 * np.median(high - low):
         title += " (each element on a scale of its own)"
     else:
-        low, high = x.min(), x.max()
+        low, high = low.min(), high.max()
     height = (x - low) / np.where(high > low, high - low, 1.0)
     across = np.linspace(0.05, 0.95, x.shape[1]) if x.shape[1] > 1 else np.array([0.5])
     across, height = _thinned(across, height)

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from sklearn.mixture import GaussianMixture
 from torch import nn
@@ -435,3 +436,107 @@ def test_two_latents_have_all_combinations():
     torch.testing.assert_close(
         log_marginal(model, guide, x, num_particles=1).values, each.logsumexp((0, 1))
     )
+
+
+PROBS = torch.tensor([0.5, 0.3, 0.2]).double()
+PLACES = torch.tensor([-2.0, 0.0, 3.0]).double()
+SLOPES = torch.tensor([0.1, 0.0, -0.2]).double()
+
+
+def masked_pair(model_mask, guide_mask):
+    """`p(y) p(x|y); q(y|x)` of one number each, parts of it masked."""
+
+    def model(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=model_mask):
+            y = pyro.sample("y", dist.Categorical(PROBS))
+            pyro.sample("x", dist.Normal(PLACES[y], 1.0), obs=x)
+
+    @config_enumerate
+    def guide(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=guide_mask):
+            pyro.sample("y", dist.Categorical(logits=x[:, None] * SLOPES))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("of_model", [False, True])
+def test_a_mask_takes_a_site_out_of_the_density_and_not_out_of_the_mean(of_model):
+    """The second datum: `log p(x, y)` under the mask of both is 0; `q(y|x)` weighs its values all the same."""
+    x = torch.tensor([-2.5, 0.3, 1.0, 4.0]).double()
+    there = torch.tensor([True, False, True, True])
+    model, guide = masked_pair(there if of_model else True, there)
+    log_p = PROBS.log() + dist.Normal(PLACES, 1.0).log_prob(x[:, None])
+    log_q = (x[:, None] * SLOPES).log_softmax(1)
+    seen = there[:, None]
+    log_w = (log_p * seen if of_model else log_p) - log_q * seen
+    found = log_marginal(model, guide, x, num_particles=1)
+    torch.testing.assert_close(found.values, (log_q + log_w).logsumexp(1))
+    if of_model:
+        assert found.values[1].abs() < 1e-12
+    bound = elbo(model, guide, x).elbo
+    assert bound == pytest.approx((log_q.exp() * log_w).sum(1).mean().item())
+
+
+def test_a_distribution_with_a_mask_of_its_own_is_listed_too():
+    x = torch.tensor([-2.5, 0.3]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(PROBS).expand([2]).mask(False))
+            pyro.sample("x", dist.Normal(PLACES[y], 1.0).mask(False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            q = dist.Categorical(logits=x[:, None] * SLOPES).mask(False)
+            pyro.sample("y", q, infer={"enumerate": "parallel"})
+
+    values = log_marginal(model, guide, x, num_particles=1).values
+    torch.testing.assert_close(values, torch.zeros(2).double(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("data", [-1, -2])
+def test_values_in_a_plate_within_the_data_are_drawn_which_is_said(data):
+    """All combinations of them would be `3^3`; by draws the weights are right on average."""
+    torch.manual_seed(0)
+    x = torch.randn(5, 3).double()
+    sizes = {data: 5, -3 - data: 3}
+    plates = [pyro.plate(f"plate {d}", n, dim=d) for d, n in sizes.items()]
+
+    def model(x):
+        with plates[0], plates[1]:
+            y = pyro.sample("y", dist.Categorical(PROBS))
+            seen = x if data == -2 else x.T
+            pyro.sample("x", dist.Normal(PLACES[y], 1.0), obs=seen)
+
+    @config_enumerate
+    def guide(x):
+        with plates[0], plates[1]:
+            seen = x if data == -2 else x.T
+            pyro.sample("y", dist.Categorical(logits=seen[..., None] * SLOPES))
+
+    with pytest.warns(ParticleWarning, match="many values for each datum.*is drawn"):
+        t = terms(model, guide, x, num_particles=20_000)
+    each = (PROBS.log() + dist.Normal(PLACES, 1.0).log_prob(x[..., None])).logsumexp(-1)
+    truth = each.sum(-1)
+    weights = (t.log_weight - truth).exp()
+    error = weights.std(0) / len(weights) ** 0.5
+    assert t.log_share is None
+    assert ((weights.mean(0) - 1).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize(
+    "q", [dist.Bernoulli(torch.full((2,), 0.4)).to_event(1), dist.Poisson(2.0)]
+)
+def test_a_site_without_a_list_of_values_is_drawn_which_is_said(q):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", q)
+            loc = y.sum(-1) if q.event_shape else y
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", q, infer={"enumerate": "parallel"})
+
+    with pytest.warns(ParticleWarning, match="no list of its values: it is drawn"):
+        assert terms(model, guide, torch.zeros(4)).log_share is None

@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from matplotlib import image
 
 from conftest import SMALL
 from pyro_vae import DataWarning, InputError, load_data, open_run
@@ -171,6 +172,32 @@ def test_tables_of_numbers_say_what_each_row_is_given(run, call):
     )
 
 
+def test_a_table_with_holes_comes_back_with_its_conditions(call):
+    """Whole columns and conditions, which the run takes as new data; pictures of lines have gaps and are not empty."""
+    table = people()
+    table.loc[::3, "b"] = math.nan
+    table.to_csv("holes.csv", index=False)
+    options = ("--condition", "sex,age,site", "--missing", "keep")
+    options = (*options, *FEW, "--output", "holes")
+    assert call("train", "--dataset", "holes.csv", *options).code == 0
+    assert call("impute", "holes", "--num-particles", 20).code == 0
+    imputed = pandas.read_csv("holes/imputed.csv")
+    assert [*imputed] == ["a", "b", "c", "sex", "age", "site"]
+    assert imputed["sex"].tolist() == table["sex"].tolist()
+    assert imputed.notna().all(axis=None)
+    assert call("evaluate", "holes", "--data", "holes/imputed.csv", *K).code == 0
+    options = ("--kind", "interpolation", "--kind", "transfer", "--count", 20)
+    assert call("sample", "holes", *options).code == 0
+    for kind in ("interpolation", "transfer"):
+        assert ink(f"holes/samples/{kind}.png") > 0.002
+
+
+def ink(path):
+    """The share of a picture that is blue."""
+    pixels = image.imread(path)
+    return float((pixels[..., 2] > pixels[..., 0] + 0.2).mean())
+
+
 def test_a_condition_far_from_those_of_training_is_said(run, call):
     sentence = "age = 900 lies outside of the training data, where it is from "
     said = call("sample", run, "--kind", "prior", "--given", "age=900")
@@ -201,6 +228,10 @@ def test_columns_and_conditions_can_be_given_together(run, call):
     assert set(table["sex"]) == {"F"}
     np.testing.assert_allclose(table["a"], 1.5, rtol=1e-5)
     assert table["b"].nunique() == 7
+    every = ("--given", "a=1", "--given", "b=1", "--given", "c=1")
+    said = call("sample", run, *every)
+    assert said.code == 2
+    assert "--given names every column of the table" in said.err
     said = call("sample", run, *given, "--given", "height=3")
     assert said.code == 2
     sentence = "none of the conditions of the run (sex, age, site) nor of its columns"
