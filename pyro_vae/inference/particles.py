@@ -152,10 +152,16 @@ class _Known:
 
     def __init__(self) -> None:
         self.ways: OrderedDict[Hashable, Way] = OrderedDict()
-        self.points: frozenset[str] | None = None
+        self.points: OrderedDict[Hashable, frozenset[str]] = OrderedDict()
         self.together: bool | None = None
-        self.finite: Finite | None = None
-        self.said = False
+        self.finite: OrderedDict[Hashable, Finite] = OrderedDict()
+        self.said: set[str] = set()
+
+    def say(self, about: str, text: str) -> None:
+        """Warn once of each thing."""
+        if about not in self.said:
+            self.said.add(about)
+            warnings.warn(text, ParticleWarning, stacklevel=6)
 
 
 class _Memory:
@@ -484,15 +490,12 @@ def way_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Way:
     key = _kind([args, kwargs])
     if key not in known.ways:
         known.ways[key], reason = _tried(model, guide, args, kwargs)
-        if reason and not known.said:
-            known.said = True
-            warnings.warn(
+        if reason:
+            known.say(
+                "particles",
                 f"the pair is run once for each particle, which takes as many times as long: {reason}",
-                ParticleWarning,
-                stacklevel=4,
             )
-        while len(known.ways) > SHAPES:
-            known.ways.popitem(last=False)
+        _forget(known.ways)
     return known.ways[key]
 
 
@@ -651,8 +654,8 @@ def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozens
     A point that moves is a transform of other draws, as in `AutoNormal`, and carries its log-Jacobian as density. Where
     neither these draws nor a density of the point can be seen, it counts as one without.
     """
-    known = _memory.of(model, guide)
-    if known.points is None:
+    known, key = _memory.of(model, guide).points, _kind([args, kwargs])
+    if key not in known:
         with _aside(), _Untouched():
             first = poutine.trace(guide).get_trace(*args, **kwargs)
             run = poutine.replay(guide, trace=_chosen(first))
@@ -669,8 +672,15 @@ def points_of(model: Program, guide: Program, args: Any, kwargs: Any) -> frozens
             still |= {
                 n for n in names if not sites[n]["fn"].log_prob(sites[n]["value"]).any()
             }
-        known.points = frozenset(still)
-    return known.points
+        known[key] = frozenset(still)
+        _forget(known)
+    return known[key]
+
+
+def _forget(known: "OrderedDict[Hashable, Any]") -> None:
+    """Keep what is known of the last kinds of batches."""
+    while len(known) > SHAPES:
+        known.popitem(last=False)
 
 
 def wants_all(
@@ -731,9 +741,9 @@ def _data_dim(site: Any, few: int) -> int:
 
 
 def finite_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Finite:
-    """What a pair leaves to be summed out; found out at the first call."""
-    known = _memory.of(model, guide)
-    if known.finite is None:
+    """The latents of a pair that take few values; found out at the first batch of each kind."""
+    known, key = _memory.of(model, guide), _kind([args, kwargs])
+    if key not in known.finite:
         with _aside(), _Untouched():
             q = poutine.trace(guide).get_trace(*args, **kwargs)
             p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args, **kwargs)
@@ -745,37 +755,41 @@ def finite_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Finite:
         )
         sites = [*sample_sites(p).values(), *sample_sites(q).values()]
         plates = [f.dim for s in sites for f in s["cond_indep_stack"] if f.vectorized]
-        known.finite = Finite(names, min(plates, default=-1) - 1, _listed(q))
-    return known.finite
+        listed, reasons = _listed(q)
+        for reason in reasons:
+            known.say(
+                reason, f"{reason}: it is drawn, and its gradient is a score function's"
+            )
+        known.finite[key] = Finite(names, min(plates, default=-1) - 1, listed)
+        _forget(known.finite)
+    return known.finite[key]
 
 
-def _listed(guide: Trace) -> dict[str, int]:
+def _listed(guide: Trace) -> tuple[dict[str, int], list[str]]:
     """The draws of a guide that are to be enumerated, `infer={"enumerate": ...}`, and how many values each takes.
 
-    What cannot be is drawn, which a `ParticleWarning` says: a site without a list of values, one in a plate within
-    that of the data, whose entries have a value each, and all of them where their combinations are too many.
+    Also why others are drawn all the same: a site has no list of values, or lies in a plate within that of the data,
+    whose entries have a value each, or all combinations are too many.
     """
     listed: dict[str, int] = {}
+    reasons = []
     for name, site in sample_sites(guide).items():
         if not drawn(site) or not site["infer"].get("enumerate"):
             continue
         plates = [f for f in site["cond_indep_stack"] if f.vectorized]
         if not _has_list(site["fn"]):
-            _say_drawn(f"site {name!r} of the guide has no list of its values")
+            reasons.append(f"site {name!r} of the guide has no list of its values")
         elif len(plates) > 1:
-            _say_drawn(
+            reasons.append(
                 f"site {name!r} of the guide has many values for each datum, one in each place of a plate"
             )
         else:
             listed[name] = len(site["fn"].enumerate_support(expand=False))
     combinations = math.prod(listed.values())
     if combinations <= MOST_LISTED:
-        return listed
-    _say_drawn(
-        f"the guide's latents {', '.join(listed)} take {combinations:,} combinations of values, more than the "
-        f"{MOST_LISTED:,} that are summed over exactly"
-    )
-    return {}
+        return listed, reasons
+    many = f"the guide's latents {', '.join(listed)} take {combinations:,} combinations of values, more than the "
+    return {}, [*reasons, f"{many}{MOST_LISTED:,} that are summed over exactly"]
 
 
 def _has_list(d: Any) -> bool:
@@ -785,14 +799,6 @@ def _has_list(d: Any) -> bool:
         return len(d.enumerate_support(expand=False)) > 0
     except NotImplementedError:
         return False
-
-
-def _say_drawn(reason: str) -> None:
-    warnings.warn(
-        f"{reason}: it is drawn, and its gradient is a score function's",
-        ParticleWarning,
-        stacklevel=6,
-    )
 
 
 def is_finite(d: Any) -> bool:

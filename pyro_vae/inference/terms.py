@@ -306,7 +306,7 @@ def terms(
             sites are scaled differently.
 
     Warns:
-        ParticleWarning: once, when a pair is run for each particle.
+        ParticleWarning: once, when a pair is run for each particle, and when a marked latent is drawn all the same.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
@@ -314,9 +314,9 @@ def terms(
     torch.Size([5, 8])
     """
     listed = listed_of(model, guide, args, kwargs)
-    listing = Listing(listed, num_particles) if listed else None
-    count = num_particles if listing is None else listing.size
+    count = num_particles * math.prod(listed.values())
     model = enumerated(model, guide, args, kwargs)
+    listing = Listing(listed, num_particles) if listed else None
     if takes_particles(model, guide):
         p, q = at_once(model, guide, args, kwargs, count=count, listing=listing)
         scored = _sites(p, q, args, kwargs, lead=count, listed=listed)
@@ -380,8 +380,10 @@ def _sites(
 
     p_logs = log_probs(model_trace, p_sites, plate, lead, dim)
     q_logs = log_probs(guide_trace, q_sites, plate, lead, dim)
-    shares = {n: _unmasked(q_sites[n]) for n in listed}
-    of_values = {n: _log_prob(n, s, plate, lead, dim) for n, s in shares.items()}
+    of_values = {
+        name: _log_prob(name, _unmasked(q_sites[name]), plate, lead, dim)
+        for name in listed
+    }
     sites: dict[str, Site] = {}
     if SUMMED in p_logs:
         total = p_logs[SUMMED]

@@ -540,3 +540,26 @@ def test_a_site_without_a_list_of_values_is_drawn_which_is_said(q):
 
     with pytest.warns(ParticleWarning, match="no list of its values: it is drawn"):
         assert terms(model, guide, torch.zeros(4)).log_share is None
+
+
+@pytest.mark.parametrize("labelled_first", [False, True])
+def test_one_pair_is_called_with_labels_and_without(labelled_first):
+    """As Pyro's semi-supervised VAEs are: y is enumerated in those calls in which the guide draws it."""
+    x, labels = torch.randn(4).double(), torch.tensor([0, 1, 2, 0])
+    log_p = PROBS.log() + dist.Normal(PLACES, 1.0).log_prob(x[:, None])
+
+    def model(x, y=None):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(PROBS), obs=y)
+            pyro.sample("x", dist.Normal(PLACES[y], 1.0), obs=x)
+
+    @config_enumerate
+    def guide(x, y=None):
+        with pyro.plate("data", len(x)):
+            if y is None:
+                pyro.sample("y", dist.Categorical(logits=x[:, None] * SLOPES))
+
+    calls = [((x,), log_p.logsumexp(1)), ((x, labels), log_p[range(4), labels])]
+    for args, truth in reversed(calls) if labelled_first else calls:
+        t = terms(model, guide, *args)
+        torch.testing.assert_close(t.log_mean(t.log_weight), truth)
