@@ -1227,8 +1227,11 @@ def test_a_pair_can_be_tried_while_a_graph_is_made():
     def weights(x):
         return [terms(normal, exact, x, num_particles=3).log_weight, wrong(x)]
 
+    def model(x):  # one of which nothing is known yet
+        return column(x)
+
     def wrong(x):
-        return terms(column, exact_column, x, num_particles=3).log_weight
+        return terms(model, exact_column, x, num_particles=3).log_weight
 
     x = torch.randn(5)
     with pyro.validation_enabled(False):
