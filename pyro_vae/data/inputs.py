@@ -41,7 +41,8 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     A tensor that fits is returned as it is.
 
     A VAE takes one tensor: of items such as image and label, the first counts. A conditional one takes the fields x and
-    c, as a dict or as `Data`. An element that is nan was not seen, and is taken where the model says `missing`. Another
+    c, as a dict or as `Data`; one with classes also labels y, -1 where there is none. An element that is nan was not
+    seen, and is taken where the model says `missing`. Another
     pair is called with what is given: a tuple or a dict of tensors with N rows each, and the items of a data set as
     such a tuple or dict.
 
@@ -55,6 +56,8 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
         InputError: for what is no data set, for a shape or values that the model does not accept, or for values that
             its float type cannot hold apart.
     """
+    if is_own(model) and classes_of(model):
+        return _labelled(model, x, name, values)
     if is_own(model) and context_of(model):
         return _conditional(model, x, name, values)
     if is_own(model) and isinstance(x, Mapping) and x.keys() == {"x", "c"}:
@@ -96,11 +99,77 @@ def _conditional(model: Any, x: Any, name: str, values: bool) -> Data:
             f"this pair is conditional and {name} has no condition: give c beside x, {context_of(model)} numbers for "
             f'each datum, or {name} as {{"x": x, "c": c}}'
         )
-    x = _unconditional(model, fields["x"], name, values)
-    c = as_condition(model, fields["c"])
+    return _with_condition(
+        model, fields["x"], as_condition(model, fields["c"]), name, values
+    )
+
+
+def _with_condition(model: Any, x: Any, c: Tensor, name: str, values: bool) -> Data:
+    x = _unconditional(model, x, name, values)
     if not parts_of(x):  # what only an index takes batches from
         x = Selected(x, torch.arange(len(x)))
     return Data({"x": x, "c": c}, name)
+
+
+def _labelled(model: Any, x: Any, name: str, values: bool) -> Any:
+    """`as_data` of a pair with classes: x, and c where there are labels or a condition."""
+    fields = x.fields if isinstance(x, Data) else x
+    if not isinstance(fields, Mapping):
+        fields = {"x": x}
+    y, c = fields.get("y"), fields.get("c")
+    if "x" not in fields:
+        raise InputError(f'{name} has no field x: give it as {{"x": x, "y": labels}}')
+    if y is not None:
+        labels = as_labels(model, y)
+        c = (
+            labels
+            if c is None
+            else torch.cat([labels, as_condition(model, c)[:, labels.shape[1] :]], 1)
+        )
+    elif c is not None:
+        c = as_condition(model, c)
+    elif context_of(model) > classes_of(model):
+        raise InputError(
+            f"this pair is conditional and {name} has no condition: give c beside x, "
+            f"{context_of(model) - classes_of(model)} numbers for each datum"
+        )
+    if c is None:
+        return _unconditional(model, fields["x"], name, values)
+    return _with_condition(model, fields["x"], c, name, values)
+
+
+def classes_of(model: Any) -> int:
+    """How many values the class y of a pair has, whose label its condition begins with; 0 without one."""
+    return getattr(model, "classes", 0)
+
+
+def as_labels(model: Any, y: Any) -> Tensor:
+    """Labels `(N,)`, whole numbers with -1 or nan where there is none, as a pair reads them: one-hot or nan, `(N, K)`.
+
+    Raises:
+        InputError: for another shape, or a class that there is not.
+    """
+    size, parameter = classes_of(model), _parameter(model)
+    codes = _as_tensor(y, "y", missing=True)
+    if codes is None or codes.ndim != 1:
+        shape = "" if codes is None else f" of shape {tuple(codes.shape)}"
+        raise InputError(
+            f"y is a {type(y).__name__}{shape}; give a class for each datum, (N,), -1 where there is none"
+        )
+    codes = codes.nan_to_num(-1.0) if codes.is_floating_point() else codes
+    wrong = (codes < -1) | (codes >= size) | (codes != codes.round())
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise InputError(
+            f"y holds the class {codes[row].item():g} for datum {row} (counted from 0), and the pair knows {size}, 0 to "
+            f"{size - 1}; -1 where there is none"
+        )
+    labels = torch.nn.functional.one_hot(codes.long().clamp_min(0), size)
+    labels = labels.to(
+        torch.get_default_dtype() if parameter is None else parameter.dtype
+    )
+    labels[codes < 0] = math.nan
+    return labels if parameter is None else labels.to(parameter.device)
 
 
 def may_miss(likelihood: Any) -> bool:
@@ -122,11 +191,19 @@ def as_condition(model: Any, c: Any) -> Tensor:
         raise InputError(
             f"c holds no numbers: give codes from 0, as by pandas.factorize, or {width} numbers for each datum"
         )
-    tensor = _as_tensor(c, "c")
+    tensor = _as_tensor(c, "c", missing=True)
     if tensor is None:
         raise InputError(
             f"c is a {type(c).__name__}; give numbers, {width} for each datum"
         )
+    classes = classes_of(model)
+    if tensor.ndim == 1 and width == classes and not tensor.is_floating_point():
+        return as_labels(model, tensor)
+    if tensor.ndim == 2 and 0 < tensor.shape[1] == width - classes < width:
+        unknown = tensor.new_full(
+            (len(tensor), classes), math.nan, dtype=torch.get_default_dtype()
+        )
+        tensor = torch.cat([unknown, tensor], 1)
     if tensor.ndim == 1 and width > 1 and not tensor.is_floating_point():
         wrong = ((tensor < 0) | (tensor >= width)).nonzero().flatten()
         if len(wrong):
@@ -144,7 +221,11 @@ def as_condition(model: Any, c: Any) -> Tensor:
         raise InputError(
             f"c has shape {tuple(tensor.shape)} and the pair takes (N, {width}){codes}"
         )
-    bad = (~tensor.isfinite()).any(1).nonzero().flatten()
+    wrong = ~tensor.isfinite()
+    if classes:  # the label of a datum may be unknown
+        label = tensor[:, :classes]
+        wrong[:, :classes] &= ~label.isnan().all(1, keepdim=True)
+    bad = wrong.any(1).nonzero().flatten()
     if len(bad):
         raise InputError(
             f"c holds a value that is missing or infinite for datum {bad[0].item()} (counted from 0)"
@@ -169,6 +250,8 @@ def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:
         if c is not None:
             raise InputError(UNCONDITIONAL)
         return ()
+    if c is None and width == classes_of(model):
+        c = torch.full((width,), math.nan)
     if c is None:
         raise InputError(
             f"this pair is conditional: give c, {width} numbers for each datum"
@@ -283,11 +366,13 @@ class Call:
             InputError: as `as_data`, and for a condition that the pair does not read.
         """
         kwargs = dict(kwargs or {})
-        if is_own(model) and "c" in kwargs:
-            c = kwargs.pop("c")
-            if not context_of(model):
+        if is_own(model) and {"c", "y"} & kwargs.keys():
+            given = {name: kwargs.pop(name) for name in ("y", "c") if name in kwargs}
+            if "c" in given and not context_of(model):
                 raise InputError(UNCONDITIONAL)
-            x = {"x": fields_of(x)[0], "c": c}
+            if "y" in given and not classes_of(model):
+                raise InputError("y holds labels, and this pair has no classes")
+            x = {"x": fields_of(x)[0], **given}
         return cls(as_data(model, x), more, kwargs)
 
     def __len__(self) -> int:

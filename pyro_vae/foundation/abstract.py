@@ -10,7 +10,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import Unit, constraints
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped, effectful
 
@@ -205,6 +205,19 @@ def movable(site: str, parameters: Callable[[], torch.Tensor]) -> torch.Tensor:
         return parameters()
     statement = effectful(parameters, type="parameters")
     return statement(name=site)  # type: ignore[no-any-return]
+
+
+def aim(name: str, value: torch.Tensor) -> None:
+    """Add a number for each datum to what is maximised, in a guide: it is part of no density and of no evaluation.
+
+    Objectives of this package add it to their bound; to `pyro.infer.Trace_ELBO` it is a factor of the guide.
+    """
+    nothing = value.new_empty(*value.shape, 0)
+    aimed = Unit(-value, has_rsample=True, validate_args=False)
+    pyro.sample(name, aimed, obs=nothing, infer={"is_auxiliary": True, AIM: True})
+
+
+AIM = "is_aim"  # what `infer` of such a site says
 
 
 def _announce_parameters(program: torch.nn.Module, prefix: str = "") -> None:

@@ -12,6 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data.inputs import rows_of
+from pyro_vae.foundation.abstract import AIM
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.enumeration import enumerated, is_summed, log_sum
 from pyro_vae.inference.particles import (
@@ -179,6 +180,7 @@ class Terms(NamedTuple):
             with K draws of the other latents each, those of one combination side by side. `None` where all are draws,
             and each counts for `1/K`.
         combinations: N.
+        aim: what the guide adds to the objective and to no density, such as the term of a classifier, `(batch,)`.
     """
 
     log_px: Tensor
@@ -189,6 +191,7 @@ class Terms(NamedTuple):
     kl_weight: Tensor | float = 1.0
     log_share: Tensor | None = None
     combinations: int = 1
+    aim: Tensor | None = None
 
     def mean(self, v: Tensor) -> Tensor:
         """`E_q[v]`, `(batch,)`, of `v` at each particle, `(N K, batch)`: exact over what is enumerated."""
@@ -357,6 +360,7 @@ class _Scored(NamedTuple):
     size: int
     scale: float
     like: Tensor  # a value, for type and device
+    aim: Tensor | None = None  # what stands in no density
 
 
 def _sites(
@@ -384,6 +388,13 @@ def _sites(
         name: _log_prob(name, _unmasked(q_sites[name]), plate, lead, dim)
         for name in listed
     }
+    aims = [
+        -q_logs.pop(name)
+        for name, site in q_sites.items()
+        if site["infer"].get(AIM, False)
+    ]
+    q_sites = {name: site for name, site in q_sites.items() if name in q_logs}
+    aim = torch.stack(aims).sum(0) if aims else None
     sites: dict[str, Site] = {}
     if SUMMED in p_logs:
         total = p_logs[SUMMED]
@@ -405,7 +416,8 @@ def _sites(
             point=q_site is not None and not has_density(q_site["fn"]),
             log_share=of_values.get(name),
         )
-    return _Scored(sites, plate.size, plate.scale, next(iter(sites.values())).value)
+    like = next(iter(sites.values())).value
+    return _Scored(sites, plate.size, plate.scale, like, aim)
 
 
 def _joined(parts: list[dict[str, Site]], singles: Singles) -> dict[str, Site]:
@@ -455,6 +467,7 @@ def _summed(scored: _Scored, count: int, listing: Listing | None) -> Terms:
         scored.scale,
         log_share=log_share,
         combinations=1 if listing is None else listing.combinations,
+        aim=None if scored.aim is None else scored.aim.expand(shape).mean(0),
     )
 
 
@@ -463,7 +476,7 @@ def _shares(
 ) -> tuple[Tensor, dict[str, Site]]:
     """`log q(y|x) - log K` of the enumerated latents y; and the sites, a value without probability with no density.
 
-    So that what counts nothing is finite: `log q` of such a value is 0 instead of minus infinity.
+    So that what counts nothing is finite: its `log p` and `log q` are 0 and not minus infinity.
     """
     listed: Any = {name: sites[name] for name in listing.listed}
     logs = [site.log_share.expand(shape) for site in listed.values()]
@@ -471,8 +484,11 @@ def _shares(
     none = log_share.isneginf()
     left = dict(sites)
     for name, site in listed.items():
-        log_q = site.log_q.expand(shape).masked_fill(none, 0.0)
-        left[name] = site._replace(log_q=log_q)
+        log_p = None if site.log_p is None else site.log_p.expand(shape)
+        left[name] = site._replace(
+            log_p=None if log_p is None else log_p.masked_fill(none, 0.0),
+            log_q=site.log_q.expand(shape).masked_fill(none, 0.0),
+        )
     return log_share, left
 
 

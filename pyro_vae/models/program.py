@@ -8,6 +8,7 @@ import pyro
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
+from pyro_vae.distributions.known import log_prob_of_known, pinned
 from pyro_vae.foundation.abstract import AbstractProgram
 from pyro_vae.foundation.errors import InputError
 
@@ -53,7 +54,8 @@ class Factor(NamedTuple):
 class Program(AbstractProgram):
     """A product of factors as a Pyro program: `program(x)` draws site after site in the plate `data`.
 
-    A site of which there are data, such as x in a model, is observed. What a factor is given and no factor draws, such
+    A site of which there are data, such as x in a model, is observed. Data of a listed site are labels, whole numbers
+    of which -1 stands for none, so that some of them may be known. What a factor is given and no factor draws, such
     as a condition c, is data too: `program(x, c=c)`, or all of them by name, `program({"x": x, "c": c})`. To write one:
     return its factors, each after those that it is given.
     """
@@ -69,6 +71,11 @@ class Program(AbstractProgram):
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The data, and what factors are given that follows from them."""
         return dict(values)
+
+    def knowing(self, p: Any, labels: Tensor) -> Distribution:
+        """The distribution of a listed site where some of its values are known: a point. Its density is a factor."""
+        pyro.factor("label", log_prob_of_known(p, labels))
+        return pinned(p, labels)
 
     def beside(self, site: str, value: Tensor | None) -> Tensor | None:
         """What is added to the log-density of a site, one number for all data or `(batch,)`: it stands in `units`."""
@@ -95,12 +102,17 @@ class Program(AbstractProgram):
                 if (constant := self.beside(site, values.get(site))) is not None:
                     pyro.factor("units", constant)
                 infer: Any = {"enumerate": "parallel"} if factor.listed else {}
-                values[site] = pyro.sample(site, p, obs=values.get(site), infer=infer)
+                seen = values.get(site)
+                if factor.listed and seen is not None:
+                    p, seen = self.knowing(p, seen), None
+                values[site] = pyro.sample(site, p, obs=seen, infer=infer)
         return values[site]
 
     def _check(self, values: Mapping[str, Tensor], factors: Sequence[Factor]) -> None:
         """Raise `InputError` for data that no factor reads; x and c go to both programs of a pair."""
-        read = {"x", "c"}.union(*((factor.site, *factor.given) for factor in factors))
+        read = {"x", "y", "c"}.union(
+            *((factor.site, *factor.given) for factor in factors)
+        )
         if others := values.keys() - read:
             raise InputError(
                 f"{type(self).__name__} is given {min(others)}, which none of its factors reads"

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
@@ -20,10 +21,22 @@ from pyro_vae.data.inputs import (
     moments,
 )
 from pyro_vae.data.representation import Representation
+from pyro_vae.distributions import DiagonalMixture
+from pyro_vae.distributions.known import pinned
 from pyro_vae.foundation.abstract import AbstractProgram, context_of
 from pyro_vae.foundation.checks import Number, at_least, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
+from pyro_vae.models.classes import (
+    Classes,
+    ClassPrior,
+    Reads,
+    beside,
+    codes,
+    one_hot,
+    reads,
+    with_label,
+)
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.priors import Prior
@@ -46,6 +59,7 @@ class Model(Program):
 
     Attributes:
         context: how many numbers of a condition c it is called with; 0 without one.
+        classes: how many values a class y has, whose label c begins with; 0 without one.
 
     Where x is counted in units of its own (`count_in`), a third site, the factor `units`, makes the density one over
     the numbers as they were stored.
@@ -62,12 +76,41 @@ class Model(Program):
         self.likelihood = likelihood
         self.register_buffer("log_unit", None)
         self.context = max(context_of(prior), context_of(decoder))
+        self.class_prior: ClassPrior | None = None
+        self.of_z = Reads(c=context_of(prior) > 0)
+        self.of_x = Reads(c=context_of(decoder) > 0)
+
+    def classify(self, prior: ClassPrior, of_z: Reads, of_x: Reads) -> None:
+        """Called once by `VAE` where there are classes: p(y), and which factors are given the class."""
+        self.class_prior, self.of_z, self.of_x = prior, of_z, of_x
+
+    @property
+    def classes(self) -> int:
+        return 0 if self.class_prior is None else self.class_prior.size
 
     def factors(self) -> Sequence[Factor]:
-        of_z = ("c",) if context_of(self.prior) else ()
-        of_x = ("z", "c") if context_of(self.decoder) else ("z",)
+        of_x = ("z", *self.of_x.names)
         of_x = (*of_x, "total") if self.likelihood.sized else of_x
-        return [Factor("z", of_z, self.prior), Factor("x", of_x, self.given)]
+        if self.class_prior is None:
+            of_z = self.of_z.names
+            return [Factor("z", of_z, self.prior), Factor("x", of_x, self.given)]
+        return [
+            Factor("y", (), self.class_prior, listed=True),
+            Factor("z", self.of_z.names, self._prior_given),
+            Factor("x", of_x, self._given_class),
+        ]
+
+    def _prior_given(self, *values: Tensor) -> Distribution:
+        """`p(z|y)`, of the batch shape of y; p(z) where it does not depend on y."""
+        assert self.class_prior is not None
+        return self.prior(*self.of_z.context(values, self.class_prior.logits))
+
+    def _given_class(self, z: Tensor, *values: Tensor) -> Distribution:
+        """`p(x|z,y)`, of the batch shape of y and z."""
+        assert self.class_prior is not None
+        read = len(self.of_x.names)
+        context = self.of_x.context(values[:read], self.class_prior.logits)
+        return self.given(z, *context, *values[read:])
 
     def given(self, z: Tensor, *given: Tensor) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
@@ -90,6 +133,8 @@ class Model(Program):
 
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The data, and for a likelihood with a size the total count of each datum, the typical one for draws."""
+        if self.class_prior is not None:
+            values = with_label(values, self.class_prior.size)
         if not self.likelihood.sized or "total" in values:
             return dict(values)
         x = values.get("x")
@@ -127,6 +172,7 @@ class VAE(AbstractProgram):
         likelihood: `p(x|z)`, for example `Bernoulli((28, 28))`.
         guide: `q(z|x)`, for example `MeanField(encoder, 16)`.
         missing: whether elements of x may be missing.
+        classes: a class y beside z, see `Classes`.
 
     A pair is conditional, `p(z|c) p(x|z,c)` and `q(z|x,c)`, where prior, decoder or encoder read a `context`, as
     `MLP((16,), (1, 28, 28), context=10)` does. Then each verb takes c beside x, `(N, context)`; where it says a class,
@@ -158,12 +204,16 @@ class VAE(AbstractProgram):
         guide: nn.Module,
         *,
         missing: bool = False,
+        classes: Classes | None = None,
     ) -> None:
         super().__init__()
         likelihood.missing = missing
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide  # type: ignore[assignment]
-        self._agree()
+        if classes is None:
+            self._agree()
+        else:
+            self._classify(classes)
         for part, other in ((prior, guide), (guide, self.model)):
             if isinstance(part, Prior | Guide):
                 part.connect(other)  # type: ignore[arg-type]
@@ -190,10 +240,33 @@ class VAE(AbstractProgram):
             )
         self.model.context = max(read.values(), default=0)
 
+    def _classify(self, classes: Classes) -> None:
+        """Let model and guide know of a class y, and of what each part reads."""
+        if not isinstance(self.guide, Guide):
+            raise InputError(
+                f"classes go with a Guide of this package, and {type(self.guide).__name__} is none"
+            )
+        size, classifier = classes.size, classes.classifier
+        prior, decoder = self.model.prior, self.model.decoder
+        width = classifier.context
+        of_z = reads("the prior", prior, size, width, y="z" in classes.of)
+        of_x = reads("the decoder", decoder, size, width, y="x" in classes.of)
+        of_guide = Reads(y=True, c=width > 0)
+        if not self.guide.asks_model:
+            of_guide = reads("the guide's encoder", self.guide, size, width)
+        self.model.classify(classes.prior, of_z, of_x)
+        self.guide.classify(classifier, of_guide)
+        self.model.context = size + width
+
     @property
     def context(self) -> int:
         """How many numbers of a condition c the pair reads; 0 where it is not conditional."""
         return self.model.context
+
+    @property
+    def classes(self) -> int:
+        """How many values a class y has, whose label c begins with; 0 without one."""
+        return self.model.classes
 
     def _data(self, x: Any, c: Any) -> dict[str, Tensor]:
         """What programs are called with, by name, from data of any kind and their condition."""
@@ -234,7 +307,19 @@ class VAE(AbstractProgram):
     def forward(self, x: Batch, c: Any = None) -> Distribution:
         """`p(x'|z)` at one draw `z ~ q(z|x)`: encode, sample, decode."""
         data = named(x, {} if c is None else {"c": c})
-        return self.decode(self.guide(data), data.get("c"), total=self._total(data))
+        z, given = self._latents(data)
+        return self.decode(z, given, total=self._total(data))
+
+    def _latents(self, data: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """A draw of z from the guide, and the condition with it: a class that was not known is drawn too."""
+        if not self.classes:
+            return self.guide(data), data.get("c")
+        guide, known = self.guide, self.guide.known(data)
+        q = guide.factors()[0].at(known)
+        y = pinned(q, known["y"]).sample() if "y" in known else q.sample()
+        z = guide.factors()[1].at({**known, "y": y}).rsample()
+        label = one_hot(y, self._type.new_zeros(self.classes))
+        return z, beside(label, *([known["c"]] if "c" in known else []))
 
     def _total(self, data: Mapping[str, Tensor]) -> Tensor | None:
         """The total count of each datum, where the likelihood is given it."""
@@ -243,10 +328,61 @@ class VAE(AbstractProgram):
     def encode(self, x: Any, c: Any = None) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
         guide, data = self.guide, self._data(x, c)
+        if self.classes:
+            return self._mixture(data)
         if isinstance(guide, Guide):
             return guide.at("z", data)
         more = [data["c"]] if context_of(guide.encoder) else []
         return guide.posterior(guide.encoder(data["x"], *more))
+
+    def _mixture(self, data: Mapping[str, Tensor]) -> Distribution:
+        """`q(z|x) = sum_y q(y|x) q(z|x,y)`; where the label is known, `q(z|x,y)`."""
+        if not self.guide.reads.y:
+            return self.guide.factors()[1].at(self.guide.known(data))
+        weights = self._class_given(data)
+        each = weights.logits.new_zeros(self.classes)
+        every = torch.arange(self.classes, device=each.device).unsqueeze(-1)
+        values = {**self.guide.known(data), "y": every}
+        given = tuple(values[name] for name in self.guide.reads.names)
+        context = self.guide.reads.context(given, each)
+        parameters = self.guide.parameters_given(values["x"], *context)
+        parts = self.guide.family(parameters.transpose(0, 1))  # (batch, K)
+        base = getattr(parts, "base_dist", None)
+        if isinstance(base, dist.Normal):
+            return DiagonalMixture(weights.logits, base.loc, base.scale)
+        return dist.MixtureSameFamily(weights, parts, validate_args=False)
+
+    def _class_given(self, data: Mapping[str, Tensor]) -> dist.Categorical:
+        """`q(y|x)`, a point where the label is known."""
+        values = self.guide.known(data)
+        q = self.guide.factors()[0].at(values)
+        return pinned(q, values["y"]) if "y" in values else q
+
+    @torch.no_grad()
+    def predict(self, x: Any, c: Any = None) -> Tensor:
+        """`q(y|x)`, the probability of each class, `(N, K)`.
+
+        Args:
+            x: the data.
+            c: of a pair that is also given other conditions these, with or without labels.
+
+        Raises:
+            InputError: for a pair without classes.
+        """
+        if not self.classes:
+            raise InputError("this pair has no classes: give VAE classes=Classes(...)")
+        return self._class_given(self._data(x, c)).probs
+
+    @torch.no_grad()
+    def completed(self, x: Any, c: Any = None) -> Tensor:
+        """The condition of each datum, `(N, context)`, with the most probable class where the label is not known."""
+        data = self._data(x, c)
+        label = one_hot(
+            self._class_given(data).probs.argmax(-1),
+            self._type.new_zeros(self.classes),
+        )
+        rest = self.guide.known(data)
+        return beside(label, *([rest["c"]] if "c" in rest else []))
 
     def decode(
         self, z: Tensor, c: Any = None, *, total: Tensor | None = None
@@ -269,9 +405,21 @@ class VAE(AbstractProgram):
             )
         given = self.condition(c, z.shape[-2] if z.ndim > 1 else 1)
         totals = () if total is None else (total,)
+        if self.classes:
+            return self._decoded(z, *given, *totals)
         return self.model.given(
             z, *(given if context_of(self.model.decoder) else ()), *totals
         )
+
+    def _decoded(self, z: Tensor, c: Tensor, *total: Tensor) -> Distribution:
+        """`p(x|z,y)` of a pair with classes."""
+        values = self.model.known({"c": c})
+        if self.model.of_x.y and bool((values["y"] < 0).any()):
+            raise InputError(
+                "the decoder reads the class of each latent: give c, a class from 0 or its label one-hot"
+            )
+        given = (values[name] for name in self.model.of_x.names)
+        return self.model._given_class(z, *given, *total)
 
     @checked
     @torch.no_grad()
@@ -297,6 +445,8 @@ class VAE(AbstractProgram):
             "number of draws",
         )
         given, parts = self.condition(c, n), []
+        if self.classes:
+            given = (self._with_class(*given),)
         z = self.draw_prior(n, *given)
         for rows in torch.arange(n).split(DECODED):
             p = self.decode(z[rows], *(some[rows] for some in given))
@@ -305,9 +455,20 @@ class VAE(AbstractProgram):
 
     def draw_prior(self, n: int, *c: Tensor) -> Tensor:
         """`n` draws from `p(z)`, `(n, latent_dim)`; of a conditional prior one for each row of c."""
+        if self.classes and context_of(self.model.prior):
+            values = self.model.known({"c": self._with_class(*c)})
+            given = (values[name] for name in self.model.of_z.names)
+            return self.model._prior_given(*given).sample()
         if context_of(self.model.prior):
             return self.model.prior(*c).sample()
         return self.model.prior().sample((n,))
+
+    def _with_class(self, c: Tensor) -> Tensor:
+        """A condition, `(n, context)`, with a class drawn from p(y) where it has none."""
+        assert self.model.class_prior is not None
+        label, rest = c[:, : self.classes], c[:, self.classes :]
+        y = pinned(self.model.class_prior(), codes(label)).sample()
+        return beside(one_hot(y, label.new_zeros(self.classes)), rest)
 
     @torch.no_grad()
     def reconstruct(self, x: Any, c: Any = None, *, to: Any = None) -> Tensor:
@@ -319,8 +480,11 @@ class VAE(AbstractProgram):
             to: another condition to decode with: x as it would be under it (style transfer).
         """
         data = self._data(x, c)
-        given = data.get("c") if to is None else to
-        p = self.decode(self.guide(data), given, total=self._total(data))
+        z, given = self._latents(data)
+        if to is not None and given is not None:
+            (other,) = self.condition(to, len(z))
+            given = other.where(~other.isnan(), given)
+        p = self.decode(z, given, total=self._total(data))
         return self.model.likelihood.typical(p)
 
     @checked

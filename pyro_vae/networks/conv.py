@@ -87,8 +87,11 @@ class _Convolutional(Network):
         first, *others = self.layers
         h = first(x.reshape(-1, *self._image))
         if self.of_context is not None and c is not None:
-            added = self.of_context(c).expand(*batch, -1).reshape(len(h), -1)
-            h = h + added.reshape(*added.shape, *[1] * (h.dim() - 2))
+            added = self.of_context(c)
+            added = added.reshape(*added.shape, *[1] * (h.dim() - 2))
+            h = h.reshape(*batch, *h.shape[1:]) + added
+            batch = torch.broadcast_shapes(batch, c.shape[:-1])
+            h = h.flatten(0, len(batch) - 1) if batch else h.unsqueeze(0)
         for layer in others:
             h = layer(h)
         return h.reshape(*batch, *self.out_shape)

@@ -82,7 +82,8 @@ class _Dense(Network):
         if c is None:
             h = self.layers(h)  # (..., prod(out_shape))
         elif self.of_context is None:
-            h = torch.cat([h, c.expand(*h.shape[:-1], -1)], -1)
+            batch = torch.broadcast_shapes(h.shape[:-1], c.shape[:-1])
+            h = torch.cat([h.expand(*batch, -1), c.expand(*batch, -1)], -1)
         else:
             first, *others = self.layers
             h = first(h) + self.of_context(c)

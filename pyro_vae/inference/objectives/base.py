@@ -119,7 +119,7 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     def loss_of(self, t: Terms) -> Tensor:
         """The scalar to be differentiated: minus the bound, summed over the batch (and scaled to the whole plate)."""
         self._check_shares(t)
-        bound = self.bound(t)
+        bound = self.bound(t) if t.aim is None else self.bound(t) + t.aim
         if self.score_function and t.log_score is not None:
             score = t.log_score.sum(0)
             bound = bound + bound.detach() * (score - score.detach())

@@ -1,7 +1,7 @@
 """What a guide is."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,12 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
-from pyro_vae.foundation.abstract import context_of, movable
+from pyro_vae.distributions.known import log_prob_of_known, pinned
+from pyro_vae.foundation.abstract import aim, context_of, movable
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
+from pyro_vae.models.classes import Classifier, Reads, with_label
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
@@ -50,12 +52,18 @@ class Guide(Declared, Program):
     has_density: bool = True  # False: a point
     quick_density: bool = True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
     smooth: bool = True  # False: gradients of draws cannot be differentiated once more
+    asks_model: bool = (
+        False  # True: q(z|x) depends on the model, and on all that it is given
+    )
+    classifier: Classifier | None  # q(y|x), where there are classes
+    reads = Reads()  # what the encoder is given beside x, where there are
 
     def __init__(
         self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.classifier = None
         self.latent_dim = latent_dim
         self.features = encoder_features(encoder, features)
 
@@ -66,7 +74,14 @@ class Guide(Declared, Program):
     @property
     def context(self) -> int:
         """How many numbers of a condition c the encoder reads beside x; 0 for `q(z|x)`."""
+        if self.classifier is not None:
+            return self.classifier.size + self.classifier.context
         return context_of(self.encoder)
+
+    @property
+    def classes(self) -> int:
+        """How many values a class y has; 0 without one."""
+        return 0 if self.classifier is None else self.classifier.size
 
     def given(self, x: Tensor, *c: Tensor) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`.
@@ -76,7 +91,36 @@ class Guide(Declared, Program):
         return self.family(movable("z", lambda: self.parameters_given(x, *c)))
 
     def factors(self) -> Sequence[Factor]:
-        return [Factor("z", ("x", "c") if self.context else ("x",), self.given)]
+        if self.classifier is None:
+            return [Factor("z", ("x", "c") if self.context else ("x",), self.given)]
+        of_y = ("x", "c") if self.classifier.context else ("x",)
+        of_z = ("x", *self.reads.names)
+        return [
+            Factor("y", of_y, self.classifier, listed=True),
+            Factor("z", of_z, self.given_class),
+        ]
+
+    def classify(self, classifier: Classifier, reads: Reads) -> None:
+        """Called once by `VAE` where there are classes: q(y|x), and whether the encoder is given the class."""
+        self.classifier, self.reads = classifier, reads
+
+    def given_class(self, x: Tensor, *values: Tensor) -> Distribution:
+        """`q(z|x,y)`: of classes y `(..., batch)` a distribution of that batch shape."""
+        assert self.classifier is not None
+        return self.given(x, *self.reads.context(values, self.classifier.head.bias))
+
+    def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.classifier is None:
+            return dict(values)
+        return with_label(values, self.classifier.size)
+
+    def knowing(self, p: Any, labels: Tensor) -> Distribution:
+        """A point where there is a label; what q(y|x) says of it goes into the objective, and into no density."""
+        assert self.classifier is not None
+        if self.classifier.weight:
+            log_q = log_prob_of_known(p, labels)
+            aim("classifier", self.classifier.weight * log_q)
+        return pinned(p, labels)
 
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.

@@ -19,6 +19,7 @@ from pyro_vae.models.conditionals.gaussian import MeanField
 class _Refined(Guide):
     """What the two guides share: a model to ask, and the gradient of each datum's ELBO."""
 
+    asks_model = True
     steps: int
 
     def connect(self, model: nn.Module) -> None:
@@ -101,7 +102,8 @@ class Local(_Refined):
 
     def parameters_given(self, x: Tensor, *c: Tensor) -> Tensor:
         data = dict(zip("xc", (x, *c), strict=False))
-        start = self.start.expand(len(x), -1)
+        lead = c[0].shape[:-2] if c else ()  # of classes that are enumerated
+        start = self.start.expand(*lead, len(x), -1)
         with torch.enable_grad():
             at = start.detach().clone().requires_grad_()
             first, second = torch.zeros_like(at), torch.zeros_like(at)
@@ -155,6 +157,7 @@ class SemiAmortized(_Refined):
         features: Count | None = None,
     ) -> None:
         AbstractProgram.__init__(self)
+        self.classifier = None
         self.start = guide(
             encoder, latent_dim, **({} if features is None else {"features": features})
         )
