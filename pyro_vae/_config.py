@@ -116,7 +116,14 @@ class Config:
         "largest value of whole numbers (default: by the files, else by what occurs)",
     )
     structure: str = _option("Vae()", "the formula of model and guide, see below")
-    prior: str = _option("StandardNormal()", "p(z), see below")
+    labelled: int | None = _option(
+        None,
+        "of a structure with classes: how many training data keep their labels, as many of each class, chosen by the "
+        "seed (default: all that have one; of clusters none)",
+    )
+    prior: str | None = _option(
+        None, "p(z), see below (default: StandardNormal(), or that of the structure)"
+    )
     network: str = _option("MLP()", "body of encoder and decoder, see below")
     likelihood: str | None = _option(
         None,

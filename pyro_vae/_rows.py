@@ -80,7 +80,7 @@ def given_of(opened: Run, x: Any) -> dict[str, np.ndarray]:
     if opened.conditions is None:
         return {}
     _, c = fields_of(x)
-    return opened.conditions.decoded(c[:])
+    return {} if c is None else opened.conditions.decoded(c[:])
 
 
 def strange(opened: Run, given: Mapping[str, Any]) -> list[str]:
@@ -360,13 +360,11 @@ def outside(opened: Run, name: str) -> Split | Data:
 
 def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     """Values in memory as a run sees them; see `Run.see`."""
-    names = () if opened.conditions is None else opened.conditions.names
-    if (
-        given is None
-        and names
-        and all(name in getattr(values, "columns", ()) for name in names)
-    ):
-        given, values = values, values.drop(columns=[*names])
+    conditions, columns = opened.conditions, getattr(values, "columns", ())
+    names = [] if conditions is None else [k for k in conditions.names if k in columns]
+    required = () if conditions is None else conditions.required
+    if given is None and names and all(name in names for name in required):
+        given, values = values[names], values.drop(columns=names)
     if opened.schema is not None and hasattr(values, "columns"):
         values = opened.schema.codes(values, missing=opened.spec.missing)
     if isinstance(values, torch.Tensor):
@@ -407,8 +405,9 @@ def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
             f"the run {opened.folder} is not conditional, and conditions are given"
         )
     if given is not None:
-        columns = names if hasattr(given, "columns") else [*given]
-        data.given = {name: {ALL: np.asarray(given[name])} for name in columns}
+        every = [*given] if conditions is None else conditions.names
+        named = [k for k in every if k in given] if hasattr(given, "columns") else given
+        data.given = {name: {ALL: np.asarray(given[name])} for name in named}
     x = seen(opened, data, ALL, "the array")[:]
     for sentence in strange(opened, given_of(opened, x)):
         warnings.warn(sentence, DataWarning, stacklevel=3)

@@ -123,7 +123,7 @@ def _opening(s: Mapping[str, Any], answer: Answer) -> str:
 
 def _given(opened: Run) -> list[str]:
     """What the density is given, beside z."""
-    columns = [] if opened.conditions is None else [*opened.conditions.names]
+    columns = [] if opened.conditions is None else [*opened.conditions.required]
     return [*columns, TOTAL] if opened.vae.model.likelihood.sized else columns
 
 

@@ -28,7 +28,7 @@ from pyro_vae._cli.options import KINDS, run
 from pyro_vae._cli.scores import as_csv
 from pyro_vae.data import evenly
 from pyro_vae.data.conditions import SHOWN as SHOWN_CATEGORIES
-from pyro_vae.data.conditions import assigned, listed
+from pyro_vae.data.conditions import assigned, listed, spelled
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.schema import drawn_by_column
 from pyro_vae.data.streams import batches
@@ -103,8 +103,9 @@ def draw(
             _shown(opened, given),
         )
     if kind == "manifold" and opened.conditions is not None:
-        held = _seen(opened, opened.conditions.one(given or {}))
-        return _titled(plots.manifold(vae, c=held), _words(opened, given))
+        chosen = _with_usual_class(opened, given)
+        held = _seen(opened, opened.conditions.one(chosen))
+        return _titled(plots.manifold(vae, c=held), _words(opened, chosen))
     if kind == "manifold":
         return plots.manifold(vae)
 
@@ -116,12 +117,12 @@ def draw(
             vae.reconstruct(few, to=to) for few in batches(some, AT_A_TIME)
         ]
         made = torch.cat(reconstructed)
-        conditional = opened.conditions is not None
-        x, _ = fields_of(some[:])
+        x, c = fields_of(some[:])
+        conditional = c is not None or to is not None
         figure = plots.reconstructions(x, made, conditional=conditional)
         return _titled((figure, made), "" if to is None else _words(opened, given))
     if kind == "interpolation":
-        pairs, c = fields_of(data.first(2 * max(count // 10, 1))[:])
+        pairs, c = _with_own_class(opened, data.first(2 * max(count // 10, 1))[:])
         both = 2 * (len(pairs) // 2)
         pairs = pairs[:both].unflatten(0, (2, -1)).transpose(0, 1)
         c = None if c is None else c[:both].unflatten(0, (2, -1)).transpose(0, 1)
@@ -130,16 +131,33 @@ def draw(
         return _titled(drawn, under if to is None else _words(opened, given))
     if kind == "transfer":
         assert opened.conditions is not None
-        x, c = fields_of(data.first(max(count // 10, 1))[:])
+        x, c = _with_own_class(opened, data.first(max(count // 10, 1))[:])
         others, names = opened.conditions.examples(given or {})
         return _titled(
             plots.transfer(vae, x, c, _seen(opened, others), names),
             _shown(opened, given),
         )
-    x, c = fields_of(data.first(1)[:])
+    x, c = _with_own_class(opened, data.first(1)[:])
     under = "under the c of the datum" if c is not None else ""
     drawn = plots.traversal(vae, x, c=c, to=to)
     return _titled(drawn, under if to is None else _words(opened, given))
+
+
+def _with_own_class(opened: Run, data: Any) -> tuple[Tensor, Tensor | None]:
+    """Data and their condition; where the decoder reads their class, with the most probable one."""
+    x, c = fields_of(data)
+    return x, opened.vae.completed(x, c) if opened.vae.model.of_x.y else c
+
+
+def _with_usual_class(
+    opened: Run, given: Mapping[str, str | float] | None
+) -> dict[str, str | float]:
+    """What is given, and where the decoder reads a class the commonest, if none is given."""
+    assert opened.conditions is not None
+    column = opened.conditions.latent
+    if column is None or not opened.vae.model.of_x.y:
+        return dict(given or {})
+    return {column.name: column.usual, **(given or {})}
 
 
 def _titled(drawn: tuple[Figure, Tensor], words: str) -> tuple[Figure, Tensor]:
@@ -195,7 +213,11 @@ def drawn_under(
     one = _condition(opened, given)
     if one is not None:
         return one.expand(count, -1)
+    if not opened.conditions.required:
+        return None
     _, c = fields_of(opened.split(split).first(count)[:])
+    if c is None:
+        return None
     conditions: Tensor = c[torch.arange(count) % len(c)]
     return conditions
 
@@ -206,10 +228,15 @@ def _alike(opened: Run, split: str, given: Mapping[str, str | float] | None) -> 
     if opened.conditions is None or not given:
         alike: Tensor = x
         return alike
-    values = opened.conditions.decoded(c)
+    values = {} if c is None else opened.conditions.decoded(c)
+    if opened.conditions.latent is not None and opened.data.labels is not None:
+        places = evenly(SHOWN, len(opened.data.labels[split])).numpy()
+        named = np.array(spelled(opened.data.labels[split]))[places]
+        values[opened.conditions.latent.name] = named
     same = np.ones(len(x), bool)
     for name, value in given.items():
-        same &= (values[name] == value) if isinstance(value, str) else False
+        known = isinstance(value, str) and name in values
+        same &= (values[name] == value) if known else False
     return x[torch.from_numpy(same)]
 
 
@@ -242,7 +269,7 @@ def draw_table(
     columns = opened.table.columns
     c = drawn_under(opened, count, split, given)
     made = opened.vae.sample(count, c, mean=mean)
-    density = "p(x)" if opened.conditions is None else "p(x|c)"
+    density = "p(x)" if c is None else "p(x|c)"
     tables = [_stored(opened, made)]
     names = ["means of p(x|z)" if mean else f"draws from {density}"]
     try:
@@ -337,6 +364,14 @@ def _kinds(
                 f"{kind} is for a conditional run, and {opened.folder} has no --condition"
             )
         kinds.remove(kind)
+    model = opened.vae.model
+    if "transfer" in kinds and opened.conditions is not None and not any(model.of_x):
+        if wanted:
+            raise InputError(
+                "transfer shows data under another condition, and the decoder of the run reads none: its classes are "
+                "clusters of latents"
+            )
+        kinds.remove("transfer")
     if opened.spec.latent_dim != 2 and "manifold" in kinds:
         if wanted:
             raise InputError(
@@ -344,13 +379,13 @@ def _kinds(
             )
         kinds.remove("manifold")
     if set(kinds) <= (
-        DATALESS if opened.conditions is None or given else DATALESS - {"prior"}
+        DATALESS if given or not _needs_conditions(opened) else DATALESS - {"prior"}
     ):
         return kinds
     try:
         size = len(opened.split(split))
     except InputError as error:
-        with_given = "" if opened.conditions is None else " with --given"
+        with_given = " with --given" if _needs_conditions(opened) else ""
         raise InputError(f"{error}; --kind prior{with_given} needs no data") from error
     if size < 2 and "interpolation" in kinds:
         if wanted:
@@ -360,6 +395,11 @@ def _kinds(
         kinds.remove("interpolation")
     opened.announce()
     return kinds
+
+
+def _needs_conditions(opened: Run) -> bool:
+    """Whether draws have to be given something; a class is drawn where none is given."""
+    return opened.conditions is not None and bool(opened.conditions.required)
 
 
 @alone()
@@ -422,9 +462,9 @@ def _write_picture(
             import pandas
 
             c = drawn_under(opened, options.count, options.split, given)
-            assert c is not None
-            under = pandas.DataFrame(opened.conditions.decoded(c))
-            put(folder / "prior-given.csv", as_csv(under))
+            under = pandas.DataFrame({} if c is None else opened.conditions.decoded(c))
+            if len(under.columns):
+                put(folder / "prior-given.csv", as_csv(under))
     print(f"{folder / kind}.png, .npy  {list(values.shape)}")
 
 

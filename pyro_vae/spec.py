@@ -5,7 +5,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -329,15 +329,17 @@ class Spec:
     Attributes:
         shape: shape of one datum.
         latent_dim: length of z.
-        prior, network, likelihood, guide, structure: members in the grammar of `parse`.
-        context: length of the condition c that each factor is given; 0 without one.
+        prior, network, likelihood, guide, structure: members in the grammar of `parse`; `None` for the prior is the
+            usual one of the structure.
+        context: length of the condition c that each factor is given; 0 without one. Of a structure with classes it
+            begins with the label.
         encoder_context: whether the encoder is given it too.
         missing: whether elements of the data may be missing.
     """
 
     shape: tuple[int, ...]
     latent_dim: int = 10
-    prior: str = "StandardNormal()"
+    prior: str | None = None
     network: str = "MLP()"
     likelihood: str = "Bernoulli()"
     guide: str = "MeanField()"
@@ -348,6 +350,9 @@ class Spec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
+        if self.prior is None:
+            usual = parse("structure", self.structure)().prior
+            object.__setattr__(self, "prior", usual)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON or TOML."""
@@ -375,21 +380,35 @@ def build(spec: Spec) -> VAE:
     """
     check("--latent-dim", spec.latent_dim, Count)
     check("context", spec.context, Whole)
-    network, prior = parse("network", spec.network), parse("prior", spec.prior)
+    structure: Structure = parse("structure", spec.structure)()
+    network, prior = parse("network", spec.network), parse("prior", spec.prior or "")
     make: Any = network.make
-    given = {"context": spec.context} if spec.context else {}
-    of_prior = given if "context" in inspect.signature(prior.make).parameters else {}
-    of_encoder = given if spec.encoder_context else {}
+    context = max(spec.context - structure.classes, 0)
     parts = Parts(
-        prior=replace(prior, arguments=prior.arguments | of_prior),
-        encoder=Member(network.name, make.encoder, network.arguments | of_encoder),
-        decoder=Member(network.name, make.decoder, network.arguments | given),
+        prior=_of_context(prior),
+        encoder=_of_context(Member(network.name, make.encoder, network.arguments)),
+        decoder=_of_context(Member(network.name, make.decoder, network.arguments)),
         likelihood=parse("likelihood", spec.likelihood),
         guide=parse("guide", spec.guide),
+        context=context,
+        of_encoder=context if spec.encoder_context else 0,
         missing=spec.missing,
     )
-    structure: Structure = parse("structure", spec.structure)()
     return structure.build(parts, spec.shape, spec.latent_dim)
+
+
+def _of_context(member: Member) -> Callable[..., Any]:
+    """A member that is told the length of its context where there is one; a prior need not read it."""
+
+    def make(*args: Any, context: int = 0) -> Any:
+        ignores = issubclass(cls, Prior) and "context" not in signature
+        return (
+            member(*args) if ignores or not context else member(*args, context=context)
+        )
+
+    signature = inspect.signature(member.make).parameters
+    cls = member.make if isinstance(member.make, type) else object
+    return make
 
 
 def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
@@ -401,8 +420,8 @@ def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
     try:
         vae = build(spec)
         x: Any = torch.zeros(2, *spec.shape)
-        if spec.context:
-            x = {"x": x, "c": torch.zeros(2, spec.context)}
+        if vae.context > vae.classes:
+            x = {"x": x, "c": torch.zeros(2, vae.context - vae.classes)}
         SVI(
             vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()
         ).check(x)

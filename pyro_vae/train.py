@@ -39,7 +39,8 @@ from pyro_vae._config import COMPILE, STREAM, Config, flag
 from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, NAMED, Bridge, Data, DataSet, Split, evenly, load_data
-from pyro_vae.data.conditions import Conditions
+from pyro_vae.data.classes import with_labels, without_labels
+from pyro_vae.data.conditions import LABEL, Conditions
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.inputs import SAMPLE, fields_of
@@ -130,6 +131,8 @@ def _check_numbers(config: Config) -> None:
     check("--workers", config.workers, Annotated[int, between(0, 1000)])
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
+    if config.labelled is not None and config.labelled < 0:
+        raise InputError(f"--labelled {config.labelled} must be at least 0")
     if config.condition is None and config.condition_encoder == "no":
         raise InputError(
             "--condition-encoder is for a pair with a condition: add --condition"
@@ -162,7 +165,8 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     config, reason = _with_likelihood(config, data)
     assert config.likelihood is not None
     conditions, said = data.learned(config.condition)
-    data.notes = (*data.notes, *said)
+    config, conditions, more = _with_classes(config, data, conditions)
+    data.notes = (*data.notes, *said, *more)
     parts = (
         config.prior,
         config.network,
@@ -258,6 +262,49 @@ def _data(
     data = load_data(**request | {"columns": stored_schema(stored)})
     known = fingerprint(data)
     return data, known, check_same(resumed, stored, data, known)
+
+
+def _with_classes(
+    config: Config, data: DataSet, conditions: Conditions | None
+) -> tuple[Config, Conditions | None, Sequence[str]]:
+    """The options and the conditions of a structure with classes, whose labels the training data then are given."""
+    member = parse("structure", config.structure)
+    structure = member()
+    if config.prior is None:
+        config = replace(config, prior=structure.prior)
+    if not structure.classes:
+        if config.labelled is not None:
+            raise InputError(
+                f"--labelled {config.labelled} is for a structure with classes: add --structure labelled"
+            )
+        return config, conditions, ()
+    reads = structure.reads_labels if config.labelled is None else config.labelled > 0
+    size = member.arguments.get("classes")
+    if not (reads or structure.reads_labels):
+        found = without_labels(structure.classes)
+    elif data.labels is None:
+        raise InputError(
+            f"--structure {member.name.lower()} is given labels, and {data.name} has none: name them with --labels"
+        )
+    else:
+        name, keep = _label_name(config), config.labelled
+        found = with_labels(data.labels, size, keep=keep, seed=config.seed, name=name)
+    others = () if conditions is None else conditions.columns
+    if found.column.name in (column.name for column in others):
+        raise InputError(
+            f"--condition {found.column.name} is the class of --structure {member.name.lower()}: leave it out"
+        )
+    if found.kept is not None and reads:
+        data.given = {found.column.name: {"train": found.kept}, **data.given}
+    arguments = {**member.arguments, "classes": len(found.column.categories)}
+    config = replace(config, structure=str(replace(member, arguments=arguments)))
+    return config, Conditions((found.column, *others)), found.notes
+
+
+def _label_name(config: Config) -> str:
+    """What the labels are called: by their column, where they have one."""
+    file = config.labels is None or user_path(config.labels).is_file()
+    return LABEL[0] if file or config.labels is None else config.labels
 
 
 def _check_memory(job: Job) -> None:
@@ -728,9 +775,9 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
         x = held_out.first(20)[:]
-        return plots.reconstructions(
-            fields_of(x)[0], vae.reconstruct(x), conditional=job.conditions is not None
-        )
+        seen, c = fields_of(x)
+        made = vae.reconstruct(x)
+        return plots.reconstructions(seen, made, conditional=c is not None)
     if job.conditions is not None and name in ("prior_samples", "manifold"):
         c, names = job.conditions.examples({})
         c = c.to(next(vae.parameters()))

@@ -145,8 +145,9 @@ class Run:
         Of a conditional run they are `given` conditions, by the name of the column, one value for all draws or n of
         them. With `mean` the mean of `p(x|z)` at n draws of z; of a category the most probable stands for it.
         """
-        if given is None and self.conditions is not None:
-            names = ", ".join(f"{name!r}: ..." for name in self.conditions.names)
+        required = () if self.conditions is None else self.conditions.required
+        if given is None and required:
+            names = ", ".join(f"{name!r}: ..." for name in required)
             raise InputError(
                 f"the run is conditional: name its conditions, sample({n}, {{{names}}})"
             )

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ KINDS = ("categorical", "real")
 LABEL = ("label", "labels")  # names of the labels of any data
 FEW = 20  # kinds of whole numbers that are taken for categories
 SHOWN = 12  # categories in a picture
+UNKNOWN = -1  # the label of a datum that has none
 
 
 def asked(text: str | None) -> dict[str, str | None]:
@@ -71,6 +72,7 @@ class Condition:
         commonest: category of the training data.
         mean, std: of a real number over the training data.
         low, high: its least and largest value there.
+        latent: whether it is a class of the model, which is drawn or summed over where it is not known.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Condition:
     std: float = 1.0
     low: float = -math.inf
     high: float = math.inf
+    latent: bool = False
 
     @property
     def usual(self) -> str | float:
@@ -107,6 +110,8 @@ class Condition:
             return self._standardised(values, where)
         texts = spelled(values)
         places = {category: i for i, category in enumerate(self.categories)}
+        if self.latent:
+            places |= {"": UNKNOWN, str(UNKNOWN): UNKNOWN}
         for i, text in enumerate(texts):
             if text not in places:
                 what = f"the {self.name} {text!r}" if text else f"no {self.name}"
@@ -114,7 +119,9 @@ class Condition:
                     f"{where.format(i)} has {what}; the categories are {listed(self.categories)}"
                 )
         index = torch.tensor([places[text] for text in texts], dtype=torch.int64)
-        return torch.nn.functional.one_hot(index, len(places)).double()
+        c = torch.nn.functional.one_hot(index.clamp_min(0), self.width).double()
+        c[index < 0] = math.nan
+        return c
 
     def _standardised(self, values: Any, where: str) -> Tensor:
         try:
@@ -245,6 +252,16 @@ class Conditions:
         """Of the columns."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Of the columns that every datum has to have."""
+        return tuple(column.name for column in self.columns if not column.latent)
+
+    @property
+    def latent(self) -> Condition | None:
+        """The class of the model, which stands first, where there is one."""
+        return next((column for column in self.columns if column.latent), None)
+
     def __str__(self) -> str:
         return ", ".join(map(str, self.columns))
 
@@ -260,12 +277,15 @@ class Conditions:
                 raise InputError(
                     f"{name} is no condition of this run, whose conditions are {names}"
                 )
-        for name in self.names:
+        for name in self.required:
             if name not in values:
                 raise InputError(
                     f"the condition {name} is missing: the run is given {names}"
                 )
-        return torch.cat([c.encode(values[c.name], where) for c in self.columns], 1)
+        count = max(map(len, values.values()), default=1)
+        unknown = [""] * count
+        every = [c.encode(values.get(c.name, unknown), where) for c in self.columns]
+        return torch.cat(every, 1)
 
     def given(self, texts: Sequence[str]) -> dict[str, str | float]:
         """What `--given NAME=VALUE` says, by column.
@@ -306,11 +326,12 @@ class Conditions:
         return [sentence for sentence in sentences if sentence is not None]
 
     def completed(self, given: Mapping[str, str | float]) -> dict[str, str | float]:
-        """All columns, those that are not given at their usual values."""
-        return {c.name: given.get(c.name, c.usual) for c in self.columns}
+        """All columns, those that are not given at their usual values; a class that is not given stays open."""
+        chosen = [c for c in self.columns if not c.latent or c.name in given]
+        return {c.name: given.get(c.name, c.usual) for c in chosen}
 
     def one(self, values: Mapping[str, str | float]) -> Tensor:
-        """The c of one datum, `(1, width)`; a column that has no value has its usual one."""
+        """The c of one datum, `(1, width)`; a column that has no value has its usual one, and a class none."""
         completed = self.completed(values)
         return self.encode({name: [value] for name, value in completed.items()})
 
@@ -338,15 +359,20 @@ class Conditions:
         return next((name for name in self.names if name not in given), None)
 
     def decoded(self, c: Tensor) -> dict[str, np.ndarray]:
-        """c, `(N, width)` -> the values of each column, `(N,)`."""
+        """c, `(N, width)` -> the values of each column, `(N,)`; without a class that is not known of all."""
         pieces = c.split([column.width for column in self.columns], 1)
-        values = map(Condition.decoded, self.columns, pieces)
-        return dict(zip(self.names, values, strict=True))
+        pairs = zip(self.columns, pieces, strict=True)
+        return {k.name: k.decoded(part) for k, part in pairs if not part.isnan().any()}
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values, for a file."""
         return [
-            {"name": c.name, "categories": list(c.categories), "commonest": c.commonest}
+            {
+                "name": c.name,
+                "categories": list(c.categories),
+                "commonest": c.commonest,
+                **({"latent": True} if c.latent else {}),
+            }
             if c.categories
             else {
                 "name": c.name,
@@ -396,7 +422,7 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
         return Condition(name, mean=mean, std=std, low=low, high=high), []
 
     kinds, counts = np.unique(spelled(train), return_counts=True)
-    categories = sorted({*spelled(every)} - {""}, key=_order)
+    categories = in_order({*spelled(every)} - {""})
     if len(categories) < 2:
         raise InputError(
             f"--condition {name}: all data have the same value: leave it out"
@@ -406,7 +432,7 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
             f"--condition {name} has {len(categories):,} categories in {len(every):,} data, so that few would be "
             f"learned: leave it out, or say {name}=categorical or {name}=real"
         )
-    unseen = sorted({*categories} - {*kinds.tolist()}, key=_order)
+    unseen = in_order({*categories} - {*kinds.tolist()})
     notes = []
     if unseen:
         notes.append(
@@ -422,6 +448,11 @@ def _categorical(name: str, values: np.ndarray) -> bool:
     if not (present == np.round(present)).all():
         return False
     return name in LABEL or len(np.unique(present)) <= FEW
+
+
+def in_order(texts: Iterable[str]) -> list[str]:
+    """Names of categories in their order: numbers by their size, before texts."""
+    return sorted(texts, key=_order)
 
 
 def _order(text: str) -> tuple[Any, ...]:

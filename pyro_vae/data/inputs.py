@@ -161,8 +161,8 @@ def as_labels(model: Any, y: Any) -> Tensor:
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise InputError(
-            f"y holds the class {codes[row].item():g} for datum {row} (counted from 0), and the pair knows {size}, 0 to "
-            f"{size - 1}; -1 where there is none"
+            f"y holds the class {codes[row].item():g} for datum {row} (counted from 0), and the pair knows {size}, "
+            f"0 to {size - 1}; -1 where there is none"
         )
     labels = torch.nn.functional.one_hot(codes.long().clamp_min(0), size)
     labels = labels.to(

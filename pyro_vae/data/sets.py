@@ -143,7 +143,9 @@ class DataSet:
         x = self.split(name, bridge, dtype=dtype)
         if conditions is None or not len(x):
             return x
-        values = {column: parts[name] for column, parts in self.given.items()}
+        values = {k: parts[name] for k, parts in self.given.items() if name in parts}
+        if not values and not conditions.required:  # a class, and none is known
+            return x
         try:
             c = conditions.encode(values)
         except InputError as error:

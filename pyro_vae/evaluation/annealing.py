@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data.inputs import Call, as_data, fields_of
+from pyro_vae.data.inputs import Call, as_data, classes_of, fields_of
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import tail_index
@@ -450,7 +450,8 @@ def _bytes_of_data(n: int, shape: Sequence[int]) -> int:
 def _template(model: Program, n: int, x: Any) -> Any:
     """Some rows to call a model with, whose values do not matter."""
     likelihood = getattr(model, "likelihood", None)
-    if x is None and likelihood is not None and not context_of(model):
+    conditional = context_of(model) > classes_of(model)
+    if x is None and likelihood is not None and not conditional:
         numbers = [*model.parameters(), *model.buffers()]  # type: ignore[attr-defined]
         like = next((n for n in numbers if n.is_floating_point()), torch.zeros(()))
         require(_bytes_of_data(n, likelihood.shape), f"simulating n={n} data", "n")

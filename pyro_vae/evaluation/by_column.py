@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.inputs import as_data, fields_of, once
+from pyro_vae.data.inputs import Call, as_data, fields_of, once
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.diagnostics import tail_index
 from pyro_vae.evaluation.question import (
@@ -23,9 +23,10 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import PARETO_LIMIT
-from pyro_vae.foundation.abstract import context_of, running
+from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.bounds import scored
 from pyro_vae.models.likelihoods import Columns
 
 COPIES = 6  # of the log-densities of all columns at all draws, while they are weighed
@@ -190,18 +191,19 @@ def _likelihood(vae: Any) -> Columns:
 
 def _weighed(vae: Any, batch: Any, draws: int, units: Tensor) -> Tensor:
     """Reconstruction, surprise and Pareto k of the cells of some data, `(3, B, D)`."""
-    x, c = fields_of(batch)
-    given = () if c is None else (c,)
-    q = vae.encode(x, *given)
-    z = q.sample((draws,))  # (K, B, latent)
-    p_z = vae.model.prior(*(given if context_of(vae.model.prior) else ()))
-    each = vae.decode(z, *given).log_probs(x) - units.to(z.device)  # (K, B, D)
-    each = each.double()
-    log_w = (p_z.log_prob(z) - q.log_prob(z)).double() + each.sum(-1)
+    x, _ = fields_of(batch)
+    t = scored(vae.model, vae.guide, Call(batch), draws)
+    latents = {name: t.sites[name].value for name in ("y", "z") if name in t.sites}
+    p = vae.model.at("x", batch, **latents)
+    each = (p.log_probs(x) - units.to(x.device)).double()  # (K, B, D)
+    log_w = (t.log_pz - t.log_qz).double() + each.sum(-1)
+    if t.log_share is not None:  # of classes, which are enumerated
+        log_w = log_w + t.log_share
     without = log_w.unsqueeze(-1) - each  # of the other columns alone
     surprise = without.logsumexp(0) - log_w.logsumexp(0).unsqueeze(-1)
     there = ~x.flatten(1).isnan()
-    cells = torch.stack([each.mean(0), surprise, tail_index(without)])
+    reconstruction = torch.stack([t.mean(column) for column in each.unbind(-1)], -1)
+    cells = torch.stack([reconstruction, surprise, tail_index(without)])
     return cells.where(there, math.nan)
 
 

@@ -1,6 +1,7 @@
 """What was not seen of a datum, given what was: means, draws and densities by importance weights."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,8 +30,10 @@ from pyro_vae.foundation.checks import Number, Whole, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import scored
-from pyro_vae.inference.terms import double
+from pyro_vae.inference.terms import Terms, double
+from pyro_vae.models.classes import codes
 from pyro_vae.models.likelihoods import SelfMasking
+from pyro_vae.models.program import named
 
 COPIES = 12  # of a decoded datum, in float64, while moments are taken
 CARRIED = 2.0  # effective draws below which one draw carries most of the weight
@@ -220,16 +223,23 @@ class _Weights(NamedTuple):
         log_known = total - math.log(len(log_w))
         return cls(weights, log_known, 1 / weights.square().sum(0), tail_index(log_w))
 
+    @classmethod
+    def of_terms(cls, t: Terms) -> "_Weights":
+        """Those of the draws of a guide; what is enumerated has its shares."""
+        log_w = double(t.log_weight)
+        drawn = cls.of(t.log_summed(log_w))
+        return drawn._replace(weights=t.normalised(log_w))
+
 
 def _completed(
     vae: Any, batch: Call, num_particles: int, draws: int, truth: Any
 ) -> dict[str, Tensor]:
     """The fields of an `Imputed` for one batch."""
     t = scored(vae.model, vae.guide, batch, num_particles)
-    x, c = fields_of(batch.data)
-    z = t.sites["z"].value  # (K, B, latent_dim)
-    weights, log_seen, ess, k = _Weights.of(double(t.log_weight))
-    p = vae.model.likelihood.unseen(vae.decode(z, c))
+    x, _ = fields_of(batch.data)
+    latents = _latents(t)
+    weights, log_seen, ess, k = _Weights.of_terms(t)
+    p = vae.model.likelihood.unseen(vae.model.at("x", batch.data, **latents))
 
     # What was seen stands as it is.
     missing = x.isnan()
@@ -249,8 +259,9 @@ def _completed(
         "pareto_k": k,
     }
     if draws:
-        chosen = _resampled(z, weights, draws)
-        drawn = vae.model.likelihood.unseen(vae.decode(chosen, c)).sample()
+        chosen = _resampled(latents, weights, draws)
+        p_chosen = vae.model.at("x", batch.data, **chosen)
+        drawn = vae.model.likelihood.unseen(p_chosen).sample()
         completed["draws"] = torch.where(missing, drawn.to(x), x)
     if truth is not None:
         hidden = fields_of(truth)[0].masked_fill(~missing, math.nan)
@@ -328,8 +339,8 @@ def draws_given(
         )
     likelihood.check(likelihood.filled(x.unsqueeze(0)))
     with running(vae.model, vae.guide):
-        z, log_w = _weighted_latents(vae, x.unsqueeze(0), condition, num_particles)
-        weighted = _Weights.of(log_w)
+        data = named(x.unsqueeze(0), {"c": condition[0]} if condition else {})
+        latents, weighted = _weighted_latents(vae, data, num_particles)
         ess = weighted.ess.item()
         if not weighted.log_known.isfinite().all() or ess < CARRIED:
             raise InputError(
@@ -337,33 +348,51 @@ def draws_given(
                 f"{num_particles:,} latents carry all of the weight: no draws can be made of them; give less, or other "
                 "values"
             )
-        chosen = _resampled(z, weighted.weights, n).squeeze(1)
-        drawn = torch.where(x.isnan(), vae.decode(chosen, *condition).sample(), x)
+        chosen = _resampled(latents, weighted.weights, n)
+        made = vae.model.at("x", data, **chosen).sample().squeeze(1)
+        drawn = torch.where(x.isnan(), made, x)
     return Given(drawn, weighted.log_known.item(), ess, weighted.pareto_k.item())
 
 
+def _latents(t: Terms) -> dict[str, Tensor]:
+    """The latents of a pair by name, `(K, B, ...)`, z and where there are classes y."""
+    return {name: t.sites[name].value for name in ("y", "z") if name in t.sites}
+
+
 def _weighted_latents(
-    vae: Any, x: Tensor, condition: tuple[Tensor, ...], count: int
-) -> tuple[Tensor, Tensor]:
-    """Latents for one datum `(1, *shape)` with holes, `(K, 1, latent_dim)`, and their log-weights, `(K, 1)`.
+    vae: Any, data: dict[str, Tensor], count: int
+) -> tuple[dict[str, Tensor], _Weights]:
+    """Latents for one datum x `(1, *shape)` with holes, by name, `(K, 1, ...)`, and their weights.
 
     Its condition is `(1, context)`, or there is none.
     """
-    likelihood = vae.model.likelihood
+    likelihood, x = vae.model.likelihood, data["x"]
     if likelihood.missing and vae.guide.has_density:
-        data: Any = {"x": x, "c": condition[0]} if condition else x
         t = scored(vae.model, vae.guide, Call(data), count)
-        return t.sites["z"].value, double(t.log_weight)
-    z = vae.draw_prior(count, *(c.expand(count, -1) for c in condition)).unsqueeze(1)
-    p = vae.decode(z, *condition)
+        return _latents(t), _Weights.of_terms(t)
+    c = data.get("c")
+    given = () if c is None else (c.expand(count, -1),)
+    latents = {}
+    if vae.classes:
+        given = (vae._with_class(*given),)
+        latents["y"] = codes(given[0][:, : vae.classes]).unsqueeze(1)
+    latents["z"] = vae.draw_prior(count, *given).unsqueeze(1)
+    p = vae.model.at("x", data, **latents)
     seen = p if likelihood.missing else likelihood.partly(p)
-    return z, _with_beside(vae, x, double(seen.log_prob(x)))
+    return latents, _Weights.of(_with_beside(vae, x, double(seen.log_prob(x))))
 
 
-def _resampled(z: Tensor, weights: Tensor, count: int) -> Tensor:
-    """`count` latents of each datum chosen among K by their weights, `(K, B, latent_dim) -> (count, B, latent_dim)`."""
+def _resampled(
+    latents: Mapping[str, Tensor], weights: Tensor, count: int
+) -> dict[str, Tensor]:
+    """`count` latents of each datum chosen among K by their weights, `(K, B, ...) -> (count, B, ...)`."""
     chosen = torch.multinomial(weights.T, count, replacement=True).T  # (count, B)
-    return z.gather(0, chosen.unsqueeze(-1).expand(*chosen.shape, z.shape[-1]))
+    every = torch.arange(chosen.shape[1], device=chosen.device)
+    parts = {
+        name: value.expand(*weights.shape, *value.shape[2:])
+        for name, value in latents.items()
+    }
+    return {name: value[chosen, every] for name, value in parts.items()}
 
 
 def _log_hidden(vae: Any, p: Any, hidden: Tensor, weights: Tensor) -> Tensor:

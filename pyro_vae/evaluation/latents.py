@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.data.inputs import Call, as_data, once, rows_of, rows_within
+from pyro_vae.data.inputs import (
+    Call,
+    as_data,
+    fields_of,
+    once,
+    rows_of,
+    rows_within,
+)
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
 from pyro_vae.evaluation.question import (
@@ -713,6 +720,15 @@ class Latents(Question):
         return replace(answer, warnings=[warning]).plus(numbers={"remedy": option})
 
 
+def _of_prior(vae: Any, batch: Any, shape: tuple[int]) -> Tensor:
+    """Draws of z from the model for each datum, `(*shape, batch, latent_dim)`, whatever its class."""
+    if not vae.classes:
+        return vae.model.at("z", batch).sample(shape)
+    x, c = fields_of(batch)
+    (given,) = vae.condition(c, len(x))
+    return torch.stack([vae.draw_prior(len(x), given) for _ in range(*shape)])
+
+
 def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
     """A draw of q(z|x) for each datum over draws of the prior."""
     from pyro_vae import plots
@@ -720,6 +736,6 @@ def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
     batches_of_x = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
     draws = [run.vae.encode(batch).sample() for batch in batches_of_x]
     of_each = (math.ceil(20_000 / len(x)),)
-    prior = [run.vae.model.at("z", batch).sample(of_each) for batch in batches_of_x]
+    prior = [_of_prior(run.vae, batch, of_each) for batch in batches_of_x]
     every = torch.cat([some.flatten(0, -2) for some in prior])
     return plots.aggregated_posterior(torch.cat(draws), every, health.activity)

@@ -160,6 +160,11 @@ def reads(
     known = {size: Reads(y=True), size + width: Reads(y=True, c=width > 0)}
     without = {0: Reads(), width: Reads(c=width > 0)}
     lengths = {True: known, False: without, None: without | known}[y]
+    if y and context < size:
+        raise InputError(
+            f"{what} has to read the class and reads {context} numbers beside its input: make it with "
+            f"context={size + width}, the {size} classes first"
+        )
     if context not in lengths:
         some = " or ".join(map(str, sorted({*lengths})))
         raise InputError(

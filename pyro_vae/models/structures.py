@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pyro_vae.foundation.checks import Count
+from pyro_vae.foundation.checks import Count, NotNegative
 from pyro_vae.foundation.sizes import Declared
+from pyro_vae.models.classes import Classes
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.priors import Prior
@@ -19,19 +20,23 @@ class Parts(NamedTuple):
     """What a structure is filled with: functions that make each part in the size that a factor needs.
 
     Attributes:
-        prior: `latent_dim -> p(z)`.
-        encoder: `shape -> network`.
-        decoder: `latent_dim, output_shape -> network`.
+        prior: `latent_dim, context=0 -> p(z)`.
+        encoder: `shape, context=0 -> network`.
+        decoder: `latent_dim, output_shape, context=0 -> network`.
         likelihood: `shape -> p(x|.)`.
         guide: `encoder, latent_dim -> q(z|.)`.
+        context: the length of the condition, which prior and decoder are given.
+        of_encoder: how much of it the encoder is given, all or nothing.
         missing: whether elements of the data may be missing; then the encoder reads a mask beside them.
     """
 
-    prior: Callable[[Count], Prior]
-    encoder: Callable[[Shape], nn.Module]
-    decoder: Callable[[Count, Shape], nn.Module]
+    prior: Callable[..., Prior]
+    encoder: Callable[..., nn.Module]
+    decoder: Callable[..., nn.Module]
     likelihood: Callable[[Shape], Likelihood]
     guide: Callable[[nn.Module, Count], Guide]
+    context: int = 0
+    of_encoder: int = 0
     missing: bool = False
 
 
@@ -39,7 +44,16 @@ class Structure(Declared, ABC):
     """The formula of a pair, such as `p(z) p(x|z); q(z|x)`: a class for each, its docstring begins with it.
 
     To write one: take what it needs as keyword arguments, and make the pair from `Parts`.
+
+    Attributes:
+        prior: the prior that is taken where none is asked for.
+        classes: how many values a class y has; 0 where there is none. Its label then stands first in a condition.
+        reads_labels: whether labels are taken for classes without being asked for.
     """
+
+    prior = "StandardNormal()"
+    classes: int = 0
+    reads_labels = False
 
     @abstractmethod
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
@@ -53,10 +67,96 @@ class Vae(Structure):
     """
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
-        likelihood = parts.likelihood(shape)
-        seen = likelihood.seen_shape
-        encoder = parts.encoder(with_mask(shape, seen) if parts.missing else seen)
-        decoder = parts.decoder(latent_dim, likelihood.output_shape)
-        guide = parts.guide(encoder, latent_dim)
-        prior = parts.prior(latent_dim)
+        return _built(parts, shape, latent_dim)
+
+
+class Labelled(Structure):
+    """`p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)`: a class that labels name, where there are some (M2).
+
+    What is no label's stays for z: under one z, another y is another class in the same style.
+
+    Args:
+        classes: how many; the training program counts the labels.
+        weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised.
+        uniform: whether all classes are equally likely, or p(y) is learned.
+
+    Source: Kingma, Rezende, Mohamed & Welling 2014, Semi-Supervised Learning with Deep Generative Models.
+    """
+
+    reads_labels = True
+
+    def __init__(
+        self,
+        *,
+        classes: Count = 10,
+        weight: NotNegative = 50.0,
+        uniform: bool = True,
+    ) -> None:
+        self.classes, self.weight, self.uniform = classes, weight, uniform
+
+    def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
+        return _built(parts, shape, latent_dim, self, of=("x",))
+
+
+class Clusters(Structure):
+    """`p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)`: a class that names a cluster of latents (GMVAE).
+
+    Labels are not looked at, unless some are asked for; then these clusters are called by them.
+
+    Args:
+        classes: how many clusters.
+        weight: alpha, as in `Labelled`, for data with labels.
+        uniform: whether all clusters are equally likely, or p(y) is learned.
+
+    Source: Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders; in
+    the form of Shu 2016, Gaussian Mixture VAE: Lessons in Variational Inference, Generative Models, and Deep Nets.
+    """
+
+    prior = "Conditional(hidden=())"
+
+    def __init__(
+        self,
+        *,
+        classes: Count = 10,
+        weight: NotNegative = 50.0,
+        uniform: bool = True,
+    ) -> None:
+        self.classes, self.weight, self.uniform = classes, weight, uniform
+
+    def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
+        return _built(parts, shape, latent_dim, self, of=("z",))
+
+
+def _built(
+    parts: Parts,
+    shape: Shape,
+    latent_dim: Count,
+    structure: Labelled | Clusters | None = None,
+    *,
+    of: tuple[str, ...] = (),
+) -> VAE:
+    """A pair of one vector z, with a class y that the sites `of` depend on where a structure has one."""
+    size = 0 if structure is None else structure.classes
+    of_z = parts.context + (size if "z" in of else 0)
+    of_x = parts.context + (size if "x" in of else 0)
+
+    # The parts, in the order in which they draw random numbers.
+    likelihood = parts.likelihood(shape)
+    seen = likelihood.seen_shape
+    seen = with_mask(shape, seen) if parts.missing else seen
+    encoder = parts.encoder(seen, context=size + parts.of_encoder)
+    decoder = parts.decoder(latent_dim, likelihood.output_shape, context=of_x)
+    guide = parts.guide(encoder, latent_dim)
+    prior = parts.prior(latent_dim, context=of_z)
+    if structure is None:
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
+    classes = Classes(
+        size,
+        parts.encoder(seen, context=parts.context),
+        of=of,
+        weight=structure.weight,
+        uniform=structure.uniform,
+    )
+    return VAE(
+        prior, decoder, likelihood, guide, missing=parts.missing, classes=classes
+    )

@@ -318,7 +318,7 @@ class VAE(AbstractProgram):
         q = guide.factors()[0].at(known)
         y = pinned(q, known["y"]).sample() if "y" in known else q.sample()
         z = guide.factors()[1].at({**known, "y": y}).rsample()
-        label = one_hot(y, self._type.new_zeros(self.classes))
+        label = one_hot(y, self._each)
         return z, beside(label, *([known["c"]] if "c" in known else []))
 
     def _total(self, data: Mapping[str, Tensor]) -> Tensor | None:
@@ -377,10 +377,7 @@ class VAE(AbstractProgram):
     def completed(self, x: Any, c: Any = None) -> Tensor:
         """The condition of each datum, `(N, context)`, with the most probable class where the label is not known."""
         data = self._data(x, c)
-        label = one_hot(
-            self._class_given(data).probs.argmax(-1),
-            self._type.new_zeros(self.classes),
-        )
+        label = one_hot(self._class_given(data).probs.argmax(-1), self._each)
         rest = self.guide.known(data)
         return beside(label, *([rest["c"]] if "c" in rest else []))
 
@@ -405,21 +402,24 @@ class VAE(AbstractProgram):
             )
         given = self.condition(c, z.shape[-2] if z.ndim > 1 else 1)
         totals = () if total is None else (total,)
-        if self.classes:
-            return self._decoded(z, *given, *totals)
-        return self.model.given(
-            z, *(given if context_of(self.model.decoder) else ()), *totals
-        )
+        return self.model.given(z, *self._read_by_decoder(*given), *totals)
 
-    def _decoded(self, z: Tensor, c: Tensor, *total: Tensor) -> Distribution:
-        """`p(x|z,y)` of a pair with classes."""
-        values = self.model.known({"c": c})
-        if self.model.of_x.y and bool((values["y"] < 0).any()):
+    def _read_by_decoder(self, *c: Tensor) -> tuple[Tensor, ...]:
+        """What of a condition the decoder reads."""
+        if not self.classes:
+            return c if context_of(self.model.decoder) else ()
+        known = self.model.known({"c": c[0]})
+        if self.model.of_x.y and bool((known["y"] < 0).any()):
             raise InputError(
                 "the decoder reads the class of each latent: give c, a class from 0 or its label one-hot"
             )
-        given = (values[name] for name in self.model.of_x.names)
-        return self.model._given_class(z, *given, *total)
+        values = tuple(known[name] for name in self.model.of_x.names)
+        return self.model.of_x.context(values, self._each)
+
+    @property
+    def _each(self) -> Tensor:
+        """A number for each class."""
+        return self._type.new_zeros(self.classes)
 
     @checked
     @torch.no_grad()
@@ -468,7 +468,7 @@ class VAE(AbstractProgram):
         assert self.model.class_prior is not None
         label, rest = c[:, : self.classes], c[:, self.classes :]
         y = pinned(self.model.class_prior(), codes(label)).sample()
-        return beside(one_hot(y, label.new_zeros(self.classes)), rest)
+        return beside(one_hot(y, self._each), rest)
 
     @torch.no_grad()
     def reconstruct(self, x: Any, c: Any = None, *, to: Any = None) -> Tensor:
@@ -585,17 +585,23 @@ class VAE(AbstractProgram):
     def _start_guide(
         self, mean: Tensor, std: Tensor, *, standardise: bool, some: Tensor | None
     ) -> None:
-        if isinstance(self.guide.encoder, Standardised):
-            view = self.guide.encoder.view
+        bodies = [self.guide.encoder]
+        if self.classes:
+            bodies.append(self.guide.classifier.network)
+        for encoder in bodies:
+            if not isinstance(encoder, Standardised):
+                continue
+            view = encoder.view
             if view is not None and some is None:
                 raise InputError(
                     "columns of mixed kinds start from data: give initialise some=<some of them>"
                 )
             if view is None:
                 shift, spread = units(mean, std, standardise=standardise)
+                centre = mean
             else:
-                shift, spread, mean = view.units(some)
-            self.guide.encoder.count_in(shift, spread, mean)
+                shift, spread, centre = view.units(some)
+            encoder.count_in(shift, spread, centre)
 
     def _start_model(
         self,
@@ -608,8 +614,9 @@ class VAE(AbstractProgram):
         some: Tensor | None,
     ) -> None:
         likelihood, decoder = self.model.likelihood, self.model.decoder
-        if given is not None and context_of(decoder):
-            std = left_by_condition(given["x"], given["c"], std)
+        if given is not None and self.model.of_x.c:
+            known = given["c"][:, self.classes :]
+            std = left_by_condition(given["x"], known, std)
         if some is not None:
             likelihood.meet(some)
         likelihood.initialise(mean, std, standardise=standardise)
@@ -617,13 +624,25 @@ class VAE(AbstractProgram):
             self.model.prior.initialise(*fields_of(examples))
         h = likelihood.starting_output(mean, std)
         if isinstance(decoder, Network) and likelihood.output_spread is not None:
-            nothing = self._type.new_zeros(1, self.context)
-            contexts = _repeated(nothing if given is None else given["c"])
-            c = self.condition(contexts, STARTING) if self.context else ()
-            z, read = self.draw_prior(STARTING, *c), c if decoder.context else ()
-            decoder.set_output_spread(likelihood.output_spread, z, *read)
+            c = self._starting_conditions(given)
+            z = self.draw_prior(STARTING, *c)
+            decoder.set_output_spread(
+                likelihood.output_spread, z, *self._read_by_decoder(*c)
+            )
         if isinstance(decoder, Network) and h is not None:
             decoder.set_output_bias(h)
+
+    def _starting_conditions(
+        self, given: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, ...]:
+        """Conditions for `STARTING` draws, those of some data or 0, with classes from p(y)."""
+        if not self.context:
+            return ()
+        nothing = self._type.new_zeros(1, self.context)
+        contexts = _repeated(nothing if given is None else given["c"]).clone()
+        contexts[:, : self.classes] = math.nan
+        (c,) = self.condition(contexts, STARTING)
+        return (self._with_class(c),) if self.classes else (c,)
 
 
 def _repeated(c: Tensor) -> Tensor:

@@ -129,21 +129,32 @@ class Guide(Declared, Program):
         too.
         """
         likelihood: Any = getattr(model, "likelihood", None)
-        if not self.amortised or isinstance(self.encoder, Standardised):
-            return
+        if self.classifier is not None:
+            network = self.classifier.network
+            self.classifier.network = self._standardised(
+                network, likelihood, self.classifier.features
+            )
+        if self.amortised:
+            self.encoder = self._standardised(self.encoder, likelihood, self.features)
+
+    @staticmethod
+    def _standardised(encoder: nn.Module, likelihood: Any, features: int) -> nn.Module:
+        """The body of an encoder as it is, or counting in standard units."""
+        if isinstance(encoder, Standardised):
+            return encoder
         missing = getattr(likelihood, "missing", False)
         if missing or getattr(likelihood, "support", None) in UNSCALED:
             view = likelihood.view
-            read = tuple(getattr(self.encoder, "in_shape", likelihood.seen_shape))
+            read = tuple(getattr(encoder, "in_shape", likelihood.seen_shape))
             if view is not None and not missing and read != view.out_shape:
                 raise InputError(
                     f"the encoder reads data of shape {read}, and of these columns it is given "
                     f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"
                 )
-            shape, width = likelihood.shape, self.features
-            self.encoder = Standardised(
-                self.encoder, shape, width, view, missing=missing
+            return Standardised(
+                encoder, likelihood.shape, features, view, missing=missing
             )
+        return encoder
 
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""

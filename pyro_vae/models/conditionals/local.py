@@ -181,6 +181,12 @@ class SemiAmortized(_Refined):
     def connect(self, model: nn.Module) -> None:
         object.__setattr__(self, "_model", model)
         self.start.connect(model)
+        if self.classifier is not None:
+            self.classifier.network = self._standardised(
+                self.classifier.network,
+                model.likelihood,
+                self.classifier.features,
+            )
 
     def __getattr__(self, name: str) -> Any:
         return self.start.encoder if name == "encoder" else super().__getattr__(name)
