@@ -39,7 +39,7 @@ from pyro_vae._cli.scores import (
 )
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS, evenly
-from pyro_vae.data.inputs import as_data, rows_within
+from pyro_vae.data.inputs import as_data, fields_of, rows_within
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
 from pyro_vae.evaluation.refinement import Spread
@@ -138,7 +138,8 @@ def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
         `train_mean` and `train_std` of shape `(N, latent_dim)`, the places of these data in their file `train_rows`,
         `(N,)`, their names `train_names` and labels `train_labels` where they have any, of a conditional run what each
         is given, `train_given_NAME`, and the same for `validation` and `test`; in the order of the data set. A missing
-        label is nan or an empty text.
+        label is nan or an empty text. Of a run with K classes also `q(y|x)`, `train_probabilities` `(N, K)`, the most
+        probable class of each, `train_class`, and what the classes are called, `classes`.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
@@ -152,10 +153,18 @@ def encode_rows(
 ) -> dict[str, np.ndarray]:
     """The latents of some rows, named as in `encode_run`; those of new data begin with `new_`."""
     mean, std = encode(opened.vae, rows.x, draws=draws)
-    arrays = {"mean": mean.numpy(), "std": std.numpy()}
+    arrays: dict[str, np.ndarray] = {"mean": mean.numpy(), "std": std.numpy()}
+    common = {}
+    if opened.conditions is not None and opened.conditions.latent is not None:
+        vae, names = opened.vae, np.array(opened.conditions.latent.categories)
+        some = [vae.predict(*fields_of(few)) for few in batches(rows.x, BATCH)]
+        probabilities = torch.cat(some).cpu().numpy()
+        arrays["probabilities"] = probabilities
+        arrays["class"] = names[probabilities.argmax(1)]
+        common["classes"] = names
     for key, values in identity(rows).items():
         arrays[key if key.startswith(GIVEN) else f"{key}s"] = values
-    return {f"{rows.split}_{key}": values for key, values in arrays.items()}
+    return common | {f"{rows.split}_{key}": values for key, values in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -338,7 +347,8 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     """The latents as a table with a row for each datum.
 
     Columns: `split`, `datum` (its place in the split, from 0), `row` (its place in the file, from 0), `name` where rows
-    have names, what a conditional run is given, `given_...`, `mean_0`, ..., `std_0`, ..., and `label` with labels.
+    have names, what a conditional run is given, `given_...`, `mean_0`, ..., `std_0`, ..., and `label` with labels;
+    of a run with classes `class`, the most probable one, and `probability_...` of each.
     """
     import pandas
 
@@ -368,6 +378,11 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
             }
         if f"{split}_labels" in arrays:
             columns["label"] = arrays[f"{split}_labels"]
+        if "classes" in arrays:
+            columns["class"] = arrays[f"{split}_class"]
+            each = arrays[f"{split}_probabilities"].T
+            pairs = zip(arrays["classes"], each, strict=True)
+            columns |= {f"probability_{name}": column for name, column in pairs}
         parts.append(pandas.DataFrame(columns))
     return pandas.concat(parts, ignore_index=True)
 

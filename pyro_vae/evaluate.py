@@ -43,6 +43,7 @@ from pyro_vae.data.holes import share_missing
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.evaluation.by_column import ColumnTable
+from pyro_vae.evaluation.classes import Classification
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
 from pyro_vae.evaluation.results import LogMarginal
@@ -181,7 +182,8 @@ def _opened(options: Any, every: Sequence[Question]) -> tuple[Run, Rows, Evaluat
     rows = _chosen(opened, options)
     called = f"{rows.dataset} {rows.split}"
     settings = (options.limit, options.num_particles, options.memory * 2**20)
-    data = Evaluated(rows.x, rows.rows, called, rows.names, *settings, whole=rows.whole)
+    more: dict[str, Any] = {"whole": rows.whole, "labels": rows.labels}
+    data = Evaluated(rows.x, rows.rows, called, rows.names, *settings, **more)
     for question in every:
         question.check(opened, data)
     refuse_link(opened.folder / "figures")
@@ -238,13 +240,15 @@ def _columns(
     return columns
 
 
-def _with_columns(opened: Run, further: list[Question]) -> list[Question]:
-    """The questions, with that about each column where the data are columns of mixed kinds; not asked twice."""
-    asked = any(isinstance(question, ColumnTable) for question in further)
-    guide = opened.vae.guide
-    if opened.schema is None or asked or not (guide.has_density and guide.amortised):
-        return further
-    return [*further, ColumnTable()]
+def _with_usual(opened: Run, further: list[Question]) -> list[Question]:
+    """The questions, with those about columns of mixed kinds and about classes, where there are; not asked twice."""
+    guide, usual = opened.vae.guide, []
+    if opened.vae.classes:
+        usual.append(Classification())
+    if opened.schema is not None and guide.has_density and guide.amortised:
+        usual.append(ColumnTable())
+    asked = {type(question) for question in further}
+    return [*further, *(question for question in usual if type(question) not in asked)]
 
 
 @alone()
@@ -254,7 +258,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     first, further = questions(options)
     opened, rows, data = _opened(options, (first, *further))
-    further = _with_columns(opened, further)
+    further = _with_usual(opened, further)
     pyro.set_rng_seed(options.seed)
 
     # The log-likelihood, which every later question may look at.

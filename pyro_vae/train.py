@@ -61,9 +61,10 @@ from pyro_vae.foundation.reading import user_path
 from pyro_vae.foundation.trust import AXES as TRUSTED
 from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.epochs import Epoch, Progress
-from pyro_vae.inference.fit import run_epochs, step_bytes
+from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.remedies import REMEDIES, remedy
+from pyro_vae.inference.seeking import epochs_before, seek
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.program import formula
@@ -297,6 +298,10 @@ def _with_classes(
     if found.kept is not None and reads:
         data.given = {found.column.name: {"train": found.kept}, **data.given}
     arguments = {**member.arguments, "classes": len(found.column.categories)}
+    if getattr(structure, "start", 0) is None:  # labels say which class is which
+        steps = -(-len(data.values["train"]) // config.batch_size)
+        sought = found.kept is None or not reads
+        arguments["start"] = epochs_before(steps, config.epochs or 0) if sought else 0
     config = replace(config, structure=str(replace(member, arguments=arguments)))
     return config, Conditions((found.column, *others)), found.notes
 
@@ -692,6 +697,12 @@ def _epochs(
         )
         display.say(f"{remark.kind:<10} {remark.text}; {advice}")
 
+    def turn() -> None:
+        seek(job.vae, job.train)
+        display.say(
+            f"clusters   {job.vae.classes} sought among the codes, by a mixture of Gaussians"
+        )
+
     def called(i: int) -> str:
         return (
             f"row {job.data.rows['validation'][i]} (counted from 0) of {job.data.name}"
@@ -708,6 +719,7 @@ def _epochs(
         patience=config.patience,
         compile=COMPILE[config.compile],
         progress=progress,
+        turn=Turn(job.vae.seek_after or 0, turn),
         stop=stop,
         report=display.within,
         say=lambda text: display.say(f"compiling  {text}"),

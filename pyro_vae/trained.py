@@ -18,7 +18,7 @@ from pyro_vae.data import SPLITS, Bridge, Data, DataSet, Split, load_data
 from pyro_vae.data.conditions import Conditions
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
-from pyro_vae.data.inputs import DataWarning
+from pyro_vae.data.inputs import DataWarning, fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import Schema, stored_schema, table_of
 from pyro_vae.foundation.errors import InputError
@@ -158,6 +158,24 @@ class Run:
         """What `see` takes, made again from one draw of its latents: a DataFrame or a tensor, as in `sample`."""
         made = self.vae.reconstruct(self.see(values, given))
         return self._stored(made, getattr(values, "index", None))
+
+    def predict(self, values: Any, given: Mapping[str, Any] | None = None) -> Any:
+        """`q(y|x)` of what `see` takes: a DataFrame with the probability of each class, a column for each by its name.
+
+        Raises:
+            InputError: for a run without classes, and as `see`.
+        """
+        import pandas
+
+        column = None if self.conditions is None else self.conditions.latent
+        if column is None:
+            raise InputError(
+                f"the run {self.folder} has no classes: train with --structure labelled or clusters"
+            )
+        seen = self.see(values, given)
+        probabilities = self.vae.predict(*fields_of(seen)).cpu().numpy()
+        index = getattr(values, "index", None)
+        return pandas.DataFrame(probabilities, index, list(column.categories))
 
     def _stored(self, x: Tensor, index: Any = None) -> Any:
         return self.bridge.inverse(x) if self.schema is None else self.frame(x, index)

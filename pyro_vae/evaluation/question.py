@@ -396,6 +396,7 @@ class Evaluated:
         memory: bytes to keep within.
         log_marginal: what was found of `log p(x)`, once it was; every later question is of these data.
         whole: the same data with the values that are missing in `x` on purpose, N, or `None`.
+        labels: of the data, of any type, `(N,)`, or `None`.
     """
 
     x: Any
@@ -407,6 +408,7 @@ class Evaluated:
     memory: int = MEMORY
     log_marginal: PerDatum | None = None
     whole: Any = None
+    labels: "np.ndarray | None" = None
 
     def __len__(self) -> int:
         return len(self.x)

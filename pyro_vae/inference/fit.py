@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pyro.infer
 import torch
@@ -37,11 +37,26 @@ from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.objectives import ELBO, Objective
+from pyro_vae.inference.seeking import epochs_before, seek
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
 
 Schedule = Callable[[float], float]
+
+
+class Turn(NamedTuple):
+    """Something that is done once between two epochs; no epoch before it can be the best.
+
+    Attributes:
+        after: how many epochs are done then; 0 for never.
+        take: what is done.
+    """
+
+    after: int = 0
+    take: Callable[[], None] = lambda: None
+
+
 Fraction = Annotated[float, share(zero=False)]
 
 
@@ -159,6 +174,7 @@ def run_epochs(
     patience: int | None = None,
     compile: bool | str = "auto",
     progress: Progress | None = None,
+    turn: Turn = Turn(),  # noqa: B008  # it cannot be changed
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[int, int, float], None] = lambda done, size, elbo: None,
     say: Callable[[str], None] | None = None,
@@ -181,6 +197,7 @@ def run_epochs(
         patience: as in `fit`.
         compile: as in `fit`; what `'auto'` decided in `progress` stays decided.
         progress: where to go on; it is updated in place, so that it can be saved at any time between two steps.
+        turn: what is done between two epochs, such as `seek`.
         stop: asked after each step whether to break off; `progress` then holds the unfinished epoch.
         report: called from time to time with the number of data done, the size of the epoch, and its ELBO so far.
         say: called with a sentence when steps are compiled unasked, or cannot be compiled; by default the first is
@@ -211,6 +228,8 @@ def run_epochs(
     _compile(svi, compile, progress, look, say, batch_size=min(batch_size, size))
     while not progress.finished(epochs, patience):
         if progress.order is None:
+            if progress.epoch == turn.after > 0:
+                turn.take()
             progress.order = torch.randperm(size)
         _mode(svi, train=True)
         ahead = batches(
@@ -246,6 +265,8 @@ def run_epochs(
         _check_parameters(svi, (progress.epoch + 1) * steps)
         found, bound, told = _looked(svi, data, validation, progress, called)
         epoch = _close(svi, data, found, bound, progress=progress, rate=rate)
+        if progress.epoch < turn.after:
+            epoch = epoch._replace(score=math.nan)
         progress.close(epoch, None if found is None else found[[BOUND, SCORE]])
         over = progress.finished(epochs, patience)
         for noticed in (
@@ -552,6 +573,15 @@ def fit(
             patience=patience,
             compile=compile,
             progress=progress,
+            turn=turn_of(vae, data, epochs, batch_size),
         ),
         progress,
     )
+
+
+def turn_of(vae: Any, data: Any, epochs: int, batch_size: int) -> Turn:
+    """Where a pair with classes has clusters sought among its codes, and nothing for any other pair."""
+    after = getattr(vae, "seek_after", 0)
+    if after is None:
+        after = epochs_before(-(-len(data) // batch_size), epochs)
+    return Turn(after, partial(seek, vae, data))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.foundation.abstract import context_of
-from pyro_vae.foundation.checks import Count, NotNegative
+from pyro_vae.foundation.checks import Count, NotNegative, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.networks import features as width_of
 
@@ -83,6 +83,9 @@ class Classes(nn.Module):
         weight: alpha; the objective of a labelled datum is `log p(x, y)`'s bound plus `alpha log q(y|x)`, without which
             labels do not train q(y|x).
         uniform: whether all classes are equally likely, or `p(y)` is learned.
+        start: where p(z|y) depends on y, after how many epochs of `fit` the classes begin anew, as clusters that are
+            sought among the codes; 0: never, `None`: after 2,000 steps, at most half of the epochs. Without it most
+            data are too few for classes to part.
         features: as in `Classifier`.
 
     Raises:
@@ -107,6 +110,7 @@ class Classes(nn.Module):
         of: tuple[str, ...] = ("x",),
         weight: NotNegative = 0.0,
         uniform: bool = True,
+        start: Whole | None = 0,
         features: Count | None = None,
     ) -> None:
         super().__init__()
@@ -114,7 +118,7 @@ class Classes(nn.Module):
             raise InputError(f"of={of!r}: name the sites x, z or both")
         if size < 2:
             raise InputError(f"{size} class says nothing: give 2 or more")
-        self.size, self.of = size, tuple(of)
+        self.size, self.of, self.start = size, tuple(of), start
         self.prior = ClassPrior(size, uniform=uniform)
         self.classifier = Classifier(network, size, weight=weight, features=features)
 

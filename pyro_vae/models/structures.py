@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pyro_vae.foundation.checks import Count, NotNegative
+from pyro_vae.foundation.checks import Count, NotNegative, Whole
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.classes import Classes
 from pyro_vae.models.conditionals.base import Guide
@@ -107,6 +107,8 @@ class Clusters(Structure):
         classes: how many clusters.
         weight: alpha, as in `Labelled`, for data with labels.
         uniform: whether all clusters are equally likely, or p(y) is learned.
+        start: after how many epochs clusters are sought among the codes, by a mixture of Gaussians; 0: never. By
+            default after 2,000 steps, at most half of the run.
 
     Source: Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders; in
     the form of Shu 2016, Gaussian Mixture VAE: Lessons in Variational Inference, Generative Models, and Deep Nets.
@@ -120,8 +122,10 @@ class Clusters(Structure):
         classes: Count = 10,
         weight: NotNegative = 50.0,
         uniform: bool = True,
+        start: Whole | None = None,
     ) -> None:
         self.classes, self.weight, self.uniform = classes, weight, uniform
+        self.start = start
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         return _built(parts, shape, latent_dim, self, of=("z",))
@@ -156,6 +160,7 @@ def _built(
         of=of,
         weight=structure.weight,
         uniform=structure.uniform,
+        start=getattr(structure, "start", 0),
     )
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes

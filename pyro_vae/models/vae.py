@@ -195,6 +195,7 @@ class VAE(AbstractProgram):
     """
 
     guide: Guide  # or any module with `encoder`, `posterior` and a Pyro program as its call
+    seek_after: int | None = 0  # epochs, see `Classes`
 
     def __init__(
         self,
@@ -257,6 +258,7 @@ class VAE(AbstractProgram):
         self.model.classify(classes.prior, of_z, of_x)
         self.guide.classify(classifier, of_guide)
         self.model.context = size + width
+        self.seek_after = classes.start if "z" in classes.of else 0
 
     @property
     def context(self) -> int:

@@ -1,5 +1,6 @@
 """Figures: each function returns a matplotlib `Figure` and touches neither a screen nor a file."""
 
+from pyro_vae.plots.classes import confusion, reliability
 from pyro_vae.plots.numbers import (
     aggregated_posterior,
     bound_curve,
@@ -25,6 +26,7 @@ __all__ = [
     "aggregated_posterior",
     "bound_curve",
     "conditions",
+    "confusion",
     "grid",
     "histogram",
     "interpolation",
@@ -32,6 +34,7 @@ __all__ = [
     "manifold",
     "posterior_pairs",
     "reconstructions",
+    "reliability",
     "scatter",
     "separation",
     "table_marginals",

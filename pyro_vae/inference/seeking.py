@@ -1,0 +1,89 @@
+"""Where clusters start: a mixture of Gaussians among the codes of a pair that was trained without them."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.fields import evenly
+from pyro_vae.data.inputs import as_data, fields_of
+from pyro_vae.data.streams import batches
+from pyro_vae.foundation.abstract import running
+
+SAMPLE = 10_000  # data among whose codes clusters are sought
+STEPS = 2000  # of training before they are, unless said otherwise
+FITTING = 1000  # steps in which p(z|y) and q(y|x) follow what was found
+BATCH = 200
+RATES = {"prior": 1e-2, "classifier": 1e-3}
+TRIES = 5  # starts of the mixture, of which the best counts
+
+
+def epochs_before(steps: int, epochs: int) -> int:
+    """After how many epochs of so many steps clusters are sought by default: 2,000 steps, at most half of the run."""
+    return max(1, min(-(-STEPS // steps), epochs // 2))
+
+
+def seek(vae: Any, data: Any) -> None:
+    """Let the classes of a pair begin as the clusters that there are among its codes.
+
+    A mixture of K Gaussians with diagonal covariances is fitted by EM to a draw of q(z|x) for each datum. `p(z|y)`, and
+    `p(y)` where it is learned, then follow its components, and `q(y|x)` their responsibilities.
+
+    Args:
+        vae: a pair with classes whose prior depends on them.
+        data: the training data.
+
+    Source: Jiang, Zheng, Tan, Tang & Zhou 2017, Variational Deep Embedding (autoencoder first, then a mixture).
+    """
+    data = as_data(vae.model, data)
+    some = data[evenly(SAMPLE, len(data))]
+    with running(vae.model, vae.guide):
+        with torch.no_grad():
+            z = torch.cat([vae.encode(few).sample() for few in batches(some, BATCH)])
+        shares, weights = _mixture(z, vae.classes)
+        _follow(vae, some, z, shares)
+    if vae.model.class_prior.logits.requires_grad:
+        with torch.no_grad():
+            vae.model.class_prior.logits.copy_(weights.log())
+
+
+def _mixture(z: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The responsibilities of the components of a mixture of Gaussians for codes, `(N, K)`, and its weights, `(K,)`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    seed = int(torch.randint(2**31, ()))
+    found = GaussianMixture(
+        size, covariance_type="diag", n_init=TRIES, reg_covar=1e-3, random_state=seed
+    )
+    codes = z.detach().cpu().double().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found.fit(codes)
+    shares, weights = torch.from_numpy(found.predict_proba(codes)), found.weights_
+    return shares.to(z), torch.from_numpy(weights).to(z)
+
+
+def _follow(vae: Any, data: Any, z: Tensor, shares: Tensor) -> None:
+    """Fit p(z|y) to codes and q(y|x) to the shares of each class in them, `(N, K)`, by gradient steps."""
+    prior, classifier = vae.model.prior, vae.guide.classifier
+    groups = [
+        {"params": list(part.parameters()), "lr": RATES[name]}
+        for name, part in (("prior", prior), ("classifier", classifier))
+    ]
+    optimizer = torch.optim.Adam(groups)
+    x, c = fields_of(data)
+    y = torch.arange(vae.classes, device=z.device).unsqueeze(-1)
+    for _ in range(FITTING):
+        rows = torch.randint(len(z), (min(BATCH, len(z)),))
+        values = vae.model.known({} if c is None else {"c": c[rows]}) | {"y": y}
+        given = (values[name] for name in vae.model.of_z.names)
+        log_p = vae.model._prior_given(*given).log_prob(z[rows])  # (K, rows)
+        known = {"x": x[rows]} | ({} if c is None else {"c": c[rows]})
+        log_q = vae.guide.factors()[0].at(vae.guide.known(known)).logits
+        gained = (shares[rows] * (log_p.T + log_q)).sum(-1).mean()
+        optimizer.zero_grad()
+        (-gained).backward()
+        optimizer.step()
+    optimizer.zero_grad()
