@@ -242,7 +242,8 @@ def _columns(
 
 def _with_usual(opened: Run, further: list[Question]) -> list[Question]:
     """The questions, with those about columns of mixed kinds and about classes, where there are; not asked twice."""
-    guide, usual = opened.vae.guide, []
+    guide = opened.vae.guide
+    usual: list[Question] = []
     if opened.vae.classes:
         usual.append(Classification())
     if opened.schema is not None and guide.has_density and guide.amortised:

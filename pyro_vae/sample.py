@@ -132,6 +132,7 @@ def draw(
     if kind == "transfer":
         assert opened.conditions is not None
         x, c = _with_own_class(opened, data.first(max(count // 10, 1))[:])
+        assert c is not None
         others, names = opened.conditions.examples(given or {})
         return _titled(
             plots.transfer(vae, x, c, _seen(opened, others), names),

@@ -168,17 +168,14 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     conditions, said = data.learned(config.condition)
     config, conditions, more = _with_classes(config, data, conditions)
     data.notes = (*data.notes, *said, *more)
-    parts = (
+    spec = Spec(
+        data.shape,
+        config.latent_dim,
         config.prior,
         config.network,
         config.likelihood,
         config.guide,
         config.structure,
-    )
-    spec = Spec(
-        data.shape,
-        config.latent_dim,
-        *parts,
         missing=data.missing,
         context=0 if conditions is None else conditions.width,
         encoder_context=config.condition_encoder == "yes",

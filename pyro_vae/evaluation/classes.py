@@ -73,7 +73,8 @@ def classify(
         for start in range(0, len(data), rows):
             batch = _unlabelled(vae, data[start : start + rows])
             t = scored(vae.model, vae.guide, Call(batch), num_particles)
-            log_w = double(t.log_weight + t.sites["y"].log_q)
+            log_q: Any = t.sites["y"].log_q
+            log_w = double(t.log_weight + log_q)
             each = log_w.unflatten(0, (vae.classes, -1))  # (K, draws, batch)
             joint.append((each.logsumexp(1) - math.log(num_particles)).T.cpu())
             found.append(vae.predict(*fields_of(batch)).cpu())

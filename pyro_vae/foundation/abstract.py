@@ -214,7 +214,8 @@ def aim(name: str, value: torch.Tensor) -> None:
     """
     nothing = value.new_empty(*value.shape, 0)
     aimed = Unit(-value, has_rsample=True, validate_args=False)
-    pyro.sample(name, aimed, obs=nothing, infer={"is_auxiliary": True, AIM: True})
+    infer: Any = {"is_auxiliary": True, AIM: True}
+    pyro.sample(name, aimed, obs=nothing, infer=infer)
 
 
 AIM = "is_aim"  # what `infer` of such a site says

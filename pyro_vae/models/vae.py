@@ -588,7 +588,7 @@ class VAE(AbstractProgram):
         self, mean: Tensor, std: Tensor, *, standardise: bool, some: Tensor | None
     ) -> None:
         bodies = [self.guide.encoder]
-        if self.classes:
+        if isinstance(self.guide, Guide) and self.guide.classifier is not None:
             bodies.append(self.guide.classifier.network)
         for encoder in bodies:
             if not isinstance(encoder, Standardised):

@@ -1,6 +1,7 @@
 """Classes beside labels."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -37,7 +38,12 @@ def confusion(
     for row, column in np.argwhere(table) if max(rows, columns) <= MOST else ():
         colour = "white" if shares[row, column] > DARK else "black"
         number = f"{int(table[row, column])}"
-        place = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
+        place: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "fontsize": 7,
+            "color": colour,
+        }
         axes.text(column, row, number, **place)
     axes.set_title(
         "labels and classes, darker for a larger share of the row", fontsize=10
