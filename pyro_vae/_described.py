@@ -51,14 +51,21 @@ def described(vae: VAE, spec: Spec | None = None) -> tuple[Spec, VAE]:
 
 
 def _parts(vae: VAE) -> dict[str, Any]:
-    encoder = vae.guide.encoder
-    return {
+    parts = {
         "prior": vae.model.prior,
         "likelihood": vae.model.likelihood,
         "guide": vae.guide,
-        "encoder": encoder.body if isinstance(encoder, Standardised) else encoder,
+        "encoder": _body(vae.guide.encoder),
         "decoder": vae.model.decoder,
     }
+    if vae.classes:
+        classifier: Any = vae.guide.classifier
+        parts["classifier"] = _body(classifier.network)
+    return parts
+
+
+def _body(encoder: Any) -> Any:
+    return encoder.body if isinstance(encoder, Standardised) else encoder
 
 
 def _kind(part: Any) -> tuple[type, dict[str, str]]:
@@ -87,12 +94,32 @@ def _read(vae: VAE) -> Spec:
     if vae.context:
         axes |= {
             "context": vae.context,
-            "encoder_context": context_of(parts["encoder"]) > 0,
+            "encoder_context": context_of(parts["encoder"]) > vae.classes,
         }
+    if vae.classes:
+        axes["structure"] = _structure(vae)
     axes |= {"missing": True} if parts["likelihood"].missing else {}
     return Spec(
         tuple(shape), latent_dim, network=_member("network", parts["encoder"]), **axes
     )
+
+
+def _structure(vae: VAE) -> str:
+    """The structure of a pair with classes, in the grammar of the command line."""
+    of_z, of_x = vae.model.of_z.y, vae.model.of_x.y
+    if of_z and of_x:
+        raise InputError(
+            f"no Spec describes this VAE: both z and x depend on its class; {REMEDY}"
+        )
+    classifier: Any = vae.guide.classifier
+    name = "Labelled" if of_x else "Clusters"
+    arguments = {
+        "classes": vae.classes,
+        "weight": classifier.weight,
+        "uniform": not isinstance(vae.model.class_prior.logits, nn.Parameter),  # type: ignore[union-attr]
+        **({} if of_x else {"start": vae.seek_after}),
+    }
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 
 
 def _member(axis: str, part: Any) -> str:

@@ -164,9 +164,9 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )
     data, known, notes = _data(config, resumed)
     config, reason = _with_likelihood(config, data)
-    assert config.likelihood is not None
     conditions, said = data.learned(config.condition)
     config, conditions, more = _with_classes(config, data, conditions)
+    assert config.likelihood is not None
     data.notes = (*data.notes, *said, *more)
     spec = Spec(
         data.shape,
