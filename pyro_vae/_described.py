@@ -94,7 +94,9 @@ def _read(vae: VAE) -> Spec:
     if vae.context:
         axes |= {
             "context": vae.context,
-            "encoder_context": context_of(parts["encoder"]) > vae.classes,
+            "encoder_context": vae.guide.reads.c
+            if vae.classes
+            else context_of(parts["encoder"]) > 0,
         }
     if vae.classes:
         axes["structure"] = _structure(vae)
@@ -107,17 +109,18 @@ def _read(vae: VAE) -> Spec:
 def _structure(vae: VAE) -> str:
     """The structure of a pair with classes, in the grammar of the command line."""
     of_z, of_x = vae.model.of_z.y, vae.model.of_x.y
-    if of_z and of_x:
-        raise InputError(
-            f"no Spec describes this VAE: both z and x depend on its class; {REMEDY}"
-        )
     classifier: Any = vae.guide.classifier
-    name = "Labelled" if of_x else "Clusters"
+    name, text = "Labelled" if of_x else "Clusters", {}
+    if (of_z and of_x) or not vae.guide.reads.y:
+        p_z, p_x = "p(z|y)" if of_z else "p(z)", "p(x|z,y)" if of_x else "p(x|z)"
+        q_z = "q(z|x,y)" if vae.guide.reads.y else "q(z|x)"
+        name, text = "Formula", {"text": f"p(y) {p_z} {p_x}; q(y|x) {q_z}"}
     arguments = {
+        **text,
         "classes": vae.classes,
         "weight": classifier.weight,
         "uniform": not isinstance(vae.model.class_prior.logits, nn.Parameter),  # type: ignore[union-attr]
-        **({} if of_x else {"start": vae.seek_after}),
+        **({} if name == "Labelled" else {"start": vae.seek_after}),
     }
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 

@@ -433,8 +433,8 @@ def _say_given(opened: Run, given: Mapping[str, str | float], *, every: bool) ->
     if opened.conditions is None:
         return
     some = 0 < len(given) < len(opened.conditions.names)
-    if some or every:
-        print(f"given      {_words(opened, given)}")
+    if (some or every) and (words := _words(opened, given)):
+        print(f"given      {words}")
     for sentence in opened.conditions.strange({k: [v] for k, v in given.items()}):
         print(f"note: {sentence}")
 

@@ -4,6 +4,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -41,6 +42,8 @@ AXES: dict[str, tuple[type, type, int]] = {
 
 # All families whose members are written in the grammar; a question is asked of a run and is no part of it.
 FAMILIES = {**AXES, "ask": (Question, Question, 0)}
+
+FORMULA = re.compile(r"\s*[pq]\s*\(")  # how a structure begins that is written out
 
 LONGEST = 100_000  # characters of a member with its arguments
 
@@ -90,6 +93,8 @@ def parse(axis: str, text: str) -> Member:
     'Gaussian(scale=0.5)'
     """
     family, base, fixed = FAMILIES[axis]
+    if axis == "structure" and FORMULA.match(text):
+        text = f"formula(text={text!r})"
     module, name, arguments = _read(axis, text)
     if module is None:
         name, cls = _lookup(axis, name, variants(family))

@@ -434,17 +434,28 @@ def describe(job: Job) -> str:
                 if job.reason
                 else []
             ),
-            *(
-                [f"given      c: {job.conditions}"]
-                if job.conditions is not None
-                else []
-            ),
+            *_said_of_conditions(job),
             f"structure  {config.structure}: {formula(model, job.vae.guide)}",
             f"model      {config.prior}, {config.network}, {likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
         ]
     )
+
+
+def _said_of_conditions(job: Job) -> list[str]:
+    """What the data are given, and of which classes they are."""
+    if job.conditions is None:
+        return []
+    classes = [str(k) for k in job.conditions.columns if k.latent]
+    given = [str(k) for k in job.conditions.columns if not k.latent]
+    lines = []
+    if classes:
+        weight = job.vae.guide.classifier.weight  # type: ignore[union-attr]
+        lines.append(f"classes    y: {', '.join(classes)}; weight of labels {weight:g}")
+    if given:
+        lines.append(f"given      c: {', '.join(given)}")
+    return lines
 
 
 def _bound(vae: VAE) -> str:

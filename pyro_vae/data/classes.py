@@ -66,7 +66,8 @@ def with_labels(
     kinds = in_order({*np.concatenate([*every.values()]).tolist()} - {""})
     if len(kinds) < 2:
         raise InputError(
-            f"the labels name {len(kinds)} class{'' if len(kinds) == 1 else 'es'}, and there have to be 2 or more"
+            f"the labels name {len(kinds)} class{'' if len(kinds) == 1 else 'es'}, and there have to be 2 or more; "
+            f"{UNKNOWN} and what is empty stand for no label"
         )
     if len(kinds) > MOST:
         raise InputError(

@@ -8,6 +8,7 @@ from torch import nn
 
 from pyro_vae.foundation.checks import Count, NotNegative, Whole
 from pyro_vae.foundation.sizes import Declared
+from pyro_vae.models import formulas
 from pyro_vae.models.classes import Classes
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
@@ -70,7 +71,26 @@ class Vae(Structure):
         return _built(parts, shape, latent_dim)
 
 
-class Labelled(Structure):
+class _Classed(Structure):
+    """What the structures with a class y share.
+
+    Attributes:
+        of: the sites of p that depend on y.
+        guided: whether q(z|x) depends on it.
+        weight, uniform, start: as in `Classes`.
+    """
+
+    of: tuple[str, ...] = ()
+    guided = True
+    weight: float
+    uniform: bool
+    start: int | None = 0
+
+    def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
+        return _built(parts, shape, latent_dim, self)
+
+
+class Labelled(_Classed):
     """`p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)`: a class that labels name, where there are some (M2).
 
     What is no label's stays for z: under one z, another y is another class in the same style.
@@ -84,6 +104,7 @@ class Labelled(Structure):
     """
 
     reads_labels = True
+    of = ("x",)
 
     def __init__(
         self,
@@ -94,11 +115,8 @@ class Labelled(Structure):
     ) -> None:
         self.classes, self.weight, self.uniform = classes, weight, uniform
 
-    def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
-        return _built(parts, shape, latent_dim, self, of=("x",))
 
-
-class Clusters(Structure):
+class Clusters(_Classed):
     """`p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)`: a class that names a cluster of latents (GMVAE).
 
     Labels are not looked at, unless some are asked for; then these clusters are called by them.
@@ -115,6 +133,7 @@ class Clusters(Structure):
     """
 
     prior = "Conditional(hidden=())"
+    of = ("z",)
 
     def __init__(
         self,
@@ -127,32 +146,62 @@ class Clusters(Structure):
         self.classes, self.weight, self.uniform = classes, weight, uniform
         self.start = start
 
-    def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
-        return _built(parts, shape, latent_dim, self, of=("z",))
+
+class Formula(_Classed):
+    """A formula as text, of x, one vector z and perhaps a class y: `--structure "p(y) p(z) p(x|z,y); q(y|x) q(z|x)"`.
+
+    A condition is given to all factors by `--condition`, and does not stand in the text.
+
+    Args:
+        text: the factors of p, a semicolon, and those of q, each after what it is given.
+        classes: how many classes, where there is a y.
+        weight: as in `Labelled`.
+        uniform: as in `Labelled`.
+        start: as in `Clusters`, where z depends on y.
+
+    Raises:
+        InputError: for a text that is no such formula, with a mark under the place.
+    """
+
+    def __init__(
+        self,
+        *,
+        text: str = "p(z) p(x|z); q(z|x)",
+        classes: Count = 10,
+        weight: NotNegative = 50.0,
+        uniform: bool = True,
+        start: Whole | None = None,
+    ) -> None:
+        found = formulas.read(text)
+        self.classes = classes if found.classes else 0
+        self.of, self.guided = found.of, found.guided
+        self.weight, self.uniform = weight, uniform
+        self.start = start if "z" in found.of else 0
+        self.reads_labels = "x" in found.of
+        if "z" in found.of:
+            self.prior = Clusters.prior
 
 
 def _built(
-    parts: Parts,
-    shape: Shape,
-    latent_dim: Count,
-    structure: Labelled | Clusters | None = None,
-    *,
-    of: tuple[str, ...] = (),
+    parts: Parts, shape: Shape, latent_dim: Count, structure: _Classed | None = None
 ) -> VAE:
-    """A pair of one vector z, with a class y that the sites `of` depend on where a structure has one."""
+    """A pair of one vector z, with a class y where a structure has one."""
     size = 0 if structure is None else structure.classes
+    of = () if structure is None else structure.of
+    guided = structure is not None and structure.guided
     of_z = parts.context + (size if "z" in of else 0)
     of_x = parts.context + (size if "x" in of else 0)
+    of_encoder = parts.of_encoder + (size if guided else 0)
 
     # The parts, in the order in which they draw random numbers.
     likelihood = parts.likelihood(shape)
     seen = likelihood.seen_shape
     seen = with_mask(shape, seen) if parts.missing else seen
-    encoder = parts.encoder(seen, context=size + parts.of_encoder)
+    encoder = parts.encoder(seen, context=of_encoder)
     decoder = parts.decoder(latent_dim, likelihood.output_shape, context=of_x)
     guide = parts.guide(encoder, latent_dim)
     prior = parts.prior(latent_dim, context=of_z)
-    if structure is None:
+    if structure is None or not size:
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
     classes = Classes(
         size,
@@ -160,7 +209,7 @@ def _built(
         of=of,
         weight=structure.weight,
         uniform=structure.uniform,
-        start=getattr(structure, "start", 0),
+        start=structure.start,
     )
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes

@@ -1,0 +1,160 @@
+"""A pair as papers write it, `p(y) p(z) p(x|z,y); q(y|x) q(z|x)`, read from text."""
+
+import re
+from typing import NamedTuple, NoReturn
+
+from pyro_vae.foundation.errors import InputError
+
+SITES = ("x", "y", "z")
+EXAMPLE = "p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)"
+FACTOR = re.compile(
+    r"\s*([pq])\s*\(\s*(\w+)\s*(?:\|\s*(\w+(?:\s*,\s*\w+)*)\s*)?\)\s*\*?"
+)
+NAME = re.compile(r"\w+")
+
+
+class Term(NamedTuple):
+    """`p(site|given)`, and where its names stand in the text."""
+
+    of: str
+    site: str
+    given: tuple[str, ...]
+    place: int
+    places: tuple[int, ...]
+
+
+class Formula(NamedTuple):
+    """What the factors of a pair with one vector z, one x and perhaps a class y are given.
+
+    Attributes:
+        classes: whether there is a class y.
+        of: the sites of p that depend on it.
+        guided: whether q(z|x) depends on it.
+    """
+
+    classes: bool
+    of: tuple[str, ...]
+    guided: bool
+
+
+def read(text: str) -> Formula:
+    """A formula from its text.
+
+    Raises:
+        InputError: for a text that is none, or a pair that cannot be made, with a mark under the place.
+
+    >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")
+    Formula(classes=True, of=('z',), guided=True)
+    """
+    terms = _terms(text)
+    p = {term.site: term for term in terms if term.of == "p"}
+    q = {term.site: term for term in terms if term.of == "q"}
+    for term in terms:
+        _check(text, term, p if term.of == "p" else q)
+    _check_whole(text, p, q)
+    of = tuple(site for site in ("z", "x") if "y" in p[site].given)
+    if "y" in p and not of:
+        _refuse(
+            text, p["y"].place, "nothing depends on y: give it to p(x|z,y) or p(z|y)"
+        )
+    return Formula("y" in p, of, "y" in q["z"].given)
+
+
+def _terms(text: str) -> list[Term]:
+    """The factors of a text, in their order."""
+    terms: list[Term] = []
+    at, half = 0, text.find(";")
+    if half < 0:
+        _refuse(text, len(text), f"a semicolon parts p from q, as in {EXAMPLE}")
+    while at < len(text):
+        if not text[at:].strip():
+            break
+        if at == half or (at < half and not text[at:half].strip()):
+            at = half + 1
+            continue
+        found = FACTOR.match(text, at)
+        if found is None:
+            blank = len(text[at:]) - len(text[at:].lstrip())
+            _refuse(text, at + blank, f"this is no factor, as in {EXAMPLE}")
+        of, site, given = found.group(1, 2, 3)
+        wanted = "p" if at < half else "q"
+        if of != wanted:
+            where = "before" if wanted == "p" else "after"
+            _refuse(
+                text, found.start(1), f"factors of {wanted} stand {where} the semicolon"
+            )
+        names = [] if given is None else list(NAME.finditer(given))
+        start = found.start(3)
+        terms.append(
+            Term(
+                of,
+                site,
+                tuple(name.group() for name in names),
+                found.start(2),
+                tuple(start + name.start() for name in names),
+            )
+        )
+        at = found.end()
+    return terms
+
+
+def _check(text: str, term: Term, others: dict[str, Term]) -> None:
+    """Refuse what a factor cannot be of or be given."""
+    for name, place in zip(
+        (term.site, *term.given), (term.place, *term.places), strict=True
+    ):
+        if name not in SITES:
+            hint = "; a condition c is given by --condition" if name == "c" else ""
+            _refuse(
+                text,
+                place,
+                f"there is no {name}: a pair has x, one vector z and one class y{hint}",
+            )
+    if others[term.site] is not term:
+        _refuse(text, term.place, f"{term.of} has two factors of {term.site}")
+    for name, place in zip(term.given, term.places, strict=True):
+        if name == "x" and term.of == "p":
+            _refuse(text, place, "x is what p makes, and given to no other factor")
+        known = name == "x" or (name in others and others[name].place < term.place)
+        if not known:
+            _refuse(
+                text,
+                place,
+                f"{name} has no value here: {term.of}({name}|...) comes before",
+            )
+
+
+def _check_whole(text: str, p: dict[str, Term], q: dict[str, Term]) -> None:
+    """Refuse a pair that lacks a factor, or a factor that lacks what it has to be given."""
+    end = len(text)
+    for site in ("z", "x"):
+        if site not in p:
+            _refuse(text, text.find(";"), f"p has no factor of {site}")
+    if "x" in q:
+        _refuse(text, q["x"].place, "x is observed, and q draws what is not")
+    for site in ("y", "z"):
+        if site in p and site not in q:
+            _refuse(text, end, f"q has no factor of {site}, which p draws")
+        if site in q and site not in p:
+            _refuse(text, q[site].place, f"p has no factor of {site}, which q draws")
+    if p.get("y") is not None and p["y"].given:
+        _refuse(text, p["y"].places[0], "the class y comes first, and is given nothing")
+    if "z" not in p["x"].given:
+        _refuse(text, p["x"].place, "x depends on z, as in p(x|z)")
+    for term in q.values():
+        if "x" not in term.given:
+            _refuse(
+                text,
+                term.place,
+                f"q of {term.site} depends on x, as in q({term.site}|x)",
+            )
+    if "y" in q and "z" in q["y"].given:
+        place = q["y"].places[q["y"].given.index("z")]
+        _refuse(
+            text, place, "the class is summed over, and comes before z: q(y|x) q(z|x,y)"
+        )
+
+
+def _refuse(text: str, place: int, why: str) -> NoReturn:
+    """Raise `InputError` with the text and a mark under the place."""
+    raise InputError(f"{why}\n  {text}\n  {' ' * place}^")
