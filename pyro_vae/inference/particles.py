@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_vae.foundation.abstract import (
+    MOST_LISTED,
     AbstractProgram,
     Around,
     forked_random,
@@ -34,7 +35,6 @@ from pyro_vae.foundation.abstract import (
 PARTICLES = "particles"
 PAIRS = 64  # that are remembered, and for each of them
 SHAPES = 32  # as many kinds of batches
-MOST_LISTED = 1000  # combinations of values that are enumerated
 TRIED = 3  # particles that a pair is tried with
 # Rounding of a log-probability, relative.
 EXACT = {

@@ -50,6 +50,10 @@ class Guide(Declared, Program):
     has_density: bool = True  # False: a point
     quick_density: bool = True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
     smooth: bool = True  # False: gradients of draws cannot be differentiated once more
+    levels: int | None = (
+        None  # values of each variable of a z of one-hot codes; None where z is made of reals
+    )
+    listed: bool = False  # True: all values of z are enumerated
 
     def __init__(
         self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
@@ -76,7 +80,8 @@ class Guide(Declared, Program):
         return self.family(movable("z", lambda: self.parameters_given(x, *c)))
 
     def factors(self) -> Sequence[Factor]:
-        return [Factor("z", ("x", "c") if self.context else ("x",), self.given)]
+        read = ("x", "c") if self.context else ("x",)
+        return [Factor("z", read, self.given, self.listed)]
 
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.
@@ -84,6 +89,7 @@ class Guide(Declared, Program):
         So does that of data with missing values, which are filled there. A subclass that looks at the model calls this
         too.
         """
+        self._fit(getattr(model, "prior", None))
         likelihood: Any = getattr(model, "likelihood", None)
         if not self.amortised or isinstance(self.encoder, Standardised):
             return
@@ -100,6 +106,27 @@ class Guide(Declared, Program):
             self.encoder = Standardised(
                 self.encoder, shape, width, view, missing=missing
             )
+
+    def _fit(self, prior: Any) -> None:
+        """Raise `InputError` for codes under a prior over reals, the other way round, or codes of other levels."""
+        theirs = getattr(prior, "levels", None)
+        if prior is None or theirs == self.levels:
+            return
+        name, other = type(self).__name__, type(prior).__name__
+        if self.levels is None:
+            raise InputError(
+                f"z of the prior {other} takes {theirs} values a variable and the guide {name} draws reals: take the "
+                f"guide categorical(levels={theirs})"
+            )
+        if theirs is None:
+            raise InputError(
+                f"z of the guide {name} takes {self.levels} values a variable and the prior {other} is a density of "
+                f"reals: take the prior categorical(levels={self.levels})"
+            )
+        raise InputError(
+            f"z takes {theirs} values a variable under the prior {other} and {self.levels} under the guide {name}: "
+            "give both the same levels"
+        )
 
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""
