@@ -160,6 +160,6 @@ def kl_each(q: OneHots, p: OneHots) -> Tensor:
     return (q.probs * ratio).sum(-1)
 
 
-@register_kl(OneHots, OneHots)
+@register_kl(OneHots, OneHots)  # type: ignore[untyped-decorator]
 def _kl(q: OneHots, p: OneHots) -> Tensor:
     return kl_each(q, p).sum(-1)

@@ -118,7 +118,8 @@ class PIWAE(Objective):
     def bound(self, t: Terms) -> Tensor:
         log_w = t.log_weight.detach()
         all_weights = t.normalised(log_w).detach()
-        group_weights = t.normalised(log_w, self.groups).detach() / self.groups
+        group_weights = t.normalised(log_w, self.groups).detach()
+        group_weights = group_weights / group_weights.sum(0)  # of each group 1
         joint = t.log_px + t.weigh(t.log_pz)
         guide = (group_weights * t.weigh(t.log_qz)).sum(0)
         latents = [
