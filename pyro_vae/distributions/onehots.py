@@ -68,8 +68,12 @@ class OneHots(Drawn):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`sum_v log softmax(logits_v)_{c_v}` of codes `(..., V L)`; no gradient goes to the codes."""
+        return self.log_each(value).sum(-1)
+
+    def log_each(self, value: Tensor) -> Tensor:
+        """`log p(z_v)` of each variable of codes `(..., V L)`, `(..., V)`."""
         chosen = value.unflatten(-1, self.logits.shape[-2:]) > 0.5
-        return self.logits.where(chosen, 0.0).sum((-2, -1))
+        return self.logits.where(chosen, 0.0).sum(-1)
 
     def draw(self, shape: torch.Size) -> Tensor:
         return self._hard(self._perturbed(shape)).flatten(-2)

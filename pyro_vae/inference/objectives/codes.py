@@ -38,6 +38,29 @@ class VIMCO(Objective):
         return t.log_mean(t.log_weight)
 
 
+def gradient_of(guide: Any, objective: Any) -> str | None:
+    """In words how the gradient of a guide of one-hot codes is taken; `None` where z is made of reals."""
+    levels = getattr(guide, "levels", None)
+    if levels is None or not isinstance(objective, Objective):
+        return None
+    codes, plain = levels ** (guide.latent_dim // levels), objective.plain
+    if guide.listed:
+        return f"exact: all {codes} codes of z are summed over"
+    count = f"{codes:,}" if codes < MANY else f"{codes:.1e}".replace("e+", " 10^")
+    if isinstance(plain, GumbelSoftmax):
+        how = "straight through, with the gradient of a relaxed code"
+    elif not plain.score_function:
+        how = "as the objective has it"
+    elif plain.num_particles > 1:
+        how = "by the score function, less the baseline of its other draws"
+    else:
+        how = "by the score function of one draw, which is noisy: take num_particles=5, or the objective gumbelsoftmax"
+    return f"of draws, as z has {count} codes: {how}"
+
+
+MANY = 10**9  # codes whose number is written out
+
+
 class StraightThrough(Messenger):
     """Gives latents of one-hot codes draws with the gradient of relaxed ones; see `OneHots.straight_through`."""
 
