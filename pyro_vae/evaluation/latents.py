@@ -574,7 +574,7 @@ class _Bootstrap:
     """
 
     def __init__(
-        self, bootstrap: int, size: int, memory: int, levels: int | None
+        self, bootstrap: int, size: int, memory: int, levels: int | None = None
     ) -> None:
         self.size, self.left, self.memory, self.levels = size, size, memory, levels
         self.draws = torch.full((bootstrap,), float(size), dtype=torch.float64)

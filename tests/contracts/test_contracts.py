@@ -325,7 +325,8 @@ NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
 
 def written(guide, objective):
     """A guide as it is written for an objective: codes are drawn where that looks at draws."""
-    codes = guide == "Categorical" and ("objective", objective) in BESIDE
+    drawn = ("objective", objective) in BESIDE or objective in ("IWAE", "MIWAE")
+    codes = guide == "Categorical" and drawn
     return DRAWN["guide"] if codes else guide
 
 
@@ -334,7 +335,7 @@ def makes_sense(prior, guide, objective, condition="conditional"):
     if prior == "Conditional" and condition == "unconditional":
         return False
     if guide == "Categorical":
-        if objective in ("FreeBits", "BetaTC", "InfoVAE"):
+        if objective in ("FreeBits", "BetaTC", "InfoVAE", "DReG", "PIWAE"):
             return False
         if objective in ("MeanFieldELBO", "GumbelSoftmax"):
             return prior == "Categorical"

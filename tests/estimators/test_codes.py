@@ -26,8 +26,10 @@ from pyro_vae.distributions import OneHots
 from pyro_vae.inference.objectives import (
     CIWAE,
     MIWAE,
+    PIWAE,
     VIMCO,
     Annealed,
+    DReG,
     GumbelSoftmax,
     MeanFieldELBO,
     Objective,
@@ -381,9 +383,26 @@ def test_every_objective_of_shares_takes_codes(name):
     vae, x = small(levels=3), data(4)
     objective = variants(Objective)[name]()
     t = objective.terms_of(vae.model, vae.guide, x)
-    objective.check(t)
+    learns = gradient(objective.loss_of(t), vae)[-len(vae.guide.head.bias) :]
+    if objective.needs_draws:
+        assert learns.abs().max() < 1e-9
+        with pytest.raises(InputError, match="guide would learn nothing"):
+            objective.check(t)
+    else:
+        assert learns.abs().max() > 1e-3
+        objective.check(t)
     assert objective.bound(t).isfinite().all()
     assert gradient(objective.loss_of(t), vae).isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.4])
+@pytest.mark.parametrize("objective", [DReG(), PIWAE(groups=2, num_particles=4)])
+def test_gradients_of_other_estimators_are_those_of_the_sum(objective, weight):
+    """With nothing drawn all of them differentiate the same sum, under a weighed KL too."""
+    vae, x = small(levels=3), data(4)
+    t = terms(vae.model, vae.guide, x)._replace(kl_weight=weight)
+    ours = gradient(objective.loss_of(t), vae)
+    torch.testing.assert_close(ours, gradient(IWAE().loss_of(t), vae))
 
 
 def test_wake_sleep_takes_draws_of_codes():
@@ -392,3 +411,66 @@ def test_wake_sleep_takes_draws_of_codes():
     t = objective.terms_of(vae.model, vae.guide, x)
     objective.check(t)
     assert gradient(objective.loss_of(t), vae).isfinite().all()
+
+
+# --- one variable and a linear decoder: a mixture of Bernoullis
+
+
+def em(x, means, weights, steps=2000):
+    """A mixture of Bernoullis by expectation maximisation: its mean log-likelihood in nats per datum."""
+    for _ in range(steps):
+        log_px = x @ means.log().T + (1 - x) @ (1 - means).log().T + weights.log()
+        shares = log_px.softmax(1)
+        weights = shares.mean(0)
+        means = (shares.T @ x / shares.sum(0)[:, None]).clamp(1e-9, 1 - 1e-9)
+    return log_px.logsumexp(1).mean().item()
+
+
+def mixture_data(n=400, dims=10, classes=4):
+    torch.manual_seed(0)
+    means = torch.rand(classes, dims).double()
+    return means[torch.arange(n) % classes].bernoulli()
+
+
+def test_the_trained_pair_is_the_mixture_that_em_finds():
+    """The posterior of such a mixture is a softmax of a linear map of x, so that a linear guide is exact."""
+    classes, x = 4, mixture_data()
+    dims = x.shape[1]
+    found = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        vae = VAE(
+            priors.Categorical(classes),
+            MLP((classes,), (1, dims), hidden=()),
+            Bernoulli((dims,)),
+            guides.Categorical(MLP((dims,), hidden=()), classes),
+        ).double()
+        torch.nn.init.normal_(vae.model.decoder.layers[0].weight)
+        objective = ELBO()
+        optimizer = torch.optim.LBFGS(
+            vae.parameters(),
+            max_iter=4000,
+            tolerance_grad=1e-9,
+            tolerance_change=1e-13,
+            history_size=30,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure(vae=vae, optimizer=optimizer, objective=objective):
+            optimizer.zero_grad()
+            loss = objective.differentiable_loss(vae.model, vae.guide, x) / len(x)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        result = log_marginal(vae.model, vae.guide, x)
+        assert result.mean - result.elbo.mean().item() < 1e-3  # the guide is exact
+        found.append(result.mean)
+
+        # From there EM has nothing to add.
+        means = vae.decode(torch.eye(classes).double()).mean.detach()
+        weights = vae.model.prior().probs[0].detach()
+        assert em(x, means, weights) == pytest.approx(result.mean, abs=1e-3)
+    starts = [torch.rand(classes, dims).double() for _ in range(30)]
+    best = max(em(x, m, torch.full((classes,), 1 / classes).double()) for m in starts)
+    assert max(found) == pytest.approx(best, abs=2e-3)

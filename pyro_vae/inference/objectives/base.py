@@ -47,6 +47,7 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     )
     score_function: bool = True  # False: the bound's gradient is right as it is for latents without reparameterisation
     by_particle: bool = False  # True: a function of the particles' log_px, log_pz and log_qz, datum by datum
+    needs_draws: bool = False  # True: where nothing is drawn this is log p(x) whatever the guide, which learns nothing
     takes_shares: bool = False  # True: it averages over particles by `t.mean`, `t.log_mean` and their kin alone
 
     def __init__(self, *, num_particles: Count = 1) -> None:
@@ -89,6 +90,12 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     def check(self, t: Terms) -> None:
         """Raise `InputError` when the sites of a pair, seen in its terms, do not offer what this objective `needs`."""
         self._check_shares(t)
+        latents = [s for s in t.sites.values() if s.q is not None and s.drawn]
+        if self.needs_draws and latents and all(s.listed for s in latents):
+            raise InputError(
+                f"{type(self).__name__} is log p(x) itself where all values of the latents are enumerated, and its "
+                "guide would learn nothing; take ELBO, or ReweightedWakeSleep"
+            )
         for need in self.needs:
             holds, reason = REQUIREMENTS[need]
             for name, site in t.sites.items():

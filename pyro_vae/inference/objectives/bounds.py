@@ -67,6 +67,7 @@ class IWAE(Objective):
     """
 
     by_particle = True
+    needs_draws = True
     takes_shares = True
     needs = ("density",)
     own_bound = "IWAE-{K} bound"
@@ -154,6 +155,7 @@ class MIWAE(Objective):
     """
 
     by_particle = True
+    needs_draws = True
     takes_shares = True
     needs = ("density",)
     own_bound = "MIWAE-{K} bound"

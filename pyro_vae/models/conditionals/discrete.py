@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions import OneHots
 from pyro_vae.foundation.abstract import MOST_LISTED
-from pyro_vae.foundation.checks import Count, at_least
+from pyro_vae.foundation.checks import Count, at_least, shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.conditionals.base import HeadGuide
 
@@ -28,8 +28,8 @@ def levels_of(name: str, latent_dim: int, levels: int | None) -> int:
         )
     if latent_dim % levels:
         raise InputError(
-            f"latent_dim={latent_dim} of {name} is the number of its variables times levels={levels}, so it must be a "
-            f"multiple of {levels}"
+            f"latent_dim={latent_dim} of {name} is the number of its variables times levels={shown(levels)}, so it "
+            f"must be a multiple of {shown(levels)}"
         )
     return levels
 
