@@ -252,7 +252,7 @@ def traversal(
     steps, count = len(values), each.shape[1]
 
     def means(latents: Tensor) -> Tensor:
-        moved = each.repeat(len(latents), steps, 1, 1).unflatten(0, (-1, steps))
+        moved = each.unsqueeze(1).repeat(len(latents), steps, 1, 1)
         moved[torch.arange(len(latents)), :, latents] = values
         return vae.decode(moved.flatten(-2), held).mean
 

@@ -416,28 +416,29 @@ def test_wake_sleep_takes_draws_of_codes():
 # --- one variable and a linear decoder: a mixture of Bernoullis
 
 
-def em(x, means, weights, steps=2000):
+def em(x, means, weights, steps=1000):
     """A mixture of Bernoullis by expectation maximisation: its mean log-likelihood in nats per datum."""
     for _ in range(steps):
+        means = means.clamp(1e-12, 1 - 1e-12)
         log_px = x @ means.log().T + (1 - x) @ (1 - means).log().T + weights.log()
         shares = log_px.softmax(1)
         weights = shares.mean(0)
-        means = (shares.T @ x / shares.sum(0)[:, None]).clamp(1e-9, 1 - 1e-9)
+        means = shares.T @ x / shares.sum(0)[:, None]
     return log_px.logsumexp(1).mean().item()
 
 
-def mixture_data(n=400, dims=10, classes=4):
+def mixture_data(n=1000, dims=10, classes=3):
     torch.manual_seed(0)
-    means = torch.rand(classes, dims).double()
+    means = 0.1 + 0.8 * torch.rand(classes, dims).double()
     return means[torch.arange(n) % classes].bernoulli()
 
 
 def test_the_trained_pair_is_the_mixture_that_em_finds():
     """The posterior of such a mixture is a softmax of a linear map of x, so that a linear guide is exact."""
-    classes, x = 4, mixture_data()
+    classes, x = 3, mixture_data()
     dims = x.shape[1]
     found = []
-    for seed in range(4):
+    for seed in range(3):
         torch.manual_seed(seed)
         vae = VAE(
             priors.Categorical(classes),
@@ -449,7 +450,7 @@ def test_the_trained_pair_is_the_mixture_that_em_finds():
         objective = ELBO()
         optimizer = torch.optim.LBFGS(
             vae.parameters(),
-            max_iter=4000,
+            max_iter=1500,
             tolerance_grad=1e-9,
             tolerance_change=1e-13,
             history_size=30,
@@ -471,6 +472,6 @@ def test_the_trained_pair_is_the_mixture_that_em_finds():
         means = vae.decode(torch.eye(classes).double()).mean.detach()
         weights = vae.model.prior().probs[0].detach()
         assert em(x, means, weights) == pytest.approx(result.mean, abs=1e-3)
-    starts = [torch.rand(classes, dims).double() for _ in range(30)]
+    starts = [torch.rand(classes, dims).double() for _ in range(10)]
     best = max(em(x, m, torch.full((classes,), 1 / classes).double()) for m in starts)
-    assert max(found) == pytest.approx(best, abs=2e-3)
+    assert max(found) == pytest.approx(best, abs=1e-3)
