@@ -241,7 +241,7 @@ class LogMarginal(Weighed):
                 make,
                 f"{sentence} Beyond the dashed line the weights cannot be trusted.",
             )
-        if self.curve:
+        if self.curve and not self.exact:
             sentence = (
                 "A curve that still rises at its end says that log p(x) is higher."
             )

@@ -36,7 +36,8 @@ class MeanFieldELBO(Objective):
     """`L = E_q[log p(x|z)] - beta KL(q(z|x) || p(z))`, the KL in closed form: less noise than the `ELBO`.
 
     Every latent site needs such a KL: a Gaussian guide (`MeanField`, `FullRank`, `LowRank`, `Local`, `SemiAmortized`)
-    under `StandardNormal`, a mean-field one under `Laplace`, or a point, whose KL is `-log p(z)`.
+    under `StandardNormal`, a mean-field one under `Laplace`, codes (`Categorical`) under codes, or a point, whose KL is
+    `-log p(z)`.
 
     Args:
         beta: weight of the KL term, as in `ELBO`.
