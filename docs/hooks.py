@@ -82,6 +82,7 @@ def _compatibility() -> str:
     from pyro_vae.spec import Spec, problem
 
     priors, guides, objectives = _names("prior"), _names("guide"), _names("objective")
+    guides = [*guides, "Categorical(enumerate=False)"]  # as where codes are many
     why = {}
     for guide in guides:
         for prior in priors:

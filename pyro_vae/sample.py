@@ -39,6 +39,7 @@ from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import require_writable, subfolder, together
 from pyro_vae.foundation.memory import affordable
+from pyro_vae.plots.pictures import has_manifold
 from pyro_vae.runs import output_folder
 from pyro_vae.trained import Run
 
@@ -373,10 +374,11 @@ def _kinds(
                 "clusters of latents"
             )
         kinds.remove("transfer")
-    if opened.spec.latent_dim != 2 and "manifold" in kinds:
+    if "manifold" in kinds and not has_manifold(opened.vae):
         if wanted:
             raise InputError(
-                f"the manifold needs a latent dimension of 2, and the run has {opened.spec.latent_dim}"
+                f"the manifold needs a latent dimension of 2, or at most two variables of few values, and the run has "
+                f"{opened.spec.latent_dim}"
             )
         kinds.remove("manifold")
     if set(kinds) <= (

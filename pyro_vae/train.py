@@ -63,6 +63,7 @@ from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.epochs import Epoch, Progress
 from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.objectives.codes import gradient_of
 from pyro_vae.inference.remedies import REMEDIES, remedy
 from pyro_vae.inference.seeking import epochs_before, seek
 from pyro_vae.inference.svi import SVI
@@ -419,6 +420,7 @@ def describe(job: Job) -> str:
     schema, likelihood = job.data.schema, config.likelihood or ""
     chosen = [] if schema is None else choices(schema, likelihood).splitlines()
     likelihood = likelihood if schema is None else "Columns"
+    how = gradient_of(job.vae.guide, job.svi.objective)
     return "\n".join(
         [
             f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
@@ -439,6 +441,7 @@ def describe(job: Job) -> str:
             f"model      {config.prior}, {config.network}, {likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
+            *([] if how is None else [f"gradient   {how}"]),
         ]
     )
 

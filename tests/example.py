@@ -6,6 +6,20 @@ from pyro_vae.data.representation import Representation
 
 D, SHAPE = 3, (6, 5)
 
+# What a member needs beside it where a plain pair has none of it.
+DRAWN = {"prior": "Categorical", "guide": "categorical(enumerate=False)"}
+BESIDE = {
+    ("prior", "Categorical"): {"guide": "Categorical"},
+    ("guide", "Categorical"): {"prior": "Categorical"},
+    ("objective", "VIMCO"): DRAWN,
+    ("objective", "GumbelSoftmax"): DRAWN,
+}
+
+
+def beside(axis, name):
+    """Further axes of a `Spec` with which a member makes sense."""
+    return BESIDE.get((axis, name), {})
+
 
 def example(support, *size):
     """Data of a representation."""

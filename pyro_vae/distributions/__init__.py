@@ -3,12 +3,14 @@
 from pyro_vae.distributions.defended import Defended
 from pyro_vae.distributions.mixture import DiagonalMixture
 from pyro_vae.distributions.normal import DiagonalNormal, Standard
+from pyro_vae.distributions.onehots import OneHots
 from pyro_vae.distributions.pushforward import Pushforward, Step
 
 __all__ = [
     "Defended",
     "DiagonalMixture",
     "DiagonalNormal",
+    "OneHots",
     "Pushforward",
     "Standard",
     "Step",

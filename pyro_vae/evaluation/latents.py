@@ -18,6 +18,7 @@ from pyro_vae.data.inputs import (
     rows_within,
 )
 from pyro_vae.data.streams import batches
+from pyro_vae.distributions import OneHots
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
 from pyro_vae.evaluation.question import (
     Answer,
@@ -52,7 +53,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.objectives.base import independent
-from pyro_vae.inference.particles import draws_of, nothing
+from pyro_vae.inference.particles import draws_of, nodes_of, nothing
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.scores import Flat, draw, score
 from pyro_vae.inference.terms import (
@@ -62,6 +63,7 @@ from pyro_vae.inference.terms import (
     Site,
     double,
     has_density,
+    traces,
 )
 
 if TYPE_CHECKING:
@@ -179,14 +181,15 @@ def _check_two(x: Any) -> None:
 
 @dataclass(frozen=True)
 class LatentHealth(Printed):
-    """What the D latents of a trained pair carry; nats per datum.
+    """What the D latents of a trained pair carry; nats per datum. Of one-hot codes a latent is a variable.
 
     The KL that the ELBO pays has two parts, `KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z))`, averaged over the data:
     what z says about x, and how far draws from the prior are from the latents that the decoder has seen. `q(z)` is the
     aggregated posterior, the mean of `q(z|x)` over the data.
 
     Attributes:
-        activity: variance of the posterior means over the data, `(D,)`.
+        activity: variance of the posterior means over the data, `(D,)`; of a variable of one-hot codes that of its
+            probabilities, added up.
         active_interval: from 2.5 % to 97.5 % of the number of active latents, by resampling the data.
         kl: `KL(q(z|x) || p(z))`, averaged over the data.
         kl_per_dimension: its part from each latent, `(D,)`; `None` unless they are independent in guide and prior.
@@ -384,6 +387,7 @@ class _Look:
     Attributes:
         kl: `log q(z|x) - log p(z)`, averaged over the draws, `(N,)`.
         kl_per_dimension: the same for each latent, averaged over the data with a finite KL, `(D,)`, or `None`.
+        levels: values of each variable where the latents are one-hot codes, or `None`.
         kept: the posteriors and draws of all data, if the mixture can be made of all of them.
         affordable: how many data can be paired with one draw of each other.
     """
@@ -403,14 +407,14 @@ class _Look:
         for batch in _batches(x, memory):
             q, p = _latent(*pair, batch)
             total, by_latent = torch.zeros(()), torch.zeros(())
-            each, some = independent(q) and independent(p), []
+            log_each, some = _log_each(q, p), []
+            self.levels = q.levels if isinstance(q, OneHots) else None
             for drawn in _drawn(q, p, draws, memory):
                 z, log_q, log_p = drawn
                 total = total + (log_q - log_p).sum(0)[0]
-                if each:
-                    kl = double(q.base_dist.log_prob(z)) - double(
-                        p.base_dist.log_prob(z)
-                    )
+                if log_each is not None:
+                    log_qs, log_ps = log_each(z)
+                    kl = double(log_qs) - double(log_ps)
                     by_latent = by_latent + kl.sum(0)[0]
                 if self.affordable == 0:
                     self.affordable = _affordable(_Posteriors.joined([(q, drawn)]))
@@ -422,7 +426,7 @@ class _Look:
                 if keeps:
                     some.append(drawn)
             kls.append(total / draws)
-            if each:
+            if log_each is not None:
                 sound = kls[-1].isfinite()
                 dimensions.append((by_latent / draws)[sound].sum(0))
             if keeps:
@@ -434,6 +438,20 @@ class _Look:
         )
         if keeps and count == size:
             self.kept = _Posteriors.joined(by_batch)
+
+
+def _log_each(q: Any, p: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+    """The log-densities of each latent under guide and prior, `(..., D)`, where they are independent in both."""
+    if isinstance(q, OneHots) and isinstance(p, OneHots):
+        return lambda z: (q.log_each(z), p.log_each(z))
+    if independent(q) and independent(p):
+        return lambda z: (q.base_dist.log_prob(z), p.base_dist.log_prob(z))
+    return None
+
+
+def by_variable(values: Tensor, levels: int | None) -> Tensor:
+    """What adds up over the entries of a one-hot code, `(..., V L)` to `(..., V)`; as it is where there are none."""
+    return values if levels is None else values.unflatten(-1, (-1, levels)).sum(-1)
 
 
 def _whole(wanted: int | None, size: int, draws: int, affordable: int) -> bool:
@@ -454,7 +472,9 @@ def _drawn(q: Any, p: Any, draws: int, memory: int) -> Iterator[_Draws]:
 
 
 def _means(q: Any, memory: int) -> Tensor:
-    """Two estimates of each posterior mean, `(2, batch, D)`."""
+    """Two estimates of each posterior mean, `(2, batch, D)`; those of codes are exact."""
+    if isinstance(q, OneHots):
+        return double(q.mean).expand(2, -1, -1)
 
     def total(count: int) -> Tensor:
         return double(q.sample((count,))).sum(0)
@@ -485,6 +505,9 @@ def _latent(model: Program, guide: Program, batch: Call) -> tuple[Any, Any]:
     if not latents:
         raise InputError("latent_health looks at latents, and the guide has none")
     (name, site), *others = latents.items()
+    if site.listed and not others and SUMMED not in sites:
+        p, q = traces(model, guide, *batch.args, num_particles=1, **batch.kwargs)
+        return nodes_of(q)[name]["fn"], nodes_of(p)[name]["fn"]
     if (
         others
         or SUMMED in sites
@@ -557,8 +580,10 @@ class _Bootstrap:
     A chunk gets a binomial share of the draws that are left, so that all chunks together are one multinomial sample.
     """
 
-    def __init__(self, bootstrap: int, size: int, memory: int) -> None:
-        self.size, self.left, self.memory = size, size, memory
+    def __init__(
+        self, bootstrap: int, size: int, memory: int, levels: int | None = None
+    ) -> None:
+        self.size, self.left, self.memory, self.levels = size, size, memory, levels
         self.draws = torch.full((bootstrap,), float(size), dtype=torch.float64)
         self.sums = torch.zeros(())
 
@@ -583,7 +608,7 @@ class _Bootstrap:
         """How many latents are active in each sample, `(bootstrap,)`."""
         products, first, second = (self.sums / self.size).chunk(3, -1)
         variances = (products - first * second) * self.size / (self.size - 1)
-        return (variances > ACTIVE).sum(-1)
+        return (by_variable(variances, self.levels) > ACTIVE).sum(-1)
 
 
 def _sound_means(
@@ -668,7 +693,7 @@ def latent_health(
             chosen = there[torch.arange(size) * n // size]
             posteriors = _posteriors(model, guide, data[chosen], per_datum, memory)
         others = _others(posteriors, memory)
-        moments, resampled = _Moments(), _Bootstrap(bootstrap, n, memory)
+        moments, resampled = _Moments(), _Bootstrap(bootstrap, n, memory, look.levels)
         for means in _sound_means(model, guide, data, look.kl.isfinite(), memory):
             resampled.add(moments.add(means).flatten(2))
     log_mean = torch.logaddexp(others, posteriors.log_q) - math.log(size)  # log q(z)
@@ -678,7 +703,7 @@ def latent_health(
     dimensions = look.kl_per_dimension
     lost = (~look.kl.isfinite()).nonzero().flatten().tolist()
     return LatentHealth(
-        activity=moments.covariance().cpu(),
+        activity=by_variable(moments.covariance(), look.levels).cpu(),
         active_interval=(counts[low], counts[high]),
         kl=Estimate.over(look.kl[look.kl.isfinite()]),
         kl_per_dimension=None if dimensions is None else dimensions.cpu(),
@@ -737,5 +762,10 @@ def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
     draws = [run.vae.encode(batch).sample() for batch in batches_of_x]
     of_each = (math.ceil(20_000 / len(x)),)
     prior = [_of_prior(run.vae, batch, of_each) for batch in batches_of_x]
-    every = torch.cat([some.flatten(0, -2) for some in prior])
-    return plots.aggregated_posterior(torch.cat(draws), every, health.activity)
+    every, drawn = torch.cat([some.flatten(0, -2) for some in prior]), torch.cat(draws)
+    levels = getattr(run.vae.guide, "levels", None)
+    if levels is not None:
+        drawn, every = (
+            z.unflatten(-1, (-1, levels)).argmax(-1) for z in (drawn, every)
+        )
+    return plots.aggregated_posterior(drawn, every, health.activity)

@@ -124,6 +124,11 @@ class LogMarginal(Weighed):
         return f"{least}" if least == most else f"{least} to {most}"
 
     @property
+    def exact(self) -> bool:
+        """Whether nothing was drawn: all values of the latents were summed over, or there are none."""
+        return bool((self.particles == 1).all() and self.pareto_k.isneginf().all())
+
+    @property
     def bias(self) -> float:
         """The delta-method estimate of how far the mean lies below the truth: `-mean(se^2) / 2`, never above 0.
 
@@ -143,6 +148,8 @@ class LogMarginal(Weighed):
     def verdict(self) -> str:
         """One sentence in words: whether the number can be believed."""
         n, bad = len(self), int(self.doubtful.sum())
+        if self.exact:
+            return "Nothing was drawn: these are sums over all values of the latents, without a Monte-Carlo error."
         if bad == 0:
             return (
                 f"All {n} data have Pareto k of at most {PARETO_LIMIT}: the importance weights that were drawn are "
@@ -160,6 +167,8 @@ class LogMarginal(Weighed):
         sound, columns = self.sound, {"num_particles": self.particles, **self.per_datum}
         title = "log p(x) by importance weighting"
         about = f"{self.count} particles on {len(self)} data"
+        if self.exact:
+            title, about = "log p(x), exactly", f"{len(self)} data"
         if not sound.any():
             return Answer(
                 title,
@@ -181,7 +190,9 @@ class LogMarginal(Weighed):
                 **{PARTS[name]: part for name, part in parts.items()},
             },
             meanings=MEANINGS,
-            sentences=[
+            sentences=[self.verdict()]
+            if self.exact
+            else [
                 f"effective particles: median {ess.median():.1f}, least {ess.min():.1f} of {self.count}",
                 f"Pareto k: median {k.median():.2f}, largest {k.max():.2f}, above {PARETO_LIMIT} for {bad} of "
                 f"{len(self)} data",
@@ -230,7 +241,7 @@ class LogMarginal(Weighed):
                 make,
                 f"{sentence} Beyond the dashed line the weights cannot be trusted.",
             )
-        if self.curve:
+        if self.curve and not self.exact:
             sentence = (
                 "A curve that still rises at its end says that log p(x) is higher."
             )

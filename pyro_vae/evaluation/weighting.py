@@ -137,9 +137,10 @@ def latents_of(sites: Mapping[str, Site]) -> dict[str, Site]:
 
 
 def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, bool]:
-    """Memory for one particle of one datum, and whether there are latents at all.
+    """Memory for one particle of one datum, and whether there are latents that are drawn.
 
-    It is the difference between 3 particles and 1, measured on the data given, of which one will do.
+    It is the difference between 3 particles and 1, measured on the data given, of which one will do. Where all latents
+    are enumerated, one particle is all of their values.
     """
     latents = False
 
@@ -151,10 +152,11 @@ def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, b
                 "the guide is a point for each datum, without a density to weigh draws by, so log p(x) cannot be "
                 "estimated from it; train with another guide, such as MeanField"
             )
-        latents = any(s.q is not None for s in t.sites.values())
+        latents = any(s.q is not None and not s.listed for s in t.sites.values())
 
     one, several = bytes_of(lambda: draw(1)), bytes_of(lambda: draw(3))
-    return max((several - one) // 2 // len(batch), 64), latents
+    each = (several - one) // 2 if latents else one
+    return max(each // len(batch), 64), latents
 
 
 @checked
@@ -175,7 +177,7 @@ def log_marginal(
     `log p(x) >= E[log 1/K sum_k p(x, z_k) / q(z_k|x)]`, `z_k ~ q(z|x)`, with equality as K grows. Exactly
     `num_particles` are drawn for each datum, in chunks that keep within `memory`. A pair that scores data otherwise
     than it does among others, as where a guide holds numbers for each datum, is called with all of them at once. Of a
-    pair without latents the one weight is log p(x) itself, without an error.
+    pair without latents, or whose guide enumerates all of them, the one weight is log p(x) itself, without an error.
 
     Args:
         model: any Pyro model with a data plate, called with a batch of data.
@@ -259,7 +261,7 @@ def weighted(
     if latents:
         return result
 
-    # The values of a pair without latents are no estimates.
+    # Where nothing is drawn the values are no estimates.
     exact = torch.zeros_like(result.values)
     return replace(result, standard_errors=exact, pareto_k=exact - math.inf)
 

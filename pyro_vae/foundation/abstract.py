@@ -21,6 +21,8 @@ torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
+MOST_LISTED = 1000  # combinations of values that are enumerated
+
 _process = threading.RLock()  # whose holder may use what a process has one of
 
 

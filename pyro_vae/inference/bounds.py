@@ -1,5 +1,6 @@
 """Bounds of each datum and their means over a data set."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from pyro_vae.foundation.abstract import forked_random, is_own, localise, parame
 from pyro_vae.foundation.checks import Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
-from pyro_vae.inference.particles import Program, wants_all
+from pyro_vae.inference.particles import Program, listed_of, wants_all
 from pyro_vae.inference.shift import paired
 from pyro_vae.inference.terms import Terms, double, terms
 
@@ -79,6 +80,12 @@ def called_whole(model: Program, guide: Program, data: Call) -> bool:
         return some.args, some.kwargs
 
     return wants_all(model, guide, part, len(data))
+
+
+def combinations(model: Program, guide: Program, data: Call) -> int:
+    """How many combinations of values are enumerated of each datum: for so many a row of data is decoded."""
+    first = data[:1]
+    return math.prod(listed_of(model, guide, first.args, first.kwargs).values())
 
 
 @checked
@@ -152,9 +159,10 @@ def each_bound(
     data = x if isinstance(x, Call) else Call(x)
     most = min(rows_within(data, MEMORY), LARGEST_CHUNK)
     with parameters_of(model, guide):
-        rows = min(batch_size, max(1, most // num_particles))
-        if called_whole(model, guide, data):
-            rows = len(data)
+        rows = len(data)
+        if not called_whole(model, guide, data):
+            each = num_particles * combinations(model, guide, data)
+            rows = min(batch_size, max(1, most // each))
         for batch in data.batches(None, rows):
             total = torch.zeros(2, 1, dtype=torch.float64)
             for count in pieces(num_particles, most):
@@ -180,9 +188,10 @@ def each_objective(
     data = x if isinstance(x, Call) else Call(x)
     most = min(1000, rows_within(data, MEMORY))
     with parameters_of(model, guide):
-        rows = max(1, most // objective.num_particles)
-        if called_whole(model, guide, data):
-            rows = len(data)
+        rows = len(data)
+        if not called_whole(model, guide, data):
+            each = objective.num_particles * combinations(model, guide, data)
+            rows = max(1, most // each)
         for batch in data.batches(None, rows):
             t = scored(model, guide, batch, objective.num_particles)
             take(double(objective.bound(t)).cpu())

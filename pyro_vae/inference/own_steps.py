@@ -20,7 +20,7 @@ from pyro_vae.foundation.abstract import (
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.pyro_steps import Used, attributes
 from pyro_vae.inference.records import as_laid_out, record
-from pyro_vae.inference.terms import Program, Terms, terms
+from pyro_vae.inference.terms import Program, Terms
 
 
 class OwnSteps:
@@ -139,8 +139,7 @@ class OwnSteps:
             return self._loss.differentiable_loss(
                 self.model, self.guide, *args, **kwargs
             ), None
-        k = self._loss.num_particles
-        t = terms(self.model, self.guide, *args, num_particles=k, **kwargs)
+        t = self._loss.terms_of(self.model, self.guide, *args, **kwargs)
         if not self.checked:
             self._loss.check(t)
             self.checked = True

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_vae.foundation.abstract import (
+    MOST_LISTED,
     AbstractProgram,
     Around,
     forked_random,
@@ -34,7 +35,6 @@ from pyro_vae.foundation.abstract import (
 PARTICLES = "particles"
 PAIRS = 64  # that are remembered, and for each of them
 SHAPES = 32  # as many kinds of batches
-MOST_LISTED = 1000  # combinations of values that are enumerated
 TRIED = 3  # particles that a pair is tried with
 # Rounding of a log-probability, relative.
 EXACT = {
@@ -94,11 +94,13 @@ class Finite(NamedTuple):
         names: of those that the guide leaves to the model, which are summed out there.
         dim: the first dimension at the left of all plates of the pair.
         listed: of those that the guide draws and that are to be enumerated, how many values each takes.
+        exact: whether these are all that the guide draws.
     """
 
     names: frozenset[str]
     dim: int
     listed: Mapping[str, int] = MappingProxyType({})
+    exact: bool = False
 
 
 class Listing(Messenger):
@@ -262,6 +264,13 @@ def listed_of(
     if is_own(guide) and not lists(guide):
         return {}
     return finite_of(model, guide, args, kwargs).listed
+
+
+def draws_nothing(model: Program, guide: Program, args: Any, kwargs: Any) -> bool:
+    """Whether all latents of a guide are enumerated, so that one particle says all."""
+    if is_own(guide) and not lists(guide):
+        return False
+    return finite_of(model, guide, args, kwargs).exact
 
 
 def takes_particles(model: Program, guide: Program) -> bool:
@@ -760,7 +769,8 @@ def finite_of(model: Program, guide: Program, args: Any, kwargs: Any) -> Finite:
             known.say(
                 reason, f"{reason}: it is drawn, and its gradient is a score function's"
             )
-        known.finite[key] = Finite(names, min(plates, default=-1) - 1, listed)
+        exact = bool(listed) and latents == listed.keys()
+        known.finite[key] = Finite(names, min(plates, default=-1) - 1, listed, exact)
         _forget(known.finite)
     return known.finite[key]
 

@@ -18,7 +18,7 @@ from pyro_vae.engine.readings import ReadingError
 from pyro_vae.foundation.abstract import AbstractProgram, alone, announced, is_traced
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.records import as_laid_out, record
-from pyro_vae.inference.terms import Program, Terms, terms
+from pyro_vae.inference.terms import Program, Terms
 
 LossAndGrads = Callable[..., Any]
 
@@ -194,8 +194,7 @@ class PyroSteps:
         if self._loss_and_grads is not None:
             return self._loss_and_grads(self.model, self.guide, *args, **kwargs), None
         if isinstance(self._loss, Objective):
-            k = self._loss.num_particles
-            t = terms(self.model, self.guide, *args, num_particles=k, **kwargs)
+            t = self._loss.terms_of(self.model, self.guide, *args, **kwargs)
             self._loss.check(t)
             loss = self._loss.loss_of(t)
             if loss.requires_grad:

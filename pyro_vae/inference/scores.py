@@ -195,7 +195,8 @@ class Flat:
                 continue
             if _is_discrete(site["fn"]):
                 raise InputError(
-                    f"latent site {name!r} is discrete, a {kind(site['fn'])}, and only reals move along gradients"
+                    f"latent site {name!r} is discrete, a {kind(site['fn'])}, and only reals move along gradients: "
+                    "take log p(x) by importance weighting, which is exact where all values are enumerated"
                 )
             self.parts[name] = _Part.of(site, plate.dim)
         if not self.parts:

@@ -22,6 +22,7 @@ from pyro_vae.inference.particles import (
     Singles,
     Sites,
     at_once,
+    draws_nothing,
     is_point,
     listed_of,
     points_of,
@@ -202,7 +203,8 @@ class Terms(NamedTuple):
     def log_mean(self, log_v: Tensor, groups: int | None = None) -> Tensor:
         """`log E_q[v]`, `(batch,)`; in `groups` of the draws the same of each, `(groups, batch)`."""
         if groups is not None:
-            return self._grouped(log_v, groups).logsumexp((0, 2)) + math.log(groups)
+            each = self._grouped(log_v, groups)
+            return each.logsumexp((0, 2)) + math.log(each.shape[1])
         if self.log_share is None:
             return log_v.logsumexp(0) - math.log(len(log_v))
         return (self.log_share + log_v).logsumexp(0)
@@ -239,7 +241,8 @@ class Terms(NamedTuple):
         return self.log_share.exp() * v.masked_fill(none, 0.0)
 
     def _grouped(self, log_v: Tensor, groups: int) -> Tensor:
-        """`(N K, batch)`, with its shares, as `(N, groups, K / groups, batch)`."""
+        """`(N K, batch)`, with its shares, as `(N, groups, K / groups, batch)`; one group where nothing is drawn."""
+        groups = min(groups, len(log_v) // self.combinations)
         shared = self._shared(log_v)
         if self.log_share is None:
             shared = shared - math.log(len(log_v))
@@ -291,7 +294,8 @@ def terms(
 
     Latents of the guide that are marked by `infer={"enumerate": "parallel"}` are not drawn: the particles have all
     their values in turn, each with K draws of the other latents, and a share in every mean that is the guide's
-    probability. So sums over them are exact, and no gradient is a score function's.
+    probability. So sums over them are exact, and no gradient is a score function's. Where these are all latents of the
+    guide there is nothing to draw, and K is 1 whatever was asked.
 
     Args:
         model: Pyro model.
@@ -317,6 +321,8 @@ def terms(
     torch.Size([5, 8])
     """
     listed = listed_of(model, guide, args, kwargs)
+    if listed and draws_nothing(model, guide, args, kwargs):
+        num_particles = 1  # others would only repeat it
     count = num_particles * math.prod(listed.values())
     model = enumerated(model, guide, args, kwargs)
     listing = Listing(listed, num_particles) if listed else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.distributions import (
     DiagonalMixture,
     DiagonalNormal,
+    OneHots,
     Pushforward,
     Standard,
 )
@@ -21,10 +22,12 @@ from pyro_vae.foundation.checks import Count, Layers, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.conditionals.base import Guide
+from pyro_vae.models.conditionals.discrete import Levels, levels_of
 from pyro_vae.networks import MLP, Standardised
 from pyro_vae.networks.base import Shape
 
 __all__ = [
+    "Categorical",
     "Conditional",
     "Flow",
     "GaussianMixture",
@@ -45,6 +48,9 @@ class Prior(Declared, nn.Module, ABC):
     """
 
     examples: int = 0  # how many data `initialise` wants
+    levels: int | None = (
+        None  # values of each variable of a z of one-hot codes; None where z is made of reals
+    )
 
     def __init__(self, latent_dim: Count) -> None:
         super().__init__()
@@ -133,6 +139,43 @@ class Laplace(Prior):
 
     def forward(self, *c: Tensor) -> Distribution:
         return dist.Laplace(self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class Categorical(Prior):
+    """`p(z) = prod_v softmax(logits_v)_{c_v}`: independent categorical variables, one-hot side by side.
+
+    z has length `latent_dim`, the number of variables times `levels`, under the guide of the same name. With one
+    variable `p(x) = sum_c pi_c p(x|c)` is a mixture.
+
+    Args:
+        latent_dim: length of z.
+        levels: values of each variable; by default `latent_dim` of them, one variable.
+        learned: whether the probabilities are learned, from equal ones; otherwise they stay equal.
+
+    Raises:
+        InputError: for fewer than two levels, or a `latent_dim` that is no multiple of them.
+
+    Source: Jang, Gu & Poole 2017, Categorical Reparameterization with Gumbel-Softmax, section 4.
+
+    >>> Categorical(6, levels=3)().log_prob(torch.tensor([1.0, 0, 0, 0, 0, 1]))  # -2 log 3
+    tensor(-2.1972)
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self, latent_dim: Count, *, levels: Levels | None = None, learned: bool = True
+    ) -> None:
+        super().__init__(latent_dim)
+        self.levels = levels_of("Categorical", latent_dim, levels)
+        logits = torch.zeros(latent_dim // self.levels, self.levels)
+        if learned:
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits, persistent=False)
+
+    def forward(self, *c: Tensor) -> Distribution:
+        return OneHots(self.logits)
 
 
 class Flow(Prior):
@@ -293,6 +336,7 @@ class VampPrior(Prior):
                 f"VampPrior needs log q(z|x) at any latent, which takes {name} one pass for each of its entries; take "
                 "MeanField or another guide"
             )
+        self.levels = guide.levels
         seen = getattr(guide.encoder, "in_shape", None)
         shape = seen if self.shape is None else self.shape
         if seen is not None and shape is not None and tuple(seen) != tuple(shape):

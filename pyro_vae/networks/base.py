@@ -88,6 +88,14 @@ class Network(Declared, nn.Module, ABC):
             spread = layer.weight.std(correction=0).item() * alone
             nn.init.uniform_(self.of_context.weight, -spread * 3**0.5, spread * 3**0.5)
 
+    def as_many(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """`x`, `(..., *in_shape)`, repeated for each condition where one stands for all, as an enumerated code does."""
+        leading = x.shape[: x.dim() - len(self.in_shape)]
+        if c is None or len(leading) < c.dim() - 1:
+            return x
+        batch = torch.broadcast_shapes(leading, c.shape[:-1])
+        return x if batch == leading else x.expand(*batch, *self.in_shape)
+
     def checked_context(self, c: Tensor | None) -> Tensor | None:
         """`c` as it was given.
 

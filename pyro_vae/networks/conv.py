@@ -83,7 +83,9 @@ class _Convolutional(Network):
         self.in_shape = tuple(in_shape)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        batch, c = x.shape[: x.dim() - len(self.in_shape)], self.checked_context(c)
+        c = self.checked_context(c)
+        x = self.as_many(x, c)
+        batch = x.shape[: x.dim() - len(self.in_shape)]
         first, *others = self.layers
         h = first(x.reshape(-1, *self._image))
         if self.of_context is not None and c is not None:

@@ -78,7 +78,9 @@ class _Dense(Network):
         return super().decoder(latent_dim, shape, **_share(arguments, 1))
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        h, c = x.flatten(x.dim() - len(self.in_shape)), self.checked_context(c)
+        c = self.checked_context(c)
+        x = x if self.of_context is not None else self.as_many(x, c)
+        h = x.flatten(x.dim() - len(self.in_shape))
         if c is None:
             h = self.layers(h)  # (..., prod(out_shape))
         elif self.of_context is None:

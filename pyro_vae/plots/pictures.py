@@ -14,6 +14,7 @@ from pyro_vae.plots.tiles import grid
 ENCODED = 500  # data at a time
 MANY = 2**24  # numbers that a decoder gives at a time
 LARGEST = 2**30  # bytes of the pictures that one figure shows
+MOST_LEVELS = 40  # values of a variable that are shown
 
 
 def reconstructions(
@@ -29,16 +30,49 @@ def reconstructions(
     return grid(rows, columns=columns, title=title, row_labels=labels)
 
 
+def levels_of(vae: VAE) -> int | None:
+    """How many values each variable of z has where it is made of one-hot codes; `None` where it is made of reals."""
+    return getattr(vae.model.prior, "levels", None)
+
+
+def has_manifold(vae: VAE) -> bool:
+    """Whether all z lie in one picture: two reals, or one or two variables of few values."""
+    levels, size = levels_of(vae), vae.model.prior.latent_dim
+    if levels is None:
+        return size == 2
+    return size // levels <= 2 and levels <= MOST_LEVELS
+
+
+def _codes(vae: VAE) -> tuple[Tensor, str]:
+    """All codes of one variable, in a row, or of two, in a square, `(rows, columns, latent_dim)`; and their title."""
+    levels, parameter = levels_of(vae), next(vae.parameters())
+    assert levels is not None
+    eye = torch.eye(levels, dtype=parameter.dtype, device=parameter.device)
+    if vae.model.prior.latent_dim == levels:
+        return eye.unsqueeze(0), f"the {levels} values of z"
+    first = eye.expand(levels, -1, -1)
+    codes = torch.cat([first, first.transpose(0, 1)], -1)
+    return (
+        codes,
+        "values of the first variable of z to the right, of the second downwards",
+    )
+
+
 @torch.no_grad()
 def manifold(
     vae: VAE, *, side: int = 20, c: Tensor | None = None
 ) -> tuple[Figure, Tensor]:
     """Means of p(x | z) over the plane of a 2-d latent, z at the normal quantiles of an even grid; (figure, values).
 
-    A conditional pair is shown under one condition `c`, `(1, context)`.
+    Of one or two variables of one-hot codes there is a picture for each code. A conditional pair is shown under one
+    condition `c`, `(1, context)`.
 
     Source: Kingma & Welling 2013, figure 4.
     """
+    if levels_of(vae) is not None:
+        codes, where = _codes(vae)
+        x = vae.decode(codes, c).mean
+        return _in_rows(x, f"mean of {_density(c is not None)}, {where}"), x
     parameter = next(vae.parameters())
     elements = math.prod(vae.model.likelihood.shape) * parameter.element_size()
     # Fewer pictures of large data.
@@ -72,6 +106,8 @@ def interpolation(
 ) -> tuple[Figure, Tensor]:
     """From one datum to another along the straight line between draws of their posteriors; `pairs` is `(n, 2, *shape)`.
 
+    One-hot codes have no line between them: their variables are switched over one after the other.
+
     The data of a conditional pair have the conditions `c`, `(n, 2, context)`; each row is decoded under one condition,
     `to`, `(1, context)`, or that of its first datum.
 
@@ -85,6 +121,9 @@ def interpolation(
     z = torch.cat(ends).unflatten(0, (-1, 2))  # (n, 2, latent)
     t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)[:, None]
     line = z[:, :1] * (1 - t) + z[:, 1:] * t  # (n, steps, latent)
+    levels = levels_of(vae)
+    if levels is not None:
+        line = _switched(z, levels, t)
     few = max(1, MANY // (steps * math.prod(pairs.shape[2:])))
     held = to if to is not None or c is None else c[:, 0]
     means = [
@@ -94,8 +133,27 @@ def interpolation(
     x = torch.cat(means)  # (n, steps, *shape)
     row = torch.cat([pairs[:, :1], x, pairs[:, 1:]], 1)
     density = _density(c is not None)
-    title = f"data at both ends, between them the mean of {density} along a line"
+    way = (
+        "along a line"
+        if levels is None
+        else "as one variable after the other is switched"
+    )
+    title = f"data at both ends, between them the mean of {density} {way}"
     return _in_rows(row, title), x
+
+
+def _switched(z: Tensor, levels: int, t: Tensor) -> Tensor:
+    """From the first of each pair of codes, `(n, 2, V levels)`, to the second, `(n, steps, V levels)`.
+
+    At `t`, `(steps, 1)`, that part of the variables in which the two differ is switched over.
+    """
+    first, second = (
+        z.unflatten(-1, (-1, levels)).unsqueeze(2).unbind(1)
+    )  # (n, 1, V, levels)
+    differ = (first != second).any(-1)
+    turn = differ.cumsum(-1) / differ.sum(-1, keepdim=True).clamp_min(1)
+    done = (turn <= t + 1e-6).unsqueeze(-1)  # (n, steps, V, 1)
+    return second.where(done, first).flatten(-2)
 
 
 def _density(conditional: bool) -> str:
@@ -167,6 +225,8 @@ def traversal(
 ) -> tuple[Figure, Tensor]:
     """Each latent in turn from `-width` to `width`, the others held at one draw of q(z | x).
 
+    Of one-hot codes each variable takes its values in turn.
+
     Args:
         vae: the model and its guide.
         x: one datum `(1, *shape)`.
@@ -181,13 +241,20 @@ def traversal(
     """
     z = vae.encode(x, c).sample()  # (1, latent)
     held = c if to is None else to
-    count, elements = z.shape[-1], math.prod(x.shape[1:])
-    values = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
+    elements, levels = math.prod(x.shape[1:]), levels_of(vae)
+    if levels is None:
+        each = z.unsqueeze(-1)  # (1, latents, numbers of each)
+        ends = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
+        values = ends.unsqueeze(-1)
+    else:
+        each = z.unflatten(-1, (-1, levels))
+        values = torch.eye(levels, dtype=z.dtype, device=z.device)[:MOST_LEVELS]
+    steps, count = len(values), each.shape[1]
 
     def means(latents: Tensor) -> Tensor:
-        moved = z.repeat(len(latents), steps, 1)  # (latents, steps, latent)
+        moved = each.unsqueeze(1).repeat(len(latents), steps, 1, 1)
         moved[torch.arange(len(latents)), :, latents] = values
-        return vae.decode(moved, held).mean
+        return vae.decode(moved.flatten(-2), held).mean
 
     # Some latents at a time, so that memory does not grow with the square of their number.
     some = max(1, MANY // (steps * max(count, elements)))
@@ -197,7 +264,9 @@ def traversal(
         change = [_range(means(part)) for part in shown.split(some)]
         shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
     pictures = torch.cat([means(part) for part in shown.split(some)])
-    title = f"mean of {_density(c is not None)}, one latent at a time from {-width:g} to {width:g}"
+    way = f"one latent at a time from {-width:g} to {width:g}"
+    way = way if levels is None else f"one variable at a time, its {levels} values"
+    title = f"mean of {_density(c is not None)}, {way}"
     if kept < count:
         title += f" (of {count:,} the {kept} that change it most)"
     labels = [f"z[{i}]" for i in shown.tolist()]

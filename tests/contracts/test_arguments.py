@@ -13,6 +13,7 @@ from typing import Literal
 import pytest
 import torch
 
+from example import DRAWN, beside
 from pyro_vae import (
     MLP,
     VAE,
@@ -23,6 +24,8 @@ from pyro_vae import (
     StandardNormal,
     build,
     fit,
+    guides,
+    priors,
     variants,
 )
 from pyro_vae.data.representation import Representation
@@ -110,6 +113,7 @@ def a_pair(axis, cls, given):
     images = of_body.pop("in_shape", SHAPE), of_body.pop("out_shape", None)
     encoder = body(*images, **of_body)
     prior = StandardNormal(latent_dim)
+    drawn = {"enumerate": False} if beside(axis, cls.__name__) is DRAWN else {}
     if axis == "prior":
         conditional = (
             {"context": 3} if "context" in inspect.signature(cls).parameters else {}
@@ -120,6 +124,11 @@ def a_pair(axis, cls, given):
     guide = cls if axis == "guide" else MeanField
     made = small(cls, **given) if axis == "guide" else {}
     guide = guide(encoder, latent_dim, **made)
+    if axis == "guide" and guide.levels is not None:
+        prior = priors.Categorical(latent_dim, levels=guide.levels)
+    elif prior.levels is not None or drawn:
+        guide = guides.Categorical(encoder, latent_dim, levels=prior.levels, **drawn)
+        prior = prior if prior.levels else priors.Categorical(latent_dim)
     decoder = body.decoder(latent_dim, (likelihood.channels, *shape), **of_body)
     objective = cls(**given) if axis == "objective" else None
     vae, x = VAE(prior, decoder, likelihood, guide), data_for(likelihood)

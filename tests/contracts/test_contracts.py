@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from example import SHAPE, D, example
+from example import BESIDE, DRAWN, SHAPE, D, beside, example
 from pyro_vae import (
     SVI,
     VAE,
@@ -20,7 +20,6 @@ from pyro_vae import (
     Prior,
     Spec,
     build,
-    terms,
     variants,
 )
 from pyro_vae.data.fields import cut
@@ -63,14 +62,26 @@ def _seeded():
 
 @members(Prior)
 def test_prior(cls):
-    """Integrates to 1, and its draws have the moments of its density: by importance weighting with a wide Student-t."""
+    """Integrates to 1, and its draws have the moments of its density: by importance weighting with a wide Student-t.
+
+    Of codes by a sum over all of them.
+    """
     context = 2 if "context" in inspect.signature(cls).parameters else 0
-    vae = build(Spec(SHAPE, 2, prior=cls.__name__, context=context)).double()
+    more = beside("prior", cls.__name__)
+    vae = build(Spec(SHAPE, 2, prior=cls.__name__, context=context, **more)).double()
     p = vae.model.prior(*[torch.ones(2).double()][:context])
     assert (p.batch_shape, p.event_shape) == ((), (2,))
     z = p.expand([40_000]).sample()
     assert z.shape == (40_000, 2)
     assert p.log_prob(z).shape == (40_000,)
+    if vae.model.prior.levels is not None:
+        codes = p.enumerate_support()
+        mass = p.log_prob(codes).exp()
+        mean = (mass[:, None] * codes).sum(0)
+        assert mass.sum().item() == pytest.approx(1)
+        error = (mean * (1 - mean) / len(z)).sqrt()
+        assert ((z.mean(0) - mean).abs() < 4.5 * error).all()
+        return
     reference = torch.distributions.StudentT(
         torch.tensor(3.0).double(), z.mean(0), 1.5 * z.std(0)
     )
@@ -164,6 +175,11 @@ def posterior(cls, *batch, latent_dim=D):
     return guide, guide.posterior(torch.randn(*batch, guide.features).double())
 
 
+def drawn(q, *size):
+    """Draws, with their gradient where they carry one."""
+    return q.rsample(size) if q.has_rsample else q.sample(size)
+
+
 SCATTERED = [cls for cls in variants(Guide).values() if cls.has_density]
 scattered = pytest.mark.parametrize("cls", SCATTERED, ids=lambda c: c.__name__)
 
@@ -173,7 +189,7 @@ def test_guide(cls):
     guide, q = posterior(cls, 5, 4)
     assert (q.batch_shape, q.event_shape) == ((5, 4), (D,))
     wide = q.expand((3, 5, 4))  # as under a plate of particles
-    z = wide.rsample()
+    z = drawn(wide)
     log_q = wide.log_prob(z)
     assert log_q.shape == (3, 5, 4)
     if guide.amortised:
@@ -190,7 +206,7 @@ def test_guide(cls):
 @scattered
 def test_guide_scores_any_latent_as_it_scores_its_draws(cls):
     _, q = posterior(cls, 4)
-    z = q.rsample()
+    z = drawn(q)
     torch.testing.assert_close(
         q.log_prob(z), q.log_prob(z.clone()), rtol=1e-9, atol=1e-9
     )
@@ -211,8 +227,11 @@ def test_guide_reads_each_datum_alone(cls):
 @scattered
 @torch.no_grad()
 def test_guide_density_integrates_to_one(cls):
-    """By importance weighting with a wide Student-t as the reference."""
-    _, q = posterior(cls, 1, latent_dim=2)
+    """By importance weighting with a wide Student-t as the reference; of codes by a sum over all of them."""
+    guide, q = posterior(cls, 1, latent_dim=2)
+    if guide.levels is not None:
+        assert q.log_prob(q.enumerate_support()).exp().sum().item() == pytest.approx(1)
+        return
     q = q.expand((100_000,))
     drawn = q.sample()
     reference = torch.distributions.Independent(
@@ -267,9 +286,9 @@ def test_network_output_bias_sets_the_mean_output(cls):
 def test_objective(cls):
     objective = cls()
     objective.advance(2.5)
-    vae = build(Spec(SHAPE, D)).double()
+    vae = build(Spec(SHAPE, D, **beside("objective", cls.__name__))).double()
     x = example(Representation.BINARY, 5, *SHAPE)
-    t = terms(vae.model, vae.guide, x, num_particles=objective.num_particles)
+    t = objective.terms_of(vae.model, vae.guide, x)
     objective.check(t)
     torch.manual_seed(1)
     bound = objective.bound(t)
@@ -281,6 +300,7 @@ def test_objective(cls):
         "BetaTC",
         "Capacity",
         "FreeBits",
+        "GumbelSoftmax",
         "InfoVAE",
         "MeanFieldELBO",
     ):  # those look at whole batches
@@ -303,9 +323,24 @@ GAUSSIAN = {"MeanField", "FullRank", "LowRank", "Local", "SemiAmortized"}
 NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
 
 
+def written(guide, objective):
+    """A guide as it is written for an objective: codes are drawn where that looks at draws."""
+    drawn = ("objective", objective) in BESIDE or objective in ("IWAE", "MIWAE")
+    codes = guide == "Categorical" and drawn
+    return DRAWN["guide"] if codes else guide
+
+
 def makes_sense(prior, guide, objective, condition="conditional"):
     """What can be combined, written down by hand."""
     if prior == "Conditional" and condition == "unconditional":
+        return False
+    if guide == "Categorical":
+        if objective in ("FreeBits", "BetaTC", "InfoVAE", "DReG", "PIWAE"):
+            return False
+        if objective in ("MeanFieldELBO", "GumbelSoftmax"):
+            return prior == "Categorical"
+        return prior in ("Categorical", "VampPrior")
+    if prior == "Categorical" or ("objective", objective) in BESIDE:
         return False
     if prior == "VampPrior" and guide in ("Delta", "IAF", "Local"):
         return False
@@ -331,9 +366,9 @@ def test_what_makes_no_sense_is_refused_before_training(prior):
     }.values()  # one objective for each set of needs
     for guide, objective in itertools.product(variants(Guide), kinds):
         small = "vampprior(pseudo_inputs=2)" if prior == "VampPrior" else prior
-        spec = Spec(
-            (3,), 2, small, "mlp(hidden=(4,))", guide=guide, **CONDITIONS["conditional"]
-        )
+        guided = written(guide, objective)
+        given = CONDITIONS["conditional"]
+        spec = Spec((3,), 2, small, "mlp(hidden=(4,))", guide=guided, **given)
         why = problem(spec, objective)
         assert (why is None) == makes_sense(prior, guide, objective), (
             prior,
@@ -342,7 +377,7 @@ def test_what_makes_no_sense_is_refused_before_training(prior):
             why,
         )
         if why:
-            assert len(why) < 200
+            assert len(why) < 220
             assert "\n" not in why
             assert prior in why or guide in why or objective in why
 
@@ -352,6 +387,7 @@ CHOICES["condition"] = list(CONDITIONS)
 CHOICES["missing"] = ["whole", "missing"]
 PLAIN = {"prior": "StandardNormal", "guide": "MeanField", "objective": "ELBO"}
 PLAIN["condition"] = "conditional"
+PLAINS = (PLAIN, PLAIN | {"prior": "Categorical", "guide": "Categorical"})
 
 
 def can_meet(choice):
@@ -399,7 +435,7 @@ def test_every_pair_of_members_that_can_meet_does_meet():
     }
     for (i, left), (j, right) in itertools.combinations(enumerate(CHOICES), 2):
         for a, b in itertools.product(CHOICES[left], CHOICES[right]):
-            if can_meet(PLAIN | {left: a, right: b}):
+            if any(can_meet(plain | {left: a, right: b}) for plain in PLAINS):
                 assert ((i, a), (j, b)) in met, (a, b)
 
 
@@ -408,6 +444,7 @@ def built(names):
     choice = dict(zip(CHOICES, names, strict=True))
     objective, condition = choice.pop("objective"), CONDITIONS[choice.pop("condition")]
     missing = choice.pop("missing") == "missing"
+    choice["guide"] = written(choice["guide"], objective)
     vae = build(Spec(SHAPE, D, missing=missing, **choice, **condition)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     if missing:  # some elements of each datum, and all of one

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from example import beside
 from pyro_vae import Spec, build
 from pyro_vae.data import load_data
 from pyro_vae.foundation.abstract import variants
@@ -28,8 +29,8 @@ def test_a_decoder_starts_near_the_mean_of_the_data(cls, network):
 
 @pytest.mark.parametrize("cls", variants(Guide).values(), ids=lambda c: c.__name__)
 def test_a_posterior_starts_narrow(cls):
-    if not cls.has_density or not cls.amortised:
-        return
+    if not cls.has_density or not cls.amortised or beside("guide", cls.__name__):
+        return  # codes have no width
     torch.manual_seed(0)
     vae = build(Spec((6, 5), 20, guide=cls.__name__))
     z = vae.encode(torch.rand(1, 6, 5)).sample((2000,))

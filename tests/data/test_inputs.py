@@ -11,6 +11,7 @@ import scipy.sparse
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from example import beside
 from pyro_vae import (
     MLP,
     VAE,
@@ -360,7 +361,8 @@ def test_every_new_pair_is_fresh(network, likelihood):
 
 @pytest.mark.parametrize("guide", variants(Guide))
 def test_every_new_guide_is_fresh(guide):
-    assert build(Spec((8,), 3, guide=guide)).fresh("guide")
+    spec = Spec((8,), 3, guide=guide, **beside("guide", guide))
+    assert build(spec).fresh("guide")
 
 
 def test_start_is_what_the_training_program_does():

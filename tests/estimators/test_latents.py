@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily
 
+from example import beside
 from ppca import PPCA
 from pyro_vae import Guide, InputError, Spec, build, plots, variants
 from pyro_vae.data.inputs import Call
@@ -296,7 +297,7 @@ def test_the_most_that_the_data_can_show():
 
 @pytest.mark.parametrize("name", sorted(set(variants(Guide)) - {"Delta"}))
 def test_every_guide(name):
-    vae, x = small(name.lower(), n=20)
+    vae, x = small(name.lower(), n=20, **beside("guide", name))
     health = latent_health(vae.model, vae.guide, x, draws=2)
     assert health.kl.mean == pytest.approx(
         health.mutual_information.mean + health.aggregated_kl.mean

@@ -9,6 +9,7 @@ from torch.distributions import MixtureSameFamily, MultivariateNormal
 from torch.nn import functional as F  # noqa: N812
 
 import pyro_vae
+from example import beside
 from pyro_vae import (
     MLP,
     SVI,
@@ -278,7 +279,8 @@ MEMBERS = [
 def test_every_member_works_under_a_condition(axis, name, seen):
     name = {"VampPrior": "VampPrior(pseudo_inputs=5)"}.get(name, name)
     shape = (6,) if axis == "likelihood" else (6, 6)
-    vae, x, y = conditional(shape, encoder_context=seen, **{axis: name})
+    more = beside(axis, name)
+    vae, x, y = conditional(shape, encoder_context=seen, **{axis: name}, **more)
     if axis == "likelihood":
         x = vae.model.likelihood(
             torch.zeros(30, vae.model.likelihood.channels, *shape)

@@ -14,7 +14,7 @@ import torch._inductor
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
-from example import SHAPE, D, example
+from example import SHAPE, D, beside, example
 from pyro_vae import (
     ELBO,
     MLP,
@@ -71,6 +71,7 @@ def three_steps(axis, member, *, missing=False, **options):
     """
     torch.manual_seed(0)
     choice = {**PLAIN, "objective": "ELBO", axis: SHORTER.get(member, member)}
+    choice |= beside(axis, member)
     objective = parse("objective", choice.pop("objective"))()
     context = 2 if member == "Conditional" else 0
     vae = build(Spec(SHAPE, D, missing=missing, context=context, **choice)).double()
@@ -645,7 +646,7 @@ def evaluated(axis, member, estimate):
     """The columns of `estimate(vae, x, compile)` by a graph and without one, from the same random numbers."""
     torch.manual_seed(0)
     context = 2 if member == "Conditional" else 0
-    choice = {**PLAIN, axis: SHORTER.get(member, member)}
+    choice = {**PLAIN, axis: SHORTER.get(member, member), **beside(axis, member)}
     vae = build(Spec(SHAPE, D, context=context, **choice)).double().eval()
     x = example(vae.model.likelihood.support, 5, *SHAPE)
     vae.initialise(x.mean(0), x.std(0))

@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 
 from benchmarks.zoo import PAIRS
-from example import SHAPE, D, example
+from example import SHAPE, D, beside, example
 from levels import Levels
 from ppca import PPCA
 from pyro_vae import (
@@ -54,7 +54,7 @@ def vae_of(axis, member):
     """A VAE with one member of an axis, on the CPU and started from data, and data that it takes."""
     torch.manual_seed(0)
     choice = {} if axis == "objective" else {axis: SHORTER.get(member, member)}
-    vae = build(Spec(SHAPE, D, **choice)).double()
+    vae = build(Spec(SHAPE, D, **choice, **beside(axis, member))).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     many = x.repeat(100, 1, 1)
     vae.initialise(
@@ -385,6 +385,7 @@ def test_each_guide_is_saved_on_the_gpu_and_read_on_the_cpu(train, guide):
     options = (
         "--guide",
         SHORTER.get(guide, guide.lower()),
+        *(f"--{axis}={other}" for axis, other in beside("guide", guide).items()),
         "--epochs",
         1,
         "--device",

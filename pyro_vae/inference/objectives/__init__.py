@@ -10,6 +10,7 @@ from pyro_vae.inference.objectives.bounds import (
     MeanFieldELBO,
     Renyi,
 )
+from pyro_vae.inference.objectives.codes import VIMCO, GumbelSoftmax
 from pyro_vae.inference.objectives.gradients import (
     PIWAE,
     STL,
@@ -25,11 +26,13 @@ __all__ = [
     "MIWAE",
     "PIWAE",
     "STL",
+    "VIMCO",
     "Annealed",
     "BetaTC",
     "Capacity",
     "DReG",
     "FreeBits",
+    "GumbelSoftmax",
     "InfoVAE",
     "MeanFieldELBO",
     "Objective",

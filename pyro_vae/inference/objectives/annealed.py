@@ -1,7 +1,7 @@
 """An objective whose KL term is turned on while training goes on."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from pyro_vae.foundation.checks import Positive
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import ELBO
-from pyro_vae.inference.terms import Terms
+from pyro_vae.inference.terms import Program, Terms
 
 
 class Annealed(Objective):
@@ -82,6 +82,11 @@ class Annealed(Objective):
         self.objective.advance(epoch)
         done = epoch / self.epochs
         self.weight.fill_(min(1.0, done if self.shape == "linear" else 2 * (done % 1)))
+
+    def terms_of(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Terms:
+        return self.objective.terms_of(model, guide, *args, **kwargs)
 
     def bound(self, t: Terms) -> Tensor:
         return self.objective.bound(self._weighed(t))

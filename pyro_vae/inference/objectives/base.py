@@ -32,8 +32,10 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     the simplest example. `objective(model, guide)` is a torch module whose call returns the loss, minus the bound
     summed over the batch; `SVI` and `pyro.infer.SVI` take the objective as their `loss`.
 
-    Latent sites that cannot be reparameterised get the score-function estimator: the gradient is
-    `grad bound + bound * grad sum_k log q(z_k|x)`, unbiased for every bound.
+    Latent sites that cannot be reparameterised get the score-function estimator, unbiased for every bound: the gradient
+    is `grad bound + sum_k (bound - baseline_k) grad log q(z_k|x)`. A bound that is a function of `log_px`, `log_pz` and
+    `log_qz` alone says so by `by_particle`; then `baseline_k` is the bound with particle k replaced by the mean of the
+    others, of a single particle the mean of the other data's bounds. Else it is 0.
 
     Args:
         num_particles: K, the number of latent draws for each datum.
@@ -44,6 +46,8 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
         False  # True: takes the guide's density at each site apart from the draw
     )
     score_function: bool = True  # False: the bound's gradient is right as it is for latents without reparameterisation
+    by_particle: bool = False  # True: a function of the particles' log_px, log_pz and log_qz, datum by datum
+    needs_draws: bool = False  # True: where nothing is drawn this is log p(x) whatever the guide, which learns nothing
     takes_shares: bool = False  # True: it averages over particles by `t.mean`, `t.log_mean` and their kin alone
 
     def __init__(self, *, num_particles: Count = 1) -> None:
@@ -77,9 +81,21 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     def bound(self, t: Terms) -> Tensor:
         """`(num_particles, batch)` terms -> `(batch,)` bound, in nats per datum."""
 
+    def terms_of(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Terms:
+        """The terms of `num_particles` draws for each datum, of which the loss is made."""
+        return terms(model, guide, *args, num_particles=self.num_particles, **kwargs)
+
     def check(self, t: Terms) -> None:
         """Raise `InputError` when the sites of a pair, seen in its terms, do not offer what this objective `needs`."""
         self._check_shares(t)
+        latents = [s for s in t.sites.values() if s.q is not None and s.drawn]
+        if self.needs_draws and latents and all(s.listed for s in latents):
+            raise InputError(
+                f"{type(self).__name__} is log p(x) itself where all values of the latents are enumerated, and its "
+                "guide would learn nothing; take ELBO, or ReweightedWakeSleep"
+            )
         for need in self.needs:
             holds, reason = REQUIREMENTS[need]
             for name, site in t.sites.items():
@@ -121,18 +137,34 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
         self._check_shares(t)
         bound = self.bound(t) if t.aim is None else self.bound(t) + t.aim
         if self.score_function and t.log_score is not None:
-            score = t.log_score.sum(0)
-            bound = bound + bound.detach() * (score - score.detach())
+            signal = bound.detach() - self._baseline(
+                t, bound
+            )  # (batch,) or (num_particles, batch)
+            score = t.log_score
+            bound = bound + (signal * (score - score.detach())).sum(0)
         loss = -bound.sum()
         return loss if t.scale == 1 else t.scale * loss
+
+    @torch.no_grad()
+    def _baseline(self, t: Terms, bound: Tensor) -> Tensor:
+        """What the score function takes off the bound: a number that does not depend on the particle's own draws.
+
+        Source: Mnih & Rezende 2016, Variational Inference for Monte Carlo Objectives, equation 10; of the ELBO it is
+        the mean over the other particles, Kool, van Hoof & Welling 2019, Buy 4 REINFORCE Samples, Get a Baseline for
+        Free!
+        """
+        k, size = t.log_px.shape
+        if not self.by_particle or t.log_share is not None or k * size == 1:
+            return torch.zeros_like(bound)
+        others = (bound.sum() - bound) / max(size - 1, 1)
+        baseline = others if k == 1 else self.bound(left_one_out(t))
+        return baseline.where(baseline.isfinite(), 0.0)
 
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """The loss of one draw of the terms, as a tensor: nothing is read back to the host."""
-        return self.loss_of(
-            terms(model, guide, *args, num_particles=self.num_particles, **kwargs)
-        )
+        return self.loss_of(self.terms_of(model, guide, *args, **kwargs))
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, without gradients."""
@@ -151,6 +183,21 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> tuple[Trace, Trace]:
         return traces(model, guide, *args, num_particles=self.num_particles, **kwargs)
+
+
+def left_one_out(t: Terms) -> Terms:
+    """Terms of shape `(K, K, batch)`: at [:, k] the logarithms of particle k are replaced by the mean of the others."""
+    k = len(t.log_px)
+    own = torch.eye(k, dtype=torch.bool, device=t.log_px.device).unsqueeze(-1)
+
+    def without(v: Tensor) -> Tensor:
+        every = v.unsqueeze(1).expand(k, k, -1)
+        others = every.masked_fill(own, 0.0).sum(0) / (k - 1)
+        return others.unsqueeze(0).where(own, every)
+
+    return t._replace(
+        log_px=without(t.log_px), log_pz=without(t.log_pz), log_qz=without(t.log_qz)
+    )
 
 
 def _chained(t: Terms) -> tuple[str, str] | None:
@@ -209,6 +256,13 @@ def closed_kl(site: Site) -> Tensor:
     return _closed_kl(q, p)
 
 
+def closed_kls(t: Terms) -> Tensor:
+    """The same summed over the latents, `(num_particles, batch)`."""
+    sites = [s for s in t.sites.values() if s.q is not None]
+    shape = next(s.log_q.shape for s in sites if s.log_q is not None)
+    return torch.stack([closed_kl(s).expand(shape) for s in sites]).sum(0)
+
+
 def _closed_kl(q: Any, p: Any) -> Tensor:
     if (
         isinstance(q, _Gaussian)
@@ -253,6 +307,15 @@ REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
     "gradient": (
         lambda s: s.listed or bool(s.q.has_rsample),
         "needs draws that carry gradients, and those of the {q} at site {name!r} do not",
+    ),
+    "scored": (
+        lambda s: not s.q.has_rsample,
+        "is for draws that carry no gradients, and those of the {q} at site {name!r} do; take IWAE, which is the same "
+        "for such as do not, or DReG",
+    ),
+    "codes": (
+        lambda s: hasattr(s.q, "straight_through"),
+        "is for latents of one-hot codes, and those of site {name!r} are drawn from a {q}; take MeanFieldELBO or ELBO",
     ),
     "closed KL": (
         _has_closed_kl,

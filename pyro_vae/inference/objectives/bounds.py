@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from pyro_vae.foundation.checks import Count, NotNegative, between
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.inference.objectives.base import Objective, closed_kl
+from pyro_vae.inference.objectives.base import Objective, closed_kls
 from pyro_vae.inference.terms import Terms
 
 
@@ -22,6 +21,7 @@ class ELBO(Objective):
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Higgins et al. 2017, beta-VAE.
     """
 
+    by_particle = True
     takes_shares = True
 
     def __init__(self, *, beta: NotNegative = 1.0, num_particles: Count = 1) -> None:
@@ -36,7 +36,8 @@ class MeanFieldELBO(Objective):
     """`L = E_q[log p(x|z)] - beta KL(q(z|x) || p(z))`, the KL in closed form: less noise than the `ELBO`.
 
     Every latent site needs such a KL: a Gaussian guide (`MeanField`, `FullRank`, `LowRank`, `Local`, `SemiAmortized`)
-    under `StandardNormal`, a mean-field one under `Laplace`, or a point, whose KL is `-log p(z)`.
+    under `StandardNormal`, a mean-field one under `Laplace`, codes (`Categorical`) under codes, or a point, whose KL is
+    `-log p(z)`.
 
     Args:
         beta: weight of the KL term, as in `ELBO`.
@@ -45,6 +46,7 @@ class MeanFieldELBO(Objective):
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes, equation 7; Pyro's `TraceMeanField_ELBO`.
     """
 
+    by_particle = True
     takes_shares = True
     needs = ("prior", "closed KL")
 
@@ -53,14 +55,7 @@ class MeanFieldELBO(Objective):
         self.beta = beta
 
     def bound(self, t: Terms) -> Tensor:
-        kl = torch.stack(
-            [
-                closed_kl(s).expand(t.log_px.shape)
-                for s in t.sites.values()
-                if s.q is not None
-            ]
-        ).sum(0)
-        return t.mean(t.log_px - t.weigh(self.beta * kl))
+        return t.mean(t.log_px) - t.weigh(self.beta * t.mean(closed_kls(t)))
 
 
 class IWAE(Objective):
@@ -72,6 +67,8 @@ class IWAE(Objective):
     Source: Burda, Grosse & Salakhutdinov 2015, Importance Weighted Autoencoders.
     """
 
+    by_particle = True
+    needs_draws = True
     takes_shares = True
     needs = ("density",)
     own_bound = "IWAE-{K} bound"
@@ -97,6 +94,7 @@ class Renyi(Objective):
     Source: Li & Turner 2016, Renyi Divergence Variational Inference.
     """
 
+    by_particle = True
     takes_shares = True
     needs = ("density",)
 
@@ -128,6 +126,7 @@ class CIWAE(Objective):
     Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
     """
 
+    by_particle = True
     takes_shares = True
     needs = ("density",)
     own_bound = "CIWAE-{K} bound"
@@ -156,6 +155,8 @@ class MIWAE(Objective):
     Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
     """
 
+    by_particle = True
+    needs_draws = True
     takes_shares = True
     needs = ("density",)
     own_bound = "MIWAE-{K} bound"

@@ -32,6 +32,22 @@ def _stopped_log_q(s: Site) -> Tensor:
     return s.log_q if moved else stopped(s.q).log_prob(s.seen)  # type: ignore[no-any-return,return-value]
 
 
+def _of_listed(t: Terms) -> Tensor:
+    """`log q` of the enumerated latents, `(num_particles, batch)`."""
+    listed = [s.log_q for s in t.sites.values() if s.listed and s.log_q is not None]
+    return sum(listed, torch.zeros_like(t.log_qz))
+
+
+def enumerated_part(t: Terms) -> Tensor:
+    """What enumerated latents add to `log w` in a sum over their values, `(num_particles, batch)`: `log q` there.
+
+    It takes part in gradients alone, and balances the `log q` of the weights unless the KL is weighed.
+    """
+    if t.log_share is None:
+        return torch.zeros_like(t.log_qz)
+    return t.log_share.masked_fill(t.log_share.isneginf(), 0.0)
+
+
 def through_latents(t: Terms, change: Callable[[Tensor], Tensor]) -> None:
     """Replace each gradient `g` that comes to a latent from the model by `change(g)`."""
     for site in t.sites.values():
@@ -76,6 +92,7 @@ class DReG(Objective):
     Source: Tucker, Lawson, Gu & Maddison 2018, Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives.
     """
 
+    needs_draws = True
     takes_shares = True
     needs = ("density", "gradient", "path")
     apart = True
@@ -87,6 +104,7 @@ class DReG(Objective):
     def bound(self, t: Terms) -> Tensor:
         weights = t.normalised(t.log_weight.detach()).detach()
         path = t.log_px + t.weigh(t.log_pz - stopped_log_q(t))
+        path = path + enumerated_part(t) - t.weigh(_of_listed(t))
         through_latents(
             t, lambda g: g * weights.reshape(weights.shape + (1,) * (g.dim() - 2))
         )
@@ -106,6 +124,7 @@ class PIWAE(Objective):
     Source: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better.
     """
 
+    needs_draws = True
     takes_shares = True
     needs = ("density", "gradient", "path")
     apart = True
@@ -118,9 +137,10 @@ class PIWAE(Objective):
     def bound(self, t: Terms) -> Tensor:
         log_w = t.log_weight.detach()
         all_weights = t.normalised(log_w).detach()
-        group_weights = t.normalised(log_w, self.groups).detach() / self.groups
+        group_weights = t.normalised(log_w, self.groups).detach()
+        group_weights = group_weights / group_weights.sum(0)  # of each group 1
         joint = t.log_px + t.weigh(t.log_pz)
-        guide = (group_weights * t.weigh(t.log_qz)).sum(0)
+        guide = (group_weights * (t.weigh(t.log_qz) - enumerated_part(t))).sum(0)
         latents = [
             s for s in t.sites.values() if s.q is not None and s.seen.requires_grad
         ]

@@ -1,6 +1,7 @@
 """Guides q(z|x)."""
 
 from pyro_vae.models.conditionals.base import Guide, HeadGuide
+from pyro_vae.models.conditionals.discrete import Categorical
 from pyro_vae.models.conditionals.flows import IAF, NSF, Householder, Planar, Sylvester
 from pyro_vae.models.conditionals.gaussian import (
     Delta,
@@ -14,6 +15,7 @@ from pyro_vae.models.conditionals.local import Local, SemiAmortized
 __all__ = [
     "IAF",
     "NSF",
+    "Categorical",
     "Delta",
     "FullRank",
     "Guide",

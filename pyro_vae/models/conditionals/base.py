@@ -52,9 +52,11 @@ class Guide(Declared, Program):
     has_density: bool = True  # False: a point
     quick_density: bool = True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
     smooth: bool = True  # False: gradients of draws cannot be differentiated once more
-    asks_model: bool = (
-        False  # True: q(z|x) depends on the model, and on all that it is given
-    )
+    # Values of each variable of a z of one-hot codes; None where z is made of reals.
+    levels: int | None = None
+    listed: bool = False  # True: all values of z are enumerated
+    # True: q(z|x) depends on the model, and on all that it is given.
+    asks_model: bool = False
     classifier: Classifier | None  # q(y|x), where there are classes
     reads = Reads()  # what the encoder is given beside x, where there are
 
@@ -92,12 +94,13 @@ class Guide(Declared, Program):
 
     def factors(self) -> Sequence[Factor]:
         if self.classifier is None:
-            return [Factor("z", ("x", "c") if self.context else ("x",), self.given)]
+            read = ("x", "c") if self.context else ("x",)
+            return [Factor("z", read, self.given, self.listed)]
         of_y = ("x", "c") if self.classifier.context else ("x",)
         of_z = ("x", *self.reads.names)
         return [
             Factor("y", of_y, self.classifier, listed=True),
-            Factor("z", of_z, self.given_class),
+            Factor("z", of_z, self.given_class, self.listed),
         ]
 
     def classify(self, classifier: Classifier, reads: Reads) -> None:
@@ -128,6 +131,7 @@ class Guide(Declared, Program):
         So does that of data with missing values, which are filled there. A subclass that looks at the model calls this
         too.
         """
+        self._fit(getattr(model, "prior", None))
         likelihood: Any = getattr(model, "likelihood", None)
         if self.classifier is not None:
             network = self.classifier.network
@@ -155,6 +159,27 @@ class Guide(Declared, Program):
                 encoder, likelihood.shape, features, view, missing=missing
             )
         return encoder
+
+    def _fit(self, prior: Any) -> None:
+        """Raise `InputError` for codes under a prior over reals, the other way round, or codes of other levels."""
+        theirs = getattr(prior, "levels", None)
+        if prior is None or theirs == self.levels:
+            return
+        name, other = type(self).__name__, type(prior).__name__
+        if self.levels is None:
+            raise InputError(
+                f"z of the prior {other} takes {theirs} values a variable and the guide {name} draws reals: take the "
+                f"guide categorical(levels={theirs})"
+            )
+        if theirs is None:
+            raise InputError(
+                f"z of the guide {name} takes {self.levels} values a variable and the prior {other} is a density of "
+                f"reals: take the prior categorical(levels={self.levels})"
+            )
+        raise InputError(
+            f"z takes {theirs} values a variable under the prior {other} and {self.levels} under the guide {name}: "
+            "give both the same levels"
+        )
 
     def variational_parameters(self, h: Tensor) -> Tensor:
         """`(..., features) -> (..., P)`: the numbers that fix `q(z|x)` within its family, free to be refined."""

@@ -166,6 +166,10 @@ class SemiAmortized(_Refined):
             raise InputError(
                 f"SemiAmortized cannot refine {name}; give it an amortised guide such as MeanField"
             )
+        if self.start.levels is not None:
+            raise InputError(
+                f"SemiAmortized follows draws that carry gradients, and those of {name} do not"
+            )
         if not self.start.smooth:
             raise InputError(
                 f"SemiAmortized differentiates through gradients, which {name} does not carry twice"
