@@ -13,6 +13,7 @@ from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.networks import Shape
+from pyro_vae.networks.views import of_logarithms
 
 
 class LogNormal(LocationScale):
@@ -41,7 +42,7 @@ class LogNormal(LocationScale):
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         """The one whose mean, which the scale moves too, is the data's."""
-        log_mean, log_std = _of_logarithms(mean, std)
+        log_mean, log_std = of_logarithms(mean, std)
         middle = log_mean + log_std.square() / 2  # the logarithm of the mean
         log_scale: Any = self._log_scale_of(log_std)
         scale: Any = self.scale
@@ -52,7 +53,7 @@ class LogNormal(LocationScale):
         return torch.stack([loc, log_scale.expand_as(loc)][: self.channels])
 
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
-        super().initialise(*_of_logarithms(mean, std), standardise=standardise)
+        super().initialise(*of_logarithms(mean, std), standardise=standardise)
 
     def _least(self, spread: Tensor) -> Tensor:
         """A least scale in units of x is one of `log x` by the median of x."""
@@ -62,13 +63,6 @@ class LogNormal(LocationScale):
         return torch.maximum(
             least, wide(self.floor).to(least) * (-wide(self.shift)).exp()
         )
-
-
-def _of_logarithms(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the logarithm of what is log-normal and has these."""
-    mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)
-    variance = (std / mean).square().clamp_min(1e-12).log1p()
-    return mean.log() - variance / 2, variance.sqrt()
 
 
 class Gamma(Likelihood):
