@@ -10,14 +10,14 @@ from pyro_vae.networks.base import Shape
 
 Kind = Literal["number", "tailed", "log", "log1p", "bit", "category", "order"]
 SCALED = ("number", "tailed", "log", "log1p")  # what is standardised once it was taken
-NORMAL = 1.349  # the distance of the quartiles of a normal distribution, in its standard deviations
+NORMAL = 3.29  # how wide the middle nine tenths of a normal distribution lie, in its standard deviations
 
 
 class Seen(NamedTuple):
     """How one column is seen.
 
     Attributes:
-        kind: `'number'`: as it is; `'tailed'`: as it is, in units of its quartiles; `'log'`, `'log1p'`: by its
+        kind: `'number'`: as it is; `'tailed'`: as it is, in units of its middle nine tenths; `'log'`, `'log1p'`: by its
             logarithm, or that of 1 more; `'bit'`: as 0 or 1; `'category'`: as a 1 in the place of the category, among
             zeros; `'order'`: as a 1 for each threshold passed.
         levels: how many categories or levels there are; 1 for a number.
@@ -111,14 +111,14 @@ class View:
     def units(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From data `(n, *shape)` the shift and the spread in which what is seen is counted, and its mean: `(width,)`.
 
-        Those of numbers are their mean and standard deviation, or their median and what their quartiles say; bits and
-        categories stay 0 and 1. What is nan was not seen.
+        Those of numbers are their mean and standard deviation, or what `inner` says; bits and categories stay 0 and 1.
+        What is nan was not seen.
         """
         seen = self(x).where(self.of_mask(~x.isnan()), torch.nan)
         mean, spread = moments(seen)
         tailed, scaled = (self._of_kind(kinds, x) for kinds in (("tailed",), SCALED))
         if tailed.any():
-            middle, width = quartiles(seen, spread)
+            middle, width = inner(seen, spread)
             mean, spread = mean.where(~tailed, middle), spread.where(~tailed, width)
         return mean.where(scaled, 0.0), spread.where(scaled & (spread > 0), 1.0), mean
 
@@ -139,16 +139,17 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, spread
 
 
-def quartiles(x: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Median of each element over data `(n, *shape)`, and the standard deviation of a normal variable of its quartiles.
+def inner(x: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Median of each element over data `(n, *shape)`, and the standard deviation that its middle nine tenths speak for.
 
-    Where the quartiles are one value, as of an element that is mostly zero, it is `std`. What is nan is left out.
+    It is that of a normal variable whose middle nine tenths lie as wide; `std` where they are one value, as of an
+    element that is nearly always zero. What is nan is left out.
     """
     last = (~x.isnan()).sum(0, keepdim=True).sub(1).clamp_min(0)
     in_order = x.sort(0).values  # nan stands at the end
     low, middle, high = (
         in_order.gather(0, (last * q).round().long()).squeeze(0)
-        for q in (0.25, 0.5, 0.75)
+        for q in (0.05, 0.5, 0.95)
     )
     width = (high - low) / NORMAL
     return middle.nan_to_num(), width.where(width > 0, std)

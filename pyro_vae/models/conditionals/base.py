@@ -16,6 +16,7 @@ from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
+from pyro_vae.networks.views import View
 
 # Data that come on any scale.
 UNSCALED = (
@@ -91,7 +92,7 @@ class Guide(Declared, Program):
         if missing or getattr(likelihood, "support", None) in UNSCALED:
             view = likelihood.view
             read = tuple(getattr(self.encoder, "in_shape", likelihood.seen_shape))
-            if view is not None and not missing and read != view.out_shape:
+            if isinstance(view, View) and not missing and read != view.out_shape:
                 raise InputError(
                     f"the encoder reads data of shape {read}, and of these columns it is given "
                     f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"

@@ -16,7 +16,7 @@ from pyro_vae.foundation.checks import Positive, above
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import SEEN, Likelihood, units
 from pyro_vae.networks import Shape
-from pyro_vae.networks.views import quartiles
+from pyro_vae.networks.views import inner
 
 Scale = Positive | Literal["learned", "element", "network"]
 
@@ -155,7 +155,7 @@ class Laplace(LocationScale):
 class StudentT(LocationScale):
     """`p(x|z) = prod_i t(x_i; df, loc_i(z), scale_i)`: real data with outliers.
 
-    Training starts from the median and the quartiles of each element, which outliers do not move.
+    Training starts from the median and the middle nine tenths of each element, which outliers do not move.
 
     Args:
         shape: shape of one datum.
@@ -192,10 +192,10 @@ class StudentT(LocationScale):
     def middle(
         self, mean: Tensor, std: Tensor, some: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The median and what the quartiles say: outliers move the mean, and a standard deviation without bound."""
+        """The median, and how wide the middle nine tenths lie: outliers move a mean and a deviation without bound."""
         if some is None:
             return mean, std
-        center, width = quartiles(some, std)
+        center, width = inner(some, std)
         return center.to(mean), torch.minimum(width.to(std), std)
 
 
