@@ -371,7 +371,7 @@ def _start(
     x, c = fields_of(train)
     mean, std = x.moments()
     own_scales = (Representation.REAL, Representation.MIXED)
-    wanted, looked_at = vae.model.prior.examples, vae.model.likelihood.examples
+    wanted, looked_at = vae.model.prior.examples, vae.model.likelihood.looked_at
     given: Any = (
         None if c is None else train.take(evenly(SAMPLE, len(train))).to(device)[:]
     )

@@ -148,9 +148,10 @@ class Clusters(_Classed):
 
 
 class Formula(_Classed):
-    """A formula as text, of x, one vector z and perhaps a class y: `--structure "p(y) p(z) p(x|z,y); q(y|x) q(z|x)"`.
+    """`p(z) p(x|z); q(z|x)`, or another formula as text, of x, one vector z and perhaps a class y.
 
-    A condition is given to all factors by `--condition`, and does not stand in the text.
+    On the command line it stands by itself, `--structure "p(y) p(z) p(x|z,y); q(y|x) q(z|x)"`. A condition is given to
+    all factors by `--condition`, and does not stand in the text.
 
     Args:
         text: the factors of p, a semicolon, and those of q, each after what it is given.

@@ -42,6 +42,7 @@ from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import Batch, Factor, Program, named
 from pyro_vae.networks import Network, Standardised
+from pyro_vae.networks.views import View
 
 STARTING = 256  # draws by which a start is made
 FEWEST = 20  # data that tell whether values repeat
@@ -524,8 +525,9 @@ class VAE(AbstractProgram):
         mean, std = moments(x)
         n, wanted = len(x), self.model.prior.examples
         real = Representation.of(x[: min(n, SAMPLE)]) is Representation.REAL
-        looked_at = self.model.likelihood.examples
+        looked_at = self.model.likelihood.looked_at
         some = x[evenly(looked_at, n)] if looked_at else None
+        mean, std = self.model.likelihood.middle(mean, std, some)
         if new_guide:
             self._start_guide(mean, std, standardise=real, some=some)
         if new_model:
@@ -574,6 +576,7 @@ class VAE(AbstractProgram):
         regression on c leaves of them; without any, c counts as 0. A likelihood that asks for `examples` of its own,
         such as `Columns`, looks at `some` of the training data.
         """
+        mean, std = self.model.likelihood.middle(mean, std, some)
         self._start_guide(mean, std, standardise=standardise, some=some)
         self._start_model(
             mean,
@@ -593,17 +596,18 @@ class VAE(AbstractProgram):
         for encoder in bodies:
             if not isinstance(encoder, Standardised):
                 continue
-            view = encoder.view
-            if view is not None and some is None:
-                raise InputError(
-                    "columns of mixed kinds start from data: give initialise some=<some of them>"
-                )
-            if view is None:
-                shift, spread = units(mean, std, standardise=standardise)
-                centre = mean
+            view, of_mean, of_std = encoder.view, mean, std
+            if isinstance(view, View):
+                if some is None:
+                    raise InputError(
+                        "columns of mixed kinds start from data: give initialise some=<some of them>"
+                    )
+                shift, spread, of_mean = view.units(some)
             else:
-                shift, spread, centre = view.units(some)
-            encoder.count_in(shift, spread, centre)
+                if view is not None:
+                    of_mean, of_std = view.moments(mean, std, some)
+                shift, spread = units(of_mean, of_std, standardise=standardise)
+            encoder.count_in(shift, spread, of_mean)
 
     def _start_model(
         self,

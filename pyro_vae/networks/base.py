@@ -219,8 +219,15 @@ def with_mask(shape: Shape, seen: Shape | None = None) -> Shape:
     return (2 * seen[0], *seen[1:]) if len(seen) == 3 else (2, *seen)
 
 
+FAR = 10.0  # spreads from the middle, where an encoder has hardly seen anything
+
+
 class Standardised(nn.Module):
     """An encoder body that sees `(v(x) - shift) / spread`: real data of any scale look alike to it.
+
+    What lies more than `far` = 10 spreads away comes nearer, by the logarithm of what is beyond: a single outlier would
+    otherwise lead the features, and the scales that a guide makes of them, out of bounds. Weights that were kept by a
+    version without `far` go on with what the body saw then.
 
     `shift` and `spread` are buffers of the shape of what is seen of one datum, 0 and 1 until `VAE.initialise` sets them
     from the data.
@@ -246,6 +253,7 @@ class Standardised(nn.Module):
     shift: Tensor
     spread: Tensor
     fill: Tensor
+    far: Tensor | None
 
     def __init__(
         self,
@@ -260,12 +268,13 @@ class Standardised(nn.Module):
         self.body = body
         self.in_shape = shape
         self.out_shape = getattr(body, "out_shape", (features,))
-        self.view = view
+        self.view = self._view = view
         seen = shape if view is None else view.out_shape
         self.missing = missing
         self.masked = missing and self._reads_mask(seen)
         self.register_buffer("shift", torch.zeros(seen))
         self.register_buffer("spread", torch.ones(seen))
+        self.register_buffer("far", torch.tensor(FAR))
         if missing:
             self.register_buffer("fill", torch.zeros(seen))
 
@@ -293,6 +302,10 @@ class Standardised(nn.Module):
         """What the body sees: `(v(x) - shift) / spread`, with the fill and the mask where values may be missing."""
         seen = x if self.view is None else self.view(x)
         standard = (seen - self.shift) / self.spread
+        if self.far is not None:
+            beyond = (standard.abs() - self.far).clamp_min(0).log1p()
+            near = standard.clamp(-self.far, self.far)
+            standard = near + standard.sign() * beyond
         return self._filled(standard, ~x.isnan()) if self.missing else standard
 
     def _filled(self, standard: Tensor, mask: Tensor) -> Tensor:
@@ -307,6 +320,15 @@ class Standardised(nn.Module):
         if dims in (1, 3):
             return torch.cat([filled, beside], -dims)
         return torch.stack([filled, beside], -dims - 1)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if f"{prefix}shift" in state_dict:
+            # A buffer that weights of before do not have.
+            far = state_dict.get(f"{prefix}far")
+            self.far = None if far is None else far.to(self.shift)
+            before = getattr(self._view, "before", None)
+            self.view = before if far is None else self._view
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def count_in(self, shift: Tensor, spread: Tensor, mean: Tensor) -> None:

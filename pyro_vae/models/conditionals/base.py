@@ -18,6 +18,7 @@ from pyro_vae.models.classes import Classifier, Reads, with_label
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
+from pyro_vae.networks.views import View
 
 # Data that come on any scale.
 UNSCALED = (
@@ -150,7 +151,7 @@ class Guide(Declared, Program):
         if missing or getattr(likelihood, "support", None) in UNSCALED:
             view = likelihood.view
             read = tuple(getattr(encoder, "in_shape", likelihood.seen_shape))
-            if view is not None and not missing and read != view.out_shape:
+            if isinstance(view, View) and not missing and read != view.out_shape:
                 raise InputError(
                     f"the encoder reads data of shape {read}, and of these columns it is given "
                     f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"

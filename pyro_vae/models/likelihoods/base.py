@@ -1,7 +1,7 @@
 """What a likelihood is."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +13,9 @@ from pyro_vae.distributions.partly import Partly
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.networks import Shape
-from pyro_vae.networks.views import Kind, View
+from pyro_vae.networks.views import Alike, Kind, View
+
+SEEN = 1_000  # data whose logarithms tell in which units an encoder counts them
 
 DENSE = (Representation.REAL, Representation.POSITIVE, Representation.UNIT)
 
@@ -67,9 +69,20 @@ class Likelihood(Declared, nn.Module, ABC):
         return None if self.support in DENSE else []
 
     @property
-    def view(self) -> View | None:
-        """How an encoder sees x before it is brought to standard units; `None`: as it is."""
-        return None
+    def view(self) -> View | Alike | None:
+        """How an encoder sees x before it is brought to standard units; `None`: as it is.
+
+        Counts and positive reals are seen by their logarithms: beside the others of its kind one of them may be any
+        number of spreads away.
+        """
+        if self.seen_as is not None or self.support not in BY_LOGARITHM:
+            return None
+        return Alike(BY_LOGARITHM[self.support], self.shape)
+
+    @property
+    def looked_at(self) -> int:
+        """How many training data are looked at before the start."""
+        return max(self.examples, 0 if self.view is None else SEEN)
 
     @property
     def seen_shape(self) -> Shape:
@@ -136,6 +149,12 @@ class Likelihood(Declared, nn.Module, ABC):
     def meet(self, x: Tensor) -> None:
         """Look at some training data, `(n, *shape)`, before the start, for what moments do not tell."""
 
+    def middle(
+        self, mean: Tensor, std: Tensor, some: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What stands for mean and standard deviation of the data at the start, of which `some` may be given."""
+        return mean, std
+
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor | None:
         """The decoder output, of `output_shape`, at which `p(x|z)` has the data's mean and standard deviation.
 
@@ -150,6 +169,12 @@ class Likelihood(Declared, nn.Module, ABC):
         standard deviations; the density stays one over x as it is.
         """
 
+
+# Kinds of numbers that an encoder sees by a logarithm.
+BY_LOGARITHM: dict[Representation, Literal["log", "log1p"]] = {
+    Representation.COUNTS: "log1p",
+    Representation.POSITIVE: "log",
+}
 
 # Values inside of what a likelihood takes, where 0 may lie at its end.
 STAND_INS = {Representation.UNIT: 0.5, Representation.POSITIVE: 1.0}

@@ -13,7 +13,7 @@ from pyro_vae.distributions.joined import Joined
 from pyro_vae.distributions.wide import wide
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.models.likelihoods.base import Likelihood
+from pyro_vae.models.likelihoods.base import BY_LOGARITHM, Likelihood
 from pyro_vae.models.likelihoods.continuous import Gaussian
 from pyro_vae.networks import Shape
 from pyro_vae.networks.views import Seen, View
@@ -72,7 +72,8 @@ class Columns(Likelihood):
     @property
     def view(self) -> View | None:
         seen = [_seen(member) for member in self.members]
-        return None if all(s.kind == "number" for s in seen) else View(seen, self.shape)
+        plain = all(s.kind in ("number", "tailed") for s in seen)
+        return None if plain else View(seen, self.shape)
 
     def forward(self, h: Tensor) -> Distribution:
         return Joined([m(o) for m, o in self._outputs(wide(h))], self.shape, like=h)
@@ -124,6 +125,22 @@ class Columns(Likelihood):
                 member.check(values)
             except InputError as error:
                 raise InputError(f"column {name}: {error}") from error
+
+    def middle(
+        self, mean: Tensor, std: Tensor, some: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Those of each column."""
+        few = mean.unsqueeze(0) if some is None else some
+        each = zip(*map(self._of_columns, (mean, std, few)), strict=True)
+        pairs = [
+            member.middle(m, s, None if some is None else values)
+            for (_, member, m), (_, _, s), (_, _, values) in each
+        ]
+        means, stds = zip(*pairs, strict=True)
+        return (
+            torch.cat(means, -1).reshape(mean.shape),
+            torch.cat(stds, -1).reshape(mean.shape),
+        )
 
     def meet(self, x: Tensor) -> None:
         for _, member, values in self._of_columns(x):
@@ -198,11 +215,6 @@ def _seen(member: Any) -> Seen:
     """How an encoder sees a column of this likelihood."""
     if member.seen_as is not None:
         return Seen(member.seen_as, getattr(member, "levels", 1))
-    match member.support:
-        case Representation.BINARY:
-            return Seen("bit")
-        case Representation.COUNTS:
-            return Seen("log1p")
-        case Representation.POSITIVE:
-            return Seen("log")
-    return Seen("number")
+    if member.support is Representation.BINARY:
+        return Seen("bit")
+    return Seen(BY_LOGARITHM.get(member.support, "number"))

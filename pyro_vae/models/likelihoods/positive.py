@@ -1,5 +1,6 @@
 """Likelihoods with a density on the positive reals."""
 
+import math
 from typing import Any, Literal
 
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.continuous import LocationScale
 from pyro_vae.networks import Shape
+from pyro_vae.networks.views import moments, of_logarithms
 
 
 class LogNormal(LocationScale):
@@ -41,7 +43,7 @@ class LogNormal(LocationScale):
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         """The one whose mean, which the scale moves too, is the data's."""
-        log_mean, log_std = _of_logarithms(mean, std)
+        log_mean, log_std = of_logarithms(mean, std)
         middle = log_mean + log_std.square() / 2  # the logarithm of the mean
         log_scale: Any = self._log_scale_of(log_std)
         scale: Any = self.scale
@@ -52,7 +54,7 @@ class LogNormal(LocationScale):
         return torch.stack([loc, log_scale.expand_as(loc)][: self.channels])
 
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
-        super().initialise(*_of_logarithms(mean, std), standardise=standardise)
+        super().initialise(*of_logarithms(mean, std), standardise=standardise)
 
     def _least(self, spread: Tensor) -> Tensor:
         """A least scale in units of x is one of `log x` by the median of x."""
@@ -64,11 +66,7 @@ class LogNormal(LocationScale):
         )
 
 
-def _of_logarithms(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the logarithm of what is log-normal and has these."""
-    mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)
-    variance = (std / mean).square().clamp_min(1e-12).log1p()
-    return mean.log() - variance / 2, variance.sqrt()
+RANGE = (1e-2, 1e6)  # of a concentration that data can tell
 
 
 class Gamma(Likelihood):
@@ -104,6 +102,7 @@ class Gamma(Likelihood):
             else None
         )
         self.register_buffer("log_typical", torch.zeros(self.shape))
+        self._least_log_k = torch.tensor(-math.inf)
 
     def forward(self, h: Tensor) -> Distribution:
         log_mean, *rest = wide(h).unbind(-len(self.shape) - 1)  # each (..., *shape)
@@ -118,19 +117,30 @@ class Gamma(Likelihood):
 
     def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
         log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log() - self.log_typical
-        return torch.stack([log_mean, _log_k_of(mean, std)][: self.channels])
+        return torch.stack([log_mean, self._log_k_of(mean, std)][: self.channels])
+
+    @torch.no_grad()
+    def meet(self, x: Tensor) -> None:
+        """Keep the `k` of greatest likelihood: of heavy tails moments make one so small that z would not matter.
+
+        By Minka's closed form in `s = log E[x] - E[log x]`. Source: Minka 2002, Estimating a Gamma Distribution.
+        """
+        (mean, _), (log_mean, _) = moments(x), moments(x.log())
+        s = (mean.log() - log_mean).clamp_min(1e-6)
+        k = (3 - s + ((s - 3).square() + 24 * s).sqrt()) / (12 * s)
+        self._least_log_k = k.clamp(*RANGE).log()
 
     @torch.no_grad()
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
         typical = mean if standardise else mean.mean().expand_as(mean)
         self.log_typical.copy_(typical.clamp_min(torch.finfo(mean.dtype).tiny).log())
         if self.log_k is not None:
-            self.log_k.copy_(_log_k_of(mean, std))
+            self.log_k.copy_(self._log_k_of(mean, std))
 
-
-def _log_k_of(mean: Tensor, std: Tensor) -> Tensor:
-    """By moments, within what data can tell: `k = mean^2 / variance`."""
-    return (mean / std.clamp_min(1e-30)).square().clamp(1e-2, 1e6).log()
+    def _log_k_of(self, mean: Tensor, std: Tensor) -> Tensor:
+        """By moments, within what data can tell, `k = mean^2 / variance`, or that of greatest likelihood if larger."""
+        by_moments = (mean / std.clamp_min(1e-30)).square().clamp(*RANGE).log()
+        return torch.maximum(by_moments, self._least_log_k.to(by_moments))
 
 
 class _Positive(Wide):
