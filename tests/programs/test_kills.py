@@ -347,7 +347,7 @@ def test_programs_that_are_killed_at_any_moment(call, run, tmp_path, command):
     began = time.monotonic()
     assert call(*command).code == 0
     lasts = time.monotonic() - began
-    for share in np.linspace(0.05, 1.05, 6):
+    for share in np.linspace(0.05, 1.05, 12):
         process = os.fork()
         if not process:
             try:
