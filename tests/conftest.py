@@ -90,6 +90,18 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
+def blank_figures(monkeypatch):
+    """Figures of programs are made but not drawn: drawing takes most of a short run, and is tested elsewhere."""
+    from PIL import Image
+
+    def save(make, path):
+        make()
+        Image.new("L", (1, 1)).save(path)
+
+    monkeypatch.setattr("pyro_vae._cli.outputs._save", save)
+
+
+@pytest.fixture
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -13,6 +13,7 @@ BESIDE = {
     ("guide", "Categorical"): {"prior": "Categorical"},
     ("objective", "VIMCO"): DRAWN,
     ("objective", "GumbelSoftmax"): DRAWN,
+    ("structure", "Clusters"): {"prior": "Conditional(hidden=())"},
 }
 
 

@@ -43,6 +43,8 @@ from pyro_vae.foundation.checks import MOST, annotations, words
 from pyro_vae.foundation.memory import require
 from pyro_vae.spec import parse
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 X = torch.eye(4)
 EVERY = {  # each question, and every size that it takes
     "elbo": (

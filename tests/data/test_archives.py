@@ -11,6 +11,8 @@ from conftest import SMALL
 from pyro_vae import InputError, load_data
 from pyro_vae.data import own, streams
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 rng = np.random.default_rng(0)
 X = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)
 Y = np.arange(60) % 3

@@ -14,6 +14,8 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.data.streams import Mapped
 from pyro_vae.models.likelihoods import Bernoulli, Gaussian
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def stored_whole(data):
     """All rows of a data set in the order of its file."""

@@ -18,6 +18,8 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.data.units import Units
 from pyro_vae.spec import parse
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 R = Representation
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (400, 4, 4))

@@ -9,6 +9,8 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.spec import parse
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 R = Representation
 RNG = np.random.default_rng(0)
 TINY = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)

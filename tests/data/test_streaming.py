@@ -33,6 +33,8 @@ from pyro_vae.data.streams import Mapped
 from pyro_vae.inference.fit import Progress, run_epochs
 from pyro_vae.inference.objectives import ELBO
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 N, SHAPE = 61, (5, 3)
 
 

@@ -15,6 +15,8 @@ from conftest import SMALL
 from pyro_vae import InputError, load_data
 from pyro_vae.data import columns, text
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 rng = np.random.default_rng(0)
 X = rng.normal(size=(10, 3)).round(3)
 T = pd.DataFrame(X, columns=list("abc"))

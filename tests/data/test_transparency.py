@@ -17,6 +17,8 @@ from pictures import (
     whole,
 )
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def transparent_key(value):
     content = b"tRNS" + struct.pack(">H", value)

@@ -14,7 +14,7 @@ from conftest import SMALL
 from pyro_vae import InputError
 from pyro_vae.evaluation.anomalies import threshold
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from pyro_vae.inference.epochs import Epoch, Progress
 from pyro_vae.inference.held import chance, far_down
 from pyro_vae.inference.watch import far_below, remarks
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 EPOCHS = 100
 
 

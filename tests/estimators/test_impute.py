@@ -20,6 +20,8 @@ from pyro_vae import (
 )
 from pyro_vae.models.likelihoods import DiscretizedLogistic
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 pandas = pytest.importorskip("pandas")
 FEW = ("--num-particles", 30)
 
@@ -194,8 +196,8 @@ def test_half_of_iris_is_imputed_as_in_the_literature(tmp_path):
     fit(
         vae,
         holed_,
-        epochs=1500,
-        batch_size=16,
+        epochs=1000,
+        batch_size=64,
         objective=IWAE(num_particles=20),
         compile=False,
     )

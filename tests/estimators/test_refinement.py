@@ -35,6 +35,8 @@ from pyro_vae.models.conditionals import (
     SemiAmortized,
 )
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

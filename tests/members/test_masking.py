@@ -25,6 +25,8 @@ from pyro_vae import (
 from pyro_vae.models.likelihoods import Poisson, SelfMasking
 from pyro_vae.networks import Linear
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 NAN = torch.nan
 NOISE = 0.5
 Z = torch.linspace(-8, 8, 1601).double()

@@ -39,6 +39,8 @@ from pyro_vae.models.likelihoods import (
 from pyro_vae.networks import ConvNet, Standardised, with_mask
 from pyro_vae.networks.views import Seen, View
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 NAN = torch.nan
 
 

@@ -34,6 +34,8 @@ from pyro_vae.models.likelihoods import Poisson
 from pyro_vae.models.program import Factor, Program, formula
 from reading import mentions
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def plain(likelihood=None):
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from pyro_vae.engine import affine as products
 from pyro_vae.engine.affine import products_of, use_products
 from reading import TINY, contents, mentions, toml
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,16 @@ def test_a_run_keeps_its_products(call, train, monkeypatch, name):
     )
 
 
+def test_auto_is_one_of_them(train):
+    """And nothing more: what holds for each of the others by name holds for it."""
+    run = train("run", "--epochs", 1, *TINY, "--products", "auto")
+    assert toml(run)["products"] == products.usual_products()
+    assert header(run / "last.safetensors")["products"] == products.usual_products()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["no", "yes"])
-@pytest.mark.parametrize("name", ["auto", *products.PRODUCTS])
+@pytest.mark.parametrize("name", products.PRODUCTS)
 def test_repetitions_in_processes_of_two_threads(tmp_path, name, compiled):
     """With products so large that each library takes its own road, while the processor has other work."""
     bits = np.random.default_rng(0).integers(0, 2, (600, 784), dtype=np.uint8)

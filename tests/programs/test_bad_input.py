@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from reading import mentions
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 GAUSSIAN = ("--likelihood", "gaussian")
 BERNOULLI = ("--likelihood", "bernoulli")

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from reading import mentions
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 TINY = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
 GAUSSIAN = ("--likelihood", "gaussian")

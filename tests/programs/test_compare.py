@@ -15,7 +15,7 @@ from pyro_vae.data import Bridge, evenly, load_data
 from pyro_vae.evaluation.results import LogMarginal
 from reading import TINY, mentions, newest
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 N = 200
 

@@ -15,7 +15,7 @@ from pyro_vae import InputError, load_data, log_marginal, open_run
 from pyro_vae.data.fingerprint import fingerprint
 from reading import contents, mentions
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 K = ("--num-particles", 10)
 NEW = np.random.default_rng(1).normal(size=(7, 4))

@@ -148,10 +148,12 @@ def test_evaluation_is_saved_whoever_reads(shell, line, code, said):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "program", ["sample run", "encode run", "train --epochs 2 --output new"]
-)
-@pytest.mark.parametrize(
-    ("to", "code"), [("| true", 141), (">/dev/full", 2), (">&-", 0)]
+    ("program", "to", "code"),
+    [
+        ("sample run", "| true", 141),
+        ("encode run", ">/dev/full", 2),
+        ("train --epochs 2 --output new", ">&-", 0),
+    ],
 )
 def test_other_programs_without_a_reader(shell, program, to, code):
     found, _, err = shell(f"pyro_vae {program} {to}")

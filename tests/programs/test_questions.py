@@ -18,6 +18,8 @@ from pyro_vae.spec import parse
 from pyro_vae.trained import open_run
 from reading import mentions, newest
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 # What keeps each of them short; a question that is not named here is asked as it is.
 SHORT = {
     "AIS": "chains=3, temperatures=4",

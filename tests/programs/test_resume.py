@@ -15,7 +15,7 @@ from pyro_vae.foundation.files import write_atomically
 from pyro_vae.inference.svi import SVI
 from reading import TINY, rows, same, weights
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 
 def everything(run):

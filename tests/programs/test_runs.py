@@ -13,7 +13,7 @@ from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.runs import clear, is_run, owned
 from reading import contents, mentions, toml
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 TINY = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
 

@@ -28,7 +28,7 @@ from pyro_vae.runs import on_run
 from pyro_vae.spec import parse
 from reading import contents, mentions
 
-pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
 
 QUICK = ("--limit", 4, "--num-particles", 3)
 

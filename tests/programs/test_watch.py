@@ -39,6 +39,8 @@ from pyro_vae.inference.watch import remarks
 from pyro_vae.report.facts import _training_warnings
 from pyro_vae.spec import parse
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def bits(n, seed=0):
     return (
