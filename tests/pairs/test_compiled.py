@@ -135,7 +135,7 @@ CHOOSY = ("BetaTC", "FreeBits", "MeanFieldELBO")
 
 
 def covering():
-    """Pairs that have each member in one of them: each guide alone, whose graphs are long, structures and choosy members.
+    """Pairs that have each member in one of them: guides, structures and choosy members alone, whose graphs are long.
 
     The other axes go round together, the shorter ones a place further each time, so that they meet others.
     """
