@@ -365,8 +365,13 @@ class VampPrior(Prior):
         self.pseudo_inputs.copy_(
             encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen
         )
-        if contexts is not None and context_of(self._guide.encoder):
-            self.pseudo_contexts.copy_(contexts[: self.examples])
+        if contexts is not None and context_of(encoder):
+            width, size = context_of(encoder), self._guide.classes
+            # A label that is not known is any class alike.
+            known = contexts[: self.examples].nan_to_num(1 / max(size, 1))
+            self.pseudo_contexts.copy_(known[:, :width])
+        elif context_of(encoder):  # of a pair with classes whose data have no labels
+            self.pseudo_contexts.fill_(1 / self._guide.classes)
 
     def forward(self, *c: Tensor) -> Distribution:
         if "_guide" not in self.__dict__:

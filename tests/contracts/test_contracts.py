@@ -23,7 +23,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.data.fields import cut
-from pyro_vae.data.inputs import fields_of, moments
+from pyro_vae.data.inputs import as_labels, fields_of, moments
 from pyro_vae.data.representation import Representation
 from pyro_vae.foundation.source import summaries
 from pyro_vae.spec import AXES, parse, problem
@@ -321,6 +321,9 @@ CONDITIONS = {
 }
 GAUSSIAN = {"MeanField", "FullRank", "LowRank", "Local", "SemiAmortized"}
 NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
+SHARED = {cls.__name__: cls.takes_shares for cls in variants(Objective).values()}
+CLASSED = ("Labelled", "Clusters")
+LABELS = torch.tensor([0, -1, 1, 2, -1, 0, 1, -1])  # of three classes
 
 
 def written(guide, objective):
@@ -330,8 +333,14 @@ def written(guide, objective):
     return DRAWN["guide"] if codes else guide
 
 
-def makes_sense(prior, guide, objective, condition="conditional"):
+def makes_sense(prior, guide, objective, condition="conditional", structure="Vae"):
     """What can be combined, written down by hand."""
+    if structure == "Clusters" and prior != "Conditional":
+        return False
+    if structure in CLASSED and not SHARED[objective]:
+        return False
+    if (structure, prior, condition) == ("Clusters", "Conditional", "unconditional"):
+        condition = "conditional"  # on the class
     if prior == "Conditional" and condition == "unconditional":
         return False
     if guide == "Categorical":
@@ -386,8 +395,12 @@ CHOICES = {axis: list(variants(family)) for axis, (family, _, _) in AXES.items()
 CHOICES["condition"] = list(CONDITIONS)
 CHOICES["missing"] = ["whole", "missing"]
 PLAIN = {"prior": "StandardNormal", "guide": "MeanField", "objective": "ELBO"}
-PLAIN["condition"] = "conditional"
-PLAINS = (PLAIN, PLAIN | {"prior": "Categorical", "guide": "Categorical"})
+PLAIN |= {"condition": "conditional", "structure": "Vae"}
+PLAINS = (
+    PLAIN,
+    PLAIN | {"prior": "Categorical", "guide": "Categorical"},
+    PLAIN | {"structure": "Clusters", "prior": "Conditional"},
+)
 
 
 def can_meet(choice):
@@ -445,6 +458,9 @@ def built(names):
     objective, condition = choice.pop("objective"), CONDITIONS[choice.pop("condition")]
     missing = choice.pop("missing") == "missing"
     choice["guide"] = written(choice["guide"], objective)
+    if choice["structure"] in CLASSED:
+        choice["structure"] += "(classes=3)"
+        condition = condition | {"context": 3 + condition.get("context", 0)}
     vae = build(Spec(SHAPE, D, missing=missing, **choice, **condition)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     if missing:  # some elements of each datum, and all of one
@@ -452,12 +468,10 @@ def built(names):
         x[3] = torch.nan
     if not vae.context:
         return vae, x, choice["prior"], objective
-    return (
-        vae,
-        {"x": x, "c": torch.randn(8, vae.context).double()},
-        choice["prior"],
-        objective,
-    )
+    c = torch.randn(8, vae.context).double()
+    if vae.classes:
+        c[:, : vae.classes] = as_labels(vae.model, LABELS)
+    return vae, {"x": x, "c": c}, choice["prior"], objective
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="-".join)

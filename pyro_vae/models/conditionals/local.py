@@ -195,6 +195,16 @@ class SemiAmortized(_Refined):
     def __getattr__(self, name: str) -> Any:
         return self.start.encoder if name == "encoder" else super().__getattr__(name)
 
+    def _read_by_start(self, *c: Tensor) -> tuple[Tensor, ...]:
+        """What of a class and a condition the amortised guide's encoder reads."""
+        width = context_of(self.start.encoder)
+        if not width or width == c[0].shape[-1]:
+            return c if width else ()
+        classes = (
+            slice(0, width) if width == self.classes else slice(self.classes, None)
+        )
+        return (c[0][..., classes],)
+
     def posterior(self, h: Tensor) -> Distribution:
         return self.start.posterior(h)
 
@@ -206,7 +216,7 @@ class SemiAmortized(_Refined):
 
     def parameters_given(self, x: Tensor, *c: Tensor) -> Tensor:
         train, data = torch.is_grad_enabled(), dict(zip("xc", (x, *c), strict=False))
-        at = self.start.parameters_given(x, *(c if self.start.context else ()))
+        at = self.start.parameters_given(x, *self._read_by_start(*c))
         with torch.enable_grad():
             for _ in range(self.steps):
                 at = at if train else at.detach().requires_grad_()
