@@ -307,9 +307,9 @@ class Standardised(nn.Module):
         if not self.masked:
             return filled
         beside, dims = mask.to(filled), len(self.in_shape)
-        if self.view is not None:
+        if self.shift.dim() == 1:
             return torch.cat([filled, beside.flatten(-dims)], -1)
-        if dims in (1, 3):
+        if dims == 3:
             return torch.cat([filled, beside], -dims)
         return torch.stack([filled, beside], -dims - 1)
 
