@@ -244,7 +244,7 @@ def _with_usual(opened: Run, further: list[Question]) -> list[Question]:
     """The questions, with those about columns of mixed kinds and about classes, where there are; not asked twice."""
     guide = opened.vae.guide
     usual: list[Question] = []
-    if opened.vae.classes:
+    if opened.vae.classes and guide.has_density:
         usual.append(Classification())
     if opened.schema is not None and guide.has_density and guide.amortised:
         usual.append(ColumnTable())

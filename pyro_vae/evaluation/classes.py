@@ -26,8 +26,9 @@ from pyro_vae.evaluation.question import (
     Trained,
     unseen,
 )
+from pyro_vae.evaluation.weighting import a_few, check_draws
 from pyro_vae.foundation.abstract import running
-from pyro_vae.foundation.checks import Count, Number, checked
+from pyro_vae.foundation.checks import Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import scored
 from pyro_vae.inference.terms import double
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADS = {"value": "value", "error": "± data"}
+COPIES = 8  # of a bin, while data are sorted into them
 USED = 0.5  # of an equal share: a class that has less of the data is not in use
 
 
@@ -311,25 +313,31 @@ class Classification(Question):
     It is asked of every run with classes.
 
     Args:
-        particles: draws of z for each datum and class.
+        num_particles: draws of z for each datum and class.
         bins: of the calibration error.
     """
 
-    def __init__(self, *, particles: Number = 100, bins: Count = 15) -> None:
-        self.particles, self.bins = particles, bins
+    def __init__(self, *, num_particles: Number = 100, bins: Number = 15) -> None:
+        self.num_particles, self.bins = num_particles, bins
 
     def check(self, run: Trained, data: Evaluated) -> None:
         if not run.vae.classes:
             raise InputError(
                 "the run has no classes: train with --structure labelled or clusters"
             )
+        if not run.vae.guide.has_density:
+            raise InputError(
+                "the guide is a point, and p(y|x) is weighed by draws: train with another guide, such as MeanField"
+            )
+        check_draws(self, data, run.vae.model, run.vae.guide, a_few(run, data))
+        self.afford(8 * COPIES * self.bins, "bins")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         with progress("data", len(data)) as done:
             guide, joint = classify(
                 run.vae,
                 data.x,
-                num_particles=self.particles,
+                num_particles=self.num_particles,
                 memory=data.memory,
                 progress=done,
             )

@@ -226,8 +226,8 @@ class Standardised(nn.Module):
     """An encoder body that sees `(v(x) - shift) / spread`: real data of any scale look alike to it.
 
     What lies more than `far` = 10 spreads away comes nearer, by the logarithm of what is beyond: a single outlier would
-    otherwise lead the features, and the scales that a guide makes of them, out of bounds. Weights that were kept by a
-    version without `far` go on with what the body saw then.
+    otherwise lead the features, and the scales that a guide makes of them, out of bounds. Until the units are set from
+    data nothing is far. Weights that were kept by a version without `far` go on with what the body saw then.
 
     `shift` and `spread` are buffers of the shape of what is seen of one datum, 0 and 1 until `VAE.initialise` sets them
     from the data.
@@ -274,7 +274,7 @@ class Standardised(nn.Module):
         self.masked = missing and self._reads_mask(seen)
         self.register_buffer("shift", torch.zeros(seen))
         self.register_buffer("spread", torch.ones(seen))
-        self.register_buffer("far", torch.tensor(FAR))
+        self.register_buffer("far", torch.tensor(math.inf))
         if missing:
             self.register_buffer("fill", torch.zeros(seen))
 
@@ -335,6 +335,8 @@ class Standardised(nn.Module):
         """Set the units, and the fill to the `mean` of what is seen."""
         self.shift.copy_(shift)
         self.spread.copy_(spread)
+        if self.far is not None:
+            self.far.fill_(FAR)
         if self.missing:
             self.fill.copy_((mean - shift) / spread)
 

@@ -272,9 +272,10 @@ HELD_AT_A_TIME = {
     *(("AIS", name) for name in ("chains", "temperatures")),
     *(("BDMC", name) for name in ("n", "chains", "temperatures")),
     *(("Posterior", name) for name in ("draws", "chains")),
+    ("Classification", "bins"),
     *(
         (name, "num_particles")
-        for name in ("Adaptive", "Gaps", "Impute", "OOD", "Refined")
+        for name in ("Adaptive", "Classification", "Gaps", "Impute", "OOD", "Refined")
     ),
     *((name, "num_particles") for name in ("Anomalies", "Weighted")),
     ("ColumnTable", "draws"),
@@ -320,9 +321,17 @@ def asked_of(request, call, tmp_path, monkeypatch):
 
 
 # Questions of runs of a kind, and how such a run is trained and such a pair made.
-OWN = {"Impute": ("--hide", 0.3), "ColumnTable": ("--likelihood", "columns")}
+OWN = {
+    "Impute": ("--hide", 0.3),
+    "ColumnTable": ("--likelihood", "columns"),
+    "Classification": ("--structure", "clusters"),
+}
 COLUMNS = "columns(columns={'a': bernoulli(), 'b': bernoulli(), 'c': bernoulli(), 'd': bernoulli()})"
-MADE = {"Impute": {"missing": True}, "ColumnTable": {"likelihood": COLUMNS}}
+MADE = {
+    "Impute": {"missing": True},
+    "ColumnTable": {"likelihood": COLUMNS},
+    "Classification": {"structure": "clusters"},
+}
 NEEDED = {"OOD": {"data": "digits"}, "Anomalies": {"rate": 0.5}}
 
 

@@ -149,6 +149,9 @@ def test_without_data_the_units_are_those_of_a_log_normal_variable():
 
 def test_what_lies_within_ten_spreads_is_seen_as_it_is():
     vae = build(Spec((2,), 2, likelihood="gaussian"))
+    far = torch.tensor([[-1e9, 1e9]])
+    assert torch.equal(vae.guide.encoder.standardise(far), far)  # of no units yet
+    vae.initialise(torch.zeros(2), torch.ones(2), standardise=True)
     x = torch.tensor([[-10.0, 9.5], [0.3, 10.0]])
     assert torch.equal(vae.guide.encoder.standardise(x), x)
     beyond = vae.guide.encoder.standardise(torch.tensor([10.0 + math.e - 1, -1e9]))
