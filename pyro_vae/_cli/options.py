@@ -16,7 +16,7 @@ from pyro_vae.foundation.endings import (
     lasting_output,
     reader_gone,
 )
-from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.errors import InputError, MarkedError
 from pyro_vae.foundation.source import summaries
 from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
 from pyro_vae.runs import SPLITS
@@ -101,6 +101,8 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
     if interrupted or isinstance(error, KeyboardInterrupt):
         _say(name, "interrupted")
         return INTERRUPTED
+    if isinstance(error, MarkedError):
+        return _say(name, *error.lines)
     if isinstance(error, InputError):
         return _say(name, str(error))
     if isinstance(error, OSError):
@@ -114,12 +116,14 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
     raise error
 
 
-def _say(name: str, message: str) -> int:
+def _say(name: str, message: str, *below: str) -> int:
+    """Print a sentence, and lines below it as they are."""
     short = re.sub(
         rf"\S{{{WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", message
     )
+    lines = [f"{name}: {printable(short)}", *map(printable, below)]
     with suppress(OSError, ValueError):
-        print(f"{name}: {printable(short)}", file=sys.stderr, flush=True)
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
     return 2
 
 

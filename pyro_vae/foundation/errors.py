@@ -8,6 +8,20 @@ class InputError(ValueError):
     """
 
 
+class MarkedError(InputError):
+    """A mistake at a place of a text: the sentence, and below it the text with a mark under the place.
+
+    Args:
+        sentence: what is wrong.
+        text: of one line.
+        place: of the mistake in it, from 0.
+    """
+
+    def __init__(self, sentence: str, text: str, place: int) -> None:
+        self.lines = (sentence, f"  {text}", f"  {' ' * place}^")
+        super().__init__("\n".join(self.lines))
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an exception's text, for use inside a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")

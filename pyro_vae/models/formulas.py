@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, NoReturn
 
-from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.errors import MarkedError
 
 SITES = ("x", "y", "z")
 EXAMPLE = "p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)"
@@ -46,6 +46,7 @@ def read(text: str) -> Formula:
     >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")
     Formula(classes=True, of=('z',), guided=True)
     """
+    text = " ".join(text.split())
     terms = _terms(text)
     p = {term.site: term for term in terms if term.of == "p"}
     q = {term.site: term for term in terms if term.of == "q"}
@@ -157,4 +158,4 @@ def _check_whole(text: str, p: dict[str, Term], q: dict[str, Term]) -> None:
 
 def _refuse(text: str, place: int, why: str) -> NoReturn:
     """Raise `InputError` with the text and a mark under the place."""
-    raise InputError(f"{why}\n  {text}\n  {' ' * place}^")
+    raise MarkedError(why, text, place)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+from pyro_vae.foundation.abstract import context_of
 from pyro_vae.foundation.checks import Count, NotNegative, Whole
+from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models import formulas
 from pyro_vae.models.classes import Classes
@@ -202,6 +204,11 @@ def _built(
     decoder = parts.decoder(latent_dim, likelihood.output_shape, context=of_x)
     guide = parts.guide(encoder, latent_dim)
     prior = parts.prior(latent_dim, context=of_z)
+    if "z" in of and not context_of(prior):
+        raise InputError(
+            f"z depends on the class, and the prior {type(prior).__name__} does not: take conditional, which is the "
+            "default of such a structure"
+        )
     if structure is None or not size:
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
     classes = Classes(

@@ -317,12 +317,15 @@ class VAE(AbstractProgram):
         """A draw of z from the guide, and the condition with it: a class that was not known is drawn too."""
         if not self.classes:
             return self.guide(data), data.get("c")
-        guide, known = self.guide, self.guide.known(data)
-        q = guide.factors()[0].at(known)
-        y = pinned(q, known["y"]).sample() if "y" in known else q.sample()
-        z = guide.factors()[1].at({**known, "y": y}).rsample()
-        label = one_hot(y, self._each)
-        return z, beside(label, *([known["c"]] if "c" in known else []))
+        known, y = self.guide.known(data), self._class_given(data).sample()
+        q = self.guide.factors()[1].at({**known, "y": y})
+        z = q.rsample() if q.has_rsample else q.sample()
+        return z, self._with_rest(y, known)
+
+    def _with_rest(self, y: Tensor, known: Mapping[str, Tensor]) -> Tensor:
+        """The condition that begins with classes y, `(N, context)`."""
+        rest = [known["c"]] if "c" in known else []
+        return beside(one_hot(y, self._each), *rest)
 
     def _total(self, data: Mapping[str, Tensor]) -> Tensor | None:
         """The total count of each datum, where the likelihood is given it."""
@@ -380,9 +383,8 @@ class VAE(AbstractProgram):
     def completed(self, x: Any, c: Any = None) -> Tensor:
         """The condition of each datum, `(N, context)`, with the most probable class where the label is not known."""
         data = self._data(x, c)
-        label = one_hot(self._class_given(data).probs.argmax(-1), self._each)
-        rest = self.guide.known(data)
-        return beside(label, *([rest["c"]] if "c" in rest else []))
+        y = self._class_given(data).probs.argmax(-1)
+        return self._with_rest(y, self.guide.known(data))
 
     def decode(
         self, z: Tensor, c: Any = None, *, total: Tensor | None = None
@@ -469,9 +471,8 @@ class VAE(AbstractProgram):
     def _with_class(self, c: Tensor) -> Tensor:
         """A condition, `(n, context)`, with a class drawn from p(y) where it has none."""
         assert self.model.class_prior is not None
-        label, rest = c[:, : self.classes], c[:, self.classes :]
-        y = pinned(self.model.class_prior(), codes(label)).sample()
-        return beside(one_hot(y, self._each), rest)
+        y = pinned(self.model.class_prior(), codes(c[:, : self.classes])).sample()
+        return beside(one_hot(y, self._each), c[:, self.classes :])
 
     @torch.no_grad()
     def reconstruct(self, x: Any, c: Any = None, *, to: Any = None) -> Tensor:
