@@ -157,7 +157,7 @@ class Categorical(Prior):
 
     Source: Jang, Gu & Poole 2017, Categorical Reparameterization with Gumbel-Softmax, section 4.
 
-    >>> Categorical(6, levels=3)().log_prob(torch.tensor([1.0, 0, 0, 0, 0, 1]))  # -2 log 3
+    >>> Categorical(6, levels=3, learned=False)().log_prob(torch.tensor([1.0, 0, 0, 0, 0, 1]))  # -2 log 3
     tensor(-2.1972)
     """
 

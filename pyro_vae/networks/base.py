@@ -220,6 +220,7 @@ def with_mask(shape: Shape, seen: Shape | None = None) -> Shape:
 
 
 FAR = 10.0  # spreads from the middle, where an encoder has hardly seen anything
+NEVER = 3e38  # what no number is away, within the type of weights
 
 
 class Standardised(nn.Module):
@@ -274,7 +275,7 @@ class Standardised(nn.Module):
         self.masked = missing and self._reads_mask(seen)
         self.register_buffer("shift", torch.zeros(seen))
         self.register_buffer("spread", torch.ones(seen))
-        self.register_buffer("far", torch.tensor(math.inf))
+        self.register_buffer("far", torch.tensor(NEVER))
         if missing:
             self.register_buffer("fill", torch.zeros(seen))
 

@@ -79,7 +79,21 @@ def with_holes(call, tmp_path, monkeypatch):
     return Path("holes")
 
 
-ASKED_OF = {"ColumnTable": "on_a_table", "Impute": "with_holes"}
+@pytest.fixture
+def with_classes(call, tmp_path, monkeypatch):
+    """A run of a structure with classes."""
+    monkeypatch.chdir(tmp_path)
+    options = ("--structure", "labelled", "--labelled", 100, "--latent-dim", 2)
+    quick = ("--network", "mlp(hidden=(8,))", "--epochs", 1)
+    call("train", *options, *quick, "--output", "classes")
+    return Path("classes")
+
+
+ASKED_OF = {
+    "Classification": "with_classes",
+    "ColumnTable": "on_a_table",
+    "Impute": "with_holes",
+}
 
 
 def evaluation(run):

@@ -54,6 +54,7 @@ class Categorical(HeadGuide):
     Source: Jang, Gu & Poole 2017, Categorical Reparameterization with Gumbel-Softmax; Maddison, Mnih & Teh 2017, The
     Concrete Distribution.
 
+    >>> import torch
     >>> from pyro_vae import MLP
     >>> Categorical(MLP((4,)), 6, levels=3).posterior(torch.zeros(5, 200)).mean.shape
     torch.Size([5, 6])
