@@ -8,6 +8,9 @@ class InputError(ValueError):
     """
 
 
+WINDOW = 160  # signs of a text about a place that are shown
+
+
 class MarkedError(InputError):
     """A mistake at a place of a text: the sentence, and below it the text with a mark under the place.
 
@@ -18,7 +21,9 @@ class MarkedError(InputError):
     """
 
     def __init__(self, sentence: str, text: str, place: int) -> None:
-        self.lines = (sentence, f"  {text}", f"  {' ' * place}^")
+        start = max(0, place - WINDOW // 2)
+        shown = text[start : start + WINDOW]
+        self.lines = (sentence, f"  {shown}", f"  {' ' * (place - start)}^")
         super().__init__("\n".join(self.lines))
 
 

@@ -109,7 +109,7 @@ def _check(text: str, term: Term, others: dict[str, Term]) -> None:
             _refuse(
                 text,
                 place,
-                f"there is no {name}: a pair has x, one vector z and one class y{hint}",
+                f"there is no {name[:30]}: a pair has x, one vector z and one class y{hint}",
             )
     if others[term.site] is not term:
         _refuse(text, term.place, f"{term.of} has two factors of {term.site}")

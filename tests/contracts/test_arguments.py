@@ -31,6 +31,7 @@ from pyro_vae import (
 from pyro_vae.data.representation import Representation
 from pyro_vae.foundation import sizes as _sizes
 from pyro_vae.foundation.checks import Count, NotNegative, Positive, check, shown, words
+from pyro_vae.foundation.errors import MarkedError
 from pyro_vae.foundation.sizes import Bounded
 from pyro_vae.inference.fit import SCHEDULES
 from pyro_vae.inference.optimizers import ARGUMENTS, OPTIMIZERS
@@ -80,8 +81,9 @@ def within(seconds, megabytes=700):
 
 
 def is_clear(error, name):
-    """One line that names the argument."""
-    sentence = str(error)
+    """One line that names the argument; below it may stand a text with a mark under a place."""
+    sentence = error.lines[0] if isinstance(error, MarkedError) else str(error)
+    assert len(str(error)) < 600
     assert "\n" not in sentence
     assert len(sentence) < 300, sentence
     assert name in sentence, sentence
