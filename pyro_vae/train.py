@@ -296,10 +296,14 @@ def _with_classes(
     if found.kept is not None and reads:
         data.given = {found.column.name: {"train": found.kept}, **data.given}
     arguments = {**member.arguments, "classes": len(found.column.categories)}
-    if getattr(structure, "start", 0) is None:  # labels say which class is which
+    start = getattr(structure, "start", 0)
+    if start and reads:
+        raise InputError(
+            f"--structure {member.name.lower()} is given labels, which say which class is which: leave start out"
+        )
+    if start is None:
         steps = -(-len(data.values["train"]) // config.batch_size)
-        sought = found.kept is None or not reads
-        arguments["start"] = epochs_before(steps, config.epochs or 0) if sought else 0
+        arguments["start"] = 0 if reads else epochs_before(steps, config.epochs or 0)
     config = replace(config, structure=str(replace(member, arguments=arguments)))
     return config, Conditions((found.column, *others)), found.notes
 

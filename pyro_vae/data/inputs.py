@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pyro_vae.data.conditions import UNKNOWN
 from pyro_vae.data.fields import (
     Data,
     Sampled,
@@ -156,8 +157,8 @@ def as_labels(model: Any, y: Any) -> Tensor:
         raise InputError(
             f"y is a {type(y).__name__}{shape}; give a class for each datum, (N,), -1 where there is none"
         )
-    codes = codes.nan_to_num(-1.0) if codes.is_floating_point() else codes
-    wrong = (codes < -1) | (codes >= size) | (codes != codes.round())
+    codes = codes.nan_to_num(UNKNOWN) if codes.is_floating_point() else codes
+    wrong = (codes < UNKNOWN) | (codes >= size) | (codes != codes.round())
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise InputError(

@@ -23,6 +23,7 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import PARETO_LIMIT
+from pyro_vae.evaluation.weighting import values_of
 from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.foundation.errors import InputError
@@ -193,8 +194,7 @@ def _weighed(vae: Any, batch: Any, draws: int, units: Tensor) -> Tensor:
     """Reconstruction, surprise and Pareto k of the cells of some data, `(3, B, D)`."""
     x, _ = fields_of(batch)
     t = scored(vae.model, vae.guide, Call(batch), draws)
-    latents = {name: t.sites[name].value for name in ("y", "z") if name in t.sites}
-    p = vae.model.at("x", batch, **latents)
+    p = vae.model.at("x", batch, **values_of(t))
     each = (p.log_probs(x) - units.to(x.device)).double()  # (K, B, D)
     log_w = (t.log_pz - t.log_qz).double() + each.sum(-1)
     if t.log_share is not None:  # of classes, which are enumerated

@@ -24,7 +24,7 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import PARETO_LIMIT
-from pyro_vae.evaluation.weighting import a_few, check_draws
+from pyro_vae.evaluation.weighting import a_few, check_draws, values_of
 from pyro_vae.foundation.abstract import forked_random, running
 from pyro_vae.foundation.checks import Number, Whole, checked
 from pyro_vae.foundation.errors import InputError
@@ -237,7 +237,7 @@ def _completed(
     """The fields of an `Imputed` for one batch."""
     t = scored(vae.model, vae.guide, batch, num_particles)
     x, _ = fields_of(batch.data)
-    latents = _latents(t)
+    latents = values_of(t)
     weights, log_seen, ess, k = _Weights.of_terms(t)
     p = vae.model.likelihood.unseen(vae.model.at("x", batch.data, **latents))
 
@@ -354,11 +354,6 @@ def draws_given(
     return Given(drawn, weighted.log_known.item(), ess, weighted.pareto_k.item())
 
 
-def _latents(t: Terms) -> dict[str, Tensor]:
-    """The latents of a pair by name, `(K, B, ...)`, z and where there are classes y."""
-    return {name: t.sites[name].value for name in ("y", "z") if name in t.sites}
-
-
 def _weighted_latents(
     vae: Any, data: dict[str, Tensor], count: int
 ) -> tuple[dict[str, Tensor], _Weights]:
@@ -369,7 +364,7 @@ def _weighted_latents(
     likelihood, x = vae.model.likelihood, data["x"]
     if likelihood.missing and vae.guide.has_density:
         t = scored(vae.model, vae.guide, Call(data), count)
-        return _latents(t), _Weights.of_terms(t)
+        return values_of(t), _Weights.of_terms(t)
     c = data.get("c")
     given = () if c is None else (c.expand(count, -1),)
     latents = {}

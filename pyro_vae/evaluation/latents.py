@@ -751,7 +751,8 @@ def _of_prior(vae: Any, batch: Any, shape: tuple[int]) -> Tensor:
         return vae.model.at("z", batch).sample(shape)
     x, c = fields_of(batch)
     (given,) = vae.condition(c, len(x))
-    return torch.stack([vae.draw_prior(len(x), given) for _ in range(*shape)])
+    every = given.repeat(*shape, 1)
+    return vae.draw_prior(len(every), every).unflatten(0, (*shape, len(x)))
 
 
 def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":

@@ -41,7 +41,7 @@ from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.held import far_down
 from pyro_vae.inference.particles import way_of
 from pyro_vae.inference.shift import paired
-from pyro_vae.inference.terms import Program, Site, double
+from pyro_vae.inference.terms import Program, Site, Terms, double
 
 WEIGHTS = 128  # bytes of a draw's weights while they are summed up
 NAMED = 5  # wild data that are named
@@ -134,6 +134,11 @@ class _Groups:
 def latents_of(sites: Mapping[str, Site]) -> dict[str, Site]:
     """The sites that the guide draws."""
     return {name: s for name, s in sites.items() if s.q is not None and s.drawn}
+
+
+def values_of(t: Terms) -> dict[str, Tensor]:
+    """The latents that the guide draws or enumerates, by name, `(K, B, ...)`, with 1 for B where all data share them."""
+    return {name: site.value for name, site in latents_of(t.sites).items()}
 
 
 def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, bool]:

@@ -37,7 +37,7 @@ from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.objectives import ELBO, Objective
-from pyro_vae.inference.seeking import epochs_before, seek
+from pyro_vae.inference.seeking import epochs_before, has_labels, seek
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
@@ -582,6 +582,8 @@ def fit(
 def turn_of(vae: Any, data: Any, epochs: int, batch_size: int) -> Turn:
     """Where a pair with classes has clusters sought among its codes, and nothing for any other pair."""
     after = getattr(vae, "seek_after", 0)
+    if after != 0 and has_labels(vae, data):
+        after = 0  # they say which class is which
     if after is None:
         after = epochs_before(-(-len(data) // batch_size), epochs)
     return Turn(after, partial(seek, vae, data))

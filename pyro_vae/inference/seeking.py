@@ -24,6 +24,12 @@ def epochs_before(steps: int, epochs: int) -> int:
     return max(1, min(-(-STEPS // steps), epochs // 2))
 
 
+def has_labels(vae: Any, data: Any) -> bool:
+    """Whether some of the data have a label."""
+    _, c = fields_of(data)
+    return c is not None and bool((~c[:, 0].isnan()).any())
+
+
 def seek(vae: Any, data: Any) -> None:
     """Let the classes of a pair begin as the clusters that there are among its codes.
 

@@ -7,12 +7,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.foundation.abstract import context_of
+from pyro_vae.data.conditions import UNKNOWN
+from pyro_vae.foundation.abstract import MOST_LISTED, context_of
 from pyro_vae.foundation.checks import Count, NotNegative, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.networks import features as width_of
 
-UNKNOWN = -1  # the label of a datum that has none
+WEIGHT = 50.0  # of labels, beside the bound of a datum
 
 
 class ClassPrior(nn.Module):
@@ -51,7 +52,7 @@ class Classifier(nn.Module):
         network: nn.Module,
         size: Count,
         *,
-        weight: NotNegative = 0.0,
+        weight: NotNegative = WEIGHT,
         features: Count | None = None,
     ) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class Classes(nn.Module):
         features: as in `Classifier`.
 
     Raises:
-        InputError: for other sites, or fewer than two classes.
+        InputError: for other sites, fewer than two classes, or more than 1,000.
 
     Source: Kingma, Rezende, Mohamed & Welling 2014, Semi-Supervised Learning with Deep Generative Models (M2, alpha);
     Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders.
@@ -108,7 +109,7 @@ class Classes(nn.Module):
         network: nn.Module,
         *,
         of: tuple[str, ...] = ("x",),
-        weight: NotNegative = 0.0,
+        weight: NotNegative = WEIGHT,
         uniform: bool = True,
         start: Whole | None = 0,
         features: Count | None = None,
@@ -116,8 +117,10 @@ class Classes(nn.Module):
         super().__init__()
         if not of or not {*of} <= {"x", "z"}:
             raise InputError(f"of={of!r}: name the sites x, z or both")
-        if size < 2:
-            raise InputError(f"{size} class says nothing: give 2 or more")
+        if not 2 <= size <= MOST_LISTED:
+            raise InputError(
+                f"{size} classes cannot be told apart and summed over: give from 2 to {MOST_LISTED:,}"
+            )
         self.size, self.of, self.start = size, tuple(of), start
         self.prior = ClassPrior(size, uniform=uniform)
         self.classifier = Classifier(network, size, weight=weight, features=features)

@@ -334,6 +334,8 @@ def test_parts_that_do_not_read_the_class_are_refused():
             MeanField(encoder, LATENT),
             classes=classes,
         )
+    with pytest.raises(InputError, match="give from 2 to 1,000"):
+        Classes(2000, MLP((DIMS,)))
     with pytest.raises(InputError, match="name the sites x, z or both"):
         Classes(CLASSES, MLP((DIMS,)), of=("w",))
     with pytest.raises(InputError, match="the decoder reads the class of each latent"):
@@ -391,6 +393,41 @@ def test_clusters_are_found_where_there_are_some():
     ).agreement()
     assert found["accuracy by assignment"] > 0.98
     assert found["adjusted Rand index"] > 0.95
+
+
+def test_clusters_are_not_sought_where_labels_name_them():
+    torch.manual_seed(0)
+    vae = build(Spec((4,), 2, structure="clusters(classes=3, start=1)"))
+    x = torch.ones(7, 4)
+    history = fit(vae, {"x": x, "y": LABELS}, epochs=2, batch_size=7)
+    assert not any(math.isnan(epoch.score) for epoch in history)
+
+
+def test_beside_many_codes_the_class_alone_is_enumerated():
+    """10 classes and 625 codes are more than are summed over; y is, and z drawn."""
+    codes = "categorical(levels=5)"
+    spec = Spec((4,), 20, codes, guide=codes, structure="labelled(classes=10)")
+    vae = build(spec)
+    t = terms(vae.model, vae.guide, torch.ones(3, 4), num_particles=2)
+    assert t.combinations == 10
+    assert t.sites["y"].listed
+    assert not t.sites["z"].listed
+    _, joint = classify(vae, torch.ones(3, 4), num_particles=5)
+    assert joint.isfinite().all()
+
+
+def test_the_term_of_labels_takes_no_part_in_a_score_function():
+    """A constant added to each bound would make the gradient of drawn codes noisier: it is the same without it."""
+    codes = "categorical(levels=5)"
+    gradients = []
+    for weight in (0.0, 50.0):
+        torch.manual_seed(0)
+        structure = f"labelled(classes=10, weight={weight})"
+        vae = build(Spec((4,), 20, codes, guide=codes, structure=structure))
+        data = as_data(vae.model, {"x": torch.ones(3, 4), "y": torch.arange(3)})[:]
+        ELBO(num_particles=2).differentiable_loss(vae.model, vae.guide, data).backward()
+        gradients.append(vae.guide.head.weight.grad)
+    assert torch.equal(*gradients)
 
 
 def test_agreement_is_that_of_the_tables_by_hand():

@@ -135,13 +135,15 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     def loss_of(self, t: Terms) -> Tensor:
         """The scalar to be differentiated: minus the bound, summed over the batch (and scaled to the whole plate)."""
         self._check_shares(t)
-        bound = self.bound(t) if t.aim is None else self.bound(t) + t.aim
+        bound = self.bound(t)
         if self.score_function and t.log_score is not None:
             signal = bound.detach() - self._baseline(
                 t, bound
             )  # (batch,) or (num_particles, batch)
             score = t.log_score
             bound = bound + (signal * (score - score.detach())).sum(0)
+        if t.aim is not None:
+            bound = bound + t.aim
         loss = -bound.sum()
         return loss if t.scale == 1 else t.scale * loss
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
 from pyro_vae.distributions.known import log_prob_of_known, pinned
-from pyro_vae.foundation.abstract import aim, context_of, movable
+from pyro_vae.foundation.abstract import MOST_LISTED, aim, context_of, movable
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
@@ -107,6 +107,10 @@ class Guide(Declared, Program):
     def classify(self, classifier: Classifier, reads: Reads) -> None:
         """Called once by `VAE` where there are classes: q(y|x), and whether the encoder is given the class."""
         self.classifier, self.reads = classifier, reads
+        if self.listed and self.levels is not None:
+            codes = self.levels ** (self.latent_dim // self.levels)
+            # Together too many: the class is summed over, and codes are drawn.
+            self.listed = classifier.size * codes <= MOST_LISTED
 
     def given_class(self, x: Tensor, *values: Tensor) -> Distribution:
         """`q(z|x,y)`: of classes y `(..., batch)` a distribution of that batch shape."""
@@ -134,13 +138,15 @@ class Guide(Declared, Program):
         """
         self._fit(getattr(model, "prior", None))
         likelihood: Any = getattr(model, "likelihood", None)
-        if self.classifier is not None:
-            network = self.classifier.network
-            self.classifier.network = self._standardised(
-                network, likelihood, self.classifier.features
-            )
+        self._connect_classifier(likelihood)
         if self.amortised:
             self.encoder = self._standardised(self.encoder, likelihood, self.features)
+
+    def _connect_classifier(self, likelihood: Any) -> None:
+        """Let the network of q(y|x) count in standard units too, where there are classes."""
+        if self.classifier is not None:
+            network, width = self.classifier.network, self.classifier.features
+            self.classifier.network = self._standardised(network, likelihood, width)
 
     @staticmethod
     def _standardised(encoder: nn.Module, likelihood: Any, features: int) -> nn.Module:

@@ -185,12 +185,7 @@ class SemiAmortized(_Refined):
     def connect(self, model: nn.Module) -> None:
         object.__setattr__(self, "_model", model)
         self.start.connect(model)
-        if self.classifier is not None:
-            self.classifier.network = self._standardised(
-                self.classifier.network,
-                model.likelihood,
-                self.classifier.features,
-            )
+        self._connect_classifier(model.likelihood)
 
     def __getattr__(self, name: str) -> Any:
         return self.start.encoder if name == "encoder" else super().__getattr__(name)
