@@ -745,14 +745,11 @@ class Latents(Question):
         return replace(answer, warnings=[warning]).plus(numbers={"remedy": option})
 
 
-def _of_prior(vae: Any, batch: Any, shape: tuple[int]) -> Tensor:
-    """Draws of z from the model for each datum, `(*shape, batch, latent_dim)`, whatever its class."""
-    if not vae.classes:
-        return vae.model.at("z", batch).sample(shape)
+def _of_prior(vae: Any, batch: Any, count: int) -> Tensor:
+    """So many draws of z from the model for each datum, under its condition, `(count batch, latent_dim)`."""
     x, c = fields_of(batch)
-    (given,) = vae.condition(c, len(x))
-    every = given.repeat(*shape, 1)
-    return vae.draw_prior(len(every), every).unflatten(0, (*shape, len(x)))
+    given = [each.repeat(count, 1) for each in vae.condition(c, len(x))]
+    return vae.draw_prior(count * len(x), *given)
 
 
 def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
@@ -761,9 +758,9 @@ def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
 
     batches_of_x = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
     draws = [run.vae.encode(batch).sample() for batch in batches_of_x]
-    of_each = (math.ceil(20_000 / len(x)),)
-    prior = [_of_prior(run.vae, batch, of_each) for batch in batches_of_x]
-    every, drawn = torch.cat([some.flatten(0, -2) for some in prior]), torch.cat(draws)
+    of_each = math.ceil(20_000 / len(x))
+    every = torch.cat([_of_prior(run.vae, batch, of_each) for batch in batches_of_x])
+    drawn = torch.cat(draws)
     levels = getattr(run.vae.guide, "levels", None)
     if levels is not None:
         drawn, every = (

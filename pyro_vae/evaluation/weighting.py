@@ -137,7 +137,7 @@ def latents_of(sites: Mapping[str, Site]) -> dict[str, Site]:
 
 
 def values_of(t: Terms) -> dict[str, Tensor]:
-    """The latents that the guide draws or enumerates, by name, `(K, B, ...)`, with 1 for B where all data share them."""
+    """The latents that the guide draws or enumerates, by name, `(K, B, ...)`, 1 for B where all data share them."""
     return {name: site.value for name, site in latents_of(t.sites).items()}
 
 
