@@ -24,6 +24,7 @@ from pyro_vae.evaluation.imputation import (
     draws_given as draws_given,
     imputations as imputations,
 )
+from pyro_vae.evaluation.fields import by_field as by_field
 from pyro_vae.inference.bounds import elbo as elbo
 from pyro_vae.evaluation.weighting import log_marginal as log_marginal
 from pyro_vae.inference.fit import fit as fit

@@ -1,6 +1,7 @@
 """The description of a VAE that was made in code: its `Spec`, read from how its parts were made."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import given
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Standardised
+from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
 from pyro_vae.spec import AXES, FITTED, Spec, build
 
 REMEDY = (
@@ -55,13 +57,24 @@ def _parts(vae: VAE) -> dict[str, Any]:
         "prior": vae.model.prior,
         "likelihood": vae.model.likelihood,
         "guide": vae.guide,
-        "encoder": _body(vae.guide.encoder),
-        "decoder": vae.model.decoder,
+        **_bodies("encoder", vae.guide.encoder),
+        **_bodies("decoder", vae.model.decoder),
     }
     if vae.classes:
         classifier: Any = vae.guide.classifier
-        parts["classifier"] = _body(classifier.network)
+        parts |= _bodies("classifier", classifier.network)
     return parts
+
+
+def _bodies(what: str, network: Any) -> dict[str, Any]:
+    """A network by what it is; those of several fields each by its field."""
+    if isinstance(network, FieldEncoder):
+        each = zip(network.layout.names, network.bodies, strict=True)
+    elif isinstance(network, FieldDecoder):
+        each = zip(network.layout.names, network.networks, strict=True)
+    else:
+        return {what: _body(network)}
+    return {f"{what} of {name}": _body(body) for name, body in each}
 
 
 def _body(encoder: Any) -> Any:
@@ -96,13 +109,30 @@ def _read(vae: VAE) -> Spec:
             "context": vae.context,
             "encoder_context": vae.guide.reads.c
             if vae.classes
-            else context_of(parts["encoder"]) > 0,
+            else context_of(vae.guide.encoder) > 0,
         }
     if vae.classes:
         axes["structure"] = _structure(vae)
-    axes |= {"missing": True} if parts["likelihood"].missing else {}
-    return Spec(
-        tuple(shape), latent_dim, network=_member("network", parts["encoder"]), **axes
+    axes |= {"missing": True} if _reads_holes(vae) else {}
+    return Spec(tuple(shape), latent_dim, network=_network(vae, parts), **axes)
+
+
+def _reads_holes(vae: VAE) -> bool:
+    """Whether its networks were made for data of which single elements may be missing."""
+    encoder = vae.guide.encoder
+    if isinstance(encoder, FieldEncoder):
+        return any(getattr(body, "masked", False) for body in encoder.bodies)
+    return vae.model.likelihood.missing
+
+
+def _network(vae: VAE, parts: dict[str, Any]) -> str:
+    """The network in the grammar of the command line, of several fields one for each."""
+    encoder = vae.guide.encoder
+    if not isinstance(encoder, FieldEncoder):
+        return _member("network", parts["encoder"])
+    return ", ".join(
+        f"{name}={_member('network', parts[f'encoder of {name}'])}"
+        for name in encoder.layout.names
     )
 
 
@@ -152,7 +182,10 @@ def _member(axis: str, part: Any) -> str:
 
 
 def _spelling(value: Any) -> str:
-    """A value as the command line has it; a class is a member."""
+    """A value as the command line has it; a class is a member, and so is one with arguments."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k!r}: {_spelling(v)}' for k, v in value.items())}}}"
+    if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
+        given = (f"{k}={_spelling(v)}" for k, v in value.keywords.items())
+        return f"{value.func.__name__}({', '.join(given)})"
     return f"{value.__name__}()" if isinstance(value, type) else repr(value)

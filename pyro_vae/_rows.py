@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data import NAMED, Bridge, Data, DataSet, Split, evenly, load_data
-from pyro_vae.data.bridges import AsStored
+from pyro_vae.data.bridges import AsStored, FieldsBridge
 from pyro_vae.data.conditions import spelled
 from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
@@ -21,6 +21,8 @@ from pyro_vae.data.nature import Nature, nature_of
 from pyro_vae.data.own import may_have_holes, options_for
 from pyro_vae.data.representation import Representation, present
 from pyro_vae.data.sets import ALL
+from pyro_vae.data.several import FieldSet, available, load_several, with_missing
+from pyro_vae.data.sources import sources
 from pyro_vae.data.streams import Stream, chunks, stored
 from pyro_vae.data.units import Units
 from pyro_vae.foundation.errors import InputError
@@ -191,6 +193,8 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
         "condition",
         *options_for(file, own["dataset"]),
     )
+    if opened.several:
+        return _read_fields(opened, file, labels)
     if path.is_dir():
         kept = (*kept, "background")
     request = {k: own[k] for k in kept if k in own and k in REQUEST}
@@ -208,6 +212,39 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     except InputError as error:
         told = str(error).replace("--dataset", "--data")
         raise InputError(told.replace(HOW, "train with --missing keep")) from error
+
+
+def _read_fields(opened: Run, file: str, labels: str | None) -> DataSet:
+    """The fields of a file, or of files by the names of the fields; those that it lacks are missing."""
+    own, bridge = opened.request, opened.bridge
+    assert isinstance(bridge, FieldsBridge)
+    several = "=" in file and file not in NAMED and not user_path(file).exists()
+    where = sources(file, None if several else own.get("key"), fewest=1)
+    if where is None:
+        names = ", ".join(bridge.layout.names)
+        raise InputError(
+            f"{file} is one field, and the run knows {names}: name it, as in {bridge.layout.names[0]}={file}"
+        )
+    if unknown := [name for name in where if name not in bridge.layout.names]:
+        raise InputError(
+            f"{file} has a field {unknown[0]}, and the run knows {', '.join(bridge.layout.names)}"
+        )
+    there = available(where)
+    there = {name: there[name] for name in bridge.layout.names if name in there}
+    if not there:
+        raise InputError(
+            f"{file} has none of the fields {', '.join(bridge.layout.names)}"
+        )
+    shared = ("data_dir", "columns", "background")
+    kept: dict[str, Any] = {k: own[k] for k in shared if k in own}
+    kept["missing"] = KEEP if opened.spec.missing else None
+    request = Request(dataset=file, labels=labels, **kept)
+    try:
+        data = load_several(request, there, divide=False)
+    except InputError as error:
+        told = str(error).replace("--dataset", "--data")
+        raise InputError(told.replace(HOW, "train with --missing keep")) from error
+    return with_missing(data, bridge.layout)
 
 
 def _check_columns(file: str, data: DataSet, known: Any) -> None:
@@ -268,12 +305,30 @@ def seen(
     Raises:
         InputError: when the model cannot take them.
     """
+    bridge = _bridge_for(opened, data, split, what, strict=strict)
+    return _checked(opened, data, split, bridge, what)
+
+
+def _bridge_for(
+    opened: Run, data: DataSet, split: str, what: str, *, strict: bool
+) -> Bridge:
+    """The bridge of a run for other data, as far as they are spelled otherwise; of several fields that of each."""
+    if isinstance(data, FieldSet) and isinstance(opened.bridge, FieldsBridge):
+        bridges = []
+        for name, view in opened.fields.items():
+            part, said = data.parts.get(name), f"the field {name} of {what}"
+            found = view.bridge
+            if part is not None:
+                found = _bridge_for(view, part, split, said, strict=strict)
+            bridges.append(found)
+            opened.notes += view.notes
+        return replace(opened.bridge, parts=tuple(bridges))
     if data.shape != opened.spec.shape:
         raise InputError(
             f"{what} has data of shape {data.shape}, but the run was trained on {opened.spec.shape}"
         )
     if opened.schema is not None:
-        return _checked(opened, data, split, opened.bridge, what)
+        return opened.bridge
     bridge, holds = opened.bridge, data.representation
     own = Representation[opened.config["resolved"]["stored"]]
 
@@ -320,7 +375,7 @@ def seen(
             f"{what} holds values up to {largest:g}, but those of the run end at {bridge.maximum:g}: bring both to one "
             "scale"
         )
-    return _checked(opened, data, split, bridge, what)
+    return bridge
 
 
 def _checked(
@@ -350,7 +405,11 @@ def outside(opened: Run, name: str) -> Split | Data:
         key: opened.request.get(key) for key in ("data_dir", "columns", "condition")
     }
     try:
-        data = load_data(name, divide=named, **request)
+        if opened.several:
+            data = _read_fields(opened, name, None)
+            named = False
+        else:
+            data = load_data(name, divide=named, **request)
     except InputError as error:
         raise InputError(str(error).replace("--dataset", "--ood")) from error
     x = seen(opened, data, "test" if named else ALL, f"--ood {name}", strict=True)
@@ -360,6 +419,8 @@ def outside(opened: Run, name: str) -> Split | Data:
 
 def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     """Values in memory as a run sees them; see `Run.see`."""
+    if opened.several:
+        return _see_fields(opened, values, given)
     conditions, columns = opened.conditions, getattr(values, "columns", ())
     names = [] if conditions is None else [k for k in conditions.names if k in columns]
     required = () if conditions is None else conditions.required
@@ -412,6 +473,34 @@ def see(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
     for sentence in strange(opened, given_of(opened, x)):
         warnings.warn(sentence, DataWarning, stacklevel=3)
     return x
+
+
+def _see_fields(opened: Run, values: Any, given: Mapping[str, Any] | None) -> Any:
+    """Several fields in memory by their names, as a run sees them; one that is not given is missing."""
+    bridge: Any = opened.bridge
+    layout = bridge.layout
+    if (
+        not isinstance(values, Mapping)
+        or not values
+        or not {*values} <= {*layout.names}
+    ):
+        raise InputError(
+            f"the run has the fields {', '.join(layout.names)}: give a dict of them, as in "
+            f"{{{layout.names[0]!r}: ...}}"
+        )
+    fields = {}
+    for name, part in values.items():
+        array = part
+        view = opened.fields[name]
+        if view.schema is not None and not hasattr(part, "columns"):
+            import pandas
+
+            array = pandas.DataFrame({view.schema.names[0]: np.asarray(part).ravel()})
+        fields[name] = fields_of(see(view, array, None))[0]
+    x = layout.join(fields)
+    if given is None:
+        return x
+    return {"x": x, "c": opened.condition(**given)}
 
 
 def _all(kind: Representation, values: Any, plain: Bridge) -> bool:

@@ -44,6 +44,7 @@ from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.evaluation.by_column import ColumnTable
 from pyro_vae.evaluation.classes import Classification
+from pyro_vae.evaluation.fields import FieldTable
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
 from pyro_vae.evaluation.results import LogMarginal
@@ -82,7 +83,8 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
     """What was evaluated, and log p(x) in bits: how `evaluation.json` begins."""
     bridge = opened.bridge
     stored = Representation[opened.config["resolved"]["stored"]]
-    missing = share_missing(fields_of(rows.x)[0]) if opened.spec.missing else 0.0
+    may_miss = opened.vae.model.likelihood.missing
+    missing = share_missing(fields_of(rows.x)[0]) if may_miss else 0.0
     # Those that were seen, on average.
     dimensions = math.prod(opened.spec.shape) * (1 - missing)
     return {
@@ -241,13 +243,15 @@ def _columns(
 
 
 def _with_usual(opened: Run, further: list[Question]) -> list[Question]:
-    """The questions, with those about columns of mixed kinds and about classes, where there are; not asked twice."""
+    """The questions, with those about columns of mixed kinds, fields and classes, where there are; not asked twice."""
     guide = opened.vae.guide
     usual: list[Question] = []
     if opened.vae.classes and guide.has_density:
         usual.append(Classification())
     if opened.schema is not None and guide.has_density and guide.amortised:
         usual.append(ColumnTable())
+    if opened.several and guide.has_density:
+        usual.append(FieldTable())
     asked = {type(question) for question in further}
     return [*further, *(question for question in usual if type(question) not in asked)]
 

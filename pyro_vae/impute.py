@@ -124,6 +124,25 @@ def frame(opened: Run, arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     return table
 
 
+def _by_field(opened: Run, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays, those with the values of all fields cut into one for each field, such as `image` and `image_std`."""
+    if not opened.several:
+        return arrays
+    cut: dict[str, np.ndarray] = {}
+    for key, value in arrays.items():
+        if key not in ("x", "mean", "std", "missing", "draws"):
+            # A field may have the name of something that is said of the rows.
+            cut.setdefault(key, value)
+            continue
+        for name, view in opened.fields.items():
+            part = view.shown(torch.from_numpy(value)).numpy()
+            if key == "x" and view.schema is not None and part.shape[1] == 1:
+                cells = view.schema.columns[0].cells(part[:, 0])
+                part = np.asarray(cells.tolist())
+            cut[name if key == "x" else f"{name}_{key}"] = part
+    return cut
+
+
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The rows of all splits, in the order of their file where they are of one."""
     shared = [key for key in parts[0] if all(key in part for part in parts)]
@@ -145,15 +164,17 @@ def _output(options: Any, opened: Run) -> Path:
         if options.data is None
         else "-" + re.sub(r"[^\w.+]+", "_", Path(options.data).stem)
     )
-    ending = ".csv" if len(opened.spec.shape) == 1 else ".npz"
+    table = len(opened.spec.shape) == 1 and not opened.several
+    ending = ".csv" if table else ".npz"
     given = options.output
     path = opened.folder / f"imputed{new}{ending}" if given is None else Path(given)
     if path.suffix not in ENDINGS:
         raise InputError(f"--output {path} must end in .csv, .parquet or .npz")
-    if path.suffix != ".npz" and len(opened.spec.shape) != 1:
-        raise InputError(
-            f"--output {path}: data of shape {opened.spec.shape} are no table; name a .npz file"
+    if path.suffix != ".npz" and not table:
+        what = (
+            "several fields" if opened.several else f"data of shape {opened.spec.shape}"
         )
+        raise InputError(f"--output {path}: {what} are no table; name a .npz file")
     for each in (path, path.with_suffix(".npz")):
         check_output(each, "--output")
     if path.suffix == ".parquet":
@@ -172,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = impute_parser().parse_args(arguments)
     opened = asked(options)
-    if not opened.spec.missing:
+    if not opened.vae.model.likelihood.missing:
         raise InputError(
             f"the run {opened.folder} takes no missing values: train with --missing keep, or --hide SHARE to measure"
         )
@@ -202,7 +223,12 @@ def main(arguments: Sequence[str]) -> None:
         else {output: _writer(output, frame(opened, arrays))}
     )
     written, failed = put_each(
-        {**table, output.with_suffix(".npz"): partial(_save, arrays=arrays)}
+        {
+            **table,
+            output.with_suffix(".npz"): partial(
+                _save, arrays=_by_field(opened, arrays)
+            ),
+        }
     )
     print(f"\nwritten: {', '.join(map(str, written))}")
     if failed:

@@ -3,10 +3,11 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.data.sources import sources
 from pyro_vae.foundation.commands import command, trust
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import is_device, require_writable
@@ -24,7 +25,7 @@ OF_AN_EVALUATION = re.compile(  # in `figures/` itself, where earlier versions p
     r"(bound_curve|aggregated_posterior|posterior|ood-.+)\.png"
 )
 FIGURES = (
-    r"((learning_curves|reconstructions|prior_samples|prior_pairs|manifold|posterior_means|latents)\.png"
+    r"((learning_curves|(reconstructions|prior_samples|prior_pairs|manifold)(-\w+)?|posterior_means|latents)\.png"
     rf"|{OF_AN_EVALUATION.pattern})"
 )
 OWNED = re.compile(
@@ -39,10 +40,11 @@ OWNED = re.compile(
             rf"figures/{FIGURES}",
             rf"figures/{EVALUATION}/[^/]+\.png",
             r"figures/latents-new[\w.+-]*\.png",
-            r"samples/(prior|reconstructions|interpolation|traversal|manifold)\.(png|npy|csv)",
-            r"samples/(conditions|transfer)\.(png|npy)",
-            r"samples/prior_pairs\.png",
+            r"samples/(prior|reconstructions|interpolation|traversal|manifold)(-\w+)?\.(png|npy|csv)",
+            r"samples/(conditions|transfer|cross)(-\w+)?\.(png|npy)",
+            r"samples/prior_pairs(-\w+)?\.png",
             r"samples/prior-given\.csv",
+            r"samples/given(-\w+)?\.(png|npy|csv)",
             r"thresholds\.json",
             r"tensorboard/events\.out\.tfevents\..+",
         )
@@ -163,6 +165,24 @@ def portable(path: str | Path, folder: Path) -> str:
     return Path(os.path.relpath(there, here)).as_posix()
 
 
+def each_place(dataset: str, place: Callable[[str], str]) -> str:
+    """`--dataset` with the place of each file in it as `place` makes it; a named data set stays as it is."""
+    several = sources(dataset, None)
+    if several is None:
+        return dataset if dataset in NAMED else place(dataset)
+    return ",".join(
+        f"{name}={s.dataset if s.dataset in NAMED else place(s.dataset)}"
+        for name, s in several.items()
+    )
+
+
+def places_of(dataset: str) -> list[str]:
+    """The files and folders that `--dataset` names."""
+    several = sources(dataset, None)
+    every = [dataset] if several is None else [s.dataset for s in several.values()]
+    return [place for place in every if place not in NAMED]
+
+
 def located(
     config: Mapping[str, Any],
     folder: Path,
@@ -184,8 +204,9 @@ def located(
         **({"data_dir": data_dir} if data_dir else {}),
     }
     if known.get("dataset") not in NAMED and data is None:
-        known["dataset"] = str(
-            _found(known["dataset"], folder, data_dir) or known["dataset"]
+        known["dataset"] = each_place(
+            known["dataset"],
+            lambda written: str(_found(written, folder, data_dir) or written),
         )
     if known.get("labels") is not None:
         beside = (
@@ -201,11 +222,12 @@ def located(
 
 def require_data(dataset: str, folder: Path) -> None:
     """Raise `InputError` where a run's own file or folder of data is not to be found."""
-    if dataset not in NAMED and not user_path(dataset).exists():
-        raise InputError(
-            f"the data of the run {folder} are no longer at {dataset}, and no {Path(dataset).name} is in the current "
-            "folder; say where they are with --data FILE"
-        )
+    for place in places_of(dataset):
+        if not user_path(place).exists():
+            raise InputError(
+                f"the data of the run {folder} are no longer at {place}, and no {Path(place).name} is in the current "
+                "folder; say where they are with --data FILE"
+            )
 
 
 def _found(written: str, folder: Path, *others: str | None) -> Path | None:
@@ -224,7 +246,7 @@ def _found(written: str, folder: Path, *others: str | None) -> Path | None:
 
 def public_name(dataset: str) -> str:
     """What data are called in what others read: the name of a named set, or of a file without its folder."""
-    return dataset if dataset in NAMED else Path(dataset).resolve().name
+    return each_place(dataset, lambda place: Path(place).resolve().name)
 
 
 def public_path(path: str | Path) -> str:

@@ -41,7 +41,7 @@ from pyro_vae.foundation.files import require_writable, subfolder, together
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.plots.pictures import has_manifold
 from pyro_vae.runs import output_folder
-from pyro_vae.trained import Run
+from pyro_vae.trained import FieldRun, Run
 
 if TYPE_CHECKING:
     import pandas
@@ -62,6 +62,7 @@ COPIES = {
     "reconstructions": 2,
     "interpolation": 4,
 }
+CROSSED = 9  # draws in a row
 FIFTH = 5  # of --count are the data that are read
 
 
@@ -120,7 +121,8 @@ def draw(
         made = torch.cat(reconstructed)
         x, c = fields_of(some[:])
         conditional = c is not None or to is not None
-        figure = plots.reconstructions(x, made, conditional=conditional)
+        seen = opened.shown(x)
+        figure = plots.reconstructions(seen, made, conditional=conditional)
         return _titled((figure, made), "" if to is None else _words(opened, given))
     if kind == "interpolation":
         pairs, c = _with_own_class(opened, data.first(2 * max(count // 10, 1))[:])
@@ -130,6 +132,9 @@ def draw(
         under = "each row under the c of its first datum" if c is not None else ""
         drawn = plots.interpolation(vae, pairs, c=c, to=to)
         return _titled(drawn, under if to is None else _words(opened, given))
+    if kind == "cross":
+        assert isinstance(opened, FieldRun)
+        return _crossed(opened, data.first(max(count // 10, 1)), mean=mean)
     if kind == "transfer":
         assert opened.conditions is not None
         x, c = _with_own_class(opened, data.first(max(count // 10, 1))[:])
@@ -143,6 +148,48 @@ def draw(
     under = "under the c of the datum" if c is not None else ""
     drawn = plots.traversal(vae, x, c=c, to=to)
     return _titled(drawn, under if to is None else _words(opened, given))
+
+
+def _crossed(opened: FieldRun, some: Any, *, mean: bool) -> tuple[Figure, Tensor]:
+    """A field made from the others: in each row that of a datum, where it is there, and draws given its others."""
+    x, c = fields_of(some[:])
+    bridge: Any = opened.whole.bridge
+    layout, name = bridge.layout, opened.field
+    others = [other for other in layout.names if other != name]
+    known = layout.only(x, *others)
+    rows = layout.seen(known).any(1).nonzero().flatten().tolist()
+    if not rows:
+        raise InputError(f"none of the data shown has a field beside {name}")
+    made = torch.stack(
+        [
+            opened.shown(
+                draws_given(
+                    opened.whole.vae,
+                    known[i],
+                    CROSSED,
+                    None if c is None else c[i],
+                    mean=mean,
+                ).draws
+            )
+            for i in rows
+        ]
+    )
+    first = opened.shown(x[rows]).nan_to_num().unsqueeze(1)
+    what = "the mean of p(x | z)" if mean else "draws"
+    title = f"{name}: the datum's own, and {what} given its {', '.join(others)}"
+    labels = [_cells(opened, x[i], others) for i in rows]
+    return plots.in_rows(torch.cat([first, made], 1), title, labels), made
+
+
+def _cells(opened: FieldRun, x: Tensor, names: Sequence[str]) -> str:
+    """What a datum has in fields of a single column, in words."""
+    words = []
+    for name in names:
+        view = opened.whole.fields[name]
+        if view.table is not None and len(view.table.columns) == 1:
+            cell = view.frame(view.shown(x[None])).iloc[0, 0]
+            words.append("" if cell is None else str(cell))
+    return ", ".join(words)
 
 
 def _with_own_class(opened: Run, data: Any) -> tuple[Tensor, Tensor | None]:
@@ -227,6 +274,7 @@ def drawn_under(
 def _alike(opened: Run, split: str, given: Mapping[str, str | float] | None) -> Tensor:
     """Data to show beside draws: those with the categories that are given, and none where a number is given."""
     x, c = fields_of(opened.split(split).first(SHOWN)[:])
+    x = opened.shown(x)
     if opened.conditions is None or not given:
         alike: Tensor = x
         return alike
@@ -305,7 +353,7 @@ def _rows_made_again(
     x, c = fields_of(some[:])
     under = c if to is None else to.expand(len(made), -1)
     figure = plots.table_reconstructions(
-        opened.table.columns, _stored(opened, x), _stored(opened, made)
+        opened.table.columns, _stored(opened, opened.shown(x)), _stored(opened, made)
     )
     frame = opened.frame(made, opened.data.rows[split][places.numpy()])
     return {"reconstructions": figure}, made, _beside_conditions(opened, frame, under)
@@ -360,6 +408,15 @@ def _kinds(
                 f"kinds: choose {' or '.join(OF_TABLES)}"
             )
         kinds = [kind for kind in kinds if kind in OF_TABLES]
+    if "cross" in kinds and (
+        not isinstance(opened, FieldRun) or opened.table is not None
+    ):
+        if wanted:
+            raise InputError(
+                "cross shows pictures of one field made from others, and there are none: the run has one field, or "
+                "this one is a table"
+            )
+        kinds.remove("cross")
     for kind in CONDITIONAL & set(kinds) if opened.conditions is None else ():
         if wanted:
             raise InputError(
@@ -415,19 +472,40 @@ def main(arguments: Sequence[str]) -> None:
     if cells:
         _write_given(opened, cells, given, options)
         return
-    kinds = _kinds(opened, options.kind or (), options.split, given=given)
-    _require_memory(opened, kinds, options.count, options.split)
+    plan = _plan(opened, options, given)
     folder = _folder(opened, options)
     require_writable(folder)
-    by_column = drawn_by_column(opened.schema, opened.spec.shape)
-    for kind in kinds:
-        # Each is the same whichever others are asked for.
-        pyro.set_rng_seed(options.seed)
-        with torch.no_grad():
-            if by_column and kind in OF_TABLES:
-                _write_table(opened, folder, kind, options, given)
-            else:
-                _write_picture(opened, folder, kind, options, given)
+    for view, kinds in plan:
+        by_column = drawn_by_column(view.schema, view.spec.shape)
+        for kind in kinds:
+            # Each is the same whichever others are asked for.
+            pyro.set_rng_seed(options.seed)
+            with torch.no_grad():
+                if by_column and kind in OF_TABLES:
+                    _write_table(view, folder, kind, options, given)
+                else:
+                    _write_picture(view, folder, kind, options, given)
+
+
+def _plan(
+    opened: Run, options: Any, given: Mapping[str, str | float]
+) -> list[tuple[Run, list[str]]]:
+    """What is drawn: of the run, or of each of its fields, which kinds."""
+    views: list[Run] = [*opened.fields.values()] or [opened]
+    plan, refused = [], []
+    for view in views:
+        try:
+            kinds = _kinds(view, options.kind or (), options.split, given=given)
+        except InputError as error:  # of another field there may be such pictures
+            refused.append(error)
+            continue
+        _require_memory(view, kinds, options.count, options.split)
+        plan.append((view, kinds))
+    if not plan:
+        raise refused[0]
+    if opened.several:
+        opened.announce()
+    return plan
 
 
 def _say_given(opened: Run, given: Mapping[str, str | float], *, every: bool) -> None:
@@ -459,8 +537,10 @@ def _write_picture(
     )
     values = opened.bridge.inverse(values)
     with together() as put:
-        put(folder / f"{kind}.png", figure.savefig)
-        put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
+        stem = folder / opened.stem(kind)
+        put(stem.with_name(f"{stem.name}.png"), figure.savefig)
+        array = partial(np.save, arr=values.cpu().numpy())
+        put(stem.with_name(f"{stem.name}.npy"), array)
         if kind == "prior" and opened.conditions is not None:
             import pandas
 
@@ -468,7 +548,7 @@ def _write_picture(
             under = pandas.DataFrame({} if c is None else opened.conditions.decoded(c))
             if len(under.columns):
                 put(folder / "prior-given.csv", as_csv(under))
-    print(f"{folder / kind}.png, .npy  {list(values.shape)}")
+    print(f"{stem}.png, .npy  {list(values.shape)}")
 
 
 def _write_table(
@@ -485,15 +565,16 @@ def _write_table(
     values = opened.bridge.inverse(values)
     with together() as put:
         for name, figure in figures.items():
-            put(folder / f"{name}.png", figure.savefig)
-        put(folder / f"{kind}.npy", partial(np.save, arr=values.cpu().numpy()))
+            put(folder / f"{opened.stem(name)}.png", figure.savefig)
+        stem = opened.stem(kind)
+        put(folder / f"{stem}.npy", partial(np.save, arr=values.cpu().numpy()))
         label = "row" if kind == "reconstructions" else None
         put(
-            folder / f"{kind}.csv",
+            folder / f"{stem}.csv",
             partial(frame.to_csv, index=label is not None, index_label=label),
         )
-    pictures = ", ".join(f"{name}.png" for name in figures)
-    print(f"{folder / kind}.csv, .npy, {pictures}  {list(values.shape)}")
+    pictures = ", ".join(f"{opened.stem(name)}.png" for name in figures)
+    print(f"{folder / stem}.csv, .npy, {pictures}  {list(values.shape)}")
 
 
 def divided(
@@ -506,7 +587,7 @@ def divided(
     """
     if opened.conditions is None:
         return {}, [*texts]
-    names = [] if opened.table is None else opened.table.names
+    names = _columns_of(opened)
     conditions = opened.conditions.names
     cells = []
     for text in texts:
@@ -521,24 +602,49 @@ def divided(
     return opened.conditions.given([t for t in texts if t not in cells]), cells
 
 
+def _columns_of(opened: Run) -> list[str]:
+    """The columns of a run's table, or of its fields that are tables."""
+    tables = [view.table for view in opened.fields.values()] or [opened.table]
+    return [name for table in tables if table is not None for name in table.names]
+
+
 def known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
-    """What `--given COLUMN=VALUE` says of a row of a table, as the likelihood sees it, `(D,)`; nan for the others.
+    """What `--given COLUMN=VALUE` says of a datum, as the likelihood sees it, `(D,)`; nan for the others.
 
     Raises:
         InputError: for data that are no table, another form, an unknown column or value, a column that is given twice.
     """
-    if opened.table is None:
+    every = _columns_of(opened)
+    if not every:
         raise InputError(
             f"--given is for conditions or for the columns of a table, and {opened.folder} has neither"
         )
+    for text in texts:
+        if assigned(text, every) is None:
+            raise InputError(
+                f"--given {shown(text)} must be COLUMN=VALUE, with one of the columns of the run: {listed(every)}"
+            )
+    if not opened.several:
+        return _known_cells(opened, texts)
+    bridge: Any = opened.bridge
+    fields = {}
+    for name, view in opened.fields.items():
+        own = [] if view.table is None else view.table.names
+        of_field = [text for text in texts if assigned(text, own) is not None]
+        if of_field:
+            fields[name] = _known_cells(view, of_field)[None]
+    known: Tensor = bridge.layout.join(fields)[0]
+    return known
+
+
+def _known_cells(opened: Run, texts: Sequence[str]) -> Tensor:
+    """`known_cells` of one table."""
+    assert opened.table is not None
     names, schema = opened.table.names, opened.schema
     known = torch.full((len(names),), torch.nan, dtype=torch.float64)
     for text in texts:
         said = assigned(text, names)
-        if said is None:
-            raise InputError(
-                f"--given {shown(text)} must be COLUMN=VALUE, with one of the columns of the run: {listed(names)}"
-            )
+        assert said is not None
         name, value = said
         place = names.index(name)
         if not known[place].isnan():
@@ -581,16 +687,27 @@ def _write_given(
             "--given names every column of the table, so that nothing is left to draw"
         )
     try:
-        drawn = draws_given(opened.vae, known, options.count, c)
+        mean = opened.several and not options.draws
+        drawn = draws_given(opened.vae, known, options.count, c, mean=mean)
     except InputError as error:
         raise InputError(f"--given {', '.join(cells)}: {error}") from error
-    values = _stored(opened, drawn.draws)
     under = None if c is None else c.expand(options.count, -1)
-    frame = _beside_conditions(opened, opened.frame(drawn.draws), under)
-    with together() as put:
-        put(folder / "given.npy", partial(np.save, arr=values))
-        put(folder / "given.csv", as_csv(frame))
-    print(f"{folder / 'given'}.csv, .npy  {list(values.shape)}, {', '.join(cells)}")
+    views: list[Run] = [*opened.fields.values()] or [opened]
+    for view in views:
+        made = view.shown(drawn.draws)
+        values, stem = _stored(view, made), folder / view.stem("given")
+        with together() as put:
+            put(stem.with_name(f"{stem.name}.npy"), partial(np.save, arr=values))
+            if view.table is None:
+                what = "mean of p(x | z)" if mean else "draws"
+                title = f"{what} given {', '.join(cells)}"
+                figure = plots.grid(made, columns=min(10, len(made)), title=title)
+                put(stem.with_name(f"{stem.name}.png"), figure.savefig)
+            else:
+                frame = _beside_conditions(view, view.frame(made), under)
+                put(stem.with_name(f"{stem.name}.csv"), as_csv(frame))
+        kind = ".png" if view.table is None else ".csv"
+        print(f"{stem}{kind}, .npy  {list(values.shape)}, {', '.join(cells)}")
     print(
         f"effective weights: {drawn.ess:.1f}, Pareto k: {drawn.pareto_k:.2f}, log p of what is given: "
         f"{drawn.log_known:.3f}"

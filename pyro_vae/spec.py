@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.infer
 import torch
@@ -25,7 +25,7 @@ from pyro_vae.inference.svi import SVI
 from pyro_vae.models.conditionals import Guide
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.priors import Prior
-from pyro_vae.models.structures import Parts, Structure
+from pyro_vae.models.structures import Bodies, Parts, Structure
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Network
 
@@ -164,6 +164,45 @@ def _pieces(text: str) -> list[tuple[str, str, str]]:
     return pieces
 
 
+class Networks(NamedTuple):
+    """The networks of a pair: one for all data, and those of fields that are given others.
+
+    `str(networks)` is the canonical spelling, which `parse_network` reads back.
+    """
+
+    usual: Member
+    of_fields: dict[str, Member]
+
+    def __str__(self) -> str:
+        others = [f"{name}={member}" for name, member in self.of_fields.items()]
+        return ", ".join([str(self.usual), *others])
+
+
+def parse_network(text: str) -> Networks:
+    """Read a network, and where x is several fields perhaps those of some of them, `mlp, image=convnet`.
+
+    Raises:
+        InputError: as `parse`, and for a field that is named twice or is given nothing.
+
+    >>> str(parse_network("image=convnet, label=mlp(hidden=(50,))"))
+    'MLP(), image=ConvNet(), label=MLP(hidden=(50,))'
+    """
+    usual, named = "mlp", {}
+    for i, (left, sign, right) in enumerate(_pieces(text)):
+        name, member = left.strip(), right.strip()
+        if not sign and i == 0:
+            usual = name
+        elif not sign or not name.isidentifier() or not member or name in named:
+            raise InputError(
+                f"--network {shown(text)}: {shown(name or member)} must be of the form field=network, each field once, "
+                "as in image=convnet, label=mlp"
+            )
+        else:
+            named[name] = member
+    others = {name: parse("network", member) for name, member in named.items()}
+    return Networks(parse("network", usual), others)
+
+
 def parse_optimizer(text: str, device: str = "cpu") -> Member:
     """An optimizer of `torch.optim` by name, `adam` or `sgd(momentum=0.9)`; call it with parameters and `lr`."""
     _, name, arguments = _read("optimizer", text)
@@ -229,9 +268,9 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
 def _value(name: str, node: ast.expr) -> Any:
     """A literal; or a member, where the argument has the name of an axis (a text holds one's own import path).
 
-    The argument `columns` is a dict of likelihoods.
+    The arguments `columns` and `fields` are dicts of likelihoods.
     """
-    if name == "columns" and isinstance(node, ast.Dict):
+    if name in ("columns", "fields") and isinstance(node, ast.Dict):
         keys: list[Any] = node.keys
         names = [ast.literal_eval(key) for key in keys]
         members = [_value("likelihood", value) for value in node.values]
@@ -335,7 +374,7 @@ class Spec:
         shape: shape of one datum.
         latent_dim: length of z.
         prior, network, likelihood, guide, structure: members in the grammar of `parse`; `None` for the prior is the
-            usual one of the structure.
+            usual one of the structure. The network is read by `parse_network`.
         context: length of the condition c that each factor is given; 0 without one. Of a structure with classes it
             begins with the label.
         encoder_context: whether the encoder is given it too.
@@ -386,20 +425,31 @@ def build(spec: Spec) -> VAE:
     check("--latent-dim", spec.latent_dim, Count)
     check("context", spec.context, Whole)
     structure: Structure = parse("structure", spec.structure)()
-    network, prior = parse("network", spec.network), parse("prior", spec.prior or "")
-    make: Any = network.make
+    networks, prior = parse_network(spec.network), parse("prior", spec.prior or "")
+    bodies = {name: _bodies(member) for name, member in networks.of_fields.items()}
+    encoder, decoder = _bodies(networks.usual)
     context = max(spec.context - structure.classes, 0)
     parts = Parts(
         prior=_of_context(prior),
-        encoder=_of_context(Member(network.name, make.encoder, network.arguments)),
-        decoder=_of_context(Member(network.name, make.decoder, network.arguments)),
+        encoder=encoder,
+        decoder=decoder,
         likelihood=parse("likelihood", spec.likelihood),
         guide=parse("guide", spec.guide),
         context=context,
         of_encoder=context if spec.encoder_context else 0,
         missing=spec.missing,
+        of_fields=bodies,
     )
     return structure.build(parts, spec.shape, spec.latent_dim)
+
+
+def _bodies(network: Member) -> Bodies:
+    """How encoders and decoders of a network are made."""
+    make: Any = network.make
+    both = (make.encoder, make.decoder)
+    return Bodies(
+        *(_of_context(Member(network.name, m, network.arguments)) for m in both)
+    )
 
 
 def _of_context(member: Member) -> Callable[..., Any]:

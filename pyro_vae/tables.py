@@ -1,6 +1,7 @@
 """Tables of columns of mixed kinds: what each column is taken for, from data to x and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import CODED, Held, Schema, Wish
+from pyro_vae.data.sets import DataSet
+from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.spec import Member, parse, parse_columns
 
@@ -179,6 +182,95 @@ def _member(column: Held, asked: str | None) -> Member:
             "them all, as in levels=('low', 'high')"
         )
     return Member(member.name, member.make, {**member.arguments, "levels": count})
+
+
+def field_wishes(
+    likelihood: str | None, names: Iterable[str]
+) -> dict[str, dict[str, Wish] | Wish | None]:
+    """What each of several fields is to be taken for: its columns by their names, or the one that it may be.
+
+    Args:
+        likelihood: as in `likelihood_of_fields`.
+        names: of the fields.
+    """
+    asked = _of_fields(likelihood)
+    wishes: dict[str, dict[str, Wish] | Wish | None] = {}
+    for name in names:
+        text = asked.get(name)
+        members = None if text is None else _members(text)
+        wishes[name] = None
+        if members is not None:
+            wishes[name] = {n: _wish(n, member) for n, member in members.items()}
+        elif text is not None:
+            with suppress(InputError):  # a likelihood of images is none of a column
+                wishes[name] = _wish(name, text)
+    return wishes
+
+
+def _of_fields(likelihood: str | None) -> dict[str, str]:
+    """The likelihoods of fields as they are asked for, by name."""
+    if likelihood is None:
+        return {}
+    named = parse_columns(likelihood)
+    if named is not None:
+        return named
+    known = parse("likelihood", likelihood)
+    fields = known.arguments.get("fields") if known.name == "Fields" else None
+    if not isinstance(fields, dict):
+        raise InputError(
+            f"--likelihood {likelihood} is one for all of x, and the data are several fields: name them, as in "
+            "image=bernoulli, label=categorical"
+        )
+    return {name: str(member) for name, member in fields.items()}
+
+
+def likelihood_of_fields(
+    parts: Mapping[str, DataSet],
+    likelihood: str | None,
+    *,
+    bits: bool = False,
+    density: bool = False,
+) -> tuple[str, dict[str, str]]:
+    """The likelihood of several fields in the grammar of `parse`, and by field why it is the usual one of its data.
+
+    Args:
+        parts: the fields.
+        likelihood: `image=bernoulli, label=categorical`, or of some of them; the others get the usual one.
+        bits: as in `usual_likelihood`.
+        density: as there.
+
+    Raises:
+        InputError: for a field that there is not, and a likelihood that does not fit one.
+    """
+    asked, reasons = _of_fields(likelihood), {}
+    if others := asked.keys() - parts.keys():
+        raise InputError(
+            f"--likelihood names {min(others)}, and the fields are {', '.join(parts)}"
+        )
+    members = {}
+    for name, part in parts.items():
+        text = asked.get(name)
+        if part.schema is None:
+            if text is None:
+                text, reasons[name] = usual_likelihood(part, bits=bits, density=density)
+            members[name] = parse("likelihood", text)
+            continue
+        of_columns = "columns" if text is None else text
+        if _members(of_columns) is None:
+            of_columns = _of_one_column(name, part.schema, of_columns)
+        members[name] = parse("likelihood", likelihood_of(part.schema, of_columns))
+    shapes = {name: part.shape for name, part in parts.items()}
+    return f"Fields(fields={members!r}, shapes={shapes!r})", reasons
+
+
+def _of_one_column(field: str, schema: Schema, text: str) -> str:
+    """The likelihood of a field that is a table of one column, from that of the column."""
+    if len(schema.columns) == 1:
+        return f"{schema.names[0]}={text}"
+    raise InputError(
+        f"--likelihood {field}={text}: the field is a table of {len(schema.columns)} columns; name those that are not "
+        f"to be found out, as in {field}=columns(columns={{'{schema.names[0]}': {text}, ...}}), or leave it out"
+    )
 
 
 def choices(schema: Schema, likelihood: str) -> str:

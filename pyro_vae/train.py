@@ -38,14 +38,17 @@ from pyro_vae._cli.training import resolve
 from pyro_vae._config import COMPILE, STREAM, Config, flag
 from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
-from pyro_vae.data import EPOCHS, NAMED, Bridge, Data, DataSet, Split, evenly, load_data
+from pyro_vae.data import EPOCHS, Bridge, Data, DataSet, Split, evenly, load_data
+from pyro_vae.data.bridges import FieldsBridge
 from pyro_vae.data.classes import with_labels, without_labels
 from pyro_vae.data.conditions import LABEL, Conditions
-from pyro_vae.data.files import Request
+from pyro_vae.data.files import INTERNAL, Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.inputs import SAMPLE, fields_of
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.schema import drawn_by_column, stored_schema, table_of
+from pyro_vae.data.schema import drawn_by_column, stored_columns, table_of
+from pyro_vae.data.several import FieldSet
+from pyro_vae.data.sources import sources
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
@@ -68,23 +71,43 @@ from pyro_vae.inference.remedies import REMEDIES, remedy
 from pyro_vae.inference.seeking import epochs_before, seek
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
+from pyro_vae.models.one_field import OneField
 from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
-from pyro_vae.runs import clear, is_run, on_run, portable, read_resolved, require_data
+from pyro_vae.runs import (
+    clear,
+    each_place,
+    is_run,
+    on_run,
+    portable,
+    read_resolved,
+    require_data,
+)
 from pyro_vae.spec import (
     AXES,
     Member,
     Spec,
     build,
     parse,
+    parse_network,
     parse_optimizer,
     parse_schedule,
 )
-from pyro_vae.tables import choices, likelihood_of, wishes_of
+from pyro_vae.tables import (
+    choices,
+    field_wishes,
+    likelihood_of,
+    likelihood_of_fields,
+    wishes_of,
+)
 from pyro_vae.trained import pick_device
 
 DRAWN = 2000  # rows of a table in a picture
 COLUMNS = 1000  # names that a run keeps, to know them again in new data
+
+
+def _unchanged(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 @dataclass
@@ -106,6 +129,8 @@ class Job:
     fingerprint: dict[str, str]
     notes: list[str]  # about the data of a run that goes on
     conditions: Conditions | None = None
+    # What pictures show of data.
+    shown: Callable[[torch.Tensor], torch.Tensor] = _unchanged
 
 
 def _check_numbers(config: Config) -> None:
@@ -153,10 +178,14 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
     given = {axis: getattr(config, axis) for axis in AXES}
-    if wishes_of(config.likelihood) is not None:  # it is known once the table was read
-        del given["likelihood"]
+    config = _with_fields(config)
+    several = sources(config.dataset, config.key) is not None
+    if several or wishes_of(config.likelihood) is not None:
+        del given["likelihood"]  # it is known once the data were read
     members: dict[str, Any] = {
-        a: str(parse(a, v)) for a, v in given.items() if v is not None
+        a: str(parse_network(v) if a == "network" else parse(a, v))
+        for a, v in given.items()
+        if v is not None
     }
     config = replace(config, **members)
     optimizer, schedule = (
@@ -197,7 +226,8 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     train = data.fields("train", bridge, conditions, dtype=dtype)
     validation = data.fields("validation", bridge, conditions, dtype=dtype)
     data.fields("test", bridge, conditions, dtype=dtype)  # what evaluation would refuse
-    _check_values(data, bridge, vae, dtype)
+    for part, of_part, likelihood in _parts(data, bridge, vae):
+        _check_values(part, of_part, likelihood, dtype)
     vae.to(device=device, dtype=dtype)
     _start(vae, data, bridge, train, device)
     autocast = torch.bfloat16 if config.precision == "bf16" else None
@@ -242,6 +272,13 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )
 
 
+def _with_fields(config: Config) -> Config:
+    """The configuration with a --key that names the fields of a formula, where nothing else says where they are."""
+    fields = parse("structure", config.structure)().fields
+    one = config.key is None and sources(config.dataset, None) is None
+    return replace(config, key=",".join(fields)) if fields and one else config
+
+
 def _data(
     config: Config, resumed: Path | None
 ) -> tuple[DataSet, dict[str, str], list[str]]:
@@ -249,16 +286,20 @@ def _data(
     request: dict[str, Any] = {
         f.name: getattr(config, f.name, None) for f in fields(Request)
     }
-    request |= {
-        "stream": STREAM[config.stream],
-        "columns": wishes_of(config.likelihood),
-    }
+    request = {name: v for name, v in request.items() if name not in INTERNAL}
+    several = sources(config.dataset, config.key)
+    columns = (
+        wishes_of(config.likelihood)
+        if several is None
+        else field_wishes(config.likelihood, several)
+    )
+    request |= {"stream": STREAM[config.stream], "columns": columns}
     if resumed is None:
         data = load_data(**request)
         return data, fingerprint(data), []
     require_data(config.dataset, resumed)
     stored = read_resolved(resumed / "config.toml")
-    data = load_data(**request | {"columns": stored_schema(stored)})
+    data = load_data(**request | {"columns": stored_columns(stored)})
     known = fingerprint(data)
     return data, known, check_same(resumed, stored, data, known)
 
@@ -329,7 +370,20 @@ def _check_memory(job: Job) -> None:
         )
 
 
-def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -> None:
+def _parts(
+    data: DataSet, bridge: Bridge, vae: VAE
+) -> list[tuple[DataSet, Bridge, Any]]:
+    """Each field of the data with its bridge and likelihood; the data themselves, where they are one."""
+    likelihood: Any = vae.model.likelihood
+    if not isinstance(data, FieldSet) or not isinstance(bridge, FieldsBridge):
+        return [(data, bridge, likelihood)]
+    each = data.parts.values(), bridge.parts, likelihood.members
+    return list(zip(*each, strict=True))
+
+
+def _check_values(
+    data: DataSet, bridge: Bridge, likelihood: Any, dtype: torch.dtype
+) -> None:
     """Raise `InputError` unless the likelihood accepts all values, and `dtype` holds them."""
     if not bridge.plain:
         return  # the other bridges keep to what they promise
@@ -353,7 +407,6 @@ def _check_values(data: DataSet, bridge: Bridge, vae: VAE, dtype: torch.dtype) -
                     f"row {row} (counted from 0) of {data.name} holds the whole number {int(part[rounded][0]):,}, "
                     f"which {name} rounds: add --precision float64"
                 )
-            likelihood = vae.model.likelihood
             likelihood.check(likelihood.filled(x) if data.missing else x)
             done += len(part)
 
@@ -387,7 +440,7 @@ def _start(
         given=given,
         some=x[evenly(looked_at, len(x))].to(device) if looked_at else None,
     )
-    elements, missing = math.prod(data.shape), data.missing
+    elements, missing = math.prod(data.shape), vae.model.likelihood.missing
     vae.model.count_in(
         bridge.log_units(data.shape) if missing else bridge.log_unit(elements)
     )
@@ -399,6 +452,15 @@ def _start(
 
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:
     """The configuration with a likelihood: the one asked for, or the usual one of the data and why it is that."""
+    if isinstance(data, FieldSet):
+        text, reasons = likelihood_of_fields(
+            data.parts,
+            config.likelihood,
+            bits=config.binarize is not None,
+            density=config.dequantize or config.scale,
+        )
+        reason = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+        return replace(config, likelihood=text), reason or None
     if data.schema is not None:
         return replace(
             config, likelihood=likelihood_of(data.schema, config.likelihood or "")
@@ -424,20 +486,22 @@ def describe(job: Job) -> str:
     schema, likelihood = job.data.schema, config.likelihood or ""
     chosen = [] if schema is None else choices(schema, likelihood).splitlines()
     likelihood = likelihood if schema is None else "Columns"
+    several = isinstance(job.data, FieldSet)
+    likelihood = "Fields" if several else likelihood
     how = gradient_of(job.vae.guide, job.svi.objective)
     return "\n".join(
         [
-            f"data       {job.data.name} {list(job.data.shape)}: {sizes} ({job.data.source})",
+            f"data       {job.data.name} {_shape(job.data)}: {sizes} ({job.data.source})",
             *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
             *(f"read       {note}" for note in (*job.data.notes, *job.notes)),
-            f"seen as    {job.bridge.result(job.data.representation).value}, {job.bridge}",
+            *_said_of_values(job),
             *(
                 f"{'columns' if i == 0 else '':11}{line}"
                 for i, line in enumerate(chosen)
             ),
             *(
                 [f"likelihood {config.likelihood}, because {job.reason}"]
-                if job.reason
+                if job.reason and not several
                 else []
             ),
             *_said_of_conditions(job),
@@ -448,6 +512,35 @@ def describe(job: Job) -> str:
             *([] if how is None else [f"gradient   {how}"]),
         ]
     )
+
+
+def _shape(data: DataSet) -> str:
+    """Of a datum, for a person."""
+    if not isinstance(data, FieldSet):
+        return str(list(data.shape))
+    return ", ".join(f"{name} {list(part.shape)}" for name, part in data.parts.items())
+
+
+def _said_of_values(job: Job) -> list[str]:
+    """How the values are seen; of several fields each, with its likelihood."""
+    if not isinstance(job.data, FieldSet):
+        kind = job.bridge.result(job.data.representation)
+        return [f"seen as    {kind.value}, {job.bridge}"]
+    members = parse("likelihood", job.config.likelihood or "").arguments["fields"]
+    lines = []
+    for name, (part, bridge, _) in zip(
+        job.data.parts, _parts(job.data, job.bridge, job.vae), strict=True
+    ):
+        lines.append(f"field      {name} {list(part.shape)}: {bridge}")
+        if part.schema is None:
+            kind = bridge.result(part.representation)
+            lines[-1] += f", {kind.value}; {members[name]}"
+        else:
+            table = choices(part.schema, str(members[name]))
+            lines += [f"{'':11}{line}" for line in table.splitlines()]
+    if job.reason:
+        lines.append(f"{'':11}because {job.reason}")
+    return lines
 
 
 def _said_of_conditions(job: Job) -> list[str]:
@@ -506,21 +599,27 @@ def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
 def _toml(job: Job, folder: Path) -> str:
     """The run's configuration, with what it resolved to in a table of its own; paths are written from `folder` on."""
     given = {f.name: getattr(job.config, f.name) for f in fields(Config)}
-    places = ["data_dir"] if job.config.dataset in NAMED else ["data_dir", "dataset"]
+    places = ["data_dir"]
     if given["labels"] is not None and user_path(given["labels"]).is_file():
         places.append("labels")
     for name in places:
         given[name] = None if given[name] is None else portable(given[name], folder)
+    given["dataset"] = each_place(
+        given["dataset"], lambda place: portable(place, folder)
+    )
     kept = {
         k: v
         for k, v in given.items()
         if v is not None and k not in ("output", "overwrite")
     }
     source = Path(job.data.source)
+    one = not isinstance(job.data, FieldSet)
     columns = job.data.columns or ()
-    resolved = {
+    resolved: dict[str, Any] = {
         "version": __version__,
-        "source": portable(source, folder) if source.exists() else job.data.source,
+        "source": portable(source, folder)
+        if one and source.exists()
+        else job.data.source,
         "shape": list(job.data.shape),
         **({"columns": list(columns)} if 0 < len(columns) <= COLUMNS else {}),
         **(
@@ -535,6 +634,12 @@ def _toml(job: Job, folder: Path) -> str:
         "representation": job.bridge.result(job.data.representation).name,
         **job.bridge.to_dict(),
     }
+    if isinstance(job.data, FieldSet):
+        parts = job.data.parts.values()
+        for of_field, part in zip(resolved["fields"], parts, strict=True):
+            of_field["stored"] = part.representation.name
+            if part.schema is not None:
+                of_field["table"] = part.schema.to_dicts()
     return tomli_w.dumps({**kept, "resolved": resolved})
 
 
@@ -558,13 +663,20 @@ def _folder(config: Config) -> Path:
         likelihood = (
             (config.likelihood or "").partition("(")[0].rpartition(":")[2].lower()
         )
-        stem = f"{Path(config.dataset).stem}-{likelihood}"
+        stem = f"{_called(config)}-{likelihood}"
         names = (stem + (f"-{i}" if i > 1 else "") for i in itertools.count(1))
         folder = next(f for n in names if not (f := Path("runs") / n).exists())
         folder.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # another run took the name in this moment
             folder.mkdir()
             return folder
+
+
+def _called(config: Config) -> str:
+    """What the data are called in the name of a folder; several files by their fields."""
+    several = sources(config.dataset, config.key)
+    one = several is None or len({s.dataset for s in several.values()}) == 1
+    return Path(config.dataset).stem if one else "-".join(several or ())
 
 
 def _foreign(folder: Path) -> Iterator[Path]:
@@ -746,12 +858,32 @@ def _epochs(
 def figure_names(job: Job) -> list[str]:
     """The pictures that training leaves."""
     flat = job.config.latent_dim == 2
-    names = ["learning_curves", "reconstructions", "prior_samples"]
-    if _by_column(job) and job.data.shape[0] > 1:
-        names.append("prior_pairs")
-    if flat and job.data.schema is None:
-        names.append("manifold")
+    names = ["learning_curves"]
+    if isinstance(job.data, FieldSet):
+        for field, part in job.data.parts.items():
+            names += [f"{name}-{field}" for name in _figures_of(job, part)]
+    else:
+        names += _figures_of(job, job.data)
     return [*names, "posterior_means"] if flat else names
+
+
+def _figures_of(job: Job, data: DataSet) -> list[str]:
+    """The pictures of data that are one, or of a field."""
+    names = ["reconstructions", "prior_samples"]
+    if drawn_by_column(data.schema, data.shape) and data.shape[0] > 1:
+        names.append("prior_pairs")
+    if job.config.latent_dim == 2 and data.schema is None:
+        names.append("manifold")
+    return names
+
+
+def _of_field(job: Job, vae: VAE, name: str) -> tuple[Job, Any]:
+    """A job and its pair, looked at as if one of several fields were all that is made."""
+    data: Any = job.data
+    bridge: Any = job.bridge
+    field: Any = OneField(vae, name)
+    part = replace(job, data=data.parts[name], bridge=bridge.of(name), shown=field.of)
+    return part, field
 
 
 def _by_column(job: Job) -> bool:
@@ -794,6 +926,9 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
 def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     from pyro_vae import plots
 
+    name, _, of_field = name.partition("-")
+    if of_field:
+        job, vae = _of_field(job, vae, of_field)
     if name == "learning_curves":
         history = read_metrics(folder / "metrics.csv", 10**9)
         return plots.learning_curves(history, bound=_bound(vae))
@@ -804,7 +939,7 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
         x = held_out.first(20)[:]
         seen, c = fields_of(x)
         made = vae.reconstruct(x)
-        return plots.reconstructions(seen, made, conditional=c is not None)
+        return plots.reconstructions(job.shown(seen), made, conditional=c is not None)
     if job.conditions is not None and name in ("prior_samples", "manifold"):
         c, names = job.conditions.examples({})
         c = c.to(next(vae.parameters()))
@@ -837,12 +972,12 @@ def _table_figure(name: str, job: Job, vae: VAE) -> Figure:
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
         rows = held_out.first(DRAWN)[:]
-        x, made = fields_of(rows)[0], vae.reconstruct(rows)
+        x, made = job.shown(fields_of(rows)[0]), vae.reconstruct(rows)
         return plots.table_reconstructions(table.columns, stored(x), stored(made))
     draw = plots.table_pairs if name == "prior_pairs" else plots.table_marginals
     x, c = fields_of(job.train.first(DRAWN)[:])
     under = None if c is None else c[torch.arange(DRAWN) % len(c)]
-    tables = stored(x), stored(vae.sample(DRAWN, under))
+    tables = stored(job.shown(x)), stored(vae.sample(DRAWN, under))
     names = ("data", "draws from p(x)" if c is None else "draws from p(x|c)")
     return draw(table.columns, tables, names, title="data and draws")
 

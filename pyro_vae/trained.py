@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ from torch import Tensor
 from pyro_vae._config import STREAM, Config
 from pyro_vae.checkpoint import checkpoint_path, load_weights
 from pyro_vae.data import SPLITS, Bridge, Data, DataSet, Split, load_data
+from pyro_vae.data.bridges import FieldsBridge
 from pyro_vae.data.conditions import Conditions
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.data.inputs import DataWarning, fields_of
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.schema import Schema, stored_schema, table_of
+from pyro_vae.data.schema import Schema, stored_columns, table_of
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
 from pyro_vae.foundation.reading import read_toml
 from pyro_vae.foundation.trust import trusting
+from pyro_vae.models.one_field import OneField
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import located, public_name, read_resolved, require_data
 from pyro_vae.spec import Spec
@@ -112,7 +114,13 @@ class Run:
     @property
     def schema(self) -> Schema | None:
         """What the columns of a table of mixed kinds hold; `None` where the data are of one kind."""
-        return self.request.get("columns")
+        columns = self.request.get("columns")
+        return columns if isinstance(columns, Schema) else None
+
+    @property
+    def several(self) -> bool:
+        """Whether its data are several fields."""
+        return isinstance(self.bridge, FieldsBridge)
 
     @property
     def table(self) -> Schema | None:
@@ -122,6 +130,21 @@ class Run:
         """
         stored = Representation[self.config["resolved"]["stored"]]
         return table_of(self.schema, self.columns, self.spec.shape, stored)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What pictures show of data."""
+        return x
+
+    def stem(self, name: str) -> str:
+        """What a file about the data is called."""
+        return name
+
+    @property
+    def fields(self) -> "dict[str, FieldRun]":
+        """The run looked at field by field, where its data are several."""
+        if not isinstance(self.bridge, FieldsBridge):
+            return {}
+        return {name: FieldRun.of(self, name) for name in self.bridge.layout.names}
 
     def frame(self, x: Tensor, index: Any = None) -> Any:
         """Data that a likelihood gave, `(N, D)`, as a DataFrame with the names, types and categories of its table.
@@ -141,6 +164,8 @@ class Run:
         self, n: int, given: Mapping[str, Any] | None = None, *, mean: bool = False
     ) -> Any:
         """`n` draws from `p(x)` in stored units: of a table of mixed kinds a DataFrame, else a tensor `(n, *shape)`.
+
+        Of several fields it is a dict of these, by their names.
 
         Of a conditional run they are `given` conditions, by the name of the column, one value for all draws or n of
         them. With `mean` the mean of `p(x|z)` at n draws of z; of a category the most probable stands for it.
@@ -178,6 +203,9 @@ class Run:
         return pandas.DataFrame(probabilities, index, list(column.categories))
 
     def _stored(self, x: Tensor, index: Any = None) -> Any:
+        if self.several:
+            fields = self.fields.items()
+            return {name: view._stored(view.shown(x), index) for name, view in fields}
         return self.bridge.inverse(x) if self.schema is None else self.frame(x, index)
 
     @property
@@ -296,6 +324,60 @@ class Run:
         return c.to(device=self.device, dtype=self.dtype)
 
 
+@dataclass
+class FieldRun(Run):
+    """One field of a run on several, as if it were all that is made; its data are those of the run.
+
+    Attributes:
+        whole: the run.
+        field: the name of the field.
+    """
+
+    whole: Any = None
+    field: str = ""
+
+    @classmethod
+    def of(cls, run: Run, name: str) -> "FieldRun":
+        bridge: Any = run.bridge
+        place = bridge.layout.names.index(name)
+        stored = run.config["resolved"]["fields"][place]
+        resolved = {**run.config["resolved"], "stored": stored["stored"]}
+        resolved.pop("columns", None)
+        schemas: Any = run.request["columns"]
+        vae: Any = OneField(run.vae, name)
+        shape = bridge.layout.shapes[place]
+        return cls(
+            run.folder,
+            vae,
+            replace(run.spec, shape=shape),
+            run.epoch,
+            {**run.config, "resolved": resolved},
+            run.device,
+            bridge.parts[place],
+            run.dtype,
+            {**run.request, "columns": schemas[name]},
+            conditions=run.conditions,
+            whole=run,
+            field=name,
+        )
+
+    @property
+    def data(self) -> DataSet:  # type: ignore[override]
+        return self.whole.data  # type: ignore[no-any-return]
+
+    def split(self, name: str) -> Split | Data:
+        return self.whole.split(name)  # type: ignore[no-any-return]
+
+    def shown(self, x: Tensor) -> Tensor:
+        return self.vae.of(x)  # type: ignore[operator]
+
+    def stem(self, name: str) -> str:
+        return f"{name}-{self.field}"
+
+    def announce(self) -> None:
+        """What is to be said of the data the run says."""
+
+
 def open_run(
     folder: str | Path,
     *,
@@ -331,7 +413,8 @@ def open_run(
     chosen = pick_device(device)
     dtype = torch.float64 if config.get("precision") == "float64" else torch.float32
     config["resolved"] = resolved = read_resolved(folder / "config.toml")
-    if "bridge" in resolved and resolved["bridge"] not in list(Bridge.kinds()):
+    kinds = [*Bridge.kinds(), FieldsBridge.kind]
+    if "bridge" in resolved and resolved["bridge"] not in kinds:
         raise InputError(
             f"the file {folder / 'config.toml'} has an unknown bridge {resolved['bridge']!r}"
         )
@@ -342,7 +425,7 @@ def open_run(
         conditions = None if columns is None else Conditions.from_list(columns)
         now = located(config, folder, data=data, data_dir=data_dir)
         request = {f.name: now[f.name] for f in fields(Request) if f.name in now}
-        request["columns"] = stored_schema(resolved)
+        request["columns"] = stored_columns(resolved)
         request["stream"] = STREAM[now.get("stream", "auto")]
         # No file starts more.
         request["workers"] = min(max(0, int(now.get("workers", 2))), Config.workers)

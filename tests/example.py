@@ -13,6 +13,7 @@ BESIDE = {
     ("guide", "Categorical"): {"prior": "Categorical"},
     ("objective", "VIMCO"): DRAWN,
     ("objective", "GumbelSoftmax"): DRAWN,
+    ("objective", "Subsets"): {"likelihood": "Fields"},
     ("structure", "Clusters"): {"prior": "Conditional(hidden=())"},
 }
 

@@ -29,6 +29,7 @@ KINDS = (  # of pictures
     "manifold",
     "conditions",
     "transfer",
+    "cross",
 )
 LONGEST = 600  # characters of a complaint
 WORD = 250  # characters of a word in it, as long as the name of a file can be
@@ -350,8 +351,8 @@ def sample_parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a condition to draw or decode under (by default those of the data), or a column of the run's table "
-        "that rows are drawn given; again for more",
+        help="a condition to draw or decode under (by default those of the data), or a column of the run's table, "
+        "or of a field that is one, that data are drawn given; again for more",
     )
     parser.add_argument(
         "--draws",

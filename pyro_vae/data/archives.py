@@ -138,12 +138,15 @@ def npz(path: Path, request: Request) -> Loaded:
     else:
         labels, more = separate_labels(path, request, _sizes(arrays))
         notes += more
-    masks = _masks(path, members, keys) if request.keeps_missing else {}
+    masks = _masks(path, members, keys, request) if request.keeps_missing else {}
     for split, key in masks.items():
         mask = _read(path, key, members[key])
+        if mask.ndim == 1 and request.field is not None:  # of a whole field
+            mask = mask.reshape(-1, *[1] * (arrays[split].ndim - 1))
+            mask = np.broadcast_to(mask, (len(mask), *arrays[split].shape[1:]))
         arrays[split] = masked(f"{keys[split]} of {path}", arrays[split], mask)
         notes.append(f"what is 0 in {key} taken for missing in {keys[split]}")
-    used = {*keys.values(), *label_keys.values(), *masks.values()}
+    used = {*keys.values(), *label_keys.values(), *masks.values(), *request.others}
     unread = [
         f"{name} {member}" for name, member in members.items() if name not in used
     ]
@@ -218,6 +221,14 @@ def _members(path: Path) -> dict[str, StoredArray]:
     return arrays
 
 
+def has_array(path: Path, key: str) -> bool:
+    """Whether an archive has an array of this name, for all data or for a split; of other files it is not known."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return True
+    members = _members(path)
+    return key in members or any(m.split and m.word == key for m in members.values())
+
+
 def _words(name: str) -> tuple[str | None, str]:
     """The split and the rest of what a name says: `('train', 'x')` of `x_train`, `XTrain` and `trainX`."""
     spaced = re.sub(
@@ -282,9 +293,18 @@ def _data(
 
 
 def _masks(
-    path: Path, members: Mapping[str, StoredArray], keys: dict[str, str]
+    path: Path,
+    members: Mapping[str, StoredArray],
+    keys: dict[str, str],
+    request: Request,
 ) -> dict[str, str]:
-    """The array of each split that says which of its values were seen, where there is one."""
+    """The array of each split that says which of its values were seen, where there is one.
+
+    That of one of several fields bears its name, `image_mask`.
+    """
+    if request.field is not None:
+        named = {split: f"{key}_{MASK}" for split, key in keys.items()}
+        return {split: name for split, name in named.items() if name in members}
     if members[keys["train"]].split is None:
         return {"train": MASK} if MASK in members else {}
     return {s: key for s, key in _by_split(path, members, MASK).items() if s in keys}

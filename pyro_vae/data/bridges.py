@@ -12,7 +12,9 @@ from torch import Tensor
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.units import Each, Units, each
 from pyro_vae.foundation.abstract import variants
+from pyro_vae.foundation.layout import Layout
 
+NO_FIELDS = Layout((), ())
 # uniform numbers in the shape of a tensor
 Draw = Callable[[Tensor, torch.dtype], Tensor]
 
@@ -143,6 +145,11 @@ class Bridge(ABC):
         """The bridge that `to_dict` described; `KeyError`, `TypeError` or `ValueError` where it did not."""
         units = Units.from_dict(table["units"]) if "units" in table else None
         maximum = float(table["maximum"])
+        if "fields" in table:
+            parts = tuple(map(Bridge.from_dict, table["fields"]))
+            names = tuple(str(part["name"]) for part in table["fields"])
+            shapes = tuple(tuple(map(int, part["shape"])) for part in table["fields"])
+            return FieldsBridge(layout=Layout(names, shapes), parts=parts)
         if "steps" in table:
             return ColumnNoise(maximum, units, tuple(map(float, table["steps"])))
         return Bridge.kinds()[table["bridge"]](maximum, units)
@@ -155,7 +162,8 @@ class Bridge(ABC):
         scaled to [0, 1] (value / 255)
         """
         family: Any = variants(Bridge).values()
-        return {cls.kind: cls for cls in family if cls is not ColumnNoise}
+        made_of_more = (ColumnNoise, FieldsBridge)
+        return {cls.kind: cls for cls in family if cls not in made_of_more}
 
     def __str__(self) -> str:
         text = self.words.format(bridge=self)
@@ -298,3 +306,73 @@ class ColumnNoise(Bridge):
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "steps": list(self.steps)}
+
+
+@dataclass(frozen=True)
+class FieldsBridge(Bridge):
+    """Of several fields side by side, each over a bridge of its own.
+
+    Attributes:
+        layout: where they stand.
+        parts: their bridges.
+    """
+
+    layout: Layout = NO_FIELDS
+    parts: tuple[Bridge, ...] = ()
+
+    kind = "fields"
+    words = "each field by itself"
+
+    def __call__(
+        self,
+        v: Tensor,
+        *,
+        dtype: torch.dtype,
+        generator: torch.Generator | None = None,
+        draw: Draw | None = None,
+    ) -> Tensor:
+        pairs = zip(self.parts, self.layout.parts(v), strict=True)
+        each = [b(u, dtype=dtype, generator=generator, draw=draw) for b, u in pairs]
+        return self.layout.together(each)
+
+    def apply(self, v: Tensor, noise: Noise) -> Tensor:
+        return self(v, dtype=v.dtype, generator=noise.generator, draw=noise.draw)
+
+    def result(self, before: Representation) -> Representation:
+        return Representation.FIELDS
+
+    @property
+    def is_random(self) -> bool:  # type: ignore[override]
+        return any(part.is_random for part in self.parts)
+
+    @property
+    def drawn_once(self) -> bool:  # type: ignore[override]
+        return all(part.drawn_once for part in self.parts if part.is_random)
+
+    def log_unit(self, elements: int) -> float:
+        return float(self.log_units((elements,)).sum())
+
+    def log_units(self, shape: tuple[int, ...]) -> Tensor:
+        pairs = zip(self.parts, self.layout.shapes, strict=True)
+        return self.layout.together([b.log_units(of_part) for b, of_part in pairs])
+
+    def inverse(self, x: Tensor) -> Tensor:
+        pairs = zip(self.parts, self.layout.parts(x), strict=True)
+        return self.layout.together([part.inverse(u) for part, u in pairs])
+
+    def of(self, name: str) -> Bridge:
+        """That of one field."""
+        return self.parts[self.layout.names.index(name)]
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = [
+            {"name": name, "shape": list(shape), **part.to_dict()}
+            for name, shape, part in zip(
+                self.layout.names, self.layout.shapes, self.parts, strict=True
+            )
+        ]
+        return {**super().to_dict(), "fields": fields}
+
+    def __str__(self) -> str:
+        pairs = zip(self.layout.names, self.parts, strict=True)
+        return "; ".join(f"{name} {part}" for name, part in pairs)

@@ -45,6 +45,8 @@ class Request:
     missing: str | None = None
     hide: float | None = None
     hide_seed: int = 0
+    field: str | None = None  # which of several is read
+    others: Sequence[str] = ()  # the arrays that hold other fields
 
     @property
     def keeps_missing(self) -> bool:
@@ -52,6 +54,7 @@ class Request:
         return self.missing == "keep"
 
 
+INTERNAL = ("field", "others")  # what readers are told beside what is asked for
 Parts = dict[str, np.ndarray]
 
 

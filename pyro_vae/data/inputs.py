@@ -41,6 +41,9 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     data sets. Floats get the type of the model's parameters; a VAE's data also when they are whole numbers or booleans.
     A tensor that fits is returned as it is.
 
+    A VAE of several fields takes them by their names, those that are missing left out or nan where they are; or all in
+    one tensor `(N, width)`, in the order of its `layout`.
+
     A VAE takes one tensor: of items such as image and label, the first counts. A conditional one takes the fields x and
     c, as a dict or as `Data`; one with classes also labels y, -1 where there is none. An element that is nan was not
     seen, and is taken where the model says `missing`. Another
@@ -57,6 +60,7 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
         InputError: for what is no data set, for a shape or values that the model does not accept, or for values that
             its float type cannot hold apart.
     """
+    x = gathered(model, x, name)
     if is_own(model) and classes_of(model):
         return _labelled(model, x, name, values)
     if is_own(model) and context_of(model):
@@ -68,6 +72,56 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     if isinstance(x, Data):
         x = _only_x(x, name) if is_own(model) else x.fields
     return _unconditional(model, x, name, values)
+
+
+def gathered(model: Any, x: Any, name: str = "x") -> Any:
+    """Data whose fields have names as those that a pair takes: the fields of x joined in one, and the others beside.
+
+    Raises:
+        InputError: for a name that is no field, another shape, or fields of different lengths.
+    """
+    layout = getattr(model, "fields", None) if is_own(model) else None
+    fields = x.fields if isinstance(x, Data) else x
+    if layout is None or not isinstance(fields, Mapping) or "x" in fields:
+        return x
+    others = {k: v for k, v in fields.items() if k in ("c", "y")}
+    tensors: dict[str, Tensor] = {}
+    for field, values in fields.items():
+        if field in others:
+            continue
+        if field not in layout.names:
+            raise InputError(
+                f"{name} has a field {field}, and the pair knows {', '.join(layout.names)}"
+            )
+        shape = layout.shapes[layout.names.index(field)]
+        tensors[field] = _as_field(values, field, shape, name)
+    lengths = {len(tensor) for tensor in tensors.values()}
+    if len(lengths) != 1:
+        rows = " and ".join(map(str, sorted(lengths))) or "no"
+        raise InputError(
+            f"the fields of {name} have {rows} rows; give all of one length"
+        )
+    joined = layout.join(tensors)
+    return {"x": joined, **others} if others else joined
+
+
+def _as_field(values: Any, field: str, shape: tuple[int, ...], name: str) -> Tensor:
+    """The values of one field, `(N, *shape)`."""
+    tensor = _as_tensor(values, field, missing=True)
+    if tensor is None:
+        raise InputError(
+            f"the field {field} of {name} is a {type(values).__name__}; give a tensor or an array"
+        )
+    tensor = tensor.unsqueeze(-1) if tensor.dim() == 1 and shape == (1,) else tensor
+    _check_shape(tuple(tensor.shape), shape, f"the field {field} of {name}")
+    return tensor
+
+
+def beside_condition(model: Any, x: Any, c: Any) -> Any:
+    """Data with their condition c, where there is one."""
+    if c is None:
+        return x
+    return {"x": fields_of(gathered(model, x))[0], "c": c}
 
 
 def _unconditional(model: Any, x: Any, name: str, values: bool) -> Any:
@@ -373,7 +427,7 @@ class Call:
                 raise InputError(UNCONDITIONAL)
             if "y" in given and not classes_of(model):
                 raise InputError("y holds labels, and this pair has no classes")
-            x = {"x": fields_of(x)[0], **given}
+            x = {"x": fields_of(gathered(model, x))[0], **given}
         return cls(as_data(model, x), more, kwargs)
 
     def __len__(self) -> int:

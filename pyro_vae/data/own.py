@@ -59,6 +59,12 @@ def options_for(other: str, trained: str) -> frozenset[str]:
     return COLUMNS if tables else frozenset()
 
 
+def options_of(file: str) -> frozenset[str]:
+    """The options that tell how to read a file, beside `labels`; none of a folder, and of what cannot be read."""
+    reader = _reader(user_path(file))
+    return frozenset() if reader is None else reader.options
+
+
 def may_have_holes(file: str) -> bool:
     """Whether a file is of a kind in which values can be missing."""
     reader = _reader(user_path(file))

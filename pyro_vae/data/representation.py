@@ -46,6 +46,7 @@ class Representation(Enum):
     COUNTS = "counts (0, 1, 2, ...)"
     LEVELS = "grey levels (whole numbers from 0 to a fixed maximum)"
     MIXED = "columns of mixed kinds, each with a likelihood of its own"
+    FIELDS = "several fields, each with a likelihood of its own"
 
     @classmethod
     def of(cls, x: Tensor) -> "Representation":
@@ -83,7 +84,7 @@ class Representation(Enum):
                 return bool(((x == 0) | (x == 1)).all())
             case Representation.UNIT:
                 return bool(((x >= 0) & (x <= 1)).all())
-            case Representation.REAL | Representation.MIXED:
+            case Representation.REAL | Representation.MIXED | Representation.FIELDS:
                 return bool(x.isfinite().all())
             case Representation.POSITIVE:
                 return bool(((x > 0) & x.isfinite()).all())
@@ -102,7 +103,8 @@ class Representation(Enum):
             kind.POSITIVE: {kind.POSITIVE, kind.REAL, kind.UNIT},
             kind.COUNTS: whole,
             kind.LEVELS: whole,
-            kind.MIXED: set(kind),
+            kind.MIXED: set(kind) - {kind.FIELDS},
+            kind.FIELDS: set(kind),
         }
         return other in wider.get(self, {self})
 

@@ -276,6 +276,14 @@ def stored_schema(resolved: Mapping[str, Any]) -> Schema | None:
         ) from error
 
 
+def stored_columns(resolved: Mapping[str, Any]) -> Any:
+    """`stored_schema` of a run; of one on several fields that of each, by its name."""
+    fields = resolved.get("fields")
+    if fields is None:
+        return stored_schema(resolved)
+    return {str(field["name"]): stored_schema(field) for field in fields}
+
+
 def names_of(frame: Any, what: str) -> list[str]:
     """The names of a DataFrame's columns, once they are different."""
     names = [str(name) for name in frame.columns]

@@ -23,6 +23,7 @@ from pyro_vae.data.nature import BYTE, Nature, nature_of
 from pyro_vae.data.own import OWN, own
 from pyro_vae.data.representation import Representation, Supported
 from pyro_vae.data.schema import Schema, Wish
+from pyro_vae.data.sources import sources
 from pyro_vae.data.streams import Stream, Values, stored
 from pyro_vae.data.units import Units, each
 from pyro_vae.foundation.errors import InputError
@@ -351,7 +352,8 @@ def load_data(
     """Load a named data set or one's own file or folder, and split it; the splits never change between calls.
 
     Args:
-        dataset: one of `NAMED`, or the path of a file (a table, .npy, .npz or .h5ad) or of a folder of images.
+        dataset: one of `NAMED`, or the path of a file (a table, .npy, .npz or .h5ad) or of a folder of images; or
+            several of these by names of their own, as fields, `image=photos,person=people.csv`.
         data_dir: where the files of named data sets lie (else `PYRO_VAE_DATA`, else the cache folder).
         labels: where the labels of one's own data are: a file, a column of a table, an array of a .npz file, a column
             of `obs` in an .h5ad file.
@@ -363,7 +365,9 @@ def load_data(
         drop: columns of a table that are no data, by name or by number from 0, with commas between them; `'none'` where
             a column that would be taken for the names of the rows or for labels is data. Or arrays of a .npz file.
         id: the column of a table that names its rows.
-        key: the array of a .npz file that holds the data; by default it is found by its name.
+        key: the array of a .npz file that holds the data; by default it is found by its name. Several with commas
+            between them are fields, `image,text`, or by other names `image=x,text=captions`; of a named data set
+            `label` names its labels. See `pyro_vae.data.several`.
         layer: the layer of an .h5ad file that holds the data, or `'raw'`; by default it is `X`.
         channels: `'first'` or `'last'`, where arrays of images have their channels; by default those of shape
             `(H, W, 3)` and `(H, W, 1)` have them last, and they are put in front.
@@ -376,7 +380,8 @@ def load_data(
         maximum: the largest value that whole numbers can take; by default what the files say, 255 for grey levels
             that reach above 127, else the largest value that occurs.
         columns: of a table of mixed kinds what its columns hold, or what some of them are to be taken for (`{}`: each
-            is what it looks like); texts are then categories. By default all data are numbers of one kind.
+            is what it looks like); texts are then categories. By default all data are numbers of one kind. Of several
+            fields a dict of these.
         missing: `'keep'` takes data of one's own with values that are missing (blanks, NA, nan, 0 in the array `mask`
             of a .npz file) and leaves nan in their place; by default they are refused.
         hide: a share of all values to hide on purpose, each by itself at random, in every split; `DataSet.whole` has
@@ -400,22 +405,40 @@ def load_data(
         value = getattr(request, option)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"--{option.replace('_', '-')} {value} must lie in [0, 1)")
+    from pyro_vae.data.several import load_several
+
+    several = sources(dataset, key)
+    if several is not None:
+        return load_several(request, several, divide=divide)
+    return assembled(request, loaded_by(request), divide=divide)
+
+
+def loaded_by(request: Request) -> Loaded:
+    """What stands in the file or folder, or in the files of a named data set, that a request names."""
+    dataset = request.dataset
     named = dataset in NAMED
     for option in OWN if named else ():
         if getattr(request, option) is not None:
             raise InputError(f"--{option} is for your own data, which {dataset} is not")
-    if background is not None and (named or not user_path(dataset).is_dir()):
+    if request.background is not None and (named or not user_path(dataset).is_dir()):
         raise InputError(
             f"--background is for a folder of images, which {dataset} is not"
         )
-    loaded = NAMED[dataset](request) if named else own(request)
-    keep = request.keeps_missing
+    return NAMED[dataset](request) if named else own(request)
+
+
+def assembled(request: Request, loaded: Loaded, *, divide: bool = True) -> DataSet:
+    """A data set of what was read: its values checked, what they are found out, and divided into splits."""
+    dataset, named = request.dataset, request.dataset in NAMED
+    keep, columns, stream = request.keeps_missing, request.columns, request.stream
     values = {
         k: v if isinstance(v, Stream) else stored(dataset, v, missing=keep)
         for k, v in loaded.parts.items()
     }
     _check_parts(dataset, values, loaded.labels)
-    notes = check_holes(dataset, values, loaded.columns) if keep else []
+    # A field may be missing as a whole.
+    holes = keep and request.field is None
+    notes = check_holes(dataset, values, loaded.columns) if holes else []
     if stream and not any(isinstance(v, Stream) for v in values.values()):
         raise InputError(
             f"--stream is for a folder of images or a .npy file, which {request.dataset} is not"
@@ -428,10 +451,10 @@ def load_data(
     known = MAXIMA.get(dataset, BYTE) if named else loaded.maximum
     nature = Nature(Representation.MIXED, 1.0)
     if schema is None:
-        nature = nature_of(dataset, values, maximum=maximum, known=known)
+        nature = nature_of(dataset, values, maximum=request.maximum, known=known)
     whole: Values | None = None
-    if hide is not None:
-        values, whole, note = hidden(dataset, values, hide, hide_seed)
+    if request.hide is not None:
+        values, whole, note = hidden(dataset, values, request.hide, request.hide_seed)
         notes = [*notes, note]
 
     # All that is known of each datum goes into its split.
@@ -463,7 +486,7 @@ def load_data(
         columns=None if called_columns is None else tuple(called_columns),
         units=nature.units,
         schema=schema,
-        missing=keep or hide is not None,
+        missing=keep or request.hide is not None,
         whole=_picked(whole, places),
         given={name: _picked(parts, places) for name, parts in given.items()},
     )

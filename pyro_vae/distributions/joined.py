@@ -1,4 +1,4 @@
-"""Columns side by side, each with a distribution of its own."""
+"""Columns or fields side by side, each with a distribution of its own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,15 @@ from torch import Tensor
 
 from pyro_vae.distributions.own import Own
 from pyro_vae.distributions.wide import wide
+from pyro_vae.foundation.layout import Layout
 
 
 class Joined(Own):
-    """`p(x) = prod_j p_j(x_j)`: the elements of x are independent, and each may be a number of another kind.
+    """`p(x) = prod_j p_j(x_j)`: the parts of x are independent, and each may be numbers of another kind.
 
     Args:
-        parts: a distribution for each element of x, of batch shape `(...)` and event shape `(1,)`.
-        shape: of x; its elements are counted row by row.
+        parts: a distribution for each part of x, of batch shape `(...)`, of a column of event shape `(1,)`.
+        shape: of x; its elements are those of the parts, one after the other, each row by row.
         like: a number of the type to return; types narrower than float32 return float32.
 
     >>> import pyro.distributions as dist
@@ -30,6 +31,9 @@ class Joined(Own):
     ) -> None:
         self.parts = list(parts)
         self.dtype = torch.promote_types(like.dtype, torch.float32)
+        shapes = tuple(tuple(part.event_shape) for part in parts)
+        names = tuple(map(str, range(len(shapes))))
+        self.layout = Layout(names, shapes, tuple(shape))
         batch = torch.broadcast_shapes(*(part.batch_shape for part in parts))
         super().__init__(batch, torch.Size(shape))
 
@@ -44,12 +48,9 @@ class Joined(Own):
         return Joined(parts, self.event_shape, like=torch.empty(0, dtype=self.dtype))
 
     def log_probs(self, x: Tensor) -> Tensor:
-        """`log p_j(x_j)` for each element j, `(..., *shape) -> (..., D)`, in float64."""
-        columns = wide(x).flatten(x.dim() - len(self.event_shape)).split(1, -1)
-        each = [
-            part.log_prob(column)
-            for part, column in zip(self.parts, columns, strict=True)
-        ]
+        """`log p_j(x_j)` for each part j, `(..., *shape) -> (..., parts)`, in float64."""
+        pairs = zip(self.parts, self.layout.parts(wide(x)), strict=True)
+        each = [wide(part.log_prob(value)) for part, value in pairs]
         return torch.stack(torch.broadcast_tensors(*each), -1)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -67,7 +68,6 @@ class Joined(Own):
     def variance(self) -> Tensor:
         return self.together([part.variance for part in self.parts])
 
-    def together(self, columns: Sequence[Tensor]) -> Tensor:
-        """A number of each element, `(..., 1)`, as one tensor `(..., *shape)`."""
-        each = torch.broadcast_tensors(*columns)
-        return torch.cat(each, -1).unflatten(-1, self.event_shape).to(self.dtype)
+    def together(self, values: Sequence[Tensor]) -> Tensor:
+        """The values of each part as one tensor `(..., *shape)`."""
+        return self.layout.together(values).to(self.dtype)

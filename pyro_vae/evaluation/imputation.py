@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.fields import mean_and_std
-from pyro_vae.data.inputs import Call, as_data, fields_of, once, rows_within
+from pyro_vae.data.inputs import (
+    Call,
+    as_data,
+    beside_condition,
+    fields_of,
+    once,
+    rows_within,
+)
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.diagnostics import tail_index
 from pyro_vae.evaluation.question import (
@@ -164,10 +171,10 @@ def imputations(
         raise InputError(
             f"imputations weigh draws by the guide's density, and {type(guide).__name__} has none"
         )
-    data = once(as_data(model, x if c is None else {"x": x, "c": c}))
+    data = once(as_data(model, beside_condition(model, x, c)))
     given = fields_of(data)[1]
-    whole = hidden if given is None else {"x": hidden, "c": given}
-    truth = None if hidden is None else once(as_data(model, whole))
+    whole = None if hidden is None else beside_condition(model, hidden, given)
+    truth = None if whole is None else once(as_data(model, whole))
     shape, size = model.likelihood.shape, len(data)
     elements = math.prod(shape)
     require(
@@ -293,6 +300,7 @@ def draws_given(
     n: Number = 100,
     c: Any = None,
     *,
+    mean: bool = False,
     num_particles: Number = 20_000,
 ) -> Given:
     """`n` draws from `p(x_rest | x_known)`, what is known standing as it is.
@@ -306,6 +314,7 @@ def draws_given(
         n: how many.
         c: of a conditional pair the condition, `(context,)` or `(1, context)`; the draws are from
             `p(x_rest | x_known, c)`.
+        mean: whether to return in place of a draw of x the mean of p(x|z), of a category the most probable.
         num_particles: K.
 
     Raises:
@@ -341,6 +350,11 @@ def draws_given(
     with running(vae.model, vae.guide):
         data = named(x.unsqueeze(0), {"c": condition[0]} if condition else {})
         latents, weighted = _weighted_latents(vae, data, num_particles)
+        if likelihood.missing and not weighted.pareto_k.item() <= PARETO_LIMIT:
+            # The guide knows little of data with so much missing; the prior may do better.
+            others = _drawn_from_prior(vae, data, num_particles)
+            if others[1].ess > weighted.ess.nan_to_num():
+                latents, weighted = others
         ess = weighted.ess.item()
         if not weighted.log_known.isfinite().all() or ess < CARRIED:
             raise InputError(
@@ -349,7 +363,8 @@ def draws_given(
                 "values"
             )
         chosen = _resampled(latents, weighted.weights, n)
-        made = vae.model.at("x", data, **chosen).sample().squeeze(1)
+        p = vae.model.at("x", data, **chosen)
+        made = (likelihood.typical(p) if mean else p.sample()).squeeze(1)
         drawn = torch.where(x.isnan(), made, x)
     return Given(drawn, weighted.log_known.item(), ess, weighted.pareto_k.item())
 
@@ -361,10 +376,17 @@ def _weighted_latents(
 
     Its condition is `(1, context)`, or there is none.
     """
-    likelihood, x = vae.model.likelihood, data["x"]
-    if likelihood.missing and vae.guide.has_density:
+    if vae.model.likelihood.missing and vae.guide.has_density:
         t = scored(vae.model, vae.guide, Call(data), count)
         return values_of(t), _Weights.of_terms(t)
+    return _drawn_from_prior(vae, data, count)
+
+
+def _drawn_from_prior(
+    vae: Any, data: dict[str, Tensor], count: int
+) -> tuple[dict[str, Tensor], _Weights]:
+    """Latents for one datum drawn from the prior, and their weights, the density of what is known."""
+    likelihood, x = vae.model.likelihood, data["x"]
     c = data.get("c")
     given = () if c is None else (c.expand(count, -1),)
     latents = {}

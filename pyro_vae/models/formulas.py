@@ -4,8 +4,10 @@ import re
 from typing import NamedTuple, NoReturn
 
 from pyro_vae.foundation.errors import MarkedError
+from pyro_vae.foundation.layout import RESERVED
 
 SITES = ("x", "y", "z")
+LATENTS = ("y", "z")
 EXAMPLE = "p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)"
 FACTOR = re.compile(
     r"\s*([pq])\s*\(\s*(\w+)\s*(?:\|\s*(\w+(?:\s*,\s*\w+)*)\s*)?\)\s*\*?"
@@ -24,17 +26,19 @@ class Term(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """What the factors of a pair with one vector z, one x and perhaps a class y are given.
+    """What the factors of a pair with one vector z, x or several fields, and perhaps a class y are given.
 
     Attributes:
         classes: whether there is a class y.
-        of: the sites of p that depend on it.
+        of: the sites of p that depend on it; x stands for all fields.
         guided: whether q(z|x) depends on it.
+        fields: what x consists of, in the order of the text; nothing where it is one.
     """
 
     classes: bool
     of: tuple[str, ...]
     guided: bool
+    fields: tuple[str, ...] = ()
 
 
 def read(text: str) -> Formula:
@@ -44,21 +48,32 @@ def read(text: str) -> Formula:
         InputError: for a text that is none, or a pair that cannot be made, with a mark under the place.
 
     >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")
-    Formula(classes=True, of=('z',), guided=True)
+    Formula(classes=True, of=('z',), guided=True, fields=())
+    >>> read("p(z) p(image|z) p(text|z); q(z|image,text)").fields
+    ('image', 'text')
     """
     text = " ".join(text.split())
     terms = _terms(text)
     p = {term.site: term for term in terms if term.of == "p"}
     q = {term.site: term for term in terms if term.of == "q"}
+    data = _data(p)
     for term in terms:
-        _check(text, term, p if term.of == "p" else q)
-    _check_whole(text, p, q)
-    of = tuple(site for site in ("z", "x") if "y" in p[site].given)
+        _check(text, term, p if term.of == "p" else q, data)
+    _check_whole(text, p, q, data)
+    first = data[0]
+    pairs = (("z", "z"), ("x", first))
+    of = tuple(name for name, site in pairs if "y" in p[site].given)
     if "y" in p and not of:
-        _refuse(
-            text, p["y"].place, "nothing depends on y: give it to p(x|z,y) or p(z|y)"
-        )
-    return Formula("y" in p, of, "y" in q["z"].given)
+        dependent = f"give it to p({first}|z,y) or p(z|y)"
+        _refuse(text, p["y"].place, f"nothing depends on y: {dependent}")
+    fields = () if data == ("x",) else data
+    return Formula("y" in p, of, "y" in q["z"].given, fields)
+
+
+def _data(p: dict[str, Term]) -> tuple[str, ...]:
+    """The sites of which there are data: x, or several fields by their own names."""
+    names = tuple(site for site in p if site not in LATENTS)
+    return names if len(names) > 1 and "x" not in names else ("x",)
 
 
 def _terms(text: str) -> list[Term]:
@@ -99,24 +114,28 @@ def _terms(text: str) -> list[Term]:
     return terms
 
 
-def _check(text: str, term: Term, others: dict[str, Term]) -> None:
+def _check(
+    text: str, term: Term, others: dict[str, Term], data: tuple[str, ...]
+) -> None:
     """Refuse what a factor cannot be of or be given."""
     for name, place in zip(
         (term.site, *term.given), (term.place, *term.places), strict=True
     ):
-        if name not in SITES:
+        if name not in (*LATENTS, *data) or (name in RESERVED and name not in SITES):
             hint = "; a condition c is given by --condition" if name == "c" else ""
             _refuse(
                 text,
                 place,
-                f"there is no {name[:30]}: a pair has x, one vector z and one class y{hint}",
+                f"there is no {name[:30]}: a pair has x or fields of other names, one vector z and one class y{hint}",
             )
     if others[term.site] is not term:
         _refuse(text, term.place, f"{term.of} has two factors of {term.site}")
     for name, place in zip(term.given, term.places, strict=True):
-        if name == "x" and term.of == "p":
-            _refuse(text, place, "x is what p makes, and given to no other factor")
-        known = name == "x" or (name in others and others[name].place < term.place)
+        if name in data and term.of == "p":
+            _refuse(
+                text, place, f"{name} is what p makes, and given to no other factor"
+            )
+        known = name in data or (name in others and others[name].place < term.place)
         if not known:
             _refuse(
                 text,
@@ -125,14 +144,17 @@ def _check(text: str, term: Term, others: dict[str, Term]) -> None:
             )
 
 
-def _check_whole(text: str, p: dict[str, Term], q: dict[str, Term]) -> None:
+def _check_whole(
+    text: str, p: dict[str, Term], q: dict[str, Term], data: tuple[str, ...]
+) -> None:
     """Refuse a pair that lacks a factor, or a factor that lacks what it has to be given."""
     end = len(text)
-    for site in ("z", "x"):
+    for site in ("z", *data):
         if site not in p:
             _refuse(text, text.find(";"), f"p has no factor of {site}")
-    if "x" in q:
-        _refuse(text, q["x"].place, "x is observed, and q draws what is not")
+    for site in data:
+        if site in q:
+            _refuse(text, q[site].place, f"{site} is observed, and q draws what is not")
     for site in ("y", "z"):
         if site in p and site not in q:
             _refuse(text, end, f"q has no factor of {site}, which p draws")
@@ -140,15 +162,22 @@ def _check_whole(text: str, p: dict[str, Term], q: dict[str, Term]) -> None:
             _refuse(text, q[site].place, f"p has no factor of {site}, which q draws")
     if p.get("y") is not None and p["y"].given:
         _refuse(text, p["y"].places[0], "the class y comes first, and is given nothing")
-    if "z" not in p["x"].given:
-        _refuse(text, p["x"].place, "x depends on z, as in p(x|z)")
+    for site in data:
+        if "z" not in p[site].given:
+            _refuse(text, p[site].place, f"{site} depends on z, as in p({site}|z)")
+        if {*p[site].given} != {*p[data[0]].given}:
+            why = f"all fields depend on the same: {data[0]} does on {', '.join(p[data[0]].given)}"
+            _refuse(text, p[site].place, why)
     for term in q.values():
-        if "x" not in term.given:
-            _refuse(
-                text,
-                term.place,
-                f"q of {term.site} depends on x, as in q({term.site}|x)",
-            )
+        for site in data:
+            if site not in term.given:
+                whole = f"q({term.site}|{','.join(data)})"
+                what = "x" if data == ("x",) else f"all fields, {site} too"
+                _refuse(
+                    text,
+                    term.place,
+                    f"q of {term.site} depends on {what}, as in {whole}",
+                )
     if "y" in q and "z" in q["y"].given:
         place = q["y"].places[q["y"].given.index("z")]
         _refuse(

@@ -25,6 +25,7 @@ from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.conditionals.discrete import Levels, levels_of
 from pyro_vae.networks import MLP, Standardised
 from pyro_vae.networks.base import Shape
+from pyro_vae.networks.fields import FieldEncoder
 
 __all__ = [
     "Categorical",
@@ -337,6 +338,11 @@ class VampPrior(Prior):
                 "MeanField or another guide"
             )
         self.levels = guide.levels
+        if isinstance(guide.encoder, FieldEncoder):
+            raise InputError(
+                "VampPrior learns inputs of the encoder, and of several fields some may be categories or missing: take "
+                "another prior, such as GaussianMixture"
+            )
         seen = getattr(guide.encoder, "in_shape", None)
         shape = seen if self.shape is None else self.shape
         if seen is not None and shape is not None and tuple(seen) != tuple(shape):

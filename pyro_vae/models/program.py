@@ -90,7 +90,7 @@ class Program(AbstractProgram):
             **given: more data by name, each with a row for every datum.
 
         Returns:
-            The value of the last site.
+            The value of the last site, or what `returned` makes of all.
         """
         data, factors = named(x, given), self.factors()
         self._check(data, factors)
@@ -106,7 +106,11 @@ class Program(AbstractProgram):
                 if factor.listed and seen is not None:
                     p, seen = self.knowing(p, seen), None
                 values[site] = pyro.sample(site, p, obs=seen, infer=infer)
-        return values[site]
+        return self.returned(values, site)
+
+    def returned(self, values: Mapping[str, Tensor], last: str) -> Tensor:
+        """What a call returns, from the values of all sites: that of the last."""
+        return values[last]
 
     def _check(self, values: Mapping[str, Tensor], factors: Sequence[Factor]) -> None:
         """Raise `InputError` for data that no factor reads; x and c go to both programs of a pair."""

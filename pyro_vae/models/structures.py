@@ -1,8 +1,9 @@
 """Structures: which sites a model and its guide have, and how both are made of parts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -14,9 +15,23 @@ from pyro_vae.models import formulas
 from pyro_vae.models.classes import Classes
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
+from pyro_vae.models.likelihoods.fields import Fields
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.base import Shape, with_mask
+from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
+
+
+class Bodies(NamedTuple):
+    """How the networks of a field are made, where they are others than those of the rest.
+
+    Attributes:
+        encoder: `shape, context=0 -> network`.
+        decoder: `latent_dim, output_shape, context=0 -> network`.
+    """
+
+    encoder: Callable[..., nn.Module]
+    decoder: Callable[..., nn.Module]
 
 
 class Parts(NamedTuple):
@@ -31,6 +46,7 @@ class Parts(NamedTuple):
         context: the length of the condition, which prior and decoder are given.
         of_encoder: how much of it the encoder is given, all or nothing.
         missing: whether elements of the data may be missing; then the encoder reads a mask beside them.
+        of_fields: by the name of a field how its networks are made; all others as `encoder` and `decoder`.
     """
 
     prior: Callable[..., Prior]
@@ -41,6 +57,35 @@ class Parts(NamedTuple):
     context: int = 0
     of_encoder: int = 0
     missing: bool = False
+    of_fields: Mapping[str, Bodies] = MappingProxyType({})
+
+    def network(self, likelihood: Likelihood, context: int) -> nn.Module:
+        """The body of an encoder: one network, or of several fields one for each."""
+        if not isinstance(likelihood, Fields):
+            return self.encoder(self._seen(likelihood), context=context)
+        layout, networks = likelihood.layout, {}
+        for name, member in zip(layout.names, likelihood.members, strict=True):
+            make, _ = self.of_fields.get(name, (self.encoder, self.decoder))
+            networks[name] = make(self._seen(member), context=context)
+        shapes = dict(zip(layout.names, layout.shapes, strict=True))
+        return FieldEncoder(networks, shapes, shape=likelihood.shape)
+
+    def output(
+        self, likelihood: Likelihood, latent_dim: Count, context: int
+    ) -> nn.Module:
+        """The decoder: one network, or of several fields one for each."""
+        if not isinstance(likelihood, Fields):
+            return self.decoder(latent_dim, likelihood.output_shape, context=context)
+        networks = {}
+        for name, member in zip(likelihood.names, likelihood.members, strict=True):
+            _, make = self.of_fields.get(name, (self.encoder, self.decoder))
+            networks[name] = make(latent_dim, member.output_shape, context=context)
+        return FieldDecoder(networks)
+
+    def _seen(self, likelihood: Any) -> Shape:
+        """What a network is given of a datum, or of a field."""
+        seen: Shape = likelihood.seen_shape
+        return with_mask(likelihood.shape, seen) if self.missing else seen
 
 
 class Structure(Declared, ABC):
@@ -52,11 +97,13 @@ class Structure(Declared, ABC):
         prior: the prior that is taken where none is asked for.
         classes: how many values a class y has; 0 where there is none. Its label then stands first in a condition.
         reads_labels: whether labels are taken for classes without being asked for.
+        fields: the names that the formula gives to several fields; empty where it says x, which any data are.
     """
 
     prior = "StandardNormal()"
     classes: int = 0
     reads_labels = False
+    fields: tuple[str, ...] = ()
 
     @abstractmethod
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
@@ -152,6 +199,9 @@ class Clusters(_Classed):
 class Formula(_Classed):
     """`p(z) p(x|z); q(z|x)`, or another formula as text, of x, one vector z and perhaps a class y.
 
+    Where x is several fields they stand in its place by their names, `p(z) p(image|z) p(text|z); q(z|image,text)`, or x
+    stands for all of them.
+
     On the command line it stands by itself, `--structure "p(y) p(z) p(x|z,y); q(y|x) q(z|x)"`. A condition is given to
     all factors by `--condition`, and does not stand in the text.
 
@@ -181,6 +231,7 @@ class Formula(_Classed):
         self.weight, self.uniform = weight, uniform
         self.start = start if "z" in found.of else 0
         self.reads_labels = "x" in found.of
+        self.fields = found.fields
         if "z" in found.of:
             self.prior = Clusters.prior
 
@@ -188,7 +239,7 @@ class Formula(_Classed):
 def _built(
     parts: Parts, shape: Shape, latent_dim: Count, structure: _Classed | None = None
 ) -> VAE:
-    """A pair of one vector z, with a class y where a structure has one."""
+    """A pair of one vector z and x or several fields, with a class y where a structure has one."""
     size = 0 if structure is None else structure.classes
     of = () if structure is None else structure.of
     guided = structure is not None and structure.guided
@@ -198,10 +249,10 @@ def _built(
 
     # The parts, in the order in which they draw random numbers.
     likelihood = parts.likelihood(shape)
-    seen = likelihood.seen_shape
-    seen = with_mask(shape, seen) if parts.missing else seen
-    encoder = parts.encoder(seen, context=of_encoder)
-    decoder = parts.decoder(latent_dim, likelihood.output_shape, context=of_x)
+    named = () if structure is None else structure.fields
+    _check_fields(named, likelihood, parts.of_fields)
+    encoder = parts.network(likelihood, of_encoder)
+    decoder = parts.output(likelihood, latent_dim, of_x)
     guide = parts.guide(encoder, latent_dim)
     prior = parts.prior(latent_dim, context=of_z)
     if "z" in of and not context_of(prior):
@@ -213,7 +264,7 @@ def _built(
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
     classes = Classes(
         size,
-        parts.encoder(seen, context=parts.context),
+        parts.network(likelihood, parts.context),
         of=of,
         weight=structure.weight,
         uniform=structure.uniform,
@@ -222,3 +273,19 @@ def _built(
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes
     )
+
+
+def _check_fields(
+    named: tuple[str, ...], likelihood: Likelihood, networks: Mapping[str, Bodies]
+) -> None:
+    """Refuse a formula, or networks, with fields that the data do not have."""
+    there = likelihood.names if isinstance(likelihood, Fields) else ("x",)
+    if named and named != there:
+        raise InputError(
+            f"the formula has the fields {', '.join(named)} and the data {', '.join(there)}, in this order"
+        )
+    for name in networks:
+        if name not in there:
+            raise InputError(
+                f"a network is given to the field {name}, and the data have {', '.join(there)}"
+            )

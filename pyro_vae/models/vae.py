@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import pyro.distributions as dist
@@ -15,6 +16,7 @@ from pyro_vae.data.inputs import (
     SAMPLE,
     DataWarning,
     as_data,
+    beside_condition,
     condition_for,
     fields_of,
     left_by_condition,
@@ -39,9 +41,11 @@ from pyro_vae.models.classes import (
 )
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood, units
+from pyro_vae.models.likelihoods.fields import Fields, on_own_scales
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import Batch, Factor, Program, named
 from pyro_vae.networks import Network, Standardised
+from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
 from pyro_vae.networks.views import View
 
 STARTING = 256  # draws by which a start is made
@@ -61,6 +65,7 @@ class Model(Program):
     Attributes:
         context: how many numbers of a condition c it is called with; 0 without one.
         classes: how many values a class y has, whose label c begins with; 0 without one.
+        fields: what x consists of, where the likelihood is `Fields`; then each field is a site of its own in its place.
 
     Where x is counted in units of its own (`count_in`), a third site, the factor `units`, makes the density one over
     the numbers as they were stored.
@@ -78,6 +83,7 @@ class Model(Program):
         self.register_buffer("log_unit", None)
         self.context = max(context_of(prior), context_of(decoder))
         self.class_prior: ClassPrior | None = None
+        self.fields = likelihood.layout if isinstance(likelihood, Fields) else None
         self.of_z = Reads(c=context_of(prior) > 0)
         self.of_x = Reads(c=context_of(decoder) > 0)
 
@@ -90,6 +96,17 @@ class Model(Program):
         return 0 if self.class_prior is None else self.class_prior.size
 
     def factors(self) -> Sequence[Factor]:
+        *before, x = self._factors()
+        if self.fields is None:
+            return [*before, x]
+        fields = [
+            Factor(name, x.given, partial(self._given_field, i))
+            for i, name in enumerate(self.fields.names)
+        ]
+        return [*before, *fields]
+
+    def _factors(self) -> Sequence[Factor]:
+        """The factors with x as one site."""
         of_x = ("z", *self.of_x.names)
         of_x = (*of_x, "total") if self.likelihood.sized else of_x
         if self.class_prior is None:
@@ -113,6 +130,29 @@ class Model(Program):
         context = self.of_x.context(values[:read], self.class_prior.logits)
         return self.given(z, *context, *values[read:])
 
+    def _given_field(self, i: int, z: Tensor, *values: Tensor) -> Distribution:
+        """`p(x_i|z)` of the field number i, of the batch shape of z, and of y where there is one."""
+        context = values[: 1 if context_of(self.decoder) else 0]
+        if self.class_prior is not None:
+            context = self.of_x.context(values, self.class_prior.logits)
+        likelihood: Any = self.likelihood
+        if isinstance(self.decoder, FieldDecoder):
+            h = self.decoder.of_field(i, z, *context)
+        else:
+            h = likelihood.outputs_of_field(i, self.decoder(z, *context))
+        return likelihood.of_field(i, h)  # type: ignore[no-any-return]
+
+    def at(self, site: str, x: Batch | None = None, **given: Tensor) -> Distribution:
+        """As in `Program`; of several fields x is one site too, which all of them make."""
+        if site != "x" or self.fields is None:
+            return super().at(site, x, **given)
+        return self._factors()[-1].at(self.known(named(x, given)))
+
+    def returned(self, values: Mapping[str, Tensor], last: str) -> Tensor:
+        if self.fields is None:
+            return values[last]
+        return self.fields.together([values[name] for name in self.fields.names])
+
     def given(self, z: Tensor, *given: Tensor) -> Distribution:
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
 
@@ -125,17 +165,29 @@ class Model(Program):
         return self.likelihood.partly(p) if self.likelihood.missing else p
 
     def beside(self, site: str, value: Tensor | None) -> Tensor | None:
-        if site != "x" or self.log_unit is None:
+        unit = self._log_unit_of(site)
+        if unit is None:
             return None
-        if not self.log_unit.dim() or value is None:
-            return -self.log_unit.sum()
-        seen = -self.log_unit.where(~value.isnan(), 0.0)
-        return seen.flatten(seen.dim() - self.log_unit.dim()).sum(-1)
+        if not unit.dim() or value is None:
+            return -unit.sum()
+        seen = -unit.where(~value.isnan(), 0.0)
+        return seen.flatten(seen.dim() - unit.dim()).sum(-1)
+
+    def _log_unit_of(self, site: str) -> Tensor | None:
+        """The logarithms of the units in which the elements of a site are counted; `None` where it has none."""
+        if self.log_unit is None or site == "x":
+            return self.log_unit
+        if self.fields is None or site not in self.fields.names:
+            return None
+        unit = self.fields.split(self.log_unit)[site]
+        return unit if unit.any() else None
 
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The data, and for a likelihood with a size the total count of each datum, the typical one for draws."""
         if self.class_prior is not None:
             values = with_label(values, self.class_prior.size)
+        if self.fields is not None and "x" in values:
+            values = {**values, **self.fields.split(values["x"])}
         if not self.likelihood.sized or "total" in values:
             return dict(values)
         x = values.get("x")
@@ -209,7 +261,8 @@ class VAE(AbstractProgram):
         classes: Classes | None = None,
     ) -> None:
         super().__init__()
-        likelihood.missing = missing
+        # A field can always be left out.
+        likelihood.missing = missing or isinstance(likelihood, Fields)
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide  # type: ignore[assignment]
         if classes is None:
@@ -273,10 +326,8 @@ class VAE(AbstractProgram):
 
     def _data(self, x: Any, c: Any) -> dict[str, Tensor]:
         """What programs are called with, by name, from data of any kind and their condition."""
-        return named(
-            as_data(self.model, x if c is None else {"x": x, "c": c}, values=False)[:],
-            {},
-        )
+        both = beside_condition(self.model, x, c)
+        return named(as_data(self.model, both, values=False)[:], {})
 
     def condition(self, c: Any, n: int) -> tuple[Tensor, ...]:
         """`c` as the pair reads it, `(n, context)`, repeated where it is one for all; nothing without a context.
@@ -595,20 +646,29 @@ class VAE(AbstractProgram):
         if isinstance(self.guide, Guide) and self.guide.classifier is not None:
             bodies.append(self.guide.classifier.network)
         for encoder in bodies:
-            if not isinstance(encoder, Standardised):
-                continue
-            view, of_mean, of_std = encoder.view, mean, std
-            if isinstance(view, View):
-                if some is None:
-                    raise InputError(
-                        "columns of mixed kinds start from data: give initialise some=<some of them>"
-                    )
-                shift, spread, of_mean = view.units(some)
-            else:
-                if view is not None:
-                    of_mean, of_std = view.moments(mean, std, some)
-                shift, spread = units(of_mean, of_std, standardise=standardise)
-            encoder.count_in(shift, spread, of_mean)
+            if isinstance(encoder, FieldEncoder):
+                self._start_fields(encoder, mean, std, some, standardise)
+            elif isinstance(encoder, Standardised):
+                _count_in(encoder, mean, std, some, standardise=standardise)
+
+    def _start_fields(
+        self,
+        encoder: FieldEncoder,
+        mean: Tensor,
+        std: Tensor,
+        some: Tensor | None,
+        standardise: bool,
+    ) -> None:
+        """Let the network of each field count in the units of its own data."""
+        likelihood: Any = self.model.likelihood
+        layout = encoder.layout
+        few = [None] * len(layout.names) if some is None else layout.parts(some)
+        each = zip(
+            likelihood.members, layout.parts(mean), layout.parts(std), strict=True
+        )
+        for body, seen, (member, m, s) in zip(encoder.bodies, few, each, strict=True):
+            own = standardise if seen is None else on_own_scales(member, seen)
+            _count_in(body, m, s, seen, standardise=own)
 
     def _start_model(
         self,
@@ -630,14 +690,20 @@ class VAE(AbstractProgram):
         if examples is not None:
             self.model.prior.initialise(*fields_of(examples))
         h = likelihood.starting_output(mean, std)
-        if isinstance(decoder, Network) and likelihood.output_spread is not None:
-            c = self._starting_conditions(given)
-            z = self.draw_prior(STARTING, *c)
-            decoder.set_output_spread(
-                likelihood.output_spread, z, *self._read_by_decoder(*c)
-            )
-        if isinstance(decoder, Network) and h is not None:
-            decoder.set_output_bias(h)
+        decoders: Any = [(decoder, likelihood, h)]
+        if isinstance(decoder, FieldDecoder) and isinstance(likelihood, Fields):
+            assert h is not None
+            outputs = decoder.layout.parts(h)
+            decoders = zip(decoder.networks, likelihood.members, outputs, strict=True)
+        for network, member, output in decoders:
+            if isinstance(network, Network) and member.output_spread is not None:
+                c = self._starting_conditions(given)
+                z = self.draw_prior(STARTING, *c)
+                network.set_output_spread(
+                    member.output_spread, z, *self._read_by_decoder(*c)
+                )
+            if isinstance(network, Network) and output is not None:
+                network.set_output_bias(output)
 
     def _starting_conditions(
         self, given: Mapping[str, Tensor] | None
@@ -650,6 +716,24 @@ class VAE(AbstractProgram):
         contexts[:, : self.classes] = math.nan
         (c,) = self.condition(contexts, STARTING)
         return (self._with_class(c),) if self.classes else (c,)
+
+
+def _count_in(
+    encoder: Any, mean: Tensor, std: Tensor, some: Tensor | None, *, standardise: bool
+) -> None:
+    """Set the units of an encoder from its data's mean and standard deviation, or from `some` of them."""
+    view, of_mean, of_std = encoder.view, mean, std
+    if isinstance(view, View):
+        if some is None:
+            raise InputError(
+                "columns of mixed kinds start from data: give initialise some=<some of them>"
+            )
+        shift, spread, of_mean = view.units(some)
+    else:
+        if view is not None:
+            of_mean, of_std = view.moments(mean, std, some)
+        shift, spread = units(of_mean, of_std, standardise=standardise)
+    encoder.count_in(shift, spread, of_mean)
 
 
 def _repeated(c: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pyro_vae.plots.numbers import (
 )
 from pyro_vae.plots.pictures import (
     conditions,
+    in_rows,
     interpolation,
     manifold,
     reconstructions,
@@ -29,6 +30,7 @@ __all__ = [
     "confusion",
     "grid",
     "histogram",
+    "in_rows",
     "interpolation",
     "learning_curves",
     "manifold",

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.foundation.abstract import context_of
+from pyro_vae.models.one_field import OneField
 from pyro_vae.models.vae import VAE
 from pyro_vae.plots.tiles import grid
 
@@ -72,7 +73,7 @@ def manifold(
     if levels_of(vae) is not None:
         codes, where = _codes(vae)
         x = vae.decode(codes, c).mean
-        return _in_rows(x, f"mean of {_density(c is not None)}, {where}"), x
+        return in_rows(x, f"mean of {_density(c is not None)}, {where}"), x
     parameter = next(vae.parameters())
     elements = math.prod(vae.model.likelihood.shape) * parameter.element_size()
     # Fewer pictures of large data.
@@ -85,10 +86,15 @@ def manifold(
     plane = torch.stack(torch.meshgrid(z, z.flip(0), indexing="xy"), -1)
     x = vae.decode(plane, c).mean
     title = f"mean of {_density(c is not None)}, z[0] to the right, z[1] upwards"
-    return _in_rows(x, title), x
+    return in_rows(x, title), x
 
 
-def _in_rows(values: Tensor, title: str, labels: Sequence[str] = ()) -> Figure:
+def _shown(vae: VAE | OneField, x: Tensor) -> Tensor:
+    """What a picture shows of data: all of them, or one field."""
+    return vae.of(x) if isinstance(vae, OneField) else x
+
+
+def in_rows(values: Tensor, title: str, labels: Sequence[str] = ()) -> Figure:
     """Data `(rows, columns, *shape)` as they lie."""
     columns = values.shape[1]
     every = values.flatten(0, 1)
@@ -131,7 +137,8 @@ def interpolation(
         for i in torch.arange(len(line)).split(few)
     ]
     x = torch.cat(means)  # (n, steps, *shape)
-    row = torch.cat([pairs[:, :1], x, pairs[:, 1:]], 1)
+    data = _shown(vae, pairs)
+    row = torch.cat([data[:, :1], x, data[:, 1:]], 1)
     density = _density(c is not None)
     way = (
         "along a line"
@@ -139,7 +146,7 @@ def interpolation(
         else "as one variable after the other is switched"
     )
     title = f"data at both ends, between them the mean of {density} {way}"
-    return _in_rows(row, title), x
+    return in_rows(row, title), x
 
 
 def _switched(z: Tensor, levels: int, t: Tensor) -> Tensor:
@@ -185,7 +192,7 @@ def conditions(
     x = torch.stack([p.mean if mean else p.sample() for p in drawn])
     what = "mean of p(x | z, c)" if mean else "draws from p(x | c)"
     title = f"{what}, c in the rows" + ("" if conditional else ", one z in each column")
-    return _in_rows(x, title, names), x
+    return in_rows(x, title, names), x
 
 
 @torch.no_grad()
@@ -209,7 +216,8 @@ def transfer(
     title = (
         "data in the first row, below the mean of p(x | z, c) at their z and another c"
     )
-    return _in_rows(torch.cat([x[None], means]), title, ["data", *names]), means
+    data = _shown(vae, x)[None]
+    return in_rows(torch.cat([data, means]), title, ["data", *names]), means
 
 
 @torch.no_grad()
@@ -270,7 +278,7 @@ def traversal(
     if kept < count:
         title += f" (of {count:,} the {kept} that change it most)"
     labels = [f"z[{i}]" for i in shown.tolist()]
-    return _in_rows(pictures, title, labels), pictures
+    return in_rows(pictures, title, labels), pictures
 
 
 def _range(means: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from pyro_vae import (
     build,
     fit,
     guides,
+    likelihoods,
     priors,
     variants,
 )
@@ -119,7 +120,9 @@ def a_pair(axis, cls, given):
             {"context": 3} if "context" in inspect.signature(cls).parameters else {}
         )
         prior = cls(latent_dim, **conditional | small(cls, **given))
-    likelihood = cls(shape, **given) if axis == "likelihood" else Bernoulli(shape)
+    several = "likelihood" in beside(axis, cls.__name__)
+    likelihood = likelihoods.Fields(shape) if several else Bernoulli(shape)
+    likelihood = cls(shape, **given) if axis == "likelihood" else likelihood
     shape = likelihood.shape
     guide = cls if axis == "guide" else MeanField
     made = small(cls, **given) if axis == "guide" else {}
@@ -129,7 +132,7 @@ def a_pair(axis, cls, given):
     elif prior.levels is not None or drawn:
         guide = guides.Categorical(encoder, latent_dim, levels=prior.levels, **drawn)
         prior = prior if prior.levels else priors.Categorical(latent_dim)
-    decoder = body.decoder(latent_dim, (likelihood.channels, *shape), **of_body)
+    decoder = body.decoder(latent_dim, likelihood.output_shape, **of_body)
     objective = cls(**given) if axis == "objective" else None
     vae, x = VAE(prior, decoder, likelihood, guide), data_for(likelihood)
     return (

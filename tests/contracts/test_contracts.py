@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from example import BESIDE, DRAWN, SHAPE, D, beside, example
+from example import DRAWN, SHAPE, D, beside, example
 from pyro_vae import (
     SVI,
     VAE,
@@ -32,7 +32,8 @@ DENSE = (
     Representation.REAL,
     Representation.POSITIVE,
     Representation.MIXED,
-)  # columns are Gaussian
+    Representation.FIELDS,
+)  # columns and fields are Gaussian
 
 
 def members(family):
@@ -295,7 +296,8 @@ def test_objective(cls):
     assert bound.shape == (5,)
     assert bound.isfinite().all()
     torch.manual_seed(1)
-    torch.testing.assert_close(objective.loss_of(t), -bound.sum())
+    gain = bound if t.aim is None else bound + t.aim
+    torch.testing.assert_close(objective.loss_of(t), -gain.sum())
     if cls.__name__ not in (
         "BetaTC",
         "Capacity",
@@ -319,7 +321,8 @@ CONDITIONS = {
     "conditional": {"context": 2},
     "conditional-model": {"context": 2, "encoder_context": False},
 }
-GAUSSIAN = {"MeanField", "FullRank", "LowRank", "Local", "SemiAmortized"}
+APART = {"MeanField", "Local", "SemiAmortized", "ProductOfExperts"}  # entry by entry
+GAUSSIAN = {*APART, "FullRank", "LowRank"}
 NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
 SHARED = {cls.__name__: cls.takes_shares for cls in variants(Objective).values()}
 CLASSED = ("Labelled", "Clusters")
@@ -328,7 +331,7 @@ LABELS = torch.tensor([0, -1, 1, 2, -1, 0, 1, -1])  # of three classes
 
 def written(guide, objective):
     """A guide as it is written for an objective: codes are drawn where that looks at draws."""
-    drawn = ("objective", objective) in BESIDE or objective in ("IWAE", "MIWAE")
+    drawn = beside("objective", objective) is DRAWN or objective in ("IWAE", "MIWAE")
     codes = guide == "Categorical" and drawn
     return DRAWN["guide"] if codes else guide
 
@@ -349,7 +352,7 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
         if objective in ("MeanFieldELBO", "GumbelSoftmax"):
             return prior == "Categorical"
         return prior in ("Categorical", "VampPrior")
-    if prior == "Categorical" or ("objective", objective) in BESIDE:
+    if prior == "Categorical" or beside("objective", objective) is DRAWN:
         return False
     if prior == "VampPrior" and guide in ("Delta", "IAF", "Local"):
         return False
@@ -357,21 +360,18 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
         return False
     if objective == "MeanFieldELBO":
         by_prior = {"StandardNormal": GAUSSIAN, "Conditional": GAUSSIAN}
-        by_prior |= {"Laplace": {"MeanField", "Local", "SemiAmortized"}}
+        by_prior |= {"Laplace": APART}
         return guide == "Delta" or guide in by_prior.get(prior, ())
     if objective in ("FreeBits", "BetaTC"):
-        return prior in ("StandardNormal", "Laplace", "Conditional") and guide in (
-            "MeanField",
-            "Local",
-            "SemiAmortized",
-        )
+        known = ("StandardNormal", "Laplace", "Conditional")
+        return prior in known and guide in APART
     return True
 
 
 @pytest.mark.parametrize("prior", variants(Prior))
 def test_what_makes_no_sense_is_refused_before_training(prior):
     kinds = {
-        NEEDS[name]: name for name in NEEDS
+        NEEDS[name]: name for name in NEEDS if name != "Subsets"
     }.values()  # one objective for each set of needs
     for guide, objective in itertools.product(variants(Guide), kinds):
         small = "vampprior(pseudo_inputs=2)" if prior == "VampPrior" else prior
@@ -396,6 +396,7 @@ CHOICES["condition"] = list(CONDITIONS)
 CHOICES["missing"] = ["whole", "missing"]
 PLAIN = {"prior": "StandardNormal", "guide": "MeanField", "objective": "ELBO"}
 PLAIN |= {"condition": "conditional", "structure": "Vae"}
+FIELDED = {"Subsets": "Fields"}  # what an objective needs
 PLAINS = (
     PLAIN,
     PLAIN | {"prior": "Categorical", "guide": "Categorical"},
@@ -404,6 +405,15 @@ PLAINS = (
 
 
 def can_meet(choice):
+    several = choice.get("likelihood", "Fields") == "Fields"
+    if choice["objective"] == "Subsets" and not several:
+        return False
+    learned = choice["prior"] == "VampPrior"  # inputs, which fields have none of
+    if learned and "Fields" in (
+        choice.get("likelihood"),
+        FIELDED.get(choice["objective"]),
+    ):
+        return False
     return makes_sense(*(choice[axis] for axis in PLAIN))
 
 

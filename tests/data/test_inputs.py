@@ -51,7 +51,7 @@ REALS = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 def small(shape=(3,), likelihood=Gaussian, guide=MeanField, **options):
     torch.manual_seed(0)
     encoder = MLP(shape, hidden=(8,))
-    decoder = MLP((2,), (likelihood(shape).channels, *shape), hidden=(8,))
+    decoder = MLP((2,), likelihood(shape).output_shape, hidden=(8,))
     return VAE(
         StandardNormal(2), decoder, likelihood(shape), guide(encoder, 2, **options)
     )

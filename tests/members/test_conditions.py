@@ -282,9 +282,8 @@ def test_every_member_works_under_a_condition(axis, name, seen):
     more = beside(axis, name)
     vae, x, y = conditional(shape, encoder_context=seen, **{axis: name}, **more)
     if axis == "likelihood":
-        x = vae.model.likelihood(
-            torch.zeros(30, vae.model.likelihood.channels, *shape)
-        ).sample()
+        outputs = vae.model.likelihood.output_shape
+        x = vae.model.likelihood(torch.zeros(30, *outputs)).sample()
     before = {name: p.clone() for name, p in vae.named_parameters()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

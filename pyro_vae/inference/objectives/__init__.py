@@ -11,6 +11,7 @@ from pyro_vae.inference.objectives.bounds import (
     Renyi,
 )
 from pyro_vae.inference.objectives.codes import VIMCO, GumbelSoftmax
+from pyro_vae.inference.objectives.fields import Subsets
 from pyro_vae.inference.objectives.gradients import (
     PIWAE,
     STL,
@@ -38,4 +39,5 @@ __all__ = [
     "Objective",
     "Renyi",
     "ReweightedWakeSleep",
+    "Subsets",
 ]

@@ -94,5 +94,8 @@ class Annealed(Objective):
     def loss_of(self, t: Terms) -> Tensor:
         return self.objective.loss_of(self._weighed(t))
 
+    def gain_of(self, t: Terms) -> Tensor:
+        return self.objective.gain_of(self._weighed(t))
+
     def _weighed(self, t: Terms) -> Terms:
         return t._replace(kl_weight=t.kl_weight * self.weight)

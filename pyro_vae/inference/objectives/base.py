@@ -135,6 +135,15 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     def loss_of(self, t: Terms) -> Tensor:
         """The scalar to be differentiated: minus the bound, summed over the batch (and scaled to the whole plate)."""
         self._check_shares(t)
+        gain = self.gain_of(t)
+        loss = -gain.sum()
+        return loss if t.scale == 1 else t.scale * loss
+
+    def gain_of(self, t: Terms) -> Tensor:
+        """What is to be differentiated, `(batch,)`: the bound, with the score function of draws that carry no gradient.
+
+        Its value is the bound, with what the guide adds to the objective.
+        """
         bound = self.bound(t)
         if self.score_function and t.log_score is not None:
             signal = bound.detach() - self._baseline(
@@ -142,10 +151,7 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
             )  # (batch,) or (num_particles, batch)
             score = t.log_score
             bound = bound + (signal * (score - score.detach())).sum(0)
-        if t.aim is not None:
-            bound = bound + t.aim
-        loss = -bound.sum()
-        return loss if t.scale == 1 else t.scale * loss
+        return bound if t.aim is None else bound + t.aim
 
     @torch.no_grad()
     def _baseline(self, t: Terms, bound: Tensor) -> Tensor:

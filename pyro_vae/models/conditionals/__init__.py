@@ -2,6 +2,7 @@
 
 from pyro_vae.models.conditionals.base import Guide, HeadGuide
 from pyro_vae.models.conditionals.discrete import Categorical
+from pyro_vae.models.conditionals.experts import MixtureOfExperts, ProductOfExperts
 from pyro_vae.models.conditionals.flows import IAF, NSF, Householder, Planar, Sylvester
 from pyro_vae.models.conditionals.gaussian import (
     Delta,
@@ -25,7 +26,9 @@ __all__ = [
     "LowRank",
     "MeanField",
     "Mixture",
+    "MixtureOfExperts",
     "Planar",
+    "ProductOfExperts",
     "SemiAmortized",
     "Sylvester",
 ]

@@ -1,7 +1,7 @@
 """What a guide is."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from pyro_vae.distributions.known import log_prob_of_known, pinned
 from pyro_vae.foundation.abstract import MOST_LISTED, aim, context_of, movable
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.layout import Layout
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.classes import Classifier, Reads, with_label
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
+from pyro_vae.networks.fields import FieldEncoder
 from pyro_vae.networks.views import View
 
 # Data that come on any scale.
@@ -59,6 +61,7 @@ class Guide(Declared, Program):
     # True: q(z|x) depends on the model, and on all that it is given.
     asks_model: bool = False
     classifier: Classifier | None  # q(y|x), where there are classes
+    fields: Layout | None = None  # what x consists of, where it is several fields
     reads = Reads()  # what the encoder is given beside x, where there are
 
     def __init__(
@@ -95,14 +98,32 @@ class Guide(Declared, Program):
 
     def factors(self) -> Sequence[Factor]:
         if self.classifier is None:
-            read = ("x", "c") if self.context else ("x",)
-            return [Factor("z", read, self.given, self.listed)]
-        of_y = ("x", "c") if self.classifier.context else ("x",)
-        of_z = ("x", *self.reads.names)
+            of_c: tuple[str, ...] = ("c",) if self.context else ()
+            return [self._factor("z", of_c, self.given, self.listed)]
+        of_y = ("c",) if self.classifier.context else ()
+        of_z = self.reads.names
         return [
-            Factor("y", of_y, self.classifier, listed=True),
-            Factor("z", of_z, self.given_class, self.listed),
+            self._factor("y", of_y, self.classifier, listed=True),
+            self._factor("z", of_z, self.given_class, self.listed),
         ]
+
+    def _factor(
+        self,
+        site: str,
+        given: tuple[str, ...],
+        conditional: Callable[..., Distribution],
+        listed: bool,
+    ) -> Factor:
+        """`q(site|x,given)`; where x is several fields, each of them is given."""
+        layout = self.fields
+        if layout is None:
+            return Factor(site, ("x", *given), conditional, listed)
+
+        def of_fields(*values: Tensor) -> Distribution:
+            x = layout.together(values[: len(layout.names)])
+            return conditional(x, *values[len(layout.names) :])
+
+        return Factor(site, (*layout.names, *given), of_fields, listed)
 
     def classify(self, classifier: Classifier, reads: Reads) -> None:
         """Called once by `VAE` where there are classes: q(y|x), and whether the encoder is given the class."""
@@ -118,6 +139,8 @@ class Guide(Declared, Program):
         return self.given(x, *self.reads.context(values, self.classifier.head.bias))
 
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.fields is not None:
+            values = with_fields(values, self.fields)
         if self.classifier is None:
             return dict(values)
         return with_label(values, self.classifier.size)
@@ -137,6 +160,7 @@ class Guide(Declared, Program):
         too.
         """
         self._fit(getattr(model, "prior", None))
+        self.fields = getattr(model, "fields", None)
         likelihood: Any = getattr(model, "likelihood", None)
         self._connect_classifier(likelihood)
         if self.amortised:
@@ -152,6 +176,9 @@ class Guide(Declared, Program):
     def _standardised(encoder: nn.Module, likelihood: Any, features: int) -> nn.Module:
         """The body of an encoder as it is, or counting in standard units."""
         if isinstance(encoder, Standardised):
+            return encoder
+        if isinstance(encoder, FieldEncoder):
+            _standardise_fields(encoder, likelihood)
             return encoder
         missing = getattr(likelihood, "missing", False)
         if missing or getattr(likelihood, "support", None) in UNSCALED:
@@ -199,6 +226,30 @@ class Guide(Declared, Program):
     def family(self, parameters: Tensor) -> Distribution:
         """`(..., P)` -> the member of the family with these `variational_parameters`."""
         return self.posterior(parameters)
+
+
+def with_fields(values: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """The data of a guide with x and its fields: both, whichever of them was given; a field that was not is nan."""
+    x = values.get("x")
+    if x is None:
+        x = layout.join({name: values[name] for name in layout.names if name in values})
+    return {**values, "x": x, **layout.split(x)}
+
+
+def _standardise_fields(encoder: FieldEncoder, likelihood: Any) -> None:
+    """Let the network of each field count in standard units, and see what is missing as the mean."""
+    theirs = getattr(likelihood, "layout", None)
+    if theirs is None or encoder.layout[:2] != theirs[:2]:
+        raise InputError(
+            f"the encoder reads the fields {', '.join(encoder.layout.names)} of shapes "
+            f"{', '.join(map(str, encoder.layout.shapes))}, and they are not those of the likelihood"
+        )
+    for i, (member, width) in enumerate(
+        zip(likelihood.members, encoder.widths, strict=True)
+    ):
+        encoder.bodies[i] = Standardised(
+            encoder.bodies[i], member.shape, width, member.view, missing=True
+        )
 
 
 class HeadGuide(Guide):

@@ -185,6 +185,7 @@ class SemiAmortized(_Refined):
     def connect(self, model: nn.Module) -> None:
         object.__setattr__(self, "_model", model)
         self.start.connect(model)
+        self.fields = self.start.fields
         self._connect_classifier(model.likelihood)
 
     def __getattr__(self, name: str) -> Any:

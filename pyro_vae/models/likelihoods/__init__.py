@@ -15,6 +15,7 @@ from pyro_vae.models.likelihoods.discrete import (
     Categorical,
     DiscretizedLogistic,
 )
+from pyro_vae.models.likelihoods.fields import Fields
 from pyro_vae.models.likelihoods.masked import SelfMasking
 from pyro_vae.models.likelihoods.mixture import DiscretizedLogisticMixture
 from pyro_vae.models.likelihoods.ordinal import Ordinal
@@ -28,6 +29,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Fields",
     "Gamma",
     "Gaussian",
     "Laplace",

@@ -4,24 +4,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.data.representation import Representation
-from pyro_vae.distributions.joined import Joined
-from pyro_vae.distributions.wide import wide
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import BY_LOGARITHM, Likelihood
 from pyro_vae.models.likelihoods.continuous import Gaussian
+from pyro_vae.models.likelihoods.parted import Parted
 from pyro_vae.networks import Shape
 from pyro_vae.networks.views import Seen, View
 
-LOOKED_AT = 10_000  # data from which shares of categories are taken
 
-
-class Columns(Likelihood):
+class Columns(Parted):
     """`p(x|z) = prod_j p_j(x_j|z)`: a table, each column j with a likelihood `p_j` of its own.
 
     Reals, counts, ordered scales and categories may stand side by side. Each `p_j` is a normalised density or mass, so
@@ -46,24 +41,21 @@ class Columns(Likelihood):
     """
 
     support = Representation.MIXED
-    examples = LOOKED_AT
+    kind = "column"
 
     def __init__(self, shape: Shape, *, columns: Any = None) -> None:
-        super().__init__(shape)
-        count = math.prod(self.shape)
+        count = math.prod(shape)
         if columns is None:
             columns = {str(i): Gaussian for i in range(count)}
-        self.names, members = _members(columns, count)
-        self.members = nn.ModuleList(members)
-        widths = [math.prod(member.output_shape) for member in members]
+        super().__init__(shape, *_members(columns, count))
+        widths = self.widths
         # Columns with as many outputs as each other keep the shape of the data: its networks may look at it.
         self.alike = len(set(widths)) == 1
         self.channels = widths[0] if self.alike else 1
-        self.widths = widths
 
     @property
     def output_shape(self) -> Shape:
-        return (self.channels, *self.shape) if self.alike else (sum(self.widths),)
+        return (self.channels, *self.shape) if self.alike else super().output_shape
 
     @property
     def dense(self) -> list[int] | None:
@@ -75,103 +67,31 @@ class Columns(Likelihood):
         plain = all(s.kind in ("number", "tailed") for s in seen)
         return None if plain else View(seen, self.shape)
 
-    def forward(self, h: Tensor) -> Distribution:
-        return Joined([m(o) for m, o in self._outputs(wide(h))], self.shape, like=h)
+    def _outputs(self, h: Tensor) -> list[Tensor]:
+        if not self.alike:
+            return super()._outputs(h)
+        return list(h.flatten(h.dim() - len(self.shape)).split(1, -1))
 
-    def _outputs(self, h: Tensor) -> list[tuple[Any, Tensor]]:
-        """Each column's likelihood and its outputs of the decoder, `(..., channels, 1)`."""
-        if self.alike:
-            # (..., channels, 1)
-            each = h.flatten(h.dim() - len(self.shape)).split(1, -1)
-        else:
-            each = tuple(o.unsqueeze(-1) for o in h.split(self.widths, -1))
-        return list(zip(self.members, each, strict=True))
-
-    def filled(self, x: Tensor) -> Tensor:
-        each = [member.filled(values) for _, member, values in self._of_columns(x)]
-        return torch.cat(each, -1).reshape(x.shape)
-
-    def partly(self, p: Any) -> Distribution:
-        members: Any = self.members
-        parts = [
-            member.partly(part) for member, part in zip(members, p.parts, strict=True)
-        ]
-        return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
-
-    def unseen(self, p: Any) -> Any:
-        members: Any = self.members
-        parts = [
-            member.unseen(part) for member, part in zip(members, p.parts, strict=True)
-        ]
-        return Joined(parts, self.shape, like=torch.empty(0, dtype=p.dtype))
-
-    def typical(self, p: Any) -> Tensor:
-        """The mean of each number, of an ordered scale the median, and of categories the most probable."""
-        pairs = zip(self.members, p.parts, strict=True)
-        return p.together([_typical(member, part) for member, part in pairs])
-
-    def point(self, p: Any, weights: Tensor) -> Tensor:
-        members: Any = self.members
-        parts = [
-            m.point(part, weights) for m, part in zip(members, p.parts, strict=True)
-        ]
-        return torch.cat([part.to(weights) for part in parts], -1).unflatten(
-            -1, self.shape
-        )
-
-    def check(self, x: Tensor) -> None:
-        for name, member, values in self._of_columns(x):
-            try:
-                member.check(values)
-            except InputError as error:
-                raise InputError(f"column {name}: {error}") from error
-
-    def middle(
-        self, mean: Tensor, std: Tensor, some: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Those of each column."""
-        few = mean.unsqueeze(0) if some is None else some
-        each = zip(*map(self._of_columns, (mean, std, few)), strict=True)
-        pairs = [
-            member.middle(m, s, None if some is None else values)
-            for (_, member, m), (_, _, s), (_, _, values) in each
-        ]
-        means, stds = zip(*pairs, strict=True)
-        return (
-            torch.cat(means, -1).reshape(mean.shape),
-            torch.cat(stds, -1).reshape(mean.shape),
-        )
-
-    def meet(self, x: Tensor) -> None:
-        for _, member, values in self._of_columns(x):
-            member.meet(values)
-
-    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
-        """That of each column; 0 where it has none."""
-        each = []
-        moments = zip(self._of_columns(mean), self._of_columns(std), strict=True)
-        for (_, member, m), (_, _, s) in moments:
-            h = member.starting_output(m, s)
-            each.append(mean.new_zeros(member.output_shape) if h is None else h)
-        if self.alike:
-            return torch.cat(each, -1).unflatten(-1, self.shape)
-        return torch.cat([h.flatten() for h in each])
+    def point_of(self, member: Any, part: Any) -> Tensor:
+        """One number that stands for a column."""
+        match _seen(member).kind:
+            case "order":
+                # Without the mask of what was not seen.
+                whole = getattr(part, "whole", part)
+                return whole.base_dist.median  # type: ignore[no-any-return]
+            case "bit" | "category":
+                return part.mode.nan_to_num()  # type: ignore[no-any-return]
+        return part.mean  # type: ignore[no-any-return]
 
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
         """Each column counts in units of its own."""
-        moments = zip(self._of_columns(mean), self._of_columns(std), strict=True)
-        for (_, member, m), (_, _, s) in moments:
-            member.initialise(m, s, standardise=True)
+        super().initialise(mean, std, standardise=True)
 
-    def keep_above(self, floor: Tensor) -> None:
-        for _, member, least in self._of_columns(floor):
-            if bool((least > 0).any()):
-                member.keep_above(least)
-
-    def _of_columns(self, x: Tensor) -> list[tuple[str, Any, Tensor]]:
-        """Each column's name, its likelihood, and what `x`, `(..., *shape)`, holds of it, `(..., 1)`."""
-        columns = x.flatten(x.dim() - len(self.shape)).split(1, -1)
-        return list(zip(self.names, self.members, columns, strict=True))
+    def starting_output(self, mean: Tensor, std: Tensor) -> Tensor:
+        flat = super().starting_output(mean, std)
+        if not self.alike:
+            return flat
+        return flat.unflatten(0, (-1, self.channels)).mT.unflatten(-1, self.shape)
 
 
 def _members(columns: Any, count: int) -> tuple[tuple[str, ...], list[Likelihood]]:
@@ -197,18 +117,6 @@ def _members(columns: Any, count: int) -> tuple[tuple[str, ...], list[Likelihood
             )
         members.append(member)
     return tuple(columns), members
-
-
-def _typical(member: Any, part: Any) -> Tensor:
-    """One number that stands for a column."""
-    match _seen(member).kind:
-        case "order":
-            # Without the mask of what was not seen.
-            whole = getattr(part, "whole", part)
-            return whole.base_dist.median  # type: ignore[no-any-return]
-        case "bit" | "category":
-            return part.mode.nan_to_num()  # type: ignore[no-any-return]
-    return part.mean  # type: ignore[no-any-return]
 
 
 def _seen(member: Any) -> Seen:
