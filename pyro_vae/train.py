@@ -47,6 +47,7 @@ from pyro_vae.data.inputs import SAMPLE, fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import drawn_by_column, stored_schema, table_of
 from pyro_vae.data.streams import chunks
+from pyro_vae.data.targets import with_targets
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
 from pyro_vae.engine.memory import free_bytes
@@ -69,6 +70,7 @@ from pyro_vae.inference.seeking import epochs_before, seek
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.program import formula
+from pyro_vae.models.targets import TargetPrior
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import clear, is_run, on_run, portable, read_resolved, require_data
 from pyro_vae.spec import (
@@ -200,6 +202,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     _check_values(data, bridge, vae, dtype)
     vae.to(device=device, dtype=dtype)
     _start(vae, data, bridge, train, device)
+    _count_labels(vae, conditions)
     autocast = torch.bfloat16 if config.precision == "bf16" else None
 
     def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -271,7 +274,7 @@ def _with_classes(
     structure = member()
     if config.prior is None:
         config = replace(config, prior=structure.prior)
-    if not structure.classes:
+    if not structure.label_width:
         if config.labelled is not None:
             raise InputError(
                 f"--labelled {config.labelled} is for a structure with classes: add --structure labelled"
@@ -279,6 +282,11 @@ def _with_classes(
         return config, conditions, ()
     reads = structure.reads_labels if config.labelled is None else config.labelled > 0
     size = member.arguments.get("classes")
+    if structure.real and size is not None:
+        raise InputError(
+            f"classes={size} of --structure {member.name.lower()} counts classes, and target='real' has none: leave "
+            "one of them out"
+        )
     if not (reads or structure.reads_labels):
         found = without_labels(structure.classes)
     elif data.labels is None:
@@ -286,16 +294,20 @@ def _with_classes(
             f"--structure {member.name.lower()} is given labels, and {data.name} has none: name them with --labels"
         )
     else:
-        name, keep = _label_name(config), config.labelled
-        found = with_labels(data.labels, size, keep=keep, seed=config.seed, name=name)
+        kept: Any = {"keep": config.labelled, "seed": config.seed}
+        kept["name"] = _label_name(config)
+        read = with_targets if structure.real else partial(with_labels, size=size)
+        found = read(data.labels, **kept)
     others = () if conditions is None else conditions.columns
     if found.column.name in (column.name for column in others):
         raise InputError(
-            f"--condition {found.column.name} is the class of --structure {member.name.lower()}: leave it out"
+            f"--condition {found.column.name} is the y of --structure {member.name.lower()}: leave it out"
         )
     if found.kept is not None and reads:
         data.given = {found.column.name: {"train": found.kept}, **data.given}
-    arguments = {**member.arguments, "classes": len(found.column.categories)}
+    arguments = dict(member.arguments)
+    if not structure.real:
+        arguments["classes"] = len(found.column.categories)
     start = getattr(structure, "start", 0)
     if start and reads:
         raise InputError(
@@ -397,6 +409,14 @@ def _start(
     data.notes = (*data.notes, *data.remarks(bridge))
 
 
+def _count_labels(vae: VAE, conditions: Conditions | None) -> None:
+    """Tell the model in which unit a real target is counted."""
+    column = None if conditions is None else conditions.latent
+    prior = vae.model.class_prior
+    if column is not None and isinstance(prior, TargetPrior):
+        prior.count_in(math.log(column.std))
+
+
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:
     """The configuration with a likelihood: the one asked for, or the usual one of the data and why it is that."""
     if data.schema is not None:
@@ -459,7 +479,9 @@ def _said_of_conditions(job: Job) -> list[str]:
     lines = []
     if classes:
         weight = job.vae.guide.classifier.weight  # type: ignore[union-attr]
-        lines.append(f"classes    y: {', '.join(classes)}; weight of labels {weight:g}")
+        what = "classes" if job.vae.classes else "target"
+        words = f"y: {', '.join(classes)}; weight of labels {weight:g}"
+        lines.append(f"{what:<11}{words}")
     if given:
         lines.append(f"given      c: {', '.join(given)}")
     return lines

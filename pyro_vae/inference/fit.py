@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.data.fields import cut, parts_of
-from pyro_vae.data.inputs import as_data, first_rows
+from pyro_vae.data.inputs import as_data, first_rows, labels_of
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.compiled import restored
 from pyro_vae.engine.graphs import choice
@@ -544,7 +544,12 @@ def fit(
     >>> history[-1].elbo > history[0].elbo
     True
     """
-    data = as_data(vae.model, data if c is None else {"x": data, "c": c}, name="data")
+    data = data if c is None else {"x": data, "c": c}
+    if start and hasattr(vae, "meet_labels"):
+        labels = labels_of(vae.model, data)
+        if labels is not None:
+            vae.meet_labels(labels)
+    data = as_data(vae.model, data, name="data")
     if validation is not None:
         validation = as_data(vae.model, validation, name="validation")
     try_out(schedule)

@@ -366,12 +366,15 @@ class VampPrior(Prior):
             encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen
         )
         if contexts is not None and context_of(encoder):
-            width, size = context_of(encoder), self._guide.classes
-            # A label that is not known is any class alike.
-            known = contexts[: self.examples].nan_to_num(1 / max(size, 1))
+            width = context_of(encoder)
+            known = contexts[: self.examples].nan_to_num(self._of_unknown())
             self.pseudo_contexts.copy_(known[:, :width])
         elif context_of(encoder):  # of a pair with classes whose data have no labels
-            self.pseudo_contexts.fill_(1 / self._guide.classes)
+            self.pseudo_contexts.fill_(self._of_unknown())
+
+    def _of_unknown(self) -> float:
+        """What stands for a label that is not known: any class alike, or the mean of a real target."""
+        return 1 / self._guide.classes if self._guide.classes else 0.0
 
     def forward(self, *c: Tensor) -> Distribution:
         if "_guide" not in self.__dict__:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from pyro_vae.models.classes import Classes
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.priors import Prior
+from pyro_vae.models.targets import Targets
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.base import Shape, with_mask
 
@@ -51,12 +52,19 @@ class Structure(Declared, ABC):
     Attributes:
         prior: the prior that is taken where none is asked for.
         classes: how many values a class y has; 0 where there is none. Its label then stands first in a condition.
+        real: whether y is a real number, whose label stands there.
         reads_labels: whether labels are taken for classes without being asked for.
     """
 
     prior = "StandardNormal()"
     classes: int = 0
+    real = False
     reads_labels = False
+
+    @property
+    def label_width(self) -> int:
+        """How many numbers of a condition the label of y takes."""
+        return 1 if self.real else self.classes
 
     @abstractmethod
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
@@ -93,7 +101,7 @@ class _Classed(Structure):
 
 
 class Labelled(_Classed):
-    """`p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)`: a class that labels name, where there are some (M2).
+    """`p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)`: a class that labels name, where there are some (M2), or a real target.
 
     What is no label's stays for z: under one z, another y is another class in the same style.
 
@@ -101,6 +109,8 @@ class Labelled(_Classed):
         classes: how many; the training program counts the labels.
         weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised.
         uniform: whether all classes are equally likely, or p(y) is learned.
+        target: what y is, `'class'` or `'real'`: a number with p(y) = N(0, 1) in units of the labels' deviation. Then
+            there are no classes.
 
     Source: Kingma, Rezende, Mohamed & Welling 2014, Semi-Supervised Learning with Deep Generative Models.
     """
@@ -114,8 +124,15 @@ class Labelled(_Classed):
         classes: Count = 10,
         weight: NotNegative = 50.0,
         uniform: bool = True,
+        target: Literal["class", "real"] = "class",
     ) -> None:
-        self.classes, self.weight, self.uniform = classes, weight, uniform
+        self.real = target == "real"
+        if self.real and not uniform:
+            raise InputError(
+                "uniform=False learns p(y) of classes, and of target='real' it is N(0, 1): leave uniform out"
+            )
+        self.classes = 0 if self.real else classes
+        self.weight, self.uniform = weight, uniform
 
 
 class Clusters(_Classed):
@@ -189,7 +206,7 @@ def _built(
     parts: Parts, shape: Shape, latent_dim: Count, structure: _Classed | None = None
 ) -> VAE:
     """A pair of one vector z, with a class y where a structure has one."""
-    size = 0 if structure is None else structure.classes
+    size = 0 if structure is None else structure.label_width
     of = () if structure is None else structure.of
     guided = structure is not None and structure.guided
     of_z = parts.context + (size if "z" in of else 0)
@@ -211,14 +228,19 @@ def _built(
         )
     if structure is None or not size:
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
-    classes = Classes(
-        size,
-        parts.encoder(seen, context=parts.context),
-        of=of,
-        weight=structure.weight,
-        uniform=structure.uniform,
-        start=structure.start,
-    )
+    body = parts.encoder(seen, context=parts.context)
+    classes: Classes | Targets
+    if structure.real:
+        classes = Targets(body, weight=structure.weight)
+    else:
+        classes = Classes(
+            size,
+            body,
+            of=of,
+            weight=structure.weight,
+            uniform=structure.uniform,
+            start=structure.start,
+        )
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes
     )
