@@ -146,7 +146,12 @@ def _of_y(model: Program, guide: Program, batch: Call) -> dict[str, Site]:
 def _parts(site: Site, size: int) -> tuple[Tensor, Tensor]:
     """Of a class the probabilities under guide and model, `(batch, K)`; of a real y mean and deviation, `(batch,)`."""
     if site.listed:
-        probabilities = (d.probs.flatten(0, -2) for d in (site.q, site.p))
-        q, p = (each.expand(size, -1) for each in probabilities)
-        return double(q), double(p)
+        return _alone(site.q.probs, size), _alone(site.p.probs, size)
     return double(site.q.loc.flatten()), double(site.q.scale.flatten())
+
+
+def _alone(probabilities: Tensor, size: int) -> Tensor:
+    """Those of each datum, `(batch, K)`, without particles, of which each is a value of y and has the same."""
+    while probabilities.dim() > 2:
+        probabilities = probabilities[0]
+    return double(probabilities.expand(size, -1))

@@ -117,17 +117,15 @@ def _predicted(vae: Any, batch: Any, y: Tensor, count: int) -> Predictions:
     log_unit = vae.model.class_prior.log_unit.double().cpu()
 
     # The guide's, in closed form.
-    q = vae._class_given(
-        {"x": x, **({"c": rest[0]} if rest and rest[0].shape[1] else {})}
-    )
+    unlabelled = _with(x, x.new_full((len(x), 1), math.nan), rest)
+    q = vae._class_given(unlabelled)
     loc, scale = double(q.loc).cpu(), double(q.scale).cpu()
     standard = (y - loc) / scale
     log_q = -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
     guide = Prediction(loc, scale, log_q - log_unit, ndtr(standard))
 
     # The model's, by draws of y and z without the label, and of z with it.
-    unknown = x.new_full((len(x), 1), math.nan)
-    t = scored(vae.model, vae.guide, Call(_with(x, unknown, rest)), count)
+    t = scored(vae.model, vae.guide, Call(unlabelled), count)
     values = double(t.sites["y"].value).cpu()
     log_w = double(t.log_weight).cpu()
     weights = log_w.softmax(0)

@@ -11,10 +11,11 @@ from pyro_vae.foundation.checks import Count, NotNegative, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models import formulas
-from pyro_vae.models.classes import Classes
+from pyro_vae.models.classes import WEIGHT, Classes
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.priors import Prior
+from pyro_vae.models.targets import WEIGHT as WEIGHT_OF_REAL
 from pyro_vae.models.targets import Targets
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.base import Shape, with_mask
@@ -107,7 +108,8 @@ class Labelled(_Classed):
 
     Args:
         classes: how many; the training program counts the labels.
-        weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised.
+        weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised; by default 50, for a
+            real target 1.
         uniform: whether all classes are equally likely, or p(y) is learned.
         target: what y is, `'class'` or `'real'`: a number with p(y) = N(0, 1) in units of the labels' deviation. Then
             there are no classes.
@@ -122,7 +124,7 @@ class Labelled(_Classed):
         self,
         *,
         classes: Count = 10,
-        weight: NotNegative = 50.0,
+        weight: NotNegative | None = None,
         uniform: bool = True,
         target: Literal["class", "real"] = "class",
     ) -> None:
@@ -132,7 +134,9 @@ class Labelled(_Classed):
                 "uniform=False learns p(y) of classes, and of target='real' it is N(0, 1): leave uniform out"
             )
         self.classes = 0 if self.real else classes
-        self.weight, self.uniform = weight, uniform
+        usual = WEIGHT_OF_REAL if self.real else WEIGHT
+        self.weight = usual if weight is None else weight
+        self.uniform = uniform
 
 
 class Clusters(_Classed):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from pyro_vae.foundation.abstract import context_of, movable
 from pyro_vae.foundation.checks import Count, NotNegative
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.models.classes import WEIGHT
 from pyro_vae.networks import features as width_of
 
+WEIGHT = 1.0  # of labels, beside the bound of a datum
 FLOOR = 1e-3  # the least standard deviation of q(y|x), in those of the target
 
 
