@@ -501,6 +501,8 @@ def _report(arrays: dict[str, np.ndarray]) -> str:
         return (
             "no accuracies: these are fitted to training data and judged on test data"
         )
+    if "train_prediction" in arrays:
+        return "no accuracies: the labels are a real target, and evaluate says how well it is predicted"
     if "train_labels" not in arrays:
         return "no accuracies: the data have no labels"
     if "test_mean" not in arrays:

@@ -66,7 +66,7 @@ from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.objectives.codes import gradient_of
 from pyro_vae.inference.remedies import REMEDIES, remedy
-from pyro_vae.inference.seeking import epochs_before, seek
+from pyro_vae.inference.seeking import epochs_before, parts_of_prior, seek
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.program import formula
@@ -169,6 +169,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     config, reason = _with_likelihood(config, data)
     conditions, said = data.learned(config.condition)
     config, conditions, more = _with_classes(config, data, conditions)
+    config = _with_start(config, data)
     assert config.likelihood is not None
     data.notes = (*data.notes, *said, *more)
     spec = Spec(
@@ -314,10 +315,24 @@ def _with_classes(
             f"--structure {member.name.lower()} is given labels, which say which class is which: leave start out"
         )
     if start is None:
-        steps = -(-len(data.values["train"]) // config.batch_size)
-        arguments["start"] = 0 if reads else epochs_before(steps, config.epochs or 0)
+        arguments["start"] = 0 if reads else _usual_start(config, data)
     config = replace(config, structure=str(replace(member, arguments=arguments)))
     return config, Conditions((found.column, *others)), found.notes
+
+
+def _usual_start(config: Config, data: DataSet) -> int:
+    """After how many epochs parts of p(z) are sought among the codes where nobody says."""
+    steps = -(-len(data.values["train"]) // config.batch_size)
+    return epochs_before(steps, config.epochs or 0)
+
+
+def _with_start(config: Config, data: DataSet) -> Config:
+    """The options with the epoch after which the components of a prior are sought, where it is asked for as None."""
+    member = parse("prior", config.prior or "")
+    if member.arguments.get("start", 0) is not None:
+        return config
+    arguments = {**member.arguments, "start": _usual_start(config, data)}
+    return replace(config, prior=str(replace(member, arguments=arguments)))
 
 
 def _label_name(config: Config) -> str:
@@ -736,8 +751,11 @@ def _epochs(
 
     def turn() -> None:
         seek(job.vae, job.train)
+        count, what = parts_of_prior(job.vae)
+        clusters = what == "clusters"
+        name, words = (what, count) if clusters else ("prior", f"{count} {what}")
         display.say(
-            f"clusters   {job.vae.classes} sought among the codes, by a mixture of Gaussians"
+            f"{name:<11}{words} sought among the codes, by a mixture of Gaussians"
         )
 
     def called(i: int) -> str:

@@ -76,9 +76,11 @@ class Carried(Printed):
 
     @property
     def sentences(self) -> list[str]:
-        """How many classes there are in effect."""
+        """How many classes there are in effect; of a real target that it is one of the latents."""
         if self.shares is None:
-            return []
+            return [
+                f"{self.site} is one of these latents, the first, and z stands for all of them"
+            ]
         return [
             f"q({self.site}) over the data is as {self.effective:.2f} equal classes of {len(self.shares)}; "
             f"{self.in_use} are in use, with half of an equal share or more"

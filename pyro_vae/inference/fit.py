@@ -585,9 +585,9 @@ def fit(
 
 
 def turn_of(vae: Any, data: Any, epochs: int, batch_size: int) -> Turn:
-    """Where a pair with classes has clusters sought among its codes, and nothing for any other pair."""
+    """Where the parts of a pair's p(z) are sought among its codes, and nothing for any other pair."""
     after = getattr(vae, "seek_after", 0)
-    if after != 0 and has_labels(vae, data):
+    if after != 0 and vae.model.of_z.y and has_labels(vae, data):
         after = 0  # they say which class is which
     if after is None:
         after = epochs_before(-(-len(data) // batch_size), epochs)

@@ -223,7 +223,8 @@ class VAE(AbstractProgram):
     """
 
     guide: Guide  # or any module with `encoder`, `posterior` and a Pyro program as its call
-    seek_after: int | None = 0  # epochs, see `Classes`
+    # After how many epochs parts of p(z) are sought among the codes, see `Classes` and `GaussianMixture`.
+    seek_after: int | None
 
     def __init__(
         self,
@@ -239,6 +240,7 @@ class VAE(AbstractProgram):
         likelihood.missing = missing
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide  # type: ignore[assignment]
+        self.seek_after = getattr(prior, "start", 0)
         if classes is None:
             self._agree()
         else:
@@ -286,7 +288,8 @@ class VAE(AbstractProgram):
         self.model.classify(classes.prior, of_z, of_x)
         self.guide.classify(classifier, of_guide)
         self.model.context = size + width
-        self.seek_after = classes.start if "z" in classes.of else 0
+        if "z" in classes.of:
+            self.seek_after = classes.start
 
     @property
     def context(self) -> int:
