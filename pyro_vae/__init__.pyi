@@ -30,6 +30,7 @@ from pyro_vae.evaluation.weighting import log_marginal as log_marginal
 from pyro_vae.inference.fit import fit as fit
 from pyro_vae.evaluation.gaps import inference_gaps as inference_gaps
 from pyro_vae.models.classes import Classes as Classes
+from pyro_vae.models.targets import Targets as Targets
 from pyro_vae.models.conditionals import (
     FullRank as FullRank,
     Guide as Guide,

@@ -60,7 +60,7 @@ def _parts(vae: VAE) -> dict[str, Any]:
         **_bodies("encoder", vae.guide.encoder),
         **_bodies("decoder", vae.model.decoder),
     }
-    if vae.classes:
+    if vae.label_width:
         classifier: Any = vae.guide.classifier
         parts |= _bodies("classifier", classifier.network)
     return parts
@@ -108,10 +108,10 @@ def _read(vae: VAE) -> Spec:
         axes |= {
             "context": vae.context,
             "encoder_context": vae.guide.reads.c
-            if vae.classes
+            if vae.label_width
             else context_of(vae.guide.encoder) > 0,
         }
-    if vae.classes:
+    if vae.label_width:
         axes["structure"] = _structure(vae)
     axes |= {"missing": True} if _reads_holes(vae) else {}
     return Spec(tuple(shape), latent_dim, network=_network(vae, parts), **axes)
@@ -137,9 +137,11 @@ def _network(vae: VAE, parts: dict[str, Any]) -> str:
 
 
 def _structure(vae: VAE) -> str:
-    """The structure of a pair with classes, in the grammar of the command line."""
+    """The structure of a pair with a y, in the grammar of the command line."""
     of_z, of_x = vae.model.of_z.y, vae.model.of_x.y
     classifier: Any = vae.guide.classifier
+    if not vae.classes:
+        return f"Labelled(target='real', weight={classifier.weight!r})"
     name, text = "Labelled" if of_x else "Clusters", {}
     if (of_z and of_x) or not vae.guide.reads.y:
         p_z, p_x = "p(z|y)" if of_z else "p(z)", "p(x|z,y)" if of_x else "p(x|z)"

@@ -139,7 +139,8 @@ def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
         `(N,)`, their names `train_names` and labels `train_labels` where they have any, of a conditional run what each
         is given, `train_given_NAME`, and the same for `validation` and `test`; in the order of the data set. A missing
         label is nan or an empty text. Of a run with K classes also `q(y|x)`, `train_probabilities` `(N, K)`, the most
-        probable class of each, `train_class`, and what the classes are called, `classes`.
+        probable class of each, `train_class`, and what the classes are called, `classes`. Of a run with a real target
+        its mean and standard deviation under q(y|x), `train_prediction` and `train_prediction_std`, `(N,)`.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
@@ -155,10 +156,15 @@ def encode_rows(
     mean, std = encode(opened.vae, rows.x, draws=draws)
     arrays: dict[str, np.ndarray] = {"mean": mean.numpy(), "std": std.numpy()}
     common = {}
-    if opened.conditions is not None and opened.conditions.latent is not None:
-        vae, names = opened.vae, np.array(opened.conditions.latent.categories)
+    column = None if opened.conditions is None else opened.conditions.latent
+    if column is not None:
+        vae, names = opened.vae, np.array(column.categories)
         some = [vae.predict(*fields_of(few)) for few in batches(rows.x, BATCH)]
-        probabilities = torch.cat(some).cpu().numpy()
+        found = torch.cat(some).cpu()
+    if column is not None and not column.categories:
+        arrays["prediction"], arrays["prediction_std"] = column.stored(found).T
+    elif column is not None:
+        probabilities = found.numpy()
         arrays["probabilities"] = probabilities
         arrays["class"] = names[probabilities.argmax(1)]
         common["classes"] = names
@@ -348,7 +354,8 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
 
     Columns: `split`, `datum` (its place in the split, from 0), `row` (its place in the file, from 0), `name` where rows
     have names, what a conditional run is given, `given_...`, `mean_0`, ..., `std_0`, ..., and `label` with labels;
-    of a run with classes `class`, the most probable one, and `probability_...` of each.
+    of a run with classes `class`, the most probable one, and `probability_...` of each; of one with a real target
+    `prediction` and `prediction_std`.
     """
     import pandas
 
@@ -378,6 +385,11 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
             }
         if f"{split}_labels" in arrays:
             columns["label"] = arrays[f"{split}_labels"]
+        columns |= {
+            key: arrays[f"{split}_{key}"]
+            for key in ("prediction", "prediction_std")
+            if f"{split}_{key}" in arrays
+        }
         if "classes" in arrays:
             columns["class"] = arrays[f"{split}_class"]
             each = arrays[f"{split}_probabilities"].T
@@ -489,6 +501,8 @@ def _report(arrays: dict[str, np.ndarray]) -> str:
         return (
             "no accuracies: these are fitted to training data and judged on test data"
         )
+    if "train_prediction" in arrays:
+        return "no accuracies: the labels are a real target, and evaluate says how well it is predicted"
     if "train_labels" not in arrays:
         return "no accuracies: the data have no labels"
     if "test_mean" not in arrays:

@@ -48,6 +48,7 @@ from pyro_vae.evaluation.fields import FieldTable
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
 from pyro_vae.evaluation.results import LogMarginal
+from pyro_vae.evaluation.targets import Regression
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.files import (
@@ -243,11 +244,13 @@ def _columns(
 
 
 def _with_usual(opened: Run, further: list[Question]) -> list[Question]:
-    """The questions, with those about columns of mixed kinds, fields and classes, where there are; not asked twice."""
+    """The questions, with those about columns, fields, classes and targets, where there are any; not asked twice."""
     guide = opened.vae.guide
     usual: list[Question] = []
     if opened.vae.classes and guide.has_density:
         usual.append(Classification())
+    if opened.vae.label_width == 1 and guide.has_density:
+        usual.append(Regression())
     if opened.schema is not None and guide.has_density and guide.amortised:
         usual.append(ColumnTable())
     if opened.several and guide.has_density:

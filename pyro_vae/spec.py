@@ -428,7 +428,7 @@ def build(spec: Spec) -> VAE:
     networks, prior = parse_network(spec.network), parse("prior", spec.prior or "")
     bodies = {name: _bodies(member) for name, member in networks.of_fields.items()}
     encoder, decoder = _bodies(networks.usual)
-    context = max(spec.context - structure.classes, 0)
+    context = max(spec.context - structure.label_width, 0)
     parts = Parts(
         prior=_of_context(prior),
         encoder=encoder,
@@ -475,8 +475,8 @@ def problem(spec: Spec, objective: str = "ELBO()") -> str | None:
     try:
         vae = build(spec)
         x: Any = torch.zeros(2, *spec.shape)
-        if vae.context > vae.classes:
-            x = {"x": x, "c": torch.zeros(2, vae.context - vae.classes)}
+        if vae.context > vae.label_width:
+            x = {"x": x, "c": torch.zeros(2, vae.context - vae.label_width)}
         SVI(
             vae.model, vae.guide, torch.optim.SGD, parse("objective", objective)()
         ).check(x)

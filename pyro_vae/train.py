@@ -50,6 +50,7 @@ from pyro_vae.data.schema import drawn_by_column, stored_columns, table_of
 from pyro_vae.data.several import FieldSet
 from pyro_vae.data.sources import sources
 from pyro_vae.data.streams import chunks
+from pyro_vae.data.targets import with_targets
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
 from pyro_vae.engine.memory import free_bytes
@@ -68,11 +69,12 @@ from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.objectives.codes import gradient_of
 from pyro_vae.inference.remedies import REMEDIES, remedy
-from pyro_vae.inference.seeking import epochs_before, seek
+from pyro_vae.inference.seeking import epochs_before, parts_of_prior, seek
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.one_field import OneField
 from pyro_vae.models.program import formula
+from pyro_vae.models.targets import TargetPrior
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import (
     clear,
@@ -196,6 +198,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     config, reason = _with_likelihood(config, data)
     conditions, said = data.learned(config.condition)
     config, conditions, more = _with_classes(config, data, conditions)
+    config = _with_start(config, data)
     assert config.likelihood is not None
     data.notes = (*data.notes, *said, *more)
     spec = Spec(
@@ -230,6 +233,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         _check_values(part, of_part, likelihood, dtype)
     vae.to(device=device, dtype=dtype)
     _start(vae, data, bridge, train, device)
+    _count_labels(vae, conditions)
     autocast = torch.bfloat16 if config.precision == "bf16" else None
 
     def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -312,7 +316,7 @@ def _with_classes(
     structure = member()
     if config.prior is None:
         config = replace(config, prior=structure.prior)
-    if not structure.classes:
+    if not structure.label_width:
         if config.labelled is not None:
             raise InputError(
                 f"--labelled {config.labelled} is for a structure with classes: add --structure labelled"
@@ -320,6 +324,11 @@ def _with_classes(
         return config, conditions, ()
     reads = structure.reads_labels if config.labelled is None else config.labelled > 0
     size = member.arguments.get("classes")
+    if structure.real and size is not None:
+        raise InputError(
+            f"classes={size} of --structure {member.name.lower()} counts classes, and target='real' has none: leave "
+            "one of them out"
+        )
     if not (reads or structure.reads_labels):
         found = without_labels(structure.classes)
     elif data.labels is None:
@@ -327,26 +336,44 @@ def _with_classes(
             f"--structure {member.name.lower()} is given labels, and {data.name} has none: name them with --labels"
         )
     else:
-        name, keep = _label_name(config), config.labelled
-        found = with_labels(data.labels, size, keep=keep, seed=config.seed, name=name)
+        kept: Any = {"keep": config.labelled, "seed": config.seed}
+        kept["name"] = _label_name(config)
+        read = with_targets if structure.real else partial(with_labels, size=size)
+        found = read(data.labels, **kept)
     others = () if conditions is None else conditions.columns
     if found.column.name in (column.name for column in others):
         raise InputError(
-            f"--condition {found.column.name} is the class of --structure {member.name.lower()}: leave it out"
+            f"--condition {found.column.name} is the y of --structure {member.name.lower()}: leave it out"
         )
     if found.kept is not None and reads:
         data.given = {found.column.name: {"train": found.kept}, **data.given}
-    arguments = {**member.arguments, "classes": len(found.column.categories)}
+    arguments = dict(member.arguments)
+    if not structure.real:
+        arguments["classes"] = len(found.column.categories)
     start = getattr(structure, "start", 0)
     if start and reads:
         raise InputError(
             f"--structure {member.name.lower()} is given labels, which say which class is which: leave start out"
         )
     if start is None:
-        steps = -(-len(data.values["train"]) // config.batch_size)
-        arguments["start"] = 0 if reads else epochs_before(steps, config.epochs or 0)
+        arguments["start"] = 0 if reads else _usual_start(config, data)
     config = replace(config, structure=str(replace(member, arguments=arguments)))
     return config, Conditions((found.column, *others)), found.notes
+
+
+def _usual_start(config: Config, data: DataSet) -> int:
+    """After how many epochs parts of p(z) are sought among the codes where nobody says."""
+    steps = -(-len(data.values["train"]) // config.batch_size)
+    return epochs_before(steps, config.epochs or 0)
+
+
+def _with_start(config: Config, data: DataSet) -> Config:
+    """The options with the epoch after which the components of a prior are sought, where it is asked for as None."""
+    member = parse("prior", config.prior or "")
+    if member.arguments.get("start", 0) is not None:
+        return config
+    arguments = {**member.arguments, "start": _usual_start(config, data)}
+    return replace(config, prior=str(replace(member, arguments=arguments)))
 
 
 def _label_name(config: Config) -> str:
@@ -448,6 +475,14 @@ def _start(
     if floors is not None:
         vae.model.likelihood.keep_above(floors)
     data.notes = (*data.notes, *data.remarks(bridge))
+
+
+def _count_labels(vae: VAE, conditions: Conditions | None) -> None:
+    """Tell the model in which unit a real target is counted."""
+    column = None if conditions is None else conditions.latent
+    prior = vae.model.class_prior
+    if column is not None and isinstance(prior, TargetPrior):
+        prior.count_in(math.log(column.std))
 
 
 def _with_likelihood(config: Config, data: DataSet) -> tuple[Config, str | None]:
@@ -552,7 +587,9 @@ def _said_of_conditions(job: Job) -> list[str]:
     lines = []
     if classes:
         weight = job.vae.guide.classifier.weight  # type: ignore[union-attr]
-        lines.append(f"classes    y: {', '.join(classes)}; weight of labels {weight:g}")
+        what = "classes" if job.vae.classes else "target"
+        words = f"y: {', '.join(classes)}; weight of labels {weight:g}"
+        lines.append(f"{what:<11}{words}")
     if given:
         lines.append(f"given      c: {', '.join(given)}")
     return lines
@@ -826,8 +863,11 @@ def _epochs(
 
     def turn() -> None:
         seek(job.vae, job.train)
+        count, what = parts_of_prior(job.vae)
+        clusters = what == "clusters"
+        name, words = (what, count) if clusters else ("prior", f"{count} {what}")
         display.say(
-            f"clusters   {job.vae.classes} sought among the codes, by a mixture of Gaussians"
+            f"{name:<11}{words} sought among the codes, by a mixture of Gaussians"
         )
 
     def called(i: int) -> str:

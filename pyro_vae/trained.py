@@ -187,6 +187,8 @@ class Run:
     def predict(self, values: Any, given: Mapping[str, Any] | None = None) -> Any:
         """`q(y|x)` of what `see` takes: a DataFrame with the probability of each class, a column for each by its name.
 
+        Of a run with a real target its mean and standard deviation, `NAME` and `NAME_std`, in units of the labels.
+
         Raises:
             InputError: for a run without classes, and as `see`.
         """
@@ -198,9 +200,12 @@ class Run:
                 f"the run {self.folder} has no classes: train with --structure labelled or clusters"
             )
         seen = self.see(values, given)
-        probabilities = self.vae.predict(*fields_of(seen)).cpu().numpy()
+        found = self.vae.predict(*fields_of(seen)).cpu()
         index = getattr(values, "index", None)
-        return pandas.DataFrame(probabilities, index, list(column.categories))
+        if column.categories:
+            return pandas.DataFrame(found.numpy(), index, list(column.categories))
+        names = [column.name, f"{column.name}_std"]
+        return pandas.DataFrame(column.stored(found), index, names)
 
     def _stored(self, x: Tensor, index: Any = None) -> Any:
         if self.several:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyro_vae.data.conditions import (
+    FEW,
     LABEL,
     UNKNOWN,
     Condition,
@@ -19,6 +20,8 @@ from pyro_vae.foundation.errors import InputError
 
 CLUSTER = "cluster"  # what a class is called that no label names
 MOST = 1000  # classes
+PER_KIND = 3  # data of each class, at least, on average
+REAL = "take them for a real target by --structure \"labelled(target='real')\""
 
 
 class Labelling(NamedTuple):
@@ -64,6 +67,11 @@ def with_labels(
     """
     every = {split: _named(values) for split, values in labels.items()}
     kinds = in_order({*np.concatenate([*every.values()]).tolist()} - {""})
+    if _are_reals(labels, kinds):
+        raise InputError(
+            f"the labels are {len(kinds):,} different numbers, such as {listed(kinds, 3)}, and hardly classes: {REAL}, "
+            "or write them as texts"
+        )
     if len(kinds) < 2:
         raise InputError(
             f"the labels name {len(kinds)} class{'' if len(kinds) == 1 else 'es'}, and there have to be 2 or more; "
@@ -88,6 +96,16 @@ def with_labels(
     return Labelling(
         Condition(name, names, commonest, latent=True), kept, tuple(_said(kept, kinds))
     )
+
+
+def _are_reals(labels: Parts, kinds: Sequence[str]) -> bool:
+    """Whether labels are numbers that are no classes: many fractions, or whole numbers that occur once or twice."""
+    every = np.concatenate([*labels.values()])
+    if every.dtype.kind not in "iuf" or len(kinds) <= FEW:
+        return False
+    present = every[every == every]  # noqa: PLR0124  # not nan
+    fractions = bool((present != np.round(present)).any())
+    return fractions or len(kinds) > len(present) // PER_KIND
 
 
 def _named(values: np.ndarray) -> np.ndarray:

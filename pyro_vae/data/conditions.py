@@ -72,7 +72,8 @@ class Condition:
         commonest: category of the training data.
         mean, std: of a real number over the training data.
         low, high: its least and largest value there.
-        latent: whether it is a class of the model, which is drawn or summed over where it is not known.
+        latent: whether it is a y of the model, a class or a real target, which is drawn or summed over where it is not
+            known.
     """
 
     name: str
@@ -124,13 +125,17 @@ class Condition:
         return c
 
     def _standardised(self, values: Any, where: str) -> Tensor:
+        cells = np.asarray(values)
+        if self.latent and cells.dtype.kind in "OUS":  # what is empty is not known
+            cells = np.array([text or "nan" for text in spelled(cells)])
         try:
-            numbers = np.asarray(values).astype(np.float64)
+            numbers = cells.astype(np.float64)
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{self.name} is a real number, and {where.format(0)} has {shown(str(values[0]))}"
             ) from error
-        bad = np.flatnonzero(~np.isfinite(numbers))
+        allowed = np.isfinite(numbers) | (np.isnan(numbers) & self.latent)
+        bad = np.flatnonzero(~allowed)
         if len(bad):
             raise InputError(
                 f"{where.format(bad[0])} has no {self.name}, or one that is infinite"
@@ -158,6 +163,11 @@ class Condition:
             return np.array(self.categories)[c.argmax(1).cpu().numpy()]
         numbers = c[:, 0].cpu().double().numpy() * self.std + self.mean
         return np.array([float(f"{number:.7g}") for number in numbers])
+
+    def stored(self, moments: Tensor) -> np.ndarray:
+        """Means and standard deviations of a real number in standard units, `(N, 2)`, in those of the column."""
+        mean, std = moments.cpu().double().numpy().T
+        return np.stack([self.mean + self.std * mean, self.std * std], 1)
 
     def read(self, text: str) -> str | float:
         """A value that was typed: a category in any case, `1.0` for `1`, or a number.
@@ -259,7 +269,7 @@ class Conditions:
 
     @property
     def latent(self) -> Condition | None:
-        """The class of the model, which stands first, where there is one."""
+        """The y of the model, which stands first, where there is one."""
         return next((column for column in self.columns if column.latent), None)
 
     def __str__(self) -> str:
@@ -380,6 +390,7 @@ class Conditions:
                 "std": c.std,
                 "low": c.low,
                 "high": c.high,
+                **({"latent": True} if c.latent else {}),
             }
             for c in self.columns
         ]

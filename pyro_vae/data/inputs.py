@@ -45,10 +45,10 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
     one tensor `(N, width)`, in the order of its `layout`.
 
     A VAE takes one tensor: of items such as image and label, the first counts. A conditional one takes the fields x and
-    c, as a dict or as `Data`; one with classes also labels y, -1 where there is none. An element that is nan was not
-    seen, and is taken where the model says `missing`. Another
-    pair is called with what is given: a tuple or a dict of tensors with N rows each, and the items of a data set as
-    such a tuple or dict.
+    c, as a dict or as `Data`; one with classes also labels y, -1 where there is none, one with a real target numbers y,
+    nan where there is none. An element of x that is nan was not seen, and is taken where the model says `missing`.
+    Another pair is called with what is given: a tuple or a dict of tensors with N rows each, and the items of a data
+    set as such a tuple or dict.
 
     Args:
         model: the model; what it says of itself, its likelihood and parameters, decides what is checked.
@@ -61,7 +61,7 @@ def as_data(model: Any, x: Any, *, name: str = "x", values: bool = True) -> Any:
             its float type cannot hold apart.
     """
     x = gathered(model, x, name)
-    if is_own(model) and classes_of(model):
+    if is_own(model) and label_width_of(model):
         return _labelled(model, x, name, values)
     if is_own(model) and context_of(model):
         return _conditional(model, x, name, values)
@@ -183,10 +183,10 @@ def _labelled(model: Any, x: Any, name: str, values: bool) -> Any:
         )
     elif c is not None:
         c = as_condition(model, c)
-    elif context_of(model) > classes_of(model):
+    elif context_of(model) > label_width_of(model):
         raise InputError(
             f"this pair is conditional and {name} has no condition: give c beside x, "
-            f"{context_of(model) - classes_of(model)} numbers for each datum"
+            f"{context_of(model) - label_width_of(model)} numbers for each datum"
         )
     if c is None:
         return _unconditional(model, fields["x"], name, values)
@@ -198,12 +198,51 @@ def classes_of(model: Any) -> int:
     return getattr(model, "classes", 0)
 
 
+def label_width_of(model: Any) -> int:
+    """How many numbers of a pair's condition the label of its y takes: K of a class, 1 of a real y; 0 without y."""
+    return getattr(model, "label_width", 0)
+
+
+def labels_of(model: Any, x: Any) -> Tensor | None:
+    """The real labels among some data, `(N,)`, as they are stored: y, or a condition of one number for each datum."""
+    fields = x.fields if isinstance(x, Data) else x
+    if label_width_of(model) != 1 or not isinstance(fields, Mapping):
+        return None
+    given = fields.get("y", fields.get("c"))
+    labels = None if given is None else _as_tensor(given, "y", missing=True)
+    return None if labels is None or labels.ndim != 1 else labels
+
+
+def as_targets(model: Any, y: Any) -> Tensor:
+    """Real labels `(N,)`, nan where there is none, as a pair reads them: in standard units, `(N, 1)`.
+
+    Raises:
+        InputError: for another shape, or an infinite number.
+    """
+    parameter = _parameter(model)
+    numbers = _as_tensor(y, "y", missing=True)
+    if numbers is None or numbers.ndim != 1:
+        shape = "" if numbers is None else f" of shape {tuple(numbers.shape)}"
+        raise InputError(
+            f"y is a {type(y).__name__}{shape}; give a number for each datum, (N,), nan where there is none"
+        )
+    if numbers.isinf().any():
+        row = int(numbers.isinf().nonzero()[0])
+        raise InputError(
+            f"y is infinite for datum {row} (counted from 0): give a number, nan where there is none"
+        )
+    standard = model.standardised(numbers)[:, None]
+    return standard if parameter is None else standard.to(parameter)
+
+
 def as_labels(model: Any, y: Any) -> Tensor:
     """Labels `(N,)`, whole numbers with -1 or nan where there is none, as a pair reads them: one-hot or nan, `(N, K)`.
 
     Raises:
         InputError: for another shape, or a class that there is not.
     """
+    if not classes_of(model):
+        return as_targets(model, y)
     size, parameter = classes_of(model), _parameter(model)
     codes = _as_tensor(y, "y", missing=True)
     if codes is None or codes.ndim != 1:
@@ -251,8 +290,9 @@ def as_condition(model: Any, c: Any) -> Tensor:
         raise InputError(
             f"c is a {type(c).__name__}; give numbers, {width} for each datum"
         )
-    classes = classes_of(model)
-    if tensor.ndim == 1 and width == classes and not tensor.is_floating_point():
+    classes, real = label_width_of(model), label_width_of(model) == 1
+    as_stored = real or not tensor.is_floating_point()
+    if tensor.ndim == 1 and width == classes and as_stored:
         return as_labels(model, tensor)
     if tensor.ndim == 2 and 0 < tensor.shape[1] == width - classes < width:
         unknown = tensor.new_full(
@@ -305,15 +345,16 @@ def condition_for(model: Any, c: Any, n: int) -> tuple[Tensor, ...]:
         if c is not None:
             raise InputError(UNCONDITIONAL)
         return ()
-    if c is None and width == classes_of(model):
-        c = torch.full((width,), math.nan)
+    if c is None and width == label_width_of(model):
+        c = torch.full((1, width), math.nan)
     if c is None:
         raise InputError(
             f"this pair is conditional: give c, {width} numbers for each datum"
         )
     numbers = torch.as_tensor(c) if isinstance(c, (int, float, list, tuple)) else c
     if isinstance(numbers, Tensor):
-        row = numbers.is_floating_point() and numbers.shape == (width,)
+        targets = width == label_width_of(model) == 1  # not a row of a condition
+        row = numbers.is_floating_point() and numbers.shape == (width,) and not targets
         numbers = numbers[None] if row or numbers.ndim == 0 else numbers
     tensor = as_condition(model, numbers)
     if len(tensor) not in (1, n):
@@ -425,7 +466,7 @@ class Call:
             given = {name: kwargs.pop(name) for name in ("y", "c") if name in kwargs}
             if "c" in given and not context_of(model):
                 raise InputError(UNCONDITIONAL)
-            if "y" in given and not classes_of(model):
+            if "y" in given and not label_width_of(model):
                 raise InputError("y holds labels, and this pair has no classes")
             x = {"x": fields_of(gathered(model, x))[0], **given}
         return cls(as_data(model, x), more, kwargs)

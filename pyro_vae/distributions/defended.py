@@ -13,7 +13,7 @@ class Defended(Own):
     """`(1 - share) q + share p`: with p the prior, no weight `p(x, z) / q(z|x)` exceeds `p(x|z) / share`.
 
     Args:
-        q: a distribution of batch shape `(...)`, event shape `(D,)`.
+        q: a distribution of batch shape `(...)`, event shape `(D,)`, or `()` for one number.
         p: one of the same event shape; its batch shape is `()`, or that of q up to dimensions at the left.
         share: `(...)`, between 0 and 1.
 
@@ -41,8 +41,11 @@ class Defended(Own):
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
         shape = self._extended_shape(sample_shape)
-        lead = sample_shape if self.p.batch_shape else shape[:-1]
+        event = len(self.event_shape)
+        lead = sample_shape if self.p.batch_shape else shape[: len(shape) - event]
         z, other = self.q.sample(sample_shape), self.p.sample(lead)
+        like = z[..., 0] if self.event_shape else z
+        chosen = torch.rand_like(like) < self.share
         return torch.where(
-            (torch.rand_like(z[..., 0]) < self.share).unsqueeze(-1), other, z
+            chosen.unsqueeze(-1) if self.event_shape else chosen, other, z
         )

@@ -38,6 +38,7 @@ from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.particles import Program
 from pyro_vae.inference.shift import RefinedGuide, starting
 from pyro_vae.inference.terms import has_density
+from pyro_vae.models.program import named
 
 GROWTH = 4  # from one round to the next
 ROADS = ("guide", "more draws", "refined", "annealed")
@@ -358,20 +359,36 @@ class _Defending(Around):
         self.model = model
 
     def forward(self, *args: Any, share: Tensor, **kwargs: Any) -> Any:
-        with _Defence(self.model.at("z", *args), share):
+        with _Defence(self.model, named(args[0], {}), share):
             return self.program(*args, **kwargs)
 
 
 class _Defence(Messenger):
-    """Replaces the q of each draw by `Defended`."""
+    """Replaces the q of each draw by `Defended`, whose other part is the model's own density there."""
 
-    def __init__(self, prior: Any, share: Tensor) -> None:
+    def __init__(self, model: Any, data: dict[str, Tensor], share: Tensor) -> None:
         super().__init__()
-        self.prior, self.share = prior, share
+        self.factors = {factor.site: factor for factor in model.factors()}
+        self.values, self.share = model.known(data), share
+
+    def _defends(self, msg: Any) -> bool:
+        """Whether a site is drawn: not one all of whose values are enumerated."""
+        drawn = not msg["is_observed"] and not site_is_subsample(msg)
+        return drawn and not msg["infer"].get("enumerate")
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not site_is_subsample(msg):
-            msg["fn"] = Defended(msg["fn"], self.prior, self.share)
+        if self._defends(msg):
+            prior = self.factors[msg["name"]].at(self.values)
+            msg["fn"] = Defended(msg["fn"], prior, self.share)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if name not in self.factors:
+            return
+        known = self.values.get(name)
+        value = msg["value"]
+        partly = known is not None and known.is_floating_point()
+        self.values[name] = known.where(~known.isnan(), value) if partly else value
 
 
 class _Hard:

@@ -390,9 +390,9 @@ def _drawn_from_prior(
     c = data.get("c")
     given = () if c is None else (c.expand(count, -1),)
     latents = {}
-    if vae.classes:
+    if vae.label_width:
         given = (vae._with_class(*given),)
-        latents["y"] = codes(given[0][:, : vae.classes]).unsqueeze(1)
+        latents["y"] = codes(given[0][:, : vae.label_width]).unsqueeze(1)
     latents["z"] = vae.draw_prior(count, *given).unsqueeze(1)
     p = vae.model.at("x", data, **latents)
     seen = p if likelihood.missing else likelihood.partly(p)

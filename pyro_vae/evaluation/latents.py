@@ -20,6 +20,7 @@ from pyro_vae.data.inputs import (
 from pyro_vae.data.streams import batches
 from pyro_vae.distributions import OneHots
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
+from pyro_vae.evaluation.carried import Carried, carried
 from pyro_vae.evaluation.question import (
     Answer,
     Drawing,
@@ -198,6 +199,7 @@ class LatentHealth(Printed):
         aggregated_kl: `KL(q(z) || p(z))`, in expectation too high by as much as the information is too low.
         num_data: N, without what is left out.
         left_out: the data whose posterior or prior density is not finite, by their places counted from 0.
+        others: what the classes beside these latents carry, or a real target, which also is one of them.
         mixture_size: how many of them `q(z)` is made of; both parts are averages over these.
 
     Source: Hoffman & Johnson 2016, ELBO Surgery; Poole et al. 2019, On Variational Bounds of Mutual Information (the
@@ -214,6 +216,7 @@ class LatentHealth(Printed):
     num_data: int
     mixture_size: int
     left_out: tuple[int, ...] = ()
+    others: tuple[Carried, ...] = ()
 
     @property
     def active_units(self) -> int:
@@ -273,6 +276,7 @@ class LatentHealth(Printed):
                 "KL(q(z|x) || p(z))": self.kl,
                 "I(x; z)": self.mutual_information,
                 "KL(q(z) || p(z))": self.aggregated_kl,
+                **{k: row for other in self.others for k, row in other.rows.items()},
             },
             meanings={
                 "KL(q(z|x) || p(z))": "what the ELBO pays; the sum of the two below",
@@ -284,6 +288,7 @@ class LatentHealth(Printed):
                 f"I(x; z) is at most {self.mutual_information_upper:.3f} without each datum's own share, from "
                 f"{self.mixture_size}{of} data, whose log is {self.bound:.3f}{bound}",
                 *self._lost(),
+                *(sentence for other in self.others for sentence in other.sentences),
                 *([] if self.collapsed else [self.verdict()]),
             ],
             warnings=[self.verdict()] if self.collapsed else [],
@@ -297,6 +302,7 @@ class LatentHealth(Printed):
                 "mutual_information_bound": self.bound,
                 "collapsed": self.collapsed,
                 "verdict": self.verdict(),
+                **{k: v for other in self.others for k, v in other.numbers.items()},
             },
         )
 
@@ -688,6 +694,9 @@ def latent_health(
         size, per_datum = min(mixture_size or n, n), draws
         if not mixture_size and not _whole(None, n, draws, look.affordable):
             size, per_datum = min(n, look.affordable), 1
+        with forked_random():
+            sound = data.selected(there) if n < len(data) else data
+            others_of = carried(model, guide, _batches(sound, memory))
         posteriors = look.kept
         if posteriors is None:
             chosen = there[torch.arange(size) * n // size]
@@ -713,6 +722,7 @@ def latent_health(
         num_data=n,
         mixture_size=size,
         left_out=tuple(lost),
+        others=tuple(others_of),
     )
 
 
@@ -766,4 +776,5 @@ def _aggregated(run: Trained, x: Any, health: LatentHealth) -> "Figure":
         drawn, every = (
             z.unflatten(-1, (-1, levels)).argmax(-1) for z in (drawn, every)
         )
-    return plots.aggregated_posterior(drawn, every, health.activity)
+    of_z = health.activity[-drawn.shape[1] :]  # without a real target, which is first
+    return plots.aggregated_posterior(drawn, every, of_z)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.data.fields import cut, parts_of
-from pyro_vae.data.inputs import as_data, beside_condition, first_rows
+from pyro_vae.data.inputs import as_data, beside_condition, first_rows, labels_of
 from pyro_vae.data.streams import batches
 from pyro_vae.engine.compiled import restored
 from pyro_vae.engine.graphs import choice
@@ -544,7 +544,12 @@ def fit(
     >>> history[-1].elbo > history[0].elbo
     True
     """
-    data = as_data(vae.model, beside_condition(vae.model, data, c), name="data")
+    data = beside_condition(vae.model, data, c)
+    if start and hasattr(vae, "meet_labels"):
+        labels = labels_of(vae.model, data)
+        if labels is not None:
+            vae.meet_labels(labels)
+    data = as_data(vae.model, data, name="data")
     if validation is not None:
         validation = as_data(vae.model, validation, name="validation")
     try_out(schedule)
@@ -580,9 +585,9 @@ def fit(
 
 
 def turn_of(vae: Any, data: Any, epochs: int, batch_size: int) -> Turn:
-    """Where a pair with classes has clusters sought among its codes, and nothing for any other pair."""
+    """Where the parts of a pair's p(z) are sought among its codes, and nothing for any other pair."""
     after = getattr(vae, "seek_after", 0)
-    if after != 0 and has_labels(vae, data):
+    if after != 0 and vae.model.of_z.y and has_labels(vae, data):
         after = 0  # they say which class is which
     if after is None:
         after = epochs_before(-(-len(data) // batch_size), epochs)

@@ -1,15 +1,16 @@
-"""Where clusters start: a mixture of Gaussians among the codes of a pair that was trained without them."""
+"""Where parts of p(z) start: a mixture of Gaussians among the codes of a pair that was trained without them."""
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data.fields import evenly
+from pyro_vae.data.fields import Data, evenly
 from pyro_vae.data.inputs import as_data, fields_of
 from pyro_vae.data.streams import batches
 from pyro_vae.foundation.abstract import running
+from pyro_vae.foundation.errors import InputError
 
 SAMPLE = 10_000  # data among whose codes clusters are sought
 STEPS = 2000  # of training before they are, unless said otherwise
@@ -30,32 +31,61 @@ def has_labels(vae: Any, data: Any) -> bool:
     return c is not None and bool((~c[:, 0].isnan()).any())
 
 
-def seek(vae: Any, data: Any) -> None:
-    """Let the classes of a pair begin as the clusters that there are among its codes.
+class Mixture(NamedTuple):
+    """K Gaussians with diagonal covariances among N codes: `(N, K)`, `(K,)`, `(K, D)` and `(K, D)`."""
 
-    A mixture of K Gaussians with diagonal covariances is fitted by EM to a draw of q(z|x) for each datum. `p(z|y)`, and
-    `p(y)` where it is learned, then follow its components, and `q(y|x)` their responsibilities.
+    shares: Tensor  # responsibilities
+    weights: Tensor
+    loc: Tensor
+    scale: Tensor
+
+
+def parts_of_prior(vae: Any) -> tuple[int, str]:
+    """How many parts p(z) has that can be sought, and what they are: clusters, or components of the prior."""
+    if vae.model.of_z.y:
+        return vae.classes, "clusters"
+    return vae.model.prior.components, "components"
+
+
+def seek(vae: Any, data: Any) -> None:
+    """Let the parts of p(z) begin as the clusters that there are among the codes of a pair.
+
+    A mixture of K Gaussians with diagonal covariances is fitted by EM to a draw of q(z|x) for each datum. A prior that
+    is a mixture becomes it. Where classes are the parts, `p(z|y)`, and `p(y)` where it is learned, follow its
+    components, and `q(y|x)` their responsibilities.
 
     Args:
-        vae: a pair with classes whose prior depends on them.
+        vae: a pair with classes whose prior depends on them, or whose prior has `components`.
         data: the training data.
+
+    Raises:
+        InputError: for fewer data than parts.
 
     Source: Jiang, Zheng, Tan, Tang & Zhou 2017, Variational Deep Embedding (autoencoder first, then a mixture).
     """
     data = as_data(vae.model, data)
     some = data[evenly(SAMPLE, len(data))]
+    some = Data(some) if isinstance(some, dict) else some
     with running(vae.model, vae.guide):
         with torch.no_grad():
             z = torch.cat([vae.encode(few).sample() for few in batches(some, BATCH)])
-        shares, weights = _mixture(z, vae.classes)
-        _follow(vae, some, z, shares)
+        size, what = parts_of_prior(vae)
+        if size > len(z):
+            raise InputError(
+                f"{size} {what} cannot be sought among the codes of {len(z)} data: take fewer, or start=0"
+            )
+        found = _mixture(z, size)
+        if not vae.model.of_z.y:
+            vae.model.prior.follow(found.weights, found.loc, found.scale)
+            return
+        _follow(vae, some, z, found.shares)
     if vae.model.class_prior.logits.requires_grad:
         with torch.no_grad():
-            vae.model.class_prior.logits.copy_(weights.log())
+            vae.model.class_prior.logits.copy_(found.weights.log())
 
 
-def _mixture(z: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The responsibilities of the components of a mixture of Gaussians for codes, `(N, K)`, and its weights, `(K,)`."""
+def _mixture(z: Tensor, size: int) -> Mixture:
+    """The mixture of Gaussians that EM finds among codes, the best of some starts."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -67,8 +97,13 @@ def _mixture(z: Tensor, size: int) -> tuple[Tensor, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found.fit(codes)
-    shares, weights = torch.from_numpy(found.predict_proba(codes)), found.weights_
-    return shares.to(z), torch.from_numpy(weights).to(z)
+    arrays = (
+        found.predict_proba(codes),
+        found.weights_,
+        found.means_,
+        found.covariances_**0.5,
+    )
+    return Mixture(*(torch.from_numpy(array).to(z) for array in arrays))
 
 
 def _follow(vae: Any, data: Any, z: Tensor, shares: Tensor) -> None:

@@ -140,12 +140,13 @@ class Reads(NamedTuple):
     def context(self, values: tuple[Tensor, ...], each: Tensor) -> tuple[Tensor, ...]:
         """The values of `names` as the one vector that the part reads, `(..., context)`; nothing where it reads none.
 
-        y are whole numbers `(...)`, and c is `(batch, width)`; `each` has an entry for each class, and the type.
+        y are whole numbers or reals `(...)`, and c is `(batch, width)`; `each` has an entry for each class, and the
+        type.
         """
         if not self.y:
             return values
         y, *c = values
-        return (beside(one_hot(y, each), *c),)
+        return (beside(as_vector(y, each), *c),)
 
 
 def reads(
@@ -180,8 +181,10 @@ def reads(
     return lengths[context]
 
 
-def one_hot(y: Tensor, each: Tensor) -> Tensor:
-    """Classes `(...)` as vectors `(..., K)` of the type of `each`, `(K,)`."""
+def as_vector(y: Tensor, each: Tensor) -> Tensor:
+    """What networks read of y `(...)`: one-hot classes `(..., K)` of the type of `each`, `(K,)`; a real as it is."""
+    if y.is_floating_point():
+        return y.unsqueeze(-1)
     values = torch.arange(len(each), device=each.device)
     return (y.unsqueeze(-1) == values).to(each.dtype)
 
@@ -194,16 +197,24 @@ def beside(first: Tensor, *others: Tensor) -> Tensor:
 
 
 def codes(c: Tensor) -> Tensor:
-    """One-hot labels `(..., K)`, nan where there is none, as whole numbers `(...)` with -1 there."""
+    """One-hot labels `(..., K)`, nan where there is none, as whole numbers `(...)` with -1 there.
+
+    Of a real target, `(..., 1)`, the numbers themselves, `(...)`, with nan there.
+    """
+    if c.shape[-1] == 1:
+        return c[..., 0]
     known = ~c[..., 0].isnan()
     return torch.where(known, c.nan_to_num().argmax(-1), UNKNOWN)
 
 
 def with_label(values: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """The data of a pair with classes: the label y apart from the condition c, which began with it."""
+    """The data of a pair with a label of so many numbers: y apart from the condition c, which began with it."""
     if "c" not in values:
         return dict(values)
     label, rest = values["c"][..., :size], values["c"][..., size:]
     others = {name: value for name, value in values.items() if name != "c"}
     given = {"c": rest} if rest.shape[-1] else {}
-    return {"y": codes(label), **given, **others}
+    y = codes(label)
+    if y.is_floating_point() and "y" in others:  # a draw, which a label replaces
+        y = y.where(~y.isnan(), others.pop("y"))
+    return {"y": y, **given, **others}

@@ -52,6 +52,9 @@ class Prior(Declared, nn.Module, ABC):
     levels: int | None = (
         None  # values of each variable of a z of one-hot codes; None where z is made of reals
     )
+    # Of a prior of several parts, after how many epochs of `fit` they are sought among the codes; 0: never, None: after
+    # 2,000 steps, at most half of the epochs. Such a prior has `components` of them, and a method `follow`.
+    start: int | None = 0
 
     def __init__(self, latent_dim: Count) -> None:
         super().__init__()
@@ -99,24 +102,37 @@ class GaussianMixture(Prior):
     Args:
         latent_dim: length of z.
         components: number of Gaussians; they start at random places of the standard normal, all equally likely.
+        start: after how many epochs of training they begin anew, as a mixture that is fitted by EM to the codes; 0:
+            never, `None`: after 2,000 steps, at most half of the run.
 
     Raises:
         InputError: for fewer than one component.
 
-    Source: Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders.
+    Source: Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders;
+    Jiang, Zheng, Tan, Tang & Zhou 2017, Variational Deep Embedding (the start).
 
     >>> GaussianMixture(2, components=3)().sample((5,)).shape
     torch.Size([5, 2])
     """
 
-    def __init__(self, latent_dim: Count, *, components: Count = 10) -> None:
+    def __init__(
+        self, latent_dim: Count, *, components: Count = 10, start: Whole | None = 0
+    ) -> None:
         super().__init__(latent_dim)
+        self.components, self.start = components, start
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
 
     def forward(self, *c: Tensor) -> Distribution:
         return DiagonalMixture(self.logits, self.loc, self.log_scale.exp())
+
+    @torch.no_grad()
+    def follow(self, weights: Tensor, loc: Tensor, scale: Tensor) -> None:
+        """Be this mixture: weights `(C,)`, places and scales `(C, latent_dim)`."""
+        self.logits.copy_(weights.clamp_min(LEAST).log())
+        self.loc.copy_(loc)
+        self.log_scale.copy_(scale.log())
 
 
 class Laplace(Prior):
@@ -280,6 +296,7 @@ class Conditional(Prior):
 
 
 START = 0.1  # how far a conditional prior starts from the standard normal, in its standard deviations
+LEAST = 1e-6  # the weight of a component that is given none
 
 
 class VampPrior(Prior):
@@ -372,12 +389,15 @@ class VampPrior(Prior):
             encoder.standardise(chosen) if isinstance(encoder, Standardised) else chosen
         )
         if contexts is not None and context_of(encoder):
-            width, size = context_of(encoder), self._guide.classes
-            # A label that is not known is any class alike.
-            known = contexts[: self.examples].nan_to_num(1 / max(size, 1))
+            width = context_of(encoder)
+            known = contexts[: self.examples].nan_to_num(self._of_unknown())
             self.pseudo_contexts.copy_(known[:, :width])
         elif context_of(encoder):  # of a pair with classes whose data have no labels
-            self.pseudo_contexts.fill_(1 / self._guide.classes)
+            self.pseudo_contexts.fill_(self._of_unknown())
+
+    def _of_unknown(self) -> float:
+        """What stands for a label that is not known: any class alike, or the mean of a real target."""
+        return 1 / self._guide.classes if self._guide.classes else 0.0
 
     def forward(self, *c: Tensor) -> Distribution:
         if "_guide" not in self.__dict__:

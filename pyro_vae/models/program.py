@@ -8,7 +8,7 @@ import pyro
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_vae.distributions.known import log_prob_of_known, pinned
+from pyro_vae.distributions.known import is_known, log_prob_of_known, pinned, set_aside
 from pyro_vae.foundation.abstract import AbstractProgram
 from pyro_vae.foundation.errors import InputError
 
@@ -26,12 +26,16 @@ class Factor(NamedTuple):
 
     A `listed` site has few values, as a `Categorical` has. A guide does not draw it: all of its values are enumerated.
     Where the guide leaves it to the model it is summed out.
+
+    A `partly` known site is a real of which there may be data for some rows, nan in the others. It is drawn for all of
+    them; where it is known, what comes after is given the datum in place of the draw.
     """
 
     site: str
     given: tuple[str, ...]
     conditional: Callable[..., Distribution]
     listed: bool = False
+    partly: bool = False
 
     def __str__(self) -> str:
         return f"{self.site}|{','.join(self.given)}" if self.given else self.site
@@ -55,7 +59,8 @@ class Program(AbstractProgram):
     """A product of factors as a Pyro program: `program(x)` draws site after site in the plate `data`.
 
     A site of which there are data, such as x in a model, is observed. Data of a listed site are labels, whole numbers
-    of which -1 stands for none, so that some of them may be known. What a factor is given and no factor draws, such
+    of which -1 stands for none, so that some of them may be known; those of a partly known one are reals, nan where
+    there is none. What a factor is given and no factor draws, such
     as a condition c, is data too: `program(x, c=c)`, or all of them by name, `program({"x": x, "c": c})`. To write one:
     return its factors, each after those that it is given.
     """
@@ -73,9 +78,12 @@ class Program(AbstractProgram):
         return dict(values)
 
     def knowing(self, p: Any, labels: Tensor) -> Distribution:
-        """The distribution of a listed site where some of its values are known: a point. Its density is a factor."""
+        """The distribution of a site where some of its values are known, whose density there is a factor.
+
+        A listed one is a point there; a draw of another stands for nothing there, and its distribution is N(0, 1).
+        """
         pyro.factor("label", log_prob_of_known(p, labels))
-        return pinned(p, labels)
+        return set_aside(p, labels) if labels.is_floating_point() else pinned(p, labels)
 
     def beside(self, site: str, value: Tensor | None) -> Tensor | None:
         """What is added to the log-density of a site, one number for all data or `(batch,)`: it stands in `units`."""
@@ -103,9 +111,12 @@ class Program(AbstractProgram):
                     pyro.factor("units", constant)
                 infer: Any = {"enumerate": "parallel"} if factor.listed else {}
                 seen = values.get(site)
-                if factor.listed and seen is not None:
-                    p, seen = self.knowing(p, seen), None
+                labels = seen if factor.listed or factor.partly else None
+                if labels is not None:
+                    p, seen = self.knowing(p, labels), None
                 values[site] = pyro.sample(site, p, obs=seen, infer=infer)
+                if factor.partly and labels is not None:
+                    values[site] = labels.where(is_known(labels), values[site])
         return self.returned(values, site)
 
     def returned(self, values: Mapping[str, Tensor], last: str) -> Tensor:

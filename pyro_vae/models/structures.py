@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
@@ -12,11 +12,13 @@ from pyro_vae.foundation.checks import Count, NotNegative, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models import formulas
-from pyro_vae.models.classes import Classes
+from pyro_vae.models.classes import WEIGHT, Classes
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.fields import Fields
 from pyro_vae.models.priors import Prior
+from pyro_vae.models.targets import WEIGHT as WEIGHT_OF_REAL
+from pyro_vae.models.targets import Targets
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks.base import Shape, with_mask
 from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
@@ -96,14 +98,21 @@ class Structure(Declared, ABC):
     Attributes:
         prior: the prior that is taken where none is asked for.
         classes: how many values a class y has; 0 where there is none. Its label then stands first in a condition.
+        real: whether y is a real number, whose label stands there.
         reads_labels: whether labels are taken for classes without being asked for.
         fields: the names that the formula gives to several fields; empty where it says x, which any data are.
     """
 
     prior = "StandardNormal()"
     classes: int = 0
+    real = False
     reads_labels = False
     fields: tuple[str, ...] = ()
+
+    @property
+    def label_width(self) -> int:
+        """How many numbers of a condition the label of y takes."""
+        return 1 if self.real else self.classes
 
     @abstractmethod
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
@@ -140,14 +149,17 @@ class _Classed(Structure):
 
 
 class Labelled(_Classed):
-    """`p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)`: a class that labels name, where there are some (M2).
+    """`p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)`: a class that labels name, where there are some (M2), or a real target.
 
     What is no label's stays for z: under one z, another y is another class in the same style.
 
     Args:
         classes: how many; the training program counts the labels.
-        weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised.
+        weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised; by default 50, for a
+            real target 1.
         uniform: whether all classes are equally likely, or p(y) is learned.
+        target: what y is, `'class'` or `'real'`: a number with p(y) = N(0, 1) in units of the labels' deviation. Then
+            there are no classes.
 
     Source: Kingma, Rezende, Mohamed & Welling 2014, Semi-Supervised Learning with Deep Generative Models.
     """
@@ -159,10 +171,19 @@ class Labelled(_Classed):
         self,
         *,
         classes: Count = 10,
-        weight: NotNegative = 50.0,
+        weight: NotNegative | None = None,
         uniform: bool = True,
+        target: Literal["class", "real"] = "class",
     ) -> None:
-        self.classes, self.weight, self.uniform = classes, weight, uniform
+        self.real = target == "real"
+        if self.real and not uniform:
+            raise InputError(
+                "uniform=False learns p(y) of classes, and of target='real' it is N(0, 1): leave uniform out"
+            )
+        self.classes = 0 if self.real else classes
+        usual = WEIGHT_OF_REAL if self.real else WEIGHT
+        self.weight = usual if weight is None else weight
+        self.uniform = uniform
 
 
 class Clusters(_Classed):
@@ -239,8 +260,8 @@ class Formula(_Classed):
 def _built(
     parts: Parts, shape: Shape, latent_dim: Count, structure: _Classed | None = None
 ) -> VAE:
-    """A pair of one vector z and x or several fields, with a class y where a structure has one."""
-    size = 0 if structure is None else structure.classes
+    """A pair of one vector z and x or several fields, with a y where a structure has one."""
+    size = 0 if structure is None else structure.label_width
     of = () if structure is None else structure.of
     guided = structure is not None and structure.guided
     of_z = parts.context + (size if "z" in of else 0)
@@ -262,14 +283,19 @@ def _built(
         )
     if structure is None or not size:
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
-    classes = Classes(
-        size,
-        parts.network(likelihood, parts.context),
-        of=of,
-        weight=structure.weight,
-        uniform=structure.uniform,
-        start=structure.start,
-    )
+    body = parts.network(likelihood, parts.context)
+    classes: Classes | Targets
+    if structure.real:
+        classes = Targets(body, weight=structure.weight)
+    else:
+        classes = Classes(
+            size,
+            body,
+            of=of,
+            weight=structure.weight,
+            uniform=structure.uniform,
+            start=structure.start,
+        )
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes
     )

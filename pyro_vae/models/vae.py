@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
@@ -24,7 +26,7 @@ from pyro_vae.data.inputs import (
 )
 from pyro_vae.data.representation import Representation
 from pyro_vae.distributions import DiagonalMixture
-from pyro_vae.distributions.known import pinned
+from pyro_vae.distributions.known import is_known, pinned
 from pyro_vae.foundation.abstract import AbstractProgram, context_of
 from pyro_vae.foundation.checks import Number, at_least, checked
 from pyro_vae.foundation.errors import InputError
@@ -33,9 +35,9 @@ from pyro_vae.models.classes import (
     Classes,
     ClassPrior,
     Reads,
+    as_vector,
     beside,
     codes,
-    one_hot,
     reads,
     with_label,
 )
@@ -44,12 +46,14 @@ from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.likelihoods.fields import Fields, on_own_scales
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import Batch, Factor, Program, named
+from pyro_vae.models.targets import TargetPrior, Targets
 from pyro_vae.networks import Network, Standardised
 from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
 from pyro_vae.networks.views import View
 
 STARTING = 256  # draws by which a start is made
 FEWEST = 20  # data that tell whether values repeat
+NODES = 20  # of the quadrature over a real target
 
 
 class Model(Program):
@@ -65,6 +69,7 @@ class Model(Program):
     Attributes:
         context: how many numbers of a condition c it is called with; 0 without one.
         classes: how many values a class y has, whose label c begins with; 0 without one.
+        label_width: how many numbers that label takes: K of a class, 1 of a real y; 0 without y.
         fields: what x consists of, where the likelihood is `Fields`; then each field is a site of its own in its place.
 
     Where x is counted in units of its own (`count_in`), a third site, the factor `units`, makes the density one over
@@ -82,18 +87,35 @@ class Model(Program):
         self.likelihood = likelihood
         self.register_buffer("log_unit", None)
         self.context = max(context_of(prior), context_of(decoder))
-        self.class_prior: ClassPrior | None = None
+        self.class_prior: ClassPrior | TargetPrior | None = None  # p(y)
         self.fields = likelihood.layout if isinstance(likelihood, Fields) else None
         self.of_z = Reads(c=context_of(prior) > 0)
         self.of_x = Reads(c=context_of(decoder) > 0)
 
-    def classify(self, prior: ClassPrior, of_z: Reads, of_x: Reads) -> None:
-        """Called once by `VAE` where there are classes: p(y), and which factors are given the class."""
+    def classify(
+        self, prior: ClassPrior | TargetPrior, of_z: Reads, of_x: Reads
+    ) -> None:
+        """Called once by `VAE` where there is a y: p(y), and which factors are given it."""
         self.class_prior, self.of_z, self.of_x = prior, of_z, of_x
 
     @property
     def classes(self) -> int:
+        return self.class_prior.size if isinstance(self.class_prior, ClassPrior) else 0
+
+    @property
+    def label_width(self) -> int:
         return 0 if self.class_prior is None else self.class_prior.size
+
+    def standardised(self, labels: Tensor) -> Tensor:
+        """Real labels as they are stored in the units of y."""
+        assert isinstance(self.class_prior, TargetPrior)
+        return self.class_prior.units.standardised(labels)
+
+    @property
+    def each(self) -> Tensor:
+        """A number for each class, in the type of the parameters; one of a real y."""
+        like = next(p for p in self.parameters() if p.is_floating_point())
+        return like.new_zeros(self.label_width)
 
     def factors(self) -> Sequence[Factor]:
         *before, x = self._factors()
@@ -112,29 +134,28 @@ class Model(Program):
         if self.class_prior is None:
             of_z = self.of_z.names
             return [Factor("z", of_z, self.prior), Factor("x", of_x, self.given)]
+        real = isinstance(self.class_prior, TargetPrior)
         return [
-            Factor("y", (), self.class_prior, listed=True),
+            Factor("y", (), self.class_prior, listed=not real, partly=real),
             Factor("z", self.of_z.names, self._prior_given),
             Factor("x", of_x, self._given_class),
         ]
 
     def _prior_given(self, *values: Tensor) -> Distribution:
         """`p(z|y)`, of the batch shape of y; p(z) where it does not depend on y."""
-        assert self.class_prior is not None
-        return self.prior(*self.of_z.context(values, self.class_prior.logits))
+        return self.prior(*self.of_z.context(values, self.each))
 
     def _given_class(self, z: Tensor, *values: Tensor) -> Distribution:
         """`p(x|z,y)`, of the batch shape of y and z."""
-        assert self.class_prior is not None
         read = len(self.of_x.names)
-        context = self.of_x.context(values[:read], self.class_prior.logits)
+        context = self.of_x.context(values[:read], self.each)
         return self.given(z, *context, *values[read:])
 
     def _given_field(self, i: int, z: Tensor, *values: Tensor) -> Distribution:
         """`p(x_i|z)` of the field number i, of the batch shape of z, and of y where there is one."""
         context = values[: 1 if context_of(self.decoder) else 0]
         if self.class_prior is not None:
-            context = self.of_x.context(values, self.class_prior.logits)
+            context = self.of_x.context(values, self.each)
         likelihood: Any = self.likelihood
         if isinstance(self.decoder, FieldDecoder):
             h = self.decoder.of_field(i, z, *context)
@@ -182,6 +203,12 @@ class Model(Program):
         unit = self.fields.split(self.log_unit)[site]
         return unit if unit.any() else None
 
+    def knowing(self, p: Any, labels: Tensor) -> Distribution:
+        if isinstance(self.class_prior, TargetPrior):
+            unit = self.class_prior.log_unit.where(is_known(labels), 0.0)
+            pyro.factor("label_unit", -unit)
+        return super().knowing(p, labels)
+
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The data, and for a likelihood with a size the total count of each datum, the typical one for draws."""
         if self.class_prior is not None:
@@ -225,7 +252,7 @@ class VAE(AbstractProgram):
         likelihood: `p(x|z)`, for example `Bernoulli((28, 28))`.
         guide: `q(z|x)`, for example `MeanField(encoder, 16)`.
         missing: whether elements of x may be missing.
-        classes: a class y beside z, see `Classes`.
+        classes: a class y beside z, see `Classes`, or a real one, see `Targets`.
 
     A pair is conditional, `p(z|c) p(x|z,c)` and `q(z|x,c)`, where prior, decoder or encoder read a `context`, as
     `MLP((16,), (1, 28, 28), context=10)` does. Then each verb takes c beside x, `(N, context)`; where it says a class,
@@ -248,7 +275,8 @@ class VAE(AbstractProgram):
     """
 
     guide: Guide  # or any module with `encoder`, `posterior` and a Pyro program as its call
-    seek_after: int | None = 0  # epochs, see `Classes`
+    # After how many epochs parts of p(z) are sought among the codes, see `Classes` and `GaussianMixture`.
+    seek_after: int | None
 
     def __init__(
         self,
@@ -258,13 +286,14 @@ class VAE(AbstractProgram):
         guide: nn.Module,
         *,
         missing: bool = False,
-        classes: Classes | None = None,
+        classes: Classes | Targets | None = None,
     ) -> None:
         super().__init__()
         # A field can always be left out.
         likelihood.missing = missing or isinstance(likelihood, Fields)
         self.model = Model(prior, decoder, likelihood)
         self.guide = guide  # type: ignore[assignment]
+        self.seek_after = getattr(prior, "start", 0)
         if classes is None:
             self._agree()
         else:
@@ -295,8 +324,8 @@ class VAE(AbstractProgram):
             )
         self.model.context = max(read.values(), default=0)
 
-    def _classify(self, classes: Classes) -> None:
-        """Let model and guide know of a class y, and of what each part reads."""
+    def _classify(self, classes: Classes | Targets) -> None:
+        """Let model and guide know of a y, and of what each part reads."""
         if not isinstance(self.guide, Guide):
             raise InputError(
                 f"classes go with a Guide of this package, and {type(self.guide).__name__} is none"
@@ -312,7 +341,8 @@ class VAE(AbstractProgram):
         self.model.classify(classes.prior, of_z, of_x)
         self.guide.classify(classifier, of_guide)
         self.model.context = size + width
-        self.seek_after = classes.start if "z" in classes.of else 0
+        if "z" in classes.of:
+            self.seek_after = classes.start
 
     @property
     def context(self) -> int:
@@ -323,6 +353,11 @@ class VAE(AbstractProgram):
     def classes(self) -> int:
         """How many values a class y has, whose label c begins with; 0 without one."""
         return self.model.classes
+
+    @property
+    def label_width(self) -> int:
+        """How many numbers of c the label of y takes: K of a class, 1 of a real y; 0 without y."""
+        return self.model.label_width
 
     def _data(self, x: Any, c: Any) -> dict[str, Tensor]:
         """What programs are called with, by name, from data of any kind and their condition."""
@@ -365,8 +400,8 @@ class VAE(AbstractProgram):
         return self.decode(z, given, total=self._total(data))
 
     def _latents(self, data: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """A draw of z from the guide, and the condition with it: a class that was not known is drawn too."""
-        if not self.classes:
+        """A draw of z from the guide, and the condition with it: a y that was not known is drawn too."""
+        if not self.label_width:
             return self.guide(data), data.get("c")
         known, y = self.guide.known(data), self._class_given(data).sample()
         q = self.guide.factors()[1].at({**known, "y": y})
@@ -374,9 +409,9 @@ class VAE(AbstractProgram):
         return z, self._with_rest(y, known)
 
     def _with_rest(self, y: Tensor, known: Mapping[str, Tensor]) -> Tensor:
-        """The condition that begins with classes y, `(N, context)`."""
+        """The condition that begins with y, `(N, context)`."""
         rest = [known["c"]] if "c" in known else []
-        return beside(one_hot(y, self._each), *rest)
+        return beside(as_vector(y, self._each), *rest)
 
     def _total(self, data: Mapping[str, Tensor]) -> Tensor | None:
         """The total count of each datum, where the likelihood is given it."""
@@ -385,7 +420,7 @@ class VAE(AbstractProgram):
     def encode(self, x: Any, c: Any = None) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
         guide, data = self.guide, self._data(x, c)
-        if self.classes:
+        if self.label_width:
             return self._mixture(data)
         if isinstance(guide, Guide):
             return guide.at("z", data)
@@ -393,12 +428,14 @@ class VAE(AbstractProgram):
         return guide.posterior(guide.encoder(data["x"], *more))
 
     def _mixture(self, data: Mapping[str, Tensor]) -> Distribution:
-        """`q(z|x) = sum_y q(y|x) q(z|x,y)`; where the label is known, `q(z|x,y)`."""
+        """`q(z|x) = sum_y q(y|x) q(z|x,y)`; where the label is known, `q(z|x,y)`.
+
+        Over a real y the sum is an integral, by Gauss and Hermite's rule.
+        """
         if not self.guide.reads.y:
             return self.guide.factors()[1].at(self.guide.known(data))
-        weights = self._class_given(data)
-        each = weights.logits.new_zeros(self.classes)
-        every = torch.arange(self.classes, device=each.device).unsqueeze(-1)
+        each = self._each
+        every, weights = self._values_of_y(self._class_given(data))
         values = {**self.guide.known(data), "y": every}
         given = tuple(values[name] for name in self.guide.reads.names)
         context = self.guide.reads.context(given, each)
@@ -409,15 +446,33 @@ class VAE(AbstractProgram):
             return DiagonalMixture(weights.logits, base.loc, base.scale)
         return dist.MixtureSameFamily(weights, parts, validate_args=False)
 
-    def _class_given(self, data: Mapping[str, Tensor]) -> dist.Categorical:
+    def _values_of_y(self, q: Any) -> tuple[Tensor, dist.Categorical]:
+        """Values of y that stand for all of q(y|x), `(K, 1 or batch)`, and their probabilities for each datum."""
+        if self.classes:
+            return torch.arange(self.classes, device=q.logits.device).unsqueeze(-1), q
+        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+        standard = torch.from_numpy(nodes).to(q.loc).unsqueeze(-1)
+        logits = torch.from_numpy(weights).log().to(q.loc).expand(len(q.loc), -1)
+        parts = dist.Categorical(logits=logits, validate_args=False)
+        return q.loc + q.scale * standard, parts
+
+    def _class_given(self, data: Mapping[str, Tensor]) -> Any:
         """`q(y|x)`, a point where the label is known."""
         values = self.guide.known(data)
         q = self.guide.factors()[0].at(values)
-        return pinned(q, values["y"]) if "y" in values else q
+        if "y" not in values:
+            return q
+        if self.classes:
+            return pinned(q, values["y"])
+        known = is_known(values["y"])
+        loc = values["y"].where(known, q.loc)
+        return dist.Normal(loc, q.scale.where(~known, 0.0), validate_args=False)
 
     @torch.no_grad()
     def predict(self, x: Any, c: Any = None) -> Tensor:
-        """`q(y|x)`, the probability of each class, `(N, K)`.
+        """`q(y|x)`: the probability of each class, `(N, K)`; of a real y its mean and standard deviation, `(N, 2)`.
+
+        Where the label is known it is a point. A real y is in the units of the labels that the pair was given.
 
         Args:
             x: the data.
@@ -426,15 +481,20 @@ class VAE(AbstractProgram):
         Raises:
             InputError: for a pair without classes.
         """
-        if not self.classes:
+        if not self.label_width:
             raise InputError("this pair has no classes: give VAE classes=Classes(...)")
-        return self._class_given(self._data(x, c)).probs
+        q = self._class_given(self._data(x, c))
+        if self.classes:
+            return q.probs
+        assert isinstance(self.model.class_prior, TargetPrior)
+        return self.model.class_prior.units.stored(q.loc, q.scale)
 
     @torch.no_grad()
     def completed(self, x: Any, c: Any = None) -> Tensor:
-        """The condition of each datum, `(N, context)`, with the most probable class where the label is not known."""
+        """The condition of each datum, `(N, context)`, with the most probable y where the label is not known."""
         data = self._data(x, c)
-        y = self._class_given(data).probs.argmax(-1)
+        q = self._class_given(data)
+        y = q.probs.argmax(-1) if self.classes else q.loc
         return self._with_rest(y, self.guide.known(data))
 
     def decode(
@@ -462,10 +522,14 @@ class VAE(AbstractProgram):
 
     def _read_by_decoder(self, *c: Tensor) -> tuple[Tensor, ...]:
         """What of a condition the decoder reads."""
-        if not self.classes:
+        if not self.label_width:
             return c if context_of(self.model.decoder) else ()
         known = self.model.known({"c": c[0]})
-        if self.model.of_x.y and bool((known["y"] < 0).any()):
+        if self.model.of_x.y and not is_known(known["y"]).all():
+            if not self.classes:
+                raise InputError(
+                    "the decoder reads the target of each latent: give c, a number for each"
+                )
             raise InputError(
                 "the decoder reads the class of each latent: give c, a class from 0 or its label one-hot"
             )
@@ -474,8 +538,7 @@ class VAE(AbstractProgram):
 
     @property
     def _each(self) -> Tensor:
-        """A number for each class."""
-        return self._type.new_zeros(self.classes)
+        return self.model.each
 
     @checked
     @torch.no_grad()
@@ -501,7 +564,7 @@ class VAE(AbstractProgram):
             "number of draws",
         )
         given, parts = self.condition(c, n), []
-        if self.classes:
+        if self.label_width:
             given = (self._with_class(*given),)
         z = self.draw_prior(n, *given)
         for rows in torch.arange(n).split(DECODED):
@@ -511,7 +574,7 @@ class VAE(AbstractProgram):
 
     def draw_prior(self, n: int, *c: Tensor) -> Tensor:
         """`n` draws from `p(z)`, `(n, latent_dim)`; of a conditional prior one for each row of c."""
-        if self.classes and context_of(self.model.prior):
+        if self.label_width and context_of(self.model.prior):
             values = self.model.known({"c": self._with_class(*c)})
             given = (values[name] for name in self.model.of_z.names)
             return self.model._prior_given(*given).sample()
@@ -520,10 +583,12 @@ class VAE(AbstractProgram):
         return self.model.prior().sample((n,))
 
     def _with_class(self, c: Tensor) -> Tensor:
-        """A condition, `(n, context)`, with a class drawn from p(y) where it has none."""
+        """A condition, `(n, context)`, with a y drawn from p(y) where it has none."""
         assert self.model.class_prior is not None
-        y = pinned(self.model.class_prior(), codes(c[:, : self.classes])).sample()
-        return beside(one_hot(y, self._each), c[:, self.classes :])
+        p, y = self.model.class_prior(), codes(c[:, : self.label_width])
+        real = not self.classes
+        y = y.where(is_known(y), p.sample(y.shape)) if real else pinned(p, y).sample()
+        return beside(as_vector(y, self._each), c[:, self.label_width :])
 
     @torch.no_grad()
     def reconstruct(self, x: Any, c: Any = None, *, to: Any = None) -> Tensor:
@@ -556,6 +621,17 @@ class VAE(AbstractProgram):
             for count in pieces:
                 total = total + q.sample((count,)).mean(0) * (count / draws)
             return total
+
+    def meet_labels(self, labels: Tensor) -> None:
+        """Count a real y in the deviation of these labels around their mean, unless its units were set before.
+
+        Args:
+            labels: `(N,)`, as they are stored, nan where there is none.
+        """
+        prior = self.model.class_prior
+        if isinstance(prior, TargetPrior):
+            prior.units.meet(labels)
+            prior.count_in(0.0)
 
     @property
     def _type(self) -> Tensor:
@@ -682,7 +758,7 @@ class VAE(AbstractProgram):
     ) -> None:
         likelihood, decoder = self.model.likelihood, self.model.decoder
         if given is not None and self.model.of_x.c:
-            known = given["c"][:, self.classes :]
+            known = given["c"][:, self.label_width :]
             std = left_by_condition(given["x"], known, std)
         if some is not None:
             likelihood.meet(some)
@@ -713,9 +789,9 @@ class VAE(AbstractProgram):
             return ()
         nothing = self._type.new_zeros(1, self.context)
         contexts = _repeated(nothing if given is None else given["c"]).clone()
-        contexts[:, : self.classes] = math.nan
+        contexts[:, : self.label_width] = math.nan
         (c,) = self.condition(contexts, STARTING)
-        return (self._with_class(c),) if self.classes else (c,)
+        return (self._with_class(c),) if self.label_width else (c,)
 
 
 def _count_in(

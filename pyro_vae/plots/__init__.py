@@ -21,11 +21,13 @@ from pyro_vae.plots.pictures import (
     traversal,
 )
 from pyro_vae.plots.tables import table_marginals, table_pairs, table_reconstructions
+from pyro_vae.plots.targets import calibration, predictions
 from pyro_vae.plots.tiles import grid
 
 __all__ = [
     "aggregated_posterior",
     "bound_curve",
+    "calibration",
     "conditions",
     "confusion",
     "grid",
@@ -35,6 +37,7 @@ __all__ = [
     "learning_curves",
     "manifold",
     "posterior_pairs",
+    "predictions",
     "reconstructions",
     "reliability",
     "scatter",

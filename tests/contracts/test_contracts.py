@@ -326,6 +326,10 @@ GAUSSIAN = {*APART, "FullRank", "LowRank"}
 NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
 SHARED = {cls.__name__: cls.takes_shares for cls in variants(Objective).values()}
 CLASSED = ("Labelled", "Clusters")
+REAL = "Labelled(target='real')"
+# Those that look at each latent by itself, and z depends on a real y; or at codes alone.
+ONE_BY_ONE = {"BetaTC", "FreeBits", "DReG", "PIWAE", "STL", "ReweightedWakeSleep"}
+ONE_BY_ONE |= {"GumbelSoftmax", "VIMCO"}
 LABELS = torch.tensor([0, -1, 1, 2, -1, 0, 1, -1])  # of three classes
 
 
@@ -341,6 +345,8 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
     if structure == "Clusters" and prior != "Conditional":
         return False
     if structure in CLASSED and not SHARED[objective]:
+        return False
+    if structure == REAL and objective in ONE_BY_ONE:
         return False
     if (structure, prior, condition) == ("Clusters", "Conditional", "unconditional"):
         condition = "conditional"  # on the class
@@ -392,6 +398,7 @@ def test_what_makes_no_sense_is_refused_before_training(prior):
 
 
 CHOICES = {axis: list(variants(family)) for axis, (family, _, _) in AXES.items()}
+CHOICES["structure"].append(REAL)
 CHOICES["condition"] = list(CONDITIONS)
 CHOICES["missing"] = ["whole", "missing"]
 PLAIN = {"prior": "StandardNormal", "guide": "MeanField", "objective": "ELBO"}
@@ -471,6 +478,8 @@ def built(names):
     if choice["structure"] in CLASSED:
         choice["structure"] += "(classes=3)"
         condition = condition | {"context": 3 + condition.get("context", 0)}
+    if choice["structure"] == REAL:
+        condition = condition | {"context": 1 + condition.get("context", 0)}
     vae = build(Spec(SHAPE, D, missing=missing, **choice, **condition)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     if missing:  # some elements of each datum, and all of one
@@ -481,6 +490,8 @@ def built(names):
     c = torch.randn(8, vae.context).double()
     if vae.classes:
         c[:, : vae.classes] = as_labels(vae.model, LABELS)
+    elif vae.label_width:
+        c[::2, 0] = torch.nan  # no label
     return vae, {"x": x, "c": c}, choice["prior"], objective
 
 

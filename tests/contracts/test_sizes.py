@@ -275,7 +275,15 @@ HELD_AT_A_TIME = {
     ("Classification", "bins"),
     *(
         (name, "num_particles")
-        for name in ("Adaptive", "Classification", "Gaps", "Impute", "OOD", "Refined")
+        for name in (
+            "Adaptive",
+            "Classification",
+            "Gaps",
+            "Impute",
+            "OOD",
+            "Refined",
+            "Regression",
+        )
     ),
     *((name, "num_particles") for name in ("Anomalies", "Weighted")),
     ("ColumnTable", "draws"),
@@ -325,12 +333,14 @@ OWN = {
     "Impute": ("--hide", 0.3),
     "ColumnTable": ("--likelihood", "columns"),
     "Classification": ("--structure", "clusters"),
+    "Regression": ("--structure", "labelled(target='real')"),
 }
 COLUMNS = "columns(columns={'a': bernoulli(), 'b': bernoulli(), 'c': bernoulli(), 'd': bernoulli()})"
 MADE = {
     "Impute": {"missing": True},
     "ColumnTable": {"likelihood": COLUMNS},
     "Classification": {"structure": "clusters"},
+    "Regression": {"structure": "labelled(target='real')", "context": 1},
 }
 NEEDED = {"OOD": {"data": "digits"}, "Anomalies": {"rate": 0.5}}
 

@@ -37,6 +37,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.data.inputs import as_data
+from pyro_vae.evaluation.carried import Carried
 from pyro_vae.evaluation.classes import Classified, classify
 from pyro_vae.inference.objectives import STL, DReG
 from pyro_vae.models.priors import Conditional
@@ -464,3 +465,32 @@ def test_a_pair_with_classes_is_saved_and_loaded(tmp_path):
         x = torch.ones(2, 4)
         assert torch.equal(vae.predict(x), again.predict(x))
         assert again.seek_after == vae.seek_after
+
+
+def test_what_a_class_carries_is_that_of_the_sums_by_hand():
+    """Four data of three classes: KL, information and q(y), and how many classes that is as."""
+    q = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [1, 0, 0], [0.5, 0.5, 0]])
+    p = torch.tensor([0.25, 0.25, 0.5])
+    found = Carried.of_classes("y", q, p)
+    sure, torn = math.log(4), 2 * 0.5 * math.log(2)
+    assert found.kl.mean == pytest.approx((sure + torn) / 2)
+    information = 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3) + 0.25 * math.log(2)
+    assert found.mutual_information.mean == pytest.approx(information)
+    aggregated = 0.75 * math.log(3) + 0.25 * math.log(1)
+    assert found.aggregated_kl == pytest.approx(aggregated)
+    assert found.kl.mean == pytest.approx(information + aggregated)
+    entropy = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert found.effective == pytest.approx(math.exp(entropy))
+    assert found.in_use == 2
+
+
+def test_latent_health_says_what_the_class_carries(vae):
+    """By the probabilities of the pair, a line for each and a sentence."""
+    health = latent_health(vae.model, vae.guide, X)
+    (of_y,) = health.others
+    prior = vae.model.class_prior().probs.detach()
+    wanted = Carried.of_classes("y", vae.predict(X), prior)
+    assert of_y.kl == pytest.approx(wanted.kl)
+    assert of_y.mutual_information == pytest.approx(wanted.mutual_information)
+    assert {"KL(q(y|x) || p(y))", "I(x; y)"} <= health.answer().rows.keys()
+    assert f"{wanted.effective:.2f} equal classes of {CLASSES}" in str(health)

@@ -1,9 +1,12 @@
 """Priors against the same density from elsewhere, and the one that is made of the guide."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+from sklearn.mixture import GaussianMixture
 
 from pyro_vae import (
     MLP,
@@ -15,8 +18,10 @@ from pyro_vae import (
     Spec,
     VampPrior,
     build,
+    fit,
     priors,
 )
+from pyro_vae.inference.seeking import BATCH, seek
 from pyro_vae.models.conditionals import Delta
 from pyro_vae.models.priors import Flow
 
@@ -114,3 +119,71 @@ def test_vamp_prior_starts_from_data_in_the_units_of_the_encoder():
 def test_wrong_arguments(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def codes_of(vae, x):
+    """The draws among which a start is sought, as `seek` makes them from this seed, and the seed of its mixture."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        z = torch.cat([vae.encode(few).sample() for few in x.split(BATCH)])
+    return z.double().numpy(), int(torch.randint(2**31, ()))
+
+
+def test_a_mixture_that_is_sought_is_that_of_scikit_learn():
+    """Of two groups far apart: the prior has the density of a mixture that is fitted to the codes by EM."""
+    x = torch.randn(300, 4) + 6.0 * (torch.arange(300) % 2)[:, None]
+    spec = Spec(
+        (4,), 2, "gaussianmixture(components=2, start=1)", likelihood="gaussian"
+    )
+    vae = build(spec)
+    z, seed = codes_of(vae, x)
+    torch.manual_seed(3)
+    seek(vae, x)
+    found = GaussianMixture(
+        2, covariance_type="diag", n_init=5, reg_covar=1e-3, random_state=seed
+    ).fit(z)
+    log_p = vae.model.prior().log_prob(torch.from_numpy(z).float()).detach()
+    np.testing.assert_allclose(log_p, found.score_samples(z), rtol=1e-3, atol=1e-3)
+
+
+def test_a_mixture_is_sought_once_between_two_epochs():
+    """The best epoch is one behind it; a prior that is not asked to begins as it is."""
+    x = torch.randn(60, 4)
+    for start, epochs in ((2, 2), (0, 0), (None, 2)):
+        prior = f"gaussianmixture(components=3, start={start})"
+        vae = build(Spec((4,), 2, prior, likelihood="gaussian"))
+        history = fit(vae, x, epochs=4, batch_size=30)
+        before = [math.isnan(epoch.score) for epoch in history]
+        assert before == [True] * epochs + [False] * (4 - epochs)
+
+
+@pytest.mark.parametrize(
+    ("context", "options", "given"),
+    [
+        (2, {"prior": "gaussianmixture(components=3)"}, {"c": torch.randn(60, 2)}),
+        (5, {"structure": "clusters(classes=3)"}, {"c": torch.randn(60, 2)}),
+        (
+            3,
+            {
+                "prior": "gaussianmixture(components=3)",
+                "structure": "labelled(classes=3)",
+            },
+            {"y": torch.arange(60) % 4 - 1},
+        ),
+    ],
+    ids=["condition", "clusters and condition", "labels"],
+)
+def test_parts_are_sought_among_codes_of_data_that_are_given_something(
+    context, options, given
+):
+    vae = build(Spec((4,), 2, likelihood="gaussian", context=context, **options))
+    before = [p.clone() for p in vae.model.prior.parameters()]
+    seek(vae, {"x": torch.randn(60, 4), **given})
+    pairs = zip(before, vae.model.prior.parameters(), strict=True)
+    assert not any(torch.equal(old, new) for old, new in pairs)
+
+
+def test_more_components_than_codes_are_refused():
+    vae = build(Spec((4,), 2, "gaussianmixture(components=50, start=1)"))
+    with pytest.raises(InputError, match="50 components cannot be sought among"):
+        fit(vae, torch.ones(20, 4), epochs=2)

@@ -89,7 +89,18 @@ def with_classes(call, tmp_path, monkeypatch):
     return Path("classes")
 
 
+@pytest.fixture
+def with_a_target(call, tmp_path, monkeypatch):
+    """A run of a structure with a real target."""
+    monkeypatch.chdir(tmp_path)
+    options = ("--structure", "labelled(target='real')", "--latent-dim", 2)
+    quick = ("--network", "mlp(hidden=(8,))", "--epochs", 1)
+    call("train", *options, *quick, "--output", "target")
+    return Path("target")
+
+
 ASKED_OF = {
+    "Regression": "with_a_target",
     "Classification": "with_classes",
     "ColumnTable": "on_a_table",
     "Impute": "with_holes",

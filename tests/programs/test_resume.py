@@ -67,6 +67,14 @@ def assert_same_run(a, b):
             0.001,
         ),
         (
+            "--structure",
+            "labelled(target='real')",
+            "--labelled",
+            10,
+            "--prior",
+            "gaussianmixture(components=3, start=5)",
+        ),
+        (
             "--objective",
             "pyro.infer:TraceMeanField_ELBO",
             "--validation-fraction",

@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae.data.representation import Representation
-from pyro_vae.distributions.known import log_prob_of_known, pinned
+from pyro_vae.distributions.known import log_prob_of_known, pinned, set_aside
 from pyro_vae.foundation.abstract import MOST_LISTED, aim, context_of, movable
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.errors import InputError
@@ -17,6 +17,7 @@ from pyro_vae.foundation.layout import Layout
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.classes import Classifier, Reads, with_label
 from pyro_vae.models.program import Factor, Program
+from pyro_vae.models.targets import Regressor
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
 from pyro_vae.networks.fields import FieldEncoder
@@ -60,7 +61,7 @@ class Guide(Declared, Program):
     listed: bool = False  # True: all values of z are enumerated
     # True: q(z|x) depends on the model, and on all that it is given.
     asks_model: bool = False
-    classifier: Classifier | None  # q(y|x), where there are classes
+    classifier: Classifier | Regressor | None  # q(y|x), where there is a y
     fields: Layout | None = None  # what x consists of, where it is several fields
     reads = Reads()  # what the encoder is given beside x, where there are
 
@@ -87,7 +88,17 @@ class Guide(Declared, Program):
     @property
     def classes(self) -> int:
         """How many values a class y has; 0 without one."""
+        return self.classifier.size if isinstance(self.classifier, Classifier) else 0
+
+    @property
+    def label_width(self) -> int:
+        """How many numbers of a condition the label of y takes: K of a class, 1 of a real; 0 without y."""
         return 0 if self.classifier is None else self.classifier.size
+
+    def standardised(self, labels: Tensor) -> Tensor:
+        """Real labels as they are stored in the units of y."""
+        assert isinstance(self.classifier, Regressor)
+        return self.classifier.units.standardised(labels)
 
     def given(self, x: Tensor, *c: Tensor) -> Distribution:
         """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`.
@@ -99,42 +110,52 @@ class Guide(Declared, Program):
     def factors(self) -> Sequence[Factor]:
         if self.classifier is None:
             of_c: tuple[str, ...] = ("c",) if self.context else ()
-            return [self._factor("z", of_c, self.given, self.listed)]
+            return [self._factor("z", of_c, self.given, listed=self.listed)]
         of_y = ("c",) if self.classifier.context else ()
         of_z = self.reads.names
         return [
-            self._factor("y", of_y, self.classifier, listed=True),
-            self._factor("z", of_z, self.given_class, self.listed),
+            self._of_y(of_y),
+            self._factor("z", of_z, self.given_class, listed=self.listed),
         ]
+
+    def _of_y(self, given: tuple[str, ...]) -> Factor:
+        """`q(y|x)`: of a class all values are listed, of a real target one is drawn."""
+        assert self.classifier is not None
+        real = isinstance(self.classifier, Regressor)
+        return self._factor("y", given, self.classifier, listed=not real, partly=real)
 
     def _factor(
         self,
         site: str,
         given: tuple[str, ...],
         conditional: Callable[..., Distribution],
-        listed: bool,
+        **kinds: bool,
     ) -> Factor:
         """`q(site|x,given)`; where x is several fields, each of them is given."""
         layout = self.fields
         if layout is None:
-            return Factor(site, ("x", *given), conditional, listed)
+            return Factor(site, ("x", *given), conditional, **kinds)
 
         def of_fields(*values: Tensor) -> Distribution:
             x = layout.together(values[: len(layout.names)])
             return conditional(x, *values[len(layout.names) :])
 
-        return Factor(site, (*layout.names, *given), of_fields, listed)
+        return Factor(site, (*layout.names, *given), of_fields, **kinds)
 
-    def classify(self, classifier: Classifier, reads: Reads) -> None:
-        """Called once by `VAE` where there are classes: q(y|x), and whether the encoder is given the class."""
+    def classify(self, classifier: Classifier | Regressor, reads: Reads) -> None:
+        """Called once by `VAE` where there is a y: q(y|x), and whether the encoder is given y."""
         self.classifier, self.reads = classifier, reads
-        if self.listed and self.levels is not None:
+        if (
+            isinstance(classifier, Classifier)
+            and self.listed
+            and self.levels is not None
+        ):
             codes = self.levels ** (self.latent_dim // self.levels)
             # Together too many: the class is summed over, and codes are drawn.
             self.listed = classifier.size * codes <= MOST_LISTED
 
     def given_class(self, x: Tensor, *values: Tensor) -> Distribution:
-        """`q(z|x,y)`: of classes y `(..., batch)` a distribution of that batch shape."""
+        """`q(z|x,y)`: of y `(..., batch)` a distribution of that batch shape."""
         assert self.classifier is not None
         return self.given(x, *self.reads.context(values, self.classifier.head.bias))
 
@@ -146,12 +167,12 @@ class Guide(Declared, Program):
         return with_label(values, self.classifier.size)
 
     def knowing(self, p: Any, labels: Tensor) -> Distribution:
-        """A point where there is a label; what q(y|x) says of it goes into the objective, and into no density."""
+        """A point where there is a label, or set aside; what q(y|x) says of it goes into the objective alone."""
         assert self.classifier is not None
         if self.classifier.weight:
             log_q = log_prob_of_known(p, labels)
             aim("classifier", self.classifier.weight * log_q)
-        return pinned(p, labels)
+        return set_aside(p, labels) if labels.is_floating_point() else pinned(p, labels)
 
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.

@@ -197,7 +197,9 @@ class SemiAmortized(_Refined):
         if not width or width == c[0].shape[-1]:
             return c if width else ()
         classes = (
-            slice(0, width) if width == self.classes else slice(self.classes, None)
+            slice(0, width)
+            if width == self.label_width
+            else slice(self.label_width, None)
         )
         return (c[0][..., classes],)
 
