@@ -1,0 +1,137 @@
+"""A prior over the codes of a codebook, fitted to those of data."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from pyro_vae.data.inputs import as_data
+from pyro_vae.data.streams import batches
+from pyro_vae.distributions.words import Chain
+from pyro_vae.foundation.abstract import forked_random, running
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.models.priors import Codes
+
+ENCODED = 500  # data at a time
+HELD_OUT = 10  # one datum of so many judges the fit
+BATCH = 250
+STEPS = 5000  # at most
+PATIENCE = 3  # passes without a better one
+RATE = 3e-3
+PRIOR_COUNT = 0.5  # added to the number of each code
+
+
+class CodeLength(NamedTuple):
+    """What a datum's code takes on average, in nats.
+
+    Attributes:
+        fitted: `-log p(c)` under the prior that was fitted; of several groups on data that were held out.
+        uniform: `G log L`, where all codes are equally likely.
+        num_data: how many data it was fitted to.
+    """
+
+    fitted: float
+    uniform: float
+    num_data: int
+
+    def __str__(self) -> str:
+        return (
+            f"p(code) is fitted to the codes of {self.num_data} data: {self.fitted:.2f} nats a code on average, "
+            f"{self.uniform:.2f} if all were equally likely"
+        )
+
+
+@torch.no_grad()
+def codes_of(vae: Any, data: Any) -> Tensor:
+    """The codes of data under a pair with a codebook, whole numbers `(N, G)` on the host.
+
+    Raises:
+        InputError: for a pair without a codebook, or data that it does not accept.
+    """
+    if not isinstance(vae.model.prior, Codes):
+        raise InputError(
+            f"codes are those of a codebook, and the guide {type(vae.guide).__name__} has none: take the guide "
+            "codebook"
+        )
+    data = as_data(vae.model, data, values=False)
+    with running(vae.model, vae.guide):
+        return torch.cat([vae.encode(x).codes.cpu() for x in batches(data, ENCODED)])
+
+
+def fit_codes(vae: Any, data: Any, *, seed: int = 0) -> CodeLength:
+    """Fit the prior over codes, `Codes`, to the codes of training data; nothing else of the pair changes.
+
+    Of a single group p(c) is the frequency of each code, half a datum added to each. Of several, each slot begins with
+    these frequencies, and Adam then climbs the likelihood of nine tenths of the data as long as the last tenth gains.
+
+    Args:
+        vae: a pair whose guide is a `Codebook`.
+        data: those that it was trained on, `(N, *shape)`; of a conditional pair `{"x": ..., "c": ...}`.
+        seed: of what is drawn.
+
+    Raises:
+        InputError: for another guide.
+
+    Source: van den Oord, Vinyals & Kavukcuoglu 2017, Neural Discrete Representation Learning, section 3.3.
+    """
+    training = vae.training
+    vae.eval()
+    codes = codes_of(vae, data).to(vae.guide.words.device)
+    vae.train(training)
+    prior, size = vae.model.prior, vae.guide.size
+    hidden = prior.hidden if vae.guide.groups > 1 else 0
+    with forked_random():
+        torch.manual_seed(seed)
+        chain, held_out = chain_of(codes, size, hidden, like=vae.guide.words)
+    prior.take(chain)
+    with torch.no_grad():
+        length = -_mean(chain, held_out)
+    return CodeLength(length, prior().uniform, len(codes))
+
+
+def chain_of(
+    codes: Tensor, levels: int, hidden: int, *, like: Tensor | None = None
+) -> tuple[Chain, Tensor]:
+    """The chain of codes `(N, G)` of so many levels, of the type of a tensor; and the data that it is judged by."""
+    like = torch.empty(0) if like is None else like
+    order = torch.randperm(len(codes)).to(codes.device)
+    held = len(codes) // HELD_OUT if hidden else 0
+    some, others = codes[order[held:]], codes[order[:held]] if held else codes
+    seen = torch.stack([column.bincount(minlength=levels) for column in some.T])
+    counts = seen.to(like) + PRIOR_COUNT
+    offset = (counts / counts.sum(-1, keepdim=True)).log()  # (G, L)
+    slots = len(offset)
+    start = Chain(
+        like.new_empty(slots, levels, hidden).normal_(std=0.1),
+        like.new_zeros(slots, hidden),
+        like.new_zeros(slots, hidden, levels),
+        offset,
+    )
+    return (_climbed(start, some, others) if held else start), others
+
+
+def _climbed(start: Chain, codes: Tensor, held_out: Tensor) -> Chain:
+    """The chain of the pass that served the data held out best, the start among them."""
+    chain = Chain(*(Parameter(part) for part in start))
+    adam = torch.optim.Adam(chain, lr=RATE)
+    best, kept, waited, steps = _mean(start, held_out), start, 0, 0
+    while waited < PATIENCE and steps < STEPS:
+        for rows in torch.randperm(len(codes)).split(BATCH):
+            adam.zero_grad()
+            (-chain.log_prob(codes[rows.to(codes.device)]).mean()).backward()
+            adam.step()
+            steps += 1
+        found = _mean(chain, held_out)
+        waited += 1
+        if found > best:
+            best, waited = found, 0
+            kept = Chain(*(part.detach().clone() for part in chain))
+    return kept
+
+
+@torch.no_grad()
+def _mean(chain: Chain, codes: Tensor) -> float:
+    """The mean of log p(c) of codes, nats."""
+    parts = [chain.log_prob(some).double().sum() for some in codes.split(ENCODED)]
+    return torch.stack(parts).sum().item() / len(codes)
