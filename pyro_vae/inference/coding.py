@@ -17,8 +17,8 @@ ENCODED = 500  # data at a time
 HELD_OUT = 10  # one datum of so many judges the fit
 BATCH = 250
 STEPS = 5000  # at most
-PATIENCE = 3  # passes without a better one
-RATE = 3e-3
+PATIENCE = 2  # passes without a better one, before the next rate
+RATES = (1e-2, 2e-3, 4e-4)
 PRIOR_COUNT = 0.5  # added to the number of each code
 
 
@@ -63,7 +63,7 @@ def fit_codes(vae: Any, data: Any, *, seed: int = 0) -> CodeLength:
     """Fit the prior over codes, `Codes`, to the codes of training data; nothing else of the pair changes.
 
     Of a single group p(c) is the frequency of each code, half a datum added to each. Of several, each slot begins with
-    these frequencies, and Adam then climbs the likelihood of nine tenths of the data as long as the last tenth gains.
+    these frequencies, and Adam climbs the likelihood of nine tenths of the data as long as the last tenth gains.
 
     Args:
         vae: a pair whose guide is a `Codebook`.
@@ -75,10 +75,13 @@ def fit_codes(vae: Any, data: Any, *, seed: int = 0) -> CodeLength:
 
     Source: van den Oord, Vinyals & Kavukcuoglu 2017, Neural Discrete Representation Learning, section 3.3.
     """
-    training = vae.training
-    vae.eval()
-    codes = codes_of(vae, data).to(vae.guide.words.device)
-    vae.train(training)
+    modes = [(program, program.training) for program in (vae.model, vae.guide)]
+    for program, _ in modes:
+        program.eval()
+    codes = codes_of(vae, data)
+    for program, training in modes:
+        program.train(training)
+    codes = codes.to(vae.guide.words.device)
     prior, size = vae.model.prior, vae.guide.size
     hidden = prior.hidden if vae.guide.groups > 1 else 0
     with forked_random():
@@ -112,22 +115,29 @@ def chain_of(
 
 
 def _climbed(start: Chain, codes: Tensor, held_out: Tensor) -> Chain:
-    """The chain of the pass that served the data held out best, the start among them."""
-    chain = Chain(*(Parameter(part) for part in start))
-    adam = torch.optim.Adam(chain, lr=RATE)
-    best, kept, waited, steps = _mean(start, held_out), start, 0, 0
-    while waited < PATIENCE and steps < STEPS:
-        for rows in torch.randperm(len(codes)).split(BATCH):
-            adam.zero_grad()
-            (-chain.log_prob(codes[rows.to(codes.device)]).mean()).backward()
-            adam.step()
-            steps += 1
-        found = _mean(chain, held_out)
-        waited += 1
-        if found > best:
-            best, waited = found, 0
-            kept = Chain(*(part.detach().clone() for part in chain))
+    """The chain of the pass that served the data held out best, the start among them; at ever smaller rates."""
+    best, kept, steps = _mean(start, held_out), start, 0
+    for rate in RATES:
+        chain = Chain(*(Parameter(part.clone()) for part in kept))
+        adam, waited = torch.optim.Adam(chain, lr=rate), 0
+        while waited < PATIENCE and steps < STEPS:
+            steps += _pass(chain, adam, codes)
+            found = _mean(chain, held_out)
+            waited += 1
+            if found > best:
+                best, waited = found, 0
+                kept = Chain(*(part.detach().clone() for part in chain))
     return kept
+
+
+def _pass(chain: Chain, adam: torch.optim.Adam, codes: Tensor) -> int:
+    """Climb the likelihood of the codes once through, and count the steps."""
+    batches = torch.randperm(len(codes)).split(BATCH)
+    for rows in batches:
+        adam.zero_grad()
+        (-chain.log_prob(codes[rows.to(codes.device)]).mean()).backward()
+        adam.step()
+    return len(batches)
 
 
 @torch.no_grad()

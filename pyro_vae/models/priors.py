@@ -237,8 +237,12 @@ class Codes(Prior):
     def take(self, chain: Chain | None) -> None:
         """Have p(c) from now on; with `None` all codes are equally likely again."""
         for name in Chain._fields:
-            part = None if chain is None else getattr(chain, name)
-            setattr(self, name, part if part is None else part.detach().clone())
+            part = None if chain is None else getattr(chain, name).detach()
+            setattr(self, name, part if part is None else self._own(part))
+
+    def _own(self, part: Tensor) -> Tensor:
+        """A copy of the type and on the device of the words."""
+        return part.to(self._guide.words, copy=True)
 
     def initialise(self, examples: Tensor, contexts: Tensor | None = None) -> None:
         self._guide.start(examples, contexts)
@@ -254,8 +258,9 @@ class Codes(Prior):
         return Words(self._guide.words, self._guide.groups, chain)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for name in Chain._fields:  # buffers that only fitted priors have
-            setattr(self, name, state_dict.get(f"{prefix}{name}"))
+        parts = [state_dict.get(f"{prefix}{name}") for name in Chain._fields]
+        fitted = not any(part is None for part in parts)
+        self.take(Chain(*parts) if fitted else None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
