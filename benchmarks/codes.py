@@ -1,4 +1,4 @@
-"""Codes on MNIST beside reals, with the same networks: `python -m benchmarks.codes FOLDER`.
+"""Codes beside reals, with the same networks: `python -m benchmarks.codes FOLDER`, on MNIST or another named set.
 
 The two-part code of a codebook and the log p(x) of categorical codes, beside log p(x) of 50 continuous latents. Runs
 and evaluations that the folder holds already are not done again. Prints a table in Markdown. `PYRO_VAE_DATA` names the
@@ -60,12 +60,20 @@ def row(name: str, folder: Path, evaluated: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=1000, help="test data")
     options = parser.parse_args()
-    shared = ["--dataset", "mnist", "--network", NETWORK, "--epochs", options.epochs]
-    shared += ["--seed", options.seed, "--compile", "yes", "--overwrite"]
+    shared = [
+        "--dataset",
+        options.dataset,
+        "--network",
+        NETWORK,
+        "--epochs",
+        options.epochs,
+    ]
+    shared += ["--seed", options.seed, "--likelihood", "bernoulli", "--overwrite"]
     lines = [
         "| latents | log p(x) | log p(x, code) (or ELBO) | log p(x\\|z) | KL | ± data | bits per pixel | perplexity | "
         "seconds |",
@@ -74,7 +82,7 @@ def main() -> None:
     for name, members in RUNS.items():
         stem = name.split(", ")[0].replace(" ", "-") + "-" + name.split("`")[1]
         folder = options.folder / stem
-        evaluated = folder / f"evaluation-test-limit{options.limit}-k1000.json"
+        evaluated = folder / "judged.json"
         if not evaluated.is_file():
             if not (folder / "metrics.csv").is_file():
                 run("train", *shared, "--output", folder, *members)

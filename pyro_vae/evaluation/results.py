@@ -187,7 +187,9 @@ class LogMarginal(Weighed):
         if self.two_part:
             return TWO_PART
         if self.exact:
-            return "Nothing was drawn: these are sums over all values of the latents, without a Monte-Carlo error."
+            drawn = "Nothing was drawn: these are sums over all values of the latents, without a Monte-Carlo error."
+            one = "log p(x, code) is one term of each sum."
+            return f"{drawn} {one}" if self.coded else drawn
         if bad == 0:
             return (
                 f"All {n} data have Pareto k of at most {PARETO_LIMIT}: the importance weights that were drawn are "

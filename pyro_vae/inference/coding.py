@@ -19,14 +19,14 @@ BATCH = 250
 STEPS = 5000  # at most
 PATIENCE = 2  # passes without a better one, before the next rate
 RATES = (1e-2, 2e-3, 4e-4)
-PRIOR_COUNT = 0.5  # added to the number of each code
+ADDED = [10 ** (i / 4) for i in range(-8, 17)]  # to the number of each code
 
 
 class CodeLength(NamedTuple):
     """What a datum's code takes on average, in nats.
 
     Attributes:
-        fitted: `-log p(c)` under the prior that was fitted; of several groups on data that were held out.
+        fitted: `-log p(c)` of data that the prior was not fitted to, by `chain_of`.
         uniform: `G log L`, where all codes are equally likely.
         num_data: how many data it was fitted to.
     """
@@ -62,8 +62,9 @@ def codes_of(vae: Any, data: Any) -> Tensor:
 def fit_codes(vae: Any, data: Any, *, seed: int = 0) -> CodeLength:
     """Fit the prior over codes, `Codes`, to the codes of training data; nothing else of the pair changes.
 
-    Of a single group p(c) is the frequency of each code, half a datum added to each. Of several, each slot begins with
-    these frequencies, and Adam climbs the likelihood of nine tenths of the data as long as the last tenth gains.
+    Of a single group p(c) is the frequency of each code, smoothed as far as data that are left out ask for. Of several,
+    each slot begins with these frequencies, and Adam climbs the likelihood of nine tenths of the data as long as the
+    last tenth gains.
 
     Args:
         vae: a pair whose guide is a `Codebook`.
@@ -83,35 +84,57 @@ def fit_codes(vae: Any, data: Any, *, seed: int = 0) -> CodeLength:
         program.train(training)
     codes = codes.to(vae.guide.words.device)
     prior, size = vae.model.prior, vae.guide.size
-    hidden = prior.hidden if vae.guide.groups > 1 else 0
+    hidden = prior.units if vae.guide.groups > 1 else 0
     with forked_random():
         torch.manual_seed(seed)
-        chain, held_out = chain_of(codes, size, hidden, like=vae.guide.words)
+        chain, length = chain_of(codes, size, hidden, like=vae.guide.words)
     prior.take(chain)
-    with torch.no_grad():
-        length = -_mean(chain, held_out)
     return CodeLength(length, prior().uniform, len(codes))
 
 
 def chain_of(
     codes: Tensor, levels: int, hidden: int, *, like: Tensor | None = None
-) -> tuple[Chain, Tensor]:
-    """The chain of codes `(N, G)` of so many levels, of the type of a tensor; and the data that it is judged by."""
+) -> tuple[Chain, float]:
+    """The chain of codes `(N, G)` of so many levels, of the type of a tensor; and their length in nats.
+
+    The length is that of data which the chain was not fitted to: a tenth that is held out, or with independent slots,
+    `hidden=0`, each datum by what the others say.
+    """
     like = torch.empty(0) if like is None else like
     order = torch.randperm(len(codes)).to(codes.device)
     held = len(codes) // HELD_OUT if hidden else 0
-    some, others = codes[order[held:]], codes[order[:held]] if held else codes
+    others, some = codes[order].split([held, len(codes) - held])
     seen = torch.stack([column.bincount(minlength=levels) for column in some.T])
-    counts = seen.to(like) + PRIOR_COUNT
-    offset = (counts / counts.sum(-1, keepdim=True)).log()  # (G, L)
-    slots = len(offset)
+    shares, length = smoothed(seen)
+    slots = len(seen)
     start = Chain(
         like.new_empty(slots, levels, hidden).normal_(std=0.1),
         like.new_zeros(slots, hidden),
         like.new_zeros(slots, hidden, levels),
-        offset,
+        shares.log().to(like),
     )
-    return (_climbed(start, some, others) if held else start), others
+    if not held:
+        return start, length
+    chain = _climbed(start, some, others)
+    return chain, -_mean(chain, others)
+
+
+def smoothed(counts: Tensor) -> tuple[Tensor, float]:
+    """Shares of codes that were counted, `(G, L)`, and what a code takes in nats, each datum by what the others say.
+
+    `(n_l + a) / (N + L a)`, where a is that of `ADDED` in each row under which the data are likeliest when each is left
+    out in turn, `sum_l n_l log (n_l - 1 + a) / (N - 1 + L a)`.
+    """
+    n = counts.double().unsqueeze(-1)  # (G, L, 1)
+    added = torch.tensor(ADDED, dtype=n.dtype, device=n.device)
+    total, all_added = n.sum(1), counts.shape[-1] * added
+    # A code that was not seen is left out of no datum.
+    each = n * ((n - 1).clamp_min(0) + added).log()
+    left_out = each.sum(1) - total * (total - 1 + all_added).log()  # (G, added)
+    best = left_out.argmax(-1)
+    chosen = added[best].unsqueeze(-1)
+    shares = (counts + chosen) / (total + counts.shape[-1] * chosen)
+    return shares, -(left_out.amax(-1) / total.squeeze(-1)).sum().item()
 
 
 def _climbed(start: Chain, codes: Tensor, held_out: Tensor) -> Chain:

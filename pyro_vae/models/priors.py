@@ -191,7 +191,7 @@ class Codes(Prior):
 
     Args:
         latent_dim: length of z.
-        hidden: width of that layer.
+        units: of that layer.
 
     Raises:
         InputError: from `VAE`, for another guide.
@@ -213,9 +213,9 @@ class Codes(Prior):
     out: Tensor | None
     offset: Tensor | None
 
-    def __init__(self, latent_dim: Count, *, hidden: Count = 64) -> None:
+    def __init__(self, latent_dim: Count, *, units: Count = 64) -> None:
         super().__init__(latent_dim)
-        self.hidden = hidden
+        self.units = units
         for name in Chain._fields:  # there is nothing before they are fitted
             self.register_buffer(name, None)
 

@@ -23,7 +23,7 @@ from pyro_vae import (
     priors,
 )
 from pyro_vae.distributions.words import Chain, Word, Words, every_code, nearest
-from pyro_vae.inference.coding import chain_of, codes_of, fit_codes
+from pyro_vae.inference.coding import ADDED, chain_of, codes_of, fit_codes
 from pyro_vae.models.conditionals.codebook import centres, perplexity
 
 DATA = 6  # elements of a datum
@@ -318,12 +318,32 @@ def test_the_chain_recovers_a_known_joint_distribution():
 
 
 def test_a_single_group_has_the_frequencies_of_its_codes():
-    codes = torch.tensor([[0]] * 5 + [[2]] * 3 + [[3]])
-    fitted, held_out = chain_of(codes, 5, 0)
-    truth = torch.tensor([5.5, 0.5, 3.5, 1.5, 0.5]) / 11.5
+    """Smoothed by the number under which each code is likeliest by the others, found here datum by datum."""
+    codes = [0] * 5 + [2] * 3 + [3]
+    fitted, length = chain_of(torch.tensor(codes).unsqueeze(-1), 5, 0)
+
+    def left_out(a):
+        counts = [(codes.count(c) - 1 + a) / (len(codes) - 1 + 5 * a) for c in codes]
+        return sum(map(math.log, counts)) / len(codes)
+
+    best = max(ADDED, key=left_out)
+    assert ADDED[0] < best < ADDED[-1]
+    assert length == pytest.approx(-left_out(best))
+    truth = [(codes.count(c) + best) / (9 + 5 * best) for c in range(5)]
     levels = torch.arange(5).unsqueeze(-1)
-    torch.testing.assert_close(fitted.log_prob(levels).exp(), truth)
-    assert len(held_out) == 9
+    found = fitted.log_prob(levels).exp()
+    assert found.tolist() == pytest.approx(truth, rel=1e-5)
+
+
+def test_codes_that_are_equally_likely_take_no_more_than_that():
+    """Of 512 codes and 1,000 data frequencies alone would be far too sure of what they have seen."""
+    torch.manual_seed(0)
+    codes = torch.randint(512, (1000, 1))
+    fitted, length = chain_of(codes, 512, 0)
+    new = torch.randint(512, (1000, 1))
+    found = -fitted.log_prob(new).mean().item()
+    assert length == pytest.approx(math.log(512), abs=0.01)
+    assert found == pytest.approx(math.log(512), abs=0.01)
 
 
 def test_the_prior_is_uniform_until_it_is_fitted_and_in_training():
