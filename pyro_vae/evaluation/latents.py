@@ -66,6 +66,7 @@ from pyro_vae.inference.terms import (
     has_density,
     traces,
 )
+from pyro_vae.models.conditionals import Codebook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -733,7 +734,7 @@ class Latents(Question):
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         few, places = data.some(self.most)
-        if run.vae.guide.usual_prior is not None:
+        if isinstance(run.vae.guide, Codebook):
             return code_use(run.vae, few).answer()
         health = latent_health(run.vae.model, run.vae.guide, few)
         rows = data.rows[places.numpy()]

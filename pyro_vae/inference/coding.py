@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from pyro_vae.data.inputs import as_data
+from pyro_vae.data.inputs import as_data, once
 from pyro_vae.data.streams import batches
 from pyro_vae.distributions.words import Chain
 from pyro_vae.foundation.abstract import forked_random, running
@@ -54,7 +54,7 @@ def codes_of(vae: Any, data: Any) -> Tensor:
             f"codes are those of a codebook, and the guide {type(vae.guide).__name__} has none: take the guide "
             "codebook"
         )
-    data = as_data(vae.model, data, values=False)
+    data = once(as_data(vae.model, data, values=False))
     with running(vae.model, vae.guide):
         return torch.cat([vae.encode(x).codes.cpu() for x in batches(data, ENCODED)])
 

@@ -401,7 +401,7 @@ def test_fitting_a_pair_fits_its_prior_too():
         ),
         (
             lambda: guides.SemiAmortized(MLP((4,)), 2, guide=guides.Codebook),
-            "are codes",
+            "draws of Codebook are codes",
         ),
         (lambda: codes_of(build(Spec((4,), 2)), data(3)), "MeanField has none"),
     ],

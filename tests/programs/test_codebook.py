@@ -1,6 +1,7 @@
 """Runs whose latents are words of a codebook: every program, exact resumption, and how their numbers are named."""
 
 import json
+import shutil
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ MANY = ("--guide", "codebook(size=8, groups=4)", "--latent-dim", 8, *SMALL)
 FEW = ("--guide", "codebook(size=6, groups=2)", "--latent-dim", 4, *SMALL)
 
 
-def test_many_words_from_training_to_the_page(call, tmp_path, blank_figures):
-    run = tmp_path / "run"
+def test_many_words_from_training_to_the_page(call, trained, tmp_path, blank_figures):
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    shutil.copytree(trained, plain)
     said = call("train", *MANY, "--epochs", 2, "--output", run)
     assert (said.code, said.err) == (0, "")
     assert "model      Codes()" in said.out  # the prior that goes with the guide
@@ -57,6 +59,9 @@ def test_many_words_from_training_to_the_page(call, tmp_path, blank_figures):
     assert np.load(run / "samples" / "traversal.npy").shape[:2] == (4, 8)
     last = call("evaluate", run, "--checkpoint", "last", "--limit", 5)
     assert "p(code) was not fitted" in last.out
+    assert call("evaluate", plain, "--num-particles", 10).code == 0
+    said = call("compare", plain, run)
+    assert f"of {run} the values are log p(x, code), a bound below log p(x)" in said.out
 
 
 def test_few_words_are_summed_over(call, train, blank_figures):

@@ -168,7 +168,7 @@ class SemiAmortized(_Refined):
             )
         if self.start.discrete:
             raise InputError(
-                f"SemiAmortized follows draws along gradients, and those of {name} are codes"
+                f"SemiAmortized follows reals that carry gradients, and the draws of {name} are codes"
             )
         if not self.start.smooth:
             raise InputError(
