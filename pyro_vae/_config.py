@@ -122,7 +122,8 @@ class Config:
         "seed (default: all that have one; of clusters none)",
     )
     prior: str | None = _option(
-        None, "p(z), see below (default: StandardNormal(), or that of the structure)"
+        None,
+        "p(z), see below (default: StandardNormal(), or that of the guide or the structure)",
     )
     network: str = _option("MLP()", "body of encoder and decoder, see below")
     likelihood: str | None = _option(

@@ -140,6 +140,21 @@ def _refinement(found: Mapping[str, Evaluation]) -> list[str]:
     ]
 
 
+def _two_part(found: Mapping[str, Evaluation]) -> list[str]:
+    """A warning when the values of some runs are two-part codes, and those of others are not."""
+    coded = [name for name, evaluation in found.items() if _is_two_part(evaluation)]
+    if not coded or len(coded) == len(found):
+        return []
+    return [
+        f"of {', '.join(coded)} the values are log p(x, code), a bound below log p(x): part of the difference is how "
+        "far it lies below"
+    ]
+
+
+def _is_two_part(evaluation: Evaluation) -> bool:
+    return bool(evaluation.summary.get("two_part"))
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = compare_parser().parse_intermixed_args(arguments)
@@ -162,6 +177,7 @@ def main(arguments: Sequence[str]) -> None:
         _check_pair(first, name, found)
     result = compare({name: evaluation.columns for name, evaluation in found.items()})
     warnings = [*result.warnings, *_unchecked(found), *_refinement(found)]
+    warnings += _two_part(found)
     s = found[first].summary
     given = s.get("given") or []
     print(

@@ -47,6 +47,8 @@ from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import subfolder, write_atomically
+from pyro_vae.inference.coding import codes_of
+from pyro_vae.models.conditionals import Codebook
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import check_output
 from pyro_vae.trained import Run
@@ -140,7 +142,8 @@ def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
         is given, `train_given_NAME`, and the same for `validation` and `test`; in the order of the data set. A missing
         label is nan or an empty text. Of a run with K classes also `q(y|x)`, `train_probabilities` `(N, K)`, the most
         probable class of each, `train_class`, and what the classes are called, `classes`. Of a run with a real target
-        its mean and standard deviation under q(y|x), `train_prediction` and `train_prediction_std`, `(N,)`.
+        its mean and standard deviation under q(y|x), `train_prediction` and `train_prediction_std`, `(N,)`. Of a
+        codebook of G groups which word each datum has in each, `train_codes`, `(N, G)` whole numbers from 0.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
@@ -156,6 +159,8 @@ def encode_rows(
     mean, std = encode(opened.vae, rows.x, draws=draws)
     arrays: dict[str, np.ndarray] = {"mean": mean.numpy(), "std": std.numpy()}
     common = {}
+    if isinstance(opened.vae.guide, Codebook):
+        arrays["codes"] = codes_of(opened.vae, rows.x).numpy()
     column = None if opened.conditions is None else opened.conditions.latent
     if column is not None:
         vae, names = opened.vae, np.array(column.categories)
@@ -354,8 +359,8 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
 
     Columns: `split`, `datum` (its place in the split, from 0), `row` (its place in the file, from 0), `name` where rows
     have names, what a conditional run is given, `given_...`, `mean_0`, ..., `std_0`, ..., and `label` with labels;
-    of a run with classes `class`, the most probable one, and `probability_...` of each; of one with a real target
-    `prediction` and `prediction_std`.
+    of a codebook `code_0`, ...; of a run with classes `class`, the most probable one, and `probability_...` of each; of
+    one with a real target `prediction` and `prediction_std`.
     """
     import pandas
 
@@ -383,6 +388,10 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
                 f"{kind}_{d}": column
                 for d, column in enumerate(arrays[f"{split}_{kind}"].T)
             }
+        columns |= {
+            f"code_{g}": column
+            for g, column in enumerate(arrays.get(f"{split}_codes", np.empty((0, 0))).T)
+        }
         if f"{split}_labels" in arrays:
             columns["label"] = arrays[f"{split}_labels"]
         columns |= {

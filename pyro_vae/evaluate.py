@@ -115,7 +115,8 @@ PARTLY = (
 
 def _opening(s: Mapping[str, Any], answer: Answer) -> str:
     """What was evaluated, and what its log p(x) is, for a person."""
-    bits = f"bits per dimension: {s['bits_per_dimension']:.4f} ({s['bits_per_dimension_of']})"
+    most = "at most " if s.get("two_part") else ""
+    bits = f"bits per dimension: {most}{s['bits_per_dimension']:.4f} ({s['bits_per_dimension_of']})"
     holes = [PARTLY.format(share=100 * s["missing"])] if s["missing"] else []
     return (
         f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data, weights of epoch {s['epoch']}\n"
@@ -271,8 +272,7 @@ def main(arguments: Sequence[str]) -> None:
 
     # The log-likelihood, which every later question may look at.
     answer = first.ask(opened, data, _progress)
-    result = answer.rows["log p(x)"]
-    assert isinstance(result, LogMarginal)
+    result = next(r for r in answer.rows.values() if isinstance(r, LogMarginal))
     s = {**_facts(opened, rows, result), **answer.numbers, "weighting": str(first)}
     s |= {"warnings": list(answer.warnings)}
     s |= {

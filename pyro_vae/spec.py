@@ -374,7 +374,7 @@ class Spec:
         shape: shape of one datum.
         latent_dim: length of z.
         prior, network, likelihood, guide, structure: members in the grammar of `parse`; `None` for the prior is the
-            usual one of the structure. The network is read by `parse_network`.
+            usual one of the guide or the structure. The network is read by `parse_network`.
         context: length of the condition c that each factor is given; 0 without one. Of a structure with classes it
             begins with the label.
         encoder_context: whether the encoder is given it too.
@@ -395,7 +395,7 @@ class Spec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
         if self.prior is None:
-            usual = parse("structure", self.structure)().prior
+            usual = usual_prior(self.guide, self.structure)
             object.__setattr__(self, "prior", usual)
 
     def to_dict(self) -> dict[str, Any]:
@@ -410,6 +410,13 @@ class Spec:
             raise InputError(
                 f"this is not the description of a VAE: {one_line(error)}"
             ) from error
+
+
+def usual_prior(guide: str, structure: str) -> str:
+    """The prior where none is named: that of the guide, where it goes with one alone, or else of the structure."""
+    own: str | None = getattr(parse("guide", guide).make, "usual_prior", None)
+    usual: str = parse("structure", structure)().prior
+    return usual if own is None else own
 
 
 def build(spec: Spec) -> VAE:

@@ -64,6 +64,7 @@ from pyro_vae.foundation.memory import in_words
 from pyro_vae.foundation.reading import user_path
 from pyro_vae.foundation.trust import AXES as TRUSTED
 from pyro_vae.foundation.trust import by_the_command_line
+from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.epochs import Epoch, Progress
 from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
@@ -73,6 +74,7 @@ from pyro_vae.inference.seeking import epochs_before, parts_of_prior, seek
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.one_field import OneField
+from pyro_vae.models.priors import Codes
 from pyro_vae.models.program import formula
 from pyro_vae.models.targets import TargetPrior
 from pyro_vae.models.vae import VAE
@@ -94,6 +96,7 @@ from pyro_vae.spec import (
     parse_network,
     parse_optimizer,
     parse_schedule,
+    usual_prior,
 )
 from pyro_vae.tables import (
     choices,
@@ -315,7 +318,7 @@ def _with_classes(
     member = parse("structure", config.structure)
     structure = member()
     if config.prior is None:
-        config = replace(config, prior=structure.prior)
+        config = replace(config, prior=usual_prior(config.guide, config.structure))
     if not structure.label_width:
         if config.labelled is not None:
             raise InputError(
@@ -895,6 +898,19 @@ def _epochs(
     )
 
 
+def code_prior(job: Job, folder: Path) -> str | None:
+    """Fit the prior over the codes of the run's best weights, where it has one that is not fitted; what it gained."""
+    best = folder / "best.safetensors"
+    vae, _, header = load_weights(best)
+    if not isinstance(vae.model.prior, Codes) or vae.model.prior.fitted:
+        return None
+    vae.to(job.device).eval()
+    length = fit_codes(vae, job.train.fixed(), seed=job.config.seed)
+    number: dict[str, Any] = {k: header[k] for k in ("epoch", "score")}
+    save_checkpoint(best, vae, job.spec, **number)
+    return f"prior      {length}"
+
+
 def figure_names(job: Job) -> list[str]:
     """The pictures that training leaves."""
     flat = job.config.latent_dim == 2
@@ -1052,6 +1068,8 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
         )
         print(f"stopped and saved; go on with: {again}", flush=True)
         raise KeyboardInterrupt
+    if (fitted := code_prior(job, folder)) is not None:
+        print(fitted, flush=True)
     _, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
     if math.isnan(header["score"]):

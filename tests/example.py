@@ -11,6 +11,8 @@ DRAWN = {"prior": "Categorical", "guide": "categorical(enumerate=False)"}
 BESIDE = {
     ("prior", "Categorical"): {"guide": "Categorical"},
     ("guide", "Categorical"): {"prior": "Categorical"},
+    ("prior", "Codes"): {"guide": "codebook(size=40)"},
+    ("guide", "Codebook"): {"prior": "Codes"},
     ("objective", "VIMCO"): DRAWN,
     ("objective", "GumbelSoftmax"): DRAWN,
     ("objective", "Subsets"): {"likelihood": "Fields"},

@@ -54,6 +54,10 @@ class Display:
         )
         if self.judge is not None and not math.isnan(e.score):
             self.validation += f", {self.judge} {e.score:.2f}"
+        if not math.isnan(e.perplexity):
+            self.validation += (
+                f", perplexity {e.perplexity:.1f}, {e.unused:.0f} words unused"
+            )
         speed = f"{e.images_per_second:,.0f} images/s"
         parts = f"{self.bound} {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
         if self.bar is not None:

@@ -5,6 +5,7 @@ from pyro_vae.distributions.mixture import DiagonalMixture
 from pyro_vae.distributions.normal import DiagonalNormal, Standard
 from pyro_vae.distributions.onehots import OneHots
 from pyro_vae.distributions.pushforward import Pushforward, Step
+from pyro_vae.distributions.words import Word, Words
 
 __all__ = [
     "Defended",
@@ -14,4 +15,6 @@ __all__ = [
     "Pushforward",
     "Standard",
     "Step",
+    "Word",
+    "Words",
 ]

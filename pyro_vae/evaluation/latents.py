@@ -21,6 +21,7 @@ from pyro_vae.data.streams import batches
 from pyro_vae.distributions import OneHots
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
 from pyro_vae.evaluation.carried import Carried, carried
+from pyro_vae.evaluation.codes import code_use
 from pyro_vae.evaluation.question import (
     Answer,
     Drawing,
@@ -33,7 +34,7 @@ from pyro_vae.evaluation.question import (
     listed,
     unseen,
 )
-from pyro_vae.evaluation.weighting import latents_of
+from pyro_vae.evaluation.weighting import is_word, latents_of
 from pyro_vae.foundation.abstract import (
     forked_random,
     localise,
@@ -66,6 +67,7 @@ from pyro_vae.inference.terms import (
     has_density,
     traces,
 )
+from pyro_vae.models.conditionals import Codebook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -510,6 +512,10 @@ def _latent(model: Program, guide: Program, batch: Call) -> tuple[Any, Any]:
     latents = {n: s for n, s in latents_of(sites).items() if s.p is not None}
     if not latents:
         raise InputError("latent_health looks at latents, and the guide has none")
+    if any(is_word(each) for each in latents.values()):
+        raise InputError(
+            "the latents are words of a codebook, whose use is told by code_use; they have no means that are active"
+        )
     (name, site), *others = latents.items()
     if site.listed and not others and SUMMED not in sites:
         p, q = traces(model, guide, *batch.args, num_particles=1, **batch.kwargs)
@@ -727,7 +733,7 @@ def latent_health(
 
 
 class Latents(Question):
-    """What the latents carry: how many are active, and the KL in its two parts.
+    """What the latents carry: how many are active, and the KL in its two parts; of a codebook how its words are used.
 
     Args:
         most: data that are looked at, spread evenly.
@@ -738,6 +744,8 @@ class Latents(Question):
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         few, places = data.some(self.most)
+        if isinstance(run.vae.guide, Codebook):
+            return code_use(run.vae, few).answer()
         health = latent_health(run.vae.model, run.vae.guide, few)
         rows = data.rows[places.numpy()]
         health = replace(health, left_out=tuple(int(rows[i]) for i in health.left_out))

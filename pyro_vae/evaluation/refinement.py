@@ -13,6 +13,7 @@ from pyro_vae.evaluation.weighting import (
     Weighting,
     a_few,
     check_draws,
+    is_word,
     latents_of,
     weighted,
 )
@@ -188,6 +189,11 @@ def _check(model: Program, guide: Program, call: Call) -> bool:
         if site.point:
             raise InputError(
                 "the guide is a point for each datum and has no ELBO to refine; take one with a density"
+            )
+        if is_word(site):
+            raise InputError(
+                "the latents of a datum are the words nearest to its encoding, so there is nothing to refine; ask for "
+                "log p(x) without refinement"
             )
         if has_density(site.q) and not site.listed and not site.q.has_rsample:
             raise InputError(

@@ -21,7 +21,20 @@ MEANINGS = {
     "ELBO": "the bound that training maximises; it lies below log p(x)",
     "reconstruction": "how well a datum is made again from its own latents",
     "KL": "subtracted: how many nats the latents tell beyond the prior",
+    "log p(x, code)": "minus a two-part code; it lies below log p(x)",
+    "log p(x|code)": "how well a datum is made again from its own words",
+    "-log p(code)": "subtracted: what it takes to tell the code",
 }
+# The same parts where z is words of a codebook.
+PARTS_OF_CODES = {
+    "elbo": "log p(x, code)",
+    "reconstruction": "log p(x|code)",
+    "kl": "-log p(code)",
+}
+TWO_PART = (
+    "-log p(x, code) = -log p(code) - log p(x|code) is the length of a two-part code, an upper bound on -log p(x): the "
+    "other codes that might give a datum count nothing in it, so log p(x) is higher, by how much is not known."
+)
 
 
 def quiet_arviz() -> Any:
@@ -45,6 +58,11 @@ class Weighed(PerDatum):
     ess: Tensor
     pareto_k: Tensor
 
+    @property
+    def name(self) -> str:
+        """What the values are."""
+        return "log p(x)"
+
     def intervals(self, level: float = 0.95) -> Tensor:
         """For each datum, where `log p(x)` lies by the spread of its own draws, `(N, 2)`: `value ± t_(ESS - 1) se`.
 
@@ -61,9 +79,8 @@ class Weighed(PerDatum):
 
     def _interval(self) -> str:
         """A sentence about where the mean lies."""
-        return "log p(x) of all such data: 95 % interval {:.3f} to {:.3f}.".format(
-            *self.interval()
-        )
+        low, high = self.interval()
+        return f"{self.name} of all such data: 95 % interval {low:.3f} to {high:.3f}."
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,9 @@ class LogMarginal(Weighed):
         num_particles: K; where the data had different numbers of draws, all of them, `(N,)`.
         curve: the bound at fewer particles, `{k: (N,)}` for k = 1, 10, 100, ... below K and for K: the mean of `L_k`
             over groups of the same draws. Empty where data had different proposals.
+        coded: whether z is words of a codebook, so that `elbo` is `log p(x, code)`, minus the length of a two-part
+            code.
+        two_part: whether that is all that is known of such a pair, `values` too: a lower bound on `log p(x)`.
 
     Results over shards of data add up: `a + b` holds the data of both.
     """
@@ -88,6 +108,18 @@ class LogMarginal(Weighed):
     kl: Tensor
     num_particles: int | Tensor
     curve: dict[int, Tensor] = field(default_factory=dict)
+    coded: bool = False
+    two_part: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the values are: `log p(x)`, or its lower bound `log p(x, code)`."""
+        return "log p(x, code)" if self.two_part else "log p(x)"
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What the ELBO and its two parts are called."""
+        return PARTS_OF_CODES if self.coded else PARTS
 
     def __add__(self, other: "LogMarginal") -> "LogMarginal":
         if isinstance(self.num_particles, Tensor) != isinstance(
@@ -109,6 +141,8 @@ class LogMarginal(Weighed):
             **columns,
             num_particles=self.particles.index_put((rows,), other.particles),
             curve={},
+            coded=self.coded,
+            two_part=self.two_part,
         )
 
     @property
@@ -126,7 +160,9 @@ class LogMarginal(Weighed):
     @property
     def exact(self) -> bool:
         """Whether nothing was drawn: all values of the latents were summed over, or there are none."""
-        return bool((self.particles == 1).all() and self.pareto_k.isneginf().all())
+        return not self.two_part and bool(
+            (self.particles == 1).all() and self.pareto_k.isneginf().all()
+        )
 
     @property
     def bias(self) -> float:
@@ -148,8 +184,12 @@ class LogMarginal(Weighed):
     def verdict(self) -> str:
         """One sentence in words: whether the number can be believed."""
         n, bad = len(self), int(self.doubtful.sum())
+        if self.two_part:
+            return TWO_PART
         if self.exact:
-            return "Nothing was drawn: these are sums over all values of the latents, without a Monte-Carlo error."
+            drawn = "Nothing was drawn: these are sums over all values of the latents, without a Monte-Carlo error."
+            one = "log p(x, code) is one term of each sum."
+            return f"{drawn} {one}" if self.coded else drawn
         if bad == 0:
             return (
                 f"All {n} data have Pareto k of at most {PARETO_LIMIT}: the importance weights that were drawn are "
@@ -169,6 +209,8 @@ class LogMarginal(Weighed):
         about = f"{self.count} particles on {len(self)} data"
         if self.exact:
             title, about = "log p(x), exactly", f"{len(self)} data"
+        if self.two_part:
+            title, about = "log p(x, code), a bound on log p(x)", f"{len(self)} data"
         if not sound.any():
             return Answer(
                 title,
@@ -177,7 +219,8 @@ class LogMarginal(Weighed):
                 columns=columns,
             )
         parts = {
-            name: PerDatum(getattr(self, name), None).among(sound) for name in PARTS
+            name: PerDatum(getattr(self, name), None).among(sound)
+            for name in self.parts
         }
         ess, k, bad = self.ess[sound], self.pareto_k[sound], int(self.doubtful.sum())
         curve = {size: bound[sound].mean().item() for size, bound in self.curve.items()}
@@ -186,12 +229,16 @@ class LogMarginal(Weighed):
             title=title,
             about=about,
             rows={
-                "log p(x)": self,
-                **{PARTS[name]: part for name, part in parts.items()},
+                self.name: self,
+                **{
+                    called: parts[name]
+                    for name, called in self.parts.items()
+                    if called != self.name
+                },
             },
             meanings=MEANINGS,
             sentences=[self.verdict()]
-            if self.exact
+            if self.exact or self.two_part
             else [
                 f"effective particles: median {ess.median():.1f}, least {ess.min():.1f} of {self.count}",
                 f"Pareto k: median {k.median():.2f}, largest {k.max():.2f}, above {PARETO_LIMIT} for {bad} of "
@@ -219,6 +266,8 @@ class LogMarginal(Weighed):
                     "above_limit": bad,
                 },
                 "verdict": self.verdict(),
+                "coded": self.coded,
+                "two_part": self.two_part,
             },
         )
 
@@ -230,8 +279,8 @@ class LogMarginal(Weighed):
         n, bad = len(self), int(self.doubtful.sum())
         figures = {
             "log_marginal": Drawing(
-                partial(plots.histogram, values, "log p(x), nats"),
-                f"log p(x) of {len(values)} data, from {values.min():.3f} to {values.max():.3f} nats.",
+                partial(plots.histogram, values, f"{self.name}, nats"),
+                f"{self.name} of {len(values)} data, from {values.min():.3f} to {values.max():.3f} nats.",
             )
         }
         if len(k):
@@ -241,7 +290,7 @@ class LogMarginal(Weighed):
                 make,
                 f"{sentence} Beyond the dashed line the weights cannot be trusted.",
             )
-        if self.curve and not self.exact:
+        if self.curve and not (self.exact or self.two_part):
             sentence = (
                 "A curve that still rises at its end says that log p(x) is higher."
             )

@@ -3,7 +3,7 @@
 import math
 import operator
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data.inputs import Call, as_data, once, rows_within
+from pyro_vae.distributions import Word, Words
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of, pieces
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
@@ -26,8 +27,9 @@ from pyro_vae.evaluation.question import (
     Trained,
     unseen,
 )
-from pyro_vae.evaluation.results import LogMarginal
+from pyro_vae.evaluation.results import PARTS, LogMarginal
 from pyro_vae.foundation.abstract import (
+    Around,
     forked_random,
     is_traced,
     localise,
@@ -42,6 +44,9 @@ from pyro_vae.inference.held import far_down
 from pyro_vae.inference.particles import way_of
 from pyro_vae.inference.shift import paired
 from pyro_vae.inference.terms import Program, Site, Terms, double
+from pyro_vae.models.conditionals import Codebook
+from pyro_vae.models.program import Factor
+from pyro_vae.models.program import Program as OwnProgram
 
 WEIGHTS = 128  # bytes of a draw's weights while they are summed up
 NAMED = 5  # wild data that are named
@@ -136,16 +141,21 @@ def latents_of(sites: Mapping[str, Site]) -> dict[str, Site]:
     return {name: s for name, s in sites.items() if s.q is not None and s.drawn}
 
 
+def is_word(site: Site) -> bool:
+    """Whether a latent is words of a codebook, and so the same in every draw."""
+    return isinstance(site.q, Word)
+
+
 def values_of(t: Terms) -> dict[str, Tensor]:
     """The latents that the guide draws or enumerates, by name, `(K, B, ...)`, 1 for B where all data share them."""
     return {name: site.value for name, site in latents_of(t.sites).items()}
 
 
 def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, bool]:
-    """Memory for one particle of one datum, and whether there are latents that are drawn.
+    """Memory for one particle of one datum, and whether there are latents whose draws differ.
 
     It is the difference between 3 particles and 1, measured on the data given, of which one will do. Where all latents
-    are enumerated, one particle is all of their values.
+    are enumerated, one particle is all of their values; where they are words of a codebook, all draws are the same.
     """
     latents = False
 
@@ -157,7 +167,10 @@ def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, b
                 "the guide is a point for each datum, without a density to weigh draws by, so log p(x) cannot be "
                 "estimated from it; train with another guide, such as MeanField"
             )
-        latents = any(s.q is not None and not s.listed for s in t.sites.values())
+        latents = any(
+            s.q is not None and not s.listed and not is_word(s)
+            for s in t.sites.values()
+        )
 
     one, several = bytes_of(lambda: draw(1)), bytes_of(lambda: draw(3))
     each = (several - one) // 2 if latents else one
@@ -183,6 +196,8 @@ def log_marginal(
     `num_particles` are drawn for each datum, in chunks that keep within `memory`. A pair that scores data otherwise
     than it does among others, as where a guide holds numbers for each datum, is called with all of them at once. Of a
     pair without latents, or whose guide enumerates all of them, the one weight is log p(x) itself, without an error.
+    So it is with a `Codebook` of up to 1,000 codes, all of which are summed over. With more of them the values are
+    `log p(x, code)`, minus the length of a two-part code, and the result says so (`two_part`).
 
     Args:
         model: any Pyro model with a data plate, called with a batch of data.
@@ -268,7 +283,38 @@ def weighted(
 
     # Where nothing is drawn the values are no estimates.
     exact = torch.zeros_like(result.values)
-    return replace(result, standard_errors=exact, pareto_k=exact - math.inf)
+    result = replace(result, standard_errors=exact, pareto_k=exact - math.inf)
+    book = codebook_of(guide)
+    if book is None:
+        return result
+    if not book.few:
+        return replace(result, coded=True, two_part=True)
+    options: dict[str, Any] = {"memory": memory, "compile": compile}
+    every = weighted(model, EveryCode(book), data, num_particles=1, **options)
+    parts = {name: getattr(result, name) for name in PARTS}
+    return replace(every, **parts, coded=True)
+
+
+def codebook_of(guide: Program) -> Codebook | None:
+    """The guide where it is a `Codebook`, whatever is around it."""
+    while isinstance(guide, Around):
+        guide = guide.program
+    return guide if isinstance(guide, Codebook) else None
+
+
+class EveryCode(OwnProgram):
+    """All codes of a codebook alike, none drawn: under this guide log p(x) is summed over them."""
+
+    def __init__(self, book: Codebook) -> None:
+        super().__init__()
+        self.book = book
+
+    def factors(self) -> Sequence[Factor]:
+        return [Factor("z", (), self.equal, listed=True)]
+
+    def equal(self) -> Words:
+        """`p(c) = L^-G`."""
+        return Words(self.book.words, self.book.groups)
 
 
 Weigh = Callable[[Any, Any, int], tuple[list[Tensor], Any]]
@@ -457,7 +503,7 @@ class Weighting(Question):
         numbers = {"refinement_steps": self.steps or None, "wild": entries}
         sentences = [row["sentence"] for row in entries]
         return answer.plus(
-            rows={"log p(x)": result}, warnings=sentences, numbers=numbers
+            rows={result.name: result}, warnings=sentences, numbers=numbers
         )
 
 

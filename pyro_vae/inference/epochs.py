@@ -16,7 +16,8 @@ class Epoch(NamedTuple):
     `validation_*` are nan without validation data. `score` is what the best epoch is chosen by: the ELBO, or the bound
     that is optimised where the objective has one of its own (`Objective.judges`), on validation data if there are any;
     nan inside a warm-up, whose epochs cannot be the best. `validation_noise` is how far `validation_elbo` can lie below
-    that of the best epoch so far by the choice of the validation data alone (`held.chance`).
+    that of the best epoch so far by the choice of the validation data alone (`held.chance`). Of a pair with a codebook
+    `perplexity` is that of the codes of the epoch, and `unused` how many words no datum took; nan of any other.
     """
 
     epoch: int
@@ -32,6 +33,8 @@ class Epoch(NamedTuple):
     seconds: float
     images_per_second: float
     validation_noise: float = math.nan
+    perplexity: float = math.nan
+    unused: float = math.nan
 
     @property
     def held_out(self) -> float:

@@ -33,6 +33,7 @@ from pyro_vae.foundation.checks import (
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import mean_bound
+from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
@@ -41,6 +42,8 @@ from pyro_vae.inference.seeking import epochs_before, has_labels, seek
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
+from pyro_vae.models.conditionals import Codebook
+from pyro_vae.models.priors import Codes
 
 Schedule = Callable[[float], float]
 
@@ -427,6 +430,9 @@ def _close(
             None if progress.best_each is None else progress.kept(progress.best_each[0])
         )
         noise = chance(best, kept[BOUND])
+    perplexity, unused = math.nan, math.nan
+    if isinstance(svi.guide, Codebook):
+        perplexity, unused = svi.guide.counted()
     return Epoch(
         epoch=progress.epoch + 1,
         elbo=reconstruction - kl,
@@ -441,6 +447,8 @@ def _close(
         seconds=progress.seconds,
         images_per_second=size / progress.seconds,
         validation_noise=noise,
+        perplexity=perplexity,
+        unused=unused,
     )
 
 
@@ -502,6 +510,8 @@ def fit(
     start: bool = True,
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
+
+    Of a pair with a codebook the prior over its codes is fitted in the end, by `fit_codes`.
 
     Args:
         vae: anything with a `.model` and a `.guide`, such as a `VAE`.
@@ -566,7 +576,7 @@ def fit(
     )
     _check_step(svi, data, min(batch_size, len(data)))
     progress = Progress()
-    return History(
+    history = History(
         run_epochs(
             svi,
             data,
@@ -582,6 +592,9 @@ def fit(
         ),
         progress,
     )
+    if isinstance(getattr(vae.model, "prior", None), Codes):
+        fit_codes(vae, data)
+    return history
 
 
 def turn_of(vae: Any, data: Any, epochs: int, batch_size: int) -> Turn:

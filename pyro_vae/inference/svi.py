@@ -256,7 +256,17 @@ class SVI:
         The first step does the same; this is for those who want to know before, from a few data.
         """
         if isinstance(self.objective, Objective):
-            with parameters_of(self.model, self.guide), forked_random():
+            buffers = [
+                b
+                for program in (self.model, self.guide)
+                if isinstance(program, nn.Module)
+                for b in program.buffers()
+            ]
+            with (
+                parameters_of(self.model, self.guide),
+                forked_random(),
+                restored(buffers),
+            ):
                 self.objective.check(
                     terms(self.model, self.guide, *args, num_particles=1, **kwargs)
                 )

@@ -16,12 +16,14 @@ from pyro_vae.distributions import (
     Standard,
 )
 from pyro_vae.distributions.pushforward import Zuko
+from pyro_vae.distributions.words import Chain, Words
 from pyro_vae.distributions.zuko import Kind, flow
 from pyro_vae.foundation.abstract import context_of
 from pyro_vae.foundation.checks import Count, Layers, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.conditionals.base import Guide
+from pyro_vae.models.conditionals.codebook import Codebook
 from pyro_vae.models.conditionals.discrete import Levels, levels_of
 from pyro_vae.networks import MLP, Standardised
 from pyro_vae.networks.base import Shape
@@ -29,6 +31,7 @@ from pyro_vae.networks.fields import FieldEncoder
 
 __all__ = [
     "Categorical",
+    "Codes",
     "Conditional",
     "Flow",
     "GaussianMixture",
@@ -55,6 +58,7 @@ class Prior(Declared, nn.Module, ABC):
     # Of a prior of several parts, after how many epochs of `fit` they are sought among the codes; 0: never, None: after
     # 2,000 steps, at most half of the epochs. Such a prior has `components` of them, and a method `follow`.
     start: int | None = 0
+    of_words = False  # True: z is words of the guide's codebook
 
     def __init__(self, latent_dim: Count) -> None:
         super().__init__()
@@ -193,6 +197,91 @@ class Categorical(Prior):
 
     def forward(self, *c: Tensor) -> Distribution:
         return OneHots(self.logits)
+
+
+class Codes(Prior):
+    """`p(z) = prod_g p(c_g | c_1, ..., c_{g-1})`, z the words of the codes c: for the guide `Codebook`.
+
+    All codes are equally likely while the pair is trained, and until `fit_codes` was called, as the training program
+    does at its end. Then p(c) is what the training data's codes follow: their frequencies for a single group, else each
+    given those before it, by a layer of hidden units.
+
+    Args:
+        latent_dim: length of z.
+        units: of that layer.
+
+    Raises:
+        InputError: from `VAE`, for another guide.
+
+    Source: van den Oord, Vinyals & Kavukcuoglu 2017, Neural Discrete Representation Learning, section 3.3; Larochelle &
+    Murray 2011, The Neural Autoregressive Distribution Estimator.
+
+    >>> from pyro_vae import MLP, VAE, Bernoulli
+    >>> from pyro_vae.guides import Codebook
+    >>> guide = Codebook(MLP((4,)), 2, size=8)
+    >>> VAE(Codes(2), MLP((2,), (1, 4)), Bernoulli((4,)), guide).model.prior().log_prob(guide.words[0, 5])  # -log 8
+    tensor(-2.0794)
+    """
+
+    of_words = True
+    _guide: Codebook
+    weight: Tensor | None
+    bias: Tensor | None
+    out: Tensor | None
+    offset: Tensor | None
+
+    def __init__(self, latent_dim: Count, *, units: Count = 64) -> None:
+        super().__init__(latent_dim)
+        self.units = units
+        for name in Chain._fields:  # there is nothing before they are fitted
+            self.register_buffer(name, None)
+
+    def connect(self, guide: Any) -> None:
+        if not isinstance(guide, Codebook):
+            raise InputError(
+                f"Codes is a prior over the codes of a codebook, and {type(guide).__name__} has none: take the guide "
+                "codebook"
+            )
+        # Looked at, not owned.
+        object.__setattr__(self, "_guide", guide)
+        self.examples = max(FEWEST, min(MOST, OF_EACH * guide.size))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether p(c) was fitted."""
+        return self.offset is not None
+
+    def take(self, chain: Chain | None) -> None:
+        """Have p(c) from now on; with `None` all codes are equally likely again."""
+        for name in Chain._fields:
+            part = None if chain is None else getattr(chain, name).detach()
+            setattr(self, name, part if part is None else self._own(part))
+
+    def _own(self, part: Tensor) -> Tensor:
+        """A copy of the type and on the device of the words."""
+        return part.to(self._guide.words, copy=True)
+
+    def initialise(self, examples: Tensor, contexts: Tensor | None = None) -> None:
+        self._guide.start(examples, contexts)
+
+    def forward(self, *c: Tensor) -> Distribution:
+        if "_guide" not in self.__dict__:
+            raise InputError(
+                "Codes is a prior over the codes of a codebook: put it into a VAE with the guide codebook first"
+            )
+        chain = None
+        if self.fitted and not self.training:
+            chain = Chain(*(getattr(self, name) for name in Chain._fields))
+        return Words(self._guide.words, self._guide.groups, chain)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        parts = [state_dict.get(f"{prefix}{name}") for name in Chain._fields]
+        fitted = not any(part is None for part in parts)
+        self.take(Chain(*parts) if fitted else None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+FEWEST, MOST, OF_EACH = 1000, 10_000, 10  # data for k-means
 
 
 class Flow(Prior):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -31,28 +32,39 @@ def reconstructions(
     return grid(rows, columns=columns, title=title, row_labels=labels)
 
 
-def levels_of(vae: VAE) -> int | None:
-    """How many values each variable of z has where it is made of one-hot codes; `None` where it is made of reals."""
-    return getattr(vae.model.prior, "levels", None)
+def values_of(vae: VAE) -> Tensor | None:
+    """The values of each of V variables of z where they can be counted, `(V, L, D)`: one-hot codes, or words.
+
+    `None` where z is made of reals.
+    """
+    prior = vae.model.prior
+    if prior.of_words:
+        p: Any = prior()
+        return p.book.expand(p.slots, -1, -1)
+    if prior.levels is None:
+        return None
+    parameter = next(vae.parameters())
+    eye = torch.eye(prior.levels, dtype=parameter.dtype, device=parameter.device)
+    return eye.expand(prior.latent_dim // prior.levels, -1, -1)
 
 
 def has_manifold(vae: VAE) -> bool:
     """Whether all z lie in one picture: two reals, or one or two variables of few values."""
-    levels, size = levels_of(vae), vae.model.prior.latent_dim
-    if levels is None:
-        return size == 2
-    return size // levels <= 2 and levels <= MOST_LEVELS
+    values = values_of(vae)
+    if values is None:
+        return vae.model.prior.latent_dim == 2
+    return len(values) <= 2 and values.shape[1] <= MOST_LEVELS
 
 
 def _codes(vae: VAE) -> tuple[Tensor, str]:
     """All codes of one variable, in a row, or of two, in a square, `(rows, columns, latent_dim)`; and their title."""
-    levels, parameter = levels_of(vae), next(vae.parameters())
-    assert levels is not None
-    eye = torch.eye(levels, dtype=parameter.dtype, device=parameter.device)
-    if vae.model.prior.latent_dim == levels:
-        return eye.unsqueeze(0), f"the {levels} values of z"
-    first = eye.expand(levels, -1, -1)
-    codes = torch.cat([first, first.transpose(0, 1)], -1)
+    values = values_of(vae)
+    assert values is not None
+    levels = values.shape[1]
+    if len(values) == 1:
+        return values, f"the {levels} values of z"
+    first, second = (some.expand(levels, -1, -1) for some in values)
+    codes = torch.cat([first, second.transpose(0, 1)], -1)
     return (
         codes,
         "values of the first variable of z to the right, of the second downwards",
@@ -70,7 +82,7 @@ def manifold(
 
     Source: Kingma & Welling 2013, figure 4.
     """
-    if levels_of(vae) is not None:
+    if values_of(vae) is not None:
         codes, where = _codes(vae)
         x = vae.decode(codes, c).mean
         return in_rows(x, f"mean of {_density(c is not None)}, {where}"), x
@@ -127,9 +139,9 @@ def interpolation(
     z = torch.cat(ends).unflatten(0, (-1, 2))  # (n, 2, latent)
     t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)[:, None]
     line = z[:, :1] * (1 - t) + z[:, 1:] * t  # (n, steps, latent)
-    levels = levels_of(vae)
-    if levels is not None:
-        line = _switched(z, levels, t)
+    values = values_of(vae)
+    if values is not None:
+        line = _switched(z, len(values), t)
     few = max(1, MANY // (steps * math.prod(pairs.shape[2:])))
     held = to if to is not None or c is None else c[:, 0]
     means = [
@@ -142,21 +154,21 @@ def interpolation(
     density = _density(c is not None)
     way = (
         "along a line"
-        if levels is None
+        if values is None
         else "as one variable after the other is switched"
     )
     title = f"data at both ends, between them the mean of {density} {way}"
     return in_rows(row, title), x
 
 
-def _switched(z: Tensor, levels: int, t: Tensor) -> Tensor:
-    """From the first of each pair of codes, `(n, 2, V levels)`, to the second, `(n, steps, V levels)`.
+def _switched(z: Tensor, variables: int, t: Tensor) -> Tensor:
+    """From the first of each pair of codes of V variables, `(n, 2, V D)`, to the second, `(n, steps, V D)`.
 
     At `t`, `(steps, 1)`, that part of the variables in which the two differ is switched over.
     """
     first, second = (
-        z.unflatten(-1, (-1, levels)).unsqueeze(2).unbind(1)
-    )  # (n, 1, V, levels)
+        z.unflatten(-1, (variables, -1)).unsqueeze(2).unbind(1)
+    )  # (n, 1, V, D)
     differ = (first != second).any(-1)
     turn = differ.cumsum(-1) / differ.sum(-1, keepdim=True).clamp_min(1)
     done = (turn <= t + 1e-6).unsqueeze(-1)  # (n, steps, V, 1)
@@ -249,19 +261,19 @@ def traversal(
     """
     z = vae.encode(x, c).sample()  # (1, latent)
     held = c if to is None else to
-    elements, levels = math.prod(x.shape[1:]), levels_of(vae)
-    if levels is None:
+    elements, listed = math.prod(x.shape[1:]), values_of(vae)
+    if listed is None:
         each = z.unsqueeze(-1)  # (1, latents, numbers of each)
         ends = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
-        values = ends.unsqueeze(-1)
+        values = ends.expand(z.shape[-1], -1).unsqueeze(-1)
     else:
-        each = z.unflatten(-1, (-1, levels))
-        values = torch.eye(levels, dtype=z.dtype, device=z.device)[:MOST_LEVELS]
-    steps, count = len(values), each.shape[1]
+        each = z.unflatten(-1, (len(listed), -1))
+        values = listed[:, :MOST_LEVELS]  # (V, steps, D)
+    steps, count = values.shape[1], each.shape[1]
 
     def means(latents: Tensor) -> Tensor:
         moved = each.unsqueeze(1).repeat(len(latents), steps, 1, 1)
-        moved[torch.arange(len(latents)), :, latents] = values
+        moved[torch.arange(len(latents)), :, latents] = values[latents]
         return vae.decode(moved.flatten(-2), held).mean
 
     # Some latents at a time, so that memory does not grow with the square of their number.
@@ -273,7 +285,8 @@ def traversal(
         shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
     pictures = torch.cat([means(part) for part in shown.split(some)])
     way = f"one latent at a time from {-width:g} to {width:g}"
-    way = way if levels is None else f"one variable at a time, its {levels} values"
+    if listed is not None:
+        way = f"one variable at a time, its {listed.shape[1]} values"
     title = f"mean of {_density(c is not None)}, {way}"
     if kept < count:
         title += f" (of {count:,} the {kept} that change it most)"

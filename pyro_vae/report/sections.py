@@ -10,7 +10,12 @@ from PIL import Image
 
 from pyro_vae._config import Config
 from pyro_vae.data.representation import Representation
-from pyro_vae.evaluation.results import MEANINGS, PARETO_LIMIT, PARTS
+from pyro_vae.evaluation.results import (
+    MEANINGS,
+    PARETO_LIMIT,
+    PARTS,
+    PARTS_OF_CODES,
+)
 from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.commands import trust as trust_option
 from pyro_vae.foundation.trust import AXES
@@ -71,7 +76,7 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
         tag("strong", s["dataset"]),
         f"{taken} and judged on {short(s['data'])} {s['split']} data, with the weights of "
         f"epoch {s['epoch']}. It gives them a mean ",
-        term("log-p", "log p(x)"),
+        term("log-p", _named(s)),
         " of ",
         tag("strong", f"{mean} nats per datum"),
         f", {data_error} by the choice of the data and "
@@ -88,11 +93,11 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
     )
     doubtful = f"{bad} of {short(s['data'])} data"
     cards = [
-        _card("log p(x)", mean, f"nats per datum, {data_error}"),
+        _card(_named(s), mean, f"nats per datum, {data_error}"),
         _card("bits per dimension", bits, f"of {s['bits_per_dimension_of']}"),
         _card(f"Pareto k above {PARETO_LIMIT}", share, doubtful, bad > 0),
     ]
-    if latents:
+    if latents and "active_interval" in latents:
         low, high = latents["active_interval"]
         note = f"of {dims}; 95 %: {low} to {high}"
         active = short(latents["active_units"])
@@ -104,6 +109,11 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
         content, kind = bullets(warnings), "box bad"
     box = tag("aside", tag("h2", heading), content, class_=kind, aria_label="Warnings")
     return join([tag("div", *cards, class_="cards"), lead, box])
+
+
+def _named(s: Mapping[str, Any]) -> str:
+    """What the number is: log p(x), or its lower bound under a codebook."""
+    return "log p(x, code)" if s.get("two_part") else "log p(x)"
 
 
 def _given(s: Mapping[str, Any]) -> str:
@@ -123,17 +133,21 @@ def _card(name: str, value: str, note: str, bad: bool = False) -> Html:
 def the_number(facts: Facts) -> Html:
     """The log-likelihood and its parts, each with its errors and a sentence."""
     s = facts.s
-    rows = {"log p(x)": s["log_marginal"]}
-    rows |= {name: s[key] for key, name in PARTS.items()}
+    called = _named(s)
+    rows = {called: s["log_marginal"]}
+    parts = PARTS_OF_CODES if s.get("coded") else PARTS
+    rows |= {name: s[key] for key, name in parts.items() if name != called}
     caption = (
-        f"log p(x), from {_particles(s)} draws for each datum, and what it is made of"
+        f"{called}, from {_particles(s)} draws for each datum, and what it is made of"
     )
+    if s.get("two_part"):
+        caption = f"{called}, which bounds log p(x) from below, and what it is made of"
     seen = Representation[s["representation"]].value
     return join(
         [
             tabulated(rows, {"meanings": MEANINGS, "unit": "nats per datum"}, caption),
             paragraph(
-                f"log p(x) is {number(s['bits_per_dimension'], 0.001)} ",
+                f"{called} is {number(s['bits_per_dimension'], 0.001)} ",
                 term("bits", "bits per dimension"),
                 f" of {s['bits_per_dimension_of']}; there lower is better.",
             ),

@@ -127,7 +127,11 @@ def a_pair(axis, cls, given):
     guide = cls if axis == "guide" else MeanField
     made = small(cls, **given) if axis == "guide" else {}
     guide = guide(encoder, latent_dim, **made)
-    if axis == "guide" and guide.levels is not None:
+    if axis == "guide" and guide.usual_prior == "Codes()":
+        prior = priors.Codes(latent_dim)
+    elif prior.of_words:
+        guide = guides.Codebook(encoder, latent_dim, size=4)
+    elif axis == "guide" and guide.levels is not None:
         prior = priors.Categorical(latent_dim, levels=guide.levels)
     elif prior.levels is not None or drawn:
         guide = guides.Categorical(encoder, latent_dim, levels=prior.levels, **drawn)

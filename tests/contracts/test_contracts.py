@@ -75,12 +75,12 @@ def test_prior(cls):
     z = p.expand([40_000]).sample()
     assert z.shape == (40_000, 2)
     assert p.log_prob(z).shape == (40_000,)
-    if vae.model.prior.levels is not None:
+    if vae.guide.discrete:
         codes = p.enumerate_support()
         mass = p.log_prob(codes).exp()
         mean = (mass[:, None] * codes).sum(0)
         assert mass.sum().item() == pytest.approx(1)
-        error = (mean * (1 - mean) / len(z)).sqrt()
+        error = z.std(0) / len(z) ** 0.5
         assert ((z.mean(0) - mean).abs() < 4.5 * error).all()
         return
     reference = torch.distributions.StudentT(
@@ -230,7 +230,7 @@ def test_guide_reads_each_datum_alone(cls):
 def test_guide_density_integrates_to_one(cls):
     """By importance weighting with a wide Student-t as the reference; of codes by a sum over all of them."""
     guide, q = posterior(cls, 1, latent_dim=2)
-    if guide.levels is not None:
+    if guide.discrete:
         assert q.log_prob(q.enumerate_support()).exp().sum().item() == pytest.approx(1)
         return
     q = q.expand((100_000,))
@@ -325,6 +325,7 @@ APART = {"MeanField", "Local", "SemiAmortized", "ProductOfExperts"}  # entry by 
 GAUSSIAN = {*APART, "FullRank", "LowRank"}
 NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
 SHARED = {cls.__name__: cls.takes_shares for cls in variants(Objective).values()}
+OF_ONEHOTS = ("scored", "codes")  # needs that one-hot codes alone meet
 CLASSED = ("Labelled", "Clusters")
 REAL = "Labelled(target='real')"
 # Those that look at each latent by itself, and z depends on a real y; or at codes alone.
@@ -344,7 +345,7 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
     """What can be combined, written down by hand."""
     if structure == "Clusters" and prior != "Conditional":
         return False
-    if structure in CLASSED and not SHARED[objective]:
+    if structure in CLASSED and (not SHARED[objective] or guide == "Codebook"):
         return False
     if structure == REAL and objective in ONE_BY_ONE:
         return False
@@ -352,6 +353,9 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
         condition = "conditional"  # on the class
     if prior == "Conditional" and condition == "unconditional":
         return False
+    if "Codebook" in guide or prior == "Codes":
+        spread = {"spread", "independence", *OF_ONEHOTS} & {*NEEDS[objective]}
+        return (prior, guide) == ("Codes", "Codebook") and not spread
     if guide == "Categorical":
         if objective in ("FreeBits", "BetaTC", "InfoVAE", "DReG", "PIWAE"):
             return False
@@ -407,6 +411,7 @@ FIELDED = {"Subsets": "Fields"}  # what an objective needs
 PLAINS = (
     PLAIN,
     PLAIN | {"prior": "Categorical", "guide": "Categorical"},
+    PLAIN | {"prior": "Codes", "guide": "Codebook"},
     PLAIN | {"structure": "Clusters", "prior": "Conditional"},
 )
 

@@ -10,6 +10,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.distributions import Word
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
@@ -311,6 +312,10 @@ REQUIREMENTS: dict[str, tuple[Callable[[Site], bool], str]] = {
     "density": (
         lambda s: not s.point,
         "weighs draws by the guide's density, and at site {name!r} it is a point",
+    ),
+    "spread": (
+        lambda s: not isinstance(s.q, Word),
+        "compares draws of a datum, and at site {name!r} all are the same words of a codebook; take ELBO",
     ),
     "gradient": (
         lambda s: s.listed or bool(s.q.has_rsample),

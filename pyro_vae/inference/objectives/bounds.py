@@ -70,7 +70,7 @@ class IWAE(Objective):
     by_particle = True
     needs_draws = True
     takes_shares = True
-    needs = ("density",)
+    needs = ("density", "spread")
     own_bound = "IWAE-{K} bound"
 
     def __init__(self, *, num_particles: Count = 5) -> None:
@@ -96,7 +96,7 @@ class Renyi(Objective):
 
     by_particle = True
     takes_shares = True
-    needs = ("density",)
+    needs = ("density", "spread")
 
     def __init__(self, *, alpha: float = 0.5, num_particles: Count = 5) -> None:
         super().__init__(num_particles=num_particles)
@@ -128,7 +128,7 @@ class CIWAE(Objective):
 
     by_particle = True
     takes_shares = True
-    needs = ("density",)
+    needs = ("density", "spread")
     own_bound = "CIWAE-{K} bound"
 
     def __init__(
@@ -158,7 +158,7 @@ class MIWAE(Objective):
     by_particle = True
     needs_draws = True
     takes_shares = True
-    needs = ("density",)
+    needs = ("density", "spread")
     own_bound = "MIWAE-{K} bound"
 
     def __init__(self, *, groups: Count = 8, num_particles: Count = 64) -> None:

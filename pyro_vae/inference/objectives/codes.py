@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.foundation.checks import Count, NotNegative, Positive, at_least
 from pyro_vae.inference.objectives.base import Objective, closed_kls
 from pyro_vae.inference.terms import Program, Terms
+from pyro_vae.models.conditionals import Codebook
 
 
 class VIMCO(Objective):
@@ -39,7 +40,9 @@ class VIMCO(Objective):
 
 
 def gradient_of(guide: Any, objective: Any) -> str | None:
-    """In words how the gradient of a guide of one-hot codes is taken; `None` where z is made of reals."""
+    """In words how the gradient of a guide of codes is taken; `None` where z is made of reals."""
+    if isinstance(guide, Codebook):
+        return "straight through: that of the decoder at the words goes to the encodings as it is"
     levels = getattr(guide, "levels", None)
     if levels is None or not isinstance(objective, Objective):
         return None

@@ -94,7 +94,7 @@ class DReG(Objective):
 
     needs_draws = True
     takes_shares = True
-    needs = ("density", "gradient", "path")
+    needs = ("density", "spread", "gradient", "path")
     apart = True
     own_bound = "IWAE-{K} bound"
 
@@ -126,7 +126,7 @@ class PIWAE(Objective):
 
     needs_draws = True
     takes_shares = True
-    needs = ("density", "gradient", "path")
+    needs = ("density", "spread", "gradient", "path")
     apart = True
     own_bound = "IWAE-{K} bound"
 
@@ -172,7 +172,7 @@ class ReweightedWakeSleep(Objective):
     """
 
     takes_shares = True
-    needs = ("density", "path")
+    needs = ("density", "spread", "path")
     apart = True
     own_bound = "IWAE-{K} bound"
     score_function = False

@@ -1,6 +1,7 @@
 """Guides q(z|x)."""
 
 from pyro_vae.models.conditionals.base import Guide, HeadGuide
+from pyro_vae.models.conditionals.codebook import Codebook
 from pyro_vae.models.conditionals.discrete import Categorical
 from pyro_vae.models.conditionals.experts import MixtureOfExperts, ProductOfExperts
 from pyro_vae.models.conditionals.flows import IAF, NSF, Householder, Planar, Sylvester
@@ -17,6 +18,7 @@ __all__ = [
     "IAF",
     "NSF",
     "Categorical",
+    "Codebook",
     "Delta",
     "FullRank",
     "Guide",

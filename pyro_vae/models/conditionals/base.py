@@ -59,6 +59,8 @@ class Guide(Declared, Program):
     # Values of each variable of a z of one-hot codes; None where z is made of reals.
     levels: int | None = None
     listed: bool = False  # True: all values of z are enumerated
+    discrete: bool = False  # True: z takes values that can be counted
+    usual_prior: str | None = None  # the prior that goes with it where none is named
     # True: q(z|x) depends on the model, and on all that it is given.
     asks_model: bool = False
     classifier: Classifier | Regressor | None  # q(y|x), where there is a y

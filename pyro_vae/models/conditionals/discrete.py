@@ -60,6 +60,8 @@ class Categorical(HeadGuide):
     torch.Size([5, 6])
     """
 
+    discrete = True
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -166,9 +166,9 @@ class SemiAmortized(_Refined):
             raise InputError(
                 f"SemiAmortized cannot refine {name}; give it an amortised guide such as MeanField"
             )
-        if self.start.levels is not None:
+        if self.start.discrete:
             raise InputError(
-                f"SemiAmortized follows draws that carry gradients, and those of {name} do not"
+                f"SemiAmortized follows reals that carry gradients, and the draws of {name} are codes"
             )
         if not self.start.smooth:
             raise InputError(
