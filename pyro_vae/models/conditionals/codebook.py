@@ -14,6 +14,7 @@ from pyro_vae.foundation.checks import Count, NotNegative, Whole, at_least, shar
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.classes import Classifier, Reads
 from pyro_vae.models.conditionals.base import HeadGuide
+from pyro_vae.models.targets import Regressor
 
 LEAST = 1e-12  # of a moving count, below which its word stays where it is
 APART = (
@@ -181,10 +182,10 @@ class Codebook(HeadGuide):
         self.used.zero_()
         return perplexity(used).mean().item(), float((used == 0).sum())
 
-    def classify(self, classifier: Classifier, reads: Reads) -> None:
+    def classify(self, classifier: Classifier | Regressor, reads: Reads) -> None:
         raise InputError(
-            "the words of Codebook follow one encoding of each datum, and with a class y there is one for each class: "
-            "take the guide categorical, or a structure without classes"
+            "the words of Codebook follow one encoding of each datum, and with a y there is one for each: "
+            "take the guide categorical, or a structure without y"
         )
 
     def _fit(self, prior: Any) -> None:
