@@ -346,13 +346,16 @@ class _Proposals:
         )
         if self.share is not None:
             model = Ignoring(model, "share")
-            guide = _Defending(guide, self.model)
+            guide = Defending(guide, self.model)
             some = some.named(share=self.share[at])
         return weighted(model, guide, some, num_particles=count, **self.weighing)
 
 
-class _Defending(Around):
-    """A guide that draws a `share` of its latents from the prior of a model of this package, `(batch,)`."""
+class Defending(Around):
+    """A guide that draws a `share` of its latents from the prior of a model of this package, `(batch,)`.
+
+    It is called with the share beside the data, which the model is to ignore: `Ignoring(model, "share")`.
+    """
 
     def __init__(self, program: Program, model: Any) -> None:
         super().__init__(program)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.inputs import as_data, fields_of, once
+from pyro_vae.data.inputs import Call, as_data, fields_of, once
 from pyro_vae.engine.memory import MEMORY
+from pyro_vae.evaluation.adaptive import Defending
 from pyro_vae.evaluation.question import (
     Answer,
     Estimate,
@@ -22,11 +23,18 @@ from pyro_vae.evaluation.question import (
     unseen,
 )
 from pyro_vae.evaluation.results import PARETO_LIMIT
-from pyro_vae.evaluation.weighting import a_few, check_draws, log_marginal
+from pyro_vae.evaluation.weighting import (
+    a_few,
+    check_draws,
+    log_marginal,
+    weighted,
+)
+from pyro_vae.foundation.abstract import Ignoring
 from pyro_vae.foundation.checks import Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.fields import Fields
 
+SHARE = 0.5  # of draws that come from the prior
 HEADS = {
     "alone": "log p(x_f)",
     "alone_error": "± data",
@@ -131,7 +139,8 @@ def by_field(
     """`log p(x_f)` and `log p(x_f | x_others)` of each field, by importance weights of `q(z|x_f)` and `q(z|x_others)`.
 
     A field that is left out is missing to the guide and integrated out of the model, so that each number is an estimate
-    of the marginal log-likelihood as `log_marginal` gives it.
+    of the marginal log-likelihood. Half of the draws come from the prior instead of the guide (a defensive mixture):
+    what a single field says of z a guide may never have learned.
 
     Args:
         vae: whose likelihood is `Fields`.
@@ -144,6 +153,8 @@ def by_field(
     Raises:
         InputError: for another likelihood, and for a guide without a density.
 
+    Source: Hesterberg 1995, Weighted Average Importance Sampling and Defensive Mixture Distributions.
+
     >>> from pyro_vae import Spec, build
     >>> vae = build(Spec((4,), 2, likelihood="fields()"))
     >>> by_field(vae, torch.ones(5, 4), num_particles=10).alone.shape
@@ -155,11 +166,8 @@ def by_field(
     values, c = fields_of(data)
     values = values[:]
     c = None if c is None else c[:]
-    settings: dict[str, Any] = {
-        "num_particles": num_particles,
-        "memory": memory,
-        "progress": progress,
-    }
+    pair = Ignoring(vae.model, "share"), Defending(vae.guide, vae.model)
+    settings: dict[str, Any] = {"num_particles": num_particles, "memory": memory}
 
     def found(some: Tensor) -> tuple[Tensor, Tensor]:
         """Log p of what is left of the data, and the tail index of its weights; nan where nothing is."""
@@ -169,12 +177,17 @@ def by_field(
         if there.any():
             few = some[there]
             of_few = few if c is None else {"x": few, "c": c[there]}
-            result = log_marginal(vae.model, vae.guide, of_few, **settings)
+            share = few.new_full((len(few),), SHARE)
+            call = Call.of(vae.model, of_few).named(share=share)
+            result = weighted(*pair, call, progress=progress, **settings)
             place = there.cpu()
             log_p[place], k[place] = result.values.double(), result.pareto_k.double()
         return log_p, k
 
-    whole = found(values)[0] if joint is None else joint.values.double().cpu()
+    whole = joint
+    if whole is None:
+        whole = log_marginal(vae.model, vae.guide, data, progress=progress, **settings)
+    log_whole = whole.values.double().cpu()
     seen = layout.seen(values).cpu()
     of_part = {part: found(layout.only(values, *part)) for part in _parts(layout.names)}
     alone, others, tails = [], [], []
@@ -187,7 +200,7 @@ def by_field(
         others.append(log_rest.where(there, torch.nan))
         tails.append(torch.fmax(k_alone, k_rest).where(there, torch.nan))
     return ByField(
-        layout.names, whole, *(torch.stack(t, 1) for t in (alone, others, tails))
+        layout.names, log_whole, *(torch.stack(t, 1) for t in (alone, others, tails))
     )
 
 

@@ -397,7 +397,7 @@ def test_fitting_a_pair_fits_its_prior_too():
             lambda: build(
                 Spec((4,), 2, guide="codebook", structure="labelled", context=10)
             ),
-            "structure without classes",
+            "structure without y",
         ),
         (
             lambda: guides.SemiAmortized(MLP((4,)), 2, guide=guides.Codebook),

@@ -125,7 +125,7 @@ def test_what_does_not_go_together(refused):
         (("--prior", "standardnormal"), "take the prior codes"),
         (("--latent-dim", 9), "multiple of 4"),
         (("--objective", "iwae"), "all are the same words of a codebook; take ELBO"),
-        (("--structure", "labelled"), "a structure without classes"),
+        (("--structure", "labelled"), "a structure without y"),
     ):
         options = [*MANY[:2], "--latent-dim", 8, *arguments]
         assert sentence in refused("train", "--dry-run", *options)
