@@ -10,11 +10,14 @@ from pyro_vae.networks.base import (
 )
 from pyro_vae.networks.conv import ConvNet, GatedConv, ResNet
 from pyro_vae.networks.dense import MLP, GatedMLP, Linear
+from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
     "ConvNet",
+    "FieldDecoder",
+    "FieldEncoder",
     "GatedConv",
     "GatedMLP",
     "Linear",
