@@ -20,6 +20,7 @@ from pyro_vae.data.schema import Schema, Wish
 from pyro_vae.data.sets import DataSet, assembled, loaded_by
 from pyro_vae.data.sources import Source
 from pyro_vae.data.streams import Stream, Values
+from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.layout import Layout
 from pyro_vae.foundation.reading import user_path
@@ -199,25 +200,23 @@ def _request(
     request: Request, name: str, source: Source, where: Mapping[str, Source]
 ) -> Request:
     """What is asked for of one field: the options that its file takes."""
-    named = source.dataset in NAMED
-    takes = set() if named else {"labels", *options_of(source.dataset)}
-    takes &= {"key", "missing"} if source.array else takes
-    if source.array and not named:
-        takes.add("labels")
+    takes = _options(source)
     options: dict[str, Any] = {
-        o: getattr(request, o) if o in takes else None for o in OWN
+        option: getattr(request, option) if option in takes else None for option in OWN
     }
+    # Whole fields may be missing wherever a file can say so.
+    options |= {"missing": "keep" if "missing" in takes else None}
+    named = source.dataset in NAMED
+    options |= {"key": None if named else source.array}
+    folder = not named and user_path(source.dataset).is_dir()
     beside = [s.array for n, s in where.items() if n != name and s.array]
     masks = [f"{array}_mask" for array in beside]
-    alone = name == next(iter(where))
-    folder = not named and user_path(source.dataset).is_dir()
-    options |= {"key": None if named else source.array}
-    options |= {"missing": "keep" if "missing" in takes else None}
+    first = name == next(iter(where))
     return replace(
         request,
         **options,
         dataset=source.dataset,
-        condition=request.condition if alone and source.array else None,
+        condition=request.condition if first and source.array else None,
         columns=None,
         stream=False if folder or source.dataset.endswith(".npy") else None,
         background=request.background if folder else None,
@@ -227,8 +226,25 @@ def _request(
     )
 
 
+def _options(source: Source) -> set[str]:
+    """The options that tell how to read one field."""
+    if source.dataset in NAMED:
+        return set()
+    if source.array is not None:
+        return {"labels", "missing"}
+    return {"labels", *options_of(source.dataset)} - {"key"}
+
+
 def _check_options(request: Request, where: Mapping[str, Source]) -> None:
-    """Refuse an option that no file of the fields takes."""
+    """Refuse an option that no file of the fields takes, and fields that a named data set does not have."""
+    for dataset in {s.dataset for s in where.values()} & {*NAMED}:
+        others = [n for n, s in where.items() if s == (dataset, s.array)]
+        images = [n for n in others if where[n].array not in LABEL]
+        if len(images) > 1:
+            raise InputError(
+                f"{dataset} has images and labels, and {' and '.join(images)} cannot both be its images: give "
+                f"{option('key', 'image,label')}"
+            )
     if request.stream:
         raise InputError("--stream yes: several fields are held in memory")
     files = {s.dataset for s in where.values()}
@@ -237,11 +253,10 @@ def _check_options(request: Request, where: Mapping[str, Source]) -> None:
         raise InputError(
             "--condition names columns of one file, and the fields lie in several: put them into one .npz"
         )
-    takes = {"labels", *(o for f in own for o in options_of(f))} - {"key"}
-    for option in OWN:
-        given = getattr(request, option)
-        if given is not None and option not in (*takes, "key", "missing"):
-            raise InputError(f"--{option} fits none of {', '.join(sorted(files))}")
+    takes = {"key", "missing"}.union(*map(_options, where.values()))
+    for name in OWN:
+        if getattr(request, name) is not None and name not in takes:
+            raise InputError(f"--{name} fits none of {', '.join(sorted(files))}")
     if request.background and not any(user_path(f).is_dir() for f in own):
         raise InputError(
             f"--background is for a folder of images, which none of {', '.join(sorted(files))} is"
@@ -264,7 +279,7 @@ def _read(
                 raise InputError(f"{source.dataset} has no labels for the field {name}")
             loaded = loaded._replace(parts=loaded.labels)
     else:
-        table = source.array is None and asked_for_table(source.dataset)
+        table = source.array is None and "id" in options_of(source.dataset)
         of_table: Any = {} if wishes is None or isinstance(wishes, Wish) else wishes
         loaded = loaded_by(replace(asked, columns=of_table if table else None))
     for values in loaded.parts.values():
@@ -275,11 +290,6 @@ def _read(
     if any(len(v.shape) == 1 for v in loaded.parts.values()):
         return _column(name, loaded, wishes)
     return loaded
-
-
-def asked_for_table(file: str) -> bool:
-    """Whether a file is a table, whose columns may be of mixed kinds."""
-    return "id" in options_of(file)
 
 
 def _column(
@@ -303,13 +313,13 @@ def _column(
 def _as_label(name: str, frame: Any) -> Mapping[str, Wish]:
     """A column that is called a label, and holds few whole numbers, is taken for categories."""
     values = frame[name].dropna().to_numpy()
-    whole = values.dtype.kind in "iu" or (
-        values.dtype.kind == "f" and bool((values == np.round(values)).all())
-    )
-    few = len(np.unique(values)) <= max(2, len(values) // 2) if whole else False
-    if name.lower() in LABEL_WORDS and few and len(np.unique(values)) > 2:
-        return {name: Wish("category", (), "a label")}
-    return {}
+    if name.lower() not in LABEL_WORDS or values.dtype.kind not in "iuf":
+        return {}
+    whole = bool((values == np.round(values)).all())
+    kinds = len(np.unique(values))
+    if not whole or not 2 < kinds <= len(values) // 2:
+        return {}
+    return {name: Wish("category", (), "a label")}
 
 
 def _without_none(values: np.ndarray) -> np.ndarray:

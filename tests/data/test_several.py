@@ -79,6 +79,11 @@ def test_a_named_data_set_and_its_labels_are_fields():
     assert test["label"][:, 0].tolist() == alone.labels["test"].tolist()
 
 
+def test_a_named_data_set_has_one_field_of_images():
+    with pytest.raises(InputError, match="image and lable cannot both be its images"):
+        load_data("digits", key="image,lable")
+
+
 def test_texts_and_truth_values_are_categories(npz):
     words = np.array(["cat", "dog", "", "owl"])[np.arange(N) % 4]
     data = npz("text,word", {"word": words})
