@@ -274,7 +274,7 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
     try:
         resolved = config["resolved"]
         sizes = {name: int(size) for name, size in resolved["sizes"].items()}
-        random = Bridge.kinds()[resolved["bridge"]].is_random
+        random = Bridge.from_dict(resolved).is_random
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"the file {Path(folder) / 'config.toml'} does not describe a run: its table [resolved] is damaged"

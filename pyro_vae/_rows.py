@@ -22,11 +22,11 @@ from pyro_vae.data.own import may_have_holes, options_for
 from pyro_vae.data.representation import Representation, present
 from pyro_vae.data.sets import ALL
 from pyro_vae.data.several import FieldSet, available, load_several, with_missing
-from pyro_vae.data.sources import sources
 from pyro_vae.data.streams import Stream, chunks, stored
 from pyro_vae.data.units import Units
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import user_path
+from pyro_vae.foundation.sources import sources
 from pyro_vae.runs import public_name
 from pyro_vae.trained import Run
 

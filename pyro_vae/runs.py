@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.data.sources import sources
 from pyro_vae.foundation.commands import command, trust
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import is_device, require_writable
 from pyro_vae.foundation.reading import read_toml, user_path
 from pyro_vae.foundation.source import names
+from pyro_vae.foundation.sources import sources
 
 NAMED = names("data/named", "NAMED")
 SPLITS = names("data/sets", "SPLITS")

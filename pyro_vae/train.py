@@ -48,7 +48,6 @@ from pyro_vae.data.inputs import SAMPLE, fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import drawn_by_column, stored_columns, table_of
 from pyro_vae.data.several import FieldSet
-from pyro_vae.data.sources import sources
 from pyro_vae.data.streams import chunks
 from pyro_vae.data.targets import with_targets
 from pyro_vae.data.usual import usual_likelihood
@@ -62,6 +61,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import LOCK, MARK, locked, subfolder
 from pyro_vae.foundation.memory import in_words
 from pyro_vae.foundation.reading import user_path
+from pyro_vae.foundation.sources import sources
 from pyro_vae.foundation.trust import AXES as TRUSTED
 from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.coding import fit_codes

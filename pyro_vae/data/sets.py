@@ -23,12 +23,12 @@ from pyro_vae.data.nature import BYTE, Nature, nature_of
 from pyro_vae.data.own import OWN, own
 from pyro_vae.data.representation import Representation, Supported
 from pyro_vae.data.schema import Schema, Wish
-from pyro_vae.data.sources import sources
 from pyro_vae.data.streams import Stream, Values, stored
 from pyro_vae.data.units import Units, each
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.reading import user_path
+from pyro_vae.foundation.sources import sources
 
 COPIES = 3  # of conditions while they are made: as truths, one-hot, of the model's type
 SPLITS = ("train", "validation", "test")

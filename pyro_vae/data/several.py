@@ -18,12 +18,12 @@ from pyro_vae.data.own import OWN, options_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import Schema, Wish
 from pyro_vae.data.sets import DataSet, assembled, loaded_by
-from pyro_vae.data.sources import Source
 from pyro_vae.data.streams import Stream, Values
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.layout import Layout
 from pyro_vae.foundation.reading import user_path
+from pyro_vae.foundation.sources import Source
 
 NO_LABEL = -1  # what whole numbers of one field hold where it is missing
 

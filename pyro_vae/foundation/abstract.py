@@ -245,7 +245,7 @@ def variants(family: type) -> dict[str, type]:
 
     >>> from pyro_vae import Guide, variants
     >>> list(variants(Guide))[:3]
-    ['Categorical', 'Delta', 'FullRank']
+    ['Categorical', 'Codebook', 'Delta']
     """
     package = family.__module__.partition(".")[0]
     members: dict[str, type] = {}

@@ -2,14 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from pyro_vae.foundation.errors import InputError
-
-RESERVED = ("c", "total", "x", "y", "z")  # sites and data that are no field
 
 
 class Layout(NamedTuple):
@@ -96,27 +92,3 @@ class Layout(NamedTuple):
         return self._wholly(
             [part.where(there.unsqueeze(-1), torch.nan) for part, there in pairs]
         )
-
-
-def check_names(names: Sequence[Any], what: str, fewest: int = 2) -> tuple[str, ...]:
-    """The names of fields, once each can be one of a site and stands once.
-
-    Raises:
-        InputError: for others, of `what`.
-    """
-    for name in names:
-        if not isinstance(name, str) or not name.isidentifier():
-            raise InputError(
-                f"{what} has a field {name!r}: a name is made of letters, digits and _"
-            )
-        if name in RESERVED:
-            raise InputError(
-                f"{what} has a field called {name}, which names something else in a formula: call it otherwise, as in "
-                f"image={name}"
-            )
-    twice = [name for name in names if list(names).count(name) > 1]
-    if twice:
-        raise InputError(f"{what} has two fields called {twice[0]}")
-    if len(names) < fewest:
-        raise InputError(f"{what} has one field: give two or more")
-    return tuple(names)

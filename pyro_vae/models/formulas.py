@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple, NoReturn
 
 from pyro_vae.foundation.errors import MarkedError
-from pyro_vae.foundation.layout import RESERVED
+from pyro_vae.foundation.fieldnames import RESERVED
 
 SITES = ("x", "y", "z")
 LATENTS = ("y", "z")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from pyro_vae.engine.affine import Affine
 from pyro_vae.foundation.abstract import context_of
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.layout import Layout, check_names
+from pyro_vae.foundation.fieldnames import check_names
+from pyro_vae.foundation.layout import Layout
 from pyro_vae.networks.base import Shape, draw_weights, features
 
 

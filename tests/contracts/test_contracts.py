@@ -347,7 +347,7 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
         return False
     if structure in CLASSED and (not SHARED[objective] or guide == "Codebook"):
         return False
-    if structure == REAL and objective in ONE_BY_ONE:
+    if structure == REAL and (objective in ONE_BY_ONE or guide == "Codebook"):
         return False
     if (structure, prior, condition) == ("Clusters", "Conditional", "unconditional"):
         condition = "conditional"  # on the class

@@ -278,6 +278,7 @@ HELD_AT_A_TIME = {
         for name in (
             "Adaptive",
             "Classification",
+            "FieldTable",
             "Gaps",
             "Impute",
             "OOD",
@@ -331,6 +332,7 @@ def asked_of(request, call, tmp_path, monkeypatch):
 # Questions of runs of a kind, and how such a run is trained and such a pair made.
 OWN = {
     "Impute": ("--hide", 0.3),
+    "FieldTable": ("--key", "image,label"),
     "ColumnTable": ("--likelihood", "columns"),
     "Classification": ("--structure", "clusters"),
     "Regression": ("--structure", "labelled(target='real')"),
@@ -338,6 +340,7 @@ OWN = {
 COLUMNS = "columns(columns={'a': bernoulli(), 'b': bernoulli(), 'c': bernoulli(), 'd': bernoulli()})"
 MADE = {
     "Impute": {"missing": True},
+    "FieldTable": {"likelihood": "fields()"},
     "ColumnTable": {"likelihood": COLUMNS},
     "Classification": {"structure": "clusters"},
     "Regression": {"structure": "labelled(target='real')", "context": 1},

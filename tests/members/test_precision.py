@@ -245,7 +245,7 @@ EVERY = [
 
 
 def test_every_likelihood_has_a_truth():
-    of_others = {"Columns", "SelfMasking"}  # made of them
+    of_others = {"Columns", "Fields", "SelfMasking"}  # made of them
     assert {*TRUTHS} | of_others == set(variants(Likelihood))
 
 

@@ -90,6 +90,15 @@ def with_classes(call, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def on_fields(call, tmp_path, monkeypatch):
+    """A run on images and their labels as fields."""
+    monkeypatch.chdir(tmp_path)
+    quick = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
+    call("train", "--key", "image,label", *quick, "--output", "fields")
+    return Path("fields")
+
+
+@pytest.fixture
 def with_a_target(call, tmp_path, monkeypatch):
     """A run of a structure with a real target."""
     monkeypatch.chdir(tmp_path)
@@ -103,6 +112,7 @@ ASKED_OF = {
     "Regression": "with_a_target",
     "Classification": "with_classes",
     "ColumnTable": "on_a_table",
+    "FieldTable": "on_fields",
     "Impute": "with_holes",
 }
 

@@ -32,8 +32,6 @@ class Subsets(Objective):
     Source: Wu & Goodman 2018, Multimodal Generative Models for Scalable Weakly-Supervised Learning, section 2.2.
     """
 
-    takes_shares = True  # where the other does
-
     def __init__(
         self,
         *,

@@ -33,6 +33,7 @@ class Columns(Parted):
 
     Source: Nazábal, Olmos, Ghahramani & Valera 2020, Handling Incomplete Heterogeneous Data Using VAEs.
 
+    >>> import torch
     >>> from pyro_vae import Bernoulli
     >>> from pyro_vae.models.likelihoods import Poisson
     >>> likelihood = Columns((2,), columns={"age": Poisson, "married": Bernoulli})

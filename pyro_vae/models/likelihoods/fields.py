@@ -13,7 +13,7 @@ from pyro_vae.distributions.joined import Joined
 from pyro_vae.distributions.wide import wide
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.layout import check_names
+from pyro_vae.foundation.fieldnames import check_names
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.continuous import Gaussian
 from pyro_vae.models.likelihoods.parted import Parted

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.layout import check_names
+from pyro_vae.foundation.fieldnames import check_names
 from pyro_vae.foundation.reading import user_path
 from pyro_vae.foundation.source import names
 
