@@ -101,7 +101,8 @@ def drawn_subset(seen: Tensor) -> Tensor:
     """
     count = seen.sum(1, keepdim=True)
     # A number from 1 to 2^count - 2, whose bits say which of the fields that are there stay.
-    number = (torch.rand(len(seen), 1, device=seen.device) * (2**count - 2)).long() + 1
+    parts = (torch.ones_like(count) << count) - 2
+    number = (torch.rand(len(seen), 1, device=seen.device) * parts).long() + 1
     place = seen.long().cumsum(1) - 1
     chosen = ((number >> place.clamp_min(0)) & 1).bool() & seen
     return torch.where(count > 1, chosen, seen)
