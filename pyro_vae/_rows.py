@@ -214,7 +214,9 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
         raise InputError(told.replace(HOW, "train with --missing keep")) from error
 
 
-def _read_fields(opened: Run, file: str, labels: str | None) -> DataSet:
+def _read_fields(
+    opened: Run, file: str, labels: str | None, *, divide: bool = False
+) -> DataSet:
     """The fields of a file, or of files by the names of the fields; those that it lacks are missing."""
     own, bridge = opened.request, opened.bridge
     assert isinstance(bridge, FieldsBridge)
@@ -240,7 +242,7 @@ def _read_fields(opened: Run, file: str, labels: str | None) -> DataSet:
     kept["missing"] = KEEP if opened.spec.missing else None
     request = Request(dataset=file, labels=labels, **kept)
     try:
-        data = load_several(request, there, divide=False)
+        data = load_several(request, there, divide=divide)
     except InputError as error:
         told = str(error).replace("--dataset", "--data")
         raise InputError(told.replace(HOW, "train with --missing keep")) from error
@@ -406,8 +408,7 @@ def outside(opened: Run, name: str) -> Split | Data:
     }
     try:
         if opened.several:
-            data = _read_fields(opened, name, None)
-            named = False
+            data = _read_fields(opened, name, None, divide=named)
         else:
             data = load_data(name, divide=named, **request)
     except InputError as error:

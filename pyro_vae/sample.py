@@ -160,20 +160,20 @@ def _crossed(opened: FieldRun, some: Any, *, mean: bool) -> tuple[Figure, Tensor
     rows = layout.seen(known).any(1).nonzero().flatten().tolist()
     if not rows:
         raise InputError(f"none of the data shown has a field beside {name}")
-    made = torch.stack(
-        [
-            opened.shown(
-                draws_given(
-                    opened.whole.vae,
-                    known[i],
-                    CROSSED,
-                    None if c is None else c[i],
-                    mean=mean,
-                ).draws
+    drawn: dict[int, Tensor] = {}
+    for i in rows:
+        given = None if c is None else c[i]
+        try:
+            some_draws = draws_given(
+                opened.whole.vae, known[i], CROSSED, given, mean=mean
             )
-            for i in rows
-        ]
-    )
+        except InputError as error:  # of one that is too improbable there are none
+            refused = error
+            continue
+        drawn[i] = opened.shown(some_draws.draws)
+    if not drawn:
+        raise refused
+    rows, made = [*drawn], torch.stack([*drawn.values()])
     first = opened.shown(x[rows]).nan_to_num().unsqueeze(1)
     what = "the mean of p(x | z)" if mean else "draws"
     title = f"{name}: the datum's own, and {what} given its {', '.join(others)}"

@@ -18,8 +18,8 @@ class FieldEncoder(nn.Module):
     """An encoder body for data of several fields, `(..., width) -> (..., features)`: a network reads each.
 
     Of a field that is missing, of which all elements are nan, the features are 0, and one number more says so. The
-    features of all fields go through one layer more, `relu(W [h_1, ..., h_F, seen] + b)`; a guide made of experts takes
-    them `apart`.
+    features of all fields go through one layer more, `relu(W [h_1, ..., h_F, seen] + b)`; a guide made of experts lets
+    it `keep_apart` what it says of each.
 
     Args:
         networks: by the name of each field its network, `(..., *shape) -> (..., features)`, in the order in which the
@@ -73,11 +73,6 @@ class FieldEncoder(nn.Module):
         """Return the features side by side, without the layer that puts them together."""
         self.together = nn.Identity()
         self.out_shape = (self.apart_width,)
-
-    def apart(self, h: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What `keep_apart` lets it return: the features of each field, and which are there, `(..., fields)`."""
-        *each, seen = h.split([*self.widths, len(self.widths)], -1)
-        return each, seen
 
     def forward(self, x: Tensor, *c: Tensor) -> Tensor:
         there = self.layout.seen(x)

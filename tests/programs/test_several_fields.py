@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import SMALL
-from pyro_vae import load_data, log_marginal, open_run
+from pyro_vae import log_marginal, open_run
 from reading import contents
 
 rng = np.random.default_rng(0)
@@ -118,7 +118,10 @@ def test_new_data_may_lack_fields(folder, call):
     assert found["label"].shape == (9,)
     assert set(found["label"].tolist()) <= {0, 1, 2}
     np.testing.assert_allclose(found["size"], SIZE[:9], rtol=1e-6)
-    assert found["image_missing"].any() == False  # noqa: E712
+    assert not found["image_missing"].any()
+    other = ("--ask", f"ood(data='{folder / 'new.npz'}')", "--num-particles", 9)
+    said = call("evaluate", folder / "run", *other)
+    assert said.code == 0, said.err
     np.savez(folder / "none.npz", other=IMAGE)
     said = call("evaluate", folder / "run", "--data", folder / "none.npz")
     assert said.code == 2
@@ -225,8 +228,3 @@ def test_a_formula_and_its_data_agree(folder, call, tmp_path):
     )
     assert said.code == 2
     assert "the formula has the fields size, image and the data image, size" in said.err
-
-
-def test_digits_and_their_labels_are_fields_without_any_file():
-    data = load_data("digits", key="image,label")
-    assert data.shape == (65,)
