@@ -73,7 +73,7 @@ class Codebook(HeadGuide):
         encoder: nn.Module,
         latent_dim: Count,
         *,
-        size: Annotated[Count, at_least(2)] = 512,
+        size: Annotated[int, at_least(2)] = 512,
         groups: Count = 1,
         shared: bool = False,
         commitment: NotNegative = 0.25,
