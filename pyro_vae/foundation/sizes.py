@@ -92,7 +92,7 @@ def declared(init: Callable[..., None]) -> Callable[..., None]:
         try:
             with Bounded(what):
                 return function(self, *args, **kwargs)
-        except (OverflowError, MemoryError, RuntimeError) as error:
+        except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
             if not (isinstance(error, OverflowError) or is_too_large(error)):
                 raise
             too_large = f"{what} cannot be made: it is too large for memory"
@@ -125,7 +125,9 @@ def given(made: Any) -> dict[str, Any]:
 def is_too_large(error: BaseException) -> bool:
     """Whether an error says that memory ran out, or that a size is beyond what can be counted."""
     beyond = any(words in str(error) for words in ("overflow", "Overflow", "too large"))
-    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and beyond)
+    return is_out_of_memory(error) or (
+        isinstance(error, RuntimeError | TypeError) and beyond
+    )
 
 
 def _written(

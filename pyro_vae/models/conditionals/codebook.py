@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions.words import Word
 from pyro_vae.foundation.abstract import MOST_LISTED, aim, movable
-from pyro_vae.foundation.checks import Count, NotNegative, Whole, at_least, share
+from pyro_vae.foundation.checks import Count, NotNegative, Whole, at_least, share, takes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.classes import Classifier, Reads
 from pyro_vae.models.conditionals.base import HeadGuide
@@ -73,7 +73,7 @@ class Codebook(HeadGuide):
         encoder: nn.Module,
         latent_dim: Count,
         *,
-        size: Annotated[int, at_least(2)] = 512,
+        size: Annotated[int, at_least(2), takes(16)] = 512,
         groups: Count = 1,
         shared: bool = False,
         commitment: NotNegative = 0.25,
