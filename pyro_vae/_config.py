@@ -132,10 +132,16 @@ class Config:
         "columns of several kinds: columns, or age=poisson, income=gaussian, ...",
     )
     guide: str = _option("MeanField()", "q(z|x), see below")
-    objective: str = _option(
-        "ELBO()", "what is maximised, see below; also any pyro.infer:Trace_ELBO(...)"
+    objective: str | None = _option(
+        None,
+        "what is maximised, see below; also any pyro.infer:Trace_ELBO(...) (default: ELBO(); of a structure with "
+        "layers annealed over the first quarter of the epochs)",
     )
     latent_dim: int = _option(10, "length of z")
+    dims: str | None = _option(
+        None,
+        "of a structure with layers z1, z2, ... their lengths, that next to the data first: 100,50",
+    )
     epochs: int | None = _option(
         None, "passes over the data (default: 300 for digits, else 100)"
     )

@@ -10,6 +10,11 @@ from torch import nn
 from pyro_vae.foundation.abstract import context_of, variants
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import given
+from pyro_vae.models.conditionals import Guide, Ladder, Layered
+from pyro_vae.models.conditionals.layered import Layers
+from pyro_vae.models.layers import Below
+from pyro_vae.models.priors import Prior
+from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Standardised
 from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
@@ -56,14 +61,36 @@ def _parts(vae: VAE) -> dict[str, Any]:
     parts = {
         "prior": vae.model.prior,
         "likelihood": vae.model.likelihood,
-        "guide": vae.guide,
-        **_bodies("encoder", vae.guide.encoder),
+        **_parts_of_guide(vae.guide),
         **_bodies("decoder", vae.model.decoder),
     }
+    for site, layer in zip(vae.model.sites, vae.model.layers, strict=False):
+        own = layer.prior if isinstance(layer, Below) else layer.network
+        parts[f"layer {site}"] = own
     if vae.label_width:
         classifier: Any = vae.guide.classifier
         parts |= _bodies("classifier", classifier.network)
     return parts
+
+
+def _parts_of_guide(guide: Any) -> dict[str, Any]:
+    """The guide and its encoder, of several layers those of each."""
+    if isinstance(guide, Ladder):
+        each = zip(guide.sites, guide.trunk, strict=True)
+        found = [_bodies(_of("encoder", site), body) for site, body in each]
+    elif isinstance(guide, Layered):
+        found = [
+            {_of("guide", site): own, **_bodies(_of("encoder", site), own.encoder)}
+            for site, own in zip(guide.sites, guide.guides, strict=True)
+        ]
+    else:
+        found = [{"guide": guide, **_bodies("encoder", guide.encoder)}]
+    return {name: part for some in found for name, part in some.items()}
+
+
+def _of(what: str, site: str) -> str:
+    """What a part of a layer is called; that next to the data is the usual one."""
+    return what if site == "z1" else f"{what} of {site}"
 
 
 def _bodies(what: str, network: Any) -> dict[str, Any]:
@@ -101,25 +128,57 @@ def _read(vae: VAE) -> Spec:
     """The description that the parts of a VAE give of themselves."""
     parts = _parts(vae)
     shape, latent_dim = parts["likelihood"].shape, parts["prior"].latent_dim
-    axes: dict[str, Any] = {
-        a: _member(a, parts[a]) for a in ("prior", "likelihood", "guide")
-    }
+    axes: dict[str, Any] = {"likelihood": _member("likelihood", parts["likelihood"])}
+    axes |= {a: _members(a, parts, vae) for a in ("prior", "guide")}
     if vae.context:
         axes |= {
             "context": vae.context,
             "encoder_context": vae.guide.reads.c
             if vae.label_width
-            else context_of(vae.guide.encoder) > 0,
+            else context_of(_first(vae)) > 0,
         }
+    if len(vae.model.dims) > 1:
+        axes["structure"] = _layers(vae)
     if vae.label_width:
         axes["structure"] = _structure(vae)
     axes |= {"missing": True} if _reads_holes(vae) else {}
     return Spec(tuple(shape), latent_dim, network=_network(vae, parts), **axes)
 
 
+def _first(vae: VAE) -> Any:
+    """The encoder that reads the data, or the first of them."""
+    guide: Any = vae.guide
+    return guide.bodies[0] if isinstance(guide, Layers) else guide.encoder
+
+
+def _members(axis: str, parts: dict[str, Any], vae: VAE) -> str:
+    """The prior or the guide in the grammar of the command line, and those of layers that have others."""
+    if axis == "guide" and isinstance(vae.guide, Ladder):
+        return "MeanField()"
+    usual, others = _member(axis, parts[axis]), {}
+    for site in vae.model.sites:
+        part = parts.get(f"layer {site}" if axis == "prior" else f"guide of {site}")
+        if isinstance(part, Prior | Guide):
+            others[site] = _member(axis, part)
+    told = {s: m for s, m in others.items() if axis == "prior" or m != usual}
+    return ", ".join([usual, *(f"{site}={member}" for site, member in told.items())])
+
+
+def _layers(vae: VAE) -> str:
+    """The structure of a pair with several layers, in the grammar of the command line."""
+    guide: Any = vae.guide
+    dims, skip = vae.model.dims, vae.model.skip
+    if isinstance(guide, Ladder):
+        return f"Ladder(dims={dims}, skip={skip})"
+    if not guide.downward and guide.skip == skip:
+        return f"Chain(dims={dims}, skip={skip})"
+    text = formula(vae.model, guide).replace(",c)", ")").replace("|c)", ")")
+    return f"Formula(text={text!r}, dims={dims})"
+
+
 def _reads_holes(vae: VAE) -> bool:
     """Whether its networks were made for data of which single elements may be missing."""
-    encoder = vae.guide.encoder
+    encoder = _first(vae)
     if isinstance(encoder, FieldEncoder):
         return any(getattr(body, "masked", False) for body in encoder.bodies)
     return vae.model.likelihood.missing
@@ -127,7 +186,13 @@ def _reads_holes(vae: VAE) -> bool:
 
 def _network(vae: VAE, parts: dict[str, Any]) -> str:
     """The network in the grammar of the command line, of several fields one for each."""
-    encoder = vae.guide.encoder
+    encoder = _first(vae)
+    if len(vae.model.dims) > 1 and not isinstance(encoder, FieldEncoder):
+        usual = _member("network", parts["encoder"])
+        each = {s: parts[_of("encoder", s)] for s in vae.model.sites[1:]}
+        others = {s: _member("network", body) for s, body in each.items()}
+        told = [f"{s}={member}" for s, member in others.items() if member != usual]
+        return ", ".join([usual, *told])
     if not isinstance(encoder, FieldEncoder):
         return _member("network", parts["encoder"])
     return ", ".join(

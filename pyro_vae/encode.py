@@ -49,6 +49,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import subfolder, write_atomically
 from pyro_vae.inference.coding import codes_of
 from pyro_vae.models.conditionals import Codebook
+from pyro_vae.models.layers import names_of
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import check_output
 from pyro_vae.trained import Run
@@ -143,7 +144,8 @@ def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:
         label is nan or an empty text. Of a run with K classes also `q(y|x)`, `train_probabilities` `(N, K)`, the most
         probable class of each, `train_class`, and what the classes are called, `classes`. Of a run with a real target
         its mean and standard deviation under q(y|x), `train_prediction` and `train_prediction_std`, `(N,)`. Of a
-        codebook of G groups which word each datum has in each, `train_codes`, `(N, G)` whole numbers from 0.
+        codebook of G groups which word each datum has in each, `train_codes`, `(N, G)` whole numbers from 0. Of several
+        layers of latents what each latent is called, `latents`, the top first.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
@@ -159,6 +161,9 @@ def encode_rows(
     mean, std = encode(opened.vae, rows.x, draws=draws)
     arrays: dict[str, np.ndarray] = {"mean": mean.numpy(), "std": std.numpy()}
     common = {}
+    model = opened.vae.model
+    if len(model.dims) > 1:
+        common["latents"] = np.array(names_of(model.sites, model.dims))
     if isinstance(opened.vae.guide, Codebook):
         arrays["codes"] = codes_of(opened.vae, rows.x).numpy()
     column = None if opened.conditions is None else opened.conditions.latent
@@ -358,7 +363,8 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
     """The latents as a table with a row for each datum.
 
     Columns: `split`, `datum` (its place in the split, from 0), `row` (its place in the file, from 0), `name` where rows
-    have names, what a conditional run is given, `given_...`, `mean_0`, ..., `std_0`, ..., and `label` with labels;
+    have names, what a conditional run is given, `given_...`, `mean_0`, ..., `std_0`, ..., and `label` with labels; of
+    several layers of latents `mean_z2_0`, ...;
     of a codebook `code_0`, ...; of a run with classes `class`, the most probable one, and `probability_...` of each; of
     one with a real target `prediction` and `prediction_std`.
     """
@@ -385,7 +391,7 @@ def frame(arrays: dict[str, np.ndarray]) -> "pandas.DataFrame":
         }
         for kind in ("mean", "std"):
             columns |= {
-                f"{kind}_{d}": column
+                f"{kind}_{arrays['latents'][d] if 'latents' in arrays else d}": column
                 for d, column in enumerate(arrays[f"{split}_{kind}"].T)
             }
         columns |= {

@@ -40,7 +40,7 @@ OWNED = re.compile(
             rf"figures/{FIGURES}",
             rf"figures/{EVALUATION}/[^/]+\.png",
             r"figures/latents-new[\w.+-]*\.png",
-            r"samples/(prior|reconstructions|interpolation|traversal|manifold)(-\w+)?\.(png|npy|csv)",
+            r"samples/(prior|reconstructions|interpolation|traversal|manifold|layers)(-\w+)?\.(png|npy|csv)",
             r"samples/(conditions|transfer|cross)(-\w+)?\.(png|npy)",
             r"samples/prior_pairs(-\w+)?\.png",
             r"samples/prior-given\.csv",

@@ -144,6 +144,9 @@ def draw(
             plots.transfer(vae, x, c, _seen(opened, others), names),
             _shown(opened, given),
         )
+    if kind == "layers":
+        x, c = fields_of(data.first(max(count // 10, 1))[:])
+        return plots.layers(vae, x, c=c)
     x, c = _with_own_class(opened, data.first(1)[:])
     under = "under the c of the datum" if c is not None else ""
     drawn = plots.traversal(vae, x, c=c, to=to)
@@ -417,6 +420,12 @@ def _kinds(
                 "this one is a table"
             )
         kinds.remove("cross")
+    if "layers" in kinds and len(opened.vae.model.dims) < 2:
+        if wanted:
+            raise InputError(
+                "layers shows what each of several layers of latents holds, and the run has one z"
+            )
+        kinds.remove("layers")
     for kind in CONDITIONAL & set(kinds) if opened.conditions is None else ():
         if wanted:
             raise InputError(

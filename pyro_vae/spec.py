@@ -164,43 +164,65 @@ def _pieces(text: str) -> list[tuple[str, str, str]]:
     return pieces
 
 
-class Networks(NamedTuple):
-    """The networks of a pair: one for all data, and those of fields that are given others.
+class Members(NamedTuple):
+    """The members of an axis that a pair has: the usual one, and those of fields or layers that are given others.
 
-    `str(networks)` is the canonical spelling, which `parse_network` reads back.
+    `str(members)` is the canonical spelling, which `parse_members` reads back.
     """
 
     usual: Member
-    of_fields: dict[str, Member]
+    others: dict[str, Member]
 
     def __str__(self) -> str:
-        others = [f"{name}={member}" for name, member in self.of_fields.items()]
+        others = [f"{name}={member}" for name, member in self.others.items()]
         return ", ".join([str(self.usual), *others])
 
 
-def parse_network(text: str) -> Networks:
-    """Read a network, and where x is several fields perhaps those of some of them, `mlp, image=convnet`.
+# The axes of which a field or a layer may have a member of its own, and the usual one where none is named.
+BY_NAME = {"network": "mlp", "guide": "meanfield", "prior": "standardnormal"}
+
+
+EXAMPLES = {
+    "network": "image=convnet, label=mlp",
+    "guide": "meanfield, z2=fullrank",
+    "prior": "standardnormal, z1=conditional(components=5)",
+}
+
+
+def parse_members(axis: str, text: str) -> Members:
+    """Read a network, a guide or a prior, and perhaps those of some fields or layers, `mlp, image=convnet`.
+
+    Args:
+        axis: one of `BY_NAME`.
+        text: a member, and others by name behind it or alone.
 
     Raises:
-        InputError: as `parse`, and for a field that is named twice or is given nothing.
+        InputError: as `parse`, and for a name that stands twice or is given nothing.
 
-    >>> str(parse_network("image=convnet, label=mlp(hidden=(50,))"))
+    >>> str(parse_members("network", "image=convnet, label=mlp(hidden=(50,))"))
     'MLP(), image=ConvNet(), label=MLP(hidden=(50,))'
+    >>> str(parse_members("guide", "z2=fullrank"))
+    'MeanField(), z2=FullRank()'
     """
-    usual, named = "mlp", {}
+    usual, named = BY_NAME[axis], {}
     for i, (left, sign, right) in enumerate(_pieces(text)):
         name, member = left.strip(), right.strip()
         if not sign and i == 0:
             usual = name
         elif not sign or not name.isidentifier() or not member or name in named:
             raise InputError(
-                f"--network {shown(text)}: {shown(name or member)} must be of the form field=network, each field once, "
-                "as in image=convnet, label=mlp"
+                f"--{axis} {shown(text)}: {shown(name or member)} must be of the form name={axis}, each name once, as "
+                f"in {EXAMPLES[axis]}"
             )
         else:
             named[name] = member
-    others = {name: parse("network", member) for name, member in named.items()}
-    return Networks(parse("network", usual), others)
+    others = {name: parse(axis, member) for name, member in named.items()}
+    return Members(parse(axis, usual), others)
+
+
+def parse_part(axis: str, text: str) -> Member | Members:
+    """What the option of an axis says: a member, or several where fields or layers may have their own."""
+    return parse_members(axis, text) if axis in BY_NAME else parse(axis, text)
 
 
 def parse_optimizer(text: str, device: str = "cpu") -> Member:
@@ -372,9 +394,9 @@ class Spec:
 
     Attributes:
         shape: shape of one datum.
-        latent_dim: length of z.
+        latent_dim: length of z; of several layers that of all together, which the structure says.
         prior, network, likelihood, guide, structure: members in the grammar of `parse`; `None` for the prior is the
-            usual one of the guide or the structure. The network is read by `parse_network`.
+            usual one of the guide or the structure. The first three may be several, see `parse_members`.
         context: length of the condition c that each factor is given; 0 without one. Of a structure with classes it
             begins with the label.
         encoder_context: whether the encoder is given it too.
@@ -394,6 +416,8 @@ class Spec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
+        if dims := parse("structure", self.structure)().dims:
+            object.__setattr__(self, "latent_dim", sum(dims))
         if self.prior is None:
             usual = usual_prior(self.guide, self.structure)
             object.__setattr__(self, "prior", usual)
@@ -414,7 +438,8 @@ class Spec:
 
 def usual_prior(guide: str, structure: str) -> str:
     """The prior where none is named: that of the guide, where it goes with one alone, or else of the structure."""
-    own: str | None = getattr(parse("guide", guide).make, "usual_prior", None)
+    usual_guide = parse_members("guide", guide).usual
+    own: str | None = getattr(usual_guide.make, "usual_prior", None)
     usual: str = parse("structure", structure)().prior
     return usual if own is None else own
 
@@ -432,20 +457,27 @@ def build(spec: Spec) -> VAE:
     check("--latent-dim", spec.latent_dim, Count)
     check("context", spec.context, Whole)
     structure: Structure = parse("structure", spec.structure)()
-    networks, prior = parse_network(spec.network), parse("prior", spec.prior or "")
-    bodies = {name: _bodies(member) for name, member in networks.of_fields.items()}
+    networks = parse_members("network", spec.network)
+    priors = parse_members("prior", spec.prior or "")
+    guides = parse_members("guide", spec.guide)
+    bodies = {name: _bodies(member) for name, member in networks.others.items()}
     encoder, decoder = _bodies(networks.usual)
+    usual: Any = networks.usual.make
+    of_vectors = parse("network", "mlp") if usual.of_images else networks.usual
     context = max(spec.context - structure.label_width, 0)
     parts = Parts(
-        prior=_of_context(prior),
+        prior=_of_context(priors.usual),
         encoder=encoder,
         decoder=decoder,
         likelihood=parse("likelihood", spec.likelihood),
-        guide=parse("guide", spec.guide),
+        guide=guides.usual,
         context=context,
         of_encoder=context if spec.encoder_context else 0,
         missing=spec.missing,
         of_fields=bodies,
+        between=_bodies(of_vectors),
+        guides=guides.others,
+        priors={name: _of_context(member) for name, member in priors.others.items()},
     )
     return structure.build(parts, spec.shape, spec.latent_dim)
 

@@ -54,7 +54,7 @@ from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
 from pyro_vae.engine.memory import free_bytes
 from pyro_vae.foundation.abstract import alone, forked_random
-from pyro_vae.foundation.checks import between, check
+from pyro_vae.foundation.checks import between, check, shown
 from pyro_vae.foundation.commands import command, option, trust
 from pyro_vae.foundation.endings import asking, reader_gone
 from pyro_vae.foundation.errors import InputError
@@ -93,8 +93,9 @@ from pyro_vae.spec import (
     Spec,
     build,
     parse,
-    parse_network,
+    parse_members,
     parse_optimizer,
+    parse_part,
     parse_schedule,
     usual_prior,
 )
@@ -182,15 +183,17 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
+    config = _with_fields(_with_dims(config))
+    if config.objective is None:
+        structure = parse("structure", config.structure)()
+        usual = structure.usual_objective(config.epochs or 0)
+        config = replace(config, objective=usual)
     given = {axis: getattr(config, axis) for axis in AXES}
-    config = _with_fields(config)
     several = sources(config.dataset, config.key) is not None
     if several or wishes_of(config.likelihood) is not None:
         del given["likelihood"]  # it is known once the data were read
     members: dict[str, Any] = {
-        a: str(parse_network(v) if a == "network" else parse(a, v))
-        for a, v in given.items()
-        if v is not None
+        a: str(parse_part(a, v)) for a, v in given.items() if v is not None
     }
     config = replace(config, **members)
     optimizer, schedule = (
@@ -242,7 +245,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
         return optimizer(parameters, lr=config.learning_rate)
 
-    objective = parse("objective", config.objective)()
+    objective = parse("objective", config.objective or "")()
     if not isinstance(objective.num_particles, int) or objective.num_particles < 1:
         raise InputError(
             f"--objective {config.objective}: num_particles must be a whole number of at least 1"
@@ -277,6 +280,40 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         notes,
         conditions,
     )
+
+
+def _with_dims(config: Config) -> Config:
+    """The configuration with the lengths of a structure's layers where the structure keeps them."""
+    member = parse("structure", config.structure)
+    if config.dims is not None:
+        if not member().dims:
+            raise InputError(
+                f"--dims {shown(config.dims)} are the lengths of layers, and --structure {member.name.lower()} has "
+                "one vector z: give --latent-dim, or --structure chain or ladder"
+            )
+        dims = _whole_numbers("--dims", config.dims)
+        member = replace(member, arguments={**member.arguments, "dims": dims})
+    dims = member().dims
+    if not dims:
+        return config
+    if config.latent_dim not in (Config.latent_dim, sum(dims)):
+        raise InputError(
+            f"--latent-dim {config.latent_dim} is the length of one vector z, and --structure {member.name.lower()} "
+            f"has layers of the lengths {', '.join(map(str, dims))}: give --dims"
+        )
+    return replace(config, structure=str(member), latent_dim=sum(dims), dims=None)
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them."""
+    pieces = [piece.strip() for piece in text.strip("()[] ").split(",")]
+    if pieces[-1:] == [""] and len(pieces) > 1:
+        pieces.pop()
+    if not all(piece.isdecimal() and len(piece) < 10 for piece in pieces):
+        raise InputError(
+            f"{option} {shown(text)} must be whole numbers with commas between them, as in 100,50"
+        )
+    return tuple(map(int, pieces))
 
 
 def _with_fields(config: Config) -> Config:
@@ -372,11 +409,13 @@ def _usual_start(config: Config, data: DataSet) -> int:
 
 def _with_start(config: Config, data: DataSet) -> Config:
     """The options with the epoch after which the components of a prior are sought, where it is asked for as None."""
-    member = parse("prior", config.prior or "")
+    members = parse_members("prior", config.prior or "")
+    member = members.usual
     if member.arguments.get("start", 0) is not None:
         return config
     arguments = {**member.arguments, "start": _usual_start(config, data)}
-    return replace(config, prior=str(replace(member, arguments=arguments)))
+    usual = replace(member, arguments=arguments)
+    return replace(config, prior=str(members._replace(usual=usual)))
 
 
 def _label_name(config: Config) -> str:

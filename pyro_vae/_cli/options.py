@@ -30,6 +30,7 @@ KINDS = (  # of pictures
     "conditions",
     "transfer",
     "cross",
+    "layers",
 )
 LONGEST = 600  # characters of a complaint
 WORD = 250  # characters of a word in it, as long as the name of a file can be

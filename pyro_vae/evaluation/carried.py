@@ -1,5 +1,6 @@
 """What the y of a pair, a class or a real target, carries about x."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from pyro_vae.data.inputs import Call
 from pyro_vae.evaluation.question import Answer, Estimate, Printed, Row
 from pyro_vae.inference.bounds import scored
+from pyro_vae.inference.objectives.base import independent
 from pyro_vae.inference.particles import Program
 from pyro_vae.inference.terms import Site, double
 
@@ -103,6 +105,61 @@ class Carried(Printed):
         return Answer(
             title, rows=self.rows, sentences=self.sentences, numbers=self.numbers
         )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one of several layers of latents costs; nats per datum.
+
+    Attributes:
+        site: its name.
+        size: how many latents it has.
+        kl: `E_q[log q(z_l|.) - log p(z_l|.)]`, its part of `KL(q(z|x) || p(z))`.
+        kl_per_dimension: the part of each latent, `(size,)`; `None` unless they are independent in guide and model.
+    """
+
+    site: str
+    size: int
+    kl: Estimate
+    kl_per_dimension: Tensor | None
+
+
+def layers(
+    model: Program, guide: Program, batches: Any, sizes: Mapping[str, int], draws: int
+) -> list[Layer]:
+    """What each of several latent sites costs, where there are several.
+
+    Args:
+        model: of a pair.
+        guide: of the pair.
+        batches: of the data, each a `Call`.
+        sizes: the latent sites and how many reals each has, in an order that the result keeps.
+        draws: for each datum.
+    """
+    if len(sizes) < 2:
+        return []
+    kls: dict[str, list[Tensor]] = {name: [] for name in sizes}
+    dimensions: dict[str, list[Tensor]] = {name: [] for name in sizes}
+    for batch in batches:
+        sites = scored(model, guide, batch, draws).sites
+        for name in sizes:
+            site = sites[name]
+            assert site.log_q is not None
+            assert site.log_p is not None
+            kls[name].append(double(site.log_q - site.log_p).mean(0))
+            if independent(site.q) and independent(site.p):
+                log_q = double(site.q.base_dist.log_prob(site.value))
+                each = log_q - double(site.p.base_dist.log_prob(site.value))
+                dimensions[name].append(each.mean(0))
+    return [
+        Layer(name, size, Estimate.over(torch.cat(kls[name])), _mean(dimensions[name]))
+        for name, size in sizes.items()
+    ]
+
+
+def _mean(batches: list[Tensor]) -> Tensor | None:
+    """Over the data of all batches, each `(batch, D)`; nothing where there are none."""
+    return torch.cat(batches).mean(0).flatten().cpu() if batches else None
 
 
 def _kl(q: Tensor, p: Tensor) -> Tensor:

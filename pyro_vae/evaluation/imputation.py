@@ -393,7 +393,7 @@ def _drawn_from_prior(
     if vae.label_width:
         given = (vae._with_class(*given),)
         latents["y"] = codes(given[0][:, : vae.label_width]).unsqueeze(1)
-    latents["z"] = vae.draw_prior(count, *given).unsqueeze(1)
+    latents |= vae.model.by_site(vae.draw_prior(count, *given).unsqueeze(1))
     p = vae.model.at("x", data, **latents)
     seen = p if likelihood.missing else likelihood.partly(p)
     return latents, _Weights.of(_with_beside(vae, x, double(seen.log_prob(x))))

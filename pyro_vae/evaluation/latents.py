@@ -20,7 +20,7 @@ from pyro_vae.data.inputs import (
 from pyro_vae.data.streams import batches
 from pyro_vae.distributions import OneHots
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, Allocations, pieces
-from pyro_vae.evaluation.carried import Carried, carried
+from pyro_vae.evaluation.carried import Carried, Layer, carried, layers
 from pyro_vae.evaluation.codes import code_use
 from pyro_vae.evaluation.question import (
     Answer,
@@ -202,6 +202,7 @@ class LatentHealth(Printed):
         num_data: N, without what is left out.
         left_out: the data whose posterior or prior density is not finite, by their places counted from 0.
         others: what the classes beside these latents carry, or a real target, which also is one of them.
+        layers: what each of several latent sites costs, in the order in which they stand in these D.
         mixture_size: how many of them `q(z)` is made of; both parts are averages over these.
 
     Source: Hoffman & Johnson 2016, ELBO Surgery; Poole et al. 2019, On Variational Bounds of Mutual Information (the
@@ -219,6 +220,7 @@ class LatentHealth(Printed):
     mixture_size: int
     left_out: tuple[int, ...] = ()
     others: tuple[Carried, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     @property
     def active_units(self) -> int:
@@ -278,17 +280,23 @@ class LatentHealth(Printed):
                 "KL(q(z|x) || p(z))": self.kl,
                 "I(x; z)": self.mutual_information,
                 "KL(q(z) || p(z))": self.aggregated_kl,
+                **{f"KL of {layer.site}": layer.kl for layer in self.layers},
                 **{k: row for other in self.others for k, row in other.rows.items()},
             },
             meanings={
                 "KL(q(z|x) || p(z))": "what the ELBO pays; the sum of the two below",
                 "I(x; z)": "mutual information: what z tells about x",
                 "KL(q(z) || p(z))": "how far all posteriors are from the prior; what a better prior could save",
+                **{
+                    f"KL of {layer.site}": "its part of the KL: given the layers before it, in guide and model"
+                    for layer in self.layers
+                },
             },
             sentences=[
                 f"active latents: {self.active_units} of {d} ({low} to {high} by resampling the data)",
                 f"I(x; z) is at most {self.mutual_information_upper:.3f} without each datum's own share, from "
                 f"{self.mixture_size}{of} data, whose log is {self.bound:.3f}{bound}",
+                *self._by_layer(),
                 *self._lost(),
                 *(sentence for other in self.others for sentence in other.sentences),
                 *([] if self.collapsed else [self.verdict()]),
@@ -304,6 +312,7 @@ class LatentHealth(Printed):
                 "mutual_information_bound": self.bound,
                 "collapsed": self.collapsed,
                 "verdict": self.verdict(),
+                **self._numbers_of_layers(),
                 **{k: v for other in self.others for k, v in other.numbers.items()},
             },
         )
@@ -318,6 +327,41 @@ class LatentHealth(Printed):
         make = partial(plots.use_of_latents, used, self.activity > ACTIVE, label)
         caption = f"The latents in order: {label}. Latents without a bar carry next to nothing."
         return Drawing(make, caption)
+
+    def active_of(self) -> dict[str, tuple[int, int]]:
+        """Of each of several layers how many latents are active, and how many there are."""
+        found, start = {}, 0
+        for layer in self.layers:
+            activity = self.activity[start : start + layer.size]
+            found[layer.site] = (int((activity > ACTIVE).sum()), layer.size)
+            start += layer.size
+        return found
+
+    def _by_layer(self) -> list[str]:
+        """A sentence about the layers, where there are several."""
+        if not self.layers:
+            return []
+        parts = [
+            f"{site} {used} of {size}"
+            for site, (used, size) in self.active_of().items()
+        ]
+        return [f"active latents by layer: {', '.join(parts)}"]
+
+    def _numbers_of_layers(self) -> dict[str, Any]:
+        """Plain values of each layer, where there are several."""
+        if not self.layers:
+            return {}
+        active = self.active_of()
+        return {
+            "layers": {
+                layer.site: {
+                    "latents": layer.size,
+                    "active_units": active[layer.site][0],
+                    "kl": layer.kl.mean,
+                }
+                for layer in self.layers
+            }
+        }
 
     def _lost(self) -> list[str]:
         """A sentence about the data that are left out, if there are any."""
@@ -540,6 +584,17 @@ def _latent(model: Program, guide: Program, batch: Call) -> tuple[Any, Any]:
     return site.q, site.p
 
 
+def _sizes(model: Program, guide: Program, x: Any) -> dict[str, int]:
+    """The latent sites of reals of a pair and how many each has, as they stand side by side."""
+    few = next(iter(_batches(x, MEMORY)))
+    with forked_random():
+        sites = latents_of(scored(model, guide, few, 1).sites)
+        real = {n for n, s in sites.items() if not s.listed and s.p is not None}
+        if len(real) < 2:
+            return {}
+        return {n: part.size for n, part in Flat(model, few).parts.items() if n in real}
+
+
 def _several(
     model: Program, guide: Program, batch: Call, latents: dict[str, Site]
 ) -> tuple[_Joint, _Joint]:
@@ -703,6 +758,8 @@ def latent_health(
         with forked_random():
             sound = data.selected(there) if n < len(data) else data
             others_of = carried(model, guide, _batches(sound, memory))
+            sizes = _sizes(model, guide, data)
+            of_layers = layers(model, guide, _batches(sound, memory), sizes, draws)
         posteriors = look.kept
         if posteriors is None:
             chosen = there[torch.arange(size) * n // size]
@@ -716,6 +773,9 @@ def latent_health(
     upper = (posteriors.log_q - others).mean().item()
     low, high = math.floor(0.025 * (bootstrap - 1)), math.ceil(0.975 * (bootstrap - 1))
     dimensions = look.kl_per_dimension
+    if of_layers and all(each.kl_per_dimension is not None for each in of_layers):
+        parts: list[Any] = [each.kl_per_dimension for each in of_layers]
+        dimensions = torch.cat(parts)
     lost = (~look.kl.isfinite()).nonzero().flatten().tolist()
     return LatentHealth(
         activity=by_variable(moments.covariance(), look.levels).cpu(),
@@ -729,6 +789,7 @@ def latent_health(
         mixture_size=size,
         left_out=tuple(lost),
         others=tuple(others_of),
+        layers=tuple(of_layers),
     )
 
 

@@ -37,7 +37,8 @@ from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
-from pyro_vae.inference.objectives import ELBO, Objective
+from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.objectives.annealed import usual_objective
 from pyro_vae.inference.seeking import epochs_before, has_labels, seek
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
@@ -518,7 +519,8 @@ def fit(
         data: training data, `(N, *shape)`: a tensor, an array, a table, a map-style data set, or anything with a length
             that an index tensor takes batches from.
         c: of a conditional `VAE` the condition of each datum, `(N, context)`, or for classes whole numbers `(N,)`.
-        objective: an `Objective` or a `pyro.infer.ELBO`; `ELBO()` by default.
+        objective: an `Objective` or a `pyro.infer.ELBO`; by default `ELBO()`, of several layers `Annealed` over the
+            first quarter of the epochs.
         epochs: passes over the data.
         batch_size: data in a step.
         learning_rate: times `schedule(t)`, `t` from 0 to 1 over the run; the loss is in nats per datum.
@@ -569,7 +571,7 @@ def fit(
         vae.model,
         vae.guide,
         lambda p: optimizer(p, lr=learning_rate),
-        objective or ELBO(),
+        objective or usual_objective(vae.model, epochs),
         reduction="mean",
         weight_decay=weight_decay,
         clip_norm=clip_norm,

@@ -68,7 +68,10 @@ def seek(vae: Any, data: Any) -> None:
     some = Data(some) if isinstance(some, dict) else some
     with running(vae.model, vae.guide):
         with torch.no_grad():
-            z = torch.cat([vae.encode(few).sample() for few in batches(some, BATCH)])
+            codes = [vae.encode(few).sample() for few in batches(some, BATCH)]
+            z = torch.cat(codes)[
+                :, : vae.model.prior.latent_dim
+            ]  # of several layers the top
         size, what = parts_of_prior(vae)
         if size > len(z):
             raise InputError(

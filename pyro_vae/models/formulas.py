@@ -1,6 +1,7 @@
 """A pair as papers write it, `p(y) p(z) p(x|z,y); q(y|x) q(z|x)`, read from text."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from pyro_vae.foundation.errors import MarkedError
@@ -13,6 +14,7 @@ FACTOR = re.compile(
     r"\s*([pq])\s*\(\s*(\w+)\s*(?:\|\s*(\w+(?:\s*,\s*\w+)*)\s*)?\)\s*\*?"
 )
 NAME = re.compile(r"\w+")
+LAYER = re.compile(r"z\d+")
 
 
 class Term(NamedTuple):
@@ -33,12 +35,20 @@ class Formula(NamedTuple):
         of: the sites of p that depend on it; x stands for all fields.
         guided: whether q(z|x) depends on it.
         fields: what x consists of, in the order of the text; nothing where it is one.
+        layers: how many layers of latents z1, z2, ... there are; 0 where z is one vector.
+        skip: whether each factor of p is given all layers above.
+        skip_q: whether each factor of q is given all layers before it, and x.
+        downward: whether q draws the top first.
     """
 
     classes: bool
     of: tuple[str, ...]
     guided: bool
     fields: tuple[str, ...] = ()
+    layers: int = 0
+    skip: bool = False
+    skip_q: bool = False
+    downward: bool = False
 
 
 def read(text: str) -> Formula:
@@ -48,7 +58,7 @@ def read(text: str) -> Formula:
         InputError: for a text that is none, or a pair that cannot be made, with a mark under the place.
 
     >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")
-    Formula(classes=True, of=('z',), guided=True, fields=())
+    Formula(classes=True, of=('z',), guided=True, fields=(), layers=0, skip=False, skip_q=False, downward=False)
     >>> read("p(z) p(image|z) p(text|z); q(z|image,text)").fields
     ('image', 'text')
     """
@@ -57,6 +67,8 @@ def read(text: str) -> Formula:
     p = {term.site: term for term in terms if term.of == "p"}
     q = {term.site: term for term in terms if term.of == "q"}
     data = _data(p)
+    if layers := [site for site in p if LAYER.fullmatch(site)]:
+        return _read_layers(text, terms, p, data, len(layers))
     for term in terms:
         _check(text, term, p if term.of == "p" else q, data)
     _check_whole(text, p, q, data)
@@ -70,9 +82,96 @@ def read(text: str) -> Formula:
     return Formula("y" in p, of, "y" in q["z"].given, fields)
 
 
+def _read_layers(
+    text: str,
+    terms: list[Term],
+    p: dict[str, Term],
+    data: tuple[str, ...],
+    count: int,
+) -> Formula:
+    """A formula of layers z1, z2, ..., of which z1 is next to the data."""
+    sites = [f"z{i + 1}" for i in range(count)]
+    q = {term.site: term for term in terms if term.of == "q"}
+    for term in terms:
+        _check_layer(text, term, p if term.of == "p" else q, data, sites)
+    for site in (*sites, *data):
+        if site not in p:
+            _refuse(text, text.find(";"), f"p has no factor of {site}")
+    for site in data:
+        if site in q:
+            _refuse(text, q[site].place, f"{site} is observed, and q draws what is not")
+    for site in sites:
+        if site not in q:
+            _refuse(text, len(text), f"q has no factor of {site}, which p draws")
+    if count < 2:
+        _refuse(text, p["z1"].place, "one layer is called z; of several there is a z2")
+
+    # p: each layer is given the next above, or all of them.
+    skip = len(p[data[0]].given) > 1
+    for i, site in enumerate(sites):
+        over = sites[i + 1 :] if skip else sites[i + 1 : i + 2]
+        _agree(text, p[site], over)
+    for site in data:
+        _agree(text, p[site], sites if skip else sites[:1])
+
+    # q: from the data upwards, or from the top down.
+    downward = next(iter(q)) != "z1"
+    order = sites[::-1] if downward else sites
+    _agree(text, q[order[0]], data)
+    last = q[order[-1]].given
+    skip_q = set(last) == {*data, *order[:-1]} and (not downward or count > 2)
+    for i in range(1, count):
+        before = order[:i] if skip_q else order[i - 1 : i]
+        reads_data = downward or skip_q
+        _agree(text, q[order[i]], [*data, *before] if reads_data else before)
+    fields = () if data == ("x",) else data
+    return Formula(False, (), False, fields, count, skip, skip_q, downward)
+
+
+def _check_layer(
+    text: str,
+    term: Term,
+    others: dict[str, Term],
+    data: tuple[str, ...],
+    sites: list[str],
+) -> None:
+    """Refuse what a factor of a pair with layers cannot be of or be given."""
+    places = zip((term.site, *term.given), (term.place, *term.places), strict=True)
+    for name, place in places:
+        if name not in (*sites, *data):
+            there = f"x or fields of other names, and the layers {', '.join(sites)}"
+            _refuse(text, place, f"there is no {name[:30]}: this pair has {there}")
+    if others[term.site] is not term:
+        _refuse(text, term.place, f"{term.of} has two factors of {term.site}")
+    for name, place in zip(term.given, term.places, strict=True):
+        if name in data and term.of == "p":
+            _refuse(
+                text, place, f"{name} is what p makes, and given to no other factor"
+            )
+        known = name in data or (name in others and others[name].place < term.place)
+        if not known:
+            before = f"{term.of}({name}|...) comes before"
+            _refuse(text, place, f"{name} has no value here: {before}")
+
+
+def _agree(text: str, term: Term, wanted: Sequence[str]) -> None:
+    """Refuse a factor of a layer, or of the data, that is not given exactly what it is to be given."""
+    if {*term.given} == {*wanted}:
+        return
+    given = f"|{','.join(wanted)}" if wanted else ""
+    whole = f"{term.of}({term.site}{given})"
+    _refuse(
+        text,
+        term.place,
+        f"{whole} is wanted: a layer is given the one before it, or all of them in each factor",
+    )
+
+
 def _data(p: dict[str, Term]) -> tuple[str, ...]:
     """The sites of which there are data: x, or several fields by their own names."""
-    names = tuple(site for site in p if site not in LATENTS)
+    names = tuple(
+        site for site in p if site not in LATENTS and not LAYER.fullmatch(site)
+    )
     return names if len(names) > 1 and "x" not in names else ("x",)
 
 

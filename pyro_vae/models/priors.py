@@ -25,6 +25,7 @@ from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.conditionals.codebook import Codebook
 from pyro_vae.models.conditionals.discrete import Levels, levels_of
+from pyro_vae.models.layers import GaussianLayer
 from pyro_vae.networks import MLP, Standardised
 from pyro_vae.networks.base import Shape
 from pyro_vae.networks.fields import FieldEncoder
@@ -34,6 +35,7 @@ __all__ = [
     "Codes",
     "Conditional",
     "Flow",
+    "GaussianLayer",
     "GaussianMixture",
     "Laplace",
     "Prior",

@@ -73,6 +73,10 @@ class Program(AbstractProgram):
     def lists(self) -> bool:
         return any(factor.listed for factor in self.factors())
 
+    def written(self, factor: Factor) -> str:
+        """A factor as papers write it, `z|x`."""
+        return str(factor)
+
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The data, and what factors are given that follows from them."""
         return dict(values)
@@ -170,4 +174,5 @@ def formula(model: Any, guide: Any) -> str:
 def _product(name: str, program: Any) -> str:
     if not isinstance(program, Program):
         return f"{name}(?)"
-    return " ".join(f"{name}({factor})" for factor in program.factors())
+    factors = program.factors()
+    return " ".join(f"{name}({program.written(factor)})" for factor in factors)

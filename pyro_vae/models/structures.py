@@ -14,14 +14,28 @@ from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models import formulas
 from pyro_vae.models.classes import WEIGHT, Classes
 from pyro_vae.models.conditionals.base import Guide
+from pyro_vae.models.conditionals.gaussian import MeanField
+from pyro_vae.models.conditionals.layered import Ladder as LadderGuide
+from pyro_vae.models.conditionals.layered import Layered, Layers
+from pyro_vae.models.layers import (
+    WARM_UP,
+    Below,
+    GaussianLayer,
+    above,
+    check_dims,
+    sites_of,
+)
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.fields import Fields
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.targets import WEIGHT as WEIGHT_OF_REAL
 from pyro_vae.models.targets import Targets
 from pyro_vae.models.vae import VAE
+from pyro_vae.networks import features
 from pyro_vae.networks.base import Shape, with_mask
 from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
+
+TOP = 10  # latents of the top of several layers, unless said otherwise
 
 
 class Bodies(NamedTuple):
@@ -48,7 +62,11 @@ class Parts(NamedTuple):
         context: the length of the condition, which prior and decoder are given.
         of_encoder: how much of it the encoder is given, all or nothing.
         missing: whether elements of the data may be missing; then the encoder reads a mask beside them.
-        of_fields: by the name of a field how its networks are made; all others as `encoder` and `decoder`.
+        of_fields: by the name of a field how its networks are made; all others as `encoder` and `decoder`. Of several
+            layers z2, z3, ... name those between a layer of latents and the one below.
+        between: how networks between layers are made that are not named.
+        guides: by the name of a layer its guide, where it is another than `guide`.
+        priors: by the name of a layer its prior given the layer above, `latent_dim, context -> p(z|.)`.
     """
 
     prior: Callable[..., Prior]
@@ -60,6 +78,9 @@ class Parts(NamedTuple):
     of_encoder: int = 0
     missing: bool = False
     of_fields: Mapping[str, Bodies] = MappingProxyType({})
+    between: Bodies | None = None
+    guides: Mapping[str, Callable[..., Guide]] = MappingProxyType({})
+    priors: Mapping[str, Callable[..., Prior]] = MappingProxyType({})
 
     def network(self, likelihood: Likelihood, context: int) -> nn.Module:
         """The body of an encoder: one network, or of several fields one for each."""
@@ -84,6 +105,11 @@ class Parts(NamedTuple):
             networks[name] = make(latent_dim, member.output_shape, context=context)
         return FieldDecoder(networks)
 
+    def below(self, site: str) -> Bodies:
+        """How the networks between a layer of latents and the one below are made."""
+        usual = self.between or Bodies(self.encoder, self.decoder)
+        return self.of_fields.get(site, usual)
+
     def _seen(self, likelihood: Any) -> Shape:
         """What a network is given of a datum, or of a field."""
         seen: Shape = likelihood.seen_shape
@@ -101,6 +127,7 @@ class Structure(Declared, ABC):
         real: whether y is a real number, whose label stands there.
         reads_labels: whether labels are taken for classes without being asked for.
         fields: the names that the formula gives to several fields; empty where it says x, which any data are.
+        dims: of several layers of latents their lengths, that next to the data first; empty where z is one vector.
     """
 
     prior = "StandardNormal()"
@@ -108,11 +135,16 @@ class Structure(Declared, ABC):
     real = False
     reads_labels = False
     fields: tuple[str, ...] = ()
+    dims: tuple[int, ...] = ()
 
     @property
     def label_width(self) -> int:
         """How many numbers of a condition the label of y takes."""
         return 1 if self.real else self.classes
+
+    def usual_objective(self, epochs: int) -> str:
+        """The objective that is taken where none is asked for, in a run of so many epochs."""
+        return f"Annealed(epochs={WARM_UP * epochs:g})" if self.dims else "ELBO()"
 
     @abstractmethod
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
@@ -217,8 +249,76 @@ class Clusters(_Classed):
         self.start = start
 
 
+class _Layered(Structure):
+    """What the structures of several layers of latents share.
+
+    Attributes:
+        skip: whether each factor of p is given all layers above.
+        skip_q: whether each of q is given all layers that were drawn before it, and x.
+        downward: whether the guide draws the top first.
+        merged: whether the guide is a ladder.
+    """
+
+    skip = False
+    skip_q = False
+    downward = False
+    merged = False
+
+    def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
+        return _built_of_layers(parts, shape, self)
+
+
+class Chain(_Layered):
+    """`p(z2) p(z1|z2) p(x|z1); q(z1|x) q(z2|z1)`: layers of latents, each made from the one above (a deep VAE).
+
+    Args:
+        dims: the lengths of z1, z2, ...: the first is next to the data, the last is the top, whose prior is `--prior`.
+        skip: whether each factor is given all layers above, `p(x|z2,z1)`, and in q the data too, `q(z2|x,z1)`.
+
+    Raises:
+        InputError: for fewer than two layers.
+
+    Source: Rezende, Mohamed & Wierstra 2014, Stochastic Backpropagation; Burda, Grosse & Salakhutdinov 2015, Importance
+    Weighted Autoencoders (two stochastic layers); Dieng et al. 2019, Avoiding Latent Variable Collapse with Generative
+    Skip Models (skip).
+    """
+
+    def __init__(
+        self, *, dims: tuple[Count, ...] = (20, 10), skip: bool = False
+    ) -> None:
+        check_dims(dims)
+        self.dims = tuple(dims)
+        self.skip = self.skip_q = skip
+
+
+class Ladder(_Layered):
+    """`p(z2) p(z1|z2) p(x|z1); q(z2|x) q(z1|x,z2)`: layers of latents, whose guide comes down the model's own path.
+
+    The guide multiplies what the data say of a layer with what the model expects there, see `LadderGuide`. So upper
+    layers stay in use that a `Chain` leaves idle.
+
+    Args:
+        dims: as in `Chain`.
+        skip: whether the factors of p are given all layers above.
+
+    Raises:
+        InputError: for fewer than two layers.
+
+    Source: Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, Ladder Variational Autoencoders.
+    """
+
+    downward = True
+    merged = True
+
+    def __init__(
+        self, *, dims: tuple[Count, ...] = (20, 10), skip: bool = False
+    ) -> None:
+        check_dims(dims)
+        self.dims, self.skip = tuple(dims), skip
+
+
 class Formula(_Classed):
-    """`p(z) p(x|z); q(z|x)`, or another formula as text, of x, one vector z and perhaps a class y.
+    """`p(z) p(x|z); q(z|x)`, or another formula as text, of x, one vector z or layers, perhaps a class y.
 
     Where x is several fields they stand in its place by their names, `p(z) p(image|z) p(text|z); q(z|image,text)`, or x
     stands for all of them.
@@ -232,6 +332,8 @@ class Formula(_Classed):
         weight: as in `Labelled`.
         uniform: as in `Labelled`.
         start: as in `Clusters`, where z depends on y.
+        dims: of layers z1, z2, ... their lengths, as in `Chain`; by default 10 of the top, and twice as many of each
+            below.
 
     Raises:
         InputError: for a text that is no such formula, with a mark under the place.
@@ -245,8 +347,12 @@ class Formula(_Classed):
         weight: NotNegative = 50.0,
         uniform: bool = True,
         start: Whole | None = None,
+        dims: tuple[Count, ...] = (),
     ) -> None:
         found = formulas.read(text)
+        self.dims = _dims_of(found.layers, dims)
+        self.skip, self.skip_q = found.skip, found.skip_q
+        self.downward, self.merged = found.downward, False
         self.classes = classes if found.classes else 0
         self.of, self.guided = found.of, found.guided
         self.weight, self.uniform = weight, uniform
@@ -255,6 +361,131 @@ class Formula(_Classed):
         self.fields = found.fields
         if "z" in found.of:
             self.prior = Clusters.prior
+
+    def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
+        if self.dims:
+            return _built_of_layers(parts, shape, self)
+        return super().build(parts, shape, latent_dim)
+
+
+def _dims_of(layers: int, dims: tuple[int, ...]) -> tuple[int, ...]:
+    """The lengths of so many layers, as they were given or by default; nothing where z is one vector."""
+    if not layers:
+        if dims:
+            raise InputError(
+                f"dims={dims} are the lengths of layers z1, z2, ..., and the formula has one z: leave dims out"
+            )
+        return ()
+    if dims and len(dims) != layers:
+        raise InputError(
+            f"dims={dims} are the lengths of {len(dims)} layers, and the formula has {layers}"
+        )
+    return dims or tuple(TOP * 2**i for i in reversed(range(layers)))
+
+
+def _built_of_layers(parts: Parts, shape: Shape, structure: Any) -> VAE:
+    """A pair of several layers of latents and x or several fields."""
+    dims, skip = structure.dims, structure.skip
+    sites, c = sites_of(len(dims)), parts.context
+    _check_sites(parts, sites)
+    between = {site: parts.below(site) for site in sites[1:]}
+
+    # The parts, in the order in which they draw random numbers.
+    likelihood = parts.likelihood(shape)
+    _check_fields(structure.fields, likelihood, parts.of_fields, sites[1:])
+    guide = _guide_of_layers(parts, likelihood, structure, between)
+    read = sum(dims) if skip else dims[0]
+    decoder = parts.output(likelihood, read, c)
+    layers: list[nn.Module] = []
+    for i, size in enumerate(dims[:-1]):
+        over = sum(dims[i + 1 :]) if skip else dims[i + 1]
+        if sites[i] in parts.priors:
+            layers.append(_layer_of(parts, sites[i], size, over))
+        else:
+            _, make = between[sites[i + 1]]
+            layers.append(GaussianLayer(make(over, (2, size), context=c), size))
+    prior = parts.prior(dims[-1], context=c)
+    return VAE(
+        prior,
+        decoder,
+        likelihood,
+        guide,
+        missing=parts.missing,
+        layers=layers,
+        skip=skip,
+    )
+
+
+def _guide_of_layers(
+    parts: Parts,
+    likelihood: Likelihood,
+    structure: Any,
+    between: Mapping[str, Bodies],
+) -> Layers:
+    """`q(z1|x) q(z2|z1)`, or from the top down."""
+    dims, c = structure.dims, parts.of_encoder
+    sites = sites_of(len(dims))
+    if structure.merged:
+        _check_merged(parts)
+        bodies, width = [parts.network(likelihood, c)], 0
+        for site in sites[1:]:
+            width = features(bodies[-1], None)
+            make, _ = between[site]
+            bodies.append(make((width,), context=0))
+        return LadderGuide(bodies, dims, skip=structure.skip)
+    guides = []
+    for i, site in enumerate(sites):
+        make_guide = parts.guides.get(site, parts.guide)
+        if structure.downward:
+            over = above(sites, i, skip=structure.skip_q)
+            more = sum(dims[sites.index(name)] for name in over)
+            encoder = parts.network(likelihood, c + more)
+        elif i == 0 or structure.skip_q:
+            encoder = parts.network(likelihood, c + sum(dims[:i]))
+        else:
+            make, _ = between[site]
+            encoder = make((dims[i - 1],), context=c)
+        guides.append(make_guide(encoder, dims[i]))
+    return Layered(guides, downward=structure.downward, skip=structure.skip_q)
+
+
+def _check_merged(parts: Parts) -> None:
+    """Refuse guides of other families where Gaussians are merged."""
+    made = [getattr(g, "make", g) for g in (parts.guide, *parts.guides.values())]
+    others = [cls for cls in made if cls is not MeanField]
+    if others:
+        name = getattr(others[0], "__name__", "another")
+        raise InputError(
+            f"a ladder multiplies Gaussians, so its guide is MeanField, and {name} is asked for: leave the guide out, "
+            "or take the structure chain"
+        )
+
+
+def _check_sites(parts: Parts, sites: tuple[str, ...]) -> None:
+    """Refuse guides or priors of latents that there are not."""
+    named = [("guide", name, sites) for name in parts.guides]
+    named += [("prior", name, sites[:-1]) for name in parts.priors]
+    for what, name, there in named:
+        if name == sites[-1] and what == "prior":
+            raise InputError(
+                f"a prior is given to {name}, whose prior is the one that stands first, without a name"
+            )
+        if name not in there:
+            latents = ", ".join(sites)
+            raise InputError(
+                f"a {what} is given to {name}, and the latents are {latents}"
+            )
+
+
+def _layer_of(parts: Parts, site: str, size: int, over: int) -> Below:
+    """`p(z_l|z_{l+1})` that is named."""
+    prior = parts.priors[site](size, context=over + parts.context)
+    if not context_of(prior):
+        raise InputError(
+            f"{site} is given the layers above, and {type(prior).__name__} depends on nothing: take conditional, or "
+            "leave it out"
+        )
+    return Below(prior, context=parts.context)
 
 
 def _built(
@@ -269,12 +500,13 @@ def _built(
     of_encoder = parts.of_encoder + (size if guided else 0)
 
     # The parts, in the order in which they draw random numbers.
+    _check_sites(parts, sites_of(1))
     likelihood = parts.likelihood(shape)
     named = () if structure is None else structure.fields
     _check_fields(named, likelihood, parts.of_fields)
     encoder = parts.network(likelihood, of_encoder)
     decoder = parts.output(likelihood, latent_dim, of_x)
-    guide = parts.guide(encoder, latent_dim)
+    guide = parts.guides.get("z", parts.guide)(encoder, latent_dim)
     prior = parts.prior(latent_dim, context=of_z)
     if "z" in of and not context_of(prior):
         raise InputError(
@@ -302,7 +534,10 @@ def _built(
 
 
 def _check_fields(
-    named: tuple[str, ...], likelihood: Likelihood, networks: Mapping[str, Bodies]
+    named: tuple[str, ...],
+    likelihood: Likelihood,
+    networks: Mapping[str, Bodies],
+    layers: tuple[str, ...] = (),
 ) -> None:
     """Refuse a formula, or networks, with fields that the data do not have."""
     there = likelihood.names if isinstance(likelihood, Fields) else ("x",)
@@ -311,7 +546,8 @@ def _check_fields(
             f"the formula has the fields {', '.join(named)} and the data {', '.join(there)}, in this order"
         )
     for name in networks:
-        if name not in there:
+        if name not in (*there, *layers):
+            below = f" and layers {', '.join(layers)}" if layers else ""
             raise InputError(
-                f"a network is given to the field {name}, and the data have {', '.join(there)}"
+                f"a network is given to {name}, and there are the fields {', '.join(there)}{below}"
             )

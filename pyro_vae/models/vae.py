@@ -42,6 +42,8 @@ from pyro_vae.models.classes import (
     with_label,
 )
 from pyro_vae.models.conditionals.base import Guide
+from pyro_vae.models.conditionals.layered import Layers, joint
+from pyro_vae.models.layers import above, beside_each_other, places, sites_of
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.likelihoods.fields import Fields, on_own_scales
 from pyro_vae.models.priors import Prior
@@ -65,8 +67,12 @@ class Model(Program):
         prior: `p(z)`.
         decoder: any module, `(..., latent_dim) -> (..., channels, *shape)`.
         likelihood: `p(x|z)` from the decoder's output.
+        layers: of several layers of latents those below the top, whose prior is `prior`: p(z1|z2), p(z2|z3), ...
+        skip: whether layers and x are given all layers above, and not only the next.
 
     Attributes:
+        sites: the names of the latents that are vectors: z, or of several layers z1, z2, ... from the data upwards.
+        dims: their lengths.
         context: how many numbers of a condition c it is called with; 0 without one.
         classes: how many values a class y has, whose label c begins with; 0 without one.
         label_width: how many numbers that label takes: K of a class, 1 of a real y; 0 without y.
@@ -79,10 +85,20 @@ class Model(Program):
     log_unit: Tensor | None
 
     def __init__(
-        self, prior: Prior, decoder: nn.Module, likelihood: Likelihood
+        self,
+        prior: Prior,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        *,
+        layers: Sequence[nn.Module] = (),
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.prior = prior
+        self.layers: Any = nn.ModuleList(layers)  # p(z1|z2), p(z2|z3), ...
+        self.skip, self.sites = skip, sites_of(1 + len(layers))
+        lengths: Any = (*(layer.latent_dim for layer in self.layers), prior.latent_dim)
+        self.dims: tuple[int, ...] = lengths
         self.decoder = decoder
         self.likelihood = likelihood
         self.register_buffer("log_unit", None)
@@ -97,6 +113,11 @@ class Model(Program):
     ) -> None:
         """Called once by `VAE` where there is a y: p(y), and which factors are given it."""
         self.class_prior, self.of_z, self.of_x = prior, of_z, of_x
+
+    @property
+    def latent_dim(self) -> int:
+        """The length of all layers of latents together."""
+        return sum(self.dims)
 
     @property
     def classes(self) -> int:
@@ -129,17 +150,58 @@ class Model(Program):
 
     def _factors(self) -> Sequence[Factor]:
         """The factors with x as one site."""
-        of_x = ("z", *self.of_x.names)
+        of_x = (*self.read_by_x, *self.of_x.names)
         of_x = (*of_x, "total") if self.likelihood.sized else of_x
         if self.class_prior is None:
-            of_z = self.of_z.names
-            return [Factor("z", of_z, self.prior), Factor("x", of_x, self.given)]
+            top = Factor(self.sites[-1], self.of_z.names, self.prior)
+            below = [self._of_layer(i) for i in reversed(range(len(self.layers)))]
+            return [top, *below, Factor("x", of_x, self._given_latents)]
         real = isinstance(self.class_prior, TargetPrior)
         return [
             Factor("y", (), self.class_prior, listed=not real, partly=real),
             Factor("z", self.of_z.names, self._prior_given),
             Factor("x", of_x, self._given_class),
         ]
+
+    @property
+    def read_by_x(self) -> tuple[str, ...]:
+        """The latents that the decoder is given, from the top down: z, or z1, or with `skip` all."""
+        return above(self.sites, -1, skip=self.skip)
+
+    def read_of(self, z: Tensor) -> Tensor:
+        """What the decoder is given of the vector of all layers, `(..., latent_dim)`."""
+        each = self.by_site(z)
+        return beside_each_other([each[site] for site in self.read_by_x])[0]
+
+    def by_site(self, z: Tensor) -> dict[str, Tensor]:
+        """The vector of all layers, `(..., latent_dim)`, cut into the latents by their names."""
+        return {s: z[..., at] for s, at in places(self.sites, self.dims).items()}
+
+    @property
+    def prior_reads_c(self) -> bool:
+        """Whether some layer of latents depends on a condition."""
+        return any(context_of(part) > 0 for part in (self.prior, *self.layers))
+
+    def _of_layer(self, i: int) -> Factor:
+        """`p(z_i | layers above)`."""
+        layer, over = self.layers[i], above(self.sites, i, skip=self.skip)
+        of_c = ("c",) if context_of(layer) else ()
+
+        def given(*values: Tensor) -> Distribution:
+            z = beside_each_other(values[: len(over)])
+            return layer(*z, *values[len(over) :])  # type: ignore[no-any-return]
+
+        return Factor(self.sites[i], (*over, *of_c), given)
+
+    def _given_latents(self, *values: Tensor) -> Distribution:
+        """`p(x|z)` of the latents that the decoder reads, one after the other, and what else it is given."""
+        z, others = self._read(values)
+        return self.given(z, *others)
+
+    def _read(self, values: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The latents that a decoder reads as one vector, and what else it is given."""
+        count = len(self.read_by_x)
+        return beside_each_other(values[:count])[0], values[count:]
 
     def _prior_given(self, *values: Tensor) -> Distribution:
         """`p(z|y)`, of the batch shape of y; p(z) where it does not depend on y."""
@@ -151,8 +213,9 @@ class Model(Program):
         context = self.of_x.context(values[:read], self.each)
         return self.given(z, *context, *values[read:])
 
-    def _given_field(self, i: int, z: Tensor, *values: Tensor) -> Distribution:
+    def _given_field(self, i: int, *read: Tensor) -> Distribution:
         """`p(x_i|z)` of the field number i, of the batch shape of z, and of y where there is one."""
+        z, values = self._read(read)
         context = values[: 1 if context_of(self.decoder) else 0]
         if self.class_prior is not None:
             context = self.of_x.context(values, self.each)
@@ -252,6 +315,9 @@ class VAE(AbstractProgram):
         likelihood: `p(x|z)`, for example `Bernoulli((28, 28))`.
         guide: `q(z|x)`, for example `MeanField(encoder, 16)`.
         missing: whether elements of x may be missing.
+        layers: of several layers of latents those below the top: `p(z1|z2)`, such as `GaussianLayer`, then `p(z2|z3)`.
+            The prior is that of the top, the decoder reads z1, and the guide is `Layered` or a `Ladder`.
+        skip: whether layers and decoder are given all layers above, side by side from the top down.
         classes: a class y beside z, see `Classes`, or a real one, see `Targets`.
 
     A pair is conditional, `p(z|c) p(x|z,c)` and `q(z|x,c)`, where prior, decoder or encoder read a `context`, as
@@ -287,21 +353,42 @@ class VAE(AbstractProgram):
         *,
         missing: bool = False,
         classes: Classes | Targets | None = None,
+        layers: Sequence[nn.Module] = (),
+        skip: bool = False,
     ) -> None:
         super().__init__()
         # A field can always be left out.
         likelihood.missing = missing or isinstance(likelihood, Fields)
-        self.model = Model(prior, decoder, likelihood)
+        self.model = Model(prior, decoder, likelihood, layers=layers, skip=skip)
         self.guide = guide  # type: ignore[assignment]
         self.seek_after = getattr(prior, "start", 0)
+        self._check_layers(classes)
         if classes is None:
             self._agree()
         else:
             self._classify(classes)
         for part, other in ((prior, guide), (guide, self.model)):
-            if isinstance(part, Prior | Guide):
+            if isinstance(part, Prior | Guide | Layers):
                 part.connect(other)  # type: ignore[arg-type]
         self._made = {name: _beginning(p) for name, p in self.named_parameters()}
+
+    def _check_layers(self, classes: Any) -> None:
+        """Raise `InputError` where model and guide do not have the same layers of latents."""
+        of_model, own = self.model.dims, isinstance(self.guide, Layers)
+        if own and classes is not None:
+            raise InputError(
+                "a pair of several layers of latents has no y: leave classes out"
+            )
+        if not own and len(of_model) > 1:
+            raise InputError(
+                f"the model has {len(of_model)} layers of latents and the guide {type(self.guide).__name__} one: take "
+                "Layered or Ladder"
+            )
+        if own and self.guide.dims != of_model:
+            raise InputError(
+                f"the layers z1, z2, ... of the guide have the lengths {self.guide.dims} and those of the model "
+                f"{of_model}: give VAE layers=[p(z1|z2), ...]"
+            )
 
     def _agree(self) -> None:
         """Let the model know of a condition that some part reads, once all that read one read the same."""
@@ -309,7 +396,8 @@ class VAE(AbstractProgram):
             "the prior": self.model.prior,
             "the decoder": self.model.decoder,
         }
-        parts["the guide's encoder"] = getattr(self.guide, "encoder", None)
+        parts["the guide's encoder"] = getattr(self.guide, "encoder", self.guide)
+        parts |= {f"the layer z{i + 1}": p for i, p in enumerate(self.model.layers)}
         read = {
             name: width for name, part in parts.items() if (width := context_of(part))
         }
@@ -401,6 +489,8 @@ class VAE(AbstractProgram):
 
     def _latents(self, data: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """A draw of z from the guide, and the condition with it: a y that was not known is drawn too."""
+        if isinstance(self.guide, Layers):
+            return self.guide.at_all(data).rsample(), data.get("c")
         if not self.label_width:
             return self.guide(data), data.get("c")
         known, y = self.guide.known(data), self._class_given(data).sample()
@@ -418,8 +508,13 @@ class VAE(AbstractProgram):
         return self.model.total(data["x"]) if self.model.likelihood.sized else None
 
     def encode(self, x: Any, c: Any = None) -> Distribution:
-        """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`."""
+        """`q(z|x)`: `(batch, *shape)` -> a distribution of batch shape `(batch,)`, event shape `(latent_dim,)`.
+
+        Of several layers it is that of all of them side by side, the top first, as `Ancestral`.
+        """
         guide, data = self.guide, self._data(x, c)
+        if isinstance(guide, Layers):
+            return guide.at_all(data)
         if self.label_width:
             return self._mixture(data)
         if isinstance(guide, Guide):
@@ -503,7 +598,7 @@ class VAE(AbstractProgram):
         """`p(x|z)`: `(..., latent_dim)` -> a distribution of batch shape `(...)`, event shape `shape`.
 
         Args:
-            z: latents.
+            z: latents; of several layers all of them side by side, the top first.
             c: of a conditional pair the condition, one for all latents or one for each in their last batch dimension.
             total: for a likelihood with a size the total count of each datum; by default a typical one.
 
@@ -511,14 +606,15 @@ class VAE(AbstractProgram):
             InputError: for latents of another length, and for a condition that is missing or does not fit.
         """
         z = torch.as_tensor(z, dtype=self._type.dtype, device=self._type.device)
-        latent_dim = self.model.prior.latent_dim
+        latent_dim = self.model.latent_dim
         if z.ndim == 0 or z.shape[-1] != latent_dim:
             raise InputError(
                 f"z has shape {tuple(z.shape)} and the model takes (..., {latent_dim})"
             )
         given = self.condition(c, z.shape[-2] if z.ndim > 1 else 1)
         totals = () if total is None else (total,)
-        return self.model.given(z, *self._read_by_decoder(*given), *totals)
+        read = self.model.read_of(z)
+        return self.model.given(read, *self._read_by_decoder(*given), *totals)
 
     def _read_by_decoder(self, *c: Tensor) -> tuple[Tensor, ...]:
         """What of a condition the decoder reads."""
@@ -557,7 +653,7 @@ class VAE(AbstractProgram):
         Raises:
             InputError: for more than memory holds, and for a condition that is missing or does not fit.
         """
-        each = math.prod(self.model.likelihood.shape) + self.model.prior.latent_dim
+        each = math.prod(self.model.likelihood.shape) + self.model.latent_dim
         require(
             2 * self._type.element_size() * n * each,
             f"sample with n={n}",
@@ -574,6 +670,10 @@ class VAE(AbstractProgram):
 
     def draw_prior(self, n: int, *c: Tensor) -> Tensor:
         """`n` draws from `p(z)`, `(n, latent_dim)`; of a conditional prior one for each row of c."""
+        if len(self.model.dims) > 1:
+            p = self.prior_given(*c)
+            rows = len(c[0]) if c and self.model.prior_reads_c else n
+            return p.sample() if p.batch_shape else p.sample((rows,))
         if self.label_width and context_of(self.model.prior):
             values = self.model.known({"c": self._with_class(*c)})
             given = (values[name] for name in self.model.of_z.names)
@@ -581,6 +681,45 @@ class VAE(AbstractProgram):
         if context_of(self.model.prior):
             return self.model.prior(*c).sample()
         return self.model.prior().sample((n,))
+
+    def prior_given(self, *c: Tensor) -> Distribution:
+        """`p(z)`, of several layers that of all of them side by side, the top first; p(z|c) of a conditional one."""
+        model = self.model
+        if len(model.dims) > 1:
+            values = {"c": c[0]} if c else {}
+            return joint(model, values, model.sites, model.dims)
+        return model.prior(*c if context_of(model.prior) else ())
+
+    @torch.no_grad()
+    def continued(
+        self, z: Tensor, top: int, c: Any = None, *, mean: bool = False
+    ) -> Tensor:
+        """Latents of several layers whose `top` upper ones are kept, and the others made by the model given these.
+
+        Args:
+            z: all layers side by side, the top first, `(..., latent_dim)`.
+            top: how many layers are kept, from 1 to all.
+            c: as in `decode`.
+            mean: whether each layer is the mean of `p(z_l|z_{l+1})` in place of a draw.
+
+        Raises:
+            InputError: for more layers than there are, or fewer than 1.
+        """
+        model, count = self.model, len(self.model.dims)
+        if not 1 <= top <= count:
+            raise InputError(
+                f"top={top} keeps so many of {count} layers of latents, from 1 to all"
+            )
+        where = places(model.sites, model.dims)
+        kept = [*where][:top]
+        given = self.condition(c, z.shape[-2] if z.ndim > 1 else 1)
+        values = {site: z[..., where[site]] for site in kept}
+        values |= {"c": given[0]} if given else {}
+        for factor in model.factors():
+            if factor.site in where and factor.site not in kept:
+                p = factor.at(values)
+                values[factor.site] = p.mean if mean else p.sample()
+        return torch.cat([values[site] for site in where], -1)
 
     def _with_class(self, c: Tensor) -> Tensor:
         """A condition, `(n, context)`, with a y drawn from p(y) where it has none."""
@@ -591,16 +730,21 @@ class VAE(AbstractProgram):
         return beside(as_vector(y, self._each), c[:, self.label_width :])
 
     @torch.no_grad()
-    def reconstruct(self, x: Any, c: Any = None, *, to: Any = None) -> Tensor:
+    def reconstruct(
+        self, x: Any, c: Any = None, *, to: Any = None, top: int | None = None
+    ) -> Tensor:
         """The mean of `p(x'|z)` at one draw `z ~ q(z|x)`: `(batch, *shape) -> (batch, *shape)`.
 
         Args:
             x: the data.
             c: of a conditional pair their condition.
             to: another condition to decode with: x as it would be under it (style transfer).
+            top: of several layers how many upper ones are kept; those below are drawn from the model again.
         """
         data = self._data(x, c)
         z, given = self._latents(data)
+        if top is not None:
+            z = self.continued(z, top, given)
         if to is not None and given is not None:
             (other,) = self.condition(to, len(z))
             given = other.where(~other.isnan(), given)
@@ -718,9 +862,8 @@ class VAE(AbstractProgram):
     def _start_guide(
         self, mean: Tensor, std: Tensor, *, standardise: bool, some: Tensor | None
     ) -> None:
-        bodies = [self.guide.encoder]
-        if isinstance(self.guide, Guide) and self.guide.classifier is not None:
-            bodies.append(self.guide.classifier.network)
+        guide: Any = self.guide
+        bodies = guide.bodies if hasattr(guide, "bodies") else [guide.encoder]
         for encoder in bodies:
             if isinstance(encoder, FieldEncoder):
                 self._start_fields(encoder, mean, std, some, standardise)
@@ -774,7 +917,7 @@ class VAE(AbstractProgram):
         for network, member, output in decoders:
             if isinstance(network, Network) and member.output_spread is not None:
                 c = self._starting_conditions(given)
-                z = self.draw_prior(STARTING, *c)
+                z = self.model.read_of(self.draw_prior(STARTING, *c))
                 network.set_output_spread(
                     member.output_spread, z, *self._read_by_decoder(*c)
                 )

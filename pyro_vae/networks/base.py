@@ -42,6 +42,7 @@ class Network(Declared, nn.Module, ABC):
 
     in_shape: Shape
     out_shape: Shape
+    of_images = False  # True: it reads images alone, and no vectors
 
     def __init__(self) -> None:
         super().__init__()

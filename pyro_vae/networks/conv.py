@@ -29,6 +29,8 @@ class _Convolutional(Network):
         widen: how many times more channels than that those modules want at their input.
     """
 
+    of_images = True
+
     def __init__(
         self,
         in_shape: Shape,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,23 @@ from pyro_vae.networks.base import (
     keep_variance,
 )
 
+Norm = Literal["batch", "layer"]
 Share = Annotated[float, share()]
 Pair = tuple[Share, Share]
 Dropout = Share | Pair
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of the last dimension, over all others: the data, and draws or classes of each."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return super().forward(h.flatten(0, -2)).reshape(h.shape)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": BatchNorm,
+    "layer": nn.LayerNorm,
+}
 
 
 class _Dense(Network):
@@ -33,6 +47,7 @@ class _Dense(Network):
         in_shape, out_shape, hidden, dropout: as in `MLP`.
         nonlinearity: makes the module that follows a hidden layer.
         widen: how many times wider than its output that module wants its input.
+        norm: as in `MLP`.
     """
 
     def __init__(
@@ -45,6 +60,7 @@ class _Dense(Network):
         nonlinearity: Callable[[], nn.Module] = nn.Identity,
         widen: int = 1,
         context: Whole = 0,
+        norm: Norm | None = None,
     ) -> None:
         super().__init__()
         if isinstance(dropout, tuple | list):
@@ -54,7 +70,10 @@ class _Dense(Network):
         widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
-            layers += [Affine(n_in, widen * n_out), nonlinearity()]
+            layers.append(Affine(n_in, widen * n_out))
+            if norm is not None:
+                layers.append(NORMS[norm](widen * n_out))
+            layers.append(nonlinearity())
             if dropout:
                 layers.append(nn.Dropout(dropout))
         if out_shape is not None:
@@ -148,10 +167,14 @@ class MLP(_Dense):
         activation: one of `networks.ACTIVATIONS`.
         dropout: probability of dropping a hidden unit while training; of `encoder` and `decoder` also a pair with one
             for each.
+        norm: what each hidden layer is normalised by before its activation: `'batch'`, over the data of a batch in
+            training and by running averages in evaluation, `'layer'`, over its units, or `None`.
         context: as in `Network`.
 
     Raises:
         InputError: for an unknown activation, a width below 1, or a dropout outside [0, 1).
+
+    Source of the norms: Ioffe & Szegedy 2015, Batch Normalization; Ba, Kiros & Hinton 2016, Layer Normalization.
 
     >>> MLP((28, 28), None, hidden=(200, 100)).out_shape
     (100,)
@@ -165,6 +188,7 @@ class MLP(_Dense):
         hidden: tuple[Count, ...] = (200, 200),
         activation: Activation = "relu",
         dropout: Dropout = 0.0,
+        norm: Norm | None = None,
         context: Whole = 0,
     ) -> None:
         super().__init__(
@@ -174,9 +198,11 @@ class MLP(_Dense):
             dropout=dropout,
             nonlinearity=lambda: activation_layer(activation),
             context=context,
+            norm=norm,
         )
         for layer in self.layers:
-            draw_weights(layer, activation)
+            if isinstance(layer, nn.Linear):
+                draw_weights(layer, activation)
         self.read_context(context, self.first_layer)
 
 

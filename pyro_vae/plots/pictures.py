@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.foundation.abstract import context_of
+from pyro_vae.models.layers import names_of, places
 from pyro_vae.models.one_field import OneField
 from pyro_vae.models.vae import VAE
 from pyro_vae.plots.tiles import grid
@@ -52,7 +52,7 @@ def has_manifold(vae: VAE) -> bool:
     """Whether all z lie in one picture: two reals, or one or two variables of few values."""
     values = values_of(vae)
     if values is None:
-        return vae.model.prior.latent_dim == 2
+        return vae.model.latent_dim == 2
     return len(values) <= 2 and values.shape[1] <= MOST_LEVELS
 
 
@@ -195,7 +195,7 @@ def conditions(
 
     Returns the figure and the values, `(n, columns, *shape)`.
     """
-    conditional = bool(context_of(vae.model.prior))
+    conditional = vae.model.prior_reads_c
     z = vae.draw_prior(
         columns, *([c.repeat_interleave(columns, 0)] if conditional else [])
     )
@@ -245,7 +245,8 @@ def traversal(
 ) -> tuple[Figure, Tensor]:
     """Each latent in turn from `-width` to `width`, the others held at one draw of q(z | x).
 
-    Of one-hot codes each variable takes its values in turn.
+    Of several layers those above are held, and those below follow as the means of the model. Of one-hot codes each
+    variable takes its values in turn.
 
     Args:
         vae: the model and its guide.
@@ -265,7 +266,8 @@ def traversal(
     if listed is None:
         each = z.unsqueeze(-1)  # (1, latents, numbers of each)
         ends = torch.linspace(-width, width, steps, dtype=z.dtype, device=z.device)
-        values = ends.expand(z.shape[-1], -1).unsqueeze(-1)
+        centre, spread = _usual(vae, z, held)
+        values = (centre[:, None] + spread[:, None] * ends).unsqueeze(-1)
     else:
         each = z.unflatten(-1, (len(listed), -1))
         values = listed[:, :MOST_LEVELS]  # (V, steps, D)
@@ -274,7 +276,7 @@ def traversal(
     def means(latents: Tensor) -> Tensor:
         moved = each.unsqueeze(1).repeat(len(latents), steps, 1, 1)
         moved[torch.arange(len(latents)), :, latents] = values[latents]
-        return vae.decode(moved.flatten(-2), held).mean
+        return vae.decode(_followed(vae, moved.flatten(-2), latents, held), held).mean
 
     # Some latents at a time, so that memory does not grow with the square of their number.
     some = max(1, MANY // (steps * max(count, elements)))
@@ -285,13 +287,77 @@ def traversal(
         shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
     pictures = torch.cat([means(part) for part in shown.split(some)])
     way = f"one latent at a time from {-width:g} to {width:g}"
+    if _layered(vae):
+        way += " standard deviations under the model"
     if listed is not None:
         way = f"one variable at a time, its {listed.shape[1]} values"
     title = f"mean of {_density(c is not None)}, {way}"
     if kept < count:
         title += f" (of {count:,} the {kept} that change it most)"
-    labels = [f"z[{i}]" for i in shown.tolist()]
+    names = _names_of_latents(vae)
+    labels = [names[i] for i in shown.tolist()]
     return in_rows(pictures, title, labels), pictures
+
+
+def _layered(vae: VAE) -> bool:
+    """Whether z has several layers."""
+    return len(getattr(vae.model, "dims", ())) > 1
+
+
+def _usual(vae: VAE, z: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Where each latent of a datum is expected and how widely, `(D,)` each: by the layers above it, or N(0, 1)."""
+    centre, spread = torch.zeros_like(z[0]), torch.ones_like(z[0])
+    if not _layered(vae):
+        return centre, spread
+    where = places(vae.model.sites, vae.model.dims)
+    values = {site: z[:, place] for site, place in where.items()}
+    values |= {} if c is None else {"c": vae.condition(c, len(z))[0]}
+    for factor in vae.model.factors()[1 : len(where)]:
+        p, place = factor.at(values), where[factor.site]
+        centre[place], spread[place] = p.mean[0], p.stddev[0]
+    return centre, spread
+
+
+def _followed(vae: VAE, z: Tensor, latents: Tensor, c: Tensor | None) -> Tensor:
+    """Moved latents, `(n, steps, D)`, with the layers below that of each latent as the model expects them."""
+    if not _layered(vae):
+        return z
+    where = places(vae.model.sites, vae.model.dims).values()
+    ends = torch.tensor([place.stop for place in where])
+    tops = torch.searchsorted(ends, latents.cpu(), right=True) + 1
+    rows = [
+        vae.continued(each, top, c, mean=True)
+        for each, top in zip(z, tops.tolist(), strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def _names_of_latents(vae: VAE) -> list[str]:
+    """What each latent is called, by its place, of several layers by its layer too."""
+    if _layered(vae):
+        return names_of(vae.model.sites, vae.model.dims)
+    return [f"z[{i}]" for i in range(vae.model.latent_dim)]
+
+
+@torch.no_grad()
+def layers(vae: VAE, x: Tensor, *, c: Tensor | None = None) -> tuple[Figure, Tensor]:
+    """Data, and below them what is left of each where fewer and fewer layers of latents are kept.
+
+    Args:
+        vae: a pair of several layers.
+        x: the data, `(n, *shape)`.
+        c: of a conditional pair their conditions, `(n, context)`.
+
+    Returns:
+        The figure, and the means of p(x | z), `(layers, n, *shape)`: all layers are kept first, the top alone last.
+    """
+    count, z = len(vae.model.dims), vae.encode(x, c).sample()
+    kept = range(count, 0, -1)
+    means = torch.stack([vae.decode(vae.continued(z, top, c), c).mean for top in kept])
+    sites = [*places(vae.model.sites, vae.model.dims)]
+    names = ["data", *(", ".join(sites[:top]) for top in kept)]
+    title = "data, and the mean of p(x | z) where these layers are kept and the others drawn again"
+    return in_rows(torch.cat([_shown(vae, x)[None], means]), title, names), means
 
 
 def _range(means: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ CAPTIONS = {  # the pictures of training, sampling and encoding, by the names of
     "reconstructions": "Data, and below each what the model makes of a draw from its posterior.",
     "interpolation": "Data at both ends of a row; between them, what lies on the line between their latents.",
     "traversal": "One latent at a time, from −3 to 3, the others held.",
+    "layers": "Data, and what is left of each where fewer layers of latents are kept and the others drawn again.",
     "manifold": "What the model makes of each point of the plane of its two latents.",
     "posterior_means": "Posterior means of training data, coloured by label where there are labels.",
     "latents": "Posterior means in two dimensions, coloured by label where there are labels.",

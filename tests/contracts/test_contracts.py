@@ -331,6 +331,10 @@ REAL = "Labelled(target='real')"
 # Those that look at each latent by itself, and z depends on a real y; or at codes alone.
 ONE_BY_ONE = {"BetaTC", "FreeBits", "DReG", "PIWAE", "STL", "ReweightedWakeSleep"}
 ONE_BY_ONE |= {"GumbelSoftmax", "VIMCO"}
+LAYERED = ("Chain", "Ladder")
+# Those that take a density apart from its draws, and guides of codes or that look for the posterior of one vector.
+CHAINED = {"DReG", "PIWAE", "STL", "ReweightedWakeSleep", "GumbelSoftmax", "VIMCO"}
+ALONE = ("Categorical", "Codebook", "Local", "SemiAmortized")
 LABELS = torch.tensor([0, -1, 1, 2, -1, 0, 1, -1])  # of three classes
 
 
@@ -345,6 +349,15 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
     """What can be combined, written down by hand."""
     if structure == "Clusters" and prior != "Conditional":
         return False
+    if structure in LAYERED:
+        if objective in CHAINED | (
+            {"MeanFieldELBO"} if structure == "Chain" else {*()}
+        ):
+            return False
+        if guide in ALONE or (structure == "Ladder" and guide != "MeanField"):
+            return False
+        if prior in ("Categorical", "Codes", "VampPrior"):
+            return False
     if structure in CLASSED and (not SHARED[objective] or guide == "Codebook"):
         return False
     if structure == REAL and (objective in ONE_BY_ONE or guide == "Codebook"):
@@ -488,7 +501,11 @@ def built(names):
     vae = build(Spec(SHAPE, D, missing=missing, **choice, **condition)).double()
     x = example(vae.model.likelihood.support, 8, *SHAPE)
     if missing:  # some elements of each datum, and all of one
-        x = x.masked_fill(torch.rand(x.shape) < 0.3, torch.nan)
+        holes = torch.rand(x.shape) < 0.4
+        holes[4:] = (
+            False  # of few values all could be the same, and a scale would start at none
+        )
+        x = x.masked_fill(holes, torch.nan)
         x[3] = torch.nan
     if not vae.context:
         return vae, x, choice["prior"], objective

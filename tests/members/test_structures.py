@@ -6,6 +6,7 @@ import torch
 from pyro_vae import ELBO, SVI, InputError, Spec, build, load, save, terms
 from pyro_vae.models.formulas import read
 from pyro_vae.models.program import formula
+from pyro_vae.objectives import FreeBits, MeanFieldELBO
 
 FORMULAS = {
     "p(z) p(x|z); q(z|x)": "vae",
@@ -78,3 +79,138 @@ def test_a_wrong_formula_is_marked_at_its_place(text, why, place):
     assert why in sentence
     assert written == f"  {text}"
     assert mark == f"  {' ' * place}^"
+
+
+LAYERS = {
+    "chain": "p(z2) p(z1|z2) p(x|z1); q(z1|x) q(z2|z1)",
+    "ladder(dims=(5, 4, 3))": "p(z3) p(z2|z3) p(z1|z2) p(x|z1); q(z3|x) q(z2|x,z3) q(z1|x,z2)",
+    "chain(dims=(5, 4, 3), skip=True)": "p(z3) p(z2|z3) p(z1|z3,z2) p(x|z3,z2,z1); "
+    "q(z1|x) q(z2|x,z1) q(z3|x,z1,z2)",
+    "p(z2) p(z1|z2) p(x|z2,z1); q(z2|x) q(z1|x,z2)": "p(z2) p(z1|z2) p(x|z2,z1); "
+    "q(z2|x) q(z1|x,z2)",
+}
+PARTS = {
+    "network": "MLP(hidden=(7,)), z2=MLP(hidden=(6,))",
+    "prior": "Laplace(), z1=Conditional(hidden=(3,), components=2)",
+    "guide": "FullRank(), z2=Mixture(components=2)",
+}
+
+
+@pytest.mark.parametrize("structure", LAYERS)
+def test_pairs_of_layers_are_saved_and_loaded(structure, tmp_path):
+    """With a condition, and networks, priors and guides of their own where the structure takes them."""
+    torch.manual_seed(0)
+    merged = structure.startswith("ladder")
+    parts = {"network": PARTS["network"]} if merged else PARTS
+    vae = build(Spec((4,), structure=structure, context=2, **parts))
+    plain = build(Spec((4,), structure=structure))
+    assert formula(plain.model, plain.guide) == LAYERS[structure]
+    batch = {"x": torch.ones(3, 4), "c": torch.rand(3, 2)}
+    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, 1e-3), ELBO())
+    assert svi.step(batch).isfinite()
+    save(vae, tmp_path / "vae.safetensors")
+    again = load(tmp_path / "vae.safetensors")
+    torch.manual_seed(1)
+    first = terms(vae.model, vae.guide, batch).log_weight
+    torch.manual_seed(1)
+    assert torch.equal(first, terms(again.model, again.guide, batch).log_weight)
+    assert vae.sample(3, batch["c"]).shape == (3, 4)
+    assert vae.encode(batch["x"], batch["c"]).sample().shape == (
+        3,
+        vae.model.latent_dim,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "why", "place"),
+    [
+        ("p(z1) p(x|z1); q(z1|x)", "one layer is called z", 2),
+        ("p(z2) p(z1) p(x|z1); q(z1|x) q(z2|z1)", "p(z1|z2) is wanted", 8),
+        ("p(z2) p(z1|z2) p(x|z2); q(z1|x) q(z2|z1)", "p(x|z1) is wanted", 17),
+        ("p(z3) p(z1|z3) p(x|z1); q(z1|x) q(z3|z1)", "there is no z3", 2),
+        ("p(z2) p(z1|z2) p(x|z1); q(z1|x)", "q has no factor of z2", 31),
+        ("p(z2) p(z1|z2) p(x|z1); q(z1|x) q(z2|x)", "q(z2|z1) is wanted", 34),
+        ("p(y) p(z2|y) p(z1|z2) p(x|z1); q(y|x) q(z1|x) q(z2|z1)", "there is no y", 2),
+        ("p(z2) p(z1|z2) p(x|z1); q(z1|x,z2) q(z2|x)", "z2 has no value here", 31),
+    ],
+)
+def test_a_wrong_formula_of_layers_is_marked_at_its_place(text, why, place):
+    with pytest.raises(InputError) as error:
+        read(text)
+    sentence, _, mark = str(error.value).split("\n")
+    assert why in sentence
+    assert mark == f"  {' ' * place}^"
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"structure": "ladder", "guide": "fullrank"}, "multiplies Gaussians"),
+        ({"structure": "ladder", "guide": "z2=iaf"}, "IAF is asked for"),
+        ({"structure": "chain", "guide": "z3=fullrank"}, "the latents are z1, z2"),
+        ({"structure": "chain", "guide": "local"}, "the posterior of one layer alone"),
+        ({"structure": "chain", "guide": "codebook"}, "layers are reals"),
+        ({"structure": "chain", "prior": "z2=flow"}, "stands first, without a name"),
+        ({"structure": "chain", "prior": "z1=flow"}, "Flow depends on nothing"),
+        ({"structure": "chain", "network": "z3=mlp"}, "layers z2"),
+        ({"structure": "chain(dims=(3,))"}, "two layers of latents or more"),
+        ({"structure": "vae", "guide": "z2=fullrank"}, "the latents are z"),
+        ({"structure": "formula(dims=(3, 2))"}, "the formula has one z"),
+    ],
+)
+def test_parts_that_are_no_layers_are_refused(parts, why):
+    with pytest.raises(InputError) as error:
+        build(Spec((4,), **parts))
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize("structure", ["chain", "ladder"])
+def test_a_kl_in_closed_form_needs_the_order_of_the_model(structure):
+    """Against draws: where the guide comes down as the model does, both are the KL; else it is refused."""
+    torch.manual_seed(0)
+    vae = build(Spec((4,), structure=f"{structure}(dims=(3, 2))")).double()
+    x = torch.rand(2, 4).double().round()
+    t = terms(vae.model, vae.guide, x, num_particles=50_000)
+    if structure == "chain":
+        with pytest.raises(InputError, match="the model draws 'z1' given 'z2'"):
+            MeanFieldELBO().check(t)
+        return
+    MeanFieldELBO().check(t)
+    close = MeanFieldELBO().bound(t)
+    torch.testing.assert_close(close, ELBO().bound(t), rtol=0, atol=0.05)
+
+
+def test_free_bits_of_each_layer():
+    torch.manual_seed(0)
+    vae = build(Spec((4,), structure="chain(dims=(3, 2))"))
+    t = terms(vae.model, vae.guide, torch.ones(5, 4), num_particles=4)
+    kls = {
+        name: (t.sites[name].log_q - t.sites[name].log_p).mean()
+        for name in ("z1", "z2")
+    }
+    free = 0.5 * (kls["z1"] + kls["z2"])
+    expected = t.log_px.mean() - sum(kl.clamp_min(free) for kl in kls.values())
+    found = FreeBits(nats=free.item(), per="layer").bound(t).mean()
+    torch.testing.assert_close(found, expected)
+    assert min(kls.values()) < free < max(kls.values())
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("structure", ["chain(skip=True)", "ladder"])
+def test_layers_compile_and_follow_their_norms(structure, norm):
+    """Compiled steps are the eager ones, running averages among them."""
+    found = []
+    for asked in (False, True):
+        torch.manual_seed(0)
+        network = f"mlp(hidden=(8,), norm={norm!r})"
+        vae = build(Spec((4,), structure=structure, network=network)).double()
+        sgd = torch.optim.SGD(vae.parameters(), 0.01)
+        svi = SVI(vae.model, vae.guide, sgd, ELBO(), compile=asked)
+        x = torch.rand(20, 4).double().round()
+        torch.manual_seed(1)
+        losses = torch.stack([svi.step(x).detach() for _ in range(4)])
+        found.append((losses, vae.state_dict()))
+    torch.testing.assert_close(*found)
+    names = [name for name in found[0][1] if "running_mean" in name]
+    assert bool(names) == (norm == "batch")
+    assert all(found[0][1][name].any() for name in names)

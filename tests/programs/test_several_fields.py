@@ -197,11 +197,11 @@ def test_files_of_fields_may_move(folder, call, tmp_path):
         ),
         (
             ["--key", "image,label", "--network", "words=mlp"],
-            "given to the field words",
+            "given to words",
         ),
         (
             ["--key", "image,label", "--network", "mlp, convnet"],
-            "of the form field=network",
+            "of the form name=network",
         ),
         (["--key", "image,label", "--prior", "vampprior"], "VampPrior"),
         (

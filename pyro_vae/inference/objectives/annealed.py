@@ -11,6 +11,16 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import ELBO
 from pyro_vae.inference.terms import Program, Terms
+from pyro_vae.models.layers import WARM_UP
+
+
+def usual_objective(model: Program, epochs: int) -> Objective:
+    """The objective of a run where none is asked for: the ELBO, of several layers with their KL turned on slowly.
+
+    Trained by the plain ELBO from the beginning, layers whose KL is not yet worth its price are closed for good.
+    """
+    several = len(getattr(model, "dims", ())) > 1
+    return Annealed(epochs=WARM_UP * epochs) if several and epochs else ELBO()
 
 
 class Annealed(Objective):

@@ -117,6 +117,12 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
                 f"{names[1]!r} depends on {names[0]!r}, so the gradient would be wrong; take ELBO or IWAE"
             )
 
+        if "closed KL" in self.needs and (names := _turned(t)):
+            raise InputError(
+                f"{type(self).__name__} takes the KL of each latent by itself, and the model draws {names[0]!r} given "
+                f"{names[1]!r}, which the guide draws after it, so they would add up to another number; take ELBO"
+            )
+
     def _check_shares(self, t: Terms) -> None:
         """Raise `InputError` where particles stand for enumerated values and the objective takes them for draws."""
         if t.log_share is not None and not self.takes_shares:
@@ -211,26 +217,51 @@ def left_one_out(t: Terms) -> Terms:
 
 def _chained(t: Terms) -> tuple[str, str] | None:
     """Two latents of which the guide draws the second given the first, seen from how gradients flow."""
-    sites = {
-        n: s
-        for n, s in t.sites.items()
-        if s.q is not None and s.drawn and has_density(s.q)
-    }
+    sites = {n: s for n, s in t.sites.items() if _drawn(s) and has_density(s.q)}
     if len(sites) < 2:
         return None
     draws = {name: _made_by(site.value) for name, site in sites.items()}
     for name, site in sites.items():
-        seen, queue = set(), [site.q.log_prob(site.value.detach()).grad_fn]
-        while queue:
-            node = queue.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            queue += [above for above, _ in node.next_functions]
+        seen = _behind(site.q.log_prob(site.value.detach()))
         for other, nodes in draws.items():
             if other != name and not nodes.isdisjoint(seen):
                 return other, name
     return None
+
+
+def _turned(t: Terms) -> tuple[str, str] | None:
+    """Two latents of which the model draws the first given the second, and the guide the second given the first.
+
+    Then `E_q[log q - log p]` of the first is no expectation of its KL at draws of the second.
+    """
+    sites = {n: s for n, s in t.sites.items() if _drawn(s) and s.p is not None}
+    if len(sites) < 2:
+        return None
+    draws = {name: _made_by(site.value) for name, site in sites.items()}
+    for name, site in sites.items():
+        in_model = _behind(site.p.log_prob(site.value.detach()))
+        for other, later in sites.items():
+            given = other != name and not draws[other].isdisjoint(in_model)
+            if given and not draws[name].isdisjoint(_behind(later.value)):
+                return name, other
+    return None
+
+
+def _drawn(site: Site) -> bool:
+    return site.q is not None and site.drawn
+
+
+def _behind(value: Tensor) -> set[Any]:
+    """All operations that a number was made by."""
+    seen: set[Any] = set()
+    queue = [value.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        queue += [above for above, _ in node.next_functions]
+    return seen
 
 
 def _made_by(value: Tensor) -> set[Any]:

@@ -4,6 +4,7 @@ They look at whole batches, where a score-function estimator for each datum is w
 """
 
 import math
+from typing import Literal
 
 from torch import Tensor
 
@@ -22,10 +23,12 @@ def _latents(t: Terms) -> list[Site]:
 class FreeBits(Objective):
     """`E_q[log p(x|z)] - sum_d max(nats, KL_d)`, `KL_d` the batch's mean KL of latent d: below `nats` it is free.
 
-    Needs latents that are independent in guide and prior. `KL_d` is taken by Monte Carlo.
+    Needs latents that are independent in guide and prior. `KL_d` is taken by Monte Carlo. With `per='layer'`, d runs
+    over the layers of latents and not over single ones, and any density will do.
 
     Args:
-        nats: what each latent may use without being penalised.
+        nats: what each latent, or each layer, may use without being penalised.
+        per: `'dimension'` or `'layer'`: all of one site together.
         num_particles: draws averaged for each datum.
 
     Raises:
@@ -34,19 +37,35 @@ class FreeBits(Objective):
     Source: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix C.8.
     """
 
-    needs = ("prior", "density", "gradient", "independence")
+    needs: tuple[str, ...] = ("prior", "density", "gradient", "independence")
 
-    def __init__(self, *, nats: NotNegative = 0.1, num_particles: Count = 1) -> None:
+    def __init__(
+        self,
+        *,
+        nats: NotNegative = 0.1,
+        per: Literal["dimension", "layer"] = "dimension",
+        num_particles: Count = 1,
+    ) -> None:
         super().__init__(num_particles=num_particles)
-        self.nats = nats
+        self.nats, self.per = nats, per
+        if per == "layer":
+            self.needs = ("prior", "density", "gradient")
 
     def bound(self, t: Terms) -> Tensor:
         bound = t.log_px.mean(0)
         for s in _latents(t):
-            # (K, B, D)
-            kl = s.q.base_dist.log_prob(s.value) - s.p.base_dist.log_prob(s.seen)
+            kl = self._kl(s)
             bound = bound - t.weigh(kl.mean((0, 1)).clamp_min(self.nats).sum())
         return bound
+
+    def _kl(self, s: Site) -> Tensor:
+        """`log q - log p` at draws, `(K, B, D)` of each latent, or `(K, B)` of all together."""
+        if self.per == "layer":
+            assert s.log_q is not None
+            assert s.log_p is not None
+            return s.log_q - s.log_p
+        log_q: Tensor = s.q.base_dist.log_prob(s.value)
+        return log_q - s.p.base_dist.log_prob(s.seen)
 
 
 class Capacity(Objective):

@@ -12,6 +12,7 @@ from pyro_vae.models.conditionals.gaussian import (
     MeanField,
     Mixture,
 )
+from pyro_vae.models.conditionals.layered import Ladder, Layered
 from pyro_vae.models.conditionals.local import Local, SemiAmortized
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "Guide",
     "HeadGuide",
     "Householder",
+    "Ladder",
+    "Layered",
     "Local",
     "LowRank",
     "MeanField",

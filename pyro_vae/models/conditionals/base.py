@@ -52,6 +52,7 @@ class Guide(Declared, Program):
         features: the encoder's output width, needed only for an encoder that has no `out_shape`.
     """
 
+    site = "z"  # what it draws
     amortised: bool = True  # False: q(z|x) is not made by the encoder, so that inputs that are no data have none
     has_density: bool = True  # False: a point
     quick_density: bool = True  # False: log q(z|x) costs one pass for each latent, except at the guide's own draws
@@ -75,6 +76,12 @@ class Guide(Declared, Program):
         self.classifier = None
         self.latent_dim = latent_dim
         self.features = encoder_features(encoder, features)
+
+    @property
+    def bodies(self) -> list[nn.Module]:
+        """The networks that read data."""
+        more = [] if self.classifier is None else [self.classifier.network]
+        return [self.encoder, *more]
 
     @abstractmethod
     def posterior(self, h: Tensor) -> Distribution:
@@ -107,17 +114,17 @@ class Guide(Declared, Program):
 
         With a `context` it is `q(z|x,c)`, c `(batch, context)`.
         """
-        return self.family(movable("z", lambda: self.parameters_given(x, *c)))
+        return self.family(movable(self.site, lambda: self.parameters_given(x, *c)))
 
     def factors(self) -> Sequence[Factor]:
         if self.classifier is None:
             of_c: tuple[str, ...] = ("c",) if self.context else ()
-            return [self._factor("z", of_c, self.given, listed=self.listed)]
+            return [self._factor(self.site, of_c, self.given, listed=self.listed)]
         of_y = ("c",) if self.classifier.context else ()
         of_z = self.reads.names
         return [
             self._of_y(of_y),
-            self._factor("z", of_z, self.given_class, listed=self.listed),
+            self._factor(self.site, of_z, self.given_class, listed=self.listed),
         ]
 
     def _of_y(self, given: tuple[str, ...]) -> Factor:
@@ -133,16 +140,8 @@ class Guide(Declared, Program):
         conditional: Callable[..., Distribution],
         **kinds: bool,
     ) -> Factor:
-        """`q(site|x,given)`; where x is several fields, each of them is given."""
-        layout = self.fields
-        if layout is None:
-            return Factor(site, ("x", *given), conditional, **kinds)
-
-        def of_fields(*values: Tensor) -> Distribution:
-            x = layout.together(values[: len(layout.names)])
-            return conditional(x, *values[len(layout.names) :])
-
-        return Factor(site, (*layout.names, *given), of_fields, **kinds)
+        """`q(site|x,given)`."""
+        return factor_of_data(self.fields, site, given, conditional, **kinds)
 
     def classify(self, classifier: Classifier | Regressor, reads: Reads) -> None:
         """Called once by `VAE` where there is a y: q(y|x), and whether the encoder is given y."""
@@ -187,35 +186,13 @@ class Guide(Declared, Program):
         likelihood: Any = getattr(model, "likelihood", None)
         self._connect_classifier(likelihood)
         if self.amortised:
-            self.encoder = self._standardised(self.encoder, likelihood, self.features)
+            self.encoder = standardised(self.encoder, likelihood, self.features)
 
     def _connect_classifier(self, likelihood: Any) -> None:
         """Let the network of q(y|x) count in standard units too, where there are classes."""
         if self.classifier is not None:
             network, width = self.classifier.network, self.classifier.features
-            self.classifier.network = self._standardised(network, likelihood, width)
-
-    @staticmethod
-    def _standardised(encoder: nn.Module, likelihood: Any, features: int) -> nn.Module:
-        """The body of an encoder as it is, or counting in standard units."""
-        if isinstance(encoder, Standardised):
-            return encoder
-        if isinstance(encoder, FieldEncoder):
-            _standardise_fields(encoder, likelihood)
-            return encoder
-        missing = getattr(likelihood, "missing", False)
-        if missing or getattr(likelihood, "support", None) in UNSCALED:
-            view = likelihood.view
-            read = tuple(getattr(encoder, "in_shape", likelihood.seen_shape))
-            if isinstance(view, View) and not missing and read != view.out_shape:
-                raise InputError(
-                    f"the encoder reads data of shape {read}, and of these columns it is given "
-                    f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"
-                )
-            return Standardised(
-                encoder, likelihood.shape, features, view, missing=missing
-            )
-        return encoder
+            self.classifier.network = standardised(network, likelihood, width)
 
     def _fit(self, prior: Any) -> None:
         """Raise `InputError` for codes under a prior over reals, the other way round, or codes of other levels."""
@@ -249,6 +226,44 @@ class Guide(Declared, Program):
     def family(self, parameters: Tensor) -> Distribution:
         """`(..., P)` -> the member of the family with these `variational_parameters`."""
         return self.posterior(parameters)
+
+
+def factor_of_data(
+    layout: Layout | None,
+    site: str,
+    given: tuple[str, ...],
+    conditional: Callable[..., Distribution],
+    **kinds: bool,
+) -> Factor:
+    """`q(site|x,given)`, `conditional(x, *given)`; where x is several fields, each of them is given."""
+    if layout is None:
+        return Factor(site, ("x", *given), conditional, **kinds)
+
+    def of_fields(*values: Tensor) -> Distribution:
+        x = layout.together(values[: len(layout.names)])
+        return conditional(x, *values[len(layout.names) :])
+
+    return Factor(site, (*layout.names, *given), of_fields, **kinds)
+
+
+def standardised(encoder: nn.Module, likelihood: Any, features: int) -> nn.Module:
+    """The body of an encoder as it is, or counting in standard units."""
+    if isinstance(encoder, Standardised):
+        return encoder
+    if isinstance(encoder, FieldEncoder):
+        _standardise_fields(encoder, likelihood)
+        return encoder
+    missing = getattr(likelihood, "missing", False)
+    if missing or getattr(likelihood, "support", None) in UNSCALED:
+        view = likelihood.view
+        read = tuple(getattr(encoder, "in_shape", likelihood.seen_shape))
+        if isinstance(view, View) and not missing and read != view.out_shape:
+            raise InputError(
+                f"the encoder reads data of shape {read}, and of these columns it is given "
+                f"{view.out_shape}, categories one-hot: make it for likelihood.seen_shape"
+            )
+        return Standardised(encoder, likelihood.shape, features, view, missing=missing)
+    return encoder
 
 
 def with_fields(values: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ class Codebook(HeadGuide):
         return Word(h, self.words)
 
     def given(self, x: Tensor, *c: Tensor) -> Distribution:
-        q: Any = self.family(movable("z", lambda: self.parameters_given(x, *c)))
+        q: Any = self.family(movable(self.site, lambda: self.parameters_given(x, *c)))
         if self.training and torch.is_grad_enabled() and am_i_wrapped():
             apart = (q.encodings - q.words).square().flatten(-2).sum(-1)
             aim("commitment", -self.commitment * apart)
