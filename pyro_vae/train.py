@@ -70,7 +70,13 @@ from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.objectives.codes import gradient_of
 from pyro_vae.inference.remedies import REMEDIES, remedy
-from pyro_vae.inference.seeking import epochs_before, parts_of_prior, seek
+from pyro_vae.inference.seeking import (
+    epochs_before,
+    learn_labels,
+    parts_of_prior,
+    seek,
+    steps_of_labels,
+)
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.one_field import OneField
@@ -912,6 +918,14 @@ def _epochs(
             f"{name:<11}{words} sought among the codes, by a mixture of Gaussians"
         )
 
+    def first() -> None:
+        steps = steps_of_labels(job.vae, job.train)
+        if steps:
+            display.say(
+                f"{'labels':<11}those that there are learned first, in {steps} steps"
+            )
+            learn_labels(job.vae, job.train, steps)
+
     def called(i: int) -> str:
         return (
             f"row {job.data.rows['validation'][i]} (counted from 0) of {job.data.name}"
@@ -928,7 +942,7 @@ def _epochs(
         patience=config.patience,
         compile=COMPILE[config.compile],
         progress=progress,
-        turn=Turn(job.vae.seek_after or 0, turn),
+        turn=Turn(job.vae.seek_after or 0, turn, first),
         stop=stop,
         report=display.within,
         say=lambda text: display.say(f"compiling  {text}"),

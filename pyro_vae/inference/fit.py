@@ -39,7 +39,13 @@ from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.objectives.annealed import usual_objective
-from pyro_vae.inference.seeking import epochs_before, has_labels, seek
+from pyro_vae.inference.seeking import (
+    epochs_before,
+    has_labels,
+    learn_labels,
+    seek,
+    steps_of_labels,
+)
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
@@ -50,15 +56,24 @@ Schedule = Callable[[float], float]
 
 
 class Turn(NamedTuple):
-    """Something that is done once between two epochs; no epoch before it can be the best.
+    """Something that is done once between two epochs, and before the first; no epoch before it can be the best.
 
     Attributes:
         after: how many epochs are done then; 0 for never.
         take: what is done.
+        first: what is done before the first epoch.
     """
 
     after: int = 0
     take: Callable[[], None] = lambda: None
+    first: Callable[[], None] = lambda: None
+
+    def before(self, done: int) -> None:
+        """Do what is due before an epoch, once so many are done."""
+        if done == 0:
+            self.first()
+        if done == self.after > 0:
+            self.take()
 
 
 Fraction = Annotated[float, share(zero=False)]
@@ -232,8 +247,7 @@ def run_epochs(
     _compile(svi, compile, progress, look, say, batch_size=min(batch_size, size))
     while not progress.finished(epochs, patience):
         if progress.order is None:
-            if progress.epoch == turn.after > 0:
-                turn.take()
+            turn.before(progress.epoch)
             progress.order = torch.randperm(size)
         _mode(svi, train=True)
         ahead = batches(
@@ -600,10 +614,12 @@ def fit(
 
 
 def turn_of(vae: Any, data: Any, epochs: int, batch_size: int) -> Turn:
-    """Where the parts of a pair's p(z) are sought among its codes, and nothing for any other pair."""
+    """Where the parts of a pair's p(z) are sought among its codes, labels learned first; nothing for other pairs."""
     after = getattr(vae, "seek_after", 0)
     if after != 0 and vae.model.of_z.y and has_labels(vae, data):
         after = 0  # they say which class is which
     if after is None:
         after = epochs_before(-(-len(data) // batch_size), epochs)
-    return Turn(after, partial(seek, vae, data))
+    steps = steps_of_labels(vae, data) if hasattr(vae, "labels_first") else 0
+    first = partial(learn_labels, vae, data, steps)
+    return Turn(after, partial(seek, vae, data), first if steps else Turn().first)

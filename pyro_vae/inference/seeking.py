@@ -1,6 +1,7 @@
 """Where parts of p(z) start: a mixture of Gaussians among the codes of a pair that was trained without them."""
 
 import warnings
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +12,16 @@ from pyro_vae.data.inputs import as_data, fields_of
 from pyro_vae.data.streams import batches
 from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.objectives import ELBO
+from pyro_vae.inference.svi import SVI
 
 SAMPLE = 10_000  # data among whose codes clusters are sought
 STEPS = 2000  # of training before they are, unless said otherwise
 FITTING = 1000  # steps in which p(z|y) and q(y|x) follow what was found
 BATCH = 200
 RATES = {"prior": 1e-2, "classifier": 1e-3}
+FIRST = 200  # steps in which labelled data are learned alone, unless said otherwise
+FEW = 0.05  # of the data have a label, where that is worth while
 TRIES = 5  # starts of the mixture, of which the best counts
 
 
@@ -29,6 +34,38 @@ def has_labels(vae: Any, data: Any) -> bool:
     """Whether some of the data have a label."""
     _, c = fields_of(data)
     return c is not None and bool((~c[:, 0].isnan()).any())
+
+
+def steps_of_labels(vae: Any, data: Any) -> int:
+    """In how many steps the labelled among some data are learned alone at first; 0 where they are not."""
+    depends = vae.classes > 0 and vae.model.of_x.y and vae.guide.classifier.weight > 0
+    if not depends or vae.labels_first == 0:
+        return 0
+    share = float(_labelled(data).float().mean())
+    if vae.labels_first is None:
+        return FIRST if 0 < share < FEW else 0
+    return int(vae.labels_first) if share > 0 else 0
+
+
+def _labelled(data: Any) -> Tensor:
+    """Which data have a label, `(N,)` booleans."""
+    _, c = fields_of(data)
+    if c is None:
+        return torch.zeros(len(data), dtype=torch.bool)
+    return ~c[:, 0].isnan()
+
+
+def learn_labels(vae: Any, data: Any, steps: int) -> None:
+    """Train a pair on those of the data that have a label, by Adam at 0.001 and the usual objective.
+
+    Few labels among many data come too late: by the time they were all seen y stands for something else.
+    """
+    data = as_data(vae.model, data)
+    rows = _labelled(data).nonzero().flatten().cpu()
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    svi = SVI(vae.model, vae.guide, adam, ELBO(), reduction="mean")
+    for _ in range(steps):
+        svi.step(data[rows[torch.randperm(len(rows))[:BATCH]]])
 
 
 class Mixture(NamedTuple):

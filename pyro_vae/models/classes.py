@@ -87,6 +87,9 @@ class Classes(nn.Module):
         start: where p(z|y) depends on y, after how many epochs of `fit` the classes begin anew, as clusters that are
             sought among the codes; 0: never, `None`: after 2,000 steps, at most half of the epochs. Without it most
             data are too few for classes to part.
+        labels_first: in how many steps `fit` learns the labelled data alone, before all; 0: none, `None`: 200 where
+            fewer than one in twenty of the data has a label and p(x|z,y) depends on it. Among many others they come too
+            late: y then stands for something else already.
         features: as in `Classifier`.
 
     Raises:
@@ -112,6 +115,7 @@ class Classes(nn.Module):
         weight: NotNegative = WEIGHT,
         uniform: bool = True,
         start: Whole | None = 0,
+        labels_first: Whole | None = None,
         features: Count | None = None,
     ) -> None:
         super().__init__()
@@ -122,6 +126,7 @@ class Classes(nn.Module):
                 f"{size} classes cannot be told apart and summed over: give from 2 to {MOST_LISTED:,}"
             )
         self.size, self.of, self.start = size, tuple(of), start
+        self.labels_first = labels_first
         self.prior = ClassPrior(size, uniform=uniform)
         self.classifier = Classifier(network, size, weight=weight, features=features)
 

@@ -167,7 +167,7 @@ class _Classed(Structure):
     Attributes:
         of: the sites of p that depend on y.
         guided: whether q(z|x) depends on it.
-        weight, uniform, start: as in `Classes`.
+        weight, uniform, start, labels_first: as in `Classes`.
     """
 
     of: tuple[str, ...] = ()
@@ -175,6 +175,7 @@ class _Classed(Structure):
     weight: float
     uniform: bool
     start: int | None = 0
+    labels_first: int | None = None
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         return _built(parts, shape, latent_dim, self)
@@ -190,6 +191,8 @@ class Labelled(_Classed):
         weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised; by default 50, for a
             real target 1.
         uniform: whether all classes are equally likely, or p(y) is learned.
+        labels_first: in how many steps the labelled data are learned alone at first; 0: none, by default 200 where
+            fewer than one in twenty of the data has a label.
         target: what y is, `'class'` or `'real'`: a number with p(y) = N(0, 1) in units of the labels' deviation. Then
             there are no classes.
 
@@ -205,6 +208,7 @@ class Labelled(_Classed):
         classes: Count = 10,
         weight: NotNegative | None = None,
         uniform: bool = True,
+        labels_first: Whole | None = None,
         target: Literal["class", "real"] = "class",
     ) -> None:
         self.real = target == "real"
@@ -215,7 +219,7 @@ class Labelled(_Classed):
         self.classes = 0 if self.real else classes
         usual = WEIGHT_OF_REAL if self.real else WEIGHT
         self.weight = usual if weight is None else weight
-        self.uniform = uniform
+        self.uniform, self.labels_first = uniform, labels_first
 
 
 class Clusters(_Classed):
@@ -527,6 +531,7 @@ def _built(
             weight=structure.weight,
             uniform=structure.uniform,
             start=structure.start,
+            labels_first=structure.labels_first,
         )
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes

@@ -343,6 +343,8 @@ class VAE(AbstractProgram):
     guide: Guide  # or any module with `encoder`, `posterior` and a Pyro program as its call
     # After how many epochs parts of p(z) are sought among the codes, see `Classes` and `GaussianMixture`.
     seek_after: int | None
+    # In how many steps labelled data are learned alone at first, see `Classes`.
+    labels_first: int | None
 
     def __init__(
         self,
@@ -362,6 +364,7 @@ class VAE(AbstractProgram):
         self.model = Model(prior, decoder, likelihood, layers=layers, skip=skip)
         self.guide = guide  # type: ignore[assignment]
         self.seek_after = getattr(prior, "start", 0)
+        self.labels_first = 0
         self._check_layers(classes)
         if classes is None:
             self._agree()
@@ -431,6 +434,8 @@ class VAE(AbstractProgram):
         self.model.context = size + width
         if "z" in classes.of:
             self.seek_after = classes.start
+        if isinstance(classes, Classes):
+            self.labels_first = classes.labels_first
 
     @property
     def context(self) -> int:

@@ -36,10 +36,11 @@ from pyro_vae import (
     terms,
     variants,
 )
-from pyro_vae.data.inputs import as_data
+from pyro_vae.data.inputs import as_data, beside_condition
 from pyro_vae.evaluation.carried import Carried
 from pyro_vae.evaluation.classes import Classified, classify
 from pyro_vae.inference.objectives import STL, DReG
+from pyro_vae.inference.seeking import steps_of_labels
 from pyro_vae.models.priors import Conditional
 from pyro_vae.networks import Linear
 
@@ -402,6 +403,44 @@ def test_clusters_are_not_sought_where_labels_name_them():
     x = torch.ones(7, 4)
     history = fit(vae, {"x": x, "y": LABELS}, epochs=2, batch_size=7)
     assert not any(math.isnan(epoch.score) for epoch in history)
+
+
+def few_labels(count):
+    """Three kinds of bits, 1,000 data, and `count` of each kind with a label."""
+    torch.manual_seed(0)
+    kinds = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]])
+    y = torch.randint(3, (1000,))
+    x = (torch.rand(1000, 6) < 0.1 + 0.8 * kinds[y]).float()
+    known = torch.full_like(y, -1)
+    for kind in range(3):
+        rows = (y == kind).nonzero().flatten()[:count]
+        known[rows] = kind
+    return x, y, known
+
+
+def test_few_labels_among_many_data_are_learned_first():
+    x, y, known = few_labels(2)
+    vae = build(Spec((6,), 2, structure="labelled(classes=3)"))
+    fit(vae, {"x": x, "y": known}, epochs=3, batch_size=100)
+    assert (vae.predict(x).argmax(-1) == y).float().mean() > 0.85
+
+
+def test_when_labels_are_learned_first():
+    def steps(count, **options):
+        x, _, known = few_labels(count)
+        arguments = ", ".join(f"{k}={v}" for k, v in options.items())
+        vae = build(Spec((6,), 2, structure=f"labelled(classes=3, {arguments})"))
+        data = as_data(
+            vae.model, beside_condition(vae.model, {"x": x, "y": known}, None)
+        )
+        return steps_of_labels(vae, data)
+
+    assert steps(2) == 200
+    assert steps(100) == 0  # of 300 labels among 1,000
+    assert steps(100, labels_first=7) == 7
+    assert steps(2, labels_first=0) == steps(2, weight=0) == steps(0) == 0
+    plain = build(Spec((6,), 2))
+    assert steps_of_labels(plain, as_data(plain.model, few_labels(2)[0])) == 0
 
 
 def test_beside_many_codes_the_class_alone_is_enumerated():

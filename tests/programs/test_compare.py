@@ -272,7 +272,7 @@ def run_folder(
     split = dict(zip(("train", "validation", "test"), sizes, strict=True))
     rows = "\n".join(f"{name} = {size}" for name, size in split.items())
     (path / "config.toml").write_text(
-        f'precision = "{precision}"\n[resolved]\nbridge = "dynamic"\n[resolved.sizes]\n{rows}\n'
+        f'precision = "{precision}"\n[resolved]\nbridge = "dynamic"\nmaximum = 16.0\n[resolved.sizes]\n{rows}\n'
     )
     values = np.random.default_rng(seed).normal(size=summary["data"])
     summary["log_marginal"] = {"mean": values.mean()}
