@@ -62,16 +62,10 @@ class Ancestral(Own):
         return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The sum of the log-densities of all latents, `(...)`."""
-        return sum(self.log_each(value).values(), value.new_zeros(()))
-
-    def log_each(self, value: Tensor) -> dict[str, Tensor]:
-        """The log-density of each latent where those before it have the values of the vector, `(...)`."""
+        """The sum of the log-densities of all latents, each at the values of those before it, `(...)`."""
         values = {step.site: value[..., step.place] for step in self.steps}
-        return {
-            step.site: step.given(values).log_prob(values[step.site])
-            for step in self.steps
-        }
+        logs = [p.given(values).log_prob(values[p.site]) for p in self.steps]
+        return sum(logs[1:], logs[0])
 
     def _together(self, values: Mapping[str, Tensor]) -> Tensor:
         """The vector, in the order of the places."""

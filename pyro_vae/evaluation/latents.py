@@ -758,7 +758,8 @@ def latent_health(
         with forked_random():
             sound = data.selected(there) if n < len(data) else data
             others_of = carried(model, guide, _batches(sound, memory))
-            sizes = _sizes(model, guide, data)
+            # A y tells of itself.
+            sizes = {} if others_of else _sizes(model, guide, data)
             of_layers = layers(model, guide, _batches(sound, memory), sizes, draws)
         posteriors = look.kept
         if posteriors is None:

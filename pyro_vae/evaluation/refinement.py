@@ -31,7 +31,6 @@ from pyro_vae.inference.particles import Program, takes_particles
 from pyro_vae.inference.scores import score
 from pyro_vae.inference.shift import Deltas, RefinedGuide, Shifted, starting
 from pyro_vae.inference.terms import double, has_density, kind
-from pyro_vae.models.conditionals.base import Guide
 
 MANY = 10_000  # draws in a step from which it is worth measuring what one needs
 
@@ -157,7 +156,7 @@ def refined(
 
 def quick(guide: Program) -> bool:
     """Whether `log q` at any value costs no more than at the guide's own draws."""
-    return not isinstance(guide, Guide) or guide.quick_density
+    return bool(getattr(guide, "quick_density", True))
 
 
 def _bound(

@@ -1,11 +1,13 @@
 """What the fields of data may be called."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pyro_vae.foundation.errors import InputError
 
 RESERVED = ("c", "total", "x", "y", "z")  # sites and data that are no field
+LAYER = re.compile(r"z\d+")  # what layers of latents are called
 
 
 def check_names(names: Sequence[Any], what: str, fewest: int = 2) -> tuple[str, ...]:
@@ -19,7 +21,7 @@ def check_names(names: Sequence[Any], what: str, fewest: int = 2) -> tuple[str, 
             raise InputError(
                 f"{what} has a field {name!r}: a name is made of letters, digits and _"
             )
-        if name in RESERVED:
+        if name in RESERVED or LAYER.fullmatch(name):
             raise InputError(
                 f"{what} has a field called {name}, which names something else in a formula: call it otherwise, as in "
                 f"image={name}"

@@ -579,6 +579,7 @@ def fit(
     if validation is not None:
         validation = as_data(vae.model, validation, name="validation")
     try_out(schedule)
+    fresh = start and hasattr(vae, "start") and vae.fresh("guide")
     if start and hasattr(vae, "start"):
         vae.start(data)
     svi = SVI(
@@ -604,7 +605,7 @@ def fit(
             patience=patience,
             compile=compile,
             progress=progress,
-            turn=turn_of(vae, data, epochs, batch_size),
+            turn=turn_of(vae, data, epochs, batch_size, fresh=fresh),
         ),
         progress,
     )
@@ -613,13 +614,15 @@ def fit(
     return history
 
 
-def turn_of(vae: Any, data: Any, epochs: int, batch_size: int) -> Turn:
-    """Where the parts of a pair's p(z) are sought among its codes, labels learned first; nothing for other pairs."""
+def turn_of(
+    vae: Any, data: Any, epochs: int, batch_size: int, *, fresh: bool = False
+) -> Turn:
+    """Where the parts of a pair's p(z) are sought among its codes, and of a `fresh` one few labels learned first."""
     after = getattr(vae, "seek_after", 0)
-    if after != 0 and vae.model.of_z.y and has_labels(vae, data):
+    if after != 0 and vae.model.of_z.y and has_labels(data):
         after = 0  # they say which class is which
     if after is None:
         after = epochs_before(-(-len(data) // batch_size), epochs)
-    steps = steps_of_labels(vae, data) if hasattr(vae, "labels_first") else 0
+    steps = steps_of_labels(vae, data) if fresh else 0
     first = partial(learn_labels, vae, data, steps)
-    return Turn(after, partial(seek, vae, data), first if steps else Turn().first)
+    return Turn(after, partial(seek, vae, data), first)

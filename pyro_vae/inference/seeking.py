@@ -30,10 +30,9 @@ def epochs_before(steps: int, epochs: int) -> int:
     return max(1, min(-(-STEPS // steps), epochs // 2))
 
 
-def has_labels(vae: Any, data: Any) -> bool:
+def has_labels(data: Any) -> bool:
     """Whether some of the data have a label."""
-    _, c = fields_of(data)
-    return c is not None and bool((~c[:, 0].isnan()).any())
+    return bool(_labelled(data).any())
 
 
 def steps_of_labels(vae: Any, data: Any) -> int:
@@ -56,10 +55,13 @@ def _labelled(data: Any) -> Tensor:
 
 
 def learn_labels(vae: Any, data: Any, steps: int) -> None:
-    """Train a pair on those of the data that have a label, by Adam at 0.001 and the usual objective.
+    """Train a pair on those of the data that have a label, so many steps by Adam at 0.001, and the ELBO.
 
     Few labels among many data come too late: by the time they were all seen y stands for something else.
     """
+    if not steps:
+        return
+    vae.train()
     data = as_data(vae.model, data)
     rows = _labelled(data).nonzero().flatten().cpu()
     adam = partial(torch.optim.Adam, lr=1e-3)
@@ -106,9 +108,8 @@ def seek(vae: Any, data: Any) -> None:
     with running(vae.model, vae.guide):
         with torch.no_grad():
             codes = [vae.encode(few).sample() for few in batches(some, BATCH)]
-            z = torch.cat(codes)[
-                :, : vae.model.prior.latent_dim
-            ]  # of several layers the top
+            # Of several layers the top, which stands first.
+            z = torch.cat(codes)[:, : vae.model.prior.latent_dim]
         size, what = parts_of_prior(vae)
         if size > len(z):
             raise InputError(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from pyro_vae.foundation.errors import MarkedError
-from pyro_vae.foundation.fieldnames import RESERVED
+from pyro_vae.foundation.fieldnames import LAYER, RESERVED
 
 SITES = ("x", "y", "z")
 LATENTS = ("y", "z")
@@ -13,8 +13,8 @@ EXAMPLE = "p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)"
 FACTOR = re.compile(
     r"\s*([pq])\s*\(\s*(\w+)\s*(?:\|\s*(\w+(?:\s*,\s*\w+)*)\s*)?\)\s*\*?"
 )
+ONE = "a pair has x or fields of other names, one vector z and one class y"
 NAME = re.compile(r"\w+")
-LAYER = re.compile(r"z\d+")
 
 
 class Term(NamedTuple):
@@ -70,7 +70,9 @@ def read(text: str) -> Formula:
     if layers := [site for site in p if LAYER.fullmatch(site)]:
         return _read_layers(text, terms, p, data, len(layers))
     for term in terms:
-        _check(text, term, p if term.of == "p" else q, data)
+        others = p if term.of == "p" else q
+        names = [n for n in data if n in SITES or n not in RESERVED]
+        _check(text, term, others, (*LATENTS, *names), data, there=ONE)
     _check_whole(text, p, q, data)
     first = data[0]
     pairs = (("z", "z"), ("x", first))
@@ -93,7 +95,11 @@ def _read_layers(
     sites = [f"z{i + 1}" for i in range(count)]
     q = {term.site: term for term in terms if term.of == "q"}
     for term in terms:
-        _check_layer(text, term, p if term.of == "p" else q, data, sites)
+        others = p if term.of == "p" else q
+        there = f"x or fields of other names, and the layers {', '.join(sites)}"
+        _check(
+            text, term, others, (*sites, *data), data, there=f"this pair has {there}"
+        )
     for site in (*sites, *data):
         if site not in p:
             _refuse(text, text.find(";"), f"p has no factor of {site}")
@@ -126,32 +132,6 @@ def _read_layers(
         _agree(text, q[order[i]], [*data, *before] if reads_data else before)
     fields = () if data == ("x",) else data
     return Formula(False, (), False, fields, count, skip, skip_q, downward)
-
-
-def _check_layer(
-    text: str,
-    term: Term,
-    others: dict[str, Term],
-    data: tuple[str, ...],
-    sites: list[str],
-) -> None:
-    """Refuse what a factor of a pair with layers cannot be of or be given."""
-    places = zip((term.site, *term.given), (term.place, *term.places), strict=True)
-    for name, place in places:
-        if name not in (*sites, *data):
-            there = f"x or fields of other names, and the layers {', '.join(sites)}"
-            _refuse(text, place, f"there is no {name[:30]}: this pair has {there}")
-    if others[term.site] is not term:
-        _refuse(text, term.place, f"{term.of} has two factors of {term.site}")
-    for name, place in zip(term.given, term.places, strict=True):
-        if name in data and term.of == "p":
-            _refuse(
-                text, place, f"{name} is what p makes, and given to no other factor"
-            )
-        known = name in data or (name in others and others[name].place < term.place)
-        if not known:
-            before = f"{term.of}({name}|...) comes before"
-            _refuse(text, place, f"{name} has no value here: {before}")
 
 
 def _agree(text: str, term: Term, wanted: Sequence[str]) -> None:
@@ -214,19 +194,20 @@ def _terms(text: str) -> list[Term]:
 
 
 def _check(
-    text: str, term: Term, others: dict[str, Term], data: tuple[str, ...]
+    text: str,
+    term: Term,
+    others: dict[str, Term],
+    known: Sequence[str],
+    data: tuple[str, ...],
+    *,
+    there: str,
 ) -> None:
-    """Refuse what a factor cannot be of or be given."""
-    for name, place in zip(
-        (term.site, *term.given), (term.place, *term.places), strict=True
-    ):
-        if name not in (*LATENTS, *data) or (name in RESERVED and name not in SITES):
+    """Refuse what a factor cannot be of or be given: names that are not known, and what has no value yet."""
+    places = zip((term.site, *term.given), (term.place, *term.places), strict=True)
+    for name, place in places:
+        if name not in known:
             hint = "; a condition c is given by --condition" if name == "c" else ""
-            _refuse(
-                text,
-                place,
-                f"there is no {name[:30]}: a pair has x or fields of other names, one vector z and one class y{hint}",
-            )
+            _refuse(text, place, f"there is no {name[:30]}: {there}{hint}")
     if others[term.site] is not term:
         _refuse(text, term.place, f"{term.of} has two factors of {term.site}")
     for name, place in zip(term.given, term.places, strict=True):
@@ -234,8 +215,8 @@ def _check(
             _refuse(
                 text, place, f"{name} is what p makes, and given to no other factor"
             )
-        known = name in data or (name in others and others[name].place < term.place)
-        if not known:
+        before = name in others and others[name].place < term.place
+        if name not in data and not before:
             _refuse(
                 text,
                 place,

@@ -14,9 +14,8 @@ from pyro_vae.networks import Network
 
 # Of a run, how long the KL of several layers is turned on unless said otherwise.
 WARM_UP = 0.25
-SHRUNK = (
-    0.1  # by how much the outputs of log scales start smaller than a network's others
-)
+# By how much the outputs of log scales start smaller than a network's others.
+SHRUNK = 0.1
 
 
 class GaussianLayer(nn.Module):
@@ -73,11 +72,7 @@ class Below(nn.Module):
         return int(self.prior.latent_dim)  # type: ignore[arg-type]
 
     def forward(self, above: Tensor, *c: Tensor) -> Distribution:
-        batch = torch.broadcast_shapes(
-            above.shape[:-1], *(each.shape[:-1] for each in c)
-        )
-        read = [each.expand(*batch, -1) for each in (above, *c)]
-        return self.prior(torch.cat(read, -1))  # type: ignore[no-any-return]
+        return self.prior(*beside_each_other((above, *c)))  # type: ignore[no-any-return]
 
 
 def sites_of(count: int) -> tuple[str, ...]:
@@ -112,8 +107,8 @@ def places(sites: Sequence[str], dims: Sequence[int]) -> dict[str, slice]:
 
 def beside_each_other(values: Sequence[Tensor]) -> list[Tensor]:
     """Some vectors as one, `(..., D)`, as long as they all are; nothing where there is none."""
-    if not values:
-        return []
+    if len(values) < 2:
+        return [*values]
     batch = torch.broadcast_shapes(*(value.shape[:-1] for value in values))
     return [torch.cat([value.expand(*batch, -1) for value in values], -1)]
 

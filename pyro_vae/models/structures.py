@@ -298,7 +298,7 @@ class Chain(_Layered):
 class Ladder(_Layered):
     """`p(z2) p(z1|z2) p(x|z1); q(z2|x) q(z1|x,z2)`: layers of latents, whose guide comes down the model's own path.
 
-    The guide multiplies what the data say of a layer with what the model expects there, see `LadderGuide`. So upper
+    The guide multiplies what the data say of a layer with what the model expects there, see `guides.Ladder`. So upper
     layers stay in use that a `Chain` leaves idle.
 
     Args:

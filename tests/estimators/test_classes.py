@@ -425,6 +425,19 @@ def test_few_labels_among_many_data_are_learned_first():
     assert (vae.predict(x).argmax(-1) == y).float().mean() > 0.85
 
 
+def test_labels_are_learned_first_by_a_fresh_pair_alone(monkeypatch):
+    """A pair that is trained on does not begin again."""
+    taken = []
+    monkeypatch.setattr(
+        "pyro_vae.inference.fit.learn_labels", lambda *a: taken.append(a[2])
+    )
+    x, _, known = few_labels(2)
+    vae = build(Spec((6,), 2, structure="labelled(classes=3)"))
+    for _ in range(2):
+        fit(vae, {"x": x, "y": known}, epochs=1, batch_size=500)
+    assert taken == [200, 0]
+
+
 def test_when_labels_are_learned_first():
     def steps(count, **options):
         x, _, known = few_labels(count)

@@ -3,10 +3,26 @@
 import pytest
 import torch
 
-from pyro_vae import ELBO, SVI, InputError, Spec, build, load, save, terms
+from pyro_vae import (
+    ELBO,
+    MLP,
+    SVI,
+    VAE,
+    Bernoulli,
+    InputError,
+    Spec,
+    StandardNormal,
+    build,
+    load,
+    save,
+    terms,
+)
+from pyro_vae.foundation.fieldnames import check_names
+from pyro_vae.guides import Ladder
 from pyro_vae.models.formulas import read
 from pyro_vae.models.program import formula
 from pyro_vae.objectives import FreeBits, MeanFieldELBO
+from pyro_vae.priors import GaussianLayer
 
 FORMULAS = {
     "p(z) p(x|z); q(z|x)": "vae",
@@ -214,3 +230,35 @@ def test_layers_compile_and_follow_their_norms(structure, norm):
     names = [name for name in found[0][1] if "running_mean" in name]
     assert bool(names) == (norm == "batch")
     assert all(found[0][1][name].any() for name in names)
+
+
+def test_a_ladder_reads_fields_by_their_names():
+    fields = "fields(fields={'left': bernoulli(), 'right': bernoulli()}, "
+    shapes = "shapes={'left': (3,), 'right': (2,)})"
+    vae = build(Spec((5,), structure="ladder", likelihood=fields + shapes))
+    says = formula(vae.model, vae.guide)
+    assert says.endswith("q(z2|left,right) q(z1|left,right,z2)")
+    x = torch.ones(4, 5)
+    torch.manual_seed(0)
+    whole = vae.guide(x)
+    torch.manual_seed(0)
+    assert torch.equal(whole, vae.guide({"left": x[:, :3], "right": x[:, 3:]}))
+
+
+def test_a_field_is_not_called_as_a_layer_is():
+    with pytest.raises(InputError, match="z1, which names something else"):
+        check_names(("z1", "image"), "the file")
+
+
+def test_model_and_ladder_have_the_same_skips():
+    layers = [GaussianLayer(MLP((2,), (2, 3)), 3)]
+    ladder = Ladder([MLP((4,)), MLP((200,))], (3, 2))
+    with pytest.raises(InputError, match="must be the same"):
+        VAE(
+            StandardNormal(2),
+            MLP((5,), (1, 4)),
+            Bernoulli((4,)),
+            ladder,
+            layers=layers,
+            skip=True,
+        )

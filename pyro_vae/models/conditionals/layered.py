@@ -45,14 +45,6 @@ class Layers(Declared, Program):
     """
 
     amortised = True
-    levels: int | None = None
-    listed = False
-    discrete = False
-    asks_model = False
-    usual_prior: str | None = None
-    label_width = 0
-    classes = 0
-    classifier = None
     has_density = True
     quick_density = True
     smooth = True
@@ -97,16 +89,13 @@ def joint(
     """The layers of a program as one distribution, where what else it is given has these values."""
     place = places(sites, dims)
     steps = [
-        Step(
-            factor.site,
-            place[factor.site],
-            partial(_beside, factor, values),
-        )
+        Step(factor.site, place[factor.site], partial(_beside, factor, values))
         for factor in program.factors()
         if factor.site in place
     ]
-    with torch.no_grad():
-        first = steps[0].given({})
+    # The first depends on no other: its network runs once, however often is drawn.
+    first = steps[0].given({})
+    steps[0] = steps[0]._replace(given=lambda drawn: first)
     return Ancestral(steps, first.batch_shape, sum(dims))
 
 
@@ -202,7 +191,7 @@ def _with_context(given: Callable[..., Distribution]) -> Callable[..., Distribut
 def _check_layer(site: str, guide: Any) -> None:
     """Refuse a guide that cannot be that of one layer among several."""
     name = type(guide).__name__
-    if not isinstance(guide, Guide) or isinstance(guide, Layers):
+    if not isinstance(guide, Guide):
         raise InputError(f"the guide of {site} is {name}, and a layer has a Guide")
     if not guide.amortised or guide.asks_model:
         raise InputError(
@@ -282,6 +271,10 @@ class Ladder(Layers):
                     f"a ladder merges Gaussians, and a layer of the model is {type(layer).__name__}: leave its prior "
                     "out, or take the structure chain"
                 )
+        if model.skip != self.skip:
+            raise InputError(
+                f"skip={self.skip} of Ladder and skip={model.skip} of the model must be the same: both read p(z1|z2)"
+            )
         object.__setattr__(self, "_model", model)  # whose parameters are the model's
 
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -299,7 +292,16 @@ class Ladder(Layers):
 
     def written(self, factor: Factor) -> str:
         site, (_, *others) = factor.site, factor.given
-        return f"{site}|{','.join(['x', *others])}"
+        return f"{site}|{','.join([*self._data, *others])}"
+
+    @property
+    def _data(self) -> tuple[str, ...]:
+        """What the trunk reads: x, or the fields that it is made of."""
+        return ("x",) if self.fields is None else self.fields.names
+
+    def _check(self, values: Mapping[str, Tensor], factors: Sequence[Factor]) -> None:
+        others = {k: v for k, v in values.items() if k not in self._data}
+        super()._check(others, factors)
 
     def factors(self) -> Sequence[Factor]:
         of_c = ("c",) if self._reads_c else ()
