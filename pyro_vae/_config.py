@@ -176,6 +176,11 @@ class Config:
         "library of float32 products on a CPU; auto: by the processor, and then kept by the run",
         ("auto", *PRODUCTS),
     )
+    from_: str | None = _option(
+        None,
+        "a run of which everything but the prior is kept as it is: --from RUN --prior flow trains a second prior on "
+        "its codes; what is not asked for is as in RUN",
+    )
     output: str | None = _option(
         None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)"
     )
@@ -197,6 +202,25 @@ RESUMABLE = {
 }
 
 
+# What may be asked for beside --from: the rest belongs to what is kept.
+OF_A_SECOND_PRIOR = {
+    *("from_", "prior", "objective", "epochs", "patience", "batch_size"),
+    *("learning_rate", "schedule", "optimizer", "clip_norm", "seed"),
+    *("device", "data_dir", "stream", "workers", "compile", "products"),
+    *("output", "overwrite", "log"),
+}
+# Of these what is not taken from RUN where it is not asked for.
+OF_ITS_OWN = {"prior", "objective", "output", "overwrite", "log", "weight_decay"}
+
+
+def key(name: str) -> str:
+    """What an option is called in a file; `from` is a word of Python's."""
+    return name.rstrip("_")
+
+
 def flag(name: str) -> str:
     """The command-line spelling of an option."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{key(name).replace('_', '-')}"
+
+
+BY_KEY = {key(name): name for name in OPTIONS}

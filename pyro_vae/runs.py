@@ -25,7 +25,8 @@ OF_AN_EVALUATION = re.compile(  # in `figures/` itself, where earlier versions p
     r"(bound_curve|aggregated_posterior|posterior|ood-.+)\.png"
 )
 FIGURES = (
-    r"((learning_curves|(reconstructions|prior_samples|prior_pairs|manifold)(-\w+)?|posterior_means|latents)\.png"
+    r"((learning_curves|(reconstructions|prior_samples|prior_pairs|manifold|second_prior)(-\w+)?|posterior_means|latents)"
+    rf"\.png"
     rf"|{OF_AN_EVALUATION.pattern})"
 )
 OWNED = re.compile(
@@ -33,7 +34,8 @@ OWNED = re.compile(
         (
             r"config\.toml",
             r"metrics\.csv",
-            r"(best|last)\.safetensors",
+            r"(best|last|before)\.safetensors",
+            r"second_prior\.json",
             r"latents(-new[\w.+-]*)?\.npz",
             rf"{EVALUATION}\.(json|npz|csv)",
             rf"{EVALUATION.replace('evaluation', 'report')}\.html",
@@ -215,6 +217,8 @@ def located(
         known["labels"] = str(
             _found(known["labels"], folder, data_dir, beside) or known["labels"]
         )
+    if known.get("from") is not None:
+        known["from"] = str(_found(known["from"], folder) or known["from"])
     if known.get("data_dir") is not None and data_dir is None:
         known["data_dir"] = str(_found(known["data_dir"], folder) or known["data_dir"])
     return known

@@ -35,7 +35,7 @@ from pyro_vae._cli.keep import Keeper
 from pyro_vae._cli.options import run
 from pyro_vae._cli.outputs import draw
 from pyro_vae._cli.training import resolve
-from pyro_vae._config import COMPILE, STREAM, Config, flag
+from pyro_vae._config import COMPILE, STREAM, Config, flag, key
 from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, Bridge, Data, DataSet, Split, evenly, load_data
@@ -58,7 +58,14 @@ from pyro_vae.foundation.checks import between, check, shown
 from pyro_vae.foundation.commands import command, option, trust
 from pyro_vae.foundation.endings import asking, reader_gone
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.files import LOCK, MARK, locked, subfolder
+from pyro_vae.foundation.files import (
+    LOCK,
+    MARK,
+    Write,
+    locked,
+    subfolder,
+    write_atomically,
+)
 from pyro_vae.foundation.memory import in_words
 from pyro_vae.foundation.reading import user_path
 from pyro_vae.foundation.sources import sources
@@ -71,6 +78,7 @@ from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.objectives.codes import gradient_of
 from pyro_vae.inference.remedies import REMEDIES, remedy
 from pyro_vae.inference.seeking import (
+    begin_prior,
     epochs_before,
     learn_labels,
     parts_of_prior,
@@ -93,6 +101,7 @@ from pyro_vae.runs import (
     read_resolved,
     require_data,
 )
+from pyro_vae.second import BEFORE, RECORD, Gain, Kept, read_pairs, record, some
 from pyro_vae.spec import (
     AXES,
     Member,
@@ -115,6 +124,7 @@ from pyro_vae.tables import (
 from pyro_vae.trained import pick_device
 
 DRAWN = 2000  # rows of a table in a picture
+PICTURES, COLUMN = 80, 8  # samples of each of two priors, and how many in a row
 COLUMNS = 1000  # names that a run keeps, to know them again in new data
 
 
@@ -141,6 +151,8 @@ class Job:
     fingerprint: dict[str, str]
     notes: list[str]  # about the data of a run that goes on
     conditions: Conditions | None = None
+    # The run whose pair is kept but for its prior; None where all is trained, and of a run that goes on.
+    kept: Kept | None = None
     # What pictures show of data.
     shown: Callable[[torch.Tensor], torch.Tensor] = _unchanged
 
@@ -190,10 +202,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
     config = _with_fields(_with_dims(config))
-    if config.objective is None:
-        structure = parse("structure", config.structure)()
-        usual = structure.usual_objective(config.epochs or 0)
-        config = replace(config, objective=usual)
+    config, kept = _with_objective(*_with_second_prior(config, resumed))
     given = {axis: getattr(config, axis) for axis in AXES}
     several = sources(config.dataset, config.key) is not None
     if several or wishes_of(config.likelihood) is not None:
@@ -206,7 +215,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         parse_optimizer(config.optimizer, device.type),
         parse_schedule(config.schedule),
     )
-    data, known, notes = _data(config, resumed)
+    data, known, notes = _data(config, kept.folder if kept is not None else resumed)
     config, reason = _with_likelihood(config, data)
     conditions, said = data.learned(config.condition)
     config, conditions, more = _with_classes(config, data, conditions)
@@ -246,6 +255,8 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     vae.to(device=device, dtype=dtype)
     _start(vae, data, bridge, train, device)
     _count_labels(vae, conditions)
+    if config.from_ is not None:
+        _keep(kept, vae, spec, train.to(device))
     autocast = torch.bfloat16 if config.precision == "bf16" else None
 
     def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -265,6 +276,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         autocast=autocast,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
+        only=None if config.from_ is None else vae.model.prior,
     )
     svi.check(train.take(torch.arange(min(2, len(train)))).to(device)[:])
     if isinstance(objective, Objective):
@@ -285,7 +297,34 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         known,
         notes,
         conditions,
+        kept,
     )
+
+
+def _with_second_prior(
+    config: Config, resumed: Path | None
+) -> tuple[Config, Kept | None]:
+    """The configuration and the pair of another run of which all but the prior is kept, where --from names one."""
+    if config.from_ is None or resumed is not None:
+        return config, None
+    kept = Kept.of(Path(config.from_))
+    return replace(config, prior=kept.with_prior(config.prior or "")), kept
+
+
+def _with_objective(config: Config, kept: Kept | None) -> tuple[Config, Kept | None]:
+    """The configuration with the usual objective where none was asked for: of a second prior the ELBO."""
+    if config.objective is not None:
+        return config, kept
+    structure = parse("structure", config.structure)()
+    usual = structure.usual_objective(config.epochs or 0)
+    return replace(config, objective="ELBO()" if config.from_ else usual), kept
+
+
+def _keep(kept: Kept | None, vae: VAE, spec: Spec, train: Split | Data) -> None:
+    """Give a pair the weights of another but for its prior, which begins at the codes; a run that goes on reads all."""
+    if kept is not None:
+        kept.give(vae, spec)
+    begin_prior(vae, train)
 
 
 def _with_dims(config: Config) -> Config:
@@ -574,6 +613,7 @@ def describe(job: Job) -> str:
     how = gradient_of(job.vae.guide, job.svi.objective)
     return "\n".join(
         [
+            *([] if config.from_ is None else [_said_of_kept(job)]),
             f"data       {job.data.name} {_shape(job.data)}: {sizes} ({job.data.source})",
             *([f"on disk    {job.data.streamed}"] if job.data.streamed else []),
             *(f"read       {note}" for note in (*job.data.notes, *job.notes)),
@@ -594,6 +634,16 @@ def describe(job: Job) -> str:
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
             *([] if how is None else [f"gradient   {how}"]),
         ]
+    )
+
+
+def _said_of_kept(job: Job) -> str:
+    """What of another run is kept, and what is trained."""
+    count = sum(p.numel() for p in job.vae.model.prior.parameters())
+    after = "" if job.kept is None else f" after epoch {job.kept.epoch}"
+    return (
+        f"from       {job.config.from_}{after}: all of it stays as it is but p(z), a second prior of {count:,} "
+        "parameters on its codes"
     )
 
 
@@ -683,8 +733,8 @@ def _shapes(vae: VAE, shape: tuple[int, ...]) -> str:
 
 def _toml(job: Job, folder: Path) -> str:
     """The run's configuration, with what it resolved to in a table of its own; paths are written from `folder` on."""
-    given = {f.name: getattr(job.config, f.name) for f in fields(Config)}
-    places = ["data_dir"]
+    given = {key(f.name): getattr(job.config, f.name) for f in fields(Config)}
+    places = ["data_dir", "from"]
     if given["labels"] is not None and user_path(given["labels"]).is_file():
         places.append("labels")
     for name in places:
@@ -820,11 +870,8 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
         """The run that --overwrite replaces goes when there is something to put in its place."""
         if config.overwrite and not resume:
             clear(folder)
-        keeper.put(
-            folder / "config.toml",
-            lambda path: path.write_text(_toml(job, folder), encoding="utf-8"),
-        )
-        keeper.put(metrics, write_rows)
+        for path, write in {**_first_files(job, folder), metrics: write_rows}.items():
+            keeper.put(path, write)
 
     display = Display(epochs, progress.epoch, _bound(job.vae), _judged_by(job))
     keeper = Keeper(folder, begin, say=lambda text: display.say(f"not saved  {text}"))
@@ -871,6 +918,16 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
             f"stopped    after epoch {progress.epoch}, {waited} than in epoch {progress.best_epoch}"
         )
     return finished
+
+
+def _first_files(job: Job, folder: Path) -> dict[Path, Write]:
+    """What a run folder holds from the beginning: the options, and the pair that a second prior is for."""
+    text = _toml(job, folder)
+    options = partial(Path.write_text, data=text, encoding="utf-8")
+    files: dict[Path, Write] = {folder / "config.toml": options}
+    if job.kept is not None:
+        files[folder / BEFORE] = job.kept.write
+    return files
 
 
 def _kept(keeper: Keeper, progress: Progress) -> str:
@@ -942,7 +999,9 @@ def _epochs(
         patience=config.patience,
         compile=COMPILE[config.compile],
         progress=progress,
-        turn=Turn(job.vae.seek_after or 0, turn, first),
+        turn=Turn()
+        if config.from_ is not None
+        else Turn(job.vae.seek_after or 0, turn, first),
         stop=stop,
         report=display.within,
         say=lambda text: display.say(f"compiling  {text}"),
@@ -964,6 +1023,21 @@ def code_prior(job: Job, folder: Path) -> str | None:
     return f"prior      {length}"
 
 
+def measure_gain(job: Job, folder: Path) -> Gain:
+    """What the second prior gained, which is also written into the run folder."""
+    dtype = torch.float64 if job.config.precision == "float64" else torch.float32
+    splits = {
+        name: job.data.fields(name, job.bridge, job.conditions, dtype=dtype)
+        for name in ("test", "validation", "train")
+    }
+    split, x = some(splits)
+    pairs, priors = read_pairs(folder, job.device)
+    gain = Gain.between(pairs, x.to(job.device), priors, split)
+    source = portable(str(job.config.from_), folder)
+    write_atomically(folder / RECORD, record(folder, gain, **{"from": source}))
+    return gain
+
+
 def figure_names(job: Job) -> list[str]:
     """The pictures that training leaves."""
     flat = job.config.latent_dim == 2
@@ -979,6 +1053,8 @@ def figure_names(job: Job) -> list[str]:
 def _figures_of(job: Job, data: DataSet) -> list[str]:
     """The pictures of data that are one, or of a field."""
     names = ["reconstructions", "prior_samples"]
+    if job.config.from_ is not None:
+        names.append("second_prior")
     if drawn_by_column(data.schema, data.shape) and data.shape[0] > 1:
         names.append("prior_pairs")
     if job.config.latent_dim == 2 and data.schema is None:
@@ -1001,11 +1077,14 @@ def _by_column(job: Job) -> bool:
 
 def missing_figures(job: Job, folder: Path) -> list[str]:
     """Those that are not there, or older than the last checkpoint."""
-    made = (folder / "last.safetensors").stat().st_mtime_ns
     paths = {name: folder / "figures" / f"{name}.png" for name in figure_names(job)}
-    return [
-        n for n, p in paths.items() if not p.is_file() or p.stat().st_mtime_ns < made
-    ]
+    return [name for name, path in paths.items() if _older(path, folder)]
+
+
+def _older(path: Path, folder: Path) -> bool:
+    """Whether a file is not there, or older than the last checkpoint of the run."""
+    made = (folder / "last.safetensors").stat().st_mtime_ns
+    return not path.is_file() or path.stat().st_mtime_ns < made
 
 
 def draw_figures(job: Job, folder: Path) -> list[str]:
@@ -1041,6 +1120,8 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     if name == "learning_curves":
         history = read_metrics(folder / "metrics.csv", 10**9)
         return plots.learning_curves(history, bound=_bound(vae))
+    if name == "second_prior":
+        return _before_and_after(job, vae, folder, of_field)
     if _by_column(job) and name not in ("posterior_means", "manifold"):
         return _table_figure(name, job, vae)
     if name == "reconstructions":
@@ -1067,10 +1148,37 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     return plots.scatter(vae.posterior_mean(job.train[index]), labels)
 
 
-def _table_figure(name: str, job: Job, vae: VAE) -> Figure:
-    """A picture of a table: rows made again, or draws beside the data."""
+def _before_and_after(job: Job, vae: VAE, folder: Path, field: str) -> Figure:
+    """Samples under the prior that the pair had, and under its second one."""
     from pyro_vae import plots
 
+    old: Any = read_pairs(folder, job.device)[0]["before"]
+    old = OneField(old, field) if field else old
+    pairs = {"before": old, "after": vae}
+    if _by_column(job):
+        table, stored = _as_table(job)
+        x, c = fields_of(job.train.first(DRAWN)[:])
+        under = None if c is None else c[torch.arange(DRAWN) % len(c)]
+        drawn = {name: pair.sample(DRAWN, under) for name, pair in pairs.items()}
+        tables = [stored(some) for some in (job.shown(x), *drawn.values())]
+        names = ["data", *(f"draws {name}" for name in drawn)]
+        title = "data, and draws under both priors"
+        return plots.table_marginals(table.columns, tables, names, title=title)
+    c = None
+    if job.conditions is not None:
+        c = job.conditions.examples({})[0].to(next(vae.parameters()))
+        c = c[torch.arange(PICTURES) % len(c)]
+    halves = []
+    for pair in pairs.values():
+        pyro.set_rng_seed(job.config.seed)
+        halves.append(pair.sample(PICTURES, c, mean=True).unflatten(0, (-1, COLUMN)))
+    both = torch.cat([halves[0], torch.ones_like(halves[0][:, :1]), halves[1]], 1)
+    title = "mean of p(x | z), z from the prior: before (left) and after (right)"
+    return plots.grid(both.flatten(0, 1), columns=2 * COLUMN + 1, title=title)
+
+
+def _as_table(job: Job) -> tuple[Any, Callable[[torch.Tensor], np.ndarray]]:
+    """The columns of the data, and what makes stored values of what the model draws."""
     data = job.data
     table = table_of(data.schema, data.columns, data.shape, data.representation)
     assert table is not None
@@ -1078,6 +1186,14 @@ def _table_figure(name: str, job: Job, vae: VAE) -> Figure:
     def stored(x: torch.Tensor) -> np.ndarray:
         return job.bridge.inverse(x).cpu().double().numpy()
 
+    return table, stored
+
+
+def _table_figure(name: str, job: Job, vae: VAE) -> Figure:
+    """A picture of a table: rows made again, or draws beside the data."""
+    from pyro_vae import plots
+
+    table, stored = _as_table(job)
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
         rows = held_out.first(DRAWN)[:]
@@ -1123,6 +1239,8 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
         raise KeyboardInterrupt
     if (fitted := code_prior(job, folder)) is not None:
         print(fitted, flush=True)
+    if job.config.from_ is not None and _older(folder / RECORD, folder):
+        print(f"\n{measure_gain(job, folder)}\n", flush=True)
     _, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
     if math.isnan(header["score"]):
@@ -1136,9 +1254,10 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
         )
         return
     names = draw_figures(job, folder)
+    more = "" if job.config.from_ is None else f", {BEFORE}, {RECORD}"
     print(
         f"\ndone in {time.perf_counter() - started:.0f} s: {chosen}\n"
-        f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors, figures/ ({', '.join(names)})\n"
+        f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors{more}, figures/ ({', '.join(names)})\n"
         f"next: {on_run('evaluate', folder)}"
     )
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae._cli.options import Parser, add_trust, members
-from pyro_vae._config import OPTIONS, RESUMABLE, Config, flag
+from pyro_vae._config import (
+    BY_KEY,
+    OF_A_SECOND_PRIOR,
+    OF_ITS_OWN,
+    OPTIONS,
+    RESUMABLE,
+    Config,
+    flag,
+)
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_toml
@@ -31,7 +39,10 @@ def make_parser() -> Parser:
         text = option.metadata["help"]
         if option.type is bool:
             parser.add_argument(
-                flag(name), action=argparse.BooleanOptionalAction, help=text
+                flag(name),
+                dest=name,
+                action=argparse.BooleanOptionalAction,
+                help=text,
             )
             continue
         kind = {
@@ -48,9 +59,12 @@ def make_parser() -> Parser:
             if choices
             else {int: "N", float: "X"}.get(kind, "NAME")
         )
-        parser.add_argument(
-            flag(name), type=kind, choices=choices, metavar=metavar, help=text + shown
-        )
+        more: dict[str, Any] = {
+            "choices": choices,
+            "metavar": metavar,
+            "help": text + shown,
+        }
+        parser.add_argument(flag(name), dest=name, type=kind, **more)
     parser.add_argument(
         "--config",
         metavar="FILE.toml",
@@ -64,7 +78,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--data",
         metavar="FILE",
-        help="where the data of --resume lie now, if they have moved",
+        help="where the data of --resume or --from lie now, if they have moved",
     )
     add_trust(parser)
     parser.add_argument(
@@ -96,14 +110,47 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
             folder,
             bool(dry),
         )
-    values = {}
-    if file is not None:
-        values = _moved(Path(file))
+    values = {} if file is None else _moved(Path(file))
+    source = given.get("from_", values.get("from"))
+    if source is not None:
+        asked = _checked(values, Path(file or "")) | given
+        return _second_prior(Path(source), asked, data), None, bool(dry)
     if data is not None:
         raise InputError(
-            "--data says where the data of --resume lie now; a new run takes --dataset"
+            "--data says where the data of --resume or --from lie now; a new run takes --dataset"
         )
     return replace(_from_table(values, Path(file or "")), **given), None, bool(dry)
+
+
+def _second_prior(folder: Path, asked: dict[str, Any], data: str | None) -> Config:
+    """The options of a run that keeps everything of another but its prior."""
+    if asked.get("prior") is None:
+        raise InputError(
+            f"--from {folder} trains a second prior on its codes: say which, as in --prior flow"
+        )
+    if not folder.is_dir():
+        raise InputError(f"the run {folder} of --from does not exist")
+    stored = _moved(folder / "config.toml", data, asked.get("data_dir"))
+    theirs = _from_table(stored, folder / "config.toml")
+    own: dict[str, Any] = {name: OPTIONS[name].default for name in OF_ITS_OWN}
+    base = replace(theirs, **own)
+    for name, value in asked.items():
+        if name not in OF_A_SECOND_PRIOR and value != getattr(base, name):
+            raise InputError(
+                f"--from keeps everything of {folder} but its prior, and {flag(name)} {shown(value)} would change "
+                "more: leave it out"
+            )
+    if base.labelled is not None and asked.get("seed", base.seed) != base.seed:
+        raise InputError(
+            f"--seed {asked['seed']} would choose other data of {folder} to keep their labels: leave it out"
+        )
+    config = replace(base, **asked)
+    output = config.output
+    if output is not None and Path(output).resolve() == folder.resolve():
+        raise InputError(
+            f"--output {output} is the run of --from itself, which stays as it is: name another folder"
+        )
+    return config
 
 
 def _moved(
@@ -122,11 +169,16 @@ def _moved(
 
 def _from_table(values: dict[str, Any], source: Path) -> Config:
     """A configuration from a TOML table."""
+    return Config(**_checked(values, source))
+
+
+def _checked(values: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The options in a TOML table, each of its type."""
     checked: dict[str, Any] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, 1)
+        name = BY_KEY.get(key.replace("-", "_"), "")
+        if not name:
+            near = difflib.get_close_matches(key.replace("-", "_"), BY_KEY, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{source} has an unknown option {key}{hint}")
         if name in checked:
@@ -160,4 +212,4 @@ def _from_table(values: dict[str, Any], source: Path) -> Config:
         checked["workers"] = (
             most  # a file starts no more processes than there are cores
         )
-    return Config(**checked)
+    return checked

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyro.infer
 import torch
@@ -37,9 +37,11 @@ from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
-from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.objectives.annealed import usual_objective
 from pyro_vae.inference.seeking import (
+    begin_prior,
+    check_learned,
     epochs_before,
     has_labels,
     learn_labels,
@@ -51,6 +53,7 @@ from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
 from pyro_vae.models.conditionals import Codebook
 from pyro_vae.models.priors import Codes
+from pyro_vae.models.vae import VAE
 
 Schedule = Callable[[float], float]
 
@@ -326,9 +329,12 @@ def _compile(
 
 
 def _mode(svi: SVI, *, train: bool) -> None:
+    """Tell the modules whether they are trained; where only a part is, the others stay as in evaluation."""
     for program in (svi.model, svi.guide):
         if isinstance(program, nn.Module):
-            program.train(train)
+            program.train(train and svi.only is None)
+    if svi.only is not None:
+        svi.only.train(train)
 
 
 def _check_parameters(svi: SVI, last: int) -> None:
@@ -523,6 +529,7 @@ def fit(
     patience: int | None = None,
     compile: bool | str = "auto",
     start: bool = True,
+    only: Literal["prior"] | None = None,
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
@@ -549,13 +556,16 @@ def fit(
         compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` where the operations of a step and the
             number of steps promise to save more time than compiling takes.
         start: set weights of a `VAE` that are still as they were made from the data first, by `VAE.start`.
+        only: `'prior'` trains the prior p(z) of a `VAE` and nothing else, such as a second one of `VAE.with_prior`: it
+            climbs `E_q(z|x) log p(z)`, the rest of the ELBO being constant, or another objective. The other parts stay
+            as in evaluation, to the bit. A prior that is as it was made begins at the codes of the data.
 
     Returns:
         The `History`: one `Epoch` for each pass.
 
     Raises:
-        InputError: for empty data, values that the model's likelihood does not accept, or an objective that does not
-            fit the pair or the length of the run.
+        InputError: for empty data, values that the model's likelihood does not accept, an objective that does not fit
+            the pair or the length of the run, or a prior in which `only='prior'` finds nothing to train.
         NonFiniteLossError: when the loss stops being finite, naming the step and the site.
 
     Warns:
@@ -571,7 +581,9 @@ def fit(
     True
     """
     data = beside_condition(vae.model, data, c)
-    if start and hasattr(vae, "meet_labels"):
+    part = None if only is None else _second_prior(vae, weight_decay)
+    start_all = start and only is None
+    if start_all and hasattr(vae, "meet_labels"):
         labels = labels_of(vae.model, data)
         if labels is not None:
             vae.meet_labels(labels)
@@ -579,18 +591,25 @@ def fit(
     if validation is not None:
         validation = as_data(vae.model, validation, name="validation")
     try_out(schedule)
-    fresh = start and hasattr(vae, "start") and vae.fresh("guide")
-    if start and hasattr(vae, "start"):
+    fresh = start_all and hasattr(vae, "start") and vae.fresh("guide")
+    if start_all and hasattr(vae, "start"):
         vae.start(data)
+    if start and only is not None and vae.fresh("prior"):
+        begin_prior(vae, data)
+    usual = usual_objective(vae.model, epochs) if only is None else ELBO()
     svi = SVI(
         vae.model,
         vae.guide,
         lambda p: optimizer(p, lr=learning_rate),
-        objective or usual_objective(vae.model, epochs),
+        objective or usual,
         reduction="mean",
         weight_decay=weight_decay,
         clip_norm=clip_norm,
+        only=part,
     )
+    turn = Turn()
+    if only is None:
+        turn = turn_of(vae, data, epochs, batch_size, fresh=fresh)
     _check_step(svi, data, min(batch_size, len(data)))
     progress = Progress()
     history = History(
@@ -605,13 +624,27 @@ def fit(
             patience=patience,
             compile=compile,
             progress=progress,
-            turn=turn_of(vae, data, epochs, batch_size, fresh=fresh),
+            turn=turn,
         ),
         progress,
     )
     if isinstance(getattr(vae.model, "prior", None), Codes):
         fit_codes(vae, data)
     return history
+
+
+def _second_prior(vae: Any, weight_decay: float) -> nn.Module:
+    """The prior of a pair that is to be trained alone."""
+    if not isinstance(vae, VAE):
+        raise InputError(
+            f"only='prior' trains the prior of a VAE of this package, and {type(vae).__name__} is none"
+        )
+    check_learned(vae.model.prior)
+    if weight_decay:
+        raise InputError(
+            f"weight_decay={weight_decay:g} spares the prior, and with only='prior' nothing else moves: leave it out"
+        )
+    return vae.model.prior
 
 
 def turn_of(

@@ -1,6 +1,6 @@
 """Loss and gradients of a pair of this package, whose parameters live in its modules."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import nullcontext
 from typing import Any
 
@@ -30,6 +30,7 @@ class OwnSteps:
         model, guide: programs of this package.
         loss: an `Objective`, or an ELBO of Pyro's with a `differentiable_loss`.
         autocast: as in `SVI`.
+        only: the parameters that move; by default all that can.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class OwnSteps:
         guide: Any,
         loss: pyro.infer.ELBO,
         autocast: torch.dtype | None,
+        only: Collection[Tensor] | None = None,
     ) -> None:
         self.model: Program = model
         self.guide: Program = guide
@@ -55,6 +57,7 @@ class OwnSteps:
         ]
         self._own: dict[Tensor, str] = {parameter: name for name, parameter in named}
         self._parameters = list(self._own)
+        self._moving = set(self._parameters if only is None else only)
         self._modules = [
             module for program in self._programs for module in program.modules()
         ]
@@ -102,7 +105,11 @@ class OwnSteps:
             loss, t = self._evaluate(args, kwargs)
         self.validated = True
         loss = loss if rows is None else loss / rows
-        parameters = [(i, p) for i, p in enumerate(self._parameters) if p.requires_grad]
+        parameters = [
+            (i, p)
+            for i, p in enumerate(self._parameters)
+            if p.requires_grad and p in self._moving
+        ]
         gradients: list[Tensor | None] = [None] * len(parameters)
         if loss.requires_grad:
             wanted = [p for _, p in parameters]

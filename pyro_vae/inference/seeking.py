@@ -14,6 +14,7 @@ from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives import ELBO
 from pyro_vae.inference.svi import SVI
+from pyro_vae.models.priors import Codes
 
 SAMPLE = 10_000  # data among whose codes clusters are sought
 STEPS = 2000  # of training before they are, unless said otherwise
@@ -86,6 +87,60 @@ def parts_of_prior(vae: Any) -> tuple[int, str]:
     return vae.model.prior.components, "components"
 
 
+def begin_prior(vae: Any, data: Any) -> None:
+    """Let a second prior begin where the codes of a trained pair lie: a draw of q(z|x) for each of the data.
+
+    `GaussianMixture` becomes the mixture that EM finds among them, `VampPrior` takes data as pseudo-inputs, the others
+    take their mean and deviation. Nothing else of the pair changes; it is in evaluation mode then.
+
+    Args:
+        vae: the pair, with the prior that is to be trained.
+        data: the training data.
+
+    Raises:
+        InputError: for a prior in which nothing is learned, or for fewer data than it has parts.
+    """
+    prior = vae.model.prior
+    check_learned(prior)
+    vae.eval()
+    data = as_data(vae.model, data)
+    if prior.examples:
+        prior.initialise(*fields_of(data[evenly(prior.examples, len(data))]))
+    _, z = _codes_of_some(vae, data)
+    if not hasattr(prior, "follow"):
+        prior.meet(z)
+        return
+    if prior.components > len(z):
+        raise InputError(
+            f"{prior.components} components cannot be sought among the codes of {len(z)} data: take fewer"
+        )
+    found = _mixture(z, prior.components)
+    prior.follow(found.weights, found.loc, found.scale)
+
+
+def check_learned(prior: Any) -> None:
+    """Raise `InputError` for a prior that cannot be trained alone by gradients."""
+    name = type(prior).__name__
+    if isinstance(prior, Codes):
+        raise InputError(
+            f"{name} is fitted to the codes when any training ends, and gradients move nothing in it: it is no second "
+            "prior"
+        )
+    if not any(p.requires_grad for p in prior.parameters()):
+        raise InputError(
+            f"nothing is learned in the prior {name}, so there is nothing to train: take another, such as Flow"
+        )
+
+
+def _codes_of_some(vae: Any, data: Any) -> tuple[Any, Tensor]:
+    """Some data, and a code of each: of several layers that of the top, which stands first."""
+    some = data[evenly(SAMPLE, len(data))]
+    some = Data(some) if isinstance(some, dict) else some
+    with running(vae.model, vae.guide), torch.no_grad():
+        codes = [vae.encode(few).sample() for few in batches(some, BATCH)]
+    return some, torch.cat(codes)[:, : vae.model.prior.latent_dim]
+
+
 def seek(vae: Any, data: Any) -> None:
     """Let the parts of p(z) begin as the clusters that there are among the codes of a pair.
 
@@ -102,14 +157,8 @@ def seek(vae: Any, data: Any) -> None:
 
     Source: Jiang, Zheng, Tan, Tang & Zhou 2017, Variational Deep Embedding (autoencoder first, then a mixture).
     """
-    data = as_data(vae.model, data)
-    some = data[evenly(SAMPLE, len(data))]
-    some = Data(some) if isinstance(some, dict) else some
+    some, z = _codes_of_some(vae, as_data(vae.model, data))
     with running(vae.model, vae.guide):
-        with torch.no_grad():
-            codes = [vae.encode(few).sample() for few in batches(some, BATCH)]
-            # Of several layers the top, which stands first.
-            z = torch.cat(codes)[:, : vae.model.prior.latent_dim]
         size, what = parts_of_prior(vae)
         if size > len(z):
             raise InputError(

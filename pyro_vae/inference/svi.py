@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyro.infer
@@ -48,6 +48,8 @@ class SVI:
             convolutions, whatever the torch optimizer, as AdamW does. Biases, scales, everything of the prior and
             parameters of your own outside such layers keep their size.
         clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
+        only: of a pair of this package, the module in it that is trained, such as `vae.model.prior`. Of the others no
+            gradient is computed.
         compile: run loss and gradient as one compiled graph without Pyro's handlers, see `Compiled`: the same numbers
             from the same random numbers, up to rounding. Followed are parameters, buffers, tensors among the arguments
             and in objects that are arguments, globals, closures and attributes that the pair reads. What else it reads
@@ -86,6 +88,7 @@ class SVI:
         autocast: torch.dtype | None = None,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
+        only: nn.Module | None = None,
         compile: bool = False,
     ) -> None:
         if not (
@@ -124,6 +127,8 @@ class SVI:
         programs = [
             program for program in (model, guide) if isinstance(program, nn.Module)
         ]
+        self.only = only
+        self._moving = None if only is None else set(only.parameters())
         self._updates = Updates(
             optim, [p for module in programs for p in module.parameters()]
         )
@@ -142,9 +147,14 @@ class SVI:
             and loss_and_grads is None
             and hasattr(loss, "differentiable_loss")
         ):
-            self._pair = OwnSteps(model, guide, loss, autocast)  # type: ignore[arg-type]
+            self._pair = OwnSteps(model, guide, loss, autocast, self._moving)  # type: ignore[arg-type]
             if self._pair.parameters():
-                self._updates.add(self._pair.parameters(), self._pair.names)
+                self._updates.add(self._moved(range(0)), self._pair.names)
+        elif only is not None:
+            raise InputError(
+                "only= is for a pair of this package and a loss that is differentiable, and these are trained by "
+                "Pyro's rules: take ELBO"
+            )
         else:
             self._pair = PyroSteps(model, guide, loss, loss_and_grads, autocast)
         if compile:
@@ -287,8 +297,7 @@ class SVI:
         """Compute the gradients and move the parameters by them; what is left of the step."""
         (values, *gradients), used, by_graph = self._differentiated(args, kwargs)
         parameters = self._pair.parameters()
-        lasting = [p for i, p in enumerate(parameters) if i not in used.replaced]
-        self._updates.add(lasting, self._pair.names)
+        self._updates.add(self._moved(used.replaced), self._pair.names)
         if self.clip_norm is not None:
             gradients = _clipped(gradients, self.clip_norm)
         if self.weight_decay:
@@ -304,9 +313,21 @@ class SVI:
         self._taken += 1
         return values, used
 
+    def _moved(self, replaced: Collection[int]) -> list[Tensor]:
+        """The parameters that the optimizer moves: all, or those of `only`, but for those that Python sets anew."""
+        every = self._pair.parameters()
+        lasting = [p for i, p in enumerate(every) if i not in replaced]
+        if self._moving is None:
+            return lasting
+        return [p for p in lasting if p in self._moving]
+
     def _decay(self, rate: float) -> None:
         if self._weights is None:
-            self._weights = _weights(self._pair.modules(), [self.model, self.guide])
+            every = _weights(self._pair.modules(), [self.model, self.guide])
+            moving = self._moving
+            self._weights = [w for w in every if moving is None or w in moving]
+        if not self._weights:
+            return
         with torch.no_grad():
             torch._foreach_mul_(self._weights, 1 - rate * self.weight_decay)
 

@@ -15,7 +15,7 @@ from pyro_vae.distributions import (
     Pushforward,
     Standard,
 )
-from pyro_vae.distributions.pushforward import Zuko
+from pyro_vae.distributions.pushforward import AffineStep, Step, Zuko
 from pyro_vae.distributions.words import Chain, Words
 from pyro_vae.distributions.zuko import Kind, flow
 from pyro_vae.foundation.abstract import context_of
@@ -75,6 +75,18 @@ class Prior(Declared, nn.Module, ABC):
 
     def initialise(self, examples: Tensor, contexts: Tensor | None = None) -> None:
         """Start from `self.examples` data or more, `(n, *shape)`, and their conditions where they have some."""
+
+    def meet(self, codes: Tensor) -> None:
+        """Start where the codes of a trained pair lie, `(n, latent_dim)`; a second prior is told of them.
+
+        A prior that does nothing here starts as it was made.
+        """
+
+
+def moments_of(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of codes, each `(latent_dim,)`; of a latent that is constant one above 0."""
+    scale = codes.std(0, correction=0)
+    return codes.mean(0), scale.clamp_min(NARROWEST)
 
 
 class StandardNormal(Prior):
@@ -197,6 +209,12 @@ class Categorical(Prior):
         else:
             self.register_buffer("logits", logits, persistent=False)
 
+    @torch.no_grad()
+    def meet(self, codes: Tensor) -> None:
+        if isinstance(self.logits, nn.Parameter):
+            counts = codes.sum(0).view_as(self.logits)
+            self.logits.copy_((counts + 1).log())  # none is impossible
+
     def forward(self, *c: Tensor) -> Distribution:
         return OneHots(self.logits)
 
@@ -289,6 +307,8 @@ FEWEST, MOST, OF_EACH = 1000, 10_000, 10  # data for k-means
 class Flow(Prior):
     """`p(z) = N(f(z); 0, I) |det df/dz|`, f a learned normalizing flow.
 
+    As a second prior it first takes z to standard units, those of the codes, which stay.
+
     Args:
         latent_dim: length of z.
         kind: `'realnvp'`, affine coupling layers; `'nsf'`, coupling layers of rational-quadratic splines; `'maf'`,
@@ -308,6 +328,8 @@ class Flow(Prior):
 
     loc: Tensor
     scale: Tensor
+    place: Tensor | None
+    log_width: Tensor | None
 
     def __init__(
         self,
@@ -321,6 +343,13 @@ class Flow(Prior):
         self.flow = flow(kind, latent_dim, transforms=transforms, hidden=hidden)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+        for name in UNITS:  # only some have them
+            self.register_buffer(name, None)
+
+    @torch.no_grad()
+    def meet(self, codes: Tensor) -> None:
+        self.place, scale = moments_of(codes)
+        self.log_width = scale.log()
 
     def forward(self, *c: Tensor) -> Distribution:
         noise = Standard(
@@ -328,7 +357,21 @@ class Flow(Prior):
             1,
             validate_args=False,
         )
-        return Pushforward(noise, [Zuko(self.flow)])
+        steps: list[Step] = [Zuko(self.flow)]
+        if self.place is not None and self.log_width is not None:
+            steps.append(AffineStep(self.place, self.log_width))
+        return Pushforward(noise, steps)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for name in UNITS:
+            met = state_dict.get(f"{prefix}{name}")
+            if met is not None and getattr(self, name) is None:
+                setattr(self, name, met.to(self.loc, copy=True))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+UNITS = ("place", "log_width")  # of a flow's z, where it met codes
+NARROWEST = 1e-3  # the standard deviation of a latent whose codes are all the same
 
 
 class Conditional(Prior):
@@ -378,6 +421,16 @@ class Conditional(Prior):
             last.weight *= START
             if components > 1:
                 last.bias.view(each)[:, 1 : 1 + latent_dim].normal_()
+
+    @torch.no_grad()
+    def meet(self, codes: Tensor) -> None:
+        loc, scale = moments_of(codes)
+        last: Any = self.network.output_layer
+        _, place, log_scale = last.bias.view(self.components, -1).split(
+            [1, *[self.latent_dim] * 2], -1
+        )
+        place.mul_(scale).add_(loc)
+        log_scale.add_(scale.log())
 
     def forward(self, *c: Tensor) -> Distribution:
         logits, loc, log_scale = self.network(*c).split([1, *[self.latent_dim] * 2], -1)

@@ -1,5 +1,6 @@
 """The generative model and the pair: plain Pyro."""
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -465,11 +466,55 @@ class VAE(AbstractProgram):
         """
         return condition_for(self.model, c, n)
 
+    def with_prior(self, prior: Prior) -> "VAE":
+        """A copy of the pair with another prior `p(z)`, of several layers of the top; all else is as it was.
+
+        `fit(copy, data, only="prior")` trains that prior on the codes of the data and nothing else.
+
+        Args:
+            prior: of the same length, and of a class y where that of the pair is.
+
+        Raises:
+            InputError: for a prior that does not fit the guide, or what z is given.
+
+        >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal
+        >>> from pyro_vae.priors import Flow
+        >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
+        >>> vae.with_prior(Flow(2)).sample(3).shape
+        torch.Size([3, 4])
+        """
+        made = copy.deepcopy(self)
+        model, guide, old = made.model, made.guide, made.model.prior
+        if prior.latent_dim != old.latent_dim:
+            raise InputError(
+                f"the prior has latent_dim={prior.latent_dim}, and the codes of the pair have the length "
+                f"{old.latent_dim}"
+            )
+        model.prior = prior
+        if isinstance(guide, Guide):
+            guide.check_prior(prior)
+        if model.class_prior is None:
+            made._agree()
+        else:
+            width, of_y = guide.classifier.context, model.of_z.y  # type: ignore[union-attr]
+            model.of_z = reads("the prior", prior, model.label_width, width, y=of_y)
+        prior.connect(guide)
+        prior.to(self._type).train(self.training)
+        made.seek_after = 0
+        made._made = {
+            name: _beginning(p) if name.startswith("model.prior.") else made._made[name]
+            for name, p in made.named_parameters()
+        }
+        return made
+
     def fresh(self, part: str) -> bool:
         """Whether the weights of `"model"` or `"guide"` are as they were made: not trained, loaded, or set from data.
 
-        Seen from their first values. A decoder that was trained before has a bias in its last layer.
+        Seen from their first values. A decoder that was trained before has a bias in its last layer. The `"prior"` of
+        the model can be asked for alone.
         """
+        if part == "prior":
+            return self._as_made("model.prior", self.model.prior)
         module: nn.Module = getattr(self, part)
         if not all(p.requires_grad for p in module.parameters()):
             return False
@@ -480,7 +525,11 @@ class VAE(AbstractProgram):
         )
         if layer is not None and layer.bias is not None and bool(layer.bias.any()):
             return False
-        now = {f"{part}.{name}": _beginning(p) for name, p in module.named_parameters()}
+        return self._as_made(part, module)
+
+    def _as_made(self, place: str, module: nn.Module) -> bool:
+        """Whether the parameters of a module of the pair, which has this place in it, begin as they were made."""
+        now = {f"{place}.{k}": _beginning(p) for k, p in module.named_parameters()}
         made = {name: p.to(now[name]) for name, p in self._made.items() if name in now}
         return made.keys() == now.keys() and all(
             torch.equal(made[k], p) for k, p in now.items()

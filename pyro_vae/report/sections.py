@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pyro_vae._config import Config
+from pyro_vae._config import Config, key
 from pyro_vae.data.representation import Representation
 from pyro_vae.evaluation.results import (
     MEANINGS,
@@ -314,7 +314,7 @@ def _thumbnails(facts: Facts, order: np.ndarray) -> Html:
 
 def configuration(facts: Facts) -> Html:
     """Every setting, the versions, and how to repeat it."""
-    defaults = {f.name: f.default for f in fields(Config)}
+    defaults = {key(f.name): f.default for f in fields(Config)}
     rows = []
     for name, value in facts.config.items():
         if name != "resolved":

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from pyro_vae import variants
-from pyro_vae._config import OPTIONS
+from pyro_vae._config import OPTIONS, flag
 from pyro_vae.inference.fit import Epoch
 from pyro_vae.spec import AXES
 from reading import TINY, mentions, newest, rows, same, toml, weights
@@ -166,7 +166,7 @@ def test_help(call, program):
             for member in variants(family):
                 assert f"{member.lower()}(" in said.out, (axis, member)
         for name in OPTIONS:
-            assert f"--{name.replace('_', '-')}" in said.out
+            assert flag(name) in said.out
 
 
 def test_dry_run_writes_nothing(call, tmp_path):

@@ -181,7 +181,7 @@ class Guide(Declared, Program):
         So does that of data with missing values, which are filled there. A subclass that looks at the model calls this
         too.
         """
-        self._fit(getattr(model, "prior", None))
+        self.check_prior(getattr(model, "prior", None))
         self.fields = getattr(model, "fields", None)
         likelihood: Any = getattr(model, "likelihood", None)
         self._connect_classifier(likelihood)
@@ -194,7 +194,7 @@ class Guide(Declared, Program):
             network, width = self.classifier.network, self.classifier.features
             self.classifier.network = standardised(network, likelihood, width)
 
-    def _fit(self, prior: Any) -> None:
+    def check_prior(self, prior: Any) -> None:
         """Raise `InputError` for codes under a prior over reals, the other way round, or codes of other levels."""
         theirs = getattr(prior, "levels", None)
         if prior is None or theirs == self.levels:

@@ -188,7 +188,7 @@ class Codebook(HeadGuide):
             "take the guide categorical, or a structure without y"
         )
 
-    def _fit(self, prior: Any) -> None:
+    def check_prior(self, prior: Any) -> None:
         if prior is not None and not getattr(prior, "of_words", False):
             raise InputError(
                 f"z of the guide Codebook is words of its codebook, and {type(prior).__name__} is no prior over their "
