@@ -218,7 +218,8 @@ def located(
             _found(known["labels"], folder, data_dir, beside) or known["labels"]
         )
     if known.get("from") is not None:
-        known["from"] = str(_found(known["from"], folder) or known["from"])
+        there = folder / user_path(known["from"])  # where it lay, if it is gone
+        known["from"] = str(_found(known["from"], folder) or there)
     if known.get("data_dir") is not None and data_dir is None:
         known["data_dir"] = str(_found(known["data_dir"], folder) or known["data_dir"])
     return known

@@ -1,5 +1,6 @@
 """A second prior on the codes of a trained run: where it begins, and what it gains."""
 
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class Kept:
         """The option `--prior` of the new run: its prior, and of several layers those below the top as they were.
 
         Raises:
-            InputError: for the prior of a layer below the top, and one that is to be sought later.
+            InputError: for the prior of a layer below the top, one that is to be sought later, and p(z|c) without c.
         """
         asked = parse_members("prior", text)
         theirs = parse_members("prior", self.spec.prior or "").others
@@ -74,6 +75,11 @@ class Kept:
             raise InputError(
                 f"--prior {text}: a second prior takes the place of that of the top, and the one of {changed[0]} is "
                 "kept with the decoder: leave it out"
+            )
+        reads_c = "context" in inspect.signature(asked.usual.make).parameters
+        if reads_c and not self.spec.context:
+            raise InputError(
+                f"--prior {text} is p(z|c), and the data of {self.folder} have no condition: take another"
             )
         return str(Members(_begun(asked.usual), theirs))
 
