@@ -491,7 +491,7 @@ class VAE(AbstractProgram):
                 f"{old.latent_dim}"
             )
         model.prior = prior
-        if isinstance(guide, Guide):
+        if isinstance(guide, Guide | Layers):
             guide.check_prior(prior)
         if model.class_prior is None:
             made._agree()

@@ -1,5 +1,7 @@
 """A second prior on the codes of a trained pair, against log p(x) in closed form."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import Categorical as Choice
@@ -14,8 +16,10 @@ from pyro_vae import (
     Bernoulli,
     InputError,
     MeanField,
+    Spec,
     StandardNormal,
     VampPrior,
+    build,
     elbo,
     fit,
     guides,
@@ -228,6 +232,14 @@ def test_priors_that_do_not_fit(prior, words):
         return
     with pytest.raises(InputError, match=words):
         vae.with_prior(prior())
+
+
+def test_layers_are_reals():
+    spec = Spec((6,), structure="chain(dims=(4,2))", network="mlp(hidden=(8,))")
+    with pytest.raises(InputError, match="layers of latents are reals"):
+        build(spec).with_prior(priors.Categorical(2, levels=2))
+    with pytest.raises(InputError, match="layers of latents are reals"):
+        build(replace(spec, prior="categorical(levels=2)"))
 
 
 def test_what_cannot_be_trained_alone(known):

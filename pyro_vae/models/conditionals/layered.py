@@ -73,7 +73,15 @@ class Layers(Declared, Program):
 
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model; a subclass standardises its bodies beside."""
+        self.check_prior(getattr(model, "prior", None))
         self.fields = getattr(model, "fields", None)
+
+    def check_prior(self, prior: Any) -> None:
+        """Raise `InputError` for a prior of the top that draws codes, where all layers are reals."""
+        if getattr(prior, "levels", None) is not None:
+            raise InputError(
+                f"layers of latents are reals, and the prior {type(prior).__name__} draws one-hot codes: take another"
+            )
 
     def at_all(self, x: Batch | None = None, **given: Tensor) -> Ancestral:
         """`q(z1, ..., zL | x)` as one distribution over all layers side by side, from the top down."""
