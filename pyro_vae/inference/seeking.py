@@ -14,6 +14,7 @@ from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives import ELBO
 from pyro_vae.inference.svi import SVI
+from pyro_vae.networks.corruptions import clean
 
 SAMPLE = 10_000  # data among whose codes clusters are sought
 STEPS = 2000  # of training before they are, unless said otherwise
@@ -105,7 +106,7 @@ def seek(vae: Any, data: Any) -> None:
     data = as_data(vae.model, data)
     some = data[evenly(SAMPLE, len(data))]
     some = Data(some) if isinstance(some, dict) else some
-    with running(vae.model, vae.guide):
+    with running(vae.model, vae.guide), clean():
         with torch.no_grad():
             codes = [vae.encode(few).sample() for few in batches(some, BATCH)]
             # Of several layers the top, which stands first.
