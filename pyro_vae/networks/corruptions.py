@@ -101,7 +101,7 @@ class Salt(Corruption):
 
     >>> _ = torch.manual_seed(0)
     >>> Salt(share=0.5)(torch.full((6,), 0.5))
-    tensor([0.0000, 0.5000, 1.0000, 1.0000, 1.0000, 0.5000])
+    tensor([1.0000, 0.5000, 0.0000, 0.0000, 1.0000, 0.5000])
     """
 
     def __init__(self, *, share: Share = 0.1, size: Positive = 2.0) -> None:
