@@ -137,6 +137,14 @@ class Config:
         "what is maximised, see below; also any pyro.infer:Trace_ELBO(...) (default: ELBO(); of a structure with "
         "layers annealed over the first quarter of the epochs)",
     )
+    corrupt: str | None = _option(
+        None,
+        "what encoders see in training in place of x, as in noise(0.3), see below; densities are of x as it is",
+    )
+    stacked: int | None = _option(
+        None,
+        "epochs in which each hidden layer is trained by itself first, as an autoencoder of what lies below it",
+    )
     latent_dim: int = _option(10, "length of z")
     dims: str | None = _option(
         None,

@@ -42,8 +42,11 @@ def headline(split: str) -> str:
 def digest(columns: Mapping[str, Any]) -> str:
     """What the arrays of an evaluation are known by: stands in its .json file, so that halves of two are told apart."""
     found = hashlib.sha256()
-    for name in ("values", "standard_errors", "pareto_k"):
-        found.update(np.ascontiguousarray(columns[name], dtype=np.float64).tobytes())
+    of_weights = ("values", "standard_errors", "pareto_k")
+    for name in of_weights if "values" in columns else sorted(columns):
+        if columns[name].dtype.kind == "f":
+            numbers = np.ascontiguousarray(columns[name], dtype=np.float64)
+            found.update(numbers.tobytes())
     return found.hexdigest()[:16]
 
 
@@ -239,6 +242,11 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
             f"the file {told} is damaged: it is of no {split} data; run {command}"
         )
     columns: dict[str, Any] = dict(read_npz(arrays))
+    if "log_marginal" not in summary and "reconstruction_squared_error" in columns:
+        raise InputError(
+            f"{folder} has reconstruction errors and no log p(x), since its guide is a point for each datum: two kinds "
+            "of number that cannot be compared; its errors stand in " + told.name
+        )
     for key in ("values", "standard_errors", "pareto_k"):
         if (
             key not in columns

@@ -47,8 +47,10 @@ from pyro_vae.evaluation.classes import Classification
 from pyro_vae.evaluation.fields import FieldTable
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
+from pyro_vae.evaluation.reconstruction import Reconstruction
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.evaluation.targets import Regression
+from pyro_vae.evaluation.weighting import Weighted, Weighting
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.files import (
@@ -80,14 +82,20 @@ def _progress(unit: str, total: int | None) -> Iterator[Callable[[int], Any]]:
         yield bar.update
 
 
-def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
-    """What was evaluated, and log p(x) in bits: how `evaluation.json` begins."""
+def _facts(opened: Run, rows: Rows, result: LogMarginal | None) -> dict[str, Any]:
+    """What was evaluated, and log p(x), if there is one, in bits: how `evaluation.json` begins."""
     bridge = opened.bridge
     stored = Representation[opened.config["resolved"]["stored"]]
     may_miss = opened.vae.model.likelihood.missing
     missing = share_missing(fields_of(rows.x)[0]) if may_miss else 0.0
     # Those that were seen, on average.
     dimensions = math.prod(opened.spec.shape) * (1 - missing)
+    bits = {}
+    if result is not None:
+        bits = {
+            "bits_per_dimension": result.bits_per_dimension(dimensions, bridge.levels),
+            "bits_per_dimension_of": bridge.counted(stored),
+        }
     return {
         "run": public_path(opened.folder),
         "epoch": opened.epoch,
@@ -99,8 +107,7 @@ def _facts(opened: Run, rows: Rows, result: LogMarginal) -> dict[str, Any]:
         "missing": missing,
         "representation": bridge.result(stored).name,
         "bridge": str(bridge),
-        "bits_per_dimension": result.bits_per_dimension(dimensions, bridge.levels),
-        "bits_per_dimension_of": bridge.counted(stored),
+        **bits,
         "given": _given(opened),
         "spec": opened.spec.to_dict(),
         "latents": None,
@@ -113,17 +120,25 @@ PARTLY = (
 )
 
 
-def _opening(s: Mapping[str, Any], answer: Answer) -> str:
-    """What was evaluated, and what its log p(x) is, for a person."""
+def _opening(s: Mapping[str, Any], answer: Answer | None) -> str:
+    """What was evaluated, and what its log p(x) is, for a person; of a point there is none."""
+    what = (
+        f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data, weights of epoch {s['epoch']}\n"
+        f"seen as {Representation[s['representation']].value}, {s['bridge']}"
+    )
+    if answer is None:
+        return f"{what}\n{POINT}"
     most = "at most " if s.get("two_part") else ""
     bits = f"bits per dimension: {most}{s['bits_per_dimension']:.4f} ({s['bits_per_dimension_of']})"
     holes = [PARTLY.format(share=100 * s["missing"])] if s["missing"] else []
-    return (
-        f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data, weights of epoch {s['epoch']}\n"
-        f"seen as {Representation[s['representation']].value}, {s['bridge']}\n"
-        f"{_density(s['given'])}\n"
-        f"{replace(answer, sentences=[*holes, bits, *answer.sentences])}"
-    )
+    said = replace(answer, sentences=[*holes, bits, *answer.sentences])
+    return f"{what}\n{_density(s['given'])}\n{said}"
+
+
+POINT = (
+    "the guide is a point for each datum, without a density to weigh draws by: there is no log p(x), and what follows "
+    "says how well data are made again"
+)
 
 
 def _given(opened: Run) -> list[str]:
@@ -180,9 +195,14 @@ def _chosen(opened: Run, options: Any) -> Rows:
     return rows.first(options.limit)
 
 
-def _opened(options: Any, every: Sequence[Question]) -> tuple[Run, Rows, Evaluated]:
+def _opened(
+    options: Any, first: Weighting, further: Sequence[Question]
+) -> tuple[Run, Rows, Evaluated]:
     """The run, the rows of it, and these as the questions see them; whatever can be refused is."""
     opened = asked(options)
+    every = [*further] if _is_point(opened, first) else [first, *further]
+    if len(every) == len(further):
+        _check_point(options)
     rows = _chosen(opened, options)
     called = f"{rows.dataset} {rows.split}"
     settings = (options.limit, options.num_particles, options.memory * 2**20)
@@ -196,6 +216,21 @@ def _opened(options: Any, every: Sequence[Question]) -> tuple[Run, Rows, Evaluat
     return opened, rows, data
 
 
+def _is_point(opened: Run, first: Weighting) -> bool:
+    """Whether there is no log p(x) to weigh, and none was asked for in a way of its own."""
+    return not opened.vae.guide.has_density and str(first) == str(Weighted())
+
+
+def _check_point(options: Any) -> None:
+    """Raise `InputError` for files that hold log p(x), of a run that has none."""
+    for name in ("report", "netcdf"):
+        if getattr(options, name):
+            raise InputError(
+                f"--{name} is about log p(x), and the guide of the run is a point for each datum, which has none; "
+                "leave it out"
+            )
+
+
 class _Files:
     """What the answers of an evaluation come to: the content of its .json and .npz files, and its figures.
 
@@ -207,15 +242,22 @@ class _Files:
 
     def __init__(self, s: dict[str, Any], columns: Mapping[str, Any]) -> None:
         self.s, self.columns = s, dict(columns)
+        self.size = s["data"]
         self.figures: dict[str, Make] = {}
+
+    def begin(self, first: Weighting, answer: Answer) -> None:
+        """Put the answer about log p(x) before all others."""
+        self.s |= {**answer.numbers, "weighting": str(first)}
+        self.s["warnings"] += answer.warnings
+        self.s["captions"] |= {name: d.caption for name, d in answer.figures.items()}
+        self.columns |= _columns(first, answer, self.size)
+        self.figures |= {name: d.make for name, d in answer.figures.items()}
 
     def add(self, question: Question, answer: Answer) -> None:
         """Put an answer under the name of its question, or under the first number behind it that is free."""
         key = self._free(question.key, self.s)
         self.s[key] = {"question": str(question), **answer.to_dict()}
-        self.columns |= _columns(
-            question, answer, len(self.columns["values"]), f"{key}_"
-        )
+        self.columns |= _columns(question, answer, self.size, f"{key}_")
         for part in (answer, *answer.parts.values()):
             for name, drawing in part.figures.items():
                 self.figures[self._free(name, self.figures)] = drawing.make
@@ -244,9 +286,13 @@ def _columns(
     return columns
 
 
-def _with_usual(opened: Run, further: list[Question]) -> list[Question]:
+def _with_usual(
+    opened: Run, first: Weighting, further: list[Question]
+) -> list[Question]:
     """The questions, with those about columns, fields, classes and targets, where there are any; not asked twice."""
     guide = opened.vae.guide
+    if _is_point(opened, first):
+        return [Reconstruction(), *(q for q in further if not _again(q))]
     usual: list[Question] = []
     if opened.vae.classes and guide.has_density:
         usual.append(Classification())
@@ -266,21 +312,20 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = _options(arguments)
     first, further = questions(options)
-    opened, rows, data = _opened(options, (first, *further))
-    further = _with_usual(opened, further)
+    opened, rows, data = _opened(options, first, further)
+    further = _with_usual(opened, first, further)
     pyro.set_rng_seed(options.seed)
 
-    # The log-likelihood, which every later question may look at.
-    answer = first.ask(opened, data, _progress)
-    result = next(r for r in answer.rows.values() if isinstance(r, LogMarginal))
-    s = {**_facts(opened, rows, result), **answer.numbers, "weighting": str(first)}
-    s |= {"warnings": list(answer.warnings)}
-    s |= {
-        "captions": {name: drawing.caption for name, drawing in answer.figures.items()}
-    }
+    # The log-likelihood, which every later question may look at; under a point the reconstruction stands in its place.
+    answer = result = None
+    if not _is_point(opened, first):
+        answer = first.ask(opened, data, _progress)
+        result = next(r for r in answer.rows.values() if isinstance(r, LogMarginal))
+    s = _facts(opened, rows, result) | {"warnings": [], "captions": {}}
+    files = _Files(s, identity(rows))
+    if answer is not None:
+        files.begin(first, answer)
     print(_opening(s, answer), flush=True)
-    files = _Files(s, {**identity(rows), **_columns(first, answer, len(rows.x))})
-    files.figures |= {name: drawing.make for name, drawing in answer.figures.items()}
 
     # The other questions.
     data = replace(data, log_marginal=result)
@@ -322,15 +367,21 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def _netcdf(result: LogMarginal, options: Any) -> dict[Path, Write]:
+def _again(question: Question) -> bool:
+    """Whether a question is what a point is asked anyway, or, unasked, about a posterior that it does not have."""
+    return isinstance(question, Reconstruction) or str(question) == str(Latents())
+
+
+def _netcdf(result: LogMarginal | None, options: Any) -> dict[Path, Write]:
     """By the file that `--netcdf` names, what writes the values to it."""
 
     def write(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            assert result is not None
             result.to_arviz().to_netcdf(str(path))
 
-    return {} if options.netcdf is None else {options.netcdf: write}
+    return {} if result is None or options.netcdf is None else {options.netcdf: write}
 
 
 def _report(folder: Path, stem: str, rows: Rows) -> tuple[list[Path], list[str]]:

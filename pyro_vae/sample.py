@@ -33,14 +33,19 @@ from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.schema import drawn_by_column
 from pyro_vae.data.streams import batches
 from pyro_vae.evaluation.imputation import draws_given
+from pyro_vae.evaluation.question import PerDatum
 from pyro_vae.evaluation.results import PARETO_LIMIT
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import require_writable, subfolder, together
 from pyro_vae.foundation.memory import affordable
+from pyro_vae.foundation.trust import by_the_command_line
+from pyro_vae.inference.corrupting import check_shown, corrupted_data
+from pyro_vae.networks import Corruption
 from pyro_vae.plots.pictures import has_manifold
 from pyro_vae.runs import output_folder
+from pyro_vae.spec import parse
 from pyro_vae.trained import FieldRun, Run
 
 if TYPE_CHECKING:
@@ -74,6 +79,7 @@ def draw(
     split: str = "test",
     mean: bool = True,
     given: Mapping[str, str | float] | None = None,
+    corrupt: Corruption | None = None,
 ) -> tuple[Figure, Tensor]:
     """One kind of picture of a run: the figure and the values it shows.
 
@@ -85,6 +91,7 @@ def draw(
         mean: for the prior, show the mean of p(x|z) (True) or a draw from it.
         given: of a conditional run the conditions to decode with, by column. Without any, draws are under those of the
             data, and what is made of data is under their own; with some, the others are usual ones.
+        corrupt: of the kind denoise what data are corrupted by.
     """
     vae, to = opened.vae, _condition(opened, given)
     if kind == "prior":
@@ -144,6 +151,9 @@ def draw(
             plots.transfer(vae, x, c, _seen(opened, others), names),
             _shown(opened, given),
         )
+    if kind == "denoise":
+        assert corrupt is not None
+        return _denoised(opened, data, max(count // 10, 1), corrupt)
     if kind == "layers":
         x, c = fields_of(data.first(max(count // 10, 1))[:])
         return plots.layers(vae, x, c=c)
@@ -151,6 +161,31 @@ def draw(
     under = "under the c of the datum" if c is not None else ""
     drawn = plots.traversal(vae, x, c=c, to=to)
     return _titled(drawn, under if to is None else _words(opened, given))
+
+
+def _denoised(
+    opened: Run, data: Any, count: int, corrupt: Corruption
+) -> tuple[Figure, Tensor]:
+    """Data, what the encoder is given in their place, and what is made of that; and how far each lies from the data."""
+    some = data.first(SHOWN)[:]
+    x, c = fields_of(some)
+    spoiled = corrupted_data(opened.vae.guide, x, corrupt)
+    rows = torch.arange(len(x)).split(AT_A_TIME)
+    made = torch.cat(
+        [opened.vae.reconstruct(spoiled[i], None if c is None else c[i]) for i in rows]
+    )
+    for what, other in (("corrupted", spoiled), ("denoised", made)):
+        squares = (other - x).square().double().flatten(1).nanmean(1)
+        error = PerDatum(squares.cpu(), None).estimate
+        print(
+            f"{what:<10} squared error of an element {error.mean:.4g} ± {error.data_standard_error or math.nan:.2g}, "
+            f"{len(x)} data"
+        )
+    places = evenly(count, len(x))
+    values = torch.stack([x, spoiled, made])[:, places]
+    shown = torch.stack([opened.shown(v) for v in values]).nan_to_num()
+    title = "data, what is left of them, and the mean of p(x | z) at one draw of q(z | what is left)"
+    return plots.in_rows(shown, title, ["data", "corrupted", "denoised"]), shown
 
 
 def _crossed(opened: FieldRun, some: Any, *, mean: bool) -> tuple[Figure, Tensor]:
@@ -394,8 +429,38 @@ def _require_memory(opened: Run, kinds: Sequence[str], count: int, split: str) -
             )
 
 
+def corruption_of(opened: Run, text: str | None) -> Corruption | None:
+    """What data are corrupted by: what is asked for, or else what the run was trained with; `None` for neither."""
+    member = opened.config.get("corrupt") if text is None else text
+    return None if member is None else parse("corrupt", member)()
+
+
+def _with_denoising(
+    opened: Run, kinds: list[str], corrupt: Corruption | None, *, wanted: bool
+) -> list[str]:
+    """The kinds, without `denoise` where nothing says what data are corrupted by, or they could not be shown."""
+    if "denoise" not in kinds:
+        return kinds
+    try:
+        if corrupt is None:
+            raise InputError(
+                'denoise shows corrupted data made whole, and the run was trained without: add --corrupt "noise(0.3)"'
+            )
+        check_shown(opened.vae.guide, corrupt)
+    except InputError:
+        if wanted:
+            raise
+        kinds.remove("denoise")
+    return kinds
+
+
 def _kinds(
-    opened: Run, wanted: Sequence[str], split: str, *, given: Mapping[str, str | float]
+    opened: Run,
+    wanted: Sequence[str],
+    split: str,
+    *,
+    given: Mapping[str, str | float],
+    corrupt: Corruption | None = None,
 ) -> list[str]:
     """The kinds of pictures that are drawn: those that are asked for, or all that there can be.
 
@@ -432,6 +497,7 @@ def _kinds(
                 f"{kind} is for a conditional run, and {opened.folder} has no --condition"
             )
         kinds.remove(kind)
+    kinds = _with_denoising(opened, kinds, corrupt, wanted=bool(wanted))
     model = opened.vae.model
     if "transfer" in kinds and opened.conditions is not None and not any(model.of_x):
         if wanted:
@@ -472,6 +538,7 @@ def _needs_conditions(opened: Run) -> bool:
 
 
 @alone()
+@by_the_command_line
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = sample_parser().parse_args(arguments)
@@ -504,7 +571,9 @@ def _plan(
     plan, refused = [], []
     for view in views:
         try:
-            kinds = _kinds(view, options.kind or (), options.split, given=given)
+            corrupt = corruption_of(view, options.corrupt)
+            asked_for: Any = {"given": given, "corrupt": corrupt}
+            kinds = _kinds(view, options.kind or (), options.split, **asked_for)
         except InputError as error:  # of another field there may be such pictures
             refused.append(error)
             continue
@@ -543,6 +612,7 @@ def _write_picture(
         split=options.split,
         mean=not options.draws,
         given=given,
+        corrupt=corruption_of(opened, options.corrupt),
     )
     values = opened.bridge.inverse(values)
     with together() as put:

@@ -27,7 +27,7 @@ from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.structures import Bodies, Parts, Structure
 from pyro_vae.models.vae import VAE
-from pyro_vae.networks import Network
+from pyro_vae.networks import Corruption, Network
 
 # Each axis: the family, the class a user's own member must have, and how many arguments the contract fixes.
 AXES: dict[str, tuple[type, type, int]] = {
@@ -40,8 +40,16 @@ AXES: dict[str, tuple[type, type, int]] = {
 }
 
 
-# All families whose members are written in the grammar; a question is asked of a run and is no part of it.
-FAMILIES = {**AXES, "ask": (Question, Question, 0)}
+# All families whose members are written in the grammar. What data are corrupted by belongs to a training and not to a
+# pair; a question is asked of a run and is no part of it.
+FAMILIES: dict[str, tuple[type, type, int]] = {
+    **AXES,
+    "corrupt": (Corruption, Corruption, 0),
+    "ask": (Question, Question, 0),
+}
+
+# Families of whose members the first argument need not be named, as in noise(0.3).
+FIRST_UNNAMED = ("corrupt",)
 
 FORMULA = re.compile(r"\s*[pq]\s*\(")  # how a structure begins that is written out
 
@@ -81,7 +89,7 @@ def parse(axis: str, text: str) -> Member:
     """Read one member of an axis in the grammar of the command line: a name, or a call with literal keyword arguments.
 
     Args:
-        axis: `'prior'`, `'network'`, `'likelihood'`, `'guide'`, `'objective'` or `'ask'`, for a question.
+        axis: `'prior'`, `'network'`, `'likelihood'`, `'guide'`, `'objective'`, `'corrupt'` or `'ask'`, for a question.
         text: `bernoulli`, `gaussian(scale='learned')`, or `my_package.guides:MyGuide(width=3)` for a class of one's
             own; the names of this package's members do not mind case, hyphens and underscores. An argument named after
             an axis is a member of it: `annealed(objective=iwae(num_particles=5))`.
@@ -101,6 +109,7 @@ def parse(axis: str, text: str) -> Member:
     else:
         cls = _import(axis, module, name, base)
         name = f"{module}:{name}"
+    arguments = _with_first(axis, name, cls, arguments, fixed)
     return Member(name, cls, _checked(axis, name, cls, arguments, fixed))
 
 
@@ -253,6 +262,9 @@ def parse_schedule(text: str) -> fit.Schedule:
     return schedule
 
 
+UNNAMED = ""  # stands for the name of an argument that has none
+
+
 def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
     """`[module:]Name[(key=literal, ...)]` -> module, name, arguments."""
     if len(text) > LONGEST:
@@ -268,16 +280,17 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
         function = call.func if call else node
         if not isinstance(function, ast.Name):
             raise ValueError("no name")
-        if call and (call.args or any(k.arg is None for k in call.keywords)):
+        unnamed = axis in FIRST_UNNAMED
+        if call and (call.args[unnamed:] or any(k.arg is None for k in call.keywords)):
             raise InputError(
                 f"--{axis} {shown(text)}: give every argument by name, "
                 f"as in {function.id}(key=value)"
             )
-        arguments = (
-            {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords}
-            if call
-            else {}
-        )
+        arguments: dict[str, Any] = {}
+        if call:
+            first = [(UNNAMED, ast.literal_eval(value)) for value in call.args]
+            named = {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords}
+            arguments = {**dict(first), **named}
     except InputError:
         raise
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
@@ -347,6 +360,24 @@ def _arguments(
     """The parameters that a member's arguments can set: those after the `fixed` ones of its family's contract."""
     parameters = list(inspect.signature(make).parameters.values())[fixed:]
     return [p for p in parameters if p.name not in FITTED.get(axis, ())]
+
+
+def _with_first(
+    axis: str,
+    name: str,
+    make: Callable[..., Any],
+    arguments: dict[str, Any],
+    fixed: int,
+) -> dict[str, Any]:
+    """The arguments, one that was given without its name under that of the first."""
+    if UNNAMED not in arguments:
+        return arguments
+    known = [p.name for p in _arguments(axis, make, fixed)]
+    value = arguments.pop(UNNAMED)
+    if not known or known[0] in arguments:
+        why = f"{known[0]} is given twice" if known else "it takes no arguments"
+        raise InputError(f"--{axis} {name.lower()} is given {shown(value)}: {why}")
+    return {known[0]: value, **arguments}
 
 
 def _checked(

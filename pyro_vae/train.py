@@ -72,6 +72,7 @@ from pyro_vae.foundation.sources import sources
 from pyro_vae.foundation.trust import AXES as TRUSTED
 from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.coding import fit_codes
+from pyro_vae.inference.corrupting import bodies_of, corrupted
 from pyro_vae.inference.epochs import Epoch, Progress
 from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
 from pyro_vae.inference.objectives import Objective
@@ -85,6 +86,7 @@ from pyro_vae.inference.seeking import (
     seek,
     steps_of_labels,
 )
+from pyro_vae.inference.stacking import check_stack, stack
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
 from pyro_vae.models.one_field import OneField
@@ -92,6 +94,8 @@ from pyro_vae.models.priors import Codes
 from pyro_vae.models.program import formula
 from pyro_vae.models.targets import TargetPrior
 from pyro_vae.models.vae import VAE
+from pyro_vae.networks import Corruption, Standardised
+from pyro_vae.networks.corruptions import readers
 from pyro_vae.runs import (
     clear,
     each_place,
@@ -153,6 +157,7 @@ class Job:
     conditions: Conditions | None = None
     # The run whose pair is kept but for its prior; None where all is trained, and of a run that goes on.
     kept: Kept | None = None
+    corruption: Corruption | None = None
     # What pictures show of data.
     shown: Callable[[torch.Tensor], torch.Tensor] = _unchanged
 
@@ -163,6 +168,7 @@ def _check_numbers(config: Config) -> None:
         ("batch_size", 1),
         ("epochs", 1),
         ("patience", 1),
+        ("stacked", 1),
         ("learning_rate", 0),
         ("clip_norm", 0),
     ):
@@ -210,7 +216,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     members: dict[str, Any] = {
         a: str(parse_part(a, v)) for a, v in given.items() if v is not None
     }
-    config = replace(config, **members)
+    config, corruption = _with_corruption(replace(config, **members))
     optimizer, schedule = (
         parse_optimizer(config.optimizer, device.type),
         parse_schedule(config.schedule),
@@ -236,6 +242,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     )
     pyro.set_rng_seed(config.seed)
     vae = build(spec)
+    _check_first(vae, config, corruption)
     products = usual_products() if config.products == "auto" else config.products
     use_products(vae, products)
     config = replace(config, products=products)
@@ -298,6 +305,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         notes,
         conditions,
         kept,
+        corruption,
     )
 
 
@@ -325,6 +333,21 @@ def _keep(kept: Kept | None, vae: VAE, spec: Spec, train: Split | Data) -> None:
     if kept is not None:
         kept.give(vae, spec)
     begin_prior(vae, train)
+
+
+def _with_corruption(config: Config) -> tuple[Config, Corruption | None]:
+    """The options with what data are corrupted by in full, and this."""
+    if config.corrupt is None:
+        return config, None
+    member = parse("corrupt", config.corrupt)
+    return replace(config, corrupt=str(member)), member()
+
+
+def _check_first(vae: VAE, config: Config, corruption: Corruption | None) -> None:
+    """Raise `InputError` where a pair has no encoder to corrupt the data of, or no layers to train one by one."""
+    corrupted(vae.guide, corruption)
+    if config.stacked is not None:
+        check_stack(vae)
 
 
 def _with_dims(config: Config) -> Config:
@@ -631,6 +654,14 @@ def describe(job: Job) -> str:
             f"structure  {config.structure}: {formula(model, job.vae.guide)}",
             f"model      {config.prior}, {config.network}, {likelihood}: {count['model']:,} parameters",
             f"guide      {config.guide}, latent dimension {config.latent_dim}: {count['guide']:,} parameters",
+            *_said_of_corruption(job),
+            *(
+                [
+                    f"stacked    each hidden layer by itself first, {config.stacked} epochs"
+                ]
+                if config.stacked
+                else []
+            ),
             f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
             *([] if how is None else [f"gradient   {how}"]),
         ]
@@ -691,6 +722,19 @@ def _said_of_conditions(job: Job) -> list[str]:
     if given:
         lines.append(f"given      c: {', '.join(given)}")
     return lines
+
+
+def _said_of_corruption(job: Job) -> list[str]:
+    """What encoders see in training, and in which units."""
+    if job.corruption is None:
+        return []
+    networks = [n for body in bodies_of(job.vae.guide) for n in readers(body)]
+    standard = {isinstance(network, Standardised) for network in networks}
+    units = {True: "standard deviations", False: "the units of the data"}
+    words = " and ".join(units[kind] for kind in sorted(standard))
+    return [
+        f"corrupted  {job.config.corrupt}: what the encoder sees in training, in {words}"
+    ]
 
 
 def _bound(vae: VAE) -> str:
@@ -887,7 +931,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
         state |= {"epoch": progress.epoch, "score": value, "write": keeper.put}
         save_checkpoint(last, job.vae, job.spec, **state)
 
-    with asking() as asked:
+    with asking() as asked, corrupted(job.vae.guide, job.corruption):
         try:
             for e in _epochs(
                 job, progress, display, stop=lambda: bool(asked) or reader_gone()
@@ -976,6 +1020,15 @@ def _epochs(
         )
 
     def first() -> None:
+        if config.stacked:
+            stack(
+                job.vae,
+                job.train,
+                config.stacked,
+                batch_size=config.batch_size,
+                corrupt=job.corruption,
+                say=lambda text: display.say(f"layer      {text}"),
+            )
         steps = steps_of_labels(job.vae, job.train)
         if steps:
             display.say(

@@ -15,6 +15,7 @@ BESIDE = {
     ("guide", "Codebook"): {"prior": "Codes"},
     ("objective", "VIMCO"): DRAWN,
     ("objective", "GumbelSoftmax"): DRAWN,
+    ("objective", "Autoencoder"): {"guide": "delta"},
     ("objective", "Subsets"): {"likelihood": "Fields"},
     ("structure", "Clusters"): {"prior": "Conditional(hidden=())"},
 }

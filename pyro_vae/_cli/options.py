@@ -31,6 +31,7 @@ KINDS = (  # of pictures
     "transfer",
     "cross",
     "layers",
+    "denoise",
 )
 LONGEST = 600  # characters of a complaint
 WORD = 250  # characters of a word in it, as long as the name of a file can be
@@ -354,6 +355,11 @@ def sample_parser() -> Parser:
         metavar="NAME=VALUE",
         help="a condition to draw or decode under (by default those of the data), or a column of the run's table, "
         "or of a field that is one, that data are drawn given; again for more",
+    )
+    parser.add_argument(
+        "--corrupt",
+        metavar="NAME",
+        help="of the kind denoise what data are corrupted by, as in noise(0.3) (default: that of the training)",
     )
     parser.add_argument(
         "--draws",

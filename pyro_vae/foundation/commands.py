@@ -7,7 +7,7 @@ from typing import Any
 from pyro_vae.foundation.trust import AXES, INSIDE, is_ours
 
 # what the weights of a run are made of
-READ = tuple(axis for axis in AXES if axis != "--objective")
+READ = tuple(axis for axis in AXES if axis not in ("--objective", "--corrupt"))
 
 
 def option(name: str, value: object) -> str:

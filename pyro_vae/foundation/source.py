@@ -13,6 +13,7 @@ FAMILIES = {
     "likelihood": ("Likelihood", "models/likelihoods"),
     "guide": ("Guide", "models/conditionals"),
     "objective": ("Objective", "inference/objectives"),
+    "corrupt": ("Corruption", "networks/corruptions"),
     "ask": ("Question", "evaluation"),
 }
 

@@ -8,7 +8,15 @@ from contextvars import ContextVar
 
 from pyro_vae.foundation.errors import InputError
 
-AXES = ("--structure", "--prior", "--network", "--likelihood", "--guide", "--objective")
+AXES = (
+    "--structure",
+    "--prior",
+    "--network",
+    "--likelihood",
+    "--guide",
+    "--objective",
+    "--corrupt",
+)
 # of a module; a relative one is none
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 INSIDE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\s*:\s*[A-Za-z_]\w*")

@@ -34,6 +34,7 @@ from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import mean_bound
 from pyro_vae.inference.coding import fit_codes
+from pyro_vae.inference.corrupting import corrupted
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
@@ -48,12 +49,14 @@ from pyro_vae.inference.seeking import (
     seek,
     steps_of_labels,
 )
+from pyro_vae.inference.stacking import check_stack, stack
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
 from pyro_vae.models.conditionals import Codebook
 from pyro_vae.models.priors import Codes
 from pyro_vae.models.vae import VAE
+from pyro_vae.networks import Corruption
 
 Schedule = Callable[[float], float]
 
@@ -70,6 +73,15 @@ class Turn(NamedTuple):
     after: int = 0
     take: Callable[[], None] = lambda: None
     first: Callable[[], None] = lambda: None
+
+    def with_layers(self, layers: Callable[[], None]) -> "Turn":
+        """The same, with the layers trained one by one before whatever else is done first."""
+
+        def first() -> None:
+            layers()
+            self.first()
+
+        return self._replace(first=first)
 
     def before(self, done: int) -> None:
         """Do what is due before an epoch, once so many are done."""
@@ -530,6 +542,8 @@ def fit(
     compile: bool | str = "auto",
     start: bool = True,
     only: Literal["prior"] | None = None,
+    corrupt: Corruption | None = None,
+    stacked: Annotated[int, at_least(0), at_most(MOST)] = 0,
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
@@ -559,13 +573,17 @@ def fit(
         only: `'prior'` trains the prior p(z) of a `VAE` and nothing else, such as a second one of `VAE.with_prior`: it
             climbs `E_q(z|x) log p(z)`, the rest of the ELBO being constant, or another objective. The other parts stay
             as in evaluation, to the bit. A prior that is as it was made begins at the codes of the data.
+        corrupt: what encoders see in training in place of x, such as `Noise(scale=0.3)`; densities and validation are
+            of x as it is.
+        stacked: epochs in which each hidden layer is trained by itself before all are trained together, see `stack`.
 
     Returns:
         The `History`: one `Epoch` for each pass.
 
     Raises:
         InputError: for empty data, values that the model's likelihood does not accept, an objective that does not fit
-            the pair or the length of the run, or a prior in which `only='prior'` finds nothing to train.
+            the pair or the length of the run, or a prior in which `only='prior'` finds nothing to train; for corruption
+            or layers that the pair has no place for.
         NonFiniteLossError: when the loss stops being finite, naming the step and the site.
 
     Warns:
@@ -612,22 +630,29 @@ def fit(
         turn = turn_of(vae, data, epochs, batch_size, fresh=fresh)
     _check_step(svi, data, min(batch_size, len(data)))
     progress = Progress()
-    history = History(
-        run_epochs(
-            svi,
-            data,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation=validation,
-            patience=patience,
-            compile=compile,
-            progress=progress,
-            turn=turn,
-        ),
-        progress,
-    )
+    if stacked:
+        check_stack(vae)
+        layers = partial(
+            stack, vae, data, stacked, batch_size=batch_size, corrupt=corrupt
+        )
+        turn = turn.with_layers(layers)
+    with corrupted(vae.guide, corrupt):
+        history = History(
+            run_epochs(
+                svi,
+                data,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                schedule=schedule,
+                validation=validation,
+                patience=patience,
+                compile=compile,
+                progress=progress,
+                turn=turn,
+            ),
+            progress,
+        )
     if isinstance(getattr(vae.model, "prior", None), Codes):
         fit_codes(vae, data)
     return history

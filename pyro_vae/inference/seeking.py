@@ -15,6 +15,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives import ELBO
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.priors import Codes
+from pyro_vae.networks.corruptions import clean
 
 SAMPLE = 10_000  # data among whose codes clusters are sought
 STEPS = 2000  # of training before they are, unless said otherwise
@@ -136,7 +137,7 @@ def _codes_of_some(vae: Any, data: Any) -> tuple[Any, Tensor]:
     """Some data, and a code of each: of several layers that of the top, which stands first."""
     some = data[evenly(SAMPLE, len(data))]
     some = Data(some) if isinstance(some, dict) else some
-    with running(vae.model, vae.guide), torch.no_grad():
+    with running(vae.model, vae.guide), clean(), torch.no_grad():
         codes = [vae.encode(few).sample() for few in batches(some, BATCH)]
     return some, torch.cat(codes)[:, : vae.model.prior.latent_dim]
 
@@ -158,7 +159,7 @@ def seek(vae: Any, data: Any) -> None:
     Source: Jiang, Zheng, Tan, Tang & Zhou 2017, Variational Deep Embedding (autoencoder first, then a mixture).
     """
     some, z = _codes_of_some(vae, as_data(vae.model, data))
-    with running(vae.model, vae.guide):
+    with running(vae.model, vae.guide), clean():
         size, what = parts_of_prior(vae)
         if size > len(z):
             raise InputError(

@@ -28,6 +28,7 @@ from pyro_vae.models.conditionals.discrete import Levels, levels_of
 from pyro_vae.models.layers import GaussianLayer
 from pyro_vae.networks import MLP, Standardised
 from pyro_vae.networks.base import Shape
+from pyro_vae.networks.corruptions import clean
 from pyro_vae.networks.fields import FieldEncoder
 
 __all__ = [
@@ -551,7 +552,9 @@ class VampPrior(Prior):
         encoder = self._guide.encoder
         body = encoder.body if isinstance(encoder, Standardised) else encoder
         contexts = [self.pseudo_contexts] if context_of(self._guide.encoder) else []
-        parts = self._guide.posterior(body(self.pseudo_inputs, *contexts))
+        with clean():
+            h = body(self.pseudo_inputs, *contexts)
+        parts = self._guide.posterior(h)
         logits = self.pseudo_inputs.new_zeros(self.examples)
         base = getattr(parts, "base_dist", None)
         if isinstance(base, dist.Normal):

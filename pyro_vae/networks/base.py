@@ -256,6 +256,8 @@ class Standardised(nn.Module):
     spread: Tensor
     fill: Tensor
     far: Tensor | None
+    # What is done to it in training before the body sees it, see `Corruption`.
+    corruption: Callable[[Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -304,6 +306,8 @@ class Standardised(nn.Module):
         """What the body sees: `(v(x) - shift) / spread`, with the fill and the mask where values may be missing."""
         seen = x if self.view is None else self.view(x)
         standard = (seen - self.shift) / self.spread
+        if self.corruption is not None and self.training:
+            standard = self.corruption(standard)
         if self.far is not None:
             beyond = (standard.abs() - self.far).clamp_min(0).log1p()
             near = standard.clamp(-self.far, self.far)

@@ -122,6 +122,16 @@ class _Dense(Network):
         return last if isinstance(last, nn.Linear) else None
 
 
+def blocks_of(network: Any) -> list[nn.Sequential]:
+    """The layers of a network of this module: each linear map with what follows it; none of any other network."""
+    if not isinstance(network, _Dense):
+        return []
+    layers = list(network.layers)
+    starts = [i for i, layer in enumerate(layers) if isinstance(layer, Affine)]
+    ends = [*starts[1:], len(layers)][: len(starts)]
+    return [nn.Sequential(*layers[i:j]) for i, j in zip(starts, ends, strict=True)]
+
+
 def _share(arguments: dict[str, Any], which: int) -> dict[str, Any]:
     """The arguments of the encoder (0) or of the decoder (1), where `dropout` may name one for each."""
     dropout = arguments.get("dropout")

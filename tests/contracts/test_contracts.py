@@ -349,6 +349,9 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
     """What can be combined, written down by hand."""
     if structure == "Clusters" and prior != "Conditional":
         return False
+    if objective == "Autoencoder":  # of one point, without a prior that learns
+        fixed = prior in ("StandardNormal", "Laplace")
+        return guide == "Delta" and fixed and structure not in (*LAYERED, REAL)
     if structure in LAYERED:
         if objective in CHAINED | (
             {"MeanFieldELBO"} if structure == "Chain" else {*()}

@@ -418,7 +418,9 @@ def test_a_guide_that_is_a_point_is_reported_as_such(call, refused):
     assert said.code == 0
     assert "ELBO" not in said.out.split("objective")[1].split("\n", 1)[1]
     assert said.out.count("log p(x, z) -") == 2  # of the epoch, and of the run
-    mentions(call("evaluate", "run").err, "without a density", "MeanField")
+    said = call("evaluate", "run")
+    assert (said.code, said.err) == (0, "")
+    mentions(said.out, "without a density", "no log p(x)", "squared error")
     assert call("sample", "run").code == 0
 
 

@@ -1,6 +1,7 @@
 """Objectives: a bound on log p(x) is a pure function of the terms."""
 
 from pyro_vae.inference.objectives.annealed import Annealed
+from pyro_vae.inference.objectives.autoencoder import Autoencoder
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import (
     CIWAE,
@@ -29,6 +30,7 @@ __all__ = [
     "STL",
     "VIMCO",
     "Annealed",
+    "Autoencoder",
     "BetaTC",
     "Capacity",
     "DReG",
