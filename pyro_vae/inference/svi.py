@@ -17,6 +17,7 @@ from pyro_vae.engine.compiled import Compiled, restored
 from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.em import EM
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.own_steps import OwnSteps
 from pyro_vae.inference.pyro_steps import PyroSteps, Used, differentiated
@@ -145,6 +146,7 @@ class SVI:
             self._pair = OwnSteps(model, guide, loss, autocast)  # type: ignore[arg-type]
             if self._pair.parameters():
                 self._updates.add(self._pair.parameters(), self._pair.names)
+            self._prepare_em()
         else:
             self._pair = PyroSteps(model, guide, loss, loss_and_grads, autocast)
         if compile:
@@ -162,6 +164,10 @@ class SVI:
         With a `batch_size` only batches of that size are compiled. `warn` is called with the reason where compiling is
         not possible, instead of a `CompileWarning`.
         """
+        if self.em is not None:
+            if warn is not None:
+                warn("not the steps of EM, which take no gradients")
+            return
         self._batch = batch_size
         own = isinstance(self._pair, OwnSteps)
         self._compiled = Compiled(
@@ -173,6 +179,19 @@ class SVI:
             products=products_of(self._pair.modules()) if own else "torch",
             checked=not own,
         )
+
+    @property
+    def em(self) -> EM | None:
+        """The optimizer, where it is `EM` and follows no gradients."""
+        single = self._updates.single
+        return single if isinstance(single, EM) else None
+
+    def _prepare_em(self) -> None:
+        """Let EM take up the pair, where it is the optimizer."""
+        if self.em is not None:
+            others = {"weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
+            given = {k: v for k, v in others.items() if v}
+            self.em.prepare(self.model, self.guide, self.objective, **given)
 
     @property
     def compiled(self) -> bool:
@@ -285,6 +304,10 @@ class SVI:
 
     def _step(self, args: Any, kwargs: Any) -> tuple[Tensor, Used]:
         """Compute the gradients and move the parameters by them; what is left of the step."""
+        if self.em is not None and isinstance(self._pair, OwnSteps):
+            found = self._pair.recorded(args, kwargs)
+            self.em.take(*args, **kwargs)
+            return found
         (values, *gradients), used, by_graph = self._differentiated(args, kwargs)
         parameters = self._pair.parameters()
         lasting = [p for i, p in enumerate(parameters) if i not in used.replaced]
