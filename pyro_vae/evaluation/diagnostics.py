@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-
 # By how many roundings of its size a log-weight, a difference of long sums, may be off.
 ROUNDINGS = 64.0
 

@@ -70,7 +70,7 @@ class EM(Optimizer):
         self.size: int | None = None  # data in an epoch; None: a batch is all of them
         self._steps: _Mixture | _Linear | None = None
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Nothing: `take` does the work."""
 
     @property
@@ -279,7 +279,10 @@ class _Linear(_Steps):
 
     def maximise(self, sums: Mapping[str, Tensor]) -> None:
         """Set the parameters to the best for these sums."""
-        xt, tt = sums["xt"].unsqueeze(-1), sums["tt"]  # tt: one, or one for each element
+        xt, tt = (
+            sums["xt"].unsqueeze(-1),
+            sums["tt"],
+        )  # tt: one, or one for each element
         theta = (torch.linalg.pinv(tt, hermitian=True) @ xt).squeeze(-1)
         self._set(theta)
         fitted = (tt @ theta.unsqueeze(-1)).squeeze(-1)
@@ -442,7 +445,9 @@ def mixture_start(vae: Any, x: Tensor) -> bool:
     from sklearn.cluster import KMeans
 
     model = vae.model
-    decoder = model.decoder.network if isinstance(model.decoder, OfClass) else model.decoder
+    decoder = (
+        model.decoder.network if isinstance(model.decoder, OfClass) else model.decoder
+    )
     applies = isinstance(vae.guide, Exact) and model.classes and model.of_x.y
     try:
         layer = _affine(decoder) if applies else None

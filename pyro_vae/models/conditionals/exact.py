@@ -124,6 +124,8 @@ class ExactClassifier(Classifier):
         stands_for: the classifier whose place it takes: its size, weight and condition.
     """
 
+    guide: Any
+
     def __init__(self, guide: Exact, stands_for: Classifier) -> None:
         nn.Module.__init__(self)
         object.__setattr__(self, "guide", guide)

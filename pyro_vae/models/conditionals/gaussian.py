@@ -70,7 +70,8 @@ def full_rank(parameters: Tensor, d: int, rows: Tensor, columns: Tensor) -> Any:
     Args:
         parameters: the numbers.
         d: how many latents.
-        rows, columns: the places of the l below the diagonal.
+        rows: of the places of the l below the diagonal,
+        columns: and the columns of these.
     """
     loc, log_diagonal, below = parameters.split([d, d, len(rows)], -1)
     scale = log_diagonal.exp()
