@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # By how many roundings of its size a log-weight, a difference of long sums, may be off.
-ROUNDINGS = 64.0
+ROUNDINGS = 1024.0
 
 
 def tail_length(num_particles: int) -> int:
