@@ -411,7 +411,7 @@ def _named(
 
 HINTS = {
     "shape": tuple[Count, ...],
-    "latent_dim": Count,
+    "latent_dim": Whole,
     "context": Whole,
     "encoder_context": bool,
 }
@@ -449,6 +449,9 @@ class Spec:
         object.__setattr__(self, "shape", tuple(self.shape))
         if dims := parse("structure", self.structure)().dims:
             object.__setattr__(self, "latent_dim", sum(dims))
+        if not parse("structure", self.structure)().vector:
+            object.__setattr__(self, "latent_dim", 0)
+            object.__setattr__(self, "guide", _guide_of_classes(self.guide))
         if self.prior is None:
             usual = usual_prior(self.guide, self.structure)
             object.__setattr__(self, "prior", usual)
@@ -465,6 +468,17 @@ class Spec:
             raise InputError(
                 f"this is not the description of a VAE: {one_line(error)}"
             ) from error
+
+
+def _guide_of_classes(guide: str) -> str:
+    """The guide of a finite mixture, where none of a vector z is asked for."""
+    member = parse_members("guide", guide)
+    if str(member) not in ("MeanField()", "Exact()"):
+        raise InputError(
+            f"--guide {shown(guide)} is that of a vector z, and the formula has none: its q(y|x) is exact, so leave "
+            "the guide out"
+        )
+    return "Exact()"
 
 
 def usual_prior(guide: str, structure: str) -> str:
@@ -485,12 +499,16 @@ def build(spec: Spec) -> VAE:
     >>> type(vae.guide).__name__
     'FullRank'
     """
-    check("--latent-dim", spec.latent_dim, Count)
-    check("context", spec.context, Whole)
     structure: Structure = parse("structure", spec.structure)()
+    check("--latent-dim", spec.latent_dim, Count if structure.vector else Whole)
+    check("context", spec.context, Whole)
     networks = parse_members("network", spec.network)
     priors = parse_members("prior", spec.prior or "")
     guides = parse_members("guide", spec.guide)
+    if not structure.vector and str(priors) != Structure.prior:
+        raise InputError(
+            f"--prior {shown(spec.prior or '')} is that of a vector z, and the formula has none: leave it out"
+        )
     bodies = {name: _bodies(member) for name, member in networks.others.items()}
     encoder, decoder = _bodies(networks.usual)
     usual: Any = networks.usual.make

@@ -79,12 +79,11 @@ from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.objectives.codes import gradient_of
 from pyro_vae.inference.remedies import REMEDIES, remedy
 from pyro_vae.inference.seeking import (
+    begin,
     begin_prior,
     epochs_before,
-    learn_labels,
     parts_of_prior,
     seek,
-    steps_of_labels,
 )
 from pyro_vae.inference.stacking import check_stack, stack
 from pyro_vae.inference.svi import SVI
@@ -1029,12 +1028,9 @@ def _epochs(
                 corrupt=job.corruption,
                 say=lambda text: display.say(f"layer      {text}"),
             )
-        steps = steps_of_labels(job.vae, job.train)
-        if steps:
-            display.say(
-                f"{'labels':<11}those that there are learned first, in {steps} steps"
-            )
-            learn_labels(job.vae, job.train, steps)
+        said = begin(job.vae, job.train)
+        if said is not None:
+            display.say(f"{'labels' if 'learned' in said else 'classes':<11}{said}")
 
     def called(i: int) -> str:
         return (

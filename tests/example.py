@@ -13,6 +13,7 @@ BESIDE = {
     ("guide", "Categorical"): {"prior": "Categorical"},
     ("prior", "Codes"): {"guide": "codebook(size=40)"},
     ("guide", "Codebook"): {"prior": "Codes"},
+    ("guide", "Exact"): {"network": "Linear", "likelihood": "Gaussian"},
     ("objective", "VIMCO"): DRAWN,
     ("objective", "GumbelSoftmax"): DRAWN,
     ("objective", "Autoencoder"): {"guide": "delta"},

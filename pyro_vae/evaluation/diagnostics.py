@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+# By how many roundings of its size a log-weight, a difference of long sums, may be off.
+ROUNDINGS = 1024.0
+
 
 def tail_length(num_particles: int) -> int:
     """How many of the largest weights the Pareto fit looks at: `min(K / 5, 3 sqrt(K))`, rounded up.
@@ -31,9 +34,10 @@ def pareto_k(largest: Tensor) -> Tensor:
     Source: Zhang & Stephens 2009, A New and Efficient Estimation Method for the Generalized Pareto Distribution.
     """
     log_w = largest.double().sort(-1).values
+    rounding = torch.finfo(largest.dtype).eps * (1 + log_w[..., -1].abs())
     log_w = log_w - log_w[..., -1:]
     # Of a single weight nothing is known.
-    equal = (log_w[..., 0] > -1e-9) & (log_w.shape[-1] > 1)
+    equal = (-log_w[..., 0] < ROUNDINGS * rounding) & (log_w.shape[-1] > 1)
     threshold = log_w[..., :1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
     in_tail = log_w > threshold
     flat, inside = (

@@ -811,6 +811,9 @@ class Latents(Question):
         health = latent_health(run.vae.model, run.vae.guide, few)
         rows = data.rows[places.numpy()]
         health = replace(health, left_out=tuple(int(rows[i]) for i in health.left_out))
+        if not run.vae.model.latent_dim:  # a class is all that there is
+            said = [s for other in health.others for s in other.sentences]
+            return replace(health.answer(), warnings=[], figures={}, sentences=said)
         caption = (
             "The posteriors of all data together (blue) and the prior (black), latent by latent. Where they differ, "
             "draws from the prior are unlike what the decoder has learned from."

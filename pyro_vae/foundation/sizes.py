@@ -58,6 +58,8 @@ class Bounded(TorchDispatchMode):
 
     def _hold(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Raise unless what `func` is about to make can be held."""
+        if all(argument.name != "device" for argument in func._schema.arguments):
+            return  # it makes no tensor
         numbers = [n for n in tree_leaves(args) if isinstance(n, int) and n > 0]
         if math.prod(numbers) < NOTICED // 8 and self.limit == math.inf:
             return

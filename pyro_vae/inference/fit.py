@@ -41,13 +41,12 @@ from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.objectives.annealed import usual_objective
 from pyro_vae.inference.seeking import (
+    begin,
     begin_prior,
     check_learned,
     epochs_before,
     has_labels,
-    learn_labels,
     seek,
-    steps_of_labels,
 )
 from pyro_vae.inference.stacking import check_stack, stack
 from pyro_vae.inference.svi import SVI, Record
@@ -72,7 +71,7 @@ class Turn(NamedTuple):
 
     after: int = 0
     take: Callable[[], None] = lambda: None
-    first: Callable[[], None] = lambda: None
+    first: Callable[[], object] = lambda: None
 
     def with_layers(self, layers: Callable[[], None]) -> "Turn":
         """The same, with the layers trained one by one before whatever else is done first."""
@@ -256,6 +255,7 @@ def run_epochs(
     objective = svi.objective if isinstance(svi.objective, Objective) else None
     if objective is not None:
         objective.prepare(size, epochs)
+    svi.meet(size)
     look = partial(
         worth, svi, data, steps=epochs * steps, batch_size=min(batch_size, size)
     )
@@ -329,6 +329,8 @@ def _compile(
 
     `look` tells why they do, or gives `None`; it is asked once in a run.
     """
+    if svi.em is not None and wanted == "auto":
+        return
     asked, reason = choice(wanted, repaid=False), None
     if wanted == "auto" and progress.compiled is None:
         reason = look()
@@ -560,7 +562,8 @@ def fit(
         batch_size: data in a step.
         learning_rate: times `schedule(t)`, `t` from 0 to 1 over the run; the loss is in nats per datum.
         schedule: `constant`, `cosine`, `step`, or any function of `t`.
-        optimizer: a class or function called with parameters and `lr`; fused Adam by default.
+        optimizer: a class or function called with parameters and `lr`; fused Adam by default. `EM` fits a pair with the
+            guide `Exact` without gradients.
         weight_decay: before each step the weights of encoder, guide and decoder shrink by `rate * weight_decay` of
             themselves, whatever the optimizer; see `SVI`.
         clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
@@ -681,6 +684,5 @@ def turn_of(
         after = 0  # they say which class is which
     if after is None:
         after = epochs_before(-(-len(data) // batch_size), epochs)
-    steps = steps_of_labels(vae, data) if fresh else 0
-    first = partial(learn_labels, vae, data, steps)
-    return Turn(after, partial(seek, vae, data), first)
+    turn = Turn(after, partial(seek, vae, data))
+    return turn._replace(first=partial(begin, vae, data)) if fresh else turn

@@ -1,15 +1,17 @@
-"""The optimizers of torch that a run can name, and what their arguments can be."""
+"""The optimizers that a run can name, and what their arguments can be."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch.optim import Optimizer
 
 from pyro_vae.foundation.checks import NotNegative, Positive, between, share
 from pyro_vae.foundation.errors import InputError, one_line
+from pyro_vae.inference.em import EM, Decay
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "EM": EM,
     "Adagrad": torch.optim.Adagrad,
     "Adam": torch.optim.Adam,
     "Adamax": torch.optim.Adamax,
@@ -27,8 +29,10 @@ ARGUMENTS: dict[str, Any] = {
     "amsgrad": bool,
     "betas": tuple[Share, Share],
     "centered": bool,
+    "decay": Decay,
     "dampening": Annotated[float, between(0, 1)],
     "decoupled_weight_decay": bool,
+    "each": Literal["epoch", "batch"],
     "eps": Positive,
     "foreach": bool | None,
     "fused": bool | None,

@@ -123,6 +123,13 @@ class OwnSteps:
         moved = tuple(i for i, _ in found)
         return [values, *(g for _, g in found)], Used(0, sites, moved, moved)
 
+    def recorded(self, args: Any, kwargs: Any) -> tuple[Tensor, Used]:
+        """The values of a `Record`, without gradients."""
+        with torch.no_grad(), local_parameters():
+            loss, t = self._evaluate(args, kwargs)
+        values, sites = record(loss, t)
+        return values, Used(0, sites, (), ())
+
     def evaluate(self, args: Any, kwargs: Any) -> Tensor:
         """The loss alone."""
         with torch.no_grad(), local_parameters():

@@ -12,8 +12,10 @@ from pyro_vae.data.inputs import as_data, fields_of
 from pyro_vae.data.streams import batches
 from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.em import mixture_start
 from pyro_vae.inference.objectives import ELBO
 from pyro_vae.inference.svi import SVI
+from pyro_vae.models.conditionals import Exact
 from pyro_vae.models.priors import Codes
 from pyro_vae.networks.corruptions import clean
 
@@ -70,6 +72,22 @@ def learn_labels(vae: Any, data: Any, steps: int) -> None:
     svi = SVI(vae.model, vae.guide, adam, ELBO(), reduction="mean")
     for _ in range(steps):
         svi.step(data[rows[torch.randperm(len(rows))[:BATCH]]])
+
+
+def begin(vae: Any, data: Any) -> str | None:
+    """What a fresh pair does before its first epoch, where it does anything: a sentence that says it.
+
+    Classes of an exact guide begin as the clusters of k-means, and few labels are learned first.
+    """
+    steps = steps_of_labels(vae, data)
+    if steps:
+        learn_labels(vae, data, steps)
+        return f"those that there are learned first, in {steps} steps"
+    if isinstance(vae.guide, Exact) and vae.classes and not has_labels(data):
+        few = as_data(vae.model, data)[evenly(SAMPLE, len(data))]
+        if mixture_start(vae, fields_of(few)[0]):
+            return "they begin as the clusters of k-means"
+    return None
 
 
 class Mixture(NamedTuple):

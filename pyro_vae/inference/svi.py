@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 
 from pyro_vae.data.inputs import rows_of
 from pyro_vae.engine.affine import products_of
-from pyro_vae.engine.compiled import Compiled, restored
+from pyro_vae.engine.compiled import Compiled, made, restored
 from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.em import EM
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.own_steps import OwnSteps
 from pyro_vae.inference.pyro_steps import PyroSteps, Used, differentiated
@@ -150,6 +151,7 @@ class SVI:
             self._pair = OwnSteps(model, guide, loss, autocast, self._moving)  # type: ignore[arg-type]
             if self._pair.parameters():
                 self._updates.add(self._moved(range(0)), self._pair.names)
+            self._prepare_em()
         elif only is not None:
             raise InputError(
                 "only= is for a pair of this package and a loss that is differentiable, and these are trained by "
@@ -172,6 +174,10 @@ class SVI:
         With a `batch_size` only batches of that size are compiled. `warn` is called with the reason where compiling is
         not possible, instead of a `CompileWarning`.
         """
+        if self.em is not None:
+            if warn is not None:
+                warn("not the steps of EM, which take no gradients")
+            return
         self._batch = batch_size
         own = isinstance(self._pair, OwnSteps)
         self._compiled = Compiled(
@@ -183,6 +189,24 @@ class SVI:
             products=products_of(self._pair.modules()) if own else "torch",
             checked=not own,
         )
+
+    @property
+    def em(self) -> EM | None:
+        """The optimizer, where it is `EM` and follows no gradients."""
+        single = self._updates.single
+        return single if isinstance(single, EM) else None
+
+    def meet(self, size: int) -> None:
+        """Say how many data an epoch has, for an optimizer that waits for all of them."""
+        if self.em is not None:
+            self.em.size = size
+
+    def _prepare_em(self) -> None:
+        """Let EM take up the pair, where it is the optimizer."""
+        if self.em is not None:
+            others = {"weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
+            given = {k: v for k, v in others.items() if v}
+            self.em.prepare(self.model, self.guide, self.objective, **given)
 
     @property
     def compiled(self) -> bool:
@@ -295,6 +319,11 @@ class SVI:
 
     def _step(self, args: Any, kwargs: Any) -> tuple[Tensor, Used]:
         """Compute the gradients and move the parameters by them; what is left of the step."""
+        if self.em is not None and isinstance(self._pair, OwnSteps):
+            args = made(list(args))
+            found = self._pair.recorded(args, kwargs)
+            self.em.take(*args, **kwargs)
+            return found
         (values, *gradients), used, by_graph = self._differentiated(args, kwargs)
         parameters = self._pair.parameters()
         self._updates.add(self._moved(used.replaced), self._pair.names)

@@ -43,7 +43,7 @@ class Classifier(nn.Module):
     Args:
         network: any module, `(..., *shape) -> (..., features)`; one with a `context` is called with `(x, c)`.
         size: K, how many classes there are.
-        weight: alpha, by which `log q(label|x)` of a labelled datum is added to what is maximised.
+        weight: alpha, by which `log q(label|x)` of a labelled datum is added to what is maximised; `None`: 50.
         features: the network's output width, needed only for one that has no `out_shape`.
     """
 
@@ -52,13 +52,19 @@ class Classifier(nn.Module):
         network: nn.Module,
         size: Count,
         *,
-        weight: NotNegative = WEIGHT,
+        weight: NotNegative | None = None,
         features: Count | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.size, self.weight = network, size, float(weight)
+        self.network, self.size, self.asked_weight = network, size, weight
+        self.weight = float(WEIGHT if weight is None else weight)
         self.features = width_of(network, features)
         self.head = nn.Linear(self.features, size)
+
+    @property
+    def each(self) -> Tensor:
+        """A number for each class, in the type of the parameters."""
+        return self.head.bias
 
     @property
     def context(self) -> int:
@@ -82,7 +88,7 @@ class Classes(nn.Module):
         of: which sites of the model depend on y: `("x",)` for `p(x|z,y)`, `("z",)` for `p(z|y)`, or both. The parts
             that do have a `context` of K more numbers, y one-hot, before those of a condition.
         weight: alpha; the objective of a labelled datum is `log p(x, y)`'s bound plus `alpha log q(y|x)`, without which
-            labels do not train q(y|x).
+            labels do not train q(y|x). `None`: 50, or 0 where the guide is `Exact`, which labels train through p(x, y).
         uniform: whether all classes are equally likely, or `p(y)` is learned.
         start: where p(z|y) depends on y, after how many epochs of `fit` the classes begin anew, as clusters that are
             sought among the codes; 0: never, `None`: after 2,000 steps, at most half of the epochs. Without it most
@@ -112,7 +118,7 @@ class Classes(nn.Module):
         network: nn.Module,
         *,
         of: tuple[str, ...] = ("x",),
-        weight: NotNegative = WEIGHT,
+        weight: NotNegative | None = None,
         uniform: bool = True,
         start: Whole | None = 0,
         labels_first: Whole | None = None,

@@ -39,6 +39,7 @@ class Formula(NamedTuple):
         skip: whether each factor of p is given all layers above.
         skip_q: whether each factor of q is given all layers before it, and x.
         downward: whether q draws the top first.
+        vector: whether there is a vector z; without one the class is all that there is, a finite mixture.
     """
 
     classes: bool
@@ -49,6 +50,7 @@ class Formula(NamedTuple):
     skip: bool = False
     skip_q: bool = False
     downward: bool = False
+    vector: bool = True
 
 
 def read(text: str) -> Formula:
@@ -57,8 +59,8 @@ def read(text: str) -> Formula:
     Raises:
         InputError: for a text that is none, or a pair that cannot be made, with a mark under the place.
 
-    >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")
-    Formula(classes=True, of=('z',), guided=True, fields=(), layers=0, skip=False, skip_q=False, downward=False)
+    >>> read("p(y) p(z|y) p(x|z); q(y|x) q(z|x,y)")[:4]
+    (True, ('z',), True, ())
     >>> read("p(z) p(image|z) p(text|z); q(z|image,text)").fields
     ('image', 'text')
     """
@@ -73,14 +75,17 @@ def read(text: str) -> Formula:
         others = p if term.of == "p" else q
         names = [n for n in data if n in SITES or n not in RESERVED]
         _check(text, term, others, (*LATENTS, *names), data, there=ONE)
-    _check_whole(text, p, q, data)
+    fields = () if data == ("x",) else data
     first = data[0]
+    if "y" in p and not any("z" in (t.site, *t.given) for t in terms):
+        _check_whole(text, p, q, data, latent="y")
+        return Formula(True, ("x",), False, fields, vector=False)
+    _check_whole(text, p, q, data)
     pairs = (("z", "z"), ("x", first))
     of = tuple(name for name, site in pairs if "y" in p[site].given)
     if "y" in p and not of:
         dependent = f"give it to p({first}|z,y) or p(z|y)"
         _refuse(text, p["y"].place, f"nothing depends on y: {dependent}")
-    fields = () if data == ("x",) else data
     return Formula("y" in p, of, "y" in q["z"].given, fields)
 
 
@@ -225,11 +230,16 @@ def _check(
 
 
 def _check_whole(
-    text: str, p: dict[str, Term], q: dict[str, Term], data: tuple[str, ...]
+    text: str,
+    p: dict[str, Term],
+    q: dict[str, Term],
+    data: tuple[str, ...],
+    *,
+    latent: str = "z",
 ) -> None:
     """Refuse a pair that lacks a factor, or a factor that lacks what it has to be given."""
     end = len(text)
-    for site in ("z", *data):
+    for site in (latent, *data):
         if site not in p:
             _refuse(text, text.find(";"), f"p has no factor of {site}")
     for site in data:
@@ -243,8 +253,9 @@ def _check_whole(
     if p.get("y") is not None and p["y"].given:
         _refuse(text, p["y"].places[0], "the class y comes first, and is given nothing")
     for site in data:
-        if "z" not in p[site].given:
-            _refuse(text, p[site].place, f"{site} depends on z, as in p({site}|z)")
+        if latent not in p[site].given:
+            why = f"{site} depends on {latent}, as in p({site}|{latent})"
+            _refuse(text, p[site].place, why)
         if {*p[site].given} != {*p[data[0]].given}:
             why = f"all fields depend on the same: {data[0]} does on {', '.join(p[data[0]].given)}"
             _refuse(text, p[site].place, why)

@@ -73,9 +73,15 @@ class Program(AbstractProgram):
     def lists(self) -> bool:
         return any(factor.listed for factor in self.factors())
 
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Sites that stand for nothing, and are not written: a vector without entries."""
+        return ()
+
     def written(self, factor: Factor) -> str:
         """A factor as papers write it, `z|x`."""
-        return str(factor)
+        given = tuple(name for name in factor.given if name not in self.silent)
+        return str(factor._replace(given=given))
 
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The data, and what factors are given that follows from them."""
@@ -174,5 +180,5 @@ def formula(model: Any, guide: Any) -> str:
 def _product(name: str, program: Any) -> str:
     if not isinstance(program, Program):
         return f"{name}(?)"
-    factors = program.factors()
+    factors = [f for f in program.factors() if f.site not in program.silent]
     return " ".join(f"{name}({program.written(factor)})" for factor in factors)

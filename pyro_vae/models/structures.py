@@ -12,11 +12,13 @@ from pyro_vae.foundation.checks import Count, NotNegative, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models import formulas
-from pyro_vae.models.classes import WEIGHT, Classes
+from pyro_vae.models.classes import Classes
 from pyro_vae.models.conditionals.base import Guide
+from pyro_vae.models.conditionals.exact import Exact
 from pyro_vae.models.conditionals.gaussian import MeanField
 from pyro_vae.models.conditionals.layered import Ladder as LadderGuide
 from pyro_vae.models.conditionals.layered import Layered, Layers
+from pyro_vae.models.finite import NoVector, OfClass
 from pyro_vae.models.layers import (
     WARM_UP,
     Below,
@@ -128,6 +130,7 @@ class Structure(Declared, ABC):
         reads_labels: whether labels are taken for classes without being asked for.
         fields: the names that the formula gives to several fields; empty where it says x, which any data are.
         dims: of several layers of latents their lengths, that next to the data first; empty where z is one vector.
+        vector: whether there is a vector z, or layers.
     """
 
     prior = "StandardNormal()"
@@ -136,6 +139,7 @@ class Structure(Declared, ABC):
     reads_labels = False
     fields: tuple[str, ...] = ()
     dims: tuple[int, ...] = ()
+    vector = True
 
     @property
     def label_width(self) -> int:
@@ -172,7 +176,7 @@ class _Classed(Structure):
 
     of: tuple[str, ...] = ()
     guided = True
-    weight: float
+    weight: float | None
     uniform: bool
     start: int | None = 0
     labels_first: int | None = None
@@ -188,8 +192,8 @@ class Labelled(_Classed):
 
     Args:
         classes: how many; the training program counts the labels.
-        weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised; by default 50, for a
-            real target 1.
+        weight: alpha, by which `log q(y|x)` of a labelled datum is added to what is maximised; by default 50, under the
+            guide `Exact` 0, for a real target 1.
         uniform: whether all classes are equally likely, or p(y) is learned.
         labels_first: in how many steps the labelled data are learned alone at first; 0: none, by default 200 where
             fewer than one in twenty of the data has a label.
@@ -217,8 +221,7 @@ class Labelled(_Classed):
                 "uniform=False learns p(y) of classes, and of target='real' it is N(0, 1): leave uniform out"
             )
         self.classes = 0 if self.real else classes
-        usual = WEIGHT_OF_REAL if self.real else WEIGHT
-        self.weight = usual if weight is None else weight
+        self.weight = WEIGHT_OF_REAL if self.real and weight is None else weight
         self.uniform, self.labels_first = uniform, labels_first
 
 
@@ -245,7 +248,7 @@ class Clusters(_Classed):
         self,
         *,
         classes: Count = 10,
-        weight: NotNegative = 50.0,
+        weight: NotNegative | None = None,
         uniform: bool = True,
         start: Whole | None = None,
     ) -> None:
@@ -330,6 +333,8 @@ class Formula(_Classed):
     On the command line it stands by itself, `--structure "p(y) p(z) p(x|z,y); q(y|x) q(z|x)"`. A condition is given to
     all factors by `--condition`, and does not stand in the text.
 
+    Without a z, `p(y) p(x|y); q(y|x)` is a finite mixture, whose q(y|x) is the exact `p(y|x)`.
+
     Args:
         text: the factors of p, a semicolon, and those of q, each after what it is given.
         classes: how many classes, where there is a y.
@@ -348,7 +353,7 @@ class Formula(_Classed):
         *,
         text: str = "p(z) p(x|z); q(z|x)",
         classes: Count = 10,
-        weight: NotNegative = 50.0,
+        weight: NotNegative | None = None,
         uniform: bool = True,
         start: Whole | None = None,
         dims: tuple[Count, ...] = (),
@@ -358,7 +363,7 @@ class Formula(_Classed):
         self.skip, self.skip_q = found.skip, found.skip_q
         self.downward, self.merged = found.downward, False
         self.classes = classes if found.classes else 0
-        self.of, self.guided = found.of, found.guided
+        self.of, self.guided, self.vector = found.of, found.guided, found.vector
         self.weight, self.uniform = weight, uniform
         self.start = start if "z" in found.of else 0
         self.reads_labels = "x" in found.of
@@ -369,6 +374,8 @@ class Formula(_Classed):
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         if self.dims:
             return _built_of_layers(parts, shape, self)
+        if not self.vector:
+            return _built_of_classes(parts, shape, self)
         return super().build(parts, shape, latent_dim)
 
 
@@ -521,20 +528,43 @@ def _built(
         return VAE(prior, decoder, likelihood, guide, missing=parts.missing)
     body = parts.network(likelihood, parts.context)
     classes: Classes | Targets
-    if structure.real:
-        classes = Targets(body, weight=structure.weight)
-    else:
-        classes = Classes(
-            size,
-            body,
-            of=of,
-            weight=structure.weight,
-            uniform=structure.uniform,
-            start=structure.start,
-            labels_first=structure.labels_first,
-        )
+    classes = (
+        Targets(body, weight=structure.weight or 0.0)
+        if structure.real
+        else _classes_of(structure, body)
+    )
     return VAE(
         prior, decoder, likelihood, guide, missing=parts.missing, classes=classes
+    )
+
+
+def _built_of_classes(parts: Parts, shape: Shape, structure: Any) -> VAE:
+    """A finite mixture, `p(y) p(x|y)`."""
+    size, likelihood = structure.classes, parts.likelihood(shape)
+    _check_fields(structure.fields, likelihood, parts.of_fields)
+    network = parts.output(likelihood, size, parts.context)
+    encoder = parts.network(likelihood, parts.context)
+    prior: Any = NoVector()
+    return VAE(
+        prior,
+        OfClass(network, size),
+        likelihood,
+        Exact(encoder, 0),
+        missing=parts.missing,
+        classes=_classes_of(structure, encoder),
+    )
+
+
+def _classes_of(structure: Any, network: nn.Module) -> Classes:
+    """The class of a structure that has one, with the body of its q(y|x)."""
+    return Classes(
+        structure.classes,
+        network,
+        of=structure.of,
+        weight=structure.weight,
+        uniform=structure.uniform,
+        start=structure.start,
+        labels_first=structure.labels_first,
     )
 
 

@@ -101,6 +101,11 @@ class Regressor(nn.Module):
             self.head.bias[1] = 0.0
 
     @property
+    def each(self) -> Tensor:
+        """A number, in the type of the parameters."""
+        return self.head.bias[:1]
+
+    @property
     def context(self) -> int:
         """How many numbers of a condition the network reads beside x."""
         return context_of(self.network)

@@ -44,6 +44,7 @@ from pyro_vae.models.classes import (
 )
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.conditionals.layered import Layers, joint
+from pyro_vae.models.finite import OfClass
 from pyro_vae.models.layers import above, beside_each_other, places, sites_of
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.likelihoods.fields import Fields, on_own_scales
@@ -117,8 +118,12 @@ class Model(Program):
 
     @property
     def latent_dim(self) -> int:
-        """The length of all layers of latents together."""
+        """The length of all layers of latents together; 0 where a class is all that there is."""
         return sum(self.dims)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        return () if self.latent_dim else self.sites
 
     @property
     def classes(self) -> int:
@@ -516,6 +521,8 @@ class VAE(AbstractProgram):
         if part == "prior":
             return self._as_made("model.prior", self.model.prior)
         module: nn.Module = getattr(self, part)
+        if not [*module.parameters()]:  # a guide that follows the model
+            return self.fresh("model")
         if not all(p.requires_grad for p in module.parameters()):
             return False
         layer = (
@@ -969,13 +976,14 @@ class VAE(AbstractProgram):
             outputs = decoder.layout.parts(h)
             decoders = zip(decoder.networks, likelihood.members, outputs, strict=True)
         for network, member, output in decoders:
-            if isinstance(network, Network) and member.output_spread is not None:
+            ours = isinstance(network, Network | OfClass)
+            if ours and member.output_spread is not None:
                 c = self._starting_conditions(given)
                 z = self.model.read_of(self.draw_prior(STARTING, *c))
                 network.set_output_spread(
                     member.output_spread, z, *self._read_by_decoder(*c)
                 )
-            if isinstance(network, Network) and output is not None:
+            if ours and output is not None:
                 network.set_output_bias(output)
 
     def _starting_conditions(

@@ -146,24 +146,57 @@ class Linear(_Dense):
     With `Gaussian` this is probabilistic PCA, or factor analysis where each element has a scale of its own; the best
     encoder is then linear too. It shows what the hidden layers of another network add.
 
+    A context c shifts the output, `W z + V c + b`. With `interaction` it changes the weights too,
+    `(W + sum_k c_k W_k) z + V c + b`: given a class, each has loadings of its own, as in a mixture of factor analysers.
+
     Args:
         in_shape: shape of one input; it is flattened.
         out_shape: shape of one output, or `None` for the flattened input itself.
+        interaction: whether the weights of a decoder depend on its context; without one it has no effect.
         context: as in `Network`.
 
-    Source: Tipping & Bishop 1999, Probabilistic Principal Component Analysis.
+    Source: Tipping & Bishop 1999, Probabilistic Principal Component Analysis; Ghahramani & Hinton 1996, The EM
+    Algorithm for Mixtures of Factor Analyzers (interaction).
 
     >>> Linear((28, 28)).out_shape, Linear((10,), (1, 28, 28)).out_shape
     ((784,), (1, 28, 28))
     """
 
     def __init__(
-        self, in_shape: Shape, out_shape: Shape | None = None, *, context: Whole = 0
+        self,
+        in_shape: Shape,
+        out_shape: Shape | None = None,
+        *,
+        interaction: bool = False,
+        context: Whole = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, context=context)
         for layer in self.layers:
             keep_variance(layer, 1.0)
         self.read_context(context, self.first_layer)
+        self.of_both: Affine | None = None
+        if interaction and context and self.layers:
+            size = context * math.prod(in_shape)
+            self.of_both = Affine(size, math.prod(self.out_shape), bias=False)
+            keep_variance(self.of_both, math.sqrt(context))
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        h = super().forward(x, c)
+        if self.of_both is None or c is None:
+            return h
+        flat = x.flatten(x.dim() - len(self.in_shape))
+        both = (c.unsqueeze(-1) * flat.unsqueeze(-2)).flatten(-2)
+        return h + self.of_both(both).unflatten(-1, self.out_shape)
+
+    @torch.no_grad()
+    def set_output_spread(
+        self, target: float, x: Tensor, c: Tensor | None = None
+    ) -> None:
+        assert self.output_layer is not None
+        before = self.output_layer.weight.norm()
+        super().set_output_spread(target, x, c)
+        if self.of_both is not None:
+            self.of_both.weight.mul_(self.output_layer.weight.norm() / before)
 
 
 class MLP(_Dense):

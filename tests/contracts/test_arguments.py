@@ -17,7 +17,6 @@ from example import DRAWN, beside
 from pyro_vae import (
     MLP,
     VAE,
-    Bernoulli,
     InputError,
     MeanField,
     Spec,
@@ -26,6 +25,7 @@ from pyro_vae import (
     fit,
     guides,
     likelihoods,
+    networks,
     priors,
     variants,
 )
@@ -109,19 +109,19 @@ def a_pair(axis, cls, given):
     shape, latent_dim = given.pop("shape", SHAPE) if axis == "likelihood" else SHAPE, D
     if axis != "network":
         latent_dim = given.pop("latent_dim", D)
-    body = {"network": cls}.get(axis, MLP)
+    needed = beside(axis, cls.__name__)
+    body = cls if axis == "network" else getattr(networks, needed.get("network", "MLP"))
     of_body = small(body, **(given if axis == "network" else {}))
     images = of_body.pop("in_shape", SHAPE), of_body.pop("out_shape", None)
     encoder = body(*images, **of_body)
     prior = StandardNormal(latent_dim)
-    drawn = {"enumerate": False} if beside(axis, cls.__name__) is DRAWN else {}
+    drawn = {"enumerate": False} if needed is DRAWN else {}
     if axis == "prior":
         conditional = (
             {"context": 3} if "context" in inspect.signature(cls).parameters else {}
         )
         prior = cls(latent_dim, **conditional | small(cls, **given))
-    several = "likelihood" in beside(axis, cls.__name__)
-    likelihood = likelihoods.Fields(shape) if several else Bernoulli(shape)
+    likelihood = getattr(likelihoods, needed.get("likelihood", "Bernoulli"))(shape)
     likelihood = cls(shape, **given) if axis == "likelihood" else likelihood
     shape = likelihood.shape
     guide = cls if axis == "guide" else MeanField

@@ -347,6 +347,8 @@ def written(guide, objective):
 
 def makes_sense(prior, guide, objective, condition="conditional", structure="Vae"):
     """What can be combined, written down by hand."""
+    if guide == "Exact":  # the network is none that it goes with
+        return False
     if structure == "Clusters" and prior != "Conditional":
         return False
     if objective == "Autoencoder":  # of one point, without a prior that learns
@@ -418,6 +420,7 @@ def test_what_makes_no_sense_is_refused_before_training(prior):
 
 
 CHOICES = {axis: list(variants(family)) for axis, (family, _, _) in AXES.items()}
+CHOICES["guide"].remove("Exact")  # of linear pairs alone, which have tests of their own
 CHOICES["structure"].append(REAL)
 CHOICES["condition"] = list(CONDITIONS)
 CHOICES["missing"] = ["whole", "missing"]

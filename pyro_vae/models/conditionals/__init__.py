@@ -3,6 +3,7 @@
 from pyro_vae.models.conditionals.base import Guide, HeadGuide
 from pyro_vae.models.conditionals.codebook import Codebook
 from pyro_vae.models.conditionals.discrete import Categorical
+from pyro_vae.models.conditionals.exact import Exact
 from pyro_vae.models.conditionals.experts import MixtureOfExperts, ProductOfExperts
 from pyro_vae.models.conditionals.flows import IAF, NSF, Householder, Planar, Sylvester
 from pyro_vae.models.conditionals.gaussian import (
@@ -21,6 +22,7 @@ __all__ = [
     "Categorical",
     "Codebook",
     "Delta",
+    "Exact",
     "FullRank",
     "Guide",
     "HeadGuide",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.data.representation import Representation
 from pyro_vae.distributions.known import log_prob_of_known, pinned, set_aside
 from pyro_vae.foundation.abstract import MOST_LISTED, aim, context_of, movable
-from pyro_vae.foundation.checks import Count
+from pyro_vae.foundation.checks import Count, Whole
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.layout import Layout
 from pyro_vae.foundation.sizes import Declared
@@ -69,13 +69,17 @@ class Guide(Declared, Program):
     reads = Reads()  # what the encoder is given beside x, where there are
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+        self, encoder: nn.Module, latent_dim: Whole, *, features: Whole | None = None
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.classifier = None
         self.latent_dim = latent_dim
         self.features = encoder_features(encoder, features)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        return () if self.latent_dim else (self.site,)
 
     @property
     def bodies(self) -> list[nn.Module]:
@@ -158,7 +162,7 @@ class Guide(Declared, Program):
     def given_class(self, x: Tensor, *values: Tensor) -> Distribution:
         """`q(z|x,y)`: of y `(..., batch)` a distribution of that batch shape."""
         assert self.classifier is not None
-        return self.given(x, *self.reads.context(values, self.classifier.head.bias))
+        return self.given(x, *self.reads.context(values, self.classifier.each))
 
     def known(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.fields is not None:

@@ -1,6 +1,7 @@
 """Guides made of Gaussians, and the point that is left when their width goes to nothing."""
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -60,15 +61,24 @@ class FullRank(HeadGuide):
         self.shrink(slice(2 * latent_dim, None), 0.0)
 
     def family(self, parameters: Tensor) -> Distribution:
-        d = self.latent_dim
-        loc, log_diagonal, below = parameters.split([d, d, len(self.rows)], -1)
-        scale = log_diagonal.exp()
-        scale_tril = torch.diag_embed(scale)  # (..., d, d)
-        # In scales and over sqrt(d), the many small steps that Adam takes add up to little noise in each latent.
-        scale_tril[..., self.rows, self.columns] = (
-            below * scale[..., self.rows] / math.sqrt(d)
-        )
-        return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+        return full_rank(parameters, self.latent_dim, self.rows, self.columns)
+
+
+def full_rank(parameters: Tensor, d: int, rows: Tensor, columns: Tensor) -> Any:
+    """`N(loc, L L^T)` over d latents from `(loc, log L_ii, l_ij)`, `(..., d (d + 3) / 2)`, see `FullRank`.
+
+    Args:
+        parameters: the numbers.
+        d: how many latents.
+        rows: of the places of the l below the diagonal,
+        columns: and the columns of these.
+    """
+    loc, log_diagonal, below = parameters.split([d, d, len(rows)], -1)
+    scale = log_diagonal.exp()
+    scale_tril = torch.diag_embed(scale)  # (..., d, d)
+    # In scales and over sqrt(d), the many small steps that Adam takes add up to little noise in each latent.
+    scale_tril[..., rows, columns] = below * scale[..., rows] / math.sqrt(d)
+    return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
 class LowRank(HeadGuide):

@@ -99,6 +99,11 @@ class LocationScale(Likelihood):
         """Give each element a least scale of its own, in the units of x: half a step, for values on a lattice."""
         self.floor = floor.to(self.spread)
 
+    @property
+    def least(self) -> Tensor:
+        """The least scale of each element that can be learned, `(*shape,)`."""
+        return self._least(wide(self.spread))
+
     def _least(self, spread: Tensor) -> Tensor:
         least = spread * self.min_scale
         return least if self.floor is None else torch.maximum(least, wide(self.floor))
