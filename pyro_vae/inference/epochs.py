@@ -17,7 +17,8 @@ class Epoch(NamedTuple):
     that is optimised where the objective has one of its own (`Objective.judges`), on validation data if there are any;
     nan inside a warm-up, whose epochs cannot be the best. `validation_noise` is how far `validation_elbo` can lie below
     that of the best epoch so far by the choice of the validation data alone (`held.chance`). Of a pair with a codebook
-    `perplexity` is that of the codes of the epoch, and `unused` how many words no datum took; nan of any other.
+    `perplexity` is that of the codes of the epoch, and `unused` how many words no datum took; nan of any other. Of a
+    pair whose draws are `Moved`, `acceptance` is the share of moves that were accepted.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class Epoch(NamedTuple):
     validation_noise: float = math.nan
     perplexity: float = math.nan
     unused: float = math.nan
+    acceptance: float = math.nan
 
     @property
     def held_out(self) -> float:

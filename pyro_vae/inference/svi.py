@@ -22,6 +22,7 @@ from pyro_vae.inference.own_steps import OwnSteps
 from pyro_vae.inference.pyro_steps import PyroSteps, Used, differentiated
 from pyro_vae.inference.records import Record
 from pyro_vae.inference.terms import Program, terms
+from pyro_vae.models.conditionals import Moved
 
 __all__ = ["SVI", "Record"]
 
@@ -145,6 +146,11 @@ class SVI:
             self._pair = OwnSteps(model, guide, loss, autocast)  # type: ignore[arg-type]
             if self._pair.parameters():
                 self._updates.add(self._pair.parameters(), self._pair.names)
+        elif isinstance(guide, Moved):
+            raise InputError(
+                "Moved gives model and guide a loss each, so it is trained with a model of this package, by an "
+                "Objective or an ELBO of pyro.infer"
+            )
         else:
             self._pair = PyroSteps(model, guide, loss, loss_and_grads, autocast)
         if compile:

@@ -14,6 +14,7 @@ from pyro_vae.models.conditionals.gaussian import (
 )
 from pyro_vae.models.conditionals.layered import Ladder, Layered
 from pyro_vae.models.conditionals.local import Local, SemiAmortized
+from pyro_vae.models.conditionals.moved import Moved
 
 __all__ = [
     "IAF",
@@ -32,6 +33,7 @@ __all__ = [
     "MeanField",
     "Mixture",
     "MixtureOfExperts",
+    "Moved",
     "Planar",
     "ProductOfExperts",
     "SemiAmortized",
