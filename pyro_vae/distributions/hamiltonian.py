@@ -90,6 +90,14 @@ def first_step(size: int) -> float:
     return 0.5 * size**-0.25
 
 
+def jittered(step: Tensor) -> Tensor:
+    """Step lengths up to a fifth longer or shorter, `(B,)`: trajectories of one length can come back to their start.
+
+    Source: Neal 2011, as above, section 5.4.2.2.
+    """
+    return step * (0.8 + 0.4 * torch.rand_like(step))
+
+
 def tuned(step: Tensor, accepted: Tensor) -> Tensor:
     """Step lengths that are longer where more than `TARGET` was accepted, and shorter where less, `(B,)`.
 

@@ -440,11 +440,13 @@ def _bound(svi: SVI, data: Any, progress: Progress) -> tuple[float, float]:
     size = len(data)
     _, reconstruction, kl = (total / size for total in progress.totals)
     _mode(svi, train=False)
-    if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
+    # An ELBO of Pyro's keeps its terms to itself, and chains without a guide have none.
+    if math.isnan(reconstruction):
+        rows = 100 if isinstance(svi.guide, Moved) else 1000
         with forked_random():
             torch.manual_seed(0)
             _, reconstruction, kl = mean_bound(
-                svi.model, svi.guide, first_rows(data, 1000)
+                svi.model, svi.guide, first_rows(data, rows)
             )
     return reconstruction, kl
 

@@ -17,6 +17,7 @@ from pyro_vae.distributions.hamiltonian import (
     Place,
     first_step,
     hamiltonian_move,
+    jittered,
     tuned,
 )
 from pyro_vae.foundation.abstract import context_of
@@ -30,7 +31,7 @@ from pyro_vae.models.program import Factor
 from pyro_vae.models.targets import Regressor
 
 # Of the chains that stand for q(z|x) where there is no guide: how many, and their moves that are dropped and kept.
-CHAINS, SETTLING, KEPT = 8, 30, 10
+CHAINS, SETTLING, KEPT = 4, 20, 10
 NARROWEST = 1e-6  # standard deviation of their draws
 
 
@@ -100,7 +101,7 @@ class Moved(Guide):
     Chains may be `persistent`: those of a training datum start where its last visit left them, at first from the guide,
     so that they come closer to p(z|x) with each epoch. With `guide=None` they start from the prior; then this is EM
     with an E-step by Markov chains alone, and where q(z|x) is asked for it is the normal with the means and deviations
-    of 8 chains that were moved 40 times from the prior, the first 30 times to settle.
+    of 4 chains that were moved 30 times from the prior, the first 20 times to settle.
 
     The moves see the model as it is evaluated, without dropout and with the running statistics of batch normalisation.
     Step lengths follow what is accepted: one for all data, of persistent chains one for each.
@@ -292,7 +293,7 @@ class Moved(Guide):
 
     def _move(self, data: Mapping[str, Tensor], place: Place, step: Tensor) -> Any:
         return hamiltonian_move(
-            place, lambda z: self._look(data, z), step, self.leapfrogs
+            place, lambda z: self._look(data, z), jittered(step), self.leapfrogs
         )
 
     def _adapt(self, z: Tensor, step: Tensor, accepted: Tensor) -> None:
