@@ -61,7 +61,7 @@ def hamiltonian_move(
     >>> _ = torch.manual_seed(0)
     >>> place = normal(torch.zeros(1000, 1, 2))
     >>> for _ in range(20):
-    ...     place, accepted, _ = hamiltonian_move(place, normal, torch.ones(1), 3)
+    ...     place, accepted, _ = hamiltonian_move(place, normal, torch.full((1,), 0.5), 3)
     >>> bool((place.z.var(0) - 1).abs().max() < 0.2)
     True
     """

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
@@ -25,6 +26,9 @@ from pyro_vae import (
     log_marginal,
     terms,
 )
+from pyro_vae.data.bridges import AsStored
+from pyro_vae.data.fields import Split
+from pyro_vae.data.streams import Mapped
 from pyro_vae.distributions.hamiltonian import hamiltonian_move, normal
 from pyro_vae.engine import compiled
 from pyro_vae.guides import Categorical, Delta, Moved, SemiAmortized
@@ -306,7 +310,6 @@ def test_the_more_moves_the_less_bias():
         )
         learned[moves] = scale_of(vae)
     values = {moves: log_px(noise) for moves, noise in learned.items()}
-    print(of_bound, of_px, learned, values, log_px(of_px))
     assert learned[0] == pytest.approx(of_bound, abs=0.02)
     assert learned[20] == pytest.approx(of_px, abs=0.02)
     assert values[0] < values[1] < values[5] < values[20] + 1e-4
@@ -409,3 +412,17 @@ def test_a_loss_of_ones_own_is_refused():
     vae = build(Spec((4,), 2, guide="moved"))
     with pytest.raises(InputError, match="a loss each"):
         SVI(vae.model, vae.guide, torch.optim.SGD, lambda *_: torch.zeros(()))
+
+
+def test_chains_of_data_on_disk_are_those_of_data_in_memory(tmp_path):
+    x = torch.rand(20, 4).round()
+    np.save(tmp_path / "x.npy", x.numpy())
+    found = []
+    for data in (x, Split(Mapped(tmp_path / "x.npy"), AsStored())):
+        torch.manual_seed(0)
+        text = "moved(persistent=True, moves=2)"
+        vae = build(Spec((4,), 2, guide=text, network="mlp(hidden=(5,))"))
+        torch.manual_seed(1)
+        fit(vae, data, epochs=2, batch_size=8, compile=False, start=False)
+        found.append(vae.guide.kept.z)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
