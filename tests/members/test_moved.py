@@ -140,7 +140,7 @@ def test_chains_agree_with_nuts():
     with torch.no_grad():
         decoder.layers[0].weight.mul_(4)
     x = vae.sample(1)
-    nuts = compare_posterior(*vae.children(), x, num_samples=250, num_chains=2)
+    nuts = compare_posterior(*vae.children(), x, num_samples=120, num_chains=2)
     options = {"num_samples": 150, "warmup_steps": 60, "num_chains": 20}
     chains = compare_posterior(*vae.children(), x, kernel="hmc", **options)
     assert nuts.rhat.max() < 1.05
@@ -253,8 +253,8 @@ def test_em_by_chains_alone_comes_to_the_maximum_of_pca():
     vae = linear(5, 2, guide)
     svi = SVI(vae.model, guide, torch.optim.Adam, build_elbo(), reduction="mean")
     guide.keep(len(x))
-    for i in range(300):
-        svi.optimizer.param_groups[0]["lr"] = 0.05 * (1 - i / 300) ** 2
+    for i in range(160):
+        svi.optimizer.param_groups[0]["lr"] = 0.1 * (1 - i / 160) ** 2
         with guide.kept.visited(torch.arange(len(x))):
             svi.step(x)
     expected = PCA(2).fit(x.numpy()).score(x.numpy())
@@ -300,11 +300,11 @@ def test_the_more_moves_the_less_bias():
             layer.weight.copy_(w)
             layer.bias.zero_()
         layer.requires_grad_(False)
-        options = {"epochs": 250, "batch_size": 200, "compile": False, "start": False}
+        options = {"epochs": 110, "batch_size": 200, "compile": False, "start": False}
         fit(
             vae,
             x,
-            learning_rate=0.05,
+            learning_rate=0.1,
             schedule=lambda t: (1 - t) ** 2 + 0.02,
             **options,
         )
