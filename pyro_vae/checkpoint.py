@@ -22,11 +22,13 @@ from pyro_vae.foundation.reading import reading
 from pyro_vae.foundation.sizes import Bounded
 from pyro_vae.foundation.trust import trusting
 from pyro_vae.inference.epochs import Progress
+from pyro_vae.models.conditionals import Moved
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec, build
 
 FORMAT = 1
 HELD = ("order", "best_each", "early_each")  # of `Progress`: tensors, or None
+CHAINS = ("z", "steps")  # of a guide that keeps chains of the training data
 HEADER = {  # what the programs read of it
     "spec": dict,
     "epoch": Annotated[int, between(0, 10**9)],
@@ -88,6 +90,8 @@ def save_checkpoint(
         held = {k: v for k, v in stands.items() if k in HELD}
         header["progress"] = {k: v for k, v in stands.items() if k not in held}
         tensors |= {f"progress.{k}": v for k, v in held.items() if v is not None}
+        if isinstance(vae.guide, Moved):
+            tensors |= {f"chains.{k}": v for k, v in vae.guide.training_state().items()}
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     content = to_bytes(tensors, metadata={"pyro_vae": json.dumps(header)})
     write(path, lambda beside: beside.write_bytes(content))
@@ -191,6 +195,9 @@ def restore_training(
     _put_weights(vae, tensors, path)
     try:
         _put_state(optimizer, tensors, header)
+        chains = {k: tensors[f"chains.{k}"] for k in CHAINS if f"chains.{k}" in tensors}
+        if isinstance(vae.guide, Moved) and chains:
+            vae.guide.put_training_state(chains)
         values = {**header["progress"], "totals": tuple(header["progress"]["totals"])}
         values |= {k: tensors.get(f"progress.{k}") for k in HELD}
         progress = Progress(**values)

@@ -301,7 +301,7 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
 
 
 def _value(name: str, node: ast.expr) -> Any:
-    """A literal; or a member, where the argument has the name of an axis (a text holds one's own import path).
+    """A literal; or a member, where the argument has the name of an axis and is not None (a text holds an import path).
 
     The arguments `columns` and `fields` are dicts of likelihoods.
     """
@@ -310,7 +310,7 @@ def _value(name: str, node: ast.expr) -> Any:
         names = [ast.literal_eval(key) for key in keys]
         members = [_value("likelihood", value) for value in node.values]
         return dict(zip(names, members, strict=True))
-    if name not in AXES:
+    if name not in AXES or (isinstance(node, ast.Constant) and node.value is None):
         return ast.literal_eval(node)
     text = (
         node.value

@@ -58,6 +58,8 @@ class Display:
             self.validation += (
                 f", perplexity {e.perplexity:.1f}, {e.unused:.0f} words unused"
             )
+        if not math.isnan(e.acceptance):
+            self.validation += f", moves accepted {e.acceptance:.2f}"
         speed = f"{e.images_per_second:,.0f} images/s"
         parts = f"{self.bound} {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
         if self.bar is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data.inputs import Call, as_data, classes_of, fields_of
+from pyro_vae.distributions.hamiltonian import first_step, hamiltonian_move, tuned
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import tail_index
@@ -54,7 +55,6 @@ from pyro_vae.inference.scores import (
 )
 from pyro_vae.inference.terms import double
 
-TARGET = 0.65  # acceptance to tune for: Beskos et al. 2013, Optimal Tuning of the Hybrid Monte Carlo Algorithm
 COPIES = 6  # of the place of a chain while it moves
 SIMULATED = 10_000  # data drawn from the model at a time
 Temperatures = Annotated[int, at_least(1), takes(64)]
@@ -229,30 +229,16 @@ class _Path:
         self.steps: Tensor  # lengths of steps, for each temperature between the ends and each datum
 
     def move(self, here: _Place, beta: float, step: Tensor) -> tuple[_Place, Tensor]:
-        """One Hamiltonian move of `leapfrogs` steps of length `step`, `(B,)`: the new place, and whether it was taken.
-
-        Source: Neal 2011, MCMC Using Hamiltonian Dynamics.
-        """
-        step = step[:, None].to(here.z)
-        momentum = torch.randn_like(here.z)
-        energy = here.density(beta) - 0.5 * momentum.square().sum(-1)
-        there, p = here, momentum + 0.5 * step * here.gradient(beta)
-        for i in range(self.leapfrogs):
-            there = self.look(there.z + step * p)
-            p = p + (step if i < self.leapfrogs - 1 else 0.5 * step) * there.gradient(
-                beta
-            )
-        gain = there.density(beta) - 0.5 * p.square().sum(-1) - energy
-        accepted = torch.rand_like(gain).log() < gain.nan_to_num(-math.inf)
-        masks = (
-            accepted if t.dim() == accepted.dim() else accepted[..., None] for t in here
+        """One Hamiltonian move with steps of length `step`, `(B,)`: the new place, and whether it was taken."""
+        moved = hamiltonian_move(
+            here,
+            self.look,
+            step,
+            self.leapfrogs,
+            density=lambda place: place.density(beta),
+            gradient=lambda place: place.gradient(beta),
         )
-        return _Place(
-            *(
-                torch.where(m, new, old)
-                for m, new, old in zip(masks, there, here, strict=True)
-            )
-        ), accepted
+        return moved.place, moved.accepted
 
     def tune(self, z: Tensor) -> None:
         """Find the `steps` by chains of their own."""
@@ -261,7 +247,7 @@ class _Path:
             return
         step = torch.full(
             z.shape[1:2],
-            0.5 * z.shape[-1] ** -0.25,
+            first_step(z.shape[-1]),
             dtype=torch.float64,
             device=z.device,
         )
@@ -269,7 +255,7 @@ class _Path:
         for beta in [self.betas[1]] * WARM_UP + self.betas[1:-1]:
             place, accepted = self.move(place, beta, step)
             steps.append(step)
-            step = step * (0.2 * (accepted.double().mean(0) - TARGET)).exp()
+            step = tuned(step, accepted.double().mean(0))
         self.steps = torch.stack(steps[WARM_UP:])
 
     def follow(self, z: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pyro.infer import MCMC, NUTS
@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from pyro_vae.data.fields import cut
-from pyro_vae.data.inputs import as_data
+from pyro_vae.data.inputs import Call, as_data
+from pyro_vae.distributions.hamiltonian import (
+    Place,
+    first_step,
+    hamiltonian_move,
+    jittered,
+    tuned,
+)
+from pyro_vae.engine.graphs import compiled
 from pyro_vae.evaluation.question import (
     Answer,
     Drawing,
@@ -40,7 +48,8 @@ from pyro_vae.foundation.checks import MOST, Draws, Number, at_least, at_most, c
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.objectives.base import independent
-from pyro_vae.inference.particles import draws_of
+from pyro_vae.inference.particles import draws_of, way_alone
+from pyro_vae.inference.scores import Flat, draw, score
 from pyro_vae.inference.terms import SUMMED, Program, Site, double, terms
 
 if TYPE_CHECKING:
@@ -65,6 +74,8 @@ HEADS = {
     "ess_tail": "tail",
     "divergences": "diverged",
 }
+# What helps where trajectories diverge.
+CURES = {"nuts": "raise target_accept", "hmc": "take kernel='nuts'"}
 WHOLE = ("ess_bulk", "ess_tail", "divergences")
 MOMENTS = (
     *("mean", "mean_errors", "sd", "sd_errors"),
@@ -75,6 +86,8 @@ EXPLAINED = [
     "mean off: the largest |E_q[z] - E[z]| of a latent, in its posterior standard deviations",
     "sd ratio: guide over posterior; R-hat is the largest of all latents, ESS and tail are the least",
 ]
+DIVERGED = 1000.0  # change of energy of a trajectory from which Pyro calls it divergent
+COMPILED = 10_000  # gradients one after the other from which a graph of them repays
 DENSE = 50  # latents up to which the mass matrix is dense: more entries than that are not learnt in a warm-up
 
 
@@ -108,6 +121,7 @@ class PosteriorComparison(Printed):
         closed: whether the guide's moments are in closed form (Gaussians) and not those of `guide_draws`.
         sites: the latent sites in their order, each with the shape of one datum's latent.
         numbers: what the table calls the data, N whole numbers.
+        kernel: of the chains, `'nuts'` or `'hmc'`.
     """
 
     draws: Tensor
@@ -118,6 +132,7 @@ class PosteriorComparison(Printed):
     closed: bool
     sites: dict[str, torch.Size]
     numbers: Sequence[int]
+    kernel: str = "nuts"
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -289,7 +304,7 @@ class PosteriorComparison(Printed):
             if row["divergences"] > 0:
                 warnings.append(
                     f"datum {number}: {row['divergences']} trajectories diverged, so the chains may have missed a part "
-                    "of p(z|x); raise target_accept"
+                    f"of p(z|x); {CURES[self.kernel]}"
                 )
         return warnings
 
@@ -304,7 +319,8 @@ class PosteriorComparison(Printed):
             table[f"datum {i}"] = row | {name: _whole(row[name]) for name in WHOLE}
         return Answer(
             title="The guide beside the posterior",
-            about=f"p(z|x) of {n} data with {d} latents by NUTS, {chains} chains of {draws} draws; q(z|x) {of_guide}",
+            about=f"p(z|x) of {n} data with {d} latents by {self.kernel.upper()}, {chains} chains of "
+            f"{draws} draws; q(z|x) {of_guide}",
             rows=table,
             heads=HEADS,
             sentences=EXPLAINED,
@@ -313,6 +329,7 @@ class PosteriorComparison(Printed):
             numbers={
                 "num_chains": chains,
                 "num_samples": draws,
+                "kernel": self.kernel,
                 "guide_moments_closed": self.closed,
                 "data": list(self.numbers),
                 "rows": self.rows,
@@ -333,7 +350,8 @@ class PosteriorComparison(Printed):
         if len(order) < len(self.names):
             title += f"\nthe {len(order)} latents of {len(self.names)} that together differ most"
         names = [self.names[d] for d in order]
-        caption = "The latents of one datum: draws of the posterior by NUTS (blue), of the guide (orange)."
+        of = f"draws of the posterior by {self.kernel.upper()} (blue), of the guide (orange)"
+        caption = f"The latents of one datum: {of}."
         return Drawing(
             partial(plots.posterior_pairs, true, guide, names, title), caption
         )
@@ -370,13 +388,17 @@ def compare_posterior(
     num_chains: Draws = CHAINS,
     target_accept: float = 0.8,
     guide_samples: Draws = GUIDE_DRAWS,
+    kernel: Literal["nuts", "hmc"] = "nuts",
+    leapfrogs: Number = 10,
     progress: Tick = None,
 ) -> PosteriorComparison:
-    """Draw from `p(z|x)` of each datum by NUTS, and set the guide's `q(z|x)` beside it.
+    """Draw from `p(z|x)` of each datum by NUTS, or HMC, and set the guide's `q(z|x)` beside it.
 
     Every datum and chain has a sampler of its own, with its own step size and mass matrix, started at a draw from the
     prior; up to 50 latents the mass matrix is dense. In one sampler for all data the hardest datum
-    would set the step size of all, and a divergence could not be blamed on a datum.
+    would set the step size of all, and a divergence could not be blamed on a datum. With `kernel='hmc'` all chains of
+    all data move at once, by the moves of annealing and of the guide `Moved`, each datum with a step size of its own
+    and no mass matrix: many draws in a short time, which R-hat and ESS tell the worth of.
 
     Args:
         model: any Pyro model with a data plate at dim -1 and continuous latents, called with a batch of data.
@@ -387,6 +409,8 @@ def compare_posterior(
         num_chains: for each datum, one after the other; 2 or more.
         target_accept: acceptance to adapt the step size for; higher takes shorter steps and diverges less.
         guide_samples: draws of the guide for each datum.
+        kernel: `'nuts'`, or `'hmc'`, whose `target_accept` is 0.65 whatever is given.
+        leapfrogs: of each move of HMC.
         progress: called with the number of draws done since its last call, those of the warm-up included.
 
     Returns:
@@ -420,39 +444,119 @@ def compare_posterior(
         q = _guide_draws(guide, x, sites, guide_samples, size)
         gaussian = _gaussian(sites)
         names = [name for name, site in sites.items() if site.p is not None]
-        draws, diverging = [], []
-        for i in range(size):
-            for _ in range(num_chains):
-                kernel = NUTS(
-                    model,
-                    target_accept_prob=target_accept,
-                    full_mass=q.shape[-1] <= DENSE,
-                    init_strategy=init_to_sample,
-                    max_plate_nesting=1,
-                )
-                hook = None if progress is None else (lambda *_: progress(1))
-                chain = MCMC(
-                    kernel,
-                    num_samples,
-                    warmup_steps,
-                    hook_fn=hook,
-                    disable_progbar=True,
-                )
-                _sample(chain, cut(x, slice(i, i + 1), size), i)
-                values = chain.get_samples()
-                draws.append(_flat([values[name] for name in names], num_samples))
-                diverging.append(torch.zeros(num_samples, dtype=torch.bool))
-                diverging[-1][chain.diagnostics()["divergences"]["chain 0"]] = True
+        how: dict[str, Any] = {
+            "num_samples": num_samples,
+            "warmup_steps": warmup_steps,
+            "num_chains": num_chains,
+            "progress": progress,
+        }
+        if kernel == "hmc":
+            with unchecked(model):
+                draws, diverging = _by_moves(model, x, names, leapfrogs, **how)
+        else:
+            options = {"target_accept_prob": target_accept}
+            options |= {"full_mass": q.shape[-1] <= DENSE}
+            draws, diverging = _by_nuts(model, x, size, names, options, **how)
     mean, covariance = _moments(q) if gaussian is None else gaussian
     return PosteriorComparison(
-        draws=torch.stack(draws).unflatten(0, (size, num_chains)),
-        diverging=torch.stack(diverging).unflatten(0, (size, num_chains)),
+        draws=draws,
+        diverging=diverging,
         guide_draws=q,
         guide_mean=mean,
         guide_covariance=covariance,
         closed=gaussian is not None,
         sites={name: sites[name].p.event_shape for name in names},
         numbers=range(size),
+        kernel=kernel,
+    )
+
+
+def _by_nuts(
+    model: Program,
+    x: Any,
+    size: int,
+    names: list[str],
+    options: dict[str, Any],
+    *,
+    num_samples: int,
+    warmup_steps: int,
+    num_chains: int,
+    progress: Tick,
+) -> tuple[Tensor, Tensor]:
+    """Draws by NUTS, `(N, chains, draws, D)`, and which of them ended a divergent trajectory."""
+    draws, diverging = [], []
+    for i in range(size):
+        for _ in range(num_chains):
+            kernel = NUTS(
+                model, init_strategy=init_to_sample, max_plate_nesting=1, **options
+            )
+            hook = None if progress is None else (lambda *_: progress(1))
+            chain = MCMC(
+                kernel, num_samples, warmup_steps, hook_fn=hook, disable_progbar=True
+            )
+            _sample(chain, cut(x, slice(i, i + 1), size), i)
+            values = chain.get_samples()
+            draws.append(_flat([values[name] for name in names], num_samples))
+            diverging.append(torch.zeros(num_samples, dtype=torch.bool))
+            diverging[-1][chain.diagnostics()["divergences"]["chain 0"]] = True
+    shape = (size, num_chains)
+    return (
+        torch.stack(draws).unflatten(0, shape),
+        torch.stack(diverging).unflatten(0, shape),
+    )
+
+
+@torch.no_grad()
+def _by_moves(
+    model: Program,
+    x: Any,
+    names: list[str],
+    leapfrogs: int,
+    *,
+    num_samples: int,
+    warmup_steps: int,
+    num_chains: int,
+    progress: Tick,
+) -> tuple[Tensor, Tensor]:
+    """The same by Hamiltonian moves of all chains of all data at once."""
+    call = Call(x)
+    flat = Flat(model, call)
+
+    def densities(args: Any, kwargs: Any, z: Tensor) -> tuple[list[Tensor], None]:
+        here = Call(args[0], args[1:], kwargs)
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            values, log_jacobian = flat.values(z)
+            joint = score(model, here, values).joint + log_jacobian
+            (gradient,) = torch.autograd.grad(joint.sum(), z)
+        return [joint.detach(), gradient], None
+
+    looks = leapfrogs * (warmup_steps + num_samples)
+    found: Any = densities
+    repaid = looks >= COMPILED and way_alone(model, call.args, {}) is not None
+    if isinstance(model, torch.nn.Module) and repaid:
+        found = compiled(densities, [model], "the chains", asked=False)
+
+    def look(z: Tensor) -> Place:
+        return Place(z, *found(call.args, call.kwargs, z)[0])
+
+    # Chains (C, N, D) from draws of the prior, with a step size for each datum.
+    place = look(flat.vector(draw(model, call, num_chains)))
+    step = torch.full_like(place.log_density[0], first_step(flat.size))
+    draws, diverging = [], []
+    for i in range(warmup_steps + num_samples):
+        moved = hamiltonian_move(place, look, jittered(step), leapfrogs)
+        place = moved.place
+        if i < warmup_steps:
+            step = tuned(step, moved.accepted.to(step).mean(0))
+        else:
+            values, _ = flat.values(place.z)
+            draws.append(_flat([values[name] for name in names], *place.z.shape[:2]))
+            diverging.append(~(moved.gain > -DIVERGED).cpu())
+        if progress is not None:
+            progress(moved.accepted.numel())
+    return torch.stack(draws).permute(2, 1, 0, 3), torch.stack(diverging).permute(
+        2, 1, 0
     )
 
 
@@ -582,12 +686,19 @@ class Posterior(Question):
         n: how many of the data, spread evenly over those with a finite log p(x).
         draws: of each chain, after its warm-up.
         chains: for each datum.
+        kernel: NUTS for each datum and chain by itself, or HMC for all at once, the moves of annealing.
     """
 
     def __init__(
-        self, *, n: Number = 4, draws: Samples = 1000, chains: Draws = 4
+        self,
+        *,
+        n: Number = 4,
+        draws: Samples = 1000,
+        chains: Draws = 4,
+        kernel: Literal["nuts", "hmc"] = "nuts",
     ) -> None:
         self.n, self.draws, self.chains = n, draws, chains
+        self.kernel: Literal["nuts", "hmc"] = kernel
 
     def check(self, run: Trained, data: Evaluated) -> None:
         model, guide, few = run.vae.model, run.vae.guide, a_few(run, data)
@@ -607,6 +718,7 @@ class Posterior(Question):
                 few,
                 num_samples=self.draws,
                 num_chains=self.chains,
+                kernel=self.kernel,
                 progress=done,
             )
         return replace(compared, numbers=places.tolist()).answer()

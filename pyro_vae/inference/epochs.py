@@ -12,12 +12,14 @@ class Epoch(NamedTuple):
     """What one epoch did; log-probabilities in nats per datum, un-annealed whatever was optimised.
 
     ELBO, reconstruction and KL are means over the steps of the epoch (for an ELBO of Pyro's, which keeps its terms to
-    itself: over the first thousand data after it). `loss` is the mean of the objective's loss per datum; the
+    itself: over the first thousand data after it; of chains without a guide over the first hundred). `loss` is the mean
+    of the objective's loss per datum; the
     `validation_*` are nan without validation data. `score` is what the best epoch is chosen by: the ELBO, or the bound
     that is optimised where the objective has one of its own (`Objective.judges`), on validation data if there are any;
     nan inside a warm-up, whose epochs cannot be the best. `validation_noise` is how far `validation_elbo` can lie below
     that of the best epoch so far by the choice of the validation data alone (`held.chance`). Of a pair with a codebook
-    `perplexity` is that of the codes of the epoch, and `unused` how many words no datum took; nan of any other.
+    `perplexity` is that of the codes of the epoch, and `unused` how many words no datum took; nan of any other. Of a
+    pair whose draws are `Moved`, `acceptance` is the share of moves that were accepted.
     """
 
     epoch: int
@@ -35,6 +37,7 @@ class Epoch(NamedTuple):
     validation_noise: float = math.nan
     perplexity: float = math.nan
     unused: float = math.nan
+    acceptance: float = math.nan
 
     @property
     def held_out(self) -> float:

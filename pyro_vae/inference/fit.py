@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -52,7 +53,7 @@ from pyro_vae.inference.stacking import check_stack, stack
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
 from pyro_vae.inference.worth import LARGEST, worth
-from pyro_vae.models.conditionals import Codebook
+from pyro_vae.models.conditionals import Codebook, Moved
 from pyro_vae.models.priors import Codes
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Corruption
@@ -244,22 +245,18 @@ def run_epochs(
             for a patience below 1.
         NonFiniteLossError: naming the step and the site.
     """
-    try_out(schedule)
+    _check(schedule, patience)
     progress = Progress() if progress is None else progress
     size = len(data)
     steps = -(-size // batch_size)
-    if patience is not None and (type(patience) is not int or patience < 1):
-        raise InputError(
-            f"patience={patience!r} must be a whole number of epochs, at least 1"
-        )
     objective = svi.objective if isinstance(svi.objective, Objective) else None
     if objective is not None:
         objective.prepare(size, epochs)
     svi.meet(size)
-    look = partial(
-        worth, svi, data, steps=epochs * steps, batch_size=min(batch_size, size)
-    )
-    _compile(svi, compile, progress, look, say, batch_size=min(batch_size, size))
+    chains, whole = _chains(svi, size, progress), min(batch_size, size)
+    look = partial(worth, svi, data, steps=epochs * steps, batch_size=whole)
+    with chains(torch.arange(whole), changed=False):
+        _compile(svi, compile, progress, look, say, batch_size=whole)
     while not progress.finished(epochs, patience):
         if progress.order is None:
             turn.before(progress.epoch)
@@ -279,7 +276,8 @@ def run_epochs(
             if objective is not None:
                 objective.advance(done / steps)
             x, count = next(ahead), min(batch_size, size - progress.position)
-            rows.add(svi.step_and_record(x), count)
+            with chains(progress.order[progress.position :][:count]):
+                rows.add(svi.step_and_record(x), count)
             progress.position += count
             now = time.perf_counter()
             halt = stop()
@@ -310,6 +308,37 @@ def run_epochs(
         yield epoch
         if stop():
             return
+
+
+def _check(schedule: Schedule, patience: int | None) -> None:
+    """Raise `InputError` for a schedule that fails, or a patience below 1."""
+    try_out(schedule)
+    if patience is not None and (type(patience) is not int or patience < 1):
+        raise InputError(
+            f"patience={patience!r} must be a whole number of epochs, at least 1"
+        )
+
+
+def _chains(
+    svi: SVI, size: int, progress: Progress
+) -> Callable[..., AbstractContextManager[None]]:
+    """Lays out the chains of some rows of the training data, where the guide keeps chains of them.
+
+    Raises:
+        InputError: where a run goes on with chains of other data, or without those that it had.
+    """
+    guide = svi.guide
+    if not isinstance(guide, Moved) or not guide.persistent:
+        return lambda *_, **__: nullcontext()
+    if progress.epoch == 0 and progress.position == 0:
+        guide.keep(size)
+    held = 0 if guide.kept is None else len(guide.kept)
+    if guide.kept is None or held != size:
+        raise InputError(
+            f"the guide Moved keeps chains of {held} training data, and the run goes on with {size}: resume it with "
+            "the data and the checkpoint that it had"
+        )
+    return guide.kept.visited
 
 
 def _warn(noticed: Remark) -> None:
@@ -431,11 +460,13 @@ def _bound(svi: SVI, data: Any, progress: Progress) -> tuple[float, float]:
     size = len(data)
     _, reconstruction, kl = (total / size for total in progress.totals)
     _mode(svi, train=False)
-    if math.isnan(reconstruction):  # an ELBO of Pyro's keeps its terms to itself
+    # An ELBO of Pyro's keeps its terms to itself, and chains without a guide have none.
+    if math.isnan(reconstruction):
+        rows = 100 if isinstance(svi.guide, Moved) else 1000
         with forked_random():
             torch.manual_seed(0)
             _, reconstruction, kl = mean_bound(
-                svi.model, svi.guide, first_rows(data, 1000)
+                svi.model, svi.guide, first_rows(data, rows)
             )
     return reconstruction, kl
 
@@ -468,6 +499,7 @@ def _close(
     perplexity, unused = math.nan, math.nan
     if isinstance(svi.guide, Codebook):
         perplexity, unused = svi.guide.counted()
+    acceptance = svi.guide.counted() if isinstance(svi.guide, Moved) else math.nan
     return Epoch(
         epoch=progress.epoch + 1,
         elbo=reconstruction - kl,
@@ -484,6 +516,7 @@ def _close(
         validation_noise=noise,
         perplexity=perplexity,
         unused=unused,
+        acceptance=acceptance,
     )
 
 

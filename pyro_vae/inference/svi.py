@@ -23,6 +23,7 @@ from pyro_vae.inference.own_steps import OwnSteps
 from pyro_vae.inference.pyro_steps import PyroSteps, Used, differentiated
 from pyro_vae.inference.records import Record
 from pyro_vae.inference.terms import Program, terms
+from pyro_vae.models.conditionals import Moved
 
 __all__ = ["SVI", "Record"]
 
@@ -156,6 +157,11 @@ class SVI:
             raise InputError(
                 "only= is for a pair of this package and a loss that is differentiable, and these are trained by "
                 "Pyro's rules: take ELBO"
+            )
+        elif isinstance(guide, Moved):
+            raise InputError(
+                "Moved gives model and guide a loss each, so it is trained with a model of this package, by an "
+                "Objective or an ELBO of pyro.infer"
             )
         else:
             self._pair = PyroSteps(model, guide, loss, loss_and_grads, autocast)

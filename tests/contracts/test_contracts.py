@@ -322,6 +322,7 @@ CONDITIONS = {
     "conditional-model": {"context": 2, "encoder_context": False},
 }
 APART = {"MeanField", "Local", "SemiAmortized", "ProductOfExperts"}  # entry by entry
+APART |= {"Moved"}
 GAUSSIAN = {*APART, "FullRank", "LowRank"}
 NEEDS = {cls.__name__: cls.needs for cls in variants(Objective).values()}
 SHARED = {cls.__name__: cls.takes_shares for cls in variants(Objective).values()}
@@ -334,7 +335,8 @@ ONE_BY_ONE |= {"GumbelSoftmax", "VIMCO"}
 LAYERED = ("Chain", "Ladder")
 # Those that take a density apart from its draws, and guides of codes or that look for the posterior of one vector.
 CHAINED = {"DReG", "PIWAE", "STL", "ReweightedWakeSleep", "GumbelSoftmax", "VIMCO"}
-ALONE = ("Categorical", "Codebook", "Local", "SemiAmortized")
+ALONE = ("Categorical", "Codebook", "Local", "Moved", "SemiAmortized")
+ONE_VECTOR = ("Codebook", "Moved")  # of which there is one for each datum, whatever y
 LABELS = torch.tensor([0, -1, 1, 2, -1, 0, 1, -1])  # of three classes
 
 
@@ -363,9 +365,9 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
             return False
         if prior in ("Categorical", "Codes", "VampPrior"):
             return False
-    if structure in CLASSED and (not SHARED[objective] or guide == "Codebook"):
+    if structure in CLASSED and (not SHARED[objective] or guide in ONE_VECTOR):
         return False
-    if structure == REAL and (objective in ONE_BY_ONE or guide == "Codebook"):
+    if structure == REAL and (objective in ONE_BY_ONE or guide in ONE_VECTOR):
         return False
     if (structure, prior, condition) == ("Clusters", "Conditional", "unconditional"):
         condition = "conditional"  # on the class

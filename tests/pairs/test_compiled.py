@@ -52,6 +52,7 @@ PLAIN = {
     "guide": "MeanField",
 }
 SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
+SHORTER |= {"Moved": "Moved(moves=2, leapfrogs=2)"}
 
 
 def interpreted(graph):

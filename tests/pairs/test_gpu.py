@@ -48,6 +48,7 @@ MEMBERS = [
     (axis, name) for axis, (family, *_) in AXES.items() for name in variants(family)
 ]
 SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
+SHORTER |= {"Moved": "Moved(moves=2, leapfrogs=2)"}
 
 
 def vae_of(axis, member):

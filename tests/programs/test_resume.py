@@ -74,6 +74,7 @@ def assert_same_run(a, b):
             "--prior",
             "gaussianmixture(components=3, start=5)",
         ),
+        ("--guide", "moved(moves=2, leapfrogs=2, persistent=True)"),
         (
             "--objective",
             "pyro.infer:TraceMeanField_ELBO",
@@ -135,6 +136,32 @@ def test_interrupt_at_a_step(call, three_epochs, monkeypatch, step, number):
     )  # with what there is
     assert call("train", "--resume", "run").code == 0
     assert_same_run(three_epochs, run)
+
+
+def test_kept_chains_go_on_from_inside_an_epoch(call, monkeypatch):
+    """Without a guide all that is learned comes from them."""
+    guide = "moved(guide=None, moves=2, leapfrogs=2, chains=2, persistent=True)"
+    options = ("--epochs", 2, *TINY, "--guide", guide)
+    assert call("train", *options, "--output", "whole").code == 0
+    taken = 0
+
+    def interrupted(*args, **kwargs):
+        nonlocal taken
+        taken += 1
+        if taken == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take_step(*args, **kwargs)
+
+    take_step = SVI.step_and_record
+    with monkeypatch.context() as patch:
+        patch.setattr(SVI, "step_and_record", interrupted)
+        assert call("train", *options, "--output", "parts").code == 130
+    state = load_file("parts/last.safetensors")
+    started = state["chains.steps"].isfinite()
+    assert len(started) == len(state["chains.z"])
+    assert "chains.z" not in load_file("parts/best.safetensors")
+    assert call("train", "--resume", "parts").code == 0
+    assert_same_run(Path("whole"), Path("parts"))
 
 
 class Killed(BaseException):

@@ -15,6 +15,7 @@ from pyro_vae.models.conditionals.gaussian import (
 )
 from pyro_vae.models.conditionals.layered import Ladder, Layered
 from pyro_vae.models.conditionals.local import Local, SemiAmortized
+from pyro_vae.models.conditionals.moved import Moved
 
 __all__ = [
     "IAF",
@@ -34,6 +35,7 @@ __all__ = [
     "MeanField",
     "Mixture",
     "MixtureOfExperts",
+    "Moved",
     "Planar",
     "ProductOfExperts",
     "SemiAmortized",

@@ -162,7 +162,7 @@ class SemiAmortized(_Refined):
             encoder, latent_dim, **({} if features is None else {"features": features})
         )
         name = type(self.start).__name__
-        if isinstance(self.start, _Refined) or not self.start.has_density:
+        if self.start.asks_model or not self.start.has_density:
             raise InputError(
                 f"SemiAmortized cannot refine {name}; give it an amortised guide such as MeanField"
             )
