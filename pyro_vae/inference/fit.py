@@ -249,10 +249,7 @@ def run_epochs(
     progress = Progress() if progress is None else progress
     size = len(data)
     steps = -(-size // batch_size)
-    objective = svi.objective if isinstance(svi.objective, Objective) else None
-    if objective is not None:
-        objective.prepare(size, epochs)
-    svi.meet(size)
+    objective = _prepared(svi, size, epochs)
     chains, whole = _chains(svi, size, progress), min(batch_size, size)
     look = partial(worth, svi, data, steps=epochs * steps, batch_size=whole)
     with chains(torch.arange(whole), changed=False):
@@ -339,6 +336,15 @@ def _chains(
             "the data and the checkpoint that it had"
         )
     return guide.kept.visited
+
+
+def _prepared(svi: SVI, size: int, epochs: int) -> Objective | None:
+    """The objective, where it is one of this package, once it and the optimizer know of the run."""
+    svi.meet(size)
+    if not isinstance(svi.objective, Objective):
+        return None
+    svi.objective.prepare(size, epochs)
+    return svi.objective
 
 
 def _warn(noticed: Remark) -> None:
