@@ -124,7 +124,8 @@ def a_pair(axis, cls, given):
     likelihood = getattr(likelihoods, needed.get("likelihood", "Bernoulli"))(shape)
     likelihood = cls(shape, **given) if axis == "likelihood" else likelihood
     shape = likelihood.shape
-    guide = cls if axis == "guide" else MeanField
+    usual = guides.Delta if needed.get("guide") == "delta" else MeanField
+    guide = cls if axis == "guide" else usual
     made = small(cls, **given) if axis == "guide" else {}
     guide = guide(encoder, latent_dim, **made)
     if axis == "guide" and guide.usual_prior == "Codes()":

@@ -90,7 +90,10 @@ class Autoencoder(Objective):
         first, *others = args
         given, shift = _with_shift(first)
         t = super().terms_of(model, guide, given, *others, **kwargs)
-        norms = [_squared_jacobian(s.value, shift) for s in _points(t).values()]
+        points = _points(t)
+        if not points:  # which `check` refuses
+            return t
+        norms = [_squared_jacobian(s.value, shift) for s in points.values()]
         aim = -self.contractive * t.mean(torch.stack(norms).sum(0))
         return t._replace(aim=aim if t.aim is None else t.aim + aim)
 
