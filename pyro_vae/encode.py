@@ -492,7 +492,7 @@ def main(arguments: Sequence[str]) -> None:
     written, failed = put_each(tables)
     drawn: list[Path] = []
     not_drawn: list[str] = []
-    if len(mean) > 1:  # one point is no picture
+    if len(mean) > 1 and mean.shape[1]:  # one point is no picture
         make = partial(picture, mean, std, labels, fit=arrays.get("train_mean"))
         drawn, not_drawn = _draw(opened.folder, f"{_stem(fresh)}.png", make)
     print(f"\nwritten: {', '.join(map(str, (output, *written, *drawn)))}")
@@ -522,6 +522,8 @@ def _report(arrays: dict[str, np.ndarray]) -> str:
         return "no accuracies: the data have no labels"
     if "test_mean" not in arrays:
         return "no accuracies: there are no test data"
+    if not arrays["test_mean"].shape[1]:
+        return "no accuracies of codes: a class is the only latent"
     try:
         return str(
             probe(

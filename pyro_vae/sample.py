@@ -499,6 +499,13 @@ def _kinds(
         kinds.remove(kind)
     kinds = _with_denoising(opened, kinds, corrupt, wanted=bool(wanted))
     model = opened.vae.model
+    for kind in ("interpolation", "traversal"):
+        if kind in kinds and not model.latent_dim:
+            if wanted:
+                raise InputError(
+                    f"{kind} moves along a vector z, and the run has none: its class is all that there is"
+                )
+            kinds.remove(kind)
     if "transfer" in kinds and opened.conditions is not None and not any(model.of_x):
         if wanted:
             raise InputError(

@@ -447,11 +447,12 @@ class Spec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
-        if dims := parse("structure", self.structure)().dims:
-            object.__setattr__(self, "latent_dim", sum(dims))
-        if not parse("structure", self.structure)().vector:
+        structure: Structure = parse("structure", self.structure)()
+        if structure.dims:
+            object.__setattr__(self, "latent_dim", sum(structure.dims))
+        if not structure.vector:
             object.__setattr__(self, "latent_dim", 0)
-            object.__setattr__(self, "guide", _guide_of_classes(self.guide))
+            object.__setattr__(self, "guide", guide_of_classes(self.guide))
         if self.prior is None:
             usual = usual_prior(self.guide, self.structure)
             object.__setattr__(self, "prior", usual)
@@ -470,7 +471,7 @@ class Spec:
             ) from error
 
 
-def _guide_of_classes(guide: str) -> str:
+def guide_of_classes(guide: str) -> str:
     """The guide of a finite mixture, where none of a vector z is asked for."""
     member = parse_members("guide", guide)
     if str(member) not in ("MeanField()", "Exact()"):

@@ -110,6 +110,7 @@ from pyro_vae.spec import (
     Member,
     Spec,
     build,
+    guide_of_classes,
     parse,
     parse_members,
     parse_optimizer,
@@ -206,6 +207,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
+    _check_em(config)
     config = _with_fields(_with_dims(config))
     config, kept = _with_objective(*_with_second_prior(config, resumed))
     given = {axis: getattr(config, axis) for axis in AXES}
@@ -360,6 +362,8 @@ def _with_dims(config: Config) -> Config:
             )
         dims = _whole_numbers("--dims", config.dims)
         member = replace(member, arguments={**member.arguments, "dims": dims})
+    if not member().vector:
+        return _without_vector(config)
     dims = member().dims
     if not dims:
         return config
@@ -369,6 +373,27 @@ def _with_dims(config: Config) -> Config:
             f"has layers of the lengths {', '.join(map(str, dims))}: give --dims"
         )
     return replace(config, structure=str(member), latent_dim=sum(dims), dims=None)
+
+
+def _without_vector(config: Config) -> Config:
+    """The configuration of a structure whose class is all that there is."""
+    if config.latent_dim not in (Config.latent_dim, 0):
+        raise InputError(
+            f"--latent-dim {config.latent_dim} is the length of a vector z, and the formula has none: leave it out"
+        )
+    return replace(config, latent_dim=0, guide=guide_of_classes(config.guide))
+
+
+def _check_em(config: Config) -> None:
+    """Refuse what goes with gradients beside an optimizer that takes none."""
+    if parse_optimizer(config.optimizer).name != "EM":
+        return
+    for name in ("learning_rate", "schedule", "weight_decay", "clip_norm"):
+        if getattr(config, name) != getattr(Config, name):
+            raise InputError(
+                f"{flag(name)} {shown(getattr(config, name))} goes with gradients, and --optimizer em takes none: "
+                "leave it out"
+            )
 
 
 def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
@@ -661,7 +686,7 @@ def describe(job: Job) -> str:
                 if config.stacked
                 else []
             ),
-            f"objective  {config.objective}, {job.optimizer} at {config.learning_rate:g}, {config.schedule}",
+            f"objective  {config.objective}, {job.optimizer}{_rate(job)}",
             *([] if how is None else [f"gradient   {how}"]),
         ]
     )
@@ -675,6 +700,13 @@ def _said_of_kept(job: Job) -> str:
         f"from       {job.config.from_}{after}: all of it stays as it is but p(z), a second prior of {count:,} "
         "parameters on its codes"
     )
+
+
+def _rate(job: Job) -> str:
+    """The rate of an optimizer that has one, and how it changes."""
+    if job.svi.em is not None:
+        return ""
+    return f" at {job.config.learning_rate:g}, {job.config.schedule}"
 
 
 def _shape(data: DataSet) -> str:

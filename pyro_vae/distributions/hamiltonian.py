@@ -87,7 +87,7 @@ def hamiltonian_move(
 
 def first_step(size: int) -> float:
     """The step length to start to tune from, for `size` latents."""
-    return 0.5 * size**-0.25
+    return 0.5 * max(size, 1) ** -0.25
 
 
 def jittered(step: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class EM(Optimizer):
 
     Args:
         params: the parameters of the pair.
-        lr: not used: a step has no rate.
+        lr: not used: a step has no rate, and no schedule changes it.
         each: after what the M-step comes: `'epoch'`, when all data were seen, so that the batches change nothing, or
             `'batch'`: stepwise EM, whose sums forget old batches at the rate `(t + 2)^-decay` of the batch t.
         decay: above 0.5, at most 1.
@@ -139,6 +139,10 @@ class EM(Optimizer):
 
 def _check_learned(model: nn.Module, steps: Any) -> None:
     """Refuse a model that learns what no M-step sets."""
+    if not all(p.requires_grad for p in steps.learned):
+        raise InputError(
+            "EM sets all that the model learns, and some of it is frozen: take an optimizer that follows gradients"
+        )
     known = {id(p) for p in steps.learned}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in known:
@@ -279,10 +283,7 @@ class _Linear(_Steps):
 
     def maximise(self, sums: Mapping[str, Tensor]) -> None:
         """Set the parameters to the best for these sums."""
-        xt, tt = (
-            sums["xt"].unsqueeze(-1),
-            sums["tt"],
-        )  # tt: one, or one for each element
+        xt, tt = sums["xt"].unsqueeze(-1), sums["tt"]
         theta = (torch.linalg.pinv(tt, hermitian=True) @ xt).squeeze(-1)
         self._set(theta)
         fitted = (tt @ theta.unsqueeze(-1)).squeeze(-1)

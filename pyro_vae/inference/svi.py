@@ -210,6 +210,10 @@ class SVI:
     def _prepare_em(self) -> None:
         """Let EM take up the pair, where it is the optimizer."""
         if self.em is not None:
+            if self._moving is not None:
+                raise InputError(
+                    "EM sets all that the model learns, and only= names a part: leave one of them out"
+                )
             others = {"weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
             given = {k: v for k, v in others.items() if v}
             self.em.prepare(self.model, self.guide, self.objective, **given)
@@ -333,6 +337,8 @@ class SVI:
         (values, *gradients), used, by_graph = self._differentiated(args, kwargs)
         parameters = self._pair.parameters()
         self._updates.add(self._moved(used.replaced), self._pair.names)
+        if self.em is not None:
+            raise InputError("EM fits a VAE of this package, and this pair is another")
         if self.clip_norm is not None:
             gradients = _clipped(gradients, self.clip_norm)
         if self.weight_decay:

@@ -4,8 +4,11 @@ import itertools
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.mixture import GaussianMixture
@@ -31,6 +34,7 @@ from pyro_vae.inference.terms import terms
 from pyro_vae.models.program import formula
 from pyro_vae.networks import Linear
 from pyro_vae.objectives import ELBO
+from pyro_vae.priors import Flow
 
 X, D, K = 6, 2, 3
 MIXTURE = "p(y) p(x|y); q(y|x)"
@@ -412,3 +416,29 @@ def test_em_refuses_what_it_cannot_set():
         fit(vae, torch.randn(20, 4), epochs=1, optimizer=EM)
     with pytest.raises(InputError, match="p\\(x\\|z\\) is Bernoulli"):
         VAE(StandardNormal(2), Linear((2,), (1, 4)), Bernoulli((4,)), guide)
+
+
+def test_em_says_where_it_would_not_train():
+    """A part alone, what is frozen, another pair, and a prior that takes the closed form away."""
+    x = torch.randn(20, X)
+    given = {"network": "linear", "likelihood": "gaussian", "guide": "exact"}
+    vae = build(Spec((X,), D, **given))
+    with pytest.raises(InputError, match="names a part"):
+        SVI(vae.model, vae.guide, EM, ELBO(), only=vae.model.decoder)
+    vae.model.decoder.layers[0].bias.requires_grad_(False)
+    with pytest.raises(InputError, match="some of it is frozen"):
+        SVI(vae.model, vae.guide, EM, ELBO())
+    with pytest.raises(InputError, match="Flow and not Gaussian"):
+        vae.with_prior(Flow(D))
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("at", torch.zeros(())), 1.0))
+
+    pyro.clear_param_store()
+    svi = SVI(model, guide, EM, Trace_ELBO())
+    with pytest.raises(InputError, match="this pair is another"):
+        svi.step(x[:, 0])

@@ -60,11 +60,15 @@ class Exact(Guide):
         self.register_buffer("columns", columns, persistent=False)
 
     def connect(self, model: nn.Module) -> None:
-        if (reason := refusal(model)) is not None:
-            raise InputError(f"Exact is the posterior in closed form, and {reason}")
         # Looked at, not owned: its parameters stay the model's alone.
         object.__setattr__(self, "_model", model)
+        self.check_prior(model.prior)
         self.fields = model.fields  # type: ignore[assignment]
+
+    def check_prior(self, prior: Any) -> None:
+        """Raise `InputError` where the posterior of the model, with this prior, has no closed form."""
+        if (reason := refusal(self.model)) is not None:
+            raise InputError(f"Exact is the posterior in closed form, and {reason}")
 
     def classify(self, classifier: Classifier | Regressor, reads: Reads) -> None:
         if isinstance(classifier, Classifier):

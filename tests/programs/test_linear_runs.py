@@ -1,0 +1,67 @@
+"""Runs with an exact posterior: every program and picture of a mixture without z, and what EM refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+MIXTURE = ("--structure", "p(y) p(x|y); q(y|x)", "--network", "linear")
+PPCA = ("--network", "linear", "--likelihood", "gaussian", "--scale")
+PPCA += ("--guide", "exact")
+BY_EM = ("--optimizer", "em")
+
+
+def test_every_program_reads_a_finite_mixture(call, train):
+    run = train("mixture", *MIXTURE, *BY_EM, "--epochs", 5)
+    config = (run / "config.toml").read_text()
+    assert "latent_dim = 0" in config
+    assert 'guide = "Exact()"' in config
+    asked = ("adaptive()", "ais(chains=2, temperatures=5)")
+    asks = [word for question in asked for word in ("--ask", question)]
+    said = call("evaluate", run, "--limit", 30, "--num-particles", 20, *asks)
+    assert (said.code, said.err) == (0, "")
+    assert "Collapsed" not in said.out
+    (written,) = run.glob("evaluation*.json")
+    found = json.loads(written.read_text())["log_marginal"]
+    assert found["monte_carlo_standard_error"] == pytest.approx(0, abs=1e-4)
+    for program in ("sample", "encode"):
+        said = call(program, run)
+        assert (said.code, said.err) == (0, "")
+    for kind in ("traversal", "interpolation"):
+        said = call("sample", run, "--kind", kind)
+        assert said.code == 2
+        assert "the run has none: its class is all that there is" in said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ((*MIXTURE, "--latent-dim", 5), "--latent-dim 5 is the length of a vector z"),
+        ((*MIXTURE, "--guide", "iaf"), "its q(y|x) is exact, so leave the guide out"),
+        ((*MIXTURE, "--prior", "flow"), "--prior 'Flow()' is that of a vector z"),
+        ((*PPCA, *BY_EM, "--learning-rate", 0.1), "--learning-rate 0.1 goes with"),
+        ((*PPCA, *BY_EM, "--schedule", "cosine"), "--schedule 'cosine' goes with"),
+        ((*PPCA, *BY_EM, "--objective", "iwae"), "the objective is IWAE"),
+        (BY_EM, "EM needs the posterior itself"),
+        ((*PPCA, "--likelihood", "laplace"), "Laplace and not Gaussian"),
+    ],
+)
+def test_what_does_not_go_together_is_said(call, options, why):
+    said = call("train", "--dry-run", *options)
+    assert said.code == 2
+    assert why in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("each", ["em", "em(each='batch')"])
+def test_a_resumed_fit_is_the_uninterrupted_one(call, train, each):
+    options = (*PPCA, "--optimizer", each, "--batch-size", 300)
+    whole = load_file(train("whole", *options, "--epochs", 4) / "last.safetensors")
+    run = train("parts", *options, "--epochs", 2)
+    said = call("train", "--resume", run, "--epochs", 4)
+    assert (said.code, said.err) == (0, "")
+    resumed = load_file(run / "last.safetensors")
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
