@@ -207,7 +207,6 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     if config.epochs is None:
         config = replace(config, epochs=EPOCHS.get(config.dataset, 100))
     device = pick_device(config.device)
-    _check_em(config)
     config = _with_fields(_with_dims(config))
     config, kept = _with_objective(*_with_second_prior(config, resumed))
     given = {axis: getattr(config, axis) for axis in AXES}
@@ -222,6 +221,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         parse_optimizer(config.optimizer, device.type),
         parse_schedule(config.schedule),
     )
+    _check_em(config, optimizer)
     data, known, notes = _data(config, kept.folder if kept is not None else resumed)
     config, reason = _with_likelihood(config, data)
     conditions, said = data.learned(config.condition)
@@ -384,9 +384,9 @@ def _without_vector(config: Config) -> Config:
     return replace(config, latent_dim=0, guide=guide_of_classes(config.guide))
 
 
-def _check_em(config: Config) -> None:
+def _check_em(config: Config, optimizer: Member) -> None:
     """Refuse what goes with gradients beside an optimizer that takes none."""
-    if parse_optimizer(config.optimizer).name != "EM":
+    if optimizer.name != "EM":
         return
     for name in ("learning_rate", "schedule", "weight_decay", "clip_norm"):
         if getattr(config, name) != getattr(Config, name):

@@ -641,6 +641,11 @@ def fit(
     True
     """
     data = beside_condition(vae.model, data, c)
+    if only is not None and (stacked or corrupt is not None):
+        raise InputError(
+            "stacked and corrupt are of the training of encoders, and with only='prior' these stay as they are: leave "
+            "them out"
+        )
     part = None if only is None else _second_prior(vae, weight_decay)
     start_all = start and only is None
     if start_all and hasattr(vae, "meet_labels"):

@@ -24,6 +24,7 @@ from pyro_vae import (
     fit,
     guides,
     log_marginal,
+    networks,
     priors,
 )
 from pyro_vae.inference.seeking import begin_prior
@@ -251,6 +252,9 @@ def test_what_cannot_be_trained_alone(known):
     second = vae.with_prior(priors.Flow(2))
     with pytest.raises(InputError, match=r"weight_decay=0\.1 spares the prior"):
         fit(second, x, only="prior", epochs=1, weight_decay=0.1)
+    for options in ({"stacked": 2}, {"corrupt": networks.Noise()}):
+        with pytest.raises(InputError, match="leave them out"):
+            fit(second, x, only="prior", epochs=1, **options)
     with pytest.raises(InputError, match="only='guide'"):
         fit(second, x, only="guide", epochs=1)
     many = vae.with_prior(priors.GaussianMixture(2, components=30))
