@@ -242,7 +242,7 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
             f"the file {told} is damaged: it is of no {split} data; run {command}"
         )
     columns: dict[str, Any] = dict(read_npz(arrays))
-    if "log_marginal" not in summary and "reconstruction_squared_error" in columns:
+    if "log_marginal" not in summary and "reconstructionerror_squared_error" in columns:
         raise InputError(
             f"{folder} has reconstruction errors and no log p(x), since its guide is a point for each datum: two kinds "
             "of number that cannot be compared; its errors stand in " + told.name

@@ -47,7 +47,7 @@ from pyro_vae.evaluation.classes import Classification
 from pyro_vae.evaluation.fields import FieldTable
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Answer, Evaluated, Question, on_host
-from pyro_vae.evaluation.reconstruction import Reconstruction
+from pyro_vae.evaluation.reconstruction import ReconstructionError
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.evaluation.targets import Regression
 from pyro_vae.evaluation.weighting import Weighted, Weighting
@@ -292,7 +292,7 @@ def _with_usual(
     """The questions, with those about columns, fields, classes and targets, where there are any; not asked twice."""
     guide = opened.vae.guide
     if _is_point(opened, first):
-        return [Reconstruction(), *(q for q in further if not _again(q))]
+        return [ReconstructionError(), *(q for q in further if not _again(q))]
     usual: list[Question] = []
     if opened.vae.classes and guide.has_density:
         usual.append(Classification())
@@ -369,7 +369,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _again(question: Question) -> bool:
     """Whether a question is what a point is asked anyway, or, unasked, about a posterior that it does not have."""
-    return isinstance(question, Reconstruction) or str(question) == str(Latents())
+    return isinstance(question, ReconstructionError) or str(question) == str(Latents())
 
 
 def _netcdf(result: LogMarginal | None, options: Any) -> dict[Path, Write]:

@@ -26,7 +26,7 @@ MEANINGS = {
 }
 
 
-class Reconstruction(Question):
+class ReconstructionError(Question):
     """How far data lie from what is made of their own latents: squared errors in the units of x, and `log p(x|z)`.
 
     What is made of a datum is the mean of `p(x|z)` at one draw of q(z|x), for a guide that is a point at this point. An
@@ -56,7 +56,7 @@ class Reconstruction(Question):
             "reconstruction": PerDatum(log_px, None),
         }
         return Answer(
-            "Reconstruction",
+            "Reconstruction error",
             f"of {data.called}, {len(data)} data, from their own latents",
             rows,
             unit="squares of the units of x; the last in nats per datum",

@@ -601,7 +601,8 @@ def test_every_member_has_a_summary_and_only_keyword_arguments(axis):
 
 def test_a_guide_on_an_encoder_that_does_not_say_its_width():
     body = torch.nn.Linear(4, 7)
-    for cls in (c for c in variants(Guide).values() if c.amortised):
+    reading = [c for n, c in variants(Guide).items() if c.amortised and n != "Exact"]
+    for cls in reading:
         with pytest.raises(InputError, match="features="):
             cls(body, D)
         assert cls(body, D, features=7).posterior(torch.zeros(7)).event_shape == (D,)

@@ -364,7 +364,7 @@ def test_a_value_without_probability_counts_nothing():
             pyro.sample("z", dist.Normal(pair.shift[y], 1.0).to_event(1))
 
     for name, objective in variants(Objective).items():
-        if not objective.takes_shares:
+        if not objective.takes_shares or name == "Autoencoder":  # which is of points
             continue
         t = terms(pair.model, guide, pair.x, num_particles=8)
         loss = objective(num_particles=8).loss_of(t)

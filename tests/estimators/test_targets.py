@@ -183,7 +183,7 @@ def test_hard_data_are_weighed_by_draws_of_the_prior_too():
 
 # Those that look at each latent by itself, or take codes alone.
 REFUSING = {"BetaTC", "FreeBits", "DReG", "PIWAE", "STL", "ReweightedWakeSleep"}
-REFUSING |= {"GumbelSoftmax", "VIMCO"}
+REFUSING |= {"Autoencoder", "GumbelSoftmax", "VIMCO"}
 OBJECTIVES = [o for name, o in sorted(variants(Objective).items()) if name != "Subsets"]
 
 

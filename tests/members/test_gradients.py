@@ -207,6 +207,7 @@ def test_objectives_on_a_pair_written_by_hand(cls):
         pair_model, pair_guide, torch.randn(6), num_particles=objective.num_particles
     )
     refused = [words for need, words in REFUSED.items() if need in objective.needs]
+    refused += ["again from a point"] if cls.__name__ == "Autoencoder" else []
     if refused:
         with pytest.raises(InputError, match=refused[0]):
             objective.check(t)

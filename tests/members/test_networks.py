@@ -245,7 +245,7 @@ def test_a_decoder_mirrors_its_encoder():
         ("resnet(blocks=0)", "blocks=0 of ResNet must be a whole number"),
         ("resnet(blocks=(1, 2))", "blocks=(1, 2) of ResNet must be a whole number"),
         ("resnet(activation='swish')", "activation='swish' of ResNet must be"),
-        ("linear(hidden=(3,))", "linear has no argument hidden: it takes none"),
+        ("linear(hidden=(3,))", "linear has no argument hidden: it takes interaction"),
     ],
 )
 def test_wrong_arguments(network, message):

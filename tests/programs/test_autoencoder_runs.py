@@ -26,13 +26,13 @@ def test_an_autoencoder_is_asked_for_its_reconstruction(
     found = json.loads((run / "evaluation.json").read_text())
     assert "log_marginal" not in found
     columns = np.load(run / "evaluation.npz")
-    squares = columns["reconstruction_squared_error"]
-    error = found["reconstruction"]["squared error"]
+    squares = columns["reconstructionerror_squared_error"]
+    error = found["reconstructionerror"]["squared error"]
     assert error["mean"] == pytest.approx(squares.mean())
     assert error["data_standard_error"] == pytest.approx(
         squares.std(ddof=1) / len(squares) ** 0.5
     )
-    element = found["reconstruction"]["squared error of an element"]
+    element = found["reconstructionerror"]["squared error of an element"]
     assert element["mean"] == pytest.approx(squares.mean() / 64)
     vae = train("vae", *SMALL, "--epochs", 1)
     assert call("evaluate", vae, "--num-particles", 5).code == 0
