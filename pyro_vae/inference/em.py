@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.optim import Optimizer
 
 from pyro_vae.foundation.abstract import context_of
@@ -16,6 +17,7 @@ from pyro_vae.models.classes import beside, codes
 from pyro_vae.models.conditionals.exact import Exact
 from pyro_vae.models.finite import OfClass
 from pyro_vae.models.likelihoods import Bernoulli, Gaussian, Poisson
+from pyro_vae.models.linear import axes
 from pyro_vae.models.priors import StandardNormal
 from pyro_vae.models.program import named
 
@@ -33,6 +35,11 @@ class EM(Optimizer):
     `argmax sum_n E_q[log p(x_n, z, y)]` in closed form: `W`, `b` and the scales by a regression of x on z, the shares
     of classes where they are learned. So `log p(x)` of the training data rises with each M-step, or stays.
 
+    Of a pair with a vector z the M-step finds mean and covariance of p(z) as well, and counts z in them, so that it is
+    N(0, I) again and W and b take up what there was: PX-EM, which rises as EM does, in fewer epochs. As turning z
+    changes neither p(z) nor p(x), it ends in its principal axes: the columns of W are orthogonal in units of the noise,
+    the longest first, the largest weight of each above zero.
+
     Args:
         params: the parameters of the pair.
         lr: not used: a step has no rate, and no schedule changes it.
@@ -44,7 +51,8 @@ class EM(Optimizer):
         InputError: by `SVI`, for a pair, an objective or an argument that goes with gradients.
 
     Source: Dempster, Laird & Rubin 1977; Rubin & Thayer 1982, EM Algorithms for ML Factor Analysis; Ghahramani & Hinton
-    1996, The EM Algorithm for Mixtures of Factor Analyzers; Cappe & Moulines 2009, Online EM (stepwise).
+    1996, The EM Algorithm for Mixtures of Factor Analyzers; Liu, Rubin & Wu 1998, Parameter Expansion to Accelerate
+    EM; Cappe & Moulines 2009, Online EM (stepwise).
 
     >>> from pyro_vae import VAE, Gaussian, StandardNormal, fit
     >>> from pyro_vae.networks import Linear
@@ -226,7 +234,10 @@ class _Linear(_Steps):
         return beside(ones, *([y] if self.model.of_x.y else []), *known).double()
 
     def expected(self, values: Mapping[str, Tensor]) -> Sums:
-        """`sum_n E[x t]`, `E[t t^T]`, `x^2`, and how many data there are, of each element and of each class."""
+        """`sum_n E[x t]`, `E[t t^T]`, `x^2`, and how many data there are, of each element and of each class.
+
+        Where elements may be missing, `E[t t^T]` is of those data whose element was seen, and `all` that of all data.
+        """
         likelihood = self.model.likelihood
         x = values["x"].flatten(1).double()
         shift, spread = likelihood.shift.flatten(), likelihood.spread.flatten()
@@ -238,18 +249,35 @@ class _Linear(_Steps):
         given = () if not self.model.context else (self._vector(values),)
         loc, tril = self.guide.linear(*given).posterior(x, missing=likelihood.missing)
         covariance = (tril @ tril.mT).double()
-        loc = loc.double().expand(len(shares), len(x), -1)
-        square = covariance + loc.unsqueeze(-1) * loc.unsqueeze(-2)
-        t, tt = self._moments(loc, square, g)
+        t = self._regressors(loc.double().expand(len(shares), len(x), -1), g)
+        weighed = shares.unsqueeze(-1) * t
+        xt = h.mT @ weighed.sum(0)
+
+        # One covariance for all data of a class, or one for each datum.
+        rows = 1 if covariance.dim() == 2 else covariance.shape[-3]
+        covariance = covariance.expand(len(shares), rows, -1, -1)
+        each = None
+        if rows == 1 and not likelihood.missing:
+            gg = g.mT @ (shares.unsqueeze(-1) * g)
+            tt = self._of_covariance(covariance[:, 0], gg).sum(0)
+            tt = tt + weighed.flatten(0, 1).mT @ t.flatten(0, 1)
+        else:
+            each = t.new_zeros(())
+            for k, share in enumerate(shares):
+                gg = g[k].unsqueeze(-1) * g[k].unsqueeze(-2)
+                square = t[k].unsqueeze(-1) * t[k].unsqueeze(-2)
+                square = square + self._of_covariance(covariance[k], gg)
+                each = each + share.view(-1, 1, 1) * square
+            tt = each.sum(0)
 
         # Where elements are missing, each has a regression of its own.
-        weighed = shares.unsqueeze(-1) * t
-        xt = torch.einsum("bx,kbt->xt", h, weighed)
+        whole = {}
         if likelihood.missing:
-            tt = torch.einsum("bx,kb,kbst->xst", seen.double(), shares, tt)
-        else:
-            tt = torch.einsum("kb,kbst->st", shares, tt)
+            assert each is not None
+            whole = {"all": tt}
+            tt = torch.einsum("bx,bst->xst", seen.double(), each)
         return {
+            **whole,
             "xt": xt,
             "tt": tt,
             "xx": h.square().sum(0),
@@ -266,30 +294,66 @@ class _Linear(_Steps):
         y = torch.eye(self.model.classes).to(values["x"]).unsqueeze(1)
         return beside(y, *([] if c is None else [c]))
 
-    def _moments(self, loc: Tensor, square: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """`E[t]` and `E[t t^T]`, `(K, B, T)` and `(K, B, T, T)`, from those of z."""
-        gg = g.unsqueeze(-1) * g.unsqueeze(-2)
-        square = square.expand(*loc.shape, -1)
+    def _regressors(self, z: Tensor, g: Tensor) -> Tensor:
+        """t, `(K, B, T)`, of z and of what the decoder is given beside it."""
         if self.of_both is None:
-            cross = loc.unsqueeze(-1) * g.unsqueeze(-2)
-            upper, lower = torch.cat([square, cross], -1), torch.cat([cross.mT, gg], -1)
-            return torch.cat([loc, g], -1), torch.cat([upper, lower], -2)
-        u = torch.cat([loc, torch.ones_like(loc[..., :1])], -1)
-        last = u.unsqueeze(-2)
-        uu = torch.cat([torch.cat([square, loc.unsqueeze(-1)], -1), last], -2)
-        t = (g.unsqueeze(-1) * u.unsqueeze(-2)).flatten(-2)
-        tt = gg[..., :, None, :, None] * uu[..., None, :, None, :]
-        return t, tt.flatten(-2).flatten(-3, -2)
+            return torch.cat([z, g], -1)
+        u = torch.cat([z, torch.ones_like(z[..., :1])], -1)
+        return (g.unsqueeze(-1) * u.unsqueeze(-2)).flatten(-2)
 
-    def maximise(self, sums: Mapping[str, Tensor]) -> None:
-        """Set the parameters to the best for these sums."""
+    def _of_covariance(self, covariance: Tensor, gg: Tensor) -> Tensor:
+        """What the covariance of z, `(..., D, D)`, adds to `E[t t^T]`, weighed by `g g^T`, `(..., G, G)`."""
+        if self.of_both is None:
+            width = gg.shape[-1]
+            return pad(gg[..., :1, :1] * covariance, (0, width, 0, width))
+        uu = pad(covariance, (0, 1, 0, 1))
+        tt = gg[..., :, None, :, None] * uu[..., None, :, None, :]
+        return tt.flatten(-4, -3).flatten(-2)
+
+    def maximise(self, sums: Sums) -> None:
+        """Set the parameters to the best for these sums, and count z, in them too, in its own axes."""
         xt, tt = sums["xt"].unsqueeze(-1), sums["tt"]
         theta = (torch.linalg.pinv(tt, hermitian=True) @ xt).squeeze(-1)
-        self._set(theta)
         fitted = (tt @ theta.unsqueeze(-1)).squeeze(-1)
         left = sums["xx"] + (theta * (fitted - 2 * sums["xt"])).sum(-1)
         set_scale(self.model.likelihood, left.clamp_min(0.0), sums["seen"])
         self._weigh(sums["counts"])
+        theta, turn = self._turned(theta, sums.get("all", tt))
+        sums["xt"] = sums["xt"] @ turn.mT
+        for name in {"tt", "all"} & sums.keys():
+            sums[name] = turn @ sums[name] @ turn.mT
+        self._set(theta)
+
+    def _turned(self, theta: Tensor, tt: Tensor) -> tuple[Tensor, Tensor]:
+        """The regression, `(X, T)`, on t whose z is counted in its own axes, and what makes that t of t, `(T, T)`."""
+        size, classes = self.model.latent_dim, self.model.classes
+        scale, turn = self._scale(), torch.eye(theta.shape[-1]).to(theta)
+        u = slice(size + 1)
+        if self.of_both is None:
+            turn[u, u], back = _own_axes(theta[:, u], tt[u, u], scale)
+            return torch.cat([theta[:, u] @ back, theta[:, size + 1 :]], -1), turn
+        if context_of(self.model.decoder) > classes:
+            return theta, turn  # axes that move with a condition are those of no z
+
+        # t = (z, 1) x (1, y): each class has a block, and the first is their sum.
+        parts = theta.unflatten(-1, (1 + classes, size + 1))
+        moments = tt.unflatten(-1, (1 + classes, -1)).unflatten(0, (1 + classes, -1))
+        first, turned = parts[:, 0], [parts[:, 0]]
+        blocks = turn.view(1 + classes, size + 1, 1 + classes, size + 1)
+        blocks[0, :, 0] = 0
+        for k in range(1, 1 + classes):
+            own = _own_axes(first + parts[:, k], moments[k, :, k], scale)
+            blocks[0, :, k] = blocks[k, :, k] = own[0]
+            turned.append((first + parts[:, k]) @ own[1] - first)
+        return torch.cat(turned, -1), turn
+
+    def _scale(self) -> Tensor:
+        """The scale of each element, `(X,)` in the units of the decoder's output."""
+        likelihood = self.model.likelihood
+        h = torch.zeros(1, likelihood.channels, *likelihood.shape).to(likelihood.spread)
+        p = likelihood(h)
+        scale = getattr(p, "whole", p).base_dist.scale / likelihood.spread
+        return scale.flatten().double()
 
     def _set(self, theta: Tensor) -> None:
         """Write the regression, `(X, T)`, into the decoder."""
@@ -306,6 +370,28 @@ class _Linear(_Steps):
         self.layer.bias.copy_(bias[:, 0])
         if self.of_context is not None:
             self.of_context.weight.copy_(of_context)
+
+
+def _own_axes(theta: Tensor, uu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """What counts `u = (z, 1)` in the deviations of z from its mean along principal axes, and its inverse, `(U, U)`.
+
+    Args:
+        theta: the regression of x on u, `(X, U)`.
+        uu: `sum_n E[u u^T]`, `(U, U)`.
+        scale: of the noise, `(X,)`.
+    """
+    there, back = torch.eye(len(uu)).to(uu), torch.eye(len(uu)).to(uu)
+    if uu[-1, -1] <= LEAST:
+        return there, back  # a class that no datum is in
+    mean = uu[:-1, -1] / uu[-1, -1]
+    factor, failed = torch.linalg.cholesky_ex(
+        uu[:-1, :-1] / uu[-1, -1] - mean.outer(mean)
+    )
+    if failed:
+        return there, back
+    factor = factor @ axes(theta[:, :-1] @ factor, scale)
+    back[:-1, :-1], back[:-1, -1] = factor, mean
+    return torch.linalg.inv(back), back
 
 
 class _Mixture(_Steps):

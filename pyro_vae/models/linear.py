@@ -81,6 +81,26 @@ def read_linear(model: Any, given: Mapping[str, Tensor]) -> LinearGaussian:
     return LinearGaussian(weight, means[0], scale, loc, spread)
 
 
+def axes(weight: Tensor, scale: Tensor) -> Tensor:
+    """The rotation R, `(D, D)`, after which the latents of `x = W z + noise` are principal axes, `W R`.
+
+    `R^T W^T diag(scale^-2) W R` is diagonal and falls, so that p(z|x) has independent latents, and the largest weight
+    of each column is above zero. With one scale the columns are principal components, from the first.
+
+    Args:
+        weight: W, `(X, D)`.
+        scale: of the noise, `(X,)`.
+
+    Source: Tipping & Bishop 1999, Probabilistic Principal Component Analysis, appendix A; for factor analysis
+    Bartholomew, Knott & Moustaki 2011, Latent Variable Models and Factor Analysis, section 3.3.
+    """
+    told = weight.mT @ (weight / scale.square().unsqueeze(-1))
+    rotation = torch.linalg.eigh(told).eigenvectors.flip(-1)
+    turned = weight @ rotation
+    largest = turned.gather(0, turned.abs().argmax(0, keepdim=True))
+    return rotation * torch.where(largest < 0, -1.0, 1.0).to(rotation)
+
+
 def _likelihood_at(model: Any, values: Mapping[str, Tensor]) -> Any:
     """`p(x|z)` of all elements, also of those that were not seen."""
     p = next(f for f in model.factors() if f.site == "x").at(values)

@@ -216,6 +216,51 @@ def test_em_finds_principal_components(batch_size):
     assert found == pytest.approx(PCA(1).fit(x).score(x), abs=1e-3)
 
 
+def test_em_turns_z_into_the_principal_axes():
+    """The codes are scikit-learn's components, the first first, but for scale and sign."""
+    torch.manual_seed(0)
+    x, vae = iris(), linear("learned")
+    fit(vae, x, epochs=400, batch_size=50, optimizer=EM, start=False)
+    pca = PCA(D).fit(x)
+    found, theirs = vae.encode(x).mean.detach().numpy(), pca.transform(x)
+    values = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    noise = values[D:].mean()
+    shrunk = theirs * np.sqrt(values[:D] - noise) / values[:D]
+    signs = np.sign((found * theirs).sum(0))
+    np.testing.assert_allclose(found * signs, shrunk, atol=1e-4)
+
+
+@pytest.mark.parametrize("each", ["epoch", "batch"])
+@pytest.mark.parametrize(
+    "name", ["pca", "factor analysis", "shared loadings", "factor analysers"]
+)
+def test_after_em_the_latents_of_a_datum_are_independent(name, each):
+    """And they are the same fit as without turning z, of which the sums of stepwise EM must know."""
+    torch.manual_seed(0)
+    x = torch.randn(60, X).double() @ torch.randn(X, X).double()
+    x[:30] += 3
+    vae, straight = STRUCTURES[name](), STRUCTURES[name]()
+    options = {"epochs": 5, "batch_size": 20, "start": False}
+
+    def em(p, lr):
+        return EM(p, lr, each=each)
+
+    torch.manual_seed(1)
+    fit(vae, x, optimizer=em, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_vae.inference.em.axes", lambda w, _: torch.eye(D).to(w))
+        torch.manual_seed(1)
+        fit(straight, x, optimizer=em, **options)
+    torch.testing.assert_close(truth(vae, x), truth(straight, x), rtol=0, atol=1e-7)
+    y = () if name in ("pca", "factor analysis") else (torch.eye(K).double()[:, None],)
+    covariance = vae.guide.linear(*y).posterior(x, missing=False)[1]
+    covariance = (covariance @ covariance.mT).flatten(0, -3) if y else covariance
+    off = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    assert off.abs().max() < 1e-6
+    variances = covariance.diagonal(dim1=-2, dim2=-1)
+    assert (variances.diff(dim=-1) >= -1e-9).all()  # what x says most of stands first
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_em_finds_factors():
     torch.manual_seed(0)
