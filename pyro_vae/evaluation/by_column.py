@@ -203,7 +203,7 @@ def _weighed(vae: Any, batch: Any, draws: int, units: Tensor) -> Tensor:
     surprise = without.logsumexp(0) - log_w.logsumexp(0).unsqueeze(-1)
     there = ~x.flatten(1).isnan()
     reconstruction = torch.stack([t.mean(column) for column in each.unbind(-1)], -1)
-    cells = torch.stack([reconstruction, surprise, tail_index(without)])
+    cells = torch.stack([reconstruction, surprise, tail_index(without, t.log_pz.dtype)])
     return cells.where(there, math.nan)
 
 

@@ -17,7 +17,7 @@ def tail_length(num_particles: int) -> int:
     return math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
 
 
-def pareto_k(largest: Tensor) -> Tensor:
+def pareto_k(largest: Tensor, computed: torch.dtype | None = None) -> Tensor:
     """The shape k of a generalised Pareto distribution fitted to the largest importance weights.
 
     Below 0.7 the estimate converges at a practical rate; above it, the mean is dominated by a few draws and neither it
@@ -26,6 +26,7 @@ def pareto_k(largest: Tensor) -> Tensor:
     Args:
         largest: the `tail_length(K) + 1` largest log-weights of each datum, `(..., M + 1)`, in any order; the smallest
             of them is the threshold of the tail.
+        computed: the type in which they were computed, whose rounding they carry; `None`: their own.
 
     Returns:
         k, shape `(...)`: `inf` where fewer than five weights exceed the threshold, as ArviZ has it, and `-inf` where
@@ -34,7 +35,7 @@ def pareto_k(largest: Tensor) -> Tensor:
     Source: Zhang & Stephens 2009, A New and Efficient Estimation Method for the Generalized Pareto Distribution.
     """
     log_w = largest.double().sort(-1).values
-    rounding = torch.finfo(largest.dtype).eps * (1 + log_w[..., -1].abs())
+    rounding = torch.finfo(computed or largest.dtype).eps * (1 + log_w[..., -1].abs())
     log_w = log_w - log_w[..., -1:]
     # Of a single weight nothing is known.
     equal = (-log_w[..., 0] < ROUNDINGS * rounding) & (log_w.shape[-1] > 1)
@@ -56,10 +57,11 @@ def pareto_k(largest: Tensor) -> Tensor:
     return k.masked_fill(equal, -math.inf)
 
 
-def tail_index(log_w: Tensor) -> Tensor:
+def tail_index(log_w: Tensor, computed: torch.dtype | None = None) -> Tensor:
     """`pareto_k` of all weights of each datum, `(K, ...) -> (...)`."""
     most = min(tail_length(len(log_w)) + 1, len(log_w))
-    return pareto_k(log_w.topk(most, dim=0).values.movedim(0, -1))
+    largest = log_w.topk(most, dim=0).values.movedim(0, -1)
+    return pareto_k(largest, computed)
 
 
 def _fit(tail: Tensor) -> Tensor:

@@ -181,6 +181,11 @@ class LogMarginal(Weighed):
         """`(-mean / log 2) / dimensions + log2(levels)`; `levels` is the number of grey levels in one unit of x."""
         return -self.mean / math.log(2) / dimensions + math.log2(levels)
 
+    @property
+    def equal(self) -> bool:
+        """Whether all weights of each datum are equal, as under its posterior."""
+        return bool((self.pareto_k[self.sound] == -math.inf).all())
+
     def verdict(self) -> str:
         """One sentence in words: whether the number can be believed."""
         n, bad = len(self), int(self.doubtful.sum())
@@ -190,6 +195,11 @@ class LogMarginal(Weighed):
             drawn = "Nothing was drawn: these are sums over all values of the latents, without a Monte-Carlo error."
             one = "log p(x, code) is one term of each sum."
             return f"{drawn} {one}" if self.coded else drawn
+        if self.equal:
+            return (
+                "The weights of a datum are equal up to rounding: the guide is p(z|x) itself, and the number log p(x), "
+                "whatever was drawn."
+            )
         if bad == 0:
             return (
                 f"All {n} data have Pareto k of at most {PARETO_LIMIT}: the importance weights that were drawn are "
@@ -238,7 +248,7 @@ class LogMarginal(Weighed):
             },
             meanings=MEANINGS,
             sentences=[self.verdict()]
-            if self.exact or self.two_part
+            if self.exact or self.two_part or self.equal
             else [
                 f"effective particles: median {ess.median():.1f}, least {ess.min():.1f} of {self.count}",
                 f"Pareto k: median {k.median():.2f}, largest {k.max():.2f}, above {PARETO_LIMIT} for {bad} of "

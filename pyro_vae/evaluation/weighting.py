@@ -62,11 +62,12 @@ class _Accumulator:
         self.log_sum: Tensor
         self.log_sum_sq: Tensor
         self.largest: list[Tensor] = []
+        self.computed: torch.dtype  # of the weights, which they are rounded to
         self.curve = [_Groups(10**i) for i in range(20) if 10**i < num_particles]
 
     def add(self, log_weight: Tensor, log_px: Tensor, kl: Tensor) -> None:
         """Take in `(k, B)` more particles."""
-        log_w = double(log_weight)
+        log_w, self.computed = double(log_weight), log_weight.dtype
         for groups in self.curve:
             groups.add(log_w)
         sums = torch.stack([double(log_px).sum(0), double(kl).sum(0)])  # (2, B)
@@ -94,7 +95,7 @@ class _Accumulator:
             values=values,
             standard_errors=variance.sqrt(),
             ess=1 / inverse_ess,
-            pareto_k=pareto_k(self.largest[0].T),
+            pareto_k=pareto_k(self.largest[0].T, self.computed),
             elbo=reconstruction - kl,
             reconstruction=reconstruction,
             kl=kl,

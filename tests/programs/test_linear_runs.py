@@ -34,6 +34,18 @@ def test_every_program_reads_a_finite_mixture(call, train):
         assert "the run has none: its class is all that there is" in said.err
 
 
+def test_equal_weights_need_no_warning(call, train):
+    """In float32, with elements of very different scales, whose log p(x) carries many roundings."""
+    options = ("--network", "linear", "--likelihood", "gaussian", "--dequantize")
+    run = train("dequantized", *options, "--guide", "exact", *BY_EM, "--epochs", 5)
+    said = call("evaluate", run)
+    assert (said.code, said.err) == (0, "")
+    assert "warning" not in said.out
+    assert "the guide is p(z|x) itself" in said.out
+    (written,) = run.glob("evaluation*.npz")
+    assert (np.load(written)["pareto_k"] == -np.inf).all()
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
