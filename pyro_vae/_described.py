@@ -218,7 +218,11 @@ def _structure(vae: VAE) -> str:
         "weight": classifier.weight,
         "uniform": not isinstance(vae.model.class_prior.logits, nn.Parameter),  # type: ignore[union-attr]
         **({} if name == "Labelled" else {"start": vae.seek_after}),
-        **({"labels_first": vae.labels_first} if name == "Labelled" else {}),
+        **(
+            {"labels_first": vae.labels_first, "spread": vae.spread}
+            if name == "Labelled"
+            else {}
+        ),
     }
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 

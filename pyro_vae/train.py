@@ -85,6 +85,7 @@ from pyro_vae.inference.seeking import (
     parts_of_prior,
     seek,
 )
+from pyro_vae.inference.spreading import spread_labels
 from pyro_vae.inference.stacking import check_stack, stack
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.watch import Remark
@@ -1060,9 +1061,15 @@ def _epochs(
                 corrupt=job.corruption,
                 say=lambda text: display.say(f"layer      {text}"),
             )
-        said = begin(job.vae, job.train)
+        said = begin(job.vae, train)
         if said is not None:
             display.say(f"{'labels' if 'learned' in said else 'classes':<11}{said}")
+
+    train = job.train
+    spread = None if config.from_ is not None else spread_labels(job.vae, train)
+    if spread is not None:
+        display.say(f"labels     {spread.sentence}")
+        train = spread.data
 
     def called(i: int) -> str:
         return (
@@ -1071,7 +1078,7 @@ def _epochs(
 
     return run_epochs(
         job.svi,
-        job.train,
+        train,
         epochs=config.epochs or 0,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,

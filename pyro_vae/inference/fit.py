@@ -49,6 +49,7 @@ from pyro_vae.inference.seeking import (
     has_labels,
     seek,
 )
+from pyro_vae.inference.spreading import spread_labels
 from pyro_vae.inference.stacking import check_stack, stack
 from pyro_vae.inference.svi import SVI, Record
 from pyro_vae.inference.watch import Remark, TrainingWarning, remarks, wild
@@ -659,6 +660,8 @@ def fit(
     fresh = start_all and hasattr(vae, "start") and vae.fresh("guide")
     if start_all and hasattr(vae, "start"):
         vae.start(data)
+    if only is None and (spread := spread_labels(vae, data)) is not None:
+        data = spread.data
     if start and only is not None and vae.fresh("prior"):
         begin_prior(vae, data)
     usual = usual_objective(vae.model, epochs) if only is None else ELBO()

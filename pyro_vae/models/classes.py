@@ -96,6 +96,9 @@ class Classes(nn.Module):
         labels_first: in how many steps `fit` learns the labelled data alone, before all; 0: none, `None`: 200 where
             fewer than one in twenty of the data has a label and p(x|z,y) depends on it. Among many others they come too
             late: y then stands for something else already.
+        spread: whether `fit` gives labels to data that have none, by their nearest neighbours, and takes them for
+            known, see `spread_labels`. `None`: where fewer than one in twenty of the data has a label, p(x|z,y) depends
+            on it, and four in five of the known labels come out right where they are held back.
         features: as in `Classifier`.
 
     Raises:
@@ -122,6 +125,7 @@ class Classes(nn.Module):
         uniform: bool = True,
         start: Whole | None = 0,
         labels_first: Whole | None = None,
+        spread: bool | None = None,
         features: Count | None = None,
     ) -> None:
         super().__init__()
@@ -133,6 +137,7 @@ class Classes(nn.Module):
             )
         self.size, self.of, self.start = size, tuple(of), start
         self.labels_first = labels_first
+        self.spread = False if spread is None and "x" not in of else spread
         self.prior = ClassPrior(size, uniform=uniform)
         self.classifier = Classifier(network, size, weight=weight, features=features)
 

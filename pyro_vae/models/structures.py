@@ -171,7 +171,7 @@ class _Classed(Structure):
     Attributes:
         of: the sites of p that depend on y.
         guided: whether q(z|x) depends on it.
-        weight, uniform, start, labels_first: as in `Classes`.
+        weight, uniform, start, labels_first, spread: as in `Classes`.
     """
 
     of: tuple[str, ...] = ()
@@ -180,6 +180,7 @@ class _Classed(Structure):
     uniform: bool
     start: int | None = 0
     labels_first: int | None = None
+    spread: bool | None = False
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         return _built(parts, shape, latent_dim, self)
@@ -197,6 +198,9 @@ class Labelled(_Classed):
         uniform: whether all classes are equally likely, or p(y) is learned.
         labels_first: in how many steps the labelled data are learned alone at first; 0: none, by default 200 where
             fewer than one in twenty of the data has a label.
+        spread: whether labels are given to data that have none, by their nearest neighbours, and count as known in
+            training; by default where fewer than one in twenty of the data has one, if four in five of those come out
+            right where they are held back.
         target: what y is, `'class'` or `'real'`: a number with p(y) = N(0, 1) in units of the labels' deviation. Then
             there are no classes.
 
@@ -213,6 +217,7 @@ class Labelled(_Classed):
         weight: NotNegative | None = None,
         uniform: bool = True,
         labels_first: Whole | None = None,
+        spread: bool | None = None,
         target: Literal["class", "real"] = "class",
     ) -> None:
         self.real = target == "real"
@@ -220,9 +225,13 @@ class Labelled(_Classed):
             raise InputError(
                 "uniform=False learns p(y) of classes, and of target='real' it is N(0, 1): leave uniform out"
             )
+        if self.real and spread:
+            raise InputError(
+                "spread=True gives classes to data that have none, and target='real' has no classes: leave spread out"
+            )
         self.classes = 0 if self.real else classes
         self.weight = WEIGHT_OF_REAL if self.real and weight is None else weight
-        self.uniform, self.labels_first = uniform, labels_first
+        self.uniform, self.labels_first, self.spread = uniform, labels_first, spread
 
 
 class Clusters(_Classed):
@@ -565,6 +574,7 @@ def _classes_of(structure: Any, network: nn.Module) -> Classes:
         uniform=structure.uniform,
         start=structure.start,
         labels_first=structure.labels_first,
+        spread=structure.spread,
     )
 
 

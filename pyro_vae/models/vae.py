@@ -351,6 +351,8 @@ class VAE(AbstractProgram):
     seek_after: int | None
     # In how many steps labelled data are learned alone at first, see `Classes`.
     labels_first: int | None
+    # Whether labels are spread to data that have none, see `Classes`.
+    spread: bool | None
 
     def __init__(
         self,
@@ -370,7 +372,7 @@ class VAE(AbstractProgram):
         self.model = Model(prior, decoder, likelihood, layers=layers, skip=skip)
         self.guide = guide  # type: ignore[assignment]
         self.seek_after = getattr(prior, "start", 0)
-        self.labels_first = 0
+        self.labels_first, self.spread = 0, False
         self._check_layers(classes)
         if classes is None:
             self._agree()
@@ -441,7 +443,7 @@ class VAE(AbstractProgram):
         if "z" in classes.of:
             self.seek_after = classes.start
         if isinstance(classes, Classes):
-            self.labels_first = classes.labels_first
+            self.labels_first, self.spread = classes.labels_first, classes.spread
 
     @property
     def context(self) -> int:

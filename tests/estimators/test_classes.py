@@ -432,7 +432,8 @@ def test_labels_are_learned_first_by_a_fresh_pair_alone(monkeypatch):
         "pyro_vae.inference.seeking.learn_labels", lambda *a: taken.append(a[2])
     )
     x, _, known = few_labels(2)
-    vae = build(Spec((6,), 2, structure="labelled(classes=3)"))
+    structure = "labelled(classes=3, spread=False)"
+    vae = build(Spec((6,), 2, structure=structure))
     for _ in range(2):
         fit(vae, {"x": x, "y": known}, epochs=1, batch_size=500)
     assert taken == [200]
