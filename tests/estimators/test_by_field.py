@@ -6,6 +6,7 @@ from functools import partial
 import pyro
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch.distributions import MultivariateNormal
 
 from pyro_vae import (
@@ -294,22 +295,23 @@ def test_subsets_are_of_several_fields():
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def image_and_label(guide=MeanField, **options):
-    """A picture of four bits, and one of three labels."""
+def image_and_label(guide=MeanField, *, side=2, levels=3, latent_dim=2, **options):
+    """A picture of bits, four by default, and one of three labels."""
     torch.manual_seed(0)
-    label = partial(Columns, columns={"label": partial(Categorical, levels=3)})
-    shapes = {"image": (2, 2), "label": (1,)}
+    label = partial(Columns, columns={"label": partial(Categorical, levels=levels)})
+    shapes = {"image": (side, side), "label": (1,)}
     likelihood = Fields(
-        (5,), fields={"image": Bernoulli, "label": label}, shapes=shapes
+        (side * side + 1,), fields={"image": Bernoulli, "label": label}, shapes=shapes
     )
     members = dict(zip(shapes, likelihood.members, strict=True))
     bodies = {n: MLP(m.seen_shape, hidden=(20,), **options) for n, m in members.items()}
     networks = {
-        n: MLP((2,), m.output_shape, hidden=(20,), **options)
+        n: MLP((latent_dim,), m.output_shape, hidden=(20,), **options)
         for n, m in members.items()
     }
     encoder = FieldEncoder(bodies, shapes)
-    return VAE(StandardNormal(2), FieldDecoder(networks), likelihood, guide(encoder, 2))
+    prior, decoder = StandardNormal(latent_dim), FieldDecoder(networks)
+    return VAE(prior, decoder, likelihood, guide(encoder, latent_dim))
 
 
 def data():
@@ -328,6 +330,23 @@ def test_a_pair_of_fields_learns_what_they_tell_of_each_other():
     found = by_field(vae, x, num_particles=100)
     # Either field says all of the other, whose entropy is log 3.
     assert (found.given_others - found.alone).mean(0).min() > 0.6 * math.log(3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", [guides.ProductOfExperts, guides.MixtureOfExperts])
+def test_experts_do_not_collapse_on_digits(guide):
+    """The picture of a digit tells its label, and z is used."""
+    digits = load_digits()
+    image = torch.from_numpy(digits.images / 16 > 0.5).float()
+    label = torch.from_numpy(digits.target).float()
+    vae = image_and_label(guide, side=8, levels=10, latent_dim=8)
+    train = {"image": image[:1500], "label": label[:1500]}
+    fit(vae, train, epochs=60, learning_rate=3e-3, objective=Subsets())
+    seen = {"image": image[1500:], "label": label[1500:]}
+    assert elbo(vae.model, vae.guide, seen).kl > 3
+    only = {"image": image[1500:]}
+    found = imputations(vae, only, num_particles=100).point[:, 64]
+    assert (found == label[1500:]).float().mean() > 0.7
 
 
 def test_a_pair_that_was_made_in_code_is_kept(tmp_path):
