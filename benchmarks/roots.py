@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from torch.nn.functional import pad
 
 from benchmarks.mnist import run
 from pyro_vae import open_run
@@ -85,8 +86,10 @@ def row(name: str, folder: Path) -> str:
 
 def tiled(images: Tensor, columns: int) -> np.ndarray:
     """Pictures side by side, so many in a row, `(N, H, W) -> (rows H, columns W)`."""
-    rows = images.unflatten(0, (-1, columns))
-    return rows.transpose(1, 2).flatten(2).flatten(0, 1).clamp(0, 1).numpy()
+    framed = pad(images.clamp(0, 1), (1, 0, 1, 0), value=0.5)
+    rows = framed.unflatten(0, (-1, columns))
+    whole = rows.transpose(1, 2).flatten(2).flatten(0, 1)
+    return whole[1:, 1:].numpy()
 
 
 class Panels:
@@ -106,8 +109,8 @@ class Panels:
 
     @torch.no_grad()
     def codes(self, axes: Axes) -> None:
-        """The mean of q(z|x) of test data, coloured by digit; of layers that of the top."""
-        if not self.vae.latent_dim:
+        """The mean of q(z|x) of test data, coloured by digit, of layers that of the top; or the class and the digit."""
+        if self.vae.classes:
             y = self.vae.predict(self.x).argmax(-1).numpy()
             places = y + np.random.default_rng(0).uniform(-0.3, 0.3, len(y))
             axes.scatter(places, self.labels, 3, c=self.labels, cmap="tab10")
@@ -120,10 +123,10 @@ class Panels:
     def manifold(self, columns: int) -> np.ndarray:
         """Means of p(x|z) over the plane of codes; of components without a plane the mean of each."""
         vae, classes = self.vae, self.vae.classes
-        if not vae.latent_dim:
+        if not vae.model.latent_dim:
             means = vae.decode(torch.zeros(classes, 0), torch.arange(classes)).mean
-            blank = torch.ones(columns - classes % columns, *self.size)
-            return tiled(torch.cat([self.images(means), blank]), columns)
+            blank = torch.ones(-classes % 4, *self.size)
+            return tiled(torch.cat([self.images(means), blank]), 4)
 
         # Along each axis over nine tenths of the codes.
         z = vae.posterior_mean(self.x)[:, self.top]
@@ -132,7 +135,7 @@ class Panels:
         along = low + (high - low) * steps  # (columns, 2)
         if classes:  # each component has axes of its own: the first of each
             steps = torch.linspace(-1.6, 1.6, columns)
-            grid = torch.zeros(columns, columns, vae.latent_dim)
+            grid = torch.zeros(columns, columns, vae.model.latent_dim)
             grid[..., 0] = steps
             y = torch.arange(columns).repeat_interleave(columns)
             return tiled(self.images(vae.decode(grid.flatten(0, 1), y).mean), columns)
@@ -141,7 +144,7 @@ class Panels:
         grid = grid.flatten(0, 1)
         layers = vae.model.dims
         if len(layers) > 1:
-            rest = torch.zeros(len(grid), vae.latent_dim - layers[-1])
+            rest = torch.zeros(len(grid), vae.model.latent_dim - layers[-1])
             grid = vae.continued(torch.cat([grid, rest], -1), 1, mean=True)
         return tiled(self.images(vae.decode(grid).mean), columns)
 
@@ -156,19 +159,22 @@ class Panels:
             [shown.unflatten(0, (4, -1)), again.unflatten(0, (4, -1))], 1
         )
         pictures = [self.manifold(columns), tiled(samples, columns)]
-        pictures.append(tiled(pairs.flatten(0, 2), columns))
+        pictures.append(tiled(pairs.flatten(0, 2)[: columns * columns], columns))
         for axes, picture in zip(row[1:], pictures, strict=True):
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
 
 
 def draw(folders: dict[str, Path], file: Path) -> None:
     """The figure of all models with two latents, one in a row."""
-    columns, titles = 8, ("codes", "manifold", "samples", "data and reconstructions")
-    figure = new_figure(7.2, 1.75 * len(folders))
+    columns, titles = 6, ("codes", "manifold", "samples", "data and reconstructions")
+    figure = new_figure(7.2, 1.7 * len(folders))
     grid = figure.subplots(len(folders), len(titles), squeeze=False)
     for (name, folder), row in zip(folders.items(), grid, strict=True):
         Panels(folder).draw([*row], columns)
-        row[0].set_ylabel(name.replace(", ", ",\n"), fontsize=8)
+        wrapped = (
+            name.replace(", ", ",\n").replace("of ", "of\n").replace("with ", "with\n")
+        )
+        row[0].set_ylabel(wrapped, fontsize=8)
         for axes in row:
             axes.set_xticks([])
             axes.set_yticks([])
