@@ -19,10 +19,12 @@ NEIGHBOURS = 7
 COMPONENTS = 50  # principal components in which distances are measured
 ALPHA = 0.99  # the share that a datum takes of its neighbours' labels in each step
 STEPS = 200
-MOST = 60_000  # data in the graph
+MOST = 60_000  # data in the graph, and fewer where they are long:
+ELEMENTS = 2**28  # of all of them, 1 GiB
 DRAWS = 10  # of data that are drawn anew at each visit, whose mean is looked at
 SINGLY = 100  # labels are held back one by one, to see whether the others tell them; more in so many folds
 FOLDS = 10
+COLUMNS = 500  # of labels that are followed at once, by which folds are fewer where classes are many
 ENOUGH = 0.8  # of them have to be told right, unless spreading is asked for
 BATCH = 1000
 
@@ -65,10 +67,12 @@ def spread_labels(vae: Any, data: Any) -> Spread | None:
     if not rare or not classifier.weight or isinstance(body, FieldEncoder):
         return None
 
-    # A graph of all that have a label and of as many others as it can hold.
+    # A graph of those that have a label and of as many others as it can hold.
+    most = min(MOST, ELEMENTS // data[:1]["x"].numel())
     known = labelled.nonzero().flatten().cpu()
+    known = known[evenly(max(1, most // 2), len(known))]
     rest = (~labelled).nonzero().flatten().cpu()
-    rest = rest[evenly(max(1, MOST - len(known)), len(rest))]
+    rest = rest[evenly(max(1, most - len(known)), len(rest))]
     graph = _graph(_seen(body, data, torch.cat([known, rest])))
     labels = c[known, : vae.classes].argmax(-1).cpu().numpy()
     found, right = _told(graph, labels, vae.classes)
@@ -130,7 +134,7 @@ def _told(graph: Any, labels: np.ndarray, classes: int) -> tuple[np.ndarray, flo
         classes: K.
     """
     count = len(labels)
-    folds = count if count <= SINGLY else FOLDS
+    folds = count if count <= SINGLY else max(2, min(FOLDS, COLUMNS // classes))
     fold = np.random.default_rng(0).permutation(count) % folds
 
     # What the labels of one class in one fold tell by themselves.
