@@ -8,7 +8,6 @@ Runs that the folder holds already are not done again. `--steps` times a step of
 """
 
 import argparse
-import csv
 import json
 import statistics
 import time
@@ -24,6 +23,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from benchmarks.mnist import run
+from benchmarks.runs import epochs_of, seconds_of
 from pyro_vae import ELBO, SVI, Spec, build, open_run
 from pyro_vae.evaluation.classes import Classified
 
@@ -66,11 +66,9 @@ def judged(folder: Path) -> dict[str, float]:
     labels = torch.from_numpy(opened.data.labels["test"].astype("int64"))
     kinds = [str(k) for k in range(CLASSES)]
     found = Classified(guide, guide.log(), labels, kinds, kinds)
-    with (folder / "metrics.csv").open(newline="") as file:
-        epochs = list(csv.DictReader(file))
     numbers = {
-        "seconds": sum(float(epoch["seconds"]) for epoch in epochs),
-        "elbo": float(epochs[-1]["validation_elbo"]),
+        "seconds": seconds_of(folder),
+        "elbo": float(epochs_of(folder)[-1]["validation_elbo"]),
         "accuracy": found.accuracy(guide).mean,
     }
     return numbers | found.agreement()

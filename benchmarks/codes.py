@@ -6,13 +6,12 @@ folder with the data, as for the programs.
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.mnist import run
-from benchmarks.runs import NETWORK
+from benchmarks.runs import NETWORK, seconds_of
 
 # Latents and their members, by what is printed.
 RUNS: dict[str, list[Any]] = {
@@ -36,8 +35,6 @@ RUNS: dict[str, list[Any]] = {
 
 def row(name: str, folder: Path, evaluated: Path) -> str:
     """A line of the table."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        seconds = sum(float(epoch["seconds"]) for epoch in csv.DictReader(file))
     s = json.loads(evaluated.read_text())
     log_p, unused = s["log_marginal"], s["latents"].get("perplexity")
     exact = "" if s["two_part"] else f"{log_p['mean']:.2f}"
@@ -52,7 +49,7 @@ def row(name: str, folder: Path, evaluated: Path) -> str:
         f"{log_p['data_standard_error']:.2f}",
         f"{bits:.4f}",
         used,
-        f"{seconds:.0f}",
+        f"{seconds_of(folder):.0f}",
     ]
     return f"| {name} | {' | '.join(cells)} |".replace("| -", "| −").replace("(-", "(−")
 

@@ -5,13 +5,12 @@ the data, as for the programs.
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.runs import LATENT_DIM, NETWORK, RUNS
+from benchmarks.runs import LATENT_DIM, NETWORK, RUNS, seconds_of
 
 EVALUATION = "evaluation-test-limit1000-k5000.json"
 
@@ -54,9 +53,7 @@ def train(folder: Path, choice: dict[str, str], epochs: int, seed: int) -> None:
 
 
 def row(name: str, folder: Path) -> str:
-    with (folder / "metrics.csv").open(newline="") as file:
-        epochs = list(csv.DictReader(file))
-    seconds = sum(float(epoch["seconds"]) for epoch in epochs)
+    seconds = seconds_of(folder)
     if not (folder / EVALUATION).is_file():
         return f"| {name} | | | | | {seconds:.0f} |"
     s = json.loads((folder / EVALUATION).read_text())

@@ -8,7 +8,6 @@ programs.
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from benchmarks.mnist import run
+from benchmarks.runs import seconds_of
 from pyro_vae import open_run
 from pyro_vae.plots.canvas import new_figure
 
@@ -29,7 +29,7 @@ OF_ELEMENT = ("--likelihood", "gaussian(scale='element')")
 MIXTURE = "formula(text='p(y) p(x|y); q(y|x)', classes=10, uniform=False)"
 AUTOENCODER = ("--guide", "delta", "--objective", "autoencoder")
 
-# What is asked of each, by its name; `{}` is the number of latents, and `{half}` a layer above them.
+# What is asked of each, by its name.
 MODELS: dict[str, tuple[str, ...]] = {
     "PCA with noise": (*LINEAR, *EXACT),
     "factor analysis": (*LINEAR, *EXACT, *OF_ELEMENT),
@@ -51,15 +51,12 @@ MODELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def options_of(name: str, latents: int, top: int) -> list[Any]:
-    """The options of a model with so many latents; of layers `top` is the length of the upper one."""
+def options_of(name: str, latents: int, dims: tuple[int, int]) -> list[Any]:
+    """The options of a model with so many latents, or of the ladder with layers of these lengths."""
     chosen: list[Any] = [*MODELS[name]]
     if "ladder" in chosen:
-        lower = latents if top < latents else 10
-        return [*chosen, "--dims", f"{lower},{top}"]
-    if MIXTURE not in chosen:
-        chosen += ["--latent-dim", latents]
-    return chosen
+        return [*chosen, "--dims", ",".join(map(str, dims))]
+    return chosen if MIXTURE in chosen else [*chosen, "--latent-dim", latents]
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -71,16 +68,21 @@ def numbers(folder: Path) -> dict[str, Any]:
 def row(name: str, folder: Path) -> str:
     """A line of the table."""
     s = numbers(folder)
-    with (folder / "metrics.csv").open(newline="") as file:
-        seconds = sum(float(epoch["seconds"]) for epoch in csv.DictReader(file))
-    log_p, gap = "", ""
+    log_p, gap, doubtful = "", "", ""
     if "log_marginal" in s:
         found = s["log_marginal"]
         log_p = f"{found['mean']:.2f} ± {found['data_standard_error']:.2f}"
-        gap = f"{found['mean'] - s['elbo']['mean']:.2f}"
+        gap = f"{max(0.0, found['mean'] - s['elbo']['mean']):.2f}"
+        doubtful = f"{s['pareto_k']['above_limit'] / s['data']:.0%}"
     error = s["reconstructionerror"]["squared error of an element"]
     mean, of_data = error["mean"], error["data_standard_error"]
-    cells = [log_p, gap, f"{mean:.5f} ± {of_data:.5f}", f"{seconds:.0f}"]
+    cells = [
+        log_p,
+        gap,
+        doubtful,
+        f"{mean:.5f} ± {of_data:.5f}",
+        f"{seconds_of(folder):.0f}",
+    ]
     return f"| {name} | {' | '.join(cells)} |".replace("| -", "| −")
 
 
@@ -127,18 +129,16 @@ class Panels:
             means = vae.decode(torch.zeros(classes, 0), torch.arange(classes)).mean
             blank = torch.ones(-classes % 4, *self.size)
             return tiled(torch.cat([self.images(means), blank]), 4)
+        if classes:  # each component has axes of its own: the first of each
+            grid = torch.zeros(columns, columns, vae.model.latent_dim)
+            grid[..., 0] = torch.linspace(-1.6, 1.6, columns)
+            y = torch.arange(columns).repeat_interleave(columns)
+            return tiled(self.images(vae.decode(grid.flatten(0, 1), y).mean), columns)
 
         # Along each axis over nine tenths of the codes.
         z = vae.posterior_mean(self.x)[:, self.top]
         low, high = z.quantile(0.05, 0), z.quantile(0.95, 0)
-        steps = torch.linspace(0, 1, columns).unsqueeze(-1)
-        along = low + (high - low) * steps  # (columns, 2)
-        if classes:  # each component has axes of its own: the first of each
-            steps = torch.linspace(-1.6, 1.6, columns)
-            grid = torch.zeros(columns, columns, vae.model.latent_dim)
-            grid[..., 0] = steps
-            y = torch.arange(columns).repeat_interleave(columns)
-            return tiled(self.images(vae.decode(grid.flatten(0, 1), y).mean), columns)
+        along = low + (high - low) * torch.linspace(0, 1, columns).unsqueeze(-1)
         first, second = along[:, 0].expand(columns, -1), along[:, 1].flip(0)
         grid = torch.stack([first, second.unsqueeze(-1).expand_as(first)], -1)
         grid = grid.flatten(0, 1)
@@ -188,23 +188,24 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--epochs", type=int, default=300)
-    parser.add_argument("--latents", type=int, default=10)
+    parser.add_argument("--latents", type=int, default=10, help="of the table")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=1000, help="test data")
     parser.add_argument("--figure", type=Path, help="draws the runs, of two latents")
     options = parser.parse_args()
     shared = ["--dataset", options.dataset, "--dequantize", "--likelihood", "gaussian"]
     shared += ["--epochs", options.epochs, "--seed", options.seed, "--overwrite"]
-    head = ["model", "log p(x)", "log p(x) − ELBO", "squared error", "seconds"]
+    head = ["model", "log p(x)", "log p(x) − ELBO", "k above 0.7"]
+    head += ["squared error", "seconds"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    top = 2 if options.figure else max(1, options.latents // 2)
     latents = 2 if options.figure else options.latents
+    dims = (10, 2) if options.figure else (latents, max(1, latents // 2))
     folders = {}
     for name, chosen in MODELS.items():
         stem = name.lower().replace(", ", "-").replace(" ", "-")
         folders[name] = folder = options.folder / f"{stem}-{latents}"
         if not (folder / "metrics.csv").is_file():
-            members = options_of(name, latents, top)
+            members = options_of(name, latents, dims)
             run("train", *shared, "--output", folder, *members)
         if options.figure:
             continue

@@ -1,4 +1,7 @@
-"""The members that are compared on MNIST, and the options that choose them."""
+"""The members that are compared on MNIST, the options that choose them, and what runs keep of their epochs."""
+
+import csv
+from pathlib import Path
 
 NETWORK = "mlp(hidden=(200, 200), activation='tanh')"
 LATENT_DIM = 50
@@ -25,3 +28,14 @@ RUNS: dict[str, dict[str, str]] = {
     "IWAE, K = 5": {"objective": "iwae(num_particles=5)"},
     "DReG, K = 5": {"objective": "dreg(num_particles=5)"},
 }
+
+
+def epochs_of(folder: Path) -> list[dict[str, str]]:
+    """The records of the epochs of a run."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def seconds_of(folder: Path) -> float:
+    """How long the epochs of a run took together."""
+    return sum(float(epoch["seconds"]) for epoch in epochs_of(folder))

@@ -217,11 +217,10 @@ def _structure(vae: VAE) -> str:
         "classes": vae.classes,
         "weight": classifier.weight,
         "uniform": not isinstance(vae.model.class_prior.logits, nn.Parameter),  # type: ignore[union-attr]
-        **({} if name == "Labelled" else {"start": vae.seek_after}),
         **(
             {"labels_first": vae.labels_first, "spread": vae.spread}
             if name == "Labelled"
-            else {}
+            else {"start": vae.seek_after}
         ),
     }
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"

@@ -132,7 +132,7 @@ def _refinement(found: Mapping[str, Evaluation]) -> list[str]:
         name: evaluation.summary.get("refinement_steps") or 0
         for name, evaluation in found.items()
     }
-    if len(set(map(str, steps.values()))) == 1:
+    if len(set(map(str, steps.values()))) <= 1:
         return []
     told = ", ".join(f"{name} {count}" for name, count in steps.items())
     return [
@@ -176,7 +176,8 @@ def main(arguments: Sequence[str]) -> None:
     for name in others:
         _check_pair(first, name, found)
     result = compare({name: evaluation.columns for name, evaluation in found.items()})
-    warnings = [*result.warnings, *_unchecked(found), *_refinement(found)]
+    rising = {name: e for name, e in found.items() if result.scores[name].rises}
+    warnings = [*result.warnings, *_unchecked(found), *_refinement(rising)]
     warnings += _two_part(found)
     s = found[first].summary
     given = s.get("given") or []

@@ -1051,6 +1051,12 @@ def _epochs(
             f"{name:<11}{words} sought among the codes, by a mixture of Gaussians"
         )
 
+    train = job.train
+    spread = None if config.from_ is not None else spread_labels(job.vae, train)
+    if spread is not None:
+        display.say(f"labels     {spread.sentence}")
+        train = spread.data
+
     def first() -> None:
         if config.stacked:
             stack(
@@ -1064,12 +1070,6 @@ def _epochs(
         said = begin(job.vae, train)
         if said is not None:
             display.say(f"{'labels' if 'learned' in said else 'classes':<11}{said}")
-
-    train = job.train
-    spread = None if config.from_ is not None else spread_labels(job.vae, train)
-    if spread is not None:
-        display.say(f"labels     {spread.sentence}")
-        train = spread.data
 
     def called(i: int) -> str:
         return (

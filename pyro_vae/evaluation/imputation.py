@@ -223,18 +223,19 @@ class _Weights(NamedTuple):
     pareto_k: Tensor
 
     @classmethod
-    def of(cls, log_w: Tensor) -> "_Weights":
-        """From logarithms of weights of any sum."""
+    def of(cls, log_w: Tensor, computed: torch.dtype) -> "_Weights":
+        """From logarithms of weights of any sum, and the type in which they were computed."""
         total = log_w.logsumexp(0)
         weights = (log_w - total).exp()
         log_known = total - math.log(len(log_w))
-        return cls(weights, log_known, 1 / weights.square().sum(0), tail_index(log_w))
+        ess, k = 1 / weights.square().sum(0), tail_index(log_w, computed)
+        return cls(weights, log_known, ess, k)
 
     @classmethod
     def of_terms(cls, t: Terms) -> "_Weights":
         """Those of the draws of a guide; what is enumerated has its shares."""
         log_w = double(t.log_weight)
-        drawn = cls.of(t.log_summed(log_w))
+        drawn = cls.of(t.log_summed(log_w), t.log_weight.dtype)
         return drawn._replace(weights=t.normalised(log_w))
 
 
@@ -396,7 +397,8 @@ def _drawn_from_prior(
     latents |= vae.model.by_site(vae.draw_prior(count, *given).unsqueeze(1))
     p = vae.model.at("x", data, **latents)
     seen = p if likelihood.missing else likelihood.partly(p)
-    return latents, _Weights.of(_with_beside(vae, x, double(seen.log_prob(x))))
+    log_w = _with_beside(vae, x, double(seen.log_prob(x)))
+    return latents, _Weights.of(log_w, x.dtype)
 
 
 def _resampled(

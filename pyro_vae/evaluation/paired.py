@@ -47,6 +47,11 @@ class Scores(PerDatum):
             return None
         return int((~(self.pareto_k <= PARETO_LIMIT)).sum())
 
+    @property
+    def rises(self) -> bool:
+        """Whether the values rise with the number of particles: not where all weights are equal, or nothing was drawn."""
+        return self.pareto_k is None or bool((self.pareto_k != -math.inf).any())
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -140,7 +145,7 @@ class Comparison(Printed):
         counts = {
             name: _range(*s.num_particles)
             for name, s in self.scores.items()
-            if s.num_particles is not None
+            if s.num_particles is not None and s.rises
         }
         if len(set(counts.values())) > 1:
             numbers = ", ".join(f"{name} {count}" for name, count in counts.items())

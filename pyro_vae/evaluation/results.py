@@ -184,7 +184,8 @@ class LogMarginal(Weighed):
     @property
     def equal(self) -> bool:
         """Whether all weights of each datum are equal, as under its posterior."""
-        return bool((self.pareto_k[self.sound] == -math.inf).all())
+        k = self.pareto_k[self.sound]
+        return len(k) > 0 and bool((k == -math.inf).all())
 
     def verdict(self) -> str:
         """One sentence in words: whether the number can be believed."""

@@ -1,5 +1,6 @@
 """Labels that few data have, spread to the others along a graph of nearest neighbours."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from pyro_vae.foundation.abstract import running
 from pyro_vae.inference.seeking import FEW
 from pyro_vae.networks.base import Standardised
 from pyro_vae.networks.corruptions import clean
-from pyro_vae.networks.fields import FieldEncoder
 
 NEIGHBOURS = 7
 COMPONENTS = 50  # principal components in which distances are measured
@@ -63,12 +63,12 @@ def spread_labels(vae: Any, data: Any) -> Spread | None:
     classifier = vae.guide.classifier
     body, labelled = classifier.network, ~c[:, 0].isnan()
     share = float(labelled.float().mean())
-    rare = 0 < share < (1 if asked else FEW)
-    if not rare or not classifier.weight or isinstance(body, FieldEncoder):
+    worth_while = classifier.weight > 0 and share < FEW
+    if not 0 < share < 1 or not (asked or worth_while):
         return None
 
     # A graph of those that have a label and of as many others as it can hold.
-    most = min(MOST, ELEMENTS // data[:1]["x"].numel())
+    most = min(MOST, ELEMENTS // math.prod(vae.model.likelihood.shape))
     known = labelled.nonzero().flatten().cpu()
     known = known[evenly(max(1, most // 2), len(known))]
     rest = (~labelled).nonzero().flatten().cpu()

@@ -180,7 +180,7 @@ class _Classed(Structure):
     uniform: bool
     start: int | None = 0
     labels_first: int | None = None
-    spread: bool | None = False
+    spread: bool | None = None
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         return _built(parts, shape, latent_dim, self)

@@ -43,6 +43,7 @@ from pyro_vae.models.classes import (
     with_label,
 )
 from pyro_vae.models.conditionals.base import Guide
+from pyro_vae.models.conditionals.exact import Exact
 from pyro_vae.models.conditionals.layered import Layers, joint
 from pyro_vae.models.finite import OfClass
 from pyro_vae.models.layers import above, beside_each_other, places, sites_of
@@ -443,7 +444,21 @@ class VAE(AbstractProgram):
         if "z" in classes.of:
             self.seek_after = classes.start
         if isinstance(classes, Classes):
-            self.labels_first, self.spread = classes.labels_first, classes.spread
+            self.labels_first = classes.labels_first
+            self.spread = self._may_spread(classes)
+
+    def _may_spread(self, classes: Classes) -> bool | None:
+        """Whether labels are spread, as `classes` asks; `InputError` where it asks in vain."""
+        several = isinstance(classes.classifier.network, FieldEncoder)
+        if not several and not isinstance(self.guide, Exact):
+            return classes.spread
+        if classes.spread:
+            what = "data of several fields" if several else "an exact q(y|x)"
+            raise InputError(
+                f"spread=True looks for neighbours by what the network of q(y|x) sees of x, and goes not with {what}: "
+                "leave spread out"
+            )
+        return False
 
     @property
     def context(self) -> int:

@@ -134,6 +134,27 @@ def test_a_classifier_of_few_labels_is_better_for_it():
     assert right[", spread=False"] < 0.95
 
 
-def test_real_targets_are_not_spread():
+def test_a_formula_spreads_as_the_structure_that_it_is():
+    text = "p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)"
+    formula = f"formula(text={text!r}, classes=10)"
+    pairs = [build(Spec(SHAPE, 2, structure=s)) for s in ("labelled()", formula)]
+    assert [vae.spread for vae in pairs] == [None, None]
+    clusters = build(Spec(SHAPE, 2, structure="clusters()"))
+    assert clusters.spread is False
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"structure": "labelled(target='real', spread=True)"},
+        {
+            "structure": "labelled(spread=True)",
+            "network": "linear",
+            "likelihood": "gaussian",
+            "guide": "exact",
+        },
+    ],
+)
+def test_what_cannot_be_spread_is_refused(options):
     with pytest.raises(InputError, match="spread"):
-        build(Spec(SHAPE, 2, structure="labelled(target='real', spread=True)"))
+        build(Spec(SHAPE, 2, **options))

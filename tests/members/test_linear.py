@@ -26,6 +26,7 @@ from pyro_vae import (
     build,
     elbo,
     fit,
+    imputations,
     log_marginal,
 )
 from pyro_vae.guides import Exact
@@ -122,6 +123,19 @@ def test_the_elbo_under_the_exact_guide_is_log_p(name, missing):
     torch.testing.assert_close(t.mean(weights), truth(vae, x), rtol=1e-10, atol=1e-10)
     found = log_marginal(vae.model, vae.guide, x, num_particles=20)
     assert max(found.pareto_k) == -math.inf  # all weights are equal
+
+
+@pytest.mark.parametrize("name", ["pca", "factor analysis", "factor analysers"])
+def test_equal_weights_are_told_in_float32(name):
+    """Of log p(x), of imputation and of columns, though what is weighed is added up in float64."""
+    torch.manual_seed(0)
+    vae = STRUCTURES[name](missing=True).float()
+    x = with_holes(torch.randn(40, X).double() * 3).float()
+    result = log_marginal(vae.model, vae.guide, x, num_particles=200)
+    assert result.equal
+    assert "the guide is p(z|x) itself" in result.verdict()
+    imputed = imputations(vae, x, num_particles=200)
+    assert (imputed.pareto_k == -math.inf).all()
 
 
 def test_a_condition_shifts_or_turns():
@@ -228,6 +242,25 @@ def test_em_turns_z_into_the_principal_axes():
     shrunk = theirs * np.sqrt(values[:D] - noise) / values[:D]
     signs = np.sign((found * theirs).sum(0))
     np.testing.assert_allclose(found * signs, shrunk, atol=1e-4)
+
+
+def test_expanded_parameters_save_epochs(monkeypatch):
+    """From a b that is far off, beside EM without them: never behind, and there when that is on its way."""
+
+    def history():
+        torch.manual_seed(0)
+        vae, options = linear("learned"), {"optimizer": EM, "start": False}
+        return rises(fit(vae, iris(), epochs=30, batch_size=150, **options))
+
+    expanded = history()
+    monkeypatch.setattr(
+        "pyro_vae.inference.em._own_axes",
+        lambda _, uu, __: (torch.eye(len(uu)).to(uu),) * 2,
+    )
+    plain = history()
+    assert expanded[-1] > plain[-1] + 0.01
+    highest = PCA(D).fit(iris()).score(iris())
+    assert expanded[-1] == pytest.approx(highest, abs=2e-3)
 
 
 @pytest.mark.parametrize("each", ["epoch", "batch"])

@@ -74,6 +74,7 @@ def assert_same_run(a, b):
             "--prior",
             "gaussianmixture(components=3, start=5)",
         ),
+        ("--structure", "labelled(spread=True)", "--labelled", 20),
         ("--guide", "moved(moves=2, leapfrogs=2, persistent=True)"),
         (
             "--objective",
