@@ -49,7 +49,7 @@ class Scores(PerDatum):
 
     @property
     def rises(self) -> bool:
-        """Whether the values rise with the number of particles: not where all weights are equal, or nothing was drawn."""
+        """Whether the values rise with the number of particles: not where all weights are equal, as of sums."""
         return self.pareto_k is None or bool((self.pareto_k != -math.inf).any())
 
 
