@@ -57,7 +57,7 @@ def plans(epochs: int, others: int) -> dict[str, list[Any]]:
 
 def judged(folder: Path) -> dict[str, float]:
     """Test accuracy, held-out ELBO and seconds of a run."""
-    opened = open_run(folder, checkpoint="last")
+    opened = open_run(folder, checkpoint="last", device="cpu")
     x = opened.split("test")
     guide = torch.cat(
         [opened.vae.predict(x[i : i + 1000]) for i in range(0, 10_000, 1000)]

@@ -75,6 +75,9 @@ class DiagonalMixture(Own):
     @torch.no_grad()
     def _draw(self, sample_shape: Any) -> Tensor:
         shape = self._extended_shape(sample_shape)  # (*sample, *batch, D)
+        if self.log_weights.shape[-1] == 1:  # a normal: there is nothing to choose
+            loc, scale = self.loc.squeeze(-2), self.scale.squeeze(-2)
+            return loc + scale * torch.randn(shape).to(loc)
         noise = self.loc.new_empty(shape[:-1] + self.log_weights.shape[-1:])
         # Gumbel's maximum
         which = (self.log_weights - noise.exponential_().log()).argmax(-1)

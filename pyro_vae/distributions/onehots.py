@@ -102,8 +102,8 @@ class OneHots(Drawn):
     @staticmethod
     def _hard(perturbed: Tensor) -> Tensor:
         """The one-hot code of the largest of each variable, `(..., V, L)`."""
-        largest = perturbed.argmax(-1, keepdim=True)
-        return torch.zeros_like(perturbed).scatter(-1, largest, 1.0)
+        places = torch.arange(perturbed.shape[-1], device=perturbed.device)
+        return (perturbed.argmax(-1, keepdim=True) == places).to(perturbed.dtype)
 
     @property
     def has_enumerate_support(self) -> bool:  # type: ignore[override]

@@ -571,6 +571,7 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
 
     inputs: list[Any] = list(graph.inputs)
     _draw_truths_as_python_does(graph.operations)
+    _draw_normals_unlooked(graph.operations)
     module: GraphModule = graph.module
     options = OPTIONS | in_order()
     with _quietly(), torch.no_grad(), forked_random():
@@ -692,6 +693,26 @@ def _draw_truths_as_python_does(graph: torch.fx.Graph) -> None:
         graph.erase_node(node)
 
 
+def _draw_normals_unlooked(graph: torch.fx.Graph) -> None:
+    """Have normal variables made of standard ones, the same that PyTorch draws: it looks at all scales first.
+
+    For the answer a GPU is waited for, which no recording of its work can do.
+    """
+    aten = torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target not in (aten.normal.Tensor_Tensor, aten.normal.float_Tensor):
+            continue
+        loc, scale = node.args[:2]
+        made = node.meta[KIND]
+        kind = {"dtype": made.dtype, "device": made.device}
+        with graph.inserting_before(node):
+            drawn = graph.call_function(aten.randn.default, ([*made.shape],), kind)
+            deviation = graph.call_function(aten.mul.Tensor, (drawn, scale))
+            value = graph.call_function(aten.add.Tensor, (deviation, loc))
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without what PyTorch's own parts warn each other of: deprecations, and operations called in a slower way.
@@ -716,6 +737,8 @@ class _Recorded:
     batch, gets memory of its own and a recording anew, so that nobody's data are written to; what stays, such as
     parameters and resident data, is never copied. The outputs lie where the next call puts its own.
 
+    What waits for the GPU on its way cannot be recorded, and is started by Python, kernel by kernel.
+
     Args:
         run: the function, of tensors on CUDA.
         inputs: those to record with.
@@ -727,6 +750,7 @@ class _Recorded:
         self._run = run
         self._inputs = [t.detach() for t in inputs]
         self._own: set[int] = set()
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._record()
 
     def _record(self) -> None:
@@ -737,10 +761,20 @@ class _Recorded:
                 3
             ):  # allocations and the choice of kernels happen before the recording
                 self._run(*self._inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        current = torch.cuda.current_stream()
+        current.wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = self._run(*self._inputs)
+        try:
+            # What other threads do meanwhile is no part of it.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._outputs = self._run(*self._inputs)
+        except RuntimeError as error:
+            self._graph = None
+            torch.cuda.set_stream(current)
+            _end_recording(current.device)
+            logging.getLogger(__name__).info(
+                "not recorded, started kernel by kernel: %s", _reason(error)
+            )
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         pairs = zip(self._inputs, inputs, strict=True)
@@ -759,8 +793,16 @@ class _Recorded:
             self._record()
         for i in moved:
             self._inputs[i].copy_(inputs[i], non_blocking=True)
+        if self._graph is None:
+            return self._run(*self._inputs)
         self._graph.replay()
         return self._outputs
+
+
+def _end_recording(device: torch.device) -> None:
+    """Record something else to the end: until then PyTorch takes its random numbers for those of one that broke off."""
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.zeros((), device=device)
 
 
 def _verify(

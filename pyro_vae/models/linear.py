@@ -44,15 +44,23 @@ class LinearGaussian(NamedTuple):
             seen = ~x.isnan()
             left = left.where(seen, 0.0)
             told = self.weight.mT @ (share * seen.unsqueeze(-1))
+        pulled = _times(left, share) + prior * self.loc
         precision = told + torch.diag_embed(prior)
 
         # Its inverse by way of a triangular factor, which stays lower.
         identity = torch.eye(precision.shape[-1]).to(precision)
         factor = torch.linalg.cholesky(precision)
         covariance = torch.cholesky_solve(identity, factor)
-        pulled = (share.mT @ left.unsqueeze(-1)).squeeze(-1) + prior * self.loc
-        mean = (covariance @ pulled.unsqueeze(-1)).squeeze(-1)
-        return mean, torch.linalg.cholesky(covariance)
+        return _times(pulled, covariance), torch.linalg.cholesky(covariance)
+
+
+def _times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """`r M` of each row r, `(..., batch, N)`, and its matrix or that of all, `(..., batch or 1, N, K)` or `(N, K)`."""
+    if matrix.dim() == 2:
+        return rows @ matrix
+    if matrix.shape[-3] == 1:
+        return rows @ matrix.squeeze(-3)
+    return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
 
 
 def read_linear(model: Any, given: Mapping[str, Tensor]) -> LinearGaussian:

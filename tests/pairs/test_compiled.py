@@ -405,6 +405,21 @@ def test_a_further_layout_is_not_taken_for_the_first():
     torch.testing.assert_close(found, (2 * row + 1).expand(64, 32))
 
 
+def test_normals_are_those_of_python():
+    """They are drawn without the look at their scales for which a GPU would wait."""
+    loc, scale = torch.randn(7, 30), 0.1 + torch.rand(30).expand(7, 30)
+
+    def draw(loc, scale):
+        return [torch.normal(loc, scale), torch.normal(0.5, scale)], None
+
+    run = compiled.Compiled(draw, state=lambda: ([], None), warn=pytest.fail)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        expected, _ = draw(loc, scale)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(run(loc, scale)[0], expected)
+
+
 def test_what_the_cpp_wrapper_does_not_know_is_compiled_without_it(monkeypatch, caplog):
     caplog.set_level("INFO")
     asked = []
