@@ -11,7 +11,6 @@ from pyro_vae.data.fields import Data, evenly
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches
 from pyro_vae.foundation.abstract import running
-from pyro_vae.inference.seeking import FEW
 from pyro_vae.networks.base import Standardised
 from pyro_vae.networks.corruptions import clean
 
@@ -19,6 +18,7 @@ NEIGHBOURS = 7
 COMPONENTS = 50  # principal components in which distances are measured
 ALPHA = 0.99  # the share that a datum takes of its neighbours' labels in each step
 STEPS = 200
+FEW = 0.1  # of the data have a label, where it is done unasked
 MOST = 60_000  # data in the graph, and fewer where they are long:
 ELEMENTS = 2**28  # of all of them, 1 GiB
 DRAWS = 10  # of data that are drawn anew at each visit, whose mean is looked at
@@ -47,7 +47,7 @@ def spread_labels(vae: Any, data: Any) -> Spread | None:
 
     The labels of a datum's nearest neighbours are its own, `F <- alpha S F + (1 - alpha) Y` with the normalised
     adjacency S of the graph that joins each datum with its 7 nearest, in 50 principal components of what q(y|x) sees.
-    Unless it is asked for, it is done where fewer than one in twenty of the data has a label, if four in five of the
+    Unless it is asked for, it is done where fewer than one in ten of the data has a label, if four in five of the
     known labels come out right where they are held back. The same data give the same labels.
 
     Args:

@@ -97,7 +97,7 @@ class Classes(nn.Module):
             fewer than one in twenty of the data has a label and p(x|z,y) depends on it. Among many others they come too
             late: y then stands for something else already.
         spread: whether `fit` gives labels to data that have none, by their nearest neighbours, and takes them for
-            known, see `spread_labels`. `None`: where fewer than one in twenty of the data has a label, p(x|z,y) depends
+            known, see `spread_labels`. `None`: where fewer than one in ten of the data has a label, p(x|z,y) depends
             on it, and four in five of the known labels come out right where they are held back.
         features: as in `Classifier`.
 

@@ -199,7 +199,7 @@ class Labelled(_Classed):
         labels_first: in how many steps the labelled data are learned alone at first; 0: none, by default 200 where
             fewer than one in twenty of the data has a label.
         spread: whether labels are given to data that have none, by their nearest neighbours, and count as known in
-            training; by default where fewer than one in twenty of the data has one, if four in five of those come out
+            training; by default where fewer than one in ten of the data has one, if four in five of those come out
             right where they are held back.
         target: what y is, `'class'` or `'real'`: a number with p(y) = N(0, 1) in units of the labels' deviation. Then
             there are no classes.

@@ -66,10 +66,10 @@ def test_the_same_data_give_the_same_labels_whatever_was_drawn_before():
 
 
 def test_when_labels_are_spread():
-    x, y, few = digits(8)  # of 180 data of each class
+    x, y, few = digits(17)  # of 180 data of each class
     assert spread(x, few) is not None
-    _, _, many = digits(10)
-    assert spread(x, many) is None  # more than one in twenty
+    _, _, many = digits(19)
+    assert spread(x, many) is None  # more than one in ten
     assert spread(x, many, ", spread=True") is not None
     assert spread(x, few, ", spread=False") is None
     assert spread(x, few, ", weight=0") is None
