@@ -2,9 +2,9 @@
 
 The models from which the VAE came and those it became, on the same grey values with uniform noise between the levels,
 all with Gaussian noise. log p(x) is exact where the pair is linear or a finite mixture, else by importance weights that
-are refined where they need it. Runs and evaluations that the folder holds already are not done again. Prints a table in
-Markdown; `--figure FILE` draws the models with two latents. `PYRO_VAE_DATA` names the folder with the data, as for the
-programs.
+are refined, and annealed where they need it. Runs and evaluations that the folder holds already are not done again.
+Prints a table in Markdown; `--figure FILE` draws the models with two latents. `PYRO_VAE_DATA` names the folder with the
+data, as for the programs.
 """
 
 import argparse
@@ -191,6 +191,11 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=10, help="of the table")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=1000, help="test data")
+    parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="refine all posteriors and anneal none: sooner on large data",
+    )
     parser.add_argument("--figure", type=Path, help="draws the runs, of two latents")
     options = parser.parse_args()
     shared = ["--dataset", options.dataset, "--dequantize", "--likelihood", "gaussian"]
@@ -213,7 +218,8 @@ def main() -> None:
             asked = ["--limit", options.limit, "--ask", "reconstructionerror()"]
             exact = "em" in chosen  # whatever is drawn, the weights are equal
             asked += ["--num-particles", 10] if exact else []
-            asked += [] if exact or "delta" in chosen else ["--adaptive"]
+            road = ["--refine", 200] if options.refine else ["--adaptive"]
+            asked += [] if exact or "delta" in chosen else road
             run("evaluate", folder, *asked)
         lines.append(row(name, folder))
         print("\n".join(lines), flush=True)

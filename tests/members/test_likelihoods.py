@@ -578,3 +578,17 @@ def test_a_pair_of_counts_given_their_total():
     drawn = vae.sample(4000).sum(1).mean()
     assert abs(drawn / x.sum(1).mean() - 1) < 0.15
     assert vae.model(size=3).shape == (3, 6)
+
+
+@pytest.mark.parametrize("scale", ["element", "network"])
+def test_elements_that_hardly_vary_leave_z_to_the_others(scale):
+    """As at the border of pictures: in units common to all, what z moves there drowns what the rest would say."""
+    torch.manual_seed(0)
+    x = 0.002 * torch.randn(1000, 40)
+    x[:, :8] += torch.randn(1000, 1) * torch.randn(8)
+    vae = build(Spec((40,), 2, likelihood=f"gaussian(scale='{scale}')"))
+    vae.initialise(x.mean(0), x.std(0))  # as of a picture, not of a table's columns
+    moved = vae.decode(torch.randn(500, 2)).mean.std(0)
+    assert (moved < x.std(0)).all()
+    least = vae.model.likelihood.least
+    assert (least > 0.9e-3 * x.std()).all()  # as under one unit for all

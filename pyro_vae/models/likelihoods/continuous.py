@@ -25,14 +25,15 @@ class LocationScale(Likelihood):
     """Densities of `(x - loc(z)) / scale`: what the members for real data share.
 
     `loc = shift + spread * decoder(z)`, with `shift = 0` and `spread = 1` until `initialise` sets them to the mean and
-    the standard deviation of the data, over all elements or for each. Learned scales count in units of `spread`.
+    the standard deviation of the data, over all elements or for each; always for each where each has a scale of its
+    own, `'element'` and `'network'`. Learned scales count in units of `spread`.
 
     Args:
         shape: shape of one datum.
         scale: where the scale comes from: a positive number (fixed at it), `'learned'` (one learned number),
             `'element'` (one learned number for each element of x) or `'network'` (a second decoder channel).
-        min_scale: the smallest scale that can be learned, in units of `spread`; the density of an element that never
-            varies would otherwise grow without bound. It has no effect on a fixed scale.
+        min_scale: the smallest scale that can be learned, in standard deviations of the data; the density of an element
+            that never varies would otherwise grow without bound. It has no effect on a fixed scale.
 
     Raises:
         InputError: for another `scale`, or a `min_scale` that is not positive.
@@ -85,6 +86,11 @@ class LocationScale(Likelihood):
     @torch.no_grad()
     def initialise(self, mean: Tensor, std: Tensor, *, standardise: bool) -> None:
         shift, spread = units(mean, std, standardise=standardise)
+        if not standardise and self.scale in ("element", "network"):
+            # What z moves counts in the units of each element: one that hardly varies would have z say nothing.
+            least = self.min_scale * spread.expand(self.shape)
+            self.keep_above(least if self.floor is None else least.maximum(self.floor))
+            shift, spread = mean, std.where(std > 0, spread)
         self.shift.copy_(shift)
         self.spread.copy_(spread)
         if self.scale in ("learned", "element"):
