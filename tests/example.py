@@ -21,6 +21,10 @@ BESIDE = {
     ("structure", "Clusters"): {"prior": "Conditional(hidden=())"},
 }
 
+# Members as they are written where many are tried.
+SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
+SHORTER |= {"Moved": "Moved(moves=2, leapfrogs=2)"}
+
 
 def beside(axis, name):
     """Further axes of a `Spec` with which a member makes sense."""

@@ -77,7 +77,7 @@ class DiagonalMixture(Own):
         shape = self._extended_shape(sample_shape)  # (*sample, *batch, D)
         if self.log_weights.shape[-1] == 1:  # a normal: there is nothing to choose
             loc, scale = self.loc.squeeze(-2), self.scale.squeeze(-2)
-            return loc + scale * torch.randn(shape).to(loc)
+            return loc + scale * torch.randn_like(loc.expand(shape))
         noise = self.loc.new_empty(shape[:-1] + self.log_weights.shape[-1:])
         # Gumbel's maximum
         which = (self.log_weights - noise.exponential_().log()).argmax(-1)

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from example import DRAWN, SHAPE, D, beside, example
+from example import DRAWN, SHAPE, SHORTER, D, beside, example
 from pyro_vae import (
     SVI,
     VAE,
@@ -338,11 +338,8 @@ CHAINED = {"DReG", "PIWAE", "STL", "ReweightedWakeSleep", "GumbelSoftmax", "VIMC
 ALONE = ("Categorical", "Codebook", "Local", "Moved", "SemiAmortized")
 ONE_VECTOR = ("Codebook", "Moved")  # of which there is one for each datum, whatever y
 LABELS = torch.tensor([0, -1, 1, 2, -1, 0, 1, -1])  # of three classes
-# As they are written where many are tried.
-SHORTER = {
-    "Local": "Local(steps=3)",
-    "SemiAmortized": "SemiAmortized(steps=2)",
-    "Moved": "Moved(moves=2, leapfrogs=2)",
+FEWER = {
+    **SHORTER,
     "VampPrior": "VampPrior(pseudo_inputs=20)",
     "MIWAE": "MIWAE(groups=2, num_particles=4)",
     "PIWAE": "PIWAE(groups=2, num_particles=4)",
@@ -511,7 +508,7 @@ def built(names):
     objective, condition = choice.pop("objective"), CONDITIONS[choice.pop("condition")]
     missing = choice.pop("missing") == "missing"
     choice["guide"] = written(choice["guide"], objective)
-    choice |= {axis: SHORTER[name] for axis, name in choice.items() if name in SHORTER}
+    choice |= {axis: FEWER[name] for axis, name in choice.items() if name in FEWER}
     if choice["structure"] in CLASSED:
         choice["structure"] += "(classes=3)"
         condition = condition | {"context": 3 + condition.get("context", 0)}
@@ -546,7 +543,7 @@ def test_every_combination_trains_every_parameter(names):
     mean, std = moments(x)
     given = None if c is None else data
     vae.initialise(mean + 0.2 * std, std, examples=examples, given=given)
-    loss = parse("objective", SHORTER.get(objective, objective))()
+    loss = parse("objective", FEWER.get(objective, objective))()
     svi = SVI(
         vae.model,
         vae.guide,

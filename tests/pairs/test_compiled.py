@@ -14,7 +14,7 @@ import torch._inductor
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
-from example import SHAPE, D, beside, example
+from example import SHAPE, SHORTER, D, beside, example
 from pyro_vae import (
     ELBO,
     MLP,
@@ -51,8 +51,6 @@ PLAIN = {
     "likelihood": "Bernoulli",
     "guide": "MeanField",
 }
-SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
-SHORTER |= {"Moved": "Moved(moves=2, leapfrogs=2)"}
 
 
 def interpreted(graph):

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 
 from benchmarks.zoo import PAIRS
-from example import SHAPE, D, beside, example
+from example import SHAPE, SHORTER, D, beside, example
 from levels import Levels
 from ppca import PPCA
 from pyro_vae import (
@@ -51,8 +51,6 @@ MEMBERS = [
     for name in variants(family)
     if name != "Conditional"  # needs a condition; it is in the structures with classes
 ]
-SHORTER = {"Local": "Local(steps=3)", "SemiAmortized": "SemiAmortized(steps=2)"}
-SHORTER |= {"Moved": "Moved(moves=2, leapfrogs=2)"}
 
 
 def vae_of(axis, member):
