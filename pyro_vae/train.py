@@ -326,7 +326,8 @@ def _with_objective(config: Config, kept: Kept | None) -> tuple[Config, Kept | N
     if config.objective is not None:
         return config, kept
     structure = parse("structure", config.structure)()
-    usual = structure.usual_objective(config.epochs or 0)
+    guide = parse_members("guide", config.guide).usual.make
+    usual = structure.usual_objective(guide, config.epochs or 0)
     return replace(config, objective="ELBO()" if config.from_ else usual), kept
 
 

@@ -362,17 +362,17 @@ class Defending(Around):
         self.model = model
 
     def forward(self, *args: Any, share: Tensor, **kwargs: Any) -> Any:
-        with _Defence(self.model, named(args[0], {}), share):
+        with Defence(self.model, named(args[0], {}), share):
             return self.program(*args, **kwargs)
 
 
-class _Defence(Messenger):
-    """Replaces the q of each draw by `Defended`, whose other part is the model's own density there."""
+class Defence(Messenger):
+    """Replaces the q of each draw by `Defended`, whose other part is the density of another program of these data."""
 
-    def __init__(self, model: Any, data: dict[str, Tensor], share: Tensor) -> None:
+    def __init__(self, program: Any, data: dict[str, Tensor], share: Tensor) -> None:
         super().__init__()
-        self.factors = {factor.site: factor for factor in model.factors()}
-        self.values, self.share = model.known(data), share
+        self.factors = {factor.site: factor for factor in program.factors()}
+        self.values, self.share = program.known(data), share
 
     def _defends(self, msg: Any) -> bool:
         """Whether a site is drawn: not one all of whose values are enumerated."""
@@ -381,8 +381,8 @@ class _Defence(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if self._defends(msg):
-            prior = self.factors[msg["name"]].at(self.values)
-            msg["fn"] = Defended(msg["fn"], prior, self.share)
+            other = self.factors[msg["name"]].at(self.values)
+            msg["fn"] = Defended(msg["fn"], other, self.share)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         name = msg["name"]

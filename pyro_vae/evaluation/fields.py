@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.data.inputs import Call, as_data, fields_of, once
 from pyro_vae.engine.memory import MEMORY
-from pyro_vae.evaluation.adaptive import Defending
+from pyro_vae.evaluation.adaptive import Defence, Defending
 from pyro_vae.evaluation.question import (
     Answer,
     Estimate,
@@ -29,12 +29,15 @@ from pyro_vae.evaluation.weighting import (
     log_marginal,
     weighted,
 )
-from pyro_vae.foundation.abstract import Ignoring
+from pyro_vae.foundation.abstract import Around, Ignoring
 from pyro_vae.foundation.checks import Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.fields import Fields
+from pyro_vae.models.program import named
 
-SHARE = 0.5  # of draws that come from the prior
+SHARE = (
+    1 / 3
+)  # of draws that come from the prior, and from what the guide says of all fields
 HEADS = {
     "alone": "log p(x_f)",
     "alone_error": "± data",
@@ -139,8 +142,9 @@ def by_field(
     """`log p(x_f)` and `log p(x_f | x_others)` of each field, by importance weights of `q(z|x_f)` and `q(z|x_others)`.
 
     A field that is left out is missing to the guide and integrated out of the model, so that each number is an estimate
-    of the marginal log-likelihood. Half of the draws come from the prior instead of the guide (a defensive mixture):
-    what a single field says of z a guide may never have learned.
+    of the marginal log-likelihood. What a single field says of z a guide may never have learned, so that it makes a
+    third of the draws alone: another third is what it says of all fields of the datum, and one the prior's (a defensive
+    mixture, whose weights are unbiased whatever its parts are made from).
 
     Args:
         vae: whose likelihood is `Fields`.
@@ -166,7 +170,8 @@ def by_field(
     values, c = fields_of(data)
     values = values[:]
     c = None if c is None else c[:]
-    pair = Ignoring(vae.model, "share"), Defending(vae.guide, vae.model)
+    guide = Defending(_Knowing(vae.guide), vae.model)
+    pair = Ignoring(vae.model, "share", "whole"), guide
     settings: dict[str, Any] = {"num_particles": num_particles, "memory": memory}
 
     def found(some: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +183,7 @@ def by_field(
             few = some[there]
             of_few = few if c is None else {"x": few, "c": c[there]}
             share = few.new_full((len(few),), SHARE)
-            call = Call.of(vae.model, of_few).named(share=share)
+            call = Call.of(vae.model, of_few).named(share=share, whole=values[there])
             result = weighted(*pair, call, progress=progress, **settings)
             place = there.cpu()
             log_p[place], k[place] = result.values.double(), result.pareto_k.double()
@@ -202,6 +207,16 @@ def by_field(
     return ByField(
         layout.names, log_whole, *(torch.stack(t, 1) for t in (alone, others, tails))
     )
+
+
+class _Knowing(Around):
+    """A guide that draws half of its latents as it does where it knows the `whole` of each datum, `(batch, ...)`."""
+
+    def forward(self, *args: Any, whole: Tensor, **kwargs: Any) -> Any:
+        data = {**named(args[0], {}), "x": whole}
+        half = whole.new_full((len(whole),), 0.5)
+        with Defence(self.program, data, half):
+            return self.program(*args, **kwargs)
 
 
 def _without(names: Sequence[str], name: str) -> tuple[str, ...]:

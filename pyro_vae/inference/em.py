@@ -105,6 +105,10 @@ class EM(Optimizer):
                 raise InputError(
                     f"{name}={value:g} goes with gradients, and EM takes none: leave it out"
                 )
+        if len(getattr(model, "dims", ())) > 1:
+            raise InputError(
+                "EM has no M-step for several layers of latents: take an optimizer that follows gradients"
+            )
         if type(objective) is not ELBO or objective.beta != 1:
             name = type(objective).__name__
             raise InputError(

@@ -664,7 +664,7 @@ def fit(
         data = spread.data
     if start and only is not None and vae.fresh("prior"):
         begin_prior(vae, data)
-    usual = usual_objective(vae.model, epochs) if only is None else ELBO()
+    usual = usual_objective(vae.model, vae.guide, epochs) if only is None else ELBO()
     svi = SVI(
         vae.model,
         vae.guide,

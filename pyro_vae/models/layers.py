@@ -1,6 +1,7 @@
 """Several layers of latents: `p(z_L) ... p(z_1|z_2) p(x|z_1)`."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
@@ -24,6 +25,8 @@ class GaussianLayer(nn.Module):
     Args:
         network: any module, `(..., above) -> (..., 2, latent_dim)`; one with a `context` is called with `(z, c)`.
         latent_dim: the length of z_l.
+        scale: `'network'`, as above, or `'element'`: learned, and the same whatever the layer above is; then the
+            network makes `(..., 1, latent_dim)`.
 
     Source: Rezende, Mohamed & Wierstra 2014, Stochastic Backpropagation; Burda, Grosse & Salakhutdinov 2015.
 
@@ -33,9 +36,18 @@ class GaussianLayer(nn.Module):
     torch.Size([5, 3])
     """
 
-    def __init__(self, network: nn.Module, latent_dim: Count) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        latent_dim: Count,
+        *,
+        scale: Literal["network", "element"] = "network",
+    ) -> None:
         super().__init__()
-        self.network, self.latent_dim = network, latent_dim
+        self.network, self.latent_dim, self.scale = network, latent_dim, scale
+        if scale == "element":
+            self.log_scale = nn.Parameter(torch.zeros(latent_dim))
+            return
         last = network.output_layer if isinstance(network, Network) else None
         if last is not None:
             with torch.no_grad():
@@ -48,6 +60,9 @@ class GaussianLayer(nn.Module):
 
     def parameters_given(self, above: Tensor, *c: Tensor) -> tuple[Tensor, Tensor]:
         """`loc` and the logarithm of `scale`, each `(..., latent_dim)`."""
+        if self.scale == "element":
+            loc = self.network(above, *c).squeeze(-2)
+            return loc, self.log_scale.expand_as(loc)
         loc, log_scale = self.network(above, *c).unbind(-2)
         return loc, log_scale
 

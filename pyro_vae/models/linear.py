@@ -8,9 +8,11 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pyro_vae.foundation.abstract import forked_random
 from pyro_vae.models.likelihoods.continuous import Gaussian
+from pyro_vae.models.program import Factor
 
 CLOSE = 1e-3  # of its own size, by which a map of float32 may miss an affine one
 
@@ -54,6 +56,26 @@ class LinearGaussian(NamedTuple):
         return _times(pulled, covariance), torch.linalg.cholesky(covariance)
 
 
+class DeepGaussian(NamedTuple):
+    """Layers `z_L ~ N(.)`, `z_l = A z_above + b + s e_l` side by side, the top first: `z = loc + factor e`.
+
+    Attributes:
+        loc: the mean of all layers, `(..., D)`.
+        factor: lower triangular, `(..., D, D)`: their covariance is `factor factor^T`.
+        noise: x given `e ~ N(0, I)`.
+    """
+
+    loc: Tensor
+    factor: Tensor
+    noise: LinearGaussian
+
+    def posterior(self, x: Tensor, *, missing: bool) -> tuple[Tensor, Tensor]:
+        """`p(z|x) = N(m, L L^T)` of all layers, as `LinearGaussian.posterior`."""
+        e, tril = self.noise.posterior(x, missing=missing)
+        moved = (self.factor @ e.unsqueeze(-1)).squeeze(-1)
+        return self.loc + moved, self.factor @ tril
+
+
 def _times(rows: Tensor, matrix: Tensor) -> Tensor:
     """`r M` of each row r, `(..., batch, N)`, and its matrix or that of all, `(..., batch or 1, N, K)` or `(N, K)`."""
     if matrix.dim() == 2:
@@ -70,23 +92,63 @@ def read_linear(model: Any, given: Mapping[str, Tensor]) -> LinearGaussian:
         model: a `Model`, for which `refusal` gives no reason.
         given: what its factors are given beside z, by name: a class y `(..., batch)`, a condition c `(batch, width)`.
     """
-    lead = max(
-        (value.dim() - (name == "c") for name, value in given.items()), default=0
-    )
+    lead = _lead(given)
     factors = {factor.site: factor for factor in model.factors()}
-    prior = factors["z"].at(given)
-    loc, spread = _moments(prior)
+    loc, spread = _moments(factors["z"].at(given))
+    values = {**given, "z": _points(model, lead).to(loc)}
+    weight, bias, scale = _affine_map(_whole(factors["x"].at(values)), lead)
+    return LinearGaussian(weight, bias, scale, loc.to(bias), spread.to(bias))
 
-    # One row for z = 0, and one for each latent.
+
+def read_deep(model: Any, given: Mapping[str, Tensor]) -> DeepGaussian:
+    """The parts of a linear-Gaussian model of several layers, as `read_linear` reads those of one."""
+    lead, size = _lead(given), model.latent_dim
+    top, *below, of_x = model.factors()
+    loc, spread = _moments(top.at(given))
+    factor = pad(torch.diag_embed(spread), (0, size - spread.shape[-1]))
+    points = _points(model, lead).to(loc)
+    values = {**given, **model.by_site(points)}
+
+    # Each layer is a map of those above, and noise of its own.
+    for layer in below:
+        weight, bias, scale = _affine_map(layer.at(values), lead)
+        start = loc.shape[-1]
+        weight = weight[..., :start]
+        own = pad(torch.diag_embed(scale), (start, size - start - scale.shape[-1]))
+        rows = weight @ factor + own
+        loc = torch.cat(
+            [loc.expand(*rows.shape[:-2], -1), _moved(weight, loc, bias)], -1
+        )
+        factor = torch.cat([factor.expand(*rows.shape[:-2], -1, -1), rows], -2)
+    weight, bias, scale = _affine_map(_whole(of_x.at(values)), lead)
+    loc, factor = loc.to(bias), factor.to(bias)
+    standard = torch.zeros_like(loc), torch.ones_like(loc)
+    noise = LinearGaussian(weight @ factor, _moved(weight, loc, bias), scale, *standard)
+    return DeepGaussian(loc, factor, noise)
+
+
+def _lead(given: Mapping[str, Tensor]) -> int:
+    """How many dimensions of conditions or classes a batch has."""
+    return max((v.dim() - (name == "c") for name, v in given.items()), default=0)
+
+
+def _points(model: Any, lead: int) -> Tensor:
+    """Latents at which affine maps are read: 0, and the unit vectors, `(D + 1, ..., D)`."""
     size = model.latent_dim
-    points = torch.cat([torch.zeros(1, size), torch.eye(size)]).to(loc)
-    points = points.reshape(size + 1, *[1] * lead, size)
-    p = _likelihood_at(model, {**given, "z": points})
-    means = p.base_dist.loc.flatten(1 + lead)  # (D + 1, ..., X)
+    points = torch.cat([torch.zeros(1, size), torch.eye(size)])
+    return points.reshape(size + 1, *[1] * lead, size)
+
+
+def _affine_map(p: Any, lead: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, bias and scale of a normal at the points: `(..., N, D)`, `(..., N)` and `(..., N)`."""
+    means = p.base_dist.loc.flatten(1 + lead)  # (D + 1, ..., N)
     scale = p.base_dist.scale.expand(p.base_dist.loc.shape)[0].flatten(lead)
-    weight = torch.movedim(means[1:] - means[:1], 0, -1)
-    loc, spread = loc.to(means), spread.to(means)
-    return LinearGaussian(weight, means[0], scale, loc, spread)
+    return torch.movedim(means[1:] - means[:1], 0, -1), means[0], scale
+
+
+def _moved(weight: Tensor, loc: Tensor, bias: Tensor) -> Tensor:
+    """`W m + b`."""
+    return (weight @ loc.unsqueeze(-1)).squeeze(-1) + bias
 
 
 def axes(weight: Tensor, scale: Tensor) -> Tensor:
@@ -109,9 +171,8 @@ def axes(weight: Tensor, scale: Tensor) -> Tensor:
     return rotation * torch.where(largest < 0, -1.0, 1.0).to(rotation)
 
 
-def _likelihood_at(model: Any, values: Mapping[str, Tensor]) -> Any:
+def _whole(p: Any) -> Any:
     """`p(x|z)` of all elements, also of those that were not seen."""
-    p = next(f for f in model.factors() if f.site == "x").at(values)
     return getattr(p, "whole", p)
 
 
@@ -125,8 +186,6 @@ def refusal(model: Any) -> str | None:
 
     Maps are tried at random weights, so that one counts as affine which is so whatever it learns.
     """
-    if len(model.dims) > 1:
-        return "there are several layers of latents: take another guide"
     if model.class_prior is not None and not model.classes:
         return "the target y is a real number: take another guide"
     if not model.latent_dim:  # a finite mixture, whatever its parts are
@@ -139,11 +198,18 @@ def refusal(model: Any) -> str | None:
     with forked_random(), torch.no_grad():
         twin = _at_random(model)
         given = _any_given(twin)
-        prior = {f.site: f for f in twin.factors()}["z"].at(given)
-        if not _independent_normals(prior):
+        *before, of_x = [f for f in twin.factors() if f.site != "y"]
+        top, *below = before
+        if not _independent_normals(top.at(given)):
             name = type(model.prior).__name__
-            return f"p(z) is {name} and not Gaussian: take the prior standardnormal"
-        if not _affine(twin, given):
+            return f"p({top}) is {name} and not Gaussian: take the prior standardnormal"
+        for layer in below:
+            if not _affine(twin, layer, given):
+                return (
+                    f"p({layer}) is no Gaussian around a map of the layer above, of one scale: take the network linear "
+                    "and the structure chain(scale='element')"
+                )
+        if not _affine(twin, of_x, given):
             name = type(model.decoder).__name__
             return (
                 f"the decoder {name} makes no map W z + b, or no one scale for all z: take the network linear, and a "
@@ -176,12 +242,14 @@ def _independent_normals(p: Distribution) -> bool:
     return isinstance(p, dist.Independent) and isinstance(p.base_dist, dist.Normal)
 
 
-def _affine(model: Any, given: Mapping[str, Tensor]) -> bool:
-    """Whether the mean of `p(x|z)` is affine in z, and its scale the same for all z."""
+def _affine(model: Any, factor: Factor, given: Mapping[str, Tensor]) -> bool:
+    """Whether a factor is normal, with a mean that is affine in z and a scale that is the same for all z."""
     first, second = torch.randn(2, model.latent_dim).double()
     points = [torch.zeros_like(first), first, second, first + second]
     z = torch.stack(points).reshape(4, *[1] * (1 if given else 0), -1)
-    p = _likelihood_at(model, {**given, "z": z})
+    p = _whole(factor.at({**given, **model.by_site(z)}))
+    if not _independent_normals(p):
+        return False
     loc, scale = p.base_dist.loc, p.base_dist.scale.expand(p.base_dist.loc.shape)
     bent = loc[1] + loc[2] - loc[0] - loc[3]
     near = CLOSE * loc.abs().amax()

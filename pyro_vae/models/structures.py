@@ -15,6 +15,7 @@ from pyro_vae.models import formulas
 from pyro_vae.models.classes import Classes
 from pyro_vae.models.conditionals.base import Guide
 from pyro_vae.models.conditionals.exact import Exact
+from pyro_vae.models.conditionals.exact_layers import ExactLayers, is_exact
 from pyro_vae.models.conditionals.gaussian import MeanField
 from pyro_vae.models.conditionals.layered import Ladder as LadderGuide
 from pyro_vae.models.conditionals.layered import Layered, Layers
@@ -146,9 +147,10 @@ class Structure(Declared, ABC):
         """How many numbers of a condition the label of y takes."""
         return 1 if self.real else self.classes
 
-    def usual_objective(self, epochs: int) -> str:
-        """The objective that is taken where none is asked for, in a run of so many epochs."""
-        return f"Annealed(epochs={WARM_UP * epochs:g})" if self.dims else "ELBO()"
+    def usual_objective(self, guide: Any, epochs: int) -> str:
+        """The objective that is taken where none is asked for, in a run of so many epochs with a class of guides."""
+        warm = self.dims and not is_exact(guide)
+        return f"Annealed(epochs={WARM_UP * epochs:g})" if warm else "ELBO()"
 
     @abstractmethod
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
@@ -273,12 +275,14 @@ class _Layered(Structure):
         skip_q: whether each of q is given all layers that were drawn before it, and x.
         downward: whether the guide draws the top first.
         merged: whether the guide is a ladder.
+        scale: of each layer below the top, as in `GaussianLayer`.
     """
 
     skip = False
     skip_q = False
     downward = False
     merged = False
+    scale: Literal["network", "element"] = "network"
 
     def build(self, parts: Parts, shape: Shape, latent_dim: Count) -> VAE:
         return _built_of_layers(parts, shape, self)
@@ -290,6 +294,8 @@ class Chain(_Layered):
     Args:
         dims: the lengths of z1, z2, ...: the first is next to the data, the last is the top, whose prior is `--prior`.
         skip: whether each factor is given all layers above, `p(x|z2,z1)`, and in q the data too, `q(z2|x,z1)`.
+        scale: of each layer below the top, `'network'`: made from the layers above as its mean is, or `'element'`: one
+            for each latent, the same for all data. With linear networks the guide `Exact` then is the posterior.
 
     Raises:
         InputError: for fewer than two layers.
@@ -300,10 +306,14 @@ class Chain(_Layered):
     """
 
     def __init__(
-        self, *, dims: tuple[Count, ...] = (20, 10), skip: bool = False
+        self,
+        *,
+        dims: tuple[Count, ...] = (20, 10),
+        skip: bool = False,
+        scale: Literal["network", "element"] = "network",
     ) -> None:
         check_dims(dims)
-        self.dims = tuple(dims)
+        self.dims, self.scale = tuple(dims), scale
         self.skip = self.skip_q = skip
 
 
@@ -316,6 +326,7 @@ class Ladder(_Layered):
     Args:
         dims: as in `Chain`.
         skip: whether the factors of p are given all layers above.
+        scale: as in `Chain`.
 
     Raises:
         InputError: for fewer than two layers.
@@ -327,10 +338,14 @@ class Ladder(_Layered):
     merged = True
 
     def __init__(
-        self, *, dims: tuple[Count, ...] = (20, 10), skip: bool = False
+        self,
+        *,
+        dims: tuple[Count, ...] = (20, 10),
+        skip: bool = False,
+        scale: Literal["network", "element"] = "network",
     ) -> None:
         check_dims(dims)
-        self.dims, self.skip = tuple(dims), skip
+        self.dims, self.skip, self.scale = tuple(dims), skip, scale
 
 
 class Formula(_Classed):
@@ -370,7 +385,7 @@ class Formula(_Classed):
         found = formulas.read(text)
         self.dims = _dims_of(found.layers, dims)
         self.skip, self.skip_q = found.skip, found.skip_q
-        self.downward, self.merged = found.downward, False
+        self.downward, self.merged, self.scale = found.downward, False, "network"
         self.classes = classes if found.classes else 0
         self.of, self.guided, self.vector = found.of, found.guided, found.vector
         self.weight, self.uniform = weight, uniform
@@ -423,7 +438,9 @@ def _built_of_layers(parts: Parts, shape: Shape, structure: Any) -> VAE:
             layers.append(_layer_of(parts, sites[i], size, over))
         else:
             _, make = between[sites[i + 1]]
-            layers.append(GaussianLayer(make(over, (2, size), context=c), size))
+            outputs = 2 if structure.scale == "network" else 1
+            network = make(over, (outputs, size), context=c)
+            layers.append(GaussianLayer(network, size, scale=structure.scale))
     prior = parts.prior(dims[-1], context=c)
     return VAE(
         prior,
@@ -445,6 +462,12 @@ def _guide_of_layers(
     """`q(z1|x) q(z2|z1)`, or from the top down."""
     dims, c = structure.dims, parts.of_encoder
     sites = sites_of(len(dims))
+    if is_exact(getattr(parts.guide, "make", parts.guide)) and not structure.merged:
+        if parts.guides:
+            raise InputError(
+                f"exact is the posterior of all layers: leave the guide of {min(parts.guides)} out"
+            )
+        return ExactLayers(dims)
     if structure.merged:
         _check_merged(parts)
         bodies, width = [parts.network(likelihood, c)], 0

@@ -394,7 +394,7 @@ class VAE(AbstractProgram):
         if not own and len(of_model) > 1:
             raise InputError(
                 f"the model has {len(of_model)} layers of latents and the guide {type(self.guide).__name__} one: take "
-                "Layered or Ladder"
+                "Layered, Ladder or ExactLayers"
             )
         if own and self.guide.dims != of_model:
             raise InputError(

@@ -34,6 +34,20 @@ def test_every_program_reads_a_finite_mixture(call, train):
         assert "the run has none: its class is all that there is" in said.err
 
 
+def test_every_program_reads_exact_layers(call, train):
+    structure = "chain(dims=(4, 2), scale='element')"
+    run = train("layers", *PPCA, "--structure", structure, "--epochs", 3)
+    assert 'objective = "ELBO()"' in (run / "config.toml").read_text()
+    said = call("evaluate", run, "--limit", 30)
+    assert (said.code, said.err) == (0, "")
+    assert "the guide is p(z|x) itself" in said.out
+    for program in ("sample", "encode"):
+        said = call(program, run)
+        assert (said.code, said.err) == (0, "")
+    said = call("train", "--resume", run, "--epochs", 4)
+    assert (said.code, said.err) == (0, "")
+
+
 def test_equal_weights_need_no_warning(call, train):
     """In float32, with elements of very different scales, whose log p(x) carries many roundings."""
     options = ("--network", "linear", "--likelihood", "gaussian", "--dequantize")
@@ -57,6 +71,8 @@ def test_equal_weights_need_no_warning(call, train):
         ((*PPCA, *BY_EM, "--objective", "iwae"), "the objective is IWAE"),
         (BY_EM, "EM needs the posterior itself"),
         ((*PPCA, "--likelihood", "laplace"), "Laplace and not Gaussian"),
+        ((*PPCA, "--structure", "chain"), "the structure chain(scale='element')"),
+        ((*PPCA, *BY_EM, "--structure", "chain(scale='element')"), "several layers"),
     ],
 )
 def test_what_does_not_go_together_is_said(call, options, why):

@@ -11,15 +11,17 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import ELBO
 from pyro_vae.inference.terms import Program, Terms
+from pyro_vae.models.conditionals.exact_layers import is_exact
 from pyro_vae.models.layers import WARM_UP
 
 
-def usual_objective(model: Program, epochs: int) -> Objective:
+def usual_objective(model: Program, guide: Program, epochs: int) -> Objective:
     """The objective of a run where none is asked for: the ELBO, of several layers with their KL turned on slowly.
 
-    Trained by the plain ELBO from the beginning, layers whose KL is not yet worth its price are closed for good.
+    Trained by the plain ELBO from the beginning, layers whose KL is not yet worth its price are closed for good. Under
+    a guide that is the posterior whatever the model learns there is no such price.
     """
-    several = len(getattr(model, "dims", ())) > 1
+    several = len(getattr(model, "dims", ())) > 1 and not is_exact(guide)
     return Annealed(epochs=WARM_UP * epochs) if several and epochs else ELBO()
 
 

@@ -4,6 +4,7 @@ from pyro_vae.models.conditionals.base import Guide, HeadGuide
 from pyro_vae.models.conditionals.codebook import Codebook
 from pyro_vae.models.conditionals.discrete import Categorical
 from pyro_vae.models.conditionals.exact import Exact
+from pyro_vae.models.conditionals.exact_layers import ExactLayers
 from pyro_vae.models.conditionals.experts import MixtureOfExperts, ProductOfExperts
 from pyro_vae.models.conditionals.flows import IAF, NSF, Householder, Planar, Sylvester
 from pyro_vae.models.conditionals.gaussian import (
@@ -24,6 +25,7 @@ __all__ = [
     "Codebook",
     "Delta",
     "Exact",
+    "ExactLayers",
     "FullRank",
     "Guide",
     "HeadGuide",
