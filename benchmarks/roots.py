@@ -9,12 +9,15 @@ data, as for the programs.
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -92,6 +95,27 @@ def tiled(images: Tensor, columns: int) -> np.ndarray:
     rows = framed.unflatten(0, (-1, columns))
     whole = rows.transpose(1, 2).flatten(2).flatten(0, 1)
     return whole[1:, 1:].numpy()
+
+
+def peers(folder: Path, latents: int, limit: int) -> str:
+    """The classical three by scikit-learn, fitted to the data of a run with one draw of their noise, as a table."""
+    opened = open_run(folder)
+    x = torch.as_tensor(opened.split("train")[:]).flatten(1).double().numpy()
+    test = torch.as_tensor(opened.split("test")[:limit]).flatten(1).double().numpy()
+    models = {
+        "PCA": PCA(latents),
+        "FactorAnalysis": FactorAnalysis(latents, tol=1e-6, max_iter=5000),
+        "GaussianMixture": GaussianMixture(10, covariance_type="diag", random_state=0),
+    }
+    lines = ["| scikit-learn | log p(x) | seconds |", "|---|---|---|"]
+    for name, model in models.items():
+        started = time.perf_counter()
+        log_p = model.fit(x).score_samples(test)
+        seconds = time.perf_counter() - started
+        error = log_p.std() / len(test) ** 0.5
+        cells = [name, f"{log_p.mean():.2f} ± {error:.2f}", f"{seconds:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 class Panels:
@@ -197,6 +221,7 @@ def main() -> None:
         help="refine all posteriors and anneal none: sooner on large data",
     )
     parser.add_argument("--figure", type=Path, help="draws the runs, of two latents")
+    parser.add_argument("--peers", action="store_true", help="scikit-learn beside them")
     options = parser.parse_args()
     shared = ["--dataset", options.dataset, "--dequantize", "--likelihood", "gaussian"]
     shared += ["--epochs", options.epochs, "--seed", options.seed, "--overwrite"]
@@ -225,6 +250,8 @@ def main() -> None:
         print("\n".join(lines), flush=True)
     if options.figure:
         draw(folders, options.figure)
+    elif options.peers:
+        print(peers(folders["PCA with noise"], latents, options.limit))
 
 
 if __name__ == "__main__":

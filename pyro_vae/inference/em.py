@@ -225,7 +225,8 @@ class _Linear(_Steps):
             self.learned.append(model.likelihood.log_scale)
         if type(model.prior) is not StandardNormal:
             raise InputError(
-                f"EM leaves p(z) as N(0, I), and the prior is {type(model.prior).__name__}: take standardnormal"
+                f"EM leaves p(z) as N(0, I), and the prior is {type(model.prior).__name__}: take standardnormal, "
+                "or an optimizer that follows gradients"
             )
 
     def _contexts(self, values: Mapping[str, Tensor]) -> Tensor:
