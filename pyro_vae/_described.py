@@ -10,8 +10,10 @@ from torch import nn
 from pyro_vae.foundation.abstract import context_of, variants
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import given
-from pyro_vae.models.conditionals import Guide, Ladder, Layered
+from pyro_vae.models.conditionals import ExactLayers, Guide, Ladder, Layered
+from pyro_vae.models.conditionals.exact_layers import is_exact
 from pyro_vae.models.conditionals.layered import Layers
+from pyro_vae.models.finite import OfClass
 from pyro_vae.models.layers import Below
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import formula
@@ -83,6 +85,8 @@ def _parts_of_guide(guide: Any) -> dict[str, Any]:
             {_of("guide", site): own, **_bodies(_of("encoder", site), own.encoder)}
             for site, own in zip(guide.sites, guide.guides, strict=True)
         ]
+    elif isinstance(guide, ExactLayers):
+        found = [{"guide": guide}]
     else:
         found = [{"guide": guide, **_bodies("encoder", guide.encoder)}]
     return {name: part for some in found for name, part in some.items()}
@@ -129,7 +133,8 @@ def _read(vae: VAE) -> Spec:
     parts = _parts(vae)
     shape, latent_dim = parts["likelihood"].shape, parts["prior"].latent_dim
     axes: dict[str, Any] = {"likelihood": _member("likelihood", parts["likelihood"])}
-    axes |= {a: _members(a, parts, vae) for a in ("prior", "guide")}
+    if latent_dim:
+        axes |= {a: _members(a, parts, vae) for a in ("prior", "guide")}
     if vae.context:
         axes |= {
             "context": vae.context,
@@ -146,15 +151,28 @@ def _read(vae: VAE) -> Spec:
 
 
 def _first(vae: VAE) -> Any:
-    """The encoder that reads the data, or the first of them."""
+    """The encoder that reads the data, or the first of them; of a guide without any the decoder stands for it."""
+    if _reads_nothing(vae):
+        decoder = vae.model.decoder
+        return decoder.network if isinstance(decoder, OfClass) else decoder
     guide: Any = vae.guide
     return guide.bodies[0] if isinstance(guide, Layers) else guide.encoder
+
+
+def _reads_nothing(vae: VAE) -> bool:
+    """Whether the guide has no encoder: it asks the model."""
+    guide: Any = vae.guide
+    if isinstance(guide, Layers):
+        return not guide.bodies
+    return isinstance(guide.encoder, nn.Identity)
 
 
 def _members(axis: str, parts: dict[str, Any], vae: VAE) -> str:
     """The prior or the guide in the grammar of the command line, and those of layers that have others."""
     if axis == "guide" and isinstance(vae.guide, Ladder):
         return "MeanField()"
+    if axis == "guide" and isinstance(vae.guide, ExactLayers):
+        return "Exact()"
     usual, others = _member(axis, parts[axis]), {}
     for site in vae.model.sites:
         part = parts.get(f"layer {site}" if axis == "prior" else f"guide of {site}")
@@ -168,10 +186,12 @@ def _layers(vae: VAE) -> str:
     """The structure of a pair with several layers, in the grammar of the command line."""
     guide: Any = vae.guide
     dims, skip = vae.model.dims, vae.model.skip
+    own = any(getattr(layer, "scale", None) == "element" for layer in vae.model.layers)
+    scale = ", scale='element'" if own else ""
     if isinstance(guide, Ladder):
-        return f"Ladder(dims={dims}, skip={skip})"
-    if not guide.downward and guide.skip == skip:
-        return f"Chain(dims={dims}, skip={skip})"
+        return f"Ladder(dims={dims}, skip={skip}{scale})"
+    if is_exact(guide) or (not guide.downward and guide.skip == skip):
+        return f"Chain(dims={dims}, skip={skip}{scale})"
     text = formula(vae.model, guide).replace(",c)", ")").replace("|c)", ")")
     return f"Formula(text={text!r}, dims={dims})"
 
@@ -187,6 +207,8 @@ def _reads_holes(vae: VAE) -> bool:
 def _network(vae: VAE, parts: dict[str, Any]) -> str:
     """The network in the grammar of the command line, of several fields one for each."""
     encoder = _first(vae)
+    if _reads_nothing(vae):
+        return _member("network", encoder)
     if len(vae.model.dims) > 1 and not isinstance(encoder, FieldEncoder):
         usual = _member("network", parts["encoder"])
         each = {s: parts[_of("encoder", s)] for s in vae.model.sites[1:]}
@@ -208,7 +230,9 @@ def _structure(vae: VAE) -> str:
     if not vae.classes:
         return f"Labelled(target='real', weight={classifier.weight!r})"
     name, text = "Labelled" if of_x else "Clusters", {}
-    if (of_z and of_x) or not vae.guide.reads.y:
+    if not vae.model.latent_dim:
+        name, text = "Formula", {"text": formula(vae.model, vae.guide)}
+    elif (of_z and of_x) or not vae.guide.reads.y:
         p_z, p_x = "p(z|y)" if of_z else "p(z)", "p(x|z,y)" if of_x else "p(x|z)"
         q_z = "q(z|x,y)" if vae.guide.reads.y else "q(z|x)"
         name, text = "Formula", {"text": f"p(y) {p_z} {p_x}; q(y|x) {q_z}"}

@@ -20,9 +20,21 @@ from pyro_vae import (
     open_run,
     save,
 )
-from pyro_vae.models.conditionals import SemiAmortized
+from pyro_vae.models.classes import Classes
+from pyro_vae.models.conditionals import (
+    Exact,
+    ExactLayers,
+    Ladder,
+    Layered,
+    Local,
+    SemiAmortized,
+)
+from pyro_vae.models.finite import NoVector, OfClass
+from pyro_vae.models.layers import GaussianLayer
 from pyro_vae.models.likelihoods import Poisson, ZeroInflated
 from pyro_vae.models.priors import GaussianMixture
+from pyro_vae.models.program import formula
+from pyro_vae.networks import Linear
 from reading import mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -73,6 +85,44 @@ def test_what_is_saved_is_loaded(name):
     assert repr(again) == repr(vae)
     z = torch.zeros(1, vae.model.prior.latent_dim, dtype=next(vae.parameters()).dtype)
     assert torch.equal(vae.eval().decode(z).mean, again.decode(z).mean)
+
+
+def in_layers(guide, network=MLP):
+    own = GaussianLayer(network((1,), (1, 2)), 2, scale="element")
+    decoder, likelihood = network((2,), (1, 4)), Gaussian((4,))
+    return VAE(StandardNormal(1), decoder, likelihood, guide, layers=[own])
+
+
+def mixture():
+    classes = Classes(3, Linear((4,)), of=("x",))
+    decoder = OfClass(Linear((3,), (1, 4)), 3)
+    guide = Exact(Linear((4,)), 0)
+    return VAE(NoVector(), decoder, Gaussian((4,)), guide, classes=classes)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VAE(
+            StandardNormal(2), Linear((2,), (1, 4)), Gaussian((4,)), Exact(MLP((4,)), 2)
+        ),
+        lambda: by_hand(guide=Local),
+        lambda: in_layers(ExactLayers((2, 1)), Linear),
+        lambda: in_layers(Layered([MeanField(MLP((4,)), 2), MeanField(MLP((2,)), 1)])),
+        lambda: in_layers(Ladder([MLP((4,)), MLP((200,))], (2, 1))),
+        mixture,
+    ],
+    ids=["exact", "local", "exact layers", "chain", "ladder", "mixture"],
+)
+def test_pairs_whose_guide_is_no_network_and_a_prior_are_loaded(make):
+    vae = make()
+    save(vae, "mine.safetensors")
+    again = load("mine.safetensors")
+    assert type(again.guide) is type(vae.guide)
+    assert formula(again.model, again.guide) == formula(vae.model, vae.guide)
+    weights = again.state_dict()
+    assert weights.keys() == vae.state_dict().keys()
+    assert all(torch.equal(weights[k], v) for k, v in vae.state_dict().items())
 
 
 def test_a_vae_is_saved_to_a_folder_and_pickled():
