@@ -26,6 +26,7 @@ from pyro_vae.engine.recording import (
     ValueNeededError,
     changed_inputs,
     draws,
+    reshape_for_view,
     simplify,
 )
 from pyro_vae.foundation.abstract import alone, forked_random, traced
@@ -572,6 +573,7 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     inputs: list[Any] = list(graph.inputs)
     _draw_truths_as_python_does(graph.operations)
     _draw_normals_unlooked(graph.operations)
+    reshape_for_view(graph.operations)
     module: GraphModule = graph.module
     options = OPTIONS | in_order()
     with _quietly(), torch.no_grad(), forked_random():

@@ -285,6 +285,19 @@ def _merge(nodes: Sequence[Node]) -> None:
             node.replace_all_uses_with(first)
 
 
+def reshape_for_view(graph: Graph) -> None:
+    """Have tensors that nothing writes to reshaped, which copies them where their strides are not those of the record.
+
+    Inductor lays out in its own way what a broadcast operation makes, and a view of that may not be possible.
+    """
+    nodes = list(graph.nodes)
+    memory = _memory(nodes)
+    written = _written(nodes, memory)
+    for node in nodes:
+        if node.target is aten.view.default and memory[node] not in written:
+            node.target = aten.reshape.default
+
+
 def changed_inputs(graph: Graph) -> tuple[int, ...]:
     """The places of the inputs that a graph writes to, itself or through views of them."""
     nodes = list(graph.nodes)

@@ -31,6 +31,7 @@ class _Mode(threading.local):
 
     announce = True
     traced = False
+    labelled = False
 
 
 _mode = _Mode()
@@ -156,6 +157,16 @@ def traced() -> AbstractContextManager[None]:
 def is_traced() -> bool:
     """Whether what runs now becomes a graph, in which many small operations cost little."""
     return _mode.traced
+
+
+def labelled(every: bool = True) -> AbstractContextManager[None]:
+    """All data that programs are called with inside have a label: then a class is observed, and not enumerated."""
+    return alone(labelled=True) if every else nullcontext()
+
+
+def is_labelled() -> bool:
+    """Whether all data have a label, see `labelled`."""
+    return _mode.labelled
 
 
 @contextmanager

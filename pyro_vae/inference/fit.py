@@ -42,6 +42,7 @@ from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.objectives.annealed import usual_objective
 from pyro_vae.inference.seeking import (
+    all_labelled,
     begin,
     begin_prior,
     check_learned,
@@ -253,7 +254,8 @@ def run_epochs(
     objective = _prepared(svi, size, epochs)
     chains, whole = _chains(svi, size, progress), min(batch_size, size)
     look = partial(worth, svi, data, steps=epochs * steps, batch_size=whole)
-    with chains(torch.arange(whole), changed=False):
+    labels = partial(svi.labelled, all_labelled(svi, data))
+    with chains(torch.arange(whole), changed=False), labels():
         _compile(svi, compile, progress, look, say, batch_size=whole)
     while not progress.finished(epochs, patience):
         if progress.order is None:
@@ -274,7 +276,7 @@ def run_epochs(
             if objective is not None:
                 objective.advance(done / steps)
             x, count = next(ahead), min(batch_size, size - progress.position)
-            with chains(progress.order[progress.position :][:count]):
+            with chains(progress.order[progress.position :][:count]), labels():
                 rows.add(svi.step_and_record(x), count)
             progress.position += count
             now = time.perf_counter()

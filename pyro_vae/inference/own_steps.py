@@ -13,6 +13,7 @@ from pyro_vae.data.fields import parts_of
 from pyro_vae.engine.compiled import made, restored
 from pyro_vae.foundation.abstract import (
     forked_random,
+    labelled,
     local_parameters,
     localise,
     traced,
@@ -75,6 +76,7 @@ class OwnSteps:
             _check_unguided(loss)
         self.checked = False  # whether the loss was held against what the pair offers
         self.validated = False  # whether a step was run with Pyro's validation
+        self.labelled = False  # whether all data of a step have a label
 
     def parameters(self) -> list[Tensor]:
         """Those of both modules, in an order that stays."""
@@ -99,7 +101,8 @@ class OwnSteps:
     def state(self) -> tuple[list[Tensor], Hashable]:
         """What a step reads beside its arguments: tensors, and a value of all else."""
         tensors, others = attributes(self._loss)
-        constants = (*(module.training for module in self._modules), *others)
+        modes = [module.training for module in self._modules]
+        constants = (self.labelled, *modes, *others)
         return [*self._parameters, *self.buffers(), *tensors], constants
 
     @property
@@ -117,7 +120,7 @@ class OwnSteps:
         args = made(list(args))
         # Validation costs a third of a millisecond: the first step has it as the user set it.
         validation = pyro.validation_enabled(False) if self.validated else nullcontext()
-        with local_parameters(), validation:
+        with local_parameters(), validation, labelled(self.labelled):
             t, *parts = self._parts(args, kwargs)
         self.validated = True
         gradients: dict[int, Tensor] = {}

@@ -15,7 +15,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.em import mixture_start
 from pyro_vae.inference.objectives import ELBO
 from pyro_vae.inference.svi import SVI
-from pyro_vae.models.conditionals import Exact
+from pyro_vae.models.conditionals import Exact, Guide
 from pyro_vae.models.priors import Codes
 from pyro_vae.networks.corruptions import clean
 
@@ -37,6 +37,19 @@ def epochs_before(steps: int, epochs: int) -> int:
 def has_labels(data: Any) -> bool:
     """Whether some of the data have a label."""
     return bool(_labelled(data).any())
+
+
+def all_labelled(svi: SVI, data: Any) -> bool:
+    """Whether all data have a label, and a pair enumerates nothing but their class."""
+    return _enumerates_classes(svi) and bool(_labelled(data).all())
+
+
+def _enumerates_classes(svi: SVI) -> bool:
+    """Whether a class is all that a pair enumerates."""
+    guide: Any = svi.guide
+    if not getattr(svi.model, "classes", 0) or not isinstance(guide, Guide):
+        return False
+    return [f.site for f in guide.factors() if f.listed] == ["y"]
 
 
 def steps_of_labels(vae: Any, data: Any) -> int:
@@ -70,8 +83,9 @@ def learn_labels(vae: Any, data: Any, steps: int) -> None:
     rows = _labelled(data).nonzero().flatten().cpu()
     adam = partial(torch.optim.Adam, lr=1e-3)
     svi = SVI(vae.model, vae.guide, adam, ELBO(), reduction="mean")
-    for _ in range(steps):
-        svi.step(data[rows[torch.randperm(len(rows))[:BATCH]]])
+    with svi.labelled(_enumerates_classes(svi)):
+        for _ in range(steps):
+            svi.step(data[rows[torch.randperm(len(rows))[:BATCH]]])
 
 
 def begin(vae: Any, data: Any) -> str | None:

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.infer
@@ -201,6 +202,18 @@ class SVI:
         """The optimizer, where it is `EM` and follows no gradients."""
         single = self._updates.single
         return single if isinstance(single, EM) else None
+
+    @contextmanager
+    def labelled(self, every: bool) -> Iterator[None]:
+        """Steps in which all data have a label, where `every` is true: then no class is enumerated."""
+        pair = self._pair
+        if isinstance(pair, OwnSteps):
+            pair.labelled = every
+        try:
+            yield
+        finally:
+            if isinstance(pair, OwnSteps):
+                pair.labelled = False
 
     def meet(self, size: int) -> None:
         """Say how many data an epoch has, for an optimizer that waits for all of them."""

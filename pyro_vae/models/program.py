@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from pyro_vae.distributions.known import is_known, log_prob_of_known, pinned, set_aside
-from pyro_vae.foundation.abstract import AbstractProgram
+from pyro_vae.foundation.abstract import AbstractProgram, is_labelled
 from pyro_vae.foundation.errors import InputError
 
 Batch = Tensor | Mapping[str, Tensor]
@@ -71,7 +71,8 @@ class Program(AbstractProgram):
 
     @property
     def lists(self) -> bool:
-        return any(factor.listed for factor in self.factors())
+        known = ("y",) if is_labelled() else ()
+        return any(f.listed and f.site not in known for f in self.factors())
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -95,6 +96,10 @@ class Program(AbstractProgram):
         pyro.factor("label", log_prob_of_known(p, labels))
         return set_aside(p, labels) if labels.is_floating_point() else pinned(p, labels)
 
+    def observe(self, factor: Factor, values: Mapping[str, Tensor]) -> None:
+        """A listed site whose values are all known: the model's density of them."""
+        pyro.sample(factor.site, factor.at(values), obs=values[factor.site])
+
     def beside(self, site: str, value: Tensor | None) -> Tensor | None:
         """What is added to the log-density of a site, one number for all data or `(batch,)`: it stands in `units`."""
         return None
@@ -116,7 +121,11 @@ class Program(AbstractProgram):
         values = self.known(data)
         with pyro.plate("data", rows, dim=-1):
             for factor in factors:
-                site, p = factor.site, factor.at(values)
+                site = factor.site
+                if factor.listed and site in values and is_labelled():
+                    self.observe(factor, values)
+                    continue
+                p = factor.at(values)
                 if (constant := self.beside(site, values.get(site))) is not None:
                     pyro.factor("units", constant)
                 infer: Any = {"enumerate": "parallel"} if factor.listed else {}

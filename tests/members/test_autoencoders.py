@@ -266,7 +266,7 @@ def test_corrupted_data_are_what_the_encoder_sees():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("corrupt", ["noise(0.3)", "salt(0.1)"])
+@pytest.mark.parametrize("corrupt", ["noise(0.3)", "mask(0.5)", "salt(0.1)"])
 @torch._inductor.config.patch(fallback_random=True)
 def test_compiled_steps_on_corrupted_data_are_those_of_python(corrupt):
     x, losses = torch.rand(20, 5).double().round(), []

@@ -179,6 +179,13 @@ class Guide(Declared, Program):
             aim("classifier", self.classifier.weight * log_q)
         return set_aside(p, labels) if labels.is_floating_point() else pinned(p, labels)
 
+    def observe(self, factor: Factor, values: Mapping[str, Tensor]) -> None:
+        """What q(y|x) says of labels goes into the objective alone, and there is nothing to draw."""
+        assert self.classifier is not None
+        if self.classifier.weight:
+            log_q = factor.at(values).log_prob(values[factor.site])
+            aim("classifier", self.classifier.weight * log_q)
+
     def connect(self, model: nn.Module) -> None:
         """Called once by `VAE` with the model: the encoder of data on scales of their own counts in standard units.
 

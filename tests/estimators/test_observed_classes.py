@@ -1,0 +1,92 @@
+"""Data that all have a label: their class is observed, and says what it says where it is enumerated."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_vae import ELBO, SVI, Spec, build
+from pyro_vae.inference.seeking import all_labelled
+
+OF_EXACT = {
+    "labelled": "labelled(classes=3, weight=7)",
+    "clusters": "clusters(classes=3, weight=7)",
+    "both": "formula(text='p(y) p(z|y) p(x|z,y); q(y|x) q(z|x,y)', classes=3, weight=7)",
+    "mixture": "formula(text='p(y) p(x|y); q(y|x)', classes=3, weight=7)",
+}
+
+
+def all_labelled_pair(structure, guide="meanfield"):
+    torch.manual_seed(0)
+    given = {"network": "linear", "likelihood": "gaussian", "guide": guide}
+    vae = build(Spec((4,), 2, structure=structure, context=3, **given)).double()
+    with torch.no_grad():
+        for p in vae.parameters():
+            p.copy_(0.5 * torch.randn_like(p))
+    x = torch.randn(12, 4).double()
+    return vae, {"x": x, "c": torch.eye(3).double()[torch.arange(12) % 3]}
+
+
+def gradients(vae, data, *, known, num_particles=1, count=1):
+    """The mean loss, its error, and the mean gradient of each parameter."""
+    svi = SVI(vae.model, vae.guide, torch.optim.SGD, ELBO(num_particles=num_particles))
+    vae.zero_grad()
+    with svi.labelled(known):
+        losses = torch.stack([svi.differentiate(data)[0] for _ in range(count)])
+    found = {n: p.grad / count for n, p in vae.named_parameters() if p.grad is not None}
+    return losses.mean(), losses.std(correction=0) / count**0.5, found
+
+
+@pytest.mark.parametrize("structure", OF_EXACT.values(), ids=OF_EXACT)
+def test_an_observed_class_is_the_enumerated_one(structure):
+    """Under the exact posterior, whose draws make no noise."""
+    vae, data = all_labelled_pair(structure, guide="exact")
+    summed, _, of_sum = gradients(vae, data, known=False)
+    observed, _, found = gradients(vae, data, known=True)
+    torch.testing.assert_close(observed, summed, rtol=1e-10, atol=1e-10)
+    assert found.keys() == of_sum.keys()
+    for name, gradient in of_sum.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_an_observed_class_trains_q_of_y_and_bounds_the_same(num_particles):
+    vae, data = all_labelled_pair(OF_EXACT["labelled"])
+    options = {"num_particles": num_particles, "count": 300}
+    summed, error, of_sum = gradients(vae, data, known=False, **options)
+    observed, own, found = gradients(vae, data, known=True, **options)
+    assert (observed - summed).abs() < 4.5 * (error**2 + own**2).sqrt()
+    for name, gradient in of_sum.items():
+        if "classifier" in name:  # of log q(y|x) alone, which is not drawn
+            torch.testing.assert_close(found[name], gradient)
+
+
+def test_a_class_is_observed_where_all_have_a_label_and_it_alone_is_listed():
+    vae, data = all_labelled_pair(OF_EXACT["labelled"])
+    svi = SVI(vae.model, vae.guide, torch.optim.SGD, ELBO())
+    assert all_labelled(svi, data)
+    data["c"][3] = math.nan
+    assert not all_labelled(svi, data)
+    codes = {"prior": "categorical(levels=2)", "guide": "categorical(levels=2)"}
+    other = build(Spec((4,), 2, structure="labelled(classes=3)", context=3, **codes))
+    data["c"][3] = torch.eye(3)[0]
+    svi = SVI(other.model, other.guide, torch.optim.SGD, ELBO())
+    assert not all_labelled(svi, data)
+    plain = build(Spec((4,), 2))
+    assert not all_labelled(
+        SVI(plain.model, plain.guide, torch.optim.SGD, ELBO()), data
+    )
+
+
+def test_compiled_steps_know_whether_all_have_a_label():
+    vae, data = all_labelled_pair(OF_EXACT["labelled"], guide="exact")
+    some = {**data, "c": data["c"].clone()}
+    some["c"][:5] = math.nan
+    found = []
+    for compiled in (False, True):
+        svi = SVI(vae.model, vae.guide, torch.optim.SGD, ELBO(), compile=compiled)
+        for given, known in ((data, True), (some, False), (data, False)):
+            with svi.labelled(known):
+                found.append(float(svi.differentiate(given)[0]))
+    assert found[:3] == pytest.approx(found[3:])
+    assert found[0] == pytest.approx(found[2])
