@@ -152,8 +152,8 @@ def parse_columns(text: str) -> dict[str, str] | None:
 def _pieces(text: str) -> list[tuple[str, str, str]]:
     """A text cut at its commas, and each piece at its first equals sign; not inside brackets or quoted names."""
     pieces, depth, quote, start, equals = [], 0, "", 0, -1
+    begins = True  # nothing but spaces stands in the piece yet
     for i, sign in enumerate([*text, ","]):
-        begins = not text[start:i].strip()
         if quote:
             quote = "" if sign == quote else quote
         elif sign in "'\"" and (depth or begins):
@@ -169,7 +169,9 @@ def _pieces(text: str) -> list[tuple[str, str, str]]:
             pieces.append(
                 (text[start:cut], "" if equals < 0 else "=", text[cut + 1 : i])
             )
-            start, equals = i + 1, -1
+            start, equals, begins = i + 1, -1, True
+        else:
+            begins = begins and sign.isspace()
     return pieces
 
 

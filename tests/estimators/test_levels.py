@@ -315,7 +315,7 @@ def test_a_cluster_is_summed_out(count):
 
 def test_chains_move_where_a_cluster_is_summed_out():
     x = 2 * torch.randn(7).double()
-    options = {"num_chains": 64, "num_temperatures": 40}
+    options = {"num_chains": 32, "num_temperatures": 40}
     within(annealed_importance_sampling(mixed, x, **options), truth_of_mixed(x))
     options["num_temperatures"] = 80
     low, high = bidirectional_monte_carlo(mixed, 7, x, **options).bounds
