@@ -16,10 +16,10 @@ train: $(VENV)/.base
 
 # What `--device auto` takes is tested where it is a CPU, whatever else this machine has.
 test: $(VENV)/.dev
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto -m slow
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu

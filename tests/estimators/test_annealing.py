@@ -88,16 +88,16 @@ def test_bidirectional_bounds_hold_the_truth_between_them():
     for count in (10, 400):
         torch.manual_seed(0)
         found = bdmc(
-            model.vae.model, 60, num_chains=8, num_temperatures=count, leapfrogs=5
+            model.vae.model, 30, num_chains=8, num_temperatures=count, leapfrogs=5
         )
         torch.manual_seed(0)
-        z = model.vae.model.prior().sample((60,))  # the data are drawn first
+        z = model.vae.model.prior().sample((30,))  # the data are drawn first
         x = model.vae.model.likelihood(model.vae.model.decoder(z)).sample()
         truth = model.marginal.log_prob(x).mean().item()
         assert found.lower.mean < truth + 4 * found.lower.monte_carlo_standard_error
         assert (
             found.upper.mean()
-            > truth - 4 * found.upper_errors.square().sum().sqrt() / 60
+            > truth - 4 * found.upper_errors.square().sum().sqrt() / 30
         )
         gaps.append(found.gap)
         assert found.gap > -4 * found.gap_standard_error

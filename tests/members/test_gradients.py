@@ -271,6 +271,6 @@ def slope_of_signal_to_noise(make, counts):
 
 def test_signal_to_noise_falls_under_iwae_and_rises_under_dreg():
     """As K^-1/2 and as K^1/2: Rainforth et al. 2018, theorem 1; Tucker et al. 2018, section 3."""
-    counts = (16, 32, 64, 128)
+    counts = (16, 32, 64)
     assert slope_of_signal_to_noise(IWAE, counts) == pytest.approx(-0.5, abs=0.1)
     assert slope_of_signal_to_noise(DReG, counts) == pytest.approx(0.5, abs=0.1)

@@ -323,7 +323,7 @@ def ends_well(call, *arguments):
         assert len(said.err) < 600, said.err
 
 
-@pytest.mark.parametrize("seed", few_and_many(12, 300))
+@pytest.mark.parametrize("seed", few_and_many(12, 100))
 def test_mutated_headers(call, run, seed):
     for which in ("best", "last"):
         rewrite(run / f"{which}.safetensors", lambda h, t: changed(seed, h))
@@ -331,7 +331,7 @@ def test_mutated_headers(call, run, seed):
     ends_well(call, "train", "--resume", "run", "--epochs", 3, "--dry-run")
 
 
-@pytest.mark.parametrize("seed", few_and_many(12, 300))
+@pytest.mark.parametrize("seed", few_and_many(12, 100))
 def test_mutated_configurations(call, run, seed):
     config = run / "config.toml"
     config.write_bytes(mutations(seed, config.read_text()))
