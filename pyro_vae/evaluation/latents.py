@@ -324,7 +324,11 @@ class LatentHealth(Printed):
         used, label = self.kl_per_dimension, "KL, nats per datum"
         if used is None:
             used, label = self.activity, "variance of the posterior mean"
-        make = partial(plots.use_of_latents, used, self.activity > ACTIVE, label)
+        names = [
+            f"{layer.site}_{i}" for layer in self.layers for i in range(layer.size)
+        ]
+        active = self.activity > ACTIVE
+        make = partial(plots.use_of_latents, used, active, label, names or None)
         caption = f"The latents in order: {label}. Latents without a bar carry next to nothing."
         return Drawing(make, caption)
 

@@ -23,6 +23,7 @@ from pyro_vae.plots.canvas import (
 )
 
 BINS = 30
+LEAST_SPAN = 0.1  # nats that the axis of a bound shows at least
 
 
 def learning_curves(
@@ -92,6 +93,9 @@ def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
             fontsize=8,
         )
     axes.margins(0.12, 0.2)
+    low, high = axes.get_ylim()
+    short = max(0.0, LEAST_SPAN - (high - low))  # rounding shall not look like a curve
+    axes.set_ylim(low - short / 2, high + short / 2)
     axes.set_xlabel("particles K")
     axes.set_ylabel("nats per datum")
     axes.set_title("importance-weighted bound on log p(x)", fontsize=10)
@@ -283,13 +287,16 @@ def posterior_pairs(
     return titled(figure, title)
 
 
-def use_of_latents(used: Tensor, active: Tensor, label: str) -> Figure:
+def use_of_latents(
+    used: Tensor, active: Tensor, label: str, names: Sequence[str] | None = None
+) -> Figure:
     """How much each latent carries, as bars in order; those that are not `active` are grey.
 
     Args:
         used: nats of KL, or the variance of its posterior mean, of each latent, `(D,)`.
         active: which latents are active, `(D,)` booleans.
         label: what `used` is.
+        names: what the latents are called, where that is not their number.
     """
     order = used.argsort(descending=True)
     heights, places = used[order].tolist(), list(range(len(used)))
@@ -297,7 +304,9 @@ def use_of_latents(used: Tensor, active: Tensor, label: str) -> Figure:
     colours = ["C0" if is_active else "0.7" for is_active in active[order].tolist()]
     axes.bar(places, heights, color=colours)
     shown = places[:: math.ceil(len(places) / 20)]
-    axes.set_xticks(shown, [f"{order[place]}" for place in shown], fontsize=8)
+    numbers = [int(order[place]) for place in shown]
+    called = [names[i] if names else f"{i}" for i in numbers]
+    axes.set_xticks(shown, called, fontsize=8, rotation=90 if names else 0)
     axes.set_xlabel("latent (from 0); grey: not active")
     axes.set_ylabel(label)
     plain(axes)

@@ -172,3 +172,19 @@ def test_pictures_that_take_too_much_memory_are_fewer(wide, monkeypatch):
         Spec((6, 6), 2, "StandardNormal()", "Linear()", "Bernoulli()", "MeanField()")
     )
     assert plots.manifold(plane)[1].shape == (7, 7, 6, 6)
+
+
+def test_a_bound_that_is_flat_but_for_rounding_is_drawn_flat():
+    curve = {k: torch.full((5,), 18.3, dtype=torch.float64) for k in (1, 10, 100)}
+    curve[1] = curve[1] - 1e-12
+    (axes,) = plots.bound_curve(curve).axes
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(plots.numbers.LEAST_SPAN)
+    assert low < 18.3 < high
+
+
+def test_latents_of_layers_are_called_by_their_layer():
+    used, names = torch.tensor([1.0, 3.0, 2.0]), ["z2_0", "z1_0", "z1_1"]
+    (axes,) = plots.use_of_latents(used, used > 0, "KL", names).axes
+    ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert ticks == ["z1_0", "z1_1", "z2_0"]
