@@ -82,7 +82,7 @@ def test_annealing_closes_the_bracket_over_all_layers():
     deep = Deep((6, 4, 2))
     x = deep.sample(3)
     torch.manual_seed(0)
-    way = {"num_chains": 30, "num_temperatures": 200, "leapfrogs": 5}
+    way = {"num_chains": 20, "num_temperatures": 100, "leapfrogs": 5}
     found = bidirectional_monte_carlo(deep.vae.model, 3, x, **way)
     errors = (found.upper_errors**2 + found.lower.standard_errors**2).sqrt()
     assert ((found.upper - found.lower.values).abs() < 4 * errors + 0.05).all()

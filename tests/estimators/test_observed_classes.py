@@ -85,8 +85,7 @@ def test_compiled_steps_know_whether_all_have_a_label():
     found = []
     for compiled in (False, True):
         svi = SVI(vae.model, vae.guide, torch.optim.SGD, ELBO(), compile=compiled)
-        for given, known in ((data, True), (some, False), (data, False)):
+        for given, known in ((data, True), (some, False)):
             with svi.labelled(known):
                 found.append(float(svi.differentiate(given)[0]))
-    assert found[:3] == pytest.approx(found[3:])
-    assert found[0] == pytest.approx(found[2])
+    assert found[:2] == pytest.approx(found[2:])

@@ -177,7 +177,7 @@ def test_every_question_finds_a_guide_without_a_gap():
     refined = log_marginal_refined(vae, x, num_particles=2000, steps=20)
     off = (refined.values - truth).abs()
     assert (off < 4 * refined.standard_errors + 1e-3).all()
-    way = {"num_chains": 30, "num_temperatures": 100, "leapfrogs": 5}
+    way = {"num_chains": 20, "num_temperatures": 60, "leapfrogs": 5}
     found = bidirectional_monte_carlo(vae.model, 3, x, **way)
     errors = (found.upper_errors**2 + found.lower.standard_errors**2).sqrt()
     assert ((found.upper - found.lower.values).abs() < 4 * errors + 0.05).all()
