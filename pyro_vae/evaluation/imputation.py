@@ -95,9 +95,13 @@ class Imputed(Printed):
         sentences = []
         if count:
             ess, k = self.ess[data], self.pareto_k[data]
+            trust = (
+                f"Pareto k: median {k.median():.2f}, largest {k.max():.2f}"
+                if k.max() > -math.inf
+                else "all weights of a datum are equal, so that every draw is one of the posterior itself"
+            )
             sentences = [
-                f"effective weights: median {ess.median():.1f}, least {ess.min():.1f} of {self.num_particles}; Pareto "
-                f"k: median {k.median():.2f}, largest {k.max():.2f}"
+                f"effective weights: median {ess.median():.1f}, least {ess.min():.1f} of {self.num_particles}; {trust}"
             ]
         warnings = []
         if bad:

@@ -48,6 +48,14 @@ def test_every_program_reads_exact_layers(call, train):
     assert (said.code, said.err) == (0, "")
 
 
+def test_imputation_by_equal_weights_says_so(call, train):
+    run = train("holed", *PPCA, "--hide", 0.2, "--epochs", 2)
+    said = call("impute", run, "--num-particles", 20)
+    assert (said.code, said.err) == (0, "")
+    assert "least 20.0 of 20; all weights of a datum are equal" in said.out
+    assert "-inf" not in said.out
+
+
 def test_equal_weights_need_no_warning(call, train):
     """In float32, with elements of very different scales, whose log p(x) carries many roundings."""
     options = ("--network", "linear", "--likelihood", "gaussian", "--dequantize")
