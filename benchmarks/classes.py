@@ -10,8 +10,7 @@ Runs that the folder holds already are not done again. `--steps` times a step of
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.mnist import run
 from benchmarks.runs import epochs_of, seconds_of
+from benchmarks.training import timed
 from pyro_vae import ELBO, SVI, Spec, build, open_run
 from pyro_vae.evaluation.classes import Classified
 
@@ -137,20 +137,8 @@ class Tutorial(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-def pace(step: Callable[[], Any], count: int = 40) -> float:
-    """Milliseconds of a step, the median of some."""
-    for _ in range(5):
-        step()
-    times = []
-    for _ in range(count):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
-
-
 def steps() -> str:
-    """A step of M2 on unlabelled data, of `pyro.infer.SVI` and ours, and one of ours on labelled data."""
+    """Steps of M2 by turns in one process: on unlabelled data `pyro.infer.SVI`'s and ours, on labelled data ours."""
     x = torch.rand(ROWS, 28, 28).round()
     theirs = Tutorial()
     pyro.clear_param_store()
@@ -165,17 +153,23 @@ def steps() -> str:
     compiled = SVI(ours.model, ours.guide, adam, ELBO(), compile=True)
     labelled = SVI(ours.model, ours.guide, adam, ELBO(), compile=True)
     flat, y = x.flatten(1), torch.eye(CLASSES)[torch.arange(ROWS) % CLASSES]
-    with labelled.labelled(True):
-        of_labelled = pace(lambda: labelled.step({"x": x, "c": y}))
-    paces = {
-        "pyro.infer.SVI": pace(lambda: svi.step(flat)),
-        "eager": pace(lambda: eager.step(x)),
-        "compiled": pace(lambda: compiled.step(x)),
+
+    def of_labelled() -> None:
+        with labelled.labelled(True):
+            labelled.step({"x": x, "c": y})
+
+    taken: dict[str, Any] = {
+        "pyro.infer.SVI": lambda: svi.step(flat),
+        "eager": lambda: eager.step(x),
+        "compiled": lambda: compiled.step(x),
         "compiled, all data with a label": of_labelled,
     }
+    paces = timed(taken, rounds=9, seconds=0.5, device="cpu")
     first = paces["pyro.infer.SVI"]
     lines = ["| a step of M2, 200 data | ms | times as fast |", "|---|---|---|"]
-    lines += [f"| {name} | {ms:.1f} | {first / ms:.2f} |" for name, ms in paces.items()]
+    lines += [
+        f"| {name} | {1000 * s:.1f} | {first / s:.2f} |" for name, s in paces.items()
+    ]
     return "\n".join(lines)
 
 

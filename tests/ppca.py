@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import MLP, VAE, FullRank, Gaussian, StandardNormal
+from pyro_vae import ELBO, MLP, SVI, VAE, FullRank, Gaussian, StandardNormal
 
 
 class PPCA:
@@ -68,3 +68,14 @@ class PPCA:
     @property
     def pair(self) -> tuple:
         return self.vae.model, self.vae.guide
+
+
+def assert_gradient_of(vae, x, log_p):
+    """The ELBO of an exact guide has the gradient of `log_p`, the mean over x, and no noise."""
+    wanted = torch.autograd.grad(log_p, [*vae.parameters()])
+    svi = SVI(vae.model, vae.guide, torch.optim.SGD, ELBO(), reduction="mean")
+    for _ in range(2):
+        vae.zero_grad()
+        svi.differentiate(x)
+        for p, g in zip(vae.parameters(), wanted, strict=True):
+            torch.testing.assert_close(p.grad, -g, rtol=1e-8, atol=1e-8)

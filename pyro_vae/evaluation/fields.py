@@ -35,9 +35,8 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.fields import Fields
 from pyro_vae.models.program import named
 
-SHARE = (
-    1 / 3
-)  # of draws that come from the prior, and from what the guide says of all fields
+# Of draws that come from the prior; of the rest one half is what the guide says of all fields.
+SHARE = 1 / 3
 HEADS = {
     "alone": "log p(x_f)",
     "alone_error": "± data",

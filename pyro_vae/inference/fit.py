@@ -254,7 +254,7 @@ def run_epochs(
     objective = _prepared(svi, size, epochs)
     chains, whole = _chains(svi, size, progress), min(batch_size, size)
     look = partial(worth, svi, data, steps=epochs * steps, batch_size=whole)
-    labels = partial(svi.labelled, all_labelled(svi, data))
+    labels = _labels(svi, data)
     with chains(torch.arange(whole), changed=False), labels():
         _compile(svi, compile, progress, look, say, batch_size=whole)
     while not progress.finished(epochs, patience):
@@ -317,6 +317,14 @@ def _check(schedule: Schedule, patience: int | None) -> None:
         raise InputError(
             f"patience={patience!r} must be a whole number of epochs, at least 1"
         )
+
+
+def _labels(svi: SVI, data: Any) -> Callable[[], AbstractContextManager[None]]:
+    """Says of steps whether all data have a label; an objective that refuses classes refuses them then too."""
+    known = all_labelled(svi, data)
+    if known:
+        svi.check(data[torch.arange(min(2, len(data)))])
+    return partial(svi.labelled, known)
 
 
 def _chains(

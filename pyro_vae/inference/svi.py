@@ -205,7 +205,10 @@ class SVI:
 
     @contextmanager
     def labelled(self, every: bool) -> Iterator[None]:
-        """Steps in which all data have a label, where `every` is true: then no class is enumerated."""
+        """Steps in which all data have a label, where `every` is true: then a class is observed, and not enumerated.
+
+        A datum without one would have no class at all, and ends such a step with an error.
+        """
         pair = self._pair
         if isinstance(pair, OwnSteps):
             pair.labelled = every

@@ -68,7 +68,7 @@ class ExactLayers(Layers):
     def check_prior(self, prior: Any) -> None:
         if (reason := refusal(self.model)) is not None:
             raise InputError(
-                f"ExactLayers is the posterior in closed form, and {reason}"
+                f"the exact guide is the posterior in closed form, and {reason}"
             )
 
     @property
