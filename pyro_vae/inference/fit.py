@@ -323,7 +323,8 @@ def _labels(svi: SVI, data: Any) -> Callable[[], AbstractContextManager[None]]:
     """Says of steps whether all data have a label; an objective that refuses classes refuses them then too."""
     known = all_labelled(svi, data)
     if known:
-        svi.check(data[torch.arange(min(2, len(data)))])
+        with forked_random():  # data may be drawn anew at each visit
+            svi.check(data[torch.arange(min(2, len(data)))])
     return partial(svi.labelled, known)
 
 
