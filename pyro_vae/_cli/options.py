@@ -302,7 +302,8 @@ def evaluate_parser() -> Parser:
         default="prior",
         help="start of both",
     )
-    add("--schedule", choices=("sigmoid", "linear"), default="sigmoid", help="of both")
+    schedules = ("adaptive", "sigmoid", "linear")
+    add("--schedule", choices=schedules, default="adaptive", help="of both")
     add(
         "--ood",
         action="append",

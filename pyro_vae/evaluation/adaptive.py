@@ -1,33 +1,41 @@
 """Importance weighting that spends its draws on the data that need them, and annealing for what is left."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
+import pyro
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.data.inputs import Call
-from pyro_vae.distributions import Defended
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.annealing import (
+    FEW_LEAPFROGS,
     AnnealedEstimate,
     annealable,
+    annealed_from,
     annealed_importance_sampling,
     gradients_per_datum,
 )
+from pyro_vae.evaluation.modes import (
+    Density,
+    Fit,
+    Modes,
+    bytes_of_modes,
+    can_fit,
+    weighted_from,
+)
 from pyro_vae.evaluation.question import Answer, Evaluated, Tick, Trained
-from pyro_vae.evaluation.refinement import pair_of, quick, refined
+from pyro_vae.evaluation.refinement import pair_of
 from pyro_vae.evaluation.results import PARETO_LIMIT, PARTS, LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, holds, latents_of, weighted
-from pyro_vae.foundation.abstract import Around, Ignoring, running
+from pyro_vae.evaluation.weighting import Weighting, holds, weighted
+from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.checks import (
     MOST,
     Number,
-    Positive,
     at_least,
     at_most,
     checked,
@@ -36,22 +44,71 @@ from pyro_vae.foundation.checks import (
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.particles import Program
-from pyro_vae.inference.shift import RefinedGuide, starting
-from pyro_vae.inference.terms import has_density
-from pyro_vae.models.program import named
 
 GROWTH = 4  # from one round to the next
+ROUNDS = 5  # at most, where a standard error is asked of fits
+FORESEEN = 5000  # gradients of a hard datum, for the choice whether to compile
+PILOT = 5  # times as many draws make a value as a pilot
+ENOUGH = 1000  # draws of a value whose own tail is looked at
+LEAST_PILOT = 500  # fewer draws say little of their tail
 ROADS = ("guide", "more draws", "refined", "annealed")
 GUIDE, MORE, REFINED, ANNEALED = range(len(ROADS))
-DEFENCE = 0.1  # of the draws for a refined q(z|x) come from the prior
 LEAST_CHAINS = 25  # fewer have no Pareto k
+HINT = 0.05  # of the weight in draws of the prior, where a few draws carry it
+MARGIN = 0.1  # of a pilot's Pareto k
+OF_GUIDE = (
+    0.2  # of that of the guide, to which there is something better that costs little
+)
 EFFECTIVE_CHAINS = (
     10  # of an annealed datum that is believed: a standard error of about 0.3 nats
 )
+PRIOR_LEAPFROGS = 5  # of a move of chains from the prior
+FEW_TEMPERATURES = 64  # from Gaussians fitted to the posterior, at first
 
-# Of rows by their places, and a number of draws.
-Weighted = Callable[[Tensor, int], LogMarginal]
-Chains = Callable[[Tensor], LogMarginal]
+Chains = Callable[[Tensor], LogMarginal]  # of rows by their places
+Pair = tuple[Program, Program]
+Sizes = tuple[int, int, int]
+
+
+class Judge(NamedTuple):
+    """What makes a value doubtful.
+
+    Attributes:
+        limit: of Pareto k.
+        standard_error: limit of the Monte-Carlo standard error; `None`: any.
+    """
+
+    limit: float
+    standard_error: float | None
+
+    def bad(self, r: LogMarginal) -> Tensor:
+        """Which data of a result are doubtful."""
+        doubtful = ~(r.pareto_k <= self.limit)
+        if self.standard_error is None:
+            return doubtful
+        return doubtful | ~(r.standard_errors <= self.standard_error)
+
+    def shaky(self, pilot: LogMarginal, margin: float = MARGIN) -> Tensor:
+        """Which data of a pilot have a Pareto k that is bad, or so near to it that the value's may be."""
+        return ~(pilot.pareto_k + margin <= self.limit)
+
+    def needed(self, pilot: LogMarginal, count: int) -> Tensor:
+        """How many draws values need, by a pilot: `count`, or four times as many, and so on."""
+        if self.standard_error is None:
+            return torch.full((len(pilot),), count)
+        ratio = pilot.standard_errors / self.standard_error
+        times = (ratio.square() * pilot.particles / count).nan_to_num(1.0)
+        rounds = times.clamp(1, GROWTH**ROUNDS).log() / math.log(GROWTH)
+        return count * GROWTH ** rounds.ceil().long()
+
+    def __str__(self) -> str:
+        words = (
+            f"Pareto k above {self.limit} or fewer than {EFFECTIVE_CHAINS} "
+            "effective chains"
+        )
+        if self.standard_error is not None:
+            words += f" or a standard error above {self.standard_error}"
+        return words
 
 
 @dataclass(frozen=True)
@@ -59,14 +116,14 @@ class Effort:
     """How `log_marginal_adaptive` spent its draws, and on whom.
 
     Attributes:
-        road: which way each datum took, `(N,)` indices into `ROADS`: the guide's own draws, more of these, a refined
-            q(z|x) and more draws, or annealing.
+        road: which way each datum took, `(N,)` indices into `ROADS`: the guide's own draws, more of these, draws from
+            Gaussians fitted to its posterior, or annealing.
         unaffordable: which were bad by the pilot and are left to the guide's own draws all the same, because nothing of
             the budgets was left or, without draws, annealing did no better; `(N,)` booleans.
         doubtful: which are bad in the end, by the draws or chains that make their values, `(N,)` booleans.
         draws: importance draws spent on all data.
         budget: how many were allowed.
-        gradients: of `log p(x, z)`, spent on annealing.
+        gradients: of `log p(x, z)`, spent on fits and on annealing.
         annealing: how many were allowed.
         bad: what that means, in words.
     """
@@ -95,9 +152,9 @@ class Effort:
         needed = f" ({beyond} of them beyond the budget)" if beyond else ""
         return (
             f"{guide} of {len(self.road)} data were left to the guide's own draws{needed}, {more} took more of them, "
-            f"{refined} a refined q(z|x) and more draws, {annealed} annealed chains; {int(self.doubtful.sum())} stay "
-            f"doubtful ({self.bad}). {self.draws} of {self.budget} draws and {self.gradients} of {self.annealing} "
-            "gradients for annealing were spent."
+            f"{refined} draws of Gaussians fitted to p(z|x), {annealed} annealed chains; {int(self.doubtful.sum())} "
+            f"stay doubtful ({self.bad}). {self.draws} of {self.budget} draws and {self.gradients} of {self.annealing} "
+            "gradients were spent."
         )
 
 
@@ -106,16 +163,15 @@ def log_marginal_adaptive(
     pair: Any,
     x: Any,
     *args: Any,
-    num_particles: Number = 1000,
+    num_particles: Number = 5000,
     budget: int | None = None,
+    pilot: Number | None = None,
     limit: float = PARETO_LIMIT,
     standard_error: float | None = None,
     steps: Number = 100,
-    rate: Positive = 0.1,
     num_chains: Annotated[int, at_least(LEAST_CHAINS), at_most(MOST)] = 32,
     num_temperatures: Annotated[int, at_least(1), takes(64)] = 300,
     annealing: int | None = None,
-    batch_size: Number = 200,
     memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Tick = None,
@@ -123,42 +179,47 @@ def log_marginal_adaptive(
 ) -> tuple[LogMarginal, Effort]:
     """`log_marginal` that spends draws where they are needed, and anneals where draws do not help.
 
-    A pilot of `num_particles` draws from the guide chooses the road of each datum. Those with a bad Pareto k get a
-    `refine`d q(z|x) and four times the draws; those with a bad standard error alone, or of a guide that cannot be
-    refined, four times the draws. Those that are still bad again get four times as many, and so on, the worst first
-    where the budget does not suffice for all. What is bad even so is annealed from the prior, again the worst first: if
-    pilot chains are good, its value comes from annealed chains. Discrete latents cannot be annealed and stay doubtful.
+    A pilot from the guide, of a fifth of the draws, chooses the road of each datum. To the posterior of one with a bad
+    Pareto k a Gaussian is fitted: a climb from the guide's mean finds its mode, differences of gradients there its
+    curvature, climbs from the prior other modes, each of which gets a Gaussian of its own. The value comes from draws
+    of this mixture, a tenth of them from the prior instead; where a pilot of them is bad again, from chains that are
+    annealed from it. Where it has so many modes that they cannot be counted, or draws of the prior find one that the
+    climbs did not, chains are annealed from the prior. Of
+    latents to which nothing can be fitted, such as those of a discrete guide, four times the draws are taken, and as
+    many again, and then they are annealed from the prior, if they are reals. Where the budget does not suffice for all,
+    the worst come first.
 
     All values come from fresh draws or chains. The pilot's would not do: data are bad where a large weight was drawn
-    and good where it was missed, so that to replace the bad alone pushes the mean down.
+    and good where it was missed, so that to replace the bad alone pushes the mean down. A pilot is good only where its
+    Pareto k is 0.1 below the limit, since that of the value differs from it by about as much, and one of the guide 0.2.
+    From 1,000 draws on the guide's values are looked at too, and those that are bad take another road: this costs the
+    mean less than a hundredth of a nat, and saves nats of the data whose pilot looked good by chance.
 
-    Refining seeks one mode of the posterior and can leave others out, so a tenth of the draws of these data come from
-    the prior instead, for the pairs of this package: where the latents are few, a missed mode then shows in Pareto k.
-    Where they are many, a mode that no draw has found leaves no trace; `annealed_importance_sampling` for all data is
-    the check.
+    A mode that neither the guide nor any climb has found leaves no trace: `annealed_importance_sampling` for all data
+    is the check.
 
     The value of an annealed datum is the log of the mean weight of its chains, so its columns `standard_errors`, `ess`
     and `pareto_k` mean the same, with chains for particles; `num_particles` of it is the number of chains. Below 10
-    effective chains its Pareto k is set to `inf`: too few to tell. `elbo` and its parts are always those of the guide.
+    effective chains its Pareto k is set to `inf`: too few to tell. So it is where modes were not counted. `elbo` and
+    its parts, and the curve, are always those of the guide.
 
     Args:
         pair: a VAE, or a tuple of a Pyro model and its guide.
         x: the data, `(N, *shape)`, as in `log_marginal`.
         *args: what both are called with beside a batch of x; tensors of N rows are cut along with it.
-        num_particles: draws for each datum in the pilot, and for the value of each that the pilot finds good.
-        budget: importance draws for all data, pilots and values together; by default 10 N `num_particles`. The draws of
-            the gradient steps are not counted.
+        num_particles: draws for the value of each datum that is not annealed.
+        budget: importance draws for all data, pilots and values together; by default 10 N `num_particles`.
+        pilot: draws for each datum in a pilot; by default a fifth of `num_particles`, and at least 500.
         limit: of the Pareto k.
         standard_error: limit of the Monte-Carlo standard error of each datum, in nats; `None`: any.
-        steps: gradient steps, as in `refine`.
-        rate: as in `refine`.
+        steps: of a climb.
         num_chains: annealed for each datum, at least 25.
-        num_temperatures: as in `annealed_importance_sampling`.
-        annealing: gradients of `log p(x, z)` that pilot chains and chains may take, for all data together; by default
-            as many as `budget`. 0: nothing is annealed.
-        batch_size: data refined at a time.
-        memory: in bytes, as in `log_marginal_refined`.
-        compile: weigh by a compiled graph, as in `log_marginal`.
+        num_temperatures: of chains from the prior; those from a fit have 64 or, where these are bad, 256 of them, at
+            most these.
+        annealing: gradients of `log p(x, z)` that fits, pilot chains and chains may take, for all data together; by
+            default as many as `budget`. 0: nothing is fitted or annealed.
+        memory: in bytes, as in `log_marginal`.
+        compile: as in `log_marginal`.
         progress: called with the number of draws weighted since its last call.
         **kwargs: what both are called with by name, cut as `args`.
 
@@ -166,13 +227,14 @@ def log_marginal_adaptive(
         A `LogMarginal` with N values, each with its own number of particles; and the `Effort`.
 
     Raises:
-        InputError: as `log_marginal` and `refine`, for a limit that is not positive, for a budget below
-            2 N `num_particles` or a negative one for annealing, for fewer than 25 chains, or for a pair that is called
-            with all of its data at once.
+        InputError: as `log_marginal`, for a limit that is not positive, for a budget below that of a pilot and a value
+            for each datum or a negative one for annealing, for fewer than 25 chains, or for a pair that is called with
+            all of its data at once.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, Pareto Smoothed Importance Sampling (k above 0.7 calls for
     another proposal, or for many more draws); Hesterberg 1995, Weighted Average Importance Sampling and Defensive
-    Mixture Distributions (draws from the prior).
+    Mixture Distributions (draws from the prior); Tierney & Kadane 1986, Accurate Approximations for Posterior Moments
+    and Marginal Densities (the Gaussian by curvature).
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> _ = torch.manual_seed(0)
@@ -181,20 +243,16 @@ def log_marginal_adaptive(
     >>> effort.draws <= effort.budget
     True
     """
-    least = 2 * num_particles * len(x)
-    budget = 5 * least if budget is None else budget
+    usual = max(num_particles // PILOT, min(num_particles, LEAST_PILOT))
+    count = usual if pilot is None else pilot
+    least = (num_particles + count) * len(x)
+    budget = max(10 * num_particles * len(x), least) if budget is None else budget
     annealing = budget if annealing is None else annealing
     for name, number in (("limit", limit), ("standard_error", standard_error)):
         if number is not None and not (isinstance(number, (int, float)) and number > 0):
             raise InputError(f"{name}={number!r} must be positive")
     _check_least("annealing", annealing, 0)
-    _check_least("budget", budget, least, ", two passes over the data")
-
-    def bad(r: LogMarginal) -> Tensor:
-        doubtful = ~(r.pareto_k <= limit)
-        if standard_error is None:
-            return doubtful
-        return doubtful | ~(r.standard_errors <= standard_error)
+    _check_least("budget", budget, least, ", a pilot and a value for each datum")
 
     # The pilot says which data are hard; the values of the others come from draws of their own.
     model, guide = pair_of(pair)
@@ -211,255 +269,273 @@ def log_marginal_adaptive(
         "compile": compile,
         "progress": progress,
     }
-    pilot, result = (
-        weighted(model, guide, data, num_particles=num_particles, **weighing)
-        for _ in range(2)
+    looked, result = (
+        weighted(model, guide, data, num_particles=some, **weighing)
+        for some in (count, num_particles)
     )
-    rows = bad(pilot).nonzero().flatten()
-    proposals = _Proposals(model, guide, data.selected(rows), batch_size, weighing)
-
-    def chains(which: Tensor) -> LogMarginal:
-        some = data[rows[which]]
-        annealed = annealed_importance_sampling(
-            model,
-            some.data,
-            *some.more,
-            num_chains=num_chains,
-            num_temperatures=num_temperatures,
-            memory=memory,
-            compile=compile,
-            **some.kwargs,
-        )
-        return _as_weights(annealed)
-
-    hard = _Hard(pilot.pareto_k[rows], bad)
+    judge = Judge(limit, standard_error)
+    k = looked.pareto_k
+    doubtful = judge.bad(looked) | judge.shaky(looked, OF_GUIDE)
+    if num_particles >= ENOUGH:
+        doubtful |= judge.bad(result) | judge.shaky(result, OF_GUIDE)
+        k = k.maximum(result.pareto_k)
+    rows = doubtful.nonzero().flatten()
+    left = {"draws": budget - least, "gradients": annealing}
+    hard = _Hard(k[rows], judge, **left)
     if len(rows):
-        refinable = proposals.refinable()
+        some = data.selected(rows)
+        sizes = num_particles, num_chains, num_temperatures
+        ways = _Ways(hard, (model, guide), some, sizes, weighing)
+        with running(model, guide), torch.no_grad(), pyro.validation_enabled(False):
+            ways.take(steps, count)
 
-        def propose(which: Tensor, k: Tensor) -> Tensor:
-            refining = ~(k <= limit) & refinable
-            proposals.make(which, refining, steps=steps, rate=rate)
-            return refining
-
-        hard.draw(propose, proposals.weighted, num_particles, budget - least, memory)
-    if len(rows) and annealable(model, data[rows[:1]]):
-        hard.anneal(
-            chains, gradients_per_datum(num_chains, num_temperatures), annealing
-        )
-    of_guide = {name: getattr(result, name) for name in PARTS}
-    for which, marginal in hard.values(proposals.weighted, chains):
+    # What the hard data came to stands in the place of the guide's own.
+    of_guide = {name: getattr(result, name) for name in (*PARTS, "curve")}
+    for which, marginal in hard.values:
         result = result.replaced(rows[which], marginal)
     result = replace(result, **of_guide)
-
-    words = f"Pareto k above {limit} or fewer than {EFFECTIVE_CHAINS} effective chains"
-    if standard_error is not None:
-        words += f" or a standard error above {standard_error}"
     road = torch.zeros(len(data), dtype=torch.long)
     unaffordable = torch.zeros(len(data), dtype=torch.bool)
     road[rows], unaffordable[rows] = hard.road, hard.road == GUIDE
-    spent = least + hard.draws
     effort = Effort(
-        road, unaffordable, bad(result), spent, budget, hard.gradients, annealing, words
+        road,
+        unaffordable,
+        judge.bad(result),
+        budget - hard.draws,
+        budget,
+        annealing - hard.gradients,
+        annealing,
+        str(judge),
     )
     return result, effort
 
 
-class _Proposals:
-    """The q(z|x) of the hard data that the budget allows one, some of them refined.
+class _Hard:
+    """The data that the guide's own pilot found bad: what road each of them takes, and what it comes to.
 
     Args:
-        model: the model.
-        guide: its guide.
-        data: the hard data.
-        batch_size: refined at a time.
+        k: their Pareto k by that pilot.
+        judge: of what is bad.
+        draws, gradients: that are left.
+    """
+
+    def __init__(self, k: Tensor, judge: Judge, *, draws: int, gradients: int) -> None:
+        self.k, self.judge = k, judge
+        self.draws, self.gradients = draws, gradients
+        self.road = torch.zeros(len(k), dtype=torch.long)
+        self.values: list[tuple[Tensor, LogMarginal]] = []
+
+    def afford(self, which: Tensor, *, draws: int = 0, gradients: int = 0) -> Tensor:
+        """The worst of these, as many as the budgets allow at a price for each, which is paid."""
+        most = len(which)
+        if draws:
+            most = min(most, self.draws // draws)
+        if gradients:
+            most = min(most, self.gradients // gradients)
+        order = self.k[which].nan_to_num(math.inf).argsort(descending=True)
+        chosen = which[order[:most]]
+        self.draws -= draws * len(chosen)
+        self.gradients -= gradients * len(chosen)
+        return chosen
+
+    def open(self, which: Tensor) -> Tensor:
+        """Those of these that have no value of their own."""
+        return which[self.road[which] == GUIDE]
+
+    def settle(self, which: Tensor, marginal: LogMarginal, road: int) -> None:
+        """Give these their values."""
+        self.values.append((which, marginal))
+        self.road[which] = road
+
+
+class _Ways:
+    """What can be done about hard data: fits, more draws, and chains.
+
+    Args:
+        hard: the data, as they are judged.
+        pair: the model and its guide.
+        data: the data themselves.
+        sizes: draws of a value, chains, and temperatures of chains from the prior.
         weighing: further arguments of `weighted`.
     """
 
     def __init__(
         self,
-        model: Program,
-        guide: Program,
+        hard: _Hard,
+        pair: Pair,
         data: Call,
-        batch_size: int,
+        sizes: Sizes,
         weighing: dict[str, Any],
     ) -> None:
-        self.model, self.guide, self.data = model, guide, data
-        self.batch_size, self.weighing = batch_size, weighing
-        self.place = torch.zeros(len(data), dtype=torch.long)
-        self.q: RefinedGuide | None = None
-        self.share: Tensor | None = None
-        self.known = True  # what the guide's distributions are made from
+        self.hard, self.data, self.weighing = hard, data, weighing
+        self.model, self.guide = pair
+        self.num_particles, self.num_chains, self.num_temperatures = sizes
 
-    def refinable(self) -> bool:
-        """Whether the guide's draws carry gradients to parameters that are known."""
-        first = self.data[:1]
-        with running(self.model, self.guide), torch.no_grad():
-            t = scored(self.model, self.guide, first, 1)
-            try:
-                starting(self.guide, first)
-            except InputError:
-                self.known = False
-        sites = latents_of(t.sites).values()
-        return self.known and all(s.q.has_rsample for s in sites if has_density(s.q))
+    def take(self, steps: int, pilot: int) -> None:
+        """Fits where they can be had, elsewhere more draws; then chains for what is left."""
+        one, hard = self.data[:1], self.hard
+        if can_fit(self.model, self.guide, one):
+            long_tailed = ~(hard.k + OF_GUIDE <= hard.judge.limit)
+            self.fit(long_tailed.nonzero().flatten(), steps, pilot)
+        counts, bad = self.draw()
+        if annealable(self.model, one):
+            self.anneal(bad)
+        for count in counts.unique().tolist():
+            which = hard.open((counts == count).nonzero().flatten())
+            if count and len(which):
+                hard.settle(which, self._drawn(which, count), MORE)
+        # Of those that are annealed the values by draws are not needed.
+        hard.draws += int(counts[hard.road == ANNEALED].sum())
 
-    def make(self, which: Tensor, refining: Tensor, *, steps: int, rate: float) -> None:
-        """Those of the data `which`; of those marked `refining` refined, and a tenth of the draws from the prior.
-
-        Not so where `log q` is slow away from the guide's own draws (`IAF`), or the prior is not known.
-        """
-        batches = (rows.split(self.batch_size) for rows in (which, refining))
-        with running(self.model, self.guide):
-            guides = [
-                self._made(places, marked, steps=steps, rate=rate)
-                for places, marked in zip(*batches, strict=True)
-            ]
-        self.q = RefinedGuide.joined(guides, self.data)
-        self.place[which] = torch.arange(len(which))
-        if refining.any() and quick(self.guide) and hasattr(self.model, "prior"):
-            like = next(iter(self.q.shift.values()))
-            self.share = DEFENCE * refining.to(like)
-
-    def _made(
-        self, places: Tensor, marked: Tensor, *, steps: int, rate: float
-    ) -> RefinedGuide:
-        """The q(z|x) of one batch."""
-        batch = self.data[places]
-        layout, start = starting(self.guide, batch) if self.known else ({}, {})
-        shift = {site: delta.clone() for site, delta in start.items()}
-        if marked.any():
-            better = refined(
-                self.model, self.guide, batch[marked], steps=steps, rate=rate
-            )
-            for site, delta in shift.items():
-                delta[marked.to(delta.device)] = better.shift[site]
-        return RefinedGuide(
-            self.guide, layout, batch, start=start, shift=shift, improved=marked
-        )
-
-    def weighted(self, which: Tensor, count: int) -> LogMarginal:
-        """Values of the data `which` by so many draws from their q(z|x)."""
-        assert self.q is not None
-        at = self.place[which]
-        model, guide = self.q.pair(self.model)
-        some = self.data.selected(which).named(
-            shift={s: d[at] for s, d in self.q.shift.items()}
-        )
-        if self.share is not None:
-            model = Ignoring(model, "share")
-            guide = Defending(guide, self.model)
-            some = some.named(share=self.share[at])
-        return weighted(model, guide, some, num_particles=count, **self.weighing)
-
-
-class Defending(Around):
-    """A guide that draws a `share` of its latents from the prior of a model of this package, `(batch,)`.
-
-    It is called with the share beside the data, which the model is to ignore: `Ignoring(model, "share")`.
-    """
-
-    def __init__(self, program: Program, model: Any) -> None:
-        super().__init__(program)
-        self.model = model
-
-    def forward(self, *args: Any, share: Tensor, **kwargs: Any) -> Any:
-        with Defence(self.model, named(args[0], {}), share):
-            return self.program(*args, **kwargs)
-
-
-class Defence(Messenger):
-    """Replaces the q of each draw by `Defended`, whose other part is the density of another program of these data."""
-
-    def __init__(self, program: Any, data: dict[str, Tensor], share: Tensor) -> None:
-        super().__init__()
-        self.factors = {factor.site: factor for factor in program.factors()}
-        self.values, self.share = program.known(data), share
-
-    def _defends(self, msg: Any) -> bool:
-        """Whether a site is drawn: not one all of whose values are enumerated."""
-        drawn = not msg["is_observed"] and not site_is_subsample(msg)
-        return drawn and not msg["infer"].get("enumerate")
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if self._defends(msg):
-            other = self.factors[msg["name"]].at(self.values)
-            msg["fn"] = Defended(msg["fn"], other, self.share)
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        name = msg["name"]
-        if name not in self.factors:
-            return
-        known = self.values.get(name)
-        value = msg["value"]
-        partly = known is not None and known.is_floating_point()
-        self.values[name] = known.where(~known.isnan(), value) if partly else value
-
-
-class _Hard:
-    """The data that the guide's own pilot found bad: what road each of them takes, by further pilots.
-
-    Args:
-        k: their Pareto k by that pilot.
-        judge: which data of a result are bad.
-    """
-
-    def __init__(self, k: Tensor, judge: Callable[[LogMarginal], Tensor]) -> None:
-        self.k, self.judge = k, judge
-        self.bad = torch.ones(len(k), dtype=torch.bool)  # by the last pilot
-        self.road = torch.zeros(len(k), dtype=torch.long)
-        self.counts = torch.zeros_like(self.road)
-        self.draws = self.gradients = 0
-
-    def draw(
-        self,
-        propose: Callable[[Tensor, Tensor], Tensor],
-        weighted: Weighted,
-        count: int,
-        budget: int,
-        memory: int,
-    ) -> None:
-        """Pilots from better q(z|x), each with more draws, until all are good or the budget or the memory is spent."""
-        left = torch.arange(len(self.k))
-        saved = 0  # of a datum's value, the draws that are already paid for
-        while len(left):
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """How many draws of the guide a value is to have, by rounds of pilots, 0 for the first; and which stay bad."""
+        hard, count, saved = self.hard, self.num_particles, 0
+        counts = torch.zeros_like(hard.road)
+        left = bad = hard.open(torch.arange(len(counts)))
+        while len(left) and holds(count * GROWTH, self.weighing["memory"]):
             count *= GROWTH
-            if not holds(count, memory):
-                break
-            price = 2 * count - saved  # a pilot and a value
-            left = left[_worst(self.k[left], (budget - self.draws) // price)]
+            # A pilot and a value; of the round before the value is not drawn.
+            left = hard.afford(left, draws=2 * count - saved)
             if len(left) == 0:
                 break
-            if saved == 0:  # the first time
-                refining = propose(left, self.k[left])
-                self.road[left] = torch.where(refining, REFINED, MORE)
-            pilot = weighted(left, count)
-            self.draws, saved = self.draws + price * len(left), count
-            self.counts[left], self.k[left] = count, pilot.pareto_k
-            self.bad[left] = self.judge(pilot)
-            left = left[self.bad[left]]
+            found, saved = self._drawn(left, count), count
+            counts[left], hard.k[left] = count, found.pareto_k
+            good = left[~hard.judge.bad(found)]
+            bad = bad[~torch.isin(bad, good)]
+            left = left[~torch.isin(left, good)]
+        return counts, bad
 
-    def anneal(self, chains: Chains, price: int, budget: int) -> None:
-        """Pilot chains for those that are still bad, of which each run costs `price` gradients."""
-        left = self.bad.nonzero().flatten()
-        left = left[_worst(self.k[left], budget // max(2 * price, 1))]
-        if len(left) == 0:
+    def _drawn(self, which: Tensor, count: int) -> LogMarginal:
+        some = self.data.selected(which)
+        return weighted(
+            self.model, self.guide, some, num_particles=count, **self.weighing
+        )
+
+    def anneal(self, which: Tensor) -> None:
+        """Chains from the prior for these, as far as the budget goes, where pilot chains are good."""
+        price = gradients_per_datum(
+            self.num_chains, self.num_temperatures, PRIOR_LEAPFROGS
+        )
+        self.anneal_by(which, price, self._from_prior)
+
+    def anneal_by(self, which: Tensor, price: int, chains: Chains) -> None:
+        """Values by chains for those of these whose pilot chains are good; each run of them costs `price`."""
+        chosen = self.hard.afford(which, gradients=2 * price)
+        if len(chosen) == 0:
             return
-        good = left[~self.judge(chains(left))]
-        self.gradients = price * (len(left) + len(good))
-        # Their values by weighting are not needed.
-        self.draws -= int(self.counts[good].sum())
-        self.road[good] = ANNEALED
+        found, judge = chains(chosen), self.hard.judge
+        good = chosen[~(judge.bad(found) | judge.shaky(found))]
+        self.hard.gradients += price * (len(chosen) - len(good))
+        if len(good):
+            self.hard.settle(good, chains(good), ANNEALED)
 
-    def values(
-        self, weighted: Weighted, chains: Chains
-    ) -> Iterator[tuple[Tensor, LogMarginal]]:
-        """Fresh values of all that left the guide's own draws."""
-        drawn = (self.road == MORE) | (self.road == REFINED)
-        for count in self.counts[drawn].unique().tolist():
-            which = (drawn & (self.counts == count)).nonzero().flatten()
-            yield which, weighted(which, count)
-        which = (self.road == ANNEALED).nonzero().flatten()
-        if len(which):
-            yield which, chains(which)
+    def _from_prior(self, which: Tensor) -> LogMarginal:
+        some = self.data[which]
+        annealed = annealed_importance_sampling(
+            self.model,
+            some.data,
+            *some.more,
+            num_chains=self.num_chains,
+            num_temperatures=self.num_temperatures,
+            leapfrogs=PRIOR_LEAPFROGS,
+            memory=self.weighing["memory"],
+            compile=self.weighing["compile"],
+            **some.kwargs,
+        )
+        return _as_weights(annealed)
+
+    def fit(self, which: Tensor, steps: int, pilot: int) -> None:
+        """Values by fits for those of these that the budgets allow them, some at a time."""
+        memory = self.weighing["memory"]
+        density = Density(
+            self.model,
+            self.data,
+            memory=memory,
+            compile=self.weighing["compile"],
+            gradients=min(len(which) * FORESEEN, self.hard.gradients),
+        )
+        size = density.flat.size
+        price = {
+            "draws": pilot + self.num_particles,
+            "gradients": Fit.price(steps, size),
+        }
+        which = self.hard.afford(which, **price)
+        if len(which) == 0:
+            return
+        for few in which.split(max(1, memory // bytes_of_modes(size))):
+            some = self.data.selected(few)
+            modes = Fit(density, self.guide, steps).find(some)
+            found = weighted_from(density, some, modes, pilot)
+            self.hard.k[few] = found.marginal.pareto_k
+            hint = self.hard.judge.shaky(found.marginal) & (found.foreign > HINT)
+            known = modes.without(found.missed | hint)
+            _Fitted(self, few, density, known).take(found.marginal)
+
+
+class _Fitted:
+    """Data with the modes of their posterior, and what these can be used for.
+
+    Args:
+        ways: what else can be done about the data.
+        which: of the hard data they are.
+        density: of the model.
+        modes: theirs.
+    """
+
+    def __init__(
+        self, ways: _Ways, which: Tensor, density: Density, modes: Modes
+    ) -> None:
+        self.ways, self.hard, self.which = ways, ways.hard, which
+        self.density, self.modes = density, modes
+        self.place = torch.zeros_like(ways.hard.road)
+        self.place[which] = torch.arange(len(which))
+
+    def take(self, pilot: LogMarginal) -> None:
+        """Chains where a pilot of draws is bad, from the prior where modes were not counted; draws for all others."""
+        hard, ways, settled = self.hard, self.ways, self.modes.settled.cpu()
+        shaky = self.which[hard.judge.shaky(pilot) & settled]
+        for most in (FEW_TEMPERATURES, GROWTH * FEW_TEMPERATURES):
+            count = min(most, ways.num_temperatures)
+            price = gradients_per_datum(ways.num_chains, count, FEW_LEAPFROGS)
+            chains = partial(self._annealed, count)
+            ways.anneal_by(hard.open(shaky), price, chains)
+        ways.anneal(self.which[~settled])
+
+        # Of those that are annealed the draws are not needed, of others perhaps more.
+        drawn = hard.open(self.which)
+        hard.draws += ways.num_particles * (len(self.which) - len(drawn))
+        needed = hard.judge.needed(pilot, ways.num_particles)[self.place[drawn]]
+        counts = torch.full_like(needed, ways.num_particles)
+        for count in needed.unique().tolist():
+            wanted = drawn[needed == count]
+            if not holds(count, ways.weighing["memory"]):
+                continue
+            chosen = hard.afford(wanted, draws=count - ways.num_particles)
+            counts[torch.isin(drawn, chosen)] = count
+        for count in counts.unique().tolist():
+            self._draw(drawn[counts == count], count)
+
+    def _of(self, which: Tensor) -> tuple[Call, Modes]:
+        at = self.place[which].to(self.modes.loc.device)
+        return self.ways.data.selected(which), self.modes.among(at)
+
+    def _annealed(self, temperatures: int, which: Tensor) -> LogMarginal:
+        chains = self.ways.num_chains
+        annealed = annealed_from(
+            self.density,
+            *self._of(which),
+            num_chains=chains,
+            num_temperatures=temperatures,
+        )
+        return _as_weights(annealed)
+
+    def _draw(self, which: Tensor, count: int) -> None:
+        """Values by so many draws of the modes; they are doubtful where modes were not counted."""
+        some, modes = self._of(which)
+        found = weighted_from(self.density, some, modes, count)
+        known = modes.without(found.missed).settled.cpu()
+        k = found.marginal.pareto_k.where(known, math.inf)
+        self.hard.settle(which, replace(found.marginal, pareto_k=k), REFINED)
 
 
 def _check_least(name: str, value: Any, least: int, why: str = "") -> None:
@@ -467,11 +543,6 @@ def _check_least(name: str, value: Any, least: int, why: str = "") -> None:
         raise InputError(
             f"{name}={value!r} must be a whole number of at least {least}{why}"
         )
-
-
-def _worst(k: Tensor, most: int) -> Tensor:
-    """Where the largest of these Pareto k are, at most so many."""
-    return k.nan_to_num(math.inf).argsort(descending=True)[:most]
 
 
 def _as_weights(chains: AnnealedEstimate) -> LogMarginal:
@@ -490,11 +561,11 @@ def _as_weights(chains: AnnealedEstimate) -> LogMarginal:
 
 
 class Adaptive(Weighting):
-    """`log p(x)` by weighting that refines, draws more, or anneals, where Pareto k calls for it.
+    """`log p(x)` by weighting that fits Gaussians to the posterior, or anneals, where Pareto k calls for it.
 
     Args:
-        steps: gradient steps for each datum that is refined.
-        num_particles: draws for each datum in the pilot; by default those of the evaluation.
+        steps: of the climb to the posterior's mode, for each datum that needs it.
+        num_particles: draws for each datum; by default those of the evaluation.
     """
 
     foreseen = False

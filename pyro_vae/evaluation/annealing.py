@@ -1,6 +1,5 @@
 """Annealed importance sampling of log p(x), and its certificate on simulated data."""
 
-import itertools
 import math
 import operator
 from abc import abstractmethod
@@ -18,6 +17,7 @@ from pyro_vae.distributions.hamiltonian import first_step, hamiltonian_move, tun
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.diagnostics import tail_index
+from pyro_vae.evaluation.modes import Density, Modes
 from pyro_vae.evaluation.question import (
     Answer,
     Evaluated,
@@ -60,6 +60,8 @@ SIMULATED = 10_000  # data drawn from the model at a time
 Temperatures = Annotated[int, at_least(1), takes(64)]
 REHEARSAL = {"num_chains": 1, "num_temperatures": 1, "compile": False}
 WARM_UP = 30  # moves at the first temperature before step sizes are kept
+FEW_LEAPFROGS = 4  # of a move in widths of the posterior
+EVENLY = 0.1  # of the path is divided evenly, where the rest follows what few chains say of it
 
 
 @dataclass(frozen=True)
@@ -183,13 +185,17 @@ class Sandwich(Shards, Printed):
 def temperatures(count: int, shape: str = "sigmoid") -> Tensor:
     """`0 = beta_0 < ... < beta_T = 1`, shape `(count + 1,)`; `'sigmoid'` is denser at both ends than `'linear'`.
 
+    `'adaptive'` begins as the sigmoid.
+
     Source: Wu, Burda, Salakhutdinov & Grosse 2017, On the Quantitative Analysis of Decoder-Based Generative Models.
     """
     t = torch.linspace(0, 1, count + 1, dtype=torch.float64)
     if shape == "linear":
         return t
-    if shape != "sigmoid":
-        raise InputError(f"schedule={shape!r} must be 'sigmoid' or 'linear'")
+    if shape not in ("adaptive", "sigmoid"):
+        raise InputError(
+            f"schedule={shape!r} must be 'adaptive', 'sigmoid' or 'linear'"
+        )
     s = torch.sigmoid(8 * t - 4)
     return (s - s[0]) / (s[-1] - s[0])
 
@@ -208,10 +214,13 @@ class _Place(NamedTuple):
         """`log p(x, z) - log start(z)`, in double precision."""
         return double(self.joint) - double(self.start)
 
-    def density(self, beta: float) -> Tensor:
+    def density(self, beta: Tensor) -> Tensor:
+        """At temperatures `(B,)`."""
         return (1 - beta) * self.start + beta * self.joint
 
-    def gradient(self, beta: float) -> Tensor:
+    def gradient(self, beta: Tensor) -> Tensor:
+        """Of `density` in z."""
+        beta = beta.unsqueeze(-1)
         return (1 - beta) * self.start_gradient + beta * self.joint_gradient
 
 
@@ -220,16 +229,27 @@ class _Path:
 
     Both densities and their gradients are known wherever a chain stands, so a temperature costs no evaluation of its
     own and a move as many as it has steps.
+
+    Attributes:
+        betas: temperatures of each datum, `(T + 1, B)`; once it is tuned, as `adaptive` asks.
+        steps: lengths of steps, for each temperature between the ends and each datum, `(T - 1, B)`.
     """
 
     def __init__(
-        self, look: Callable[[Tensor], _Place], betas: Tensor, leapfrogs: int
+        self,
+        look: Callable[[Tensor], _Place],
+        betas: Tensor,
+        leapfrogs: int,
+        *,
+        adaptive: bool = False,
     ) -> None:
-        self.look, self.betas, self.leapfrogs = look, betas.tolist(), leapfrogs
-        self.steps: Tensor  # lengths of steps, for each temperature between the ends and each datum
+        self.look, self.leapfrogs, self.adaptive = look, leapfrogs, adaptive
+        self.betas = betas.unsqueeze(-1)
+        self.steps: Tensor
 
-    def move(self, here: _Place, beta: float, step: Tensor) -> tuple[_Place, Tensor]:
+    def move(self, here: _Place, beta: Tensor, step: Tensor) -> tuple[_Place, Tensor]:
         """One Hamiltonian move with steps of length `step`, `(B,)`: the new place, and whether it was taken."""
+        beta = beta.to(here.z)
         moved = hamiltonian_move(
             here,
             self.look,
@@ -241,7 +261,8 @@ class _Path:
         return moved.place, moved.accepted
 
     def tune(self, z: Tensor) -> None:
-        """Find the `steps` by chains of their own."""
+        """Find the `steps`, and `betas` that are adapted, by chains of their own."""
+        self.betas = self.betas.to(z.device).expand(-1, z.shape[1])
         self.steps = z.new_empty(0)
         if len(self.betas) == 2:
             return
@@ -252,18 +273,23 @@ class _Path:
             device=z.device,
         )
         place, steps = self.look(z), []
-        for beta in [self.betas[1]] * WARM_UP + self.betas[1:-1]:
+        spreads = [_spread(place.difference)]
+        for beta in [self.betas[1]] * WARM_UP + [*self.betas[1:-1]]:
             place, accepted = self.move(place, beta, step)
             steps.append(step)
+            spreads.append(_spread(place.difference))
             step = tuned(step, accepted.double().mean(0))
         self.steps = torch.stack(steps[WARM_UP:])
+        if self.adaptive:
+            spread = torch.stack([spreads[0], *spreads[WARM_UP + 1 :]])
+            self.betas, self.steps = _respaced(self.betas, spread, self.steps)
 
-    def follow(self, z: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor]:
-        """`log w`, `(C, B)`, and the share of accepted moves, `(B,)`, from draws of the start.
+    def follow(self, z: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """`log w`, `(C, B)`, the share of accepted moves, `(B,)`, and where chains end, from draws of the start.
 
         `back`: of the chain run the other way, from posterior draws; then `E[1 / w]` is `1 / p(x)`.
         """
-        rises = [after - before for before, after in itertools.pairwise(self.betas)]
+        rises = [*self.betas.diff(dim=0)]
         moves = list(zip(self.betas[1:-1], self.steps, strict=True))
         if back:
             rises.reverse()
@@ -275,8 +301,52 @@ class _Path:
             accepted.append(moved.double().mean(0))
             log_w = log_w + rise * place.difference
         if not accepted:
-            return log_w, torch.ones_like(log_w[0])
-        return log_w, torch.stack(accepted).mean(0)
+            return log_w, torch.ones_like(log_w[0]), place.z
+        return log_w, torch.stack(accepted).mean(0), place.z
+
+
+def _spread(difference: Tensor) -> Tensor:
+    """The standard deviation over chains, `(C, B) -> (B,)`; 1 for one chain, which has none."""
+    if len(difference) == 1:
+        return torch.ones_like(difference[0])
+    return difference.std(0).nan_to_num(1.0, 1.0, 1.0)
+
+
+def _respaced(betas: Tensor, spread: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """As many temperatures between which `log w` varies alike, `(T + 1, B)`, and lengths of steps there.
+
+    Where chains mix, a rise `d` at a temperature adds `d^2 var(log p(x, z) - log start(z))` to the variance of `log w`:
+    the sum is least where every rise is the same share of `int spread d beta`. A tenth is spread evenly, since the
+    spread is that of few chains.
+
+    Args:
+        betas: as they are, `(T + 1, B)`.
+        spread: of `log p(x, z) - log start(z)` at all of them but the last, `(T, B)`.
+        steps: lengths of steps at those between the ends, `(T - 1, B)`.
+
+    Source: Gelman & Meng 1998, Simulating Normalizing Constants (the path of least variance).
+    """
+    ends = torch.cat([spread, spread[-1:]])
+    parts = 0.5 * (ends[1:] + ends[:-1]) * betas.diff(dim=0)
+    length = torch.cat([torch.zeros_like(parts[:1]), parts.cumsum(0)])
+    length = (1 - EVENLY) * length / length[-1].clamp_min(1e-12) + EVENLY * betas
+    length = length / length[-1]
+    even = torch.linspace(0, 1, len(betas)).to(betas).unsqueeze(-1).expand_as(betas)
+    found = _interpolated(even, length, betas)
+    found[0], found[-1] = 0.0, 1.0
+    return found, _interpolated(found[1:-1], betas[1:-1], steps)
+
+
+def _interpolated(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The lines through `(x, y)`, each `(K, B)` with x rising, at other places, `(L, B)`; beyond the ends the ends."""
+    if len(x) == 1:
+        return y.expand(len(at), -1).clone()
+    right = torch.searchsorted(x.T.contiguous(), at.T.contiguous()).T.clamp(
+        1, len(x) - 1
+    )
+    low, high = x.gather(0, right - 1), x.gather(0, right)
+    share = ((at - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    return y.gather(0, right - 1).lerp(y.gather(0, right), share)
 
 
 def gradients_per_datum(
@@ -330,9 +400,11 @@ class _Paths:
         *,
         num_chains: int,
         leapfrogs: int,
+        adaptive: bool,
         memory: int,
         progress: Tick,
     ) -> None:
+        self.adaptive = adaptive
         self.model, self.guide, self.betas = model, guide, betas
         self.num_chains, self.leapfrogs, self.memory = num_chains, leapfrogs, memory
         self.flat = Flat(model, call)
@@ -420,7 +492,50 @@ class _Paths:
                 return _Place(z, *densities[0])
             return _Place(z, *map(torch.cat, zip(*densities, strict=True)))
 
-        return _Path(look, self.betas, self.leapfrogs)
+        return _Path(look, self.betas, self.leapfrogs, adaptive=self.adaptive)
+
+
+def path_from(
+    density: Density, block: Call, modes: Modes, betas: Tensor, leapfrogs: int
+) -> _Path:
+    """The path of a block of data from Gaussians fitted to their posterior, counted in widths of the heaviest of them.
+
+    In these widths the posterior is nearly round, so that a few steps of a move go through it.
+    """
+    volume = modes.log_volume
+
+    def look(u: Tensor) -> _Place:
+        z = modes.placed(u)
+        start, start_slope = modes.log_prob_and_gradient(z)
+        joint, slope = density.slope(block, z)
+        slopes = modes.turned(start_slope), modes.turned(slope)
+        return _Place(u, start + volume, joint + volume, *slopes)
+
+    return _Path(look, betas, leapfrogs, adaptive=True)
+
+
+@torch.no_grad()
+def annealed_from(
+    density: Density,
+    call: Call,
+    modes: Modes,
+    *,
+    num_chains: int,
+    num_temperatures: int,
+    leapfrogs: int = FEW_LEAPFROGS,
+) -> AnnealedEstimate:
+    """`log p(x)` by chains from Gaussians fitted to the posterior of each datum."""
+    betas = temperatures(num_temperatures, "linear")
+    results = []
+    for index in density.blocks(call):
+        block, some = call[index], modes.among(index)
+        path = path_from(density, block, some, betas, leapfrogs)
+        path.tune(some.counted(some.sample(_tuning(num_chains))))
+        log_w, accepted, _ = path.follow(some.counted(some.sample(num_chains)))
+        results.append(
+            AnnealedEstimate(*_estimate(log_w), accepted, num_chains, num_temperatures)
+        )
+    return reduce(operator.add, results).first(len(call))
 
 
 def _bytes_of_chains(num_chains: int, size: int) -> int:
@@ -483,7 +598,7 @@ def _anneal(paths: _Paths, batch: Call) -> tuple[AnnealedEstimate, _Path]:
     """The estimate of one batch, and the path that it took."""
     path, count = paths.over(batch), paths.num_chains
     path.tune(paths.start(batch, _tuning(count)))
-    log_w, accepted = path.follow(paths.start(batch, count))
+    log_w, accepted, _ = path.follow(paths.start(batch, count))
     columns = (*_estimate(log_w), accepted)
     return AnnealedEstimate(*columns, count, len(paths.betas) - 1), path
 
@@ -491,7 +606,7 @@ def _anneal(paths: _Paths, batch: Call) -> tuple[AnnealedEstimate, _Path]:
 def _sandwich(paths: _Paths, batch: Call, exact: Tensor) -> Sandwich:
     """Both bounds of one batch, with `exact` posterior draws, `(1, batch, D)`."""
     lower, path = _anneal(paths, batch)
-    log_w, _ = path.follow(exact.expand(paths.num_chains, -1, -1), back=True)
+    log_w, *_ = path.follow(exact.expand(paths.num_chains, -1, -1), back=True)
     value, error, *_ = _estimate(-log_w)
     return Sandwich(lower, -value, error)
 
@@ -506,7 +621,7 @@ def annealed_importance_sampling(
     num_chains: Number = 16,
     num_temperatures: Temperatures = 500,
     leapfrogs: Number = 10,
-    schedule: str = "sigmoid",
+    schedule: str = "adaptive",
     memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Tick = None,
@@ -528,7 +643,8 @@ def annealed_importance_sampling(
         num_chains: C for each datum.
         num_temperatures: T steps from the start to the posterior.
         leapfrogs: of each move.
-        schedule: `'sigmoid'` or `'linear'`; see `temperatures`.
+        schedule: `'sigmoid'` or `'linear'`, see `temperatures`, or `'adaptive'`: the chains that tune the steps say for
+            each datum where temperatures have to be dense, so that `log w` varies as much between any two.
         memory: bytes to keep within, beside the data and the networks.
         compile: evaluate the densities by a compiled graph, as in `log_marginal`.
         progress: called with the number of gradients of `log p(x, z)` asked for since its last call, of
@@ -564,6 +680,7 @@ def annealed_importance_sampling(
             betas,
             num_chains=num_chains,
             leapfrogs=leapfrogs,
+            adaptive=schedule == "adaptive",
             memory=memory,
             progress=progress,
         )
@@ -584,7 +701,7 @@ def bidirectional_monte_carlo(
     num_chains: Number = 16,
     num_temperatures: Temperatures = 500,
     leapfrogs: Number = 10,
-    schedule: str = "sigmoid",
+    schedule: str = "adaptive",
     memory: Number = MEMORY,
     compile: bool | str = "auto",
     progress: Tick = None,
@@ -635,6 +752,7 @@ def bidirectional_monte_carlo(
                     betas,
                     num_chains=num_chains,
                     leapfrogs=leapfrogs,
+                    adaptive=schedule == "adaptive",
                     memory=memory,
                     progress=progress,
                 )
@@ -653,7 +771,7 @@ class Annealing(Question):
         chains: for each datum.
         temperatures: steps from the start to the posterior.
         start: where chains start; those from the guide miss what the guide misses.
-        schedule: of temperatures; the sigmoid has more of them at both ends.
+        schedule: of temperatures; the sigmoid has more of them at both ends, an adaptive one where a datum needs them.
     """
 
     def __init__(
@@ -662,7 +780,7 @@ class Annealing(Question):
         chains: Number = 16,
         temperatures: Temperatures = 500,
         start: Literal["prior", "guide"] = "prior",
-        schedule: Literal["sigmoid", "linear"] = "sigmoid",
+        schedule: Literal["adaptive", "sigmoid", "linear"] = "adaptive",
     ) -> None:
         self.chains, self.temperatures = chains, temperatures
         self.settings = {"schedule": schedule, "start": start}
@@ -730,7 +848,7 @@ class BDMC(Annealing):
         chains: Number = 16,
         temperatures: Temperatures = 500,
         start: Literal["prior", "guide"] = "prior",
-        schedule: Literal["sigmoid", "linear"] = "sigmoid",
+        schedule: Literal["adaptive", "sigmoid", "linear"] = "adaptive",
     ) -> None:
         super().__init__(
             chains=chains, temperatures=temperatures, start=start, schedule=schedule

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.data.inputs import Call, as_data, fields_of, once
 from pyro_vae.engine.memory import MEMORY
-from pyro_vae.evaluation.adaptive import Defence, Defending
+from pyro_vae.evaluation.defence import Defence, Defending
 from pyro_vae.evaluation.question import (
     Answer,
     Estimate,

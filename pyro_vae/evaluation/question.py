@@ -72,6 +72,12 @@ class Shards:
             **{name: _joined(name, mine, theirs) for (name, mine), theirs in pairs}
         )
 
+    def first(self, count: int) -> Self:
+        """Those of the first so many data."""
+        return type(self)(
+            **{name: _cut(value, count) for name, value in self._fields().items()}
+        )
+
     def _fields(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
@@ -164,6 +170,17 @@ class PerDatum(Shards):
             return []
         verb = "have" if lost > 1 else "has"
         return [f"Without {lost} of the data, which {verb} no finite value."]
+
+
+def _cut(value: Any, count: int) -> Any:
+    """One field of a result, as that of the first so many of its data."""
+    if isinstance(value, Tensor):
+        return value[:count]
+    if isinstance(value, Shards):
+        return value.first(count)
+    if isinstance(value, dict):
+        return {key: column[:count] for key, column in value.items()}
+    return value
 
 
 def _joined(name: str, first: Any, second: Any) -> Any:

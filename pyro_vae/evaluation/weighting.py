@@ -52,7 +52,7 @@ WEIGHTS = 128  # bytes of a draw's weights while they are summed up
 NAMED = 5  # wild data that are named
 
 
-class _Accumulator:
+class Accumulator:
     """Running sums over the particles of B data, so that any number of particles fits in memory; float64 throughout."""
 
     def __init__(self, num_particles: int) -> None:
@@ -274,7 +274,7 @@ def weighted(
             weigh = _weigher(model, guide, compile, repaid=repaid, singly=singly)
             results = []
             for batch in data.batches(None, chunks.rows):
-                accumulator = _Accumulator(num_particles)
+                accumulator = Accumulator(num_particles)
                 for count in pieces(num_particles, chunks.block):
                     accumulator.add(*chunks.weigh(weigh, batch, count, progress))
                 results.append(accumulator.result())

@@ -16,6 +16,7 @@ from pyro_vae import (
     log_marginal_refined,
 )
 from pyro_vae.distributions import Defended
+from pyro_vae.evaluation.adaptive import PRIOR_LEAPFROGS
 from pyro_vae.evaluation.annealing import gradients_per_datum
 from switch import Switch
 
@@ -34,11 +35,15 @@ X = torch.linspace(1.5, 2.5, 40, dtype=torch.float64).unsqueeze(-1)
 
 
 def pilot(vae, num_particles):
-    """Which data the pilot of `log_marginal_adaptive` finds bad with seed 1, and their Pareto k."""
+    """Which data `log_marginal_adaptive` finds bad with seed 1, by pilot or value, and the greater Pareto k."""
     torch.manual_seed(1)
-    k = log_marginal(vae.model, vae.guide, X, num_particles=num_particles).pareto_k
+    looked, value = (
+        log_marginal(vae.model, vae.guide, X, num_particles=num_particles).pareto_k
+        for _ in range(2)
+    )
     torch.manual_seed(1)
-    return ~(k <= 0.7), k
+    k = looked.maximum(value)
+    return ~(k <= 0.5), k
 
 
 def agrees(result, taken):
@@ -60,7 +65,7 @@ def test_draws_from_the_prior_find_the_other_mode():
         math.log(2), abs=0.05
     )
     bad, _ = pilot(vae, 1000)
-    result, effort = log_marginal_adaptive(vae, X, num_particles=1000)
+    result, effort = log_marginal_adaptive(vae, X, num_particles=1000, pilot=1000)
     assert bad.sum() > 25
     assert torch.equal(~effort.took("guide"), bad)
     assert (
@@ -73,17 +78,18 @@ def test_draws_from_the_prior_find_the_other_mode():
 def test_what_draws_cannot_do_is_annealed():
     """No budget for draws beyond the two passes: the bad data are annealed, as far as that budget goes."""
     vae = folded(narrow)
-    price, (bad, k) = gradients_per_datum(64, 50), pilot(vae, 1000)
+    price, (bad, k) = gradients_per_datum(64, 50, PRIOR_LEAPFROGS), pilot(vae, 1000)
     n = int(bad.sum())
     options = {
         "num_particles": 1000,
+        "pilot": 1000,
         "budget": 2 * 1000 * 40,
         "num_chains": 64,
         "num_temperatures": 50,
     }
     result, effort = log_marginal_adaptive(vae, X, **options, annealing=2 * n * price)
     annealed = effort.took("annealed")
-    assert annealed.sum() > 0.8 * n
+    assert annealed.sum() > 0.7 * n
     assert not (annealed & ~bad).any()
     assert torch.equal(effort.unaffordable, bad & ~annealed)
     assert effort.draws == effort.budget
@@ -146,7 +152,8 @@ def test_values_are_not_chosen_for_their_draws_or_chains():
     x = torch.full((800, 1), 2.0, dtype=torch.float64)
     options = {
         "num_particles": 25,
-        "budget": 800 * 2 * 25 + 400 * 2 * 100,
+        "pilot": 25,
+        "budget": 800 * 2 * 25 + 400 * 2 * 25,
         "num_chains": 25,
         "num_temperatures": 20,
     }
@@ -164,7 +171,7 @@ def test_discrete_latents_are_not_annealed():
     """They can be neither refined nor annealed: more draws are all there is, and what stays bad is said to be."""
     switch = Switch(8, noise=0.2)
     x = switch.vae.sample(30)
-    result, effort = log_marginal_adaptive(switch.vae, x, num_particles=100)
+    result, effort = log_marginal_adaptive(switch.vae, x, num_particles=100, pilot=100)
     assert effort.roads["refined"] == effort.roads["annealed"] == effort.gradients == 0
     assert effort.took("more draws").sum() > 10
     assert effort.doubtful.sum() > 5

@@ -58,7 +58,7 @@ def test_pareto_k_of_equal_weights_is_no_alarm():
 
 
 def accumulate(log_w, chunks):
-    accumulator = estimators._Accumulator(len(log_w))
+    accumulator = estimators.Accumulator(len(log_w))
     for chunk in log_w.split(chunks):
         accumulator.add(chunk, 2 * chunk, chunk - 1)
     return accumulator.result()
@@ -283,7 +283,7 @@ def test_the_curve_is_the_mean_over_groups_of_the_same_draws():
     torch.manual_seed(0)
     log_w = 3 * torch.randn(1000, 4).double()
     for pieces in ([1000], [1] * 30 + [970], [7, 13, 480, 500], [333, 333, 334]):
-        accumulator = estimators._Accumulator(1000)
+        accumulator = estimators.Accumulator(1000)
         for part in log_w.split(pieces):
             accumulator.add(part, part, part)
         curve = accumulator.result().curve

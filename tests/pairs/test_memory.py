@@ -101,7 +101,7 @@ def test_verbs_on_large_data_have_few_of_them_at_a_time(vae, monkeypatch):
             1 <= x.most <= max(10, MEMORY // 4 // (WIDTH * 4))
         )  # refined, and weighed
     x = Watched(300)
-    log_marginal_adaptive(vae, x, **{**few, "memory": 8 * MEMORY})
+    log_marginal_adaptive(vae, x, num_particles=20, steps=2, memory=8 * MEMORY)
     assert 1 <= x.most * WIDTH * 4 <= 2 * MEMORY  # a quarter of what it may take
 
 

@@ -477,7 +477,7 @@ def test_evaluation_with_everything(call, trained):
     )
     s = json.loads(newest(trained).read_text())
     assert s["ais"]["num_chains"] == 4
-    assert (s["ais"]["start"], s["bdmc"]["schedule"]) == ("prior", "sigmoid")
+    assert (s["ais"]["start"], s["bdmc"]["schedule"]) == ("prior", "adaptive")
     assert sum(s["roads"].values()) == 20
     assert (
         f"{s['roads']['guide']} of 20 data were left to the guide's own draws"

@@ -1,0 +1,196 @@
+"""Gaussians fitted to posteriors, draws and chains from them, against closed forms and quadrature."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import (
+    Categorical,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
+
+from ppca import PPCA
+from pyro_vae import (
+    VAE,
+    Gaussian,
+    MeanField,
+    StandardNormal,
+    log_marginal,
+    log_marginal_adaptive,
+)
+from pyro_vae.data.inputs import Call
+from pyro_vae.evaluation.annealing import annealed_from
+from pyro_vae.evaluation.modes import (
+    WIDER,
+    Density,
+    Fit,
+    Modes,
+    can_fit,
+    weighted_from,
+)
+from pyro_vae.foundation.abstract import running
+
+NOISE = 0.2
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+class Folds(nn.Module):
+    def forward(self, z):
+        return z.abs().unsqueeze(-2)
+
+
+class Beside(MeanField):
+    """Near one mode of each datum, and too narrow for it."""
+
+    def __init__(self, size):
+        super().__init__(nn.Identity(), size, features=size)
+
+    def variational_parameters(self, h):
+        return torch.cat([0.7 * h, torch.full_like(h, math.log(0.08))], -1)
+
+
+def folds(size):
+    """`x ~ N(|z|, noise^2)` in each of D dimensions: a posterior of 2^D modes."""
+    likelihood = Gaussian((size,), scale=NOISE)
+    return VAE(StandardNormal(size), Folds(), likelihood, Beside(size)).double()
+
+
+def log_p_of_folds(x):
+    """By the trapezoidal rule, a dimension at a time, `(N, D)` -> `(N,)`."""
+    z = torch.linspace(-8, 8, 16_001, dtype=torch.float64)
+    density = Normal(0.0, 1.0).log_prob(z) + Normal(z.abs(), NOISE).log_prob(
+        x.unsqueeze(-1)
+    )
+    return torch.trapezoid(density.exp(), z, dim=-1).log().sum(-1)
+
+
+def fitted(vae, x, steps=100, memory=2**28):
+    """Density, call and modes of some data."""
+    with running(vae.model, vae.guide), torch.no_grad():
+        call = Call.of(vae.model, x)
+        density = Density(vae.model, call, memory=memory)
+        return density, call, Fit(density, vae.guide, steps).find(call)
+
+
+def mixture(count=3, data=2, size=3):
+    root = torch.randn(data, count, size, size, dtype=torch.float64).tril()
+    root.diagonal(dim1=-2, dim2=-1).abs_().add_(0.3)
+    log_weights = torch.randn(data, count, dtype=torch.float64).log_softmax(1)
+    loc = torch.randn(data, count, size, dtype=torch.float64)
+    return Modes(log_weights, loc, root, torch.ones(data, dtype=torch.bool))
+
+
+def test_a_mixture_is_that_of_torch():
+    modes = mixture()
+    truth = MixtureSameFamily(
+        Categorical(logits=modes.log_weights),
+        MultivariateNormal(modes.loc, scale_tril=modes.root),
+    )
+    z = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    expected = truth.log_prob(z)
+    (slope,) = torch.autograd.grad(expected.sum(), z)
+    torch.testing.assert_close(modes.log_prob(z), expected)
+    for found, value in zip(
+        modes.log_prob_and_gradient(z), (expected, slope), strict=True
+    ):
+        torch.testing.assert_close(found, value)
+    u = modes.counted(z)
+    torch.testing.assert_close(modes.placed(u), z)
+    torch.testing.assert_close(modes.log_volume, torch.logdet(modes.root[:, 0]))
+    draws = modes.sample(200_000)
+    torch.testing.assert_close(draws.mean(0), truth.mean, rtol=0, atol=0.03)
+    torch.testing.assert_close(draws.var(0), truth.variance, rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize(("latent_dim", "dims"), [(1, 2), (6, 15)])
+@pytest.mark.parametrize("memory", [2**28, 2**12], ids=["at once", "in blocks"])
+def test_a_linear_model_gives_its_posterior(latent_dim, dims, memory):
+    """From a guide that is beside the posterior and has another width."""
+    truth = PPCA(latent_dim, dims, widen=0.5, shift=1.0)
+    x = truth.sample(7)
+    density, _, modes = fitted(truth.vae, x, memory=memory)
+    assert (density.rows < 7) == (memory == 2**12)
+    exact = MultivariateNormal((x - truth.b) @ truth.gain.T, truth.posterior_covariance)
+    assert modes.loc.shape[1] == 1
+    assert modes.settled.all()
+    covariance = (modes.root @ modes.root.mT)[:, 0] / WIDER**2
+    torch.testing.assert_close(
+        covariance, exact.covariance_matrix.expand_as(covariance), rtol=1e-6, atol=1e-8
+    )
+    off = torch.linalg.solve_triangular(
+        exact.scale_tril, (modes.loc[:, 0] - exact.mean).unsqueeze(-1), upper=False
+    )
+    assert off.square().sum((1, 2)).max() < 2.0
+
+
+def test_draws_and_chains_from_fits_give_the_number_of_a_linear_model():
+    truth = PPCA(8, 20, widen=0.4, shift=0.8)
+    x = truth.sample(20)
+    exact = truth.marginal.log_prob(x)
+    vae = truth.vae
+    plain = log_marginal(vae.model, vae.guide, x, num_particles=2000)
+    assert plain.doubtful.float().mean() > 0.5
+    density, call, modes = fitted(vae, x)
+    with running(vae.model, vae.guide), torch.no_grad():
+        drawn = weighted_from(density, call, modes, 2000)
+        chains = annealed_from(density, call, modes, num_chains=32, num_temperatures=16)
+    assert not drawn.missed.any()
+    assert not drawn.marginal.doubtful.any()
+    for result in (drawn.marginal, chains):
+        z = (result.values - exact) / result.standard_errors
+        assert z.abs().max() < 4.5
+        assert result.monte_carlo_standard_error < 0.02
+
+
+def test_weights_of_chains_are_unbiased_however_bad_the_fit():
+    truth = PPCA(2, 3)
+    x = truth.sample(1).expand(5000, -1).contiguous()
+    density, call, modes = fitted(truth.vae, x, steps=1)
+    with running(truth.vae.model), torch.no_grad():
+        for count in (1, 3):
+            found = annealed_from(
+                density, call, modes, num_chains=1, num_temperatures=count
+            )
+            w = (found.values - truth.marginal.log_prob(x)).exp()
+            assert abs(w.mean() - 1) < 4.5 * w.std() / len(w) ** 0.5
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_many_modes(size):
+    """Two are found; of four some may be missed, and 64 are too many: there chains from the prior give the number."""
+    vae = folds(size)
+    x = 1.2 + 0.6 * torch.rand(60, size, dtype=torch.float64)
+    exact = log_p_of_folds(x)
+    plain = log_marginal(vae.model, vae.guide, x, num_particles=1000)
+    assert (exact - plain.values).mean() > 0.9 * size * math.log(2)
+    _, _, modes = fitted(vae, x)
+    counted = modes.log_weights.isfinite().sum(1)
+    if size == 1:
+        assert (counted == 2).float().mean() > 0.9
+    if size == 6:
+        assert not modes.settled.any()
+    options = {"num_particles": 1000, "annealing": 10**7}
+    result, effort = log_marginal_adaptive(vae, x, **options)
+    road = "refined" if size == 1 else "annealed"
+    assert effort.took(road).float().mean() > 0.7
+    low, high = result.intervals(0.95).unbind(-1)
+    sound = ~result.doubtful
+    assert sound.float().mean() > 0.85
+    inside = (low <= exact) & (exact <= high)
+    assert inside[sound].float().mean() > 0.8
+    assert abs((result.values - exact)[sound].mean()) < 0.1
+
+
+def test_what_cannot_be_fitted():
+    wide = PPCA(300, 301)
+    x = wide.sample(1)
+    assert not can_fit(*wide.pair, Call.of(wide.vae.model, x))
+    small = PPCA(2, 3)
+    assert can_fit(*small.pair, Call.of(small.vae.model, small.sample(1)))
