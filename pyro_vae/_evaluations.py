@@ -15,7 +15,7 @@ from pyro_vae.checkpoint import checkpoint_path
 from pyro_vae.data.bridges import Bridge
 from pyro_vae.data.files import read_npz
 from pyro_vae.data.representation import Representation
-from pyro_vae.evaluation.adaptive import Adaptive
+from pyro_vae.evaluation.adaptive import ENOUGH, Adaptive
 from pyro_vae.evaluation.latents import Latents
 from pyro_vae.evaluation.question import Question
 from pyro_vae.evaluation.refinement import Refined
@@ -95,7 +95,7 @@ def stem_of(folder: Path, plan: dict[str, Any], s: dict[str, Any]) -> str:
     words += (
         [f"refine{plan['refine']}"] if plan["refine"] and not plan["adaptive"] else []
     )
-    words += [f"adaptive{plan['refine']}"] if plan["adaptive"] else []
+    words += _weighting_of(plan)
     words += [f"seed{plan['seed']}"] if plan["seed"] else []
     words += [plan["checkpoint"]] if plan["checkpoint"] != "best" else []
     if plan["asked"]:
@@ -111,6 +111,15 @@ def stem_of(folder: Path, plan: dict[str, Any], s: dict[str, Any]) -> str:
     if new and other is not None and other.get("fingerprint") != s["fingerprint"]:
         return f"{stem}-{s['fingerprint'][:6]}"  # new data of the same name
     return stem
+
+
+def _weighting_of(plan: dict[str, Any]) -> list[str]:
+    """What a name says of a weighting that is not the usual one of so many particles."""
+    enough = plan["num_particles"] >= ENOUGH
+    if plan["adaptive"]:
+        steps, usual = plan["refine"], Adaptive().steps
+        return [] if enough and steps in (0, usual) else [f"adaptive{steps}"]
+    return ["weighted"] if enough and not plan["refine"] else []
 
 
 def _summary(path: Path) -> dict[str, Any] | None:

@@ -218,7 +218,8 @@ def _opened(
 
 def _is_point(opened: Run, first: Weighting) -> bool:
     """Whether there is no log p(x) to weigh, and none was asked for in a way of its own."""
-    return not opened.vae.guide.has_density and str(first) == str(Weighted())
+    plain = first.unasked or str(first) == str(Weighted())
+    return plain and not opened.vae.guide.has_density
 
 
 def _check_point(options: Any) -> None:

@@ -277,7 +277,9 @@ def evaluate_parser() -> Parser:
     )
     add("--refine", type=whole, metavar="STEPS", help="refined(steps=STEPS)")
     add(
-        "--adaptive", action="store_true", help="adaptive(), with the steps of --refine"
+        "--adaptive",
+        action="store_true",
+        help="adaptive(), with the steps of --refine; what is done from 1,000 particles on",
     )
     add("--gaps", action="store_true", help="gaps()")
     add("--ais", action="store_true", help="ais()")

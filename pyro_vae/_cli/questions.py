@@ -3,7 +3,7 @@
 from typing import Any
 
 from pyro_vae._config import flag
-from pyro_vae.evaluation.adaptive import Adaptive
+from pyro_vae.evaluation.adaptive import ENOUGH, Adaptive
 from pyro_vae.evaluation.annealing import AIS, BDMC
 from pyro_vae.evaluation.gaps import Gaps
 from pyro_vae.evaluation.latents import Latents
@@ -44,8 +44,15 @@ def questions(options: Any) -> tuple[Weighting, list[Question]]:
         )
     health = [question for question in every if isinstance(question, Latents)]
     rest = [question for question in every if question not in (*weightings, *health)]
-    first = weightings[0] if weightings else Weighted()
+    first = weightings[0] if weightings else usual(options.num_particles)
     return first, [*(health or [Latents()]), *rest]
+
+
+def usual(num_particles: int) -> Weighting:
+    """How log p(x) is weighted where nobody says how: few draws do not tell which data need more."""
+    first: Weighting = Adaptive() if num_particles >= ENOUGH else Weighted()
+    first.unasked = True
+    return first
 
 
 def _short(options: Any) -> list[Question]:

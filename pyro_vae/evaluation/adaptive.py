@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.data.inputs import Call
+from pyro_vae.data.inputs import Call, as_data, once
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.annealing import (
     FEW_LEAPFROGS,
@@ -31,8 +31,8 @@ from pyro_vae.evaluation.modes import (
 from pyro_vae.evaluation.question import Answer, Evaluated, Tick, Trained
 from pyro_vae.evaluation.refinement import pair_of
 from pyro_vae.evaluation.results import PARETO_LIMIT, PARTS, LogMarginal
-from pyro_vae.evaluation.weighting import Weighting, holds, weighted
-from pyro_vae.foundation.abstract import running
+from pyro_vae.evaluation.weighting import Weighted, Weighting, holds, weighted
+from pyro_vae.foundation.abstract import forked_random, running
 from pyro_vae.foundation.checks import (
     MOST,
     Number,
@@ -489,31 +489,56 @@ class _Fitted:
         self.density, self.modes = density, modes
         self.place = torch.zeros_like(ways.hard.road)
         self.place[which] = torch.arange(len(which))
+        self.doubted: list[tuple[Tensor, LogMarginal]] = []
 
     def take(self, pilot: LogMarginal) -> None:
-        """Chains where a pilot of draws is bad, from the prior where modes were not counted; draws for all others."""
+        """Draws where a pilot of them is good; chains where it or they are bad, from the prior where modes are missing.
+
+        What neither makes good keeps its draws.
+        """
         hard, ways, settled = self.hard, self.ways, self.modes.settled.cpu()
-        shaky = self.which[hard.judge.shaky(pilot) & settled]
+        shaky = hard.judge.shaky(pilot)
+        drawn, rest = self.which[settled & ~shaky], self.which[~settled | shaky]
+        bad = self._draw_as_needed(drawn, pilot)
+        left = torch.cat([bad, self.which[settled & shaky]])
         for most in (FEW_TEMPERATURES, GROWTH * FEW_TEMPERATURES):
             count = min(most, ways.num_temperatures)
             price = gradients_per_datum(ways.num_chains, count, FEW_LEAPFROGS)
-            chains = partial(self._annealed, count)
-            ways.anneal_by(hard.open(shaky), price, chains)
+            ways.anneal_by(hard.open(left), price, partial(self._annealed, count))
         ways.anneal(self.which[~settled])
 
-        # Of those that are annealed the draws are not needed, of others perhaps more.
-        drawn = hard.open(self.which)
-        hard.draws += ways.num_particles * (len(self.which) - len(drawn))
-        needed = hard.judge.needed(pilot, ways.num_particles)[self.place[drawn]]
+        # The draws that were paid for and are not needed, and those that are all there is.
+        rest, paid = hard.open(rest), len(rest)
+        hard.draws += ways.num_particles * (paid - len(rest))
+        if len(rest):
+            hard.settle(rest, self._drawn(rest, ways.num_particles), REFINED)
+        for which, marginal in self.doubted:
+            still = hard.road[which] == GUIDE
+            if still.any():
+                hard.settle(which[still], marginal.at(still), REFINED)
+
+    def _draw_as_needed(self, which: Tensor, pilot: LogMarginal) -> Tensor:
+        """Values by as many draws of the modes as they need, where the budget has them; those that come out bad."""
+        hard, ways = self.hard, self.ways
+        needed = hard.judge.needed(pilot, ways.num_particles)[self.place[which]]
         counts = torch.full_like(needed, ways.num_particles)
         for count in needed.unique().tolist():
-            wanted = drawn[needed == count]
+            wanted = which[needed == count]
             if not holds(count, ways.weighing["memory"]):
                 continue
             chosen = hard.afford(wanted, draws=count - ways.num_particles)
-            counts[torch.isin(drawn, chosen)] = count
+            counts[torch.isin(which, chosen)] = count
+        lost = [which[:0]]
         for count in counts.unique().tolist():
-            self._draw(drawn[counts == count], count)
+            some = which[counts == count]
+            marginal = self._drawn(some, count)
+            bad = ~(marginal.pareto_k <= hard.judge.limit) & (count >= ENOUGH)
+            if bad.any():
+                lost.append(some[bad])
+                self.doubted.append((some[bad], marginal.at(bad)))
+            if not bad.all():
+                hard.settle(some[~bad], marginal.at(~bad), REFINED)
+        return torch.cat(lost)
 
     def _of(self, which: Tensor) -> tuple[Call, Modes]:
         at = self.place[which].to(self.modes.loc.device)
@@ -529,13 +554,13 @@ class _Fitted:
         )
         return _as_weights(annealed)
 
-    def _draw(self, which: Tensor, count: int) -> None:
-        """Values by so many draws of the modes; they are doubtful where modes were not counted."""
+    def _drawn(self, which: Tensor, count: int) -> LogMarginal:
+        """Values by so many draws of the modes; they are doubtful where modes are missing."""
         some, modes = self._of(which)
         found = weighted_from(self.density, some, modes, count)
         known = modes.without(found.missed).settled.cpu()
         k = found.marginal.pareto_k.where(known, math.inf)
-        self.hard.settle(which, replace(found.marginal, pareto_k=k), REFINED)
+        return replace(found.marginal, pareto_k=k)
 
 
 def _check_least(name: str, value: Any, least: int, why: str = "") -> None:
@@ -573,12 +598,23 @@ class Adaptive(Weighting):
     def weigh(
         self, run: Trained, data: Evaluated, **options: Any
     ) -> tuple[LogMarginal, Answer]:
+        if self.unasked and self._at_once(run, data):
+            self.steps = 0  # nothing is fitted
+            return Weighted().weigh(run, data, **options)
         result, effort = log_marginal_adaptive(
             run.vae, data.x, steps=self.steps, **options
         )
+        plain = effort.took("guide").all() and not effort.doubtful.any()
         answer = result.answer().plus(
-            sentences=[str(effort)],
+            sentences=[] if self.unasked and plain else [str(effort)],
             columns={"road": effort.road},
             numbers={"effort": str(effort), "roads": effort.roads},
         )
         return result, answer
+
+    @staticmethod
+    def _at_once(run: Trained, data: Evaluated) -> bool:
+        """Whether the pair is called with all of its data at once, and draws cannot be spent on some of them."""
+        model, guide = run.vae.model, run.vae.guide
+        with running(model, guide), forked_random():
+            return called_whole(model, guide, Call(once(as_data(model, data.x))))

@@ -535,7 +535,7 @@ def annealed_from(
         results.append(
             AnnealedEstimate(*_estimate(log_w), accepted, num_chains, num_temperatures)
         )
-    return reduce(operator.add, results).first(len(call))
+    return reduce(operator.add, results).at(slice(len(call)))
 
 
 def _bytes_of_chains(num_chains: int, size: int) -> int:

@@ -173,9 +173,10 @@ class Density:
         one = call[:1]
         self.flat = Flat(model, one)
         row = self._bytes_per_row(one)
-        at_a_time = min(memory // row or 1, CHUNK.get(call.device.type, LARGEST_CHUNK))
-        self.rows = max(1, min(at_a_time // DRAWS, at_a_time // BLOCK or 1, len(call)))
-        self.draws = max(DRAWS, at_a_time // self.rows // DRAWS * DRAWS)
+        most = CHUNK.get(call.device.type, LARGEST_CHUNK)
+        self.at_a_time = min(memory // row or 1, most)
+        self.rows = max(1, min(self.at_a_time // BLOCK, len(call)))
+        self.draws = max(DRAWS, self.at_a_time // self.rows // DRAWS * DRAWS)
         self.slopes: Callable[..., tuple[list[Tensor], Any]] = self._sloped
         self.values: Callable[..., tuple[list[Tensor], Any]] = self._valued
         self.compiled = (
@@ -225,7 +226,8 @@ class Density:
         """`log p(x, z)` of a block and its gradient at z, `(count, rows, D)`."""
         if self.progress is not None:
             self.progress(z.shape[:2].numel())
-        values, gradients = self._by_pieces(self.slopes, block, z, DRAWS)
+        most = DRAWS if self.compiled else max(DRAWS, self.at_a_time // len(block))
+        values, gradients = self._by_pieces(self.slopes, block, z, most)
         return values, gradients
 
     def value(self, block: Call, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,7 +290,7 @@ def weighted_from(density: Density, call: Call, modes: Modes, count: int) -> Dra
         found = sums.result()
         results.append(found)
         foreign.append((of_prior.cpu() - found.values - math.log(count)).exp())
-    marginal = reduce(operator.add, results).first(len(call))
+    marginal = reduce(operator.add, results).at(slice(len(call)))
     return Drawn(marginal, torch.cat(foreign)[: len(call)])
 
 

@@ -72,10 +72,10 @@ class Shards:
             **{name: _joined(name, mine, theirs) for (name, mine), theirs in pairs}
         )
 
-    def first(self, count: int) -> Self:
-        """Those of the first so many data."""
+    def at(self, rows: Any) -> Self:
+        """Those of some of the data, by any index."""
         return type(self)(
-            **{name: _cut(value, count) for name, value in self._fields().items()}
+            **{name: _cut(value, rows) for name, value in self._fields().items()}
         )
 
     def _fields(self) -> dict[str, Any]:
@@ -172,14 +172,14 @@ class PerDatum(Shards):
         return [f"Without {lost} of the data, which {verb} no finite value."]
 
 
-def _cut(value: Any, count: int) -> Any:
-    """One field of a result, as that of the first so many of its data."""
+def _cut(value: Any, rows: Any) -> Any:
+    """One field of a result, as that of some of its data."""
     if isinstance(value, Tensor):
-        return value[:count]
+        return value[rows]
     if isinstance(value, Shards):
-        return value.first(count)
+        return value.at(rows)
     if isinstance(value, dict):
-        return {key: column[:count] for key, column in value.items()}
+        return {key: column[rows] for key, column in value.items()}
     return value
 
 
