@@ -200,8 +200,8 @@ class LogMarginal(Weighed):
 
         `-mean(se^2) / 2`, by the delta method, where the weights are well behaved. Where more than a tenth of the data
         are `doubtful` that is far too little, since standard errors miss what no draw has found: there it is what the
-        curve of the bound has yet to rise, if its slope in `log K` keeps falling as it did. On linear models with guides
-        that cost up to a nat at K this was right to a factor of about 2; with worse ones it is too small.
+        curve of the bound has yet to rise, if its slope in `log K` keeps falling as it did. On linear models this was
+        right to a factor of about 2 with guides that cost up to a nat at K; with worse ones it is too small.
 
         Source: Nowozin 2018, Debiasing Evidence Approximations (the delta method).
         """
