@@ -58,7 +58,11 @@ def plan_of(
         str(question) for question in (Weighted(), Refined(), Adaptive(), Latents())
     }
     own = [] if isinstance(first, Weighted | Refined | Adaptive) else [first]
-    others = [question for question in (*own, *further) if str(question) not in usual]
+    others = [
+        question
+        for question in (*own, *further)
+        if not question.unasked and str(question) not in usual
+    ]
     return {
         "limit": options.limit,
         "num_particles": first.num_particles or options.num_particles,

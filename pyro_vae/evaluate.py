@@ -42,6 +42,7 @@ from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.holes import share_missing
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.representation import Representation
+from pyro_vae.evaluation.bracket import Bracket, usual_bracket
 from pyro_vae.evaluation.by_column import ColumnTable
 from pyro_vae.evaluation.classes import Classification
 from pyro_vae.evaluation.fields import FieldTable
@@ -288,13 +289,17 @@ def _columns(
 
 
 def _with_usual(
-    opened: Run, first: Weighting, further: list[Question]
+    opened: Run, data: Evaluated, first: Weighting, further: list[Question]
 ) -> list[Question]:
     """The questions, with those about columns, fields, classes and targets, where there are any; not asked twice."""
     guide = opened.vae.guide
     if _is_point(opened, first):
         return [ReconstructionError(), *(q for q in further if not _again(q))]
+    asked = {type(question) for question in further}
     usual: list[Question] = []
+    if first.unasked and Bracket not in asked:
+        bracket = usual_bracket(opened, data)
+        further = further if bracket is None else [bracket, *further]
     if opened.vae.classes and guide.has_density:
         usual.append(Classification())
     if opened.vae.label_width == 1 and guide.has_density:
@@ -303,8 +308,10 @@ def _with_usual(
         usual.append(ColumnTable())
     if opened.several and guide.has_density:
         usual.append(FieldTable())
-    asked = {type(question) for question in further}
-    return [*further, *(question for question in usual if type(question) not in asked)]
+    usual = [question for question in usual if type(question) not in asked]
+    for question in usual:
+        question.unasked = True
+    return [*further, *usual]
 
 
 @alone()
@@ -314,7 +321,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     first, further = questions(options)
     opened, rows, data = _opened(options, first, further)
-    further = _with_usual(opened, first, further)
+    further = _with_usual(opened, data, first, further)
     pyro.set_rng_seed(options.seed)
 
     # The log-likelihood, which every later question may look at; under a point the reconstruction stands in its place.

@@ -14,6 +14,7 @@ from pyro_vae.data.inputs import Call, as_data, once
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.annealing import (
     FEW_LEAPFROGS,
+    PRIOR_LEAPFROGS,
     AnnealedEstimate,
     annealable,
     annealed_from,
@@ -62,7 +63,6 @@ OF_GUIDE = (
 EFFECTIVE_CHAINS = (
     10  # of an annealed datum that is believed: a standard error of about 0.3 nats
 )
-PRIOR_LEAPFROGS = 5  # of a move of chains from the prior
 FEW_TEMPERATURES = 64  # from Gaussians fitted to the posterior, at first
 
 Chains = Callable[[Tensor], LogMarginal]  # of rows by their places
@@ -324,6 +324,7 @@ class _Hard:
         self.draws, self.gradients = draws, gradients
         self.road = torch.zeros(len(k), dtype=torch.long)
         self.values: list[tuple[Tensor, LogMarginal]] = []
+        self.doubted: list[tuple[Tensor, LogMarginal, int]] = []
 
     def afford(self, which: Tensor, *, draws: int = 0, gradients: int = 0) -> Tensor:
         """The worst of these, as many as the budgets allow at a price for each, which is paid."""
@@ -342,10 +343,26 @@ class _Hard:
         """Those of these that have no value of their own."""
         return which[self.road[which] == GUIDE]
 
-    def settle(self, which: Tensor, marginal: LogMarginal, road: int) -> None:
-        """Give these their values."""
-        self.values.append((which, marginal))
-        self.road[which] = road
+    def settle(
+        self, which: Tensor, marginal: LogMarginal, road: int, *, certain: bool = True
+    ) -> Tensor:
+        """Give these their values; those that are not `certain` and come out bad stay open, and are given back."""
+        bad = torch.zeros(len(which), dtype=torch.bool)
+        if not certain:
+            bad = ~(marginal.pareto_k <= self.judge.limit)
+        if bad.any():
+            self.doubted.append((which[bad], marginal.at(bad), road))
+        if not bad.all():
+            self.values.append((which[~bad], marginal.at(~bad)))
+            self.road[which[~bad]] = road
+        return which[bad]
+
+    def finish(self) -> None:
+        """Give those that are still open the last of the values that came out bad."""
+        for which, marginal, road in reversed(self.doubted):
+            still = self.road[which] == GUIDE
+            if still.any():
+                self.settle(which[still], marginal.at(still), road)
 
 
 class _Ways:
@@ -384,6 +401,7 @@ class _Ways:
             which = hard.open((counts == count).nonzero().flatten())
             if count and len(which):
                 hard.settle(which, self._drawn(which, count), MORE)
+        hard.finish()
         # Of those that are annealed the values by draws are not needed.
         hard.draws += int(counts[hard.road == ANNEALED].sum())
 
@@ -427,7 +445,7 @@ class _Ways:
         good = chosen[~(judge.bad(found) | judge.shaky(found))]
         self.hard.gradients += price * (len(chosen) - len(good))
         if len(good):
-            self.hard.settle(good, chains(good), ANNEALED)
+            self.hard.settle(good, chains(good), ANNEALED, certain=False)
 
     def _from_prior(self, which: Tensor) -> LogMarginal:
         some = self.data[which]
@@ -489,7 +507,6 @@ class _Fitted:
         self.density, self.modes = density, modes
         self.place = torch.zeros_like(ways.hard.road)
         self.place[which] = torch.arange(len(which))
-        self.doubted: list[tuple[Tensor, LogMarginal]] = []
 
     def take(self, pilot: LogMarginal) -> None:
         """Draws where a pilot of them is good; chains where it or they are bad, from the prior where modes are missing.
@@ -508,14 +525,11 @@ class _Fitted:
         ways.anneal(self.which[~settled])
 
         # The draws that were paid for and are not needed, and those that are all there is.
+        hard.finish()
         rest, paid = hard.open(rest), len(rest)
         hard.draws += ways.num_particles * (paid - len(rest))
         if len(rest):
             hard.settle(rest, self._drawn(rest, ways.num_particles), REFINED)
-        for which, marginal in self.doubted:
-            still = hard.road[which] == GUIDE
-            if still.any():
-                hard.settle(which[still], marginal.at(still), REFINED)
 
     def _draw_as_needed(self, which: Tensor, pilot: LogMarginal) -> Tensor:
         """Values by as many draws of the modes as they need, where the budget has them; those that come out bad."""
@@ -531,13 +545,8 @@ class _Fitted:
         lost = [which[:0]]
         for count in counts.unique().tolist():
             some = which[counts == count]
-            marginal = self._drawn(some, count)
-            bad = ~(marginal.pareto_k <= hard.judge.limit) & (count >= ENOUGH)
-            if bad.any():
-                lost.append(some[bad])
-                self.doubted.append((some[bad], marginal.at(bad)))
-            if not bad.all():
-                hard.settle(some[~bad], marginal.at(~bad), REFINED)
+            marginal, certain = self._drawn(some, count), count < ENOUGH
+            lost.append(hard.settle(some, marginal, REFINED, certain=certain))
         return torch.cat(lost)
 
     def _of(self, which: Tensor) -> tuple[Call, Modes]:

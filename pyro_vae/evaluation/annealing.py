@@ -5,7 +5,7 @@ import operator
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pyro
@@ -61,6 +61,7 @@ Temperatures = Annotated[int, at_least(1), takes(64)]
 REHEARSAL = {"num_chains": 1, "num_temperatures": 1, "compile": False}
 WARM_UP = 30  # moves at the first temperature before step sizes are kept
 FEW_LEAPFROGS = 4  # of a move in widths of the posterior
+PRIOR_LEAPFROGS = 5  # of a move of chains from the prior, where there are many moves
 EVENLY = 0.1  # of the path is divided evenly, where the rest follows what few chains say of it
 
 
@@ -224,7 +225,7 @@ class _Place(NamedTuple):
         return (1 - beta) * self.start_gradient + beta * self.joint_gradient
 
 
-class _Path:
+class Path:
     """The densities `start^(1 - beta) joint^beta` of one batch, and moves that keep them.
 
     Both densities and their gradients are known wherever a chain stands, so a temperature costs no evaluation of its
@@ -388,7 +389,7 @@ def _estimate(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return value, error, chains / ratio.square().mean(0), tail_index(log_w)
 
 
-class _Paths:
+class Paths:
     """Makes the path of each batch: both log-densities and their gradients come from one function, or one graph."""
 
     def __init__(
@@ -478,7 +479,15 @@ class _Paths:
         steps = 16 * len(self.betas)  # step sizes of each datum
         return max(1, min(self.at_a_time // self.num_chains, self.memory // steps))
 
-    def over(self, call: Call) -> _Path:
+    def chains(self, batch: Call) -> "Chains":
+        """Chains of one batch."""
+
+        def start(count: int) -> Tensor:
+            return self.start(batch, count)
+
+        return chains_along(self.over(batch), start, self.num_chains)
+
+    def over(self, call: Call) -> Path:
         """The path for one batch."""
         chains = max(1, self.at_a_time // len(call))
 
@@ -492,12 +501,12 @@ class _Paths:
                 return _Place(z, *densities[0])
             return _Place(z, *map(torch.cat, zip(*densities, strict=True)))
 
-        return _Path(look, self.betas, self.leapfrogs, adaptive=self.adaptive)
+        return Path(look, self.betas, self.leapfrogs, adaptive=self.adaptive)
 
 
 def path_from(
     density: Density, block: Call, modes: Modes, betas: Tensor, leapfrogs: int
-) -> _Path:
+) -> Path:
     """The path of a block of data from Gaussians fitted to their posterior, counted in widths of the heaviest of them.
 
     In these widths the posterior is nearly round, so that a few steps of a move go through it.
@@ -511,7 +520,7 @@ def path_from(
         slopes = modes.turned(start_slope), modes.turned(slope)
         return _Place(u, start + volume, joint + volume, *slopes)
 
-    return _Path(look, betas, leapfrogs, adaptive=True)
+    return Path(look, betas, leapfrogs, adaptive=True)
 
 
 @torch.no_grad()
@@ -528,14 +537,16 @@ def annealed_from(
     betas = temperatures(num_temperatures, "linear")
     results = []
     for index in density.blocks(call):
-        block, some = call[index], modes.among(index)
-        path = path_from(density, block, some, betas, leapfrogs)
-        path.tune(some.counted(some.sample(_tuning(num_chains))))
-        log_w, accepted, _ = path.follow(some.counted(some.sample(num_chains)))
-        results.append(
-            AnnealedEstimate(*_estimate(log_w), accepted, num_chains, num_temperatures)
-        )
+        some = modes.among(index)
+        path = path_from(density, call[index], some, betas, leapfrogs)
+        chains = chains_along(path, partial(counted_draws, some), num_chains)
+        results.append(chains.estimate)
     return reduce(operator.add, results).at(slice(len(call)))
+
+
+def counted_draws(modes: Modes, count: int) -> Tensor:
+    """Draws of modes, in their own widths."""
+    return modes.counted(modes.sample(count))
 
 
 def _bytes_of_chains(num_chains: int, size: int) -> int:
@@ -594,21 +605,50 @@ def _computes(guide: Program, call: Call) -> bool:
     return any(is_point(site["fn"]) for site in run_of(guide, call).values())
 
 
-def _anneal(paths: _Paths, batch: Call) -> tuple[AnnealedEstimate, _Path]:
-    """The estimate of one batch, and the path that it took."""
-    path, count = paths.over(batch), paths.num_chains
-    path.tune(paths.start(batch, _tuning(count)))
-    log_w, accepted, _ = path.follow(paths.start(batch, count))
+class Chains(NamedTuple):
+    """What chains of one batch came to.
+
+    Attributes:
+        estimate: of `log p(x)`.
+        path: that they took.
+        log_w: their weights, `(C, B)`.
+        ends: where they ended, in the reals of the path, `(C, B, D)`.
+    """
+
+    estimate: AnnealedEstimate
+    path: Path
+    log_w: Tensor
+    ends: Tensor
+
+    def resampled(self) -> Tensor:
+        """Ends drawn by their weights, `(C, B, D)`: nearly draws of the posterior."""
+        which = torch.distributions.Categorical(logits=self.log_w.T.nan_to_num(-1e300))
+        index = which.sample((len(self.ends),))
+        return self.ends.gather(0, index.unsqueeze(-1).expand_as(self.ends))
+
+
+def chains_along(path: Path, start: Callable[[int], Tensor], count: int) -> Chains:
+    """So many chains along a path, from draws of its start, after as many again for two have tuned it."""
+    path.tune(start(_tuning(count)))
+    log_w, accepted, ends = path.follow(start(count))
     columns = (*_estimate(log_w), accepted)
-    return AnnealedEstimate(*columns, count, len(paths.betas) - 1), path
+    estimate = AnnealedEstimate(*columns, count, len(path.betas) - 1)
+    return Chains(estimate, path, log_w, ends)
 
 
-def _sandwich(paths: _Paths, batch: Call, exact: Tensor) -> Sandwich:
+def upper_bound(path: Path, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`-log 1/C sum 1/w` of chains back from posterior draws, its standard error, and the ESS of `1/w`, `(B,)` each."""
+    log_w, *_ = path.follow(draws, back=True)
+    value, error, ess, _ = _estimate(-log_w)
+    return -value, error, ess
+
+
+def _sandwich(paths: Paths, batch: Call, exact: Tensor) -> Sandwich:
     """Both bounds of one batch, with `exact` posterior draws, `(1, batch, D)`."""
-    lower, path = _anneal(paths, batch)
-    log_w, *_ = path.follow(exact.expand(paths.num_chains, -1, -1), back=True)
-    value, error, *_ = _estimate(-log_w)
-    return Sandwich(lower, -value, error)
+    chains = paths.chains(batch)
+    draws = exact.expand(paths.num_chains, -1, -1)
+    upper, error, _ = upper_bound(chains.path, draws)
+    return Sandwich(chains.estimate, upper, error)
 
 
 @checked
@@ -673,7 +713,7 @@ def annealed_importance_sampling(
     with running(model, guide), pyro.validation_enabled(False):
         whole = called_whole(nothing if guide is None else guide, model, data)
         first = data[: len(data) if whole else 1]
-        paths = _Paths(
+        paths = Paths(
             model,
             guide,
             first,
@@ -687,7 +727,7 @@ def annealed_importance_sampling(
         paths.prepare(first, len(data), compile)
         at_a_time = len(data) if whole else paths.batch_size()
         batches = data.batches(None, at_a_time)
-        return reduce(operator.add, [_anneal(paths, batch)[0] for batch in batches])
+        return reduce(operator.add, [paths.chains(batch).estimate for batch in batches])
 
 
 @checked
@@ -740,12 +780,12 @@ def bidirectional_monte_carlo(
         data = Call(_template(model, n, x), args, kwargs)[:n]
         observing = Observing(model)
         seen = None if guide is None else _Seeing(guide)
-        paths: _Paths | None = None
+        paths: Paths | None = None
         for simulated in data.batches(None, min(n, SIMULATED)):
             latents, observed = simulate(model, simulated)
             call = simulated.named(observed=observed)
             if paths is None:
-                paths = _Paths(
+                paths = Paths(
                     observing,
                     seen,
                     call[:1],

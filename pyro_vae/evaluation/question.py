@@ -489,9 +489,11 @@ class Question(Declared, ABC):
 
     Attributes:
         typed: the options that some of its arguments were given by, `{"chains": "--chains"}`.
+        unasked: whether an evaluation asks it of its own accord.
     """
 
     typed: Mapping[str, str] = MappingProxyType({})
+    unasked = False
 
     @property
     def key(self) -> str:

@@ -471,7 +471,6 @@ class Weighting(Question):
     """
 
     steps = 0  # of refinement
-    unasked = False  # whether it is what is taken where nobody asks for another
     num_particles: int | None = None
     foreseen = True  # how many draws there will be
 

@@ -271,6 +271,7 @@ HELD_AT_A_TIME = {
     *(("AIS", name) for name in ("chains", "temperatures")),
     *(("BDMC", name) for name in ("n", "chains", "temperatures")),
     *(("Posterior", name) for name in ("draws", "chains")),
+    *(("Bracket", name) for name in ("chains", "temperatures", "prior_temperatures")),
     ("Classification", "bins"),
     *(
         (name, "num_particles")

@@ -4,20 +4,15 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.distributions import (
     Categorical,
     MixtureSameFamily,
     MultivariateNormal,
-    Normal,
 )
 
+from folds import folds, log_p_of_folds
 from ppca import PPCA
 from pyro_vae import (
-    VAE,
-    Gaussian,
-    MeanField,
-    StandardNormal,
     log_marginal,
     log_marginal_adaptive,
 )
@@ -33,42 +28,10 @@ from pyro_vae.evaluation.modes import (
 )
 from pyro_vae.foundation.abstract import running
 
-NOISE = 0.2
-
 
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-
-
-class Folds(nn.Module):
-    def forward(self, z):
-        return z.abs().unsqueeze(-2)
-
-
-class Beside(MeanField):
-    """Near one mode of each datum, and too narrow for it."""
-
-    def __init__(self, size):
-        super().__init__(nn.Identity(), size, features=size)
-
-    def variational_parameters(self, h):
-        return torch.cat([0.7 * h, torch.full_like(h, math.log(0.08))], -1)
-
-
-def folds(size):
-    """`x ~ N(|z|, noise^2)` in each of D dimensions: a posterior of 2^D modes."""
-    likelihood = Gaussian((size,), scale=NOISE)
-    return VAE(StandardNormal(size), Folds(), likelihood, Beside(size)).double()
-
-
-def log_p_of_folds(x):
-    """By the trapezoidal rule, a dimension at a time, `(N, D)` -> `(N,)`."""
-    z = torch.linspace(-8, 8, 16_001, dtype=torch.float64)
-    density = Normal(0.0, 1.0).log_prob(z) + Normal(z.abs(), NOISE).log_prob(
-        x.unsqueeze(-1)
-    )
-    return torch.trapezoid(density.exp(), z, dim=-1).log().sum(-1)
 
 
 def fitted(vae, x, steps=100, memory=2**28):
@@ -151,7 +114,7 @@ def test_draws_and_chains_from_fits_give_the_number_of_a_linear_model():
 
 def test_weights_of_chains_are_unbiased_however_bad_the_fit():
     truth = PPCA(2, 3)
-    x = truth.sample(1).expand(5000, -1).contiguous()
+    x = truth.sample(1).expand(1500, -1).contiguous()
     density, call, modes = fitted(truth.vae, x, steps=1)
     with running(truth.vae.model), torch.no_grad():
         for count in (1, 3):
