@@ -214,8 +214,8 @@ def log_marginal_adaptive(
         standard_error: limit of the Monte-Carlo standard error of each datum, in nats; `None`: any.
         steps: of a climb.
         num_chains: annealed for each datum, at least 25.
-        num_temperatures: of chains from the prior; those from a fit have 64 or, where these are bad, 256 of them, at
-            most these.
+        num_temperatures: of chains from the prior, and four times as many where these are bad; those from a fit have 64
+            and then 256, at most these.
         annealing: gradients of `log p(x, z)` that fits, pilot chains and chains may take, for all data together; by
             default as many as `budget`. 0: nothing is fitted or annealed.
         memory: in bytes, as in `log_marginal`.
@@ -431,10 +431,10 @@ class _Ways:
 
     def anneal(self, which: Tensor) -> None:
         """Chains from the prior for these, as far as the budget goes, where pilot chains are good."""
-        price = gradients_per_datum(
-            self.num_chains, self.num_temperatures, PRIOR_LEAPFROGS
-        )
-        self.anneal_by(which, price, self._from_prior)
+        for count in (self.num_temperatures, GROWTH * self.num_temperatures):
+            price = gradients_per_datum(self.num_chains, count, PRIOR_LEAPFROGS)
+            left = self.hard.open(which)
+            self.anneal_by(left, price, partial(self._from_prior, count))
 
     def anneal_by(self, which: Tensor, price: int, chains: Chains) -> None:
         """Values by chains for those of these whose pilot chains are good; each run of them costs `price`."""
@@ -447,14 +447,14 @@ class _Ways:
         if len(good):
             self.hard.settle(good, chains(good), ANNEALED, certain=False)
 
-    def _from_prior(self, which: Tensor) -> LogMarginal:
+    def _from_prior(self, temperatures: int, which: Tensor) -> LogMarginal:
         some = self.data[which]
         annealed = annealed_importance_sampling(
             self.model,
             some.data,
             *some.more,
             num_chains=self.num_chains,
-            num_temperatures=self.num_temperatures,
+            num_temperatures=temperatures,
             leapfrogs=PRIOR_LEAPFROGS,
             memory=self.weighing["memory"],
             compile=self.weighing["compile"],

@@ -149,8 +149,8 @@ class Bracketed(Shards, Printed):
             meanings=MEANINGS,
             sentences=[
                 f"On these data log p(x) lies between {low.mean:.3f} ± {low.monte_carlo_standard_error:.3f} and "
-                f"{high.mean:.3f} ± {high.monte_carlo_standard_error:.3f} nats, the gap is below {TIGHT} for "
-                f"{int(self.certified.sum())} of {n}.",
+                f"{high.mean:.3f} ± {high.monte_carlo_standard_error:.3f} nats; the bounds of "
+                f"{int(self.certified.sum())} of {n} are within {TIGHT} nats of each other.",
                 "The upper bounds by draws of the posterior that came from the prior and from fits differ by "
                 f"{apart.median():.3f} in the median and {apart.abs().max():.3f} at most."
                 if len(apart)

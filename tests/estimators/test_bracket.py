@@ -37,14 +37,14 @@ def test_bounds_of_a_linear_model():
     x = truth.sample(20)
     exact = truth.marginal.log_prob(x)
     assert log_marginal(*truth.pair, x, num_particles=500).doubtful.all()
-    found = log_marginal_bracket(truth.vae, x, prior_temperatures=150)
+    found = log_marginal_bracket(truth.vae, x, prior_temperatures=60)
     assert holds(found, exact) > 0.94
     assert found.certified.all()
     assert not found.missed.any()
     noise = (found.lower_errors.square() + found.upper_errors.square()).sum().sqrt()
     assert abs(found.gap.mean()) < 4 * noise / len(x)
     assert (found.apart.abs() < 1.0).all()
-    assert "the gap is below 0.3 for 20 of 20" in str(found)
+    assert "the bounds of 20 of 20 are within 0.3 nats" in str(found)
     joined = found + found
     assert len(joined) == 40
 
@@ -55,8 +55,9 @@ def test_bounds_where_there_are_many_modes(size):
     vae = folds(size)
     x = 1.2 + 0.6 * torch.rand(15, size, dtype=torch.float64)
     exact = log_p_of_folds(x)
-    found = log_marginal_bracket(vae, x)
-    assert holds(found, exact) > 0.95
+    count = 300 if size == 6 else 60
+    found = log_marginal_bracket(vae, x, prior_temperatures=count)
+    assert holds(found, exact) > 0.9
     assert found.missed.float().mean() == (
         1.0 if size == 6 else pytest.approx(0, abs=0.1)
     )
@@ -76,7 +77,7 @@ def test_a_number_beside_its_bounds():
     data = Evaluated(
         Split(x, Scaled(), torch.float64), torch.arange(30).numpy(), log_marginal=plain
     )
-    bracket = Bracket(n=10, prior_temperatures=150)
+    bracket = Bracket(n=10, prior_temperatures=60)
     answer = bracket.ask(run, data)
     rows = torch.from_numpy(answer.columns["lower"].numpy()).isfinite()
     assert rows.sum() == 10
