@@ -167,6 +167,30 @@ def test_the_bias_of_doubtful_draws(sizes, widen):
     assert found.bias == -found.standard_errors.square().mean().item() / 2
 
 
+@pytest.mark.slow
+def test_compiled_fits_are_those_that_are_not():
+    """In blocks of 5, of which the last is filled up where a graph wants it so."""
+    truth = PPCA(3, 6, widen=0.5, shift=0.5)
+    x, found = truth.sample(10), []
+    with running(*truth.pair), torch.no_grad():
+        call = Call.of(truth.vae.model, x)
+        for wanted in (False, True):
+            torch.manual_seed(0)
+            density = Density(truth.vae.model, call, memory=2**28, compile=wanted)
+            assert density.compiled == wanted
+            density.rows = 5
+            modes = Fit(density, truth.vae.guide, 20).find(call)
+            drawn = weighted_from(density, call, modes, 100)
+            chains = annealed_from(
+                density, call, modes, num_chains=6, num_temperatures=5
+            )
+            found.append((modes.loc, modes.root, drawn.marginal.values, chains.values))
+        few, some = call[:7], modes.among(slice(7))
+        assert len(weighted_from(density, few, some, 100).marginal) == 7
+    for eager, graph in zip(*found, strict=True):
+        torch.testing.assert_close(graph, eager)
+
+
 def test_what_cannot_be_fitted():
     wide = PPCA(300, 301)
     x = wide.sample(1)
