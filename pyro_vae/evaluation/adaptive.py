@@ -457,7 +457,8 @@ class _Ways:
             num_temperatures=temperatures,
             leapfrogs=PRIOR_LEAPFROGS,
             memory=self.weighing["memory"],
-            compile=self.weighing["compile"],
+            compile=self.weighing["compile"]
+            is True,  # few data, of another number each time
             **some.kwargs,
         )
         return _as_weights(annealed)

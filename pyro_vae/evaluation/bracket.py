@@ -240,7 +240,7 @@ def log_marginal_bracket(
             adaptive=True,
             **options,
         )
-        from_prior.prepare(data[:1], len(data), compile)
+        from_prior.prepare(data[:1], len(data), compile is True)
         fit = Fit(density, guide, steps)
         betas = temperatures(num_temperatures, "linear")
         results = []

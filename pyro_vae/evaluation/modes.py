@@ -25,6 +25,8 @@ from pyro_vae.inference.terms import double
 BLOCK = 32  # draws of each row that are weighted at a time
 DRAWS = 4  # at which a gradient is averaged, and places from which modes are sought
 MOMENTS = 64  # draws that tell mean and width of the guide and of the prior
+PRIOR_STEP = 0.3  # widths of the prior that are one of a climb from there
+HIGHER = 2.0  # nats by which a climb from the prior has to end above that from the guide to take its place
 CLIMB = 0.3  # the first step of a climb, in widths
 TOO_WIDE = 0.5  # the least precision of a mode, in those of the prior
 LEAST_WIDTH = 0.03  # of a step, in widths of the prior
@@ -352,10 +354,22 @@ class Fit:
 
         # The mode of the guide, and what climbs from the prior come to.
         loc, root = self._top(block, own.mean(0), narrow, widths)
-        others, tops = self._climbed(block, _starts(prior), 0.3 * widths, noise=False)
+        others, tops = self._climbed(block, _starts(prior), PRIOR_STEP * widths)
         top = self.density.slope(block, loc.expand(DRAWS, -1, -1))[0][0]
         high = tops > top - SHORT_OF
         new = _new([loc, *others], root, high)
+
+        # Where one of these ends higher on what seems to be the same mode, the guide was too far off.
+        tops = tops.masked_fill(new, -math.inf).nan_to_num(-math.inf, -math.inf)
+        highest, best = tops.max(0)
+        higher = (highest > top + HIGHER).unsqueeze(-1)
+        if higher.any():
+            index = best.view(1, -1, 1).expand(1, *loc.shape)
+            begin = others.gather(0, index)[0].where(higher, loc)
+            place, spread = self._top(block, begin, narrow, widths)
+            loc = place.where(higher, loc)
+            root = spread.where(higher.unsqueeze(-1), root)
+            new = _new([loc, *others], root, high)
 
         # Those of each datum that have more of them, one after the other.
         places, roots = [loc], [root]
@@ -392,11 +406,18 @@ class Fit:
             width: of what is seen of z at a time.
             most: width of the prior.
         """
-        loc = self._climbed(block, start.unsqueeze(0), width, noise=True)[0][0]
+        # In steps between the two widths: a guide can be narrow and far off.
+        step = (width * PRIOR_STEP * most).sqrt().maximum(width)
+        loc = self._climbed(block, start.unsqueeze(0), step, noise=width)[0][0]
         return loc, self._root(block, loc, width, most)
 
     def _climbed(
-        self, block: Call, start: Tensor, width: Tensor, *, noise: bool
+        self,
+        block: Call,
+        start: Tensor,
+        width: Tensor,
+        *,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Where Adam comes to from these places, `(M, rows, D)`, and `log p(x, z)` at the last look, `(M, rows)`."""
         z = start.clone()
@@ -405,8 +426,8 @@ class Fit:
         value = z.new_zeros(z.shape[:2])
         for i in range(self.steps):
             around = z.repeat(looks, 1, 1)
-            if noise:
-                around = around + width * torch.randn_like(around)
+            if noise is not None:
+                around = around + noise * torch.randn_like(around)
             values, slopes = self.density.slope(block, around)
             slope = width * slopes.unflatten(0, (looks, len(z))).mean(0).nan_to_num(
                 0.0, 0.0, 0.0

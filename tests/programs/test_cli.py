@@ -469,7 +469,7 @@ def test_evaluation_with_everything(call, trained):
     assert (said.code, said.err) == (0, "")
     mentions(
         said.out,
-        "refined q(z|x)",
+        "Gaussians fitted to p(z|x)",
         "approximation",
         "annealed chains",
         "leaves a gap",
