@@ -213,9 +213,16 @@ class LogMarginal(Weighed):
     @property
     def _by_slope(self) -> bool:
         """Whether the bias is that by the curve: of doubtful draws of which it is."""
-        of_values = self.curve and torch.equal(self.curve[max(self.curve)], self.values)
         many = self.doubtful.float().mean().item() > FEW_DOUBTFUL
-        return bool(of_values) and many and len(self._mean_curve) > 2
+        return self._curve_of_values and many and len(self._mean_curve) > 2
+
+    @property
+    def _curve_of_values(self) -> bool:
+        """Whether the curve ends at the values; else it is that of the guide's own draws, and they are better."""
+        if not self.curve:
+            return False
+        end = self.curve[max(self.curve)]
+        return torch.equal(end.nan_to_num(), self.values.nan_to_num())
 
     @property
     def _mean_curve(self) -> dict[int, float]:
@@ -293,8 +300,7 @@ class LogMarginal(Weighed):
         lost, known = len(k) - len(known), known if len(known) else k
         unknown = f", unknown for {lost}" if lost else ""
         by_slope = ", or more, by the slope of its curve" if self._by_slope else ""
-        own = not self.curve or torch.equal(self.curve[max(self.curve)], self.values)
-        of_guide = "" if own else "of the guide's own draws "
+        of_guide = "" if self._curve_of_values else "of the guide's own draws "
         bounds = ", ".join(f"{size}: {mean:.3f}" for size, mean in curve.items())
         return Answer(
             title=title,
@@ -366,9 +372,11 @@ class LogMarginal(Weighed):
                 "A curve that still rises at its end says that log p(x) is higher."
             )
             make = partial(plots.bound_curve, self.curve)
-            figures["bound_curve"] = Drawing(
-                make, f"The bound at fewer draws ({bounds}). {sentence}"
-            )
+            what = "The bound at fewer draws"
+            if not self._curve_of_values:
+                what, sentence = "The bound of the guide's own draws", ""
+            caption = f"{what} ({bounds}). {sentence}".rstrip()
+            figures["bound_curve"] = Drawing(make, caption)
         return figures
 
     def __str__(self) -> str:
