@@ -22,6 +22,7 @@ from pyro_vae.inference.particles import Program, is_point, way_alone
 from pyro_vae.inference.scores import Flat, draw, run_of, score
 from pyro_vae.inference.terms import double
 
+FILLED = 0.25  # of a block may be filled up
 BLOCK = 32  # draws of each row that are weighted at a time
 DRAWS = 4  # at which a gradient is averaged, and places from which modes are sought
 MOMENTS = 64  # draws that tell mean and width of the guide and of the prior
@@ -217,33 +218,39 @@ class Density:
         return [joint.detach(), gradient], None
 
     def blocks(self, call: Call) -> list[Tensor]:
-        """The places of some data in blocks of `rows`; for a graph the last is filled up with its own first place."""
+        """The places of some data in blocks of `rows`; for a graph the last is filled up, where little is missing."""
         places = [*torch.arange(len(call)).split(self.rows)]
-        if self.compiled:
-            last = places[-1]
-            places[-1] = torch.cat([last, last[:1].expand(self.rows - len(last))])
+        last = places[-1]
+        short = self.rows - len(last)
+        if self.compiled and short < FILLED * self.rows:
+            places[-1] = torch.cat([last, last[:1].expand(short)])
         return places
 
     def slope(self, block: Call, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log p(x, z)` of a block and its gradient at z, `(count, rows, D)`."""
         if self.progress is not None:
             self.progress(z.shape[:2].numel())
-        most = DRAWS if self.compiled else max(DRAWS, self.at_a_time // len(block))
-        values, gradients = self._by_pieces(self.slopes, block, z, most)
+        functions = self.slopes, self._sloped
+        values, gradients = self._by_pieces(functions, block, z, DRAWS)
         return values, gradients
 
     def value(self, block: Call, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log p(z)` and `log p(x, z)` of a block, `(count, rows)`."""
-        latent, joint = self._by_pieces(self.values, block, z, self.draws)
+        functions = self.values, self._valued
+        latent, joint = self._by_pieces(functions, block, z, self.draws)
         return latent, joint
 
     def _by_pieces(
-        self, function: Any, block: Call, z: Tensor, most: int
+        self, functions: tuple[Any, Any], block: Call, z: Tensor, each: int
     ) -> list[Tensor]:
-        """What a function gives at so many places at a time, always as many where it is compiled."""
+        """What a graph gives at so many places of a whole block at a time; of other blocks what Python does."""
+        graph, plain = functions
         count = len(z)
-        short = -count % most if self.compiled else 0
+        whole = self.compiled and len(block) == self.rows
+        most = each if whole else max(each, self.at_a_time // len(block))
+        short = -count % most if whole else 0
         z = torch.cat([z, z[:1].expand(short, -1, -1)]) if short else z
+        function = graph if whole else plain
         parts = [function(block.args, block.kwargs, some)[0] for some in z.split(most)]
         return [torch.cat(column)[:count] for column in zip(*parts, strict=True)]
 
