@@ -52,7 +52,8 @@ def test_the_gain_is_that_of_an_evaluation(call, trained, train):
     shutil.copytree(trained, "old")
     new = train("new", "--from", "old", *FLOW, "--epochs", 4)
     for run in ("old", new):
-        assert call("evaluate", run, "--num-particles", 1000).code == 0
+        options = ("--num-particles", 1000, "--ask", "weighted")
+        assert call("evaluate", run, *options).code == 0
     said = call("compare", new, "old", "--json", "difference.json")
     assert said.code == 0
     told = json.loads((new / "second_prior.json").read_text())
