@@ -60,8 +60,10 @@ def on_drawings(folder: Path) -> str:
         sizes = ["--latent-dim", 40, "--network", "gatedmlp(hidden=(300,300))"]
         steps = ["--batch-size", 100, "--epochs", 100, "--compile", "yes"]
         run("train", "--dataset", data, *sizes, *steps, "--output", trained)
-    lines = ["| epoch | ELBO | by the guide | bias | spent | doubtful | seconds |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    heads = (
+        "epoch | ELBO | by the guide | Pareto k bad | ESS | bias | by the delta method"
+    )
+    lines = [f"| {heads} | spent | doubtful | seconds |", "|---" * 10 + "|"]
     for checkpoint in ("best", "last"):
         opened = open_run(trained, checkpoint=checkpoint, device="cpu")
         vae, x = opened.vae, opened.split("test")
@@ -72,8 +74,11 @@ def on_drawings(folder: Path) -> str:
         spent, effort = log_marginal_adaptive(vae, x)
         seconds = (time.perf_counter() - begun) / ROWS
         error, other = (r.monte_carlo_standard_error for r in (plain, spent))
+        bad, ess = int(plain.doubtful.sum()), plain.ess.median()
+        delta = -plain.standard_errors.square().mean() / 2
         lines.append(
-            f"| {checkpoint} | {plain.elbo.mean():.2f} | {plain.mean:.2f} ± {error:.2f} | {plain.bias:.2f} | "
+            f"| {checkpoint} | {plain.elbo.mean():.2f} | {plain.mean:.2f} ± {error:.2f} | {bad} | {ess:.1f} | "
+            f"{plain.bias:.2f} | {delta:.2f} | "
             f"{spent.mean:.2f} ± {other:.3f} | {int(effort.doubtful.sum())} | {seconds:.2f} |"
         )
         print(effort, flush=True)

@@ -519,8 +519,8 @@ class _Fitted:
         drawn, rest = self.which[settled & ~shaky], self.which[~settled | shaky]
         bad = self._draw_as_needed(drawn, pilot)
         left = torch.cat([bad, self.which[settled & shaky]])
-        for most in (FEW_TEMPERATURES, GROWTH * FEW_TEMPERATURES):
-            count = min(most, ways.num_temperatures)
+        ladder = (FEW_TEMPERATURES, GROWTH * FEW_TEMPERATURES)
+        for count in sorted({min(most, ways.num_temperatures) for most in ladder}):
             price = gradients_per_datum(ways.num_chains, count, FEW_LEAPFROGS)
             ways.anneal_by(hard.open(left), price, partial(self._annealed, count))
         ways.anneal(self.which[~settled])

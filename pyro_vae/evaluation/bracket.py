@@ -27,6 +27,8 @@ from pyro_vae.evaluation.annealing import (
 )
 from pyro_vae.evaluation.modes import Density, Fit, Modes, can_fit
 from pyro_vae.evaluation.question import (
+    DISTINCT,
+    MATTERS,
     Answer,
     Evaluated,
     PerDatum,
@@ -50,8 +52,6 @@ STEPS = 100  # of a climb to the mode of a posterior
 USUAL_SIZE = 100  # reals of a datum, for what a bracket costs
 LEVEL = 0.999  # of the bracket of a datum
 MOVES = 30  # of draws of the posterior, after which they are taken for such
-ABOVE = 3.0  # standard errors by which one of two lower bounds is clearly higher
-MATTERS = 0.1  # nats that do
 TIGHT = 0.3  # nats between the bounds of a datum, up to which it is certified
 FEWEST = 5  # data that are asked about unasked
 SHARE = 0.5  # of the draws of an evaluation, as gradients, that may be spent unasked
@@ -105,7 +105,7 @@ class Bracketed(Shards, Printed):
         """For each datum where `log p(x)` lies, with the noise of both bounds, `(N, 2)`.
 
         The noise is that of few chains, whose weights are skew: of linear models, and of others with two to 64 modes,
-        intervals at 0.999 held 97 to 100 % of the data, those at 0.99 95 to 100 %.
+        intervals at 0.999 held 97 to 100 % of the data.
 
         Raises:
             InputError: for a level that is not between 0 and 1.
@@ -132,6 +132,9 @@ class Bracketed(Shards, Printed):
 
     def answer(self) -> Answer:
         """The bounds, and what their gap says."""
+        if not self.sound.any():
+            nothing = f"None of {len(self)} data has finite bounds."
+            return Answer("log p(x) from both sides", sentences=[nothing])
         rows, n = self.rows, len(self)
         low, high = rows["lower bound"], rows["upper bound"]
         lost, missed = n - int(self.sound.sum()), int((self.missed & self.sound).sum())
@@ -152,9 +155,7 @@ class Bracketed(Shards, Printed):
                 f"{high.mean:.3f} ± {high.monte_carlo_standard_error:.3f} nats; the bounds of "
                 f"{int(self.certified.sum())} of {n} are within {TIGHT} nats of each other.",
                 "The upper bounds by draws of the posterior that came from the prior and from fits differ by "
-                f"{apart.median():.3f} in the median and {apart.abs().max():.3f} at most."
-                if len(apart)
-                else "",
+                f"{apart.median():.3f} in the median and {apart.abs().max():.3f} at most.",
                 *([f"{lost} of {n} data have no finite bounds."] if lost else []),
             ],
             warnings=warnings,
@@ -162,7 +163,7 @@ class Bracketed(Shards, Printed):
                 "data": n,
                 "certified": int(self.certified.sum()),
                 "missed": missed,
-                "apart": apart.median().item() if len(apart) else math.nan,
+                "apart": apart.median().item(),
             },
         )
 
@@ -263,7 +264,7 @@ def _bracketed(own: Chains, other: Chains, modes: Modes) -> Bracketed:
     """
     first, second = own.estimate, other.estimate
     noise = (first.standard_errors.square() + second.standard_errors.square()).sqrt()
-    more = second.values - first.values > (ABOVE * noise).clamp_min(MATTERS)
+    more = second.values - first.values > (DISTINCT * noise).clamp_min(MATTERS)
     missed = more | ~modes.settled.cpu()
     lower = first.values.where(~missed, second.values)
     lower_errors = first.standard_errors.where(~missed, second.standard_errors)
@@ -399,22 +400,18 @@ class Bracket(Question):
         marginal = data.log_marginal
         if marginal is None or marginal.standard_errors is None:
             return [], {}
-        values = marginal.values[places]
-        short = (found.lower - values)[found.sound]
-        noise = (
-            found.lower_errors.square() + marginal.standard_errors[places].square()
-        ).sqrt()[found.sound]
-        mean = short.mean().item()
-        error = max(
-            noise.square().sum().sqrt().item() / max(len(short), 1),
-            short.std().item() / math.sqrt(max(len(short), 1))
-            if len(short) > 1
-            else 0.0,
-        )
+        errors = found.lower_errors.hypot(marginal.standard_errors[places])
+        short = PerDatum(found.lower - marginal.values[places], errors)
+        short = short.among(found.sound)
+        if not short.sound.any():
+            return [], {}
+        mean = short.mean
+        known = (short.data_standard_error, short.monte_carlo_standard_error)
+        error = max((e for e in known if not math.isnan(e)), default=0.0)
         numbers = {"short": mean, "short_error": error}
-        if mean < max(MATTERS, ABOVE * error):
+        if mean < max(MATTERS, DISTINCT * error):
             sentence = (
-                f"The number above, of these data, lies {-mean:.3f} ± {error:.3f} nats above their lower bound: it is "
+                f"The lower bound minus the number above, of these data: {mean:.3f} ± {error:.3f} nats. The number is "
                 "not found to be too low."
             )
             return [sentence], numbers

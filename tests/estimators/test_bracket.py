@@ -86,7 +86,7 @@ def test_a_number_beside_its_bounds():
     assert "that of all data is too low by about as much" in str(answer)
     good = dataclasses.replace(plain, values=exact)
     answer = bracket.ask(run, dataclasses.replace(data, log_marginal=good))
-    assert "it is not found to be too low" in str(answer)
+    assert "The number is not found to be too low" in str(answer)
 
 
 class Run(nn.Module):
