@@ -175,12 +175,14 @@ class Evaluation:
         summary: the content of the .json file.
         columns: the arrays of the .npz file, with `num_particles`.
         sizes: of all splits of the data.
+        config: the options of the run, from its `config.toml`.
         drawn: the precision in which the bridge draws bits or noise, for other bridges `''`.
     """
 
     summary: dict[str, Any]
     columns: dict[str, Any]
     sizes: dict[str, int]
+    config: dict[str, Any]
     drawn: str
 
 
@@ -291,6 +293,8 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
         )
     if isinstance(summary.get("num_particles"), int):
         columns.setdefault("num_particles", summary["num_particles"])
+    columns["two_part"] = bool(summary.get("two_part"))
+    columns["estimated_bias"] = marginal.get("estimated_bias") if marginal else None
     config = read_toml(Path(folder) / "config.toml")
     try:
         resolved = config["resolved"]
@@ -302,4 +306,4 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
         ) from error
     # Only networks compute in bf16.
     precision = "float64" if config.get("precision") == "float64" else "float32"
-    return Evaluation(summary, columns, sizes, precision if random else "")
+    return Evaluation(summary, columns, sizes, config, precision if random else "")

@@ -1,4 +1,4 @@
-"""`python -m pyro_vae.compare RUN RUN ...`: which run has the higher log-likelihood, with the errors."""
+"""`python -m pyro_vae.compare RUN RUN ...`: which way to train gives the higher log-likelihood, with the errors."""
 
 from pyro_vae.foundation.endings import at_once
 
@@ -11,7 +11,8 @@ if __name__ == "__main__":
     answer(compare_parser())  # before the imports, which take seconds
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import numpy as np
 
 from pyro_vae._cli.options import run
 from pyro_vae._evaluations import Evaluation, named, read_evaluation
+from pyro_vae._methods import methods_of, read_names
 from pyro_vae.data.representation import Representation
-from pyro_vae.evaluation.paired import compare
+from pyro_vae.evaluation.paired import Comparison, compare
+from pyro_vae.evaluation.tabled import FORMATS
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
 from pyro_vae.runs import check_output
@@ -142,7 +145,9 @@ def _refinement(found: Mapping[str, Evaluation]) -> list[str]:
 
 def _two_part(found: Mapping[str, Evaluation]) -> list[str]:
     """A warning when the values of some runs are two-part codes, and those of others are not."""
-    coded = [name for name, evaluation in found.items() if _is_two_part(evaluation)]
+    coded = [
+        name for name, evaluation in found.items() if evaluation.columns["two_part"]
+    ]
     if not coded or len(coded) == len(found):
         return []
     return [
@@ -151,35 +156,62 @@ def _two_part(found: Mapping[str, Evaluation]) -> list[str]:
     ]
 
 
-def _is_two_part(evaluation: Evaluation) -> bool:
-    return bool(evaluation.summary.get("two_part"))
+def _table(path: str) -> Callable[[Comparison], str]:
+    """How the table in this file is written."""
+    ending = Path(path).suffix.lower()
+    if ending not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise InputError(
+            f"--table {path} must end in one of {known}, which say how it is written"
+        )
+    return FORMATS[ending]
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = compare_parser().parse_intermixed_args(arguments)
+
+    # Where the result goes.
     output = None if options.json is None else Path(options.json)
     if output is not None:
         check_output(output, "--json")
-    if len(options.runs) < 2:
-        raise InputError(
-            f"a comparison needs two runs or more, and {options.runs[0]} is one"
-        )
-    first, *others = options.runs
+    tables = {Path(path): _table(path) for path in options.table}
+    for path in tables:
+        check_output(path, "--table")
+        if path == output:
+            raise InputError(f"--json and --table name the same file, {path}")
+
+    # Which evaluations are compared.
+    runs, methods = read_names(options.runs)
+    if len(runs) < 2:
+        raise InputError(f"a comparison needs two runs or more, and {runs[0]} is one")
     seen: dict[Path, str] = {}
-    for name in options.runs:
+    for name in runs:
         if (place := Path(name).resolve()) in seen:
             raise InputError(f"{seen[place]} and {name} are the same run")
         seen[place] = name
-    places = {name: named(name, options.split) for name in options.runs}
+    places = {name: named(name, options.split) for name in runs}
     found = {name: read_evaluation(*place) for name, place in places.items()}
-    for name in others:
-        _check_pair(first, name, found)
-    result = compare({name: evaluation.columns for name, evaluation in found.items()})
+    for name in runs[1:]:
+        _check_pair(runs[0], name, found)
+
+    # The comparison, and what else makes it doubtful.
+    doubts: list[str] = []
+    if options.apart:
+        methods = {name: [name] for name in runs}
+    else:
+        methods, doubts = methods_of(found, methods)
+    result = compare(
+        {
+            method: {name: found[name].columns for name in names}
+            for method, names in methods.items()
+        }
+    )
     rising = {name: e for name, e in found.items() if result.scores[name].rises}
-    warnings = [*result.warnings, *_unchecked(found), *_refinement(rising)]
-    warnings += _two_part(found)
-    s = found[first].summary
+    doubts += [*_unchecked(found), *_refinement(rising), *_two_part(found)]
+
+    # What is said.
+    s = found[runs[0]].summary
     given = s.get("given") or []
     print(
         f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']} data\n"
@@ -191,20 +223,28 @@ def main(arguments: Sequence[str]) -> None:
         )
         + f"\n{result}"
     )
-    for sentence in warnings[len(result.warnings) :]:
+    for sentence in doubts:
         print(f"warning: {sentence}")
     read = ", ".join(str(folder / f"{stem}.json") for folder, stem in places.values())
     print(f"\nread: {read}")
+
+    # What is written.
+    texts = {path: write(result) for path, write in tables.items()}
     if output is not None:
         about = {
             k: s[k]
             for k in ("dataset", "split", "data_in_split", "representation", "bridge")
         }
-        text = json.dumps({**about, **result.to_dict(), "warnings": warnings}, indent=2)
-        write_atomically(
-            output, lambda path: path.write_text(text + "\n", encoding="utf-8")
-        )
-        print(f"\nwritten: {output}")
+        told = {**about, **result.to_dict(), "warnings": [*result.warnings, *doubts]}
+        texts[output] = json.dumps(told, indent=2) + "\n"
+    for path, text in texts.items():
+        write_atomically(path, partial(_write, text))
+    if texts:
+        print(f"\nwritten: {', '.join(map(str, texts))}")
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

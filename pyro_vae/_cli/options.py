@@ -421,17 +421,30 @@ def compare_parser() -> Parser:
     """The options of comparison."""
     parser = Parser(
         prog="python -m pyro_vae.compare",
-        description="Compare the log-likelihoods that evaluation left in run folders, datum by datum.",
+        description="Compare the log-likelihoods that evaluation left in run folders, datum by datum. Runs that differ "
+        "in --seed alone are one method.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "runs",
         metavar="RUN",
         nargs="+",
-        help="the run folders, two or more, each of them evaluated",
+        help="the run folders, two or more, each of them evaluated; NAME=RUN,RUN names a method and its seeds",
     )
     parser.add_argument(
         "--split", choices=SPLITS, default="test", help="which data (default: test)"
+    )
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="compare trained models, each run by itself",
+    )
+    parser.add_argument(
+        "--table",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="also write the table, as Markdown, LaTeX or CSV by its ending: .md, .tex, .csv; may be repeated",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the numbers")
     return parser

@@ -43,7 +43,7 @@ def test_paired_statistics_are_those_of_scipy():
         for i, (name, mean) in enumerate({"a": 0.1, "b": 0.6, "c": -1.0}.items())
     }
     arrays = {
-        name: {**r.per_datum, "values": r.values + 3 * shared}
+        name: {**r.per_datum, "values": r.values + 3 * shared, "estimated_bias": 0.0}
         for name, r in found.items()
     }
     compared = compare(arrays)
@@ -69,9 +69,7 @@ def test_paired_statistics_are_those_of_scipy():
             / N
         )
         assert d.monte_carlo_standard_error == pytest.approx(noise)
-        assert d.standard_error == pytest.approx(
-            math.sqrt(d.data_standard_error**2 + noise**2)
-        )
+        assert noise < d.data_standard_error == d.standard_error  # which holds it
         assert (d.higher, d.lower) == ((a > b).sum(), (a < b).sum())
         back = compared.pair("b", name)
         assert (back.mean, back.p, back.higher, back.lower) == (
@@ -105,9 +103,12 @@ def test_two_standard_errors_tell_apart(times, told_apart):
     d = d - d.mean() + times * stats.sem(d)
     compared = compare({"low": np.zeros(N), "high": d})
     assert compared.differences["low"].distinguishable is told_apart
-    assert (
-        "not distinguishable" in str(compared).split("low")[-1].splitlines()[0]
-    ) is not told_apart
+    (line,) = (
+        s
+        for s in str(compared.answer().parts["differences"]).splitlines()
+        if s.startswith("low ")
+    )
+    assert ("not distinguishable" in line) is not told_apart
 
 
 def test_equal_values_are_not_distinguishable():
@@ -222,10 +223,18 @@ def test_two_runs_from_training_to_comparison(call, train, trained, tmp_path):
     assert told["best"] == "a"  # two epochs against one
     assert list(told["runs"]) == ["a", "b"]
     difference = told["differences_to_best"]["b"]
-    expected = stats.ttest_rel(values["b"], values["a"])
-    assert (difference["t"], difference["p"]) == (
-        pytest.approx(expected.statistic),
-        pytest.approx(expected.pvalue),
+    mean = np.mean(values["b"] - values["a"])
+    left = mean + 2 * told["runs"]["b"]["bias"]  # of a mean below 0
+    assert told["runs"]["b"]["bias"] > 0
+    errors = ("data_standard_error", "monte_carlo_standard_error")
+    assert difference["data_standard_error"] == pytest.approx(
+        stats.sem(values["b"] - values["a"])
+    )
+    assert difference["t"] == pytest.approx(
+        left / max(difference[name] for name in errors)
+    )
+    assert difference["p"] == pytest.approx(
+        2 * stats.t.sf(abs(difference["t"]), difference["freedom"])
     )
     assert told["runs"]["b"]["mean"] == pytest.approx(values["b"].mean())
     assert (
@@ -272,7 +281,8 @@ def run_folder(
     split = dict(zip(("train", "validation", "test"), sizes, strict=True))
     rows = "\n".join(f"{name} = {size}" for name, size in split.items())
     (path / "config.toml").write_text(
-        f'precision = "{precision}"\n[resolved]\nbridge = "dynamic"\nmaximum = 16.0\n[resolved.sizes]\n{rows}\n'
+        f'guide = "{path.name}"\nprecision = "{precision}"\n'
+        f'[resolved]\nbridge = "dynamic"\nmaximum = 16.0\n[resolved.sizes]\n{rows}\n'
     )
     values = np.random.default_rng(seed).normal(size=summary["data"])
     summary["log_marginal"] = {"mean": values.mean()}
@@ -363,9 +373,15 @@ def test_particles_of_each_datum(call, tmp_path):
     with np.load("b/evaluation.npz") as file:
         columns = dict(file)
     np.savez(
-        "b/evaluation.npz", **columns, num_particles=np.array([50, 50, 50, 200, 50, 50])
+        "b/evaluation.npz",
+        **columns,
+        num_particles=np.array([200, 50, 200, 200, 50, 200]),
     )
     mentions(call("compare", "a", "b").out, "a 50, b 50 to 200", "not distinguishable")
+    np.savez(
+        "b/evaluation.npz", **columns, num_particles=np.array([50, 50, 50, 200, 50, 50])
+    )
+    assert "particles differ" not in call("compare", "a", "b").out
 
 
 def damage(name, text):
@@ -448,3 +464,103 @@ def test_help(call):
     said = call("compare", "--help")
     assert (said.code, said.err) == (0, "")
     mentions(said.out, "python -m pyro_vae.compare", "RUN", "--json")
+
+
+def seeds_of(path, name, *, shift=0.0, seeds=(0, 1, 2), **options):
+    """Run folders of some seeds of a method, called after method and seed."""
+    for seed in seeds:
+        folder = path / f"{name}{seed}"
+        run_folder(folder, seed=seed)
+        lines = [f"seed = {seed}", *(f"{k} = {v!r}" for k, v in options.items())]
+        text = (folder / "config.toml").read_text().partition("\n")[2]
+        (folder / "config.toml").write_text("\n".join([*lines, text]))
+        columns = dict(np.load(folder / "evaluation.npz"))
+        columns["values"] = np.arange(6.0) + 0.01 * columns["values"] + shift
+        np.savez(folder / "evaluation.npz", **columns)
+        edit(log_marginal={"mean": columns["values"].mean()})(folder)
+    return [f"{name}{seed}" for seed in seeds]
+
+
+def test_runs_that_differ_in_their_seed_are_one_method(call, tmp_path):
+    plain = seeds_of(tmp_path, "plain", latent_dim=10, device="cpu")
+    small = seeds_of(tmp_path, "small", latent_dim=2, shift=-1.0)
+    said = call("compare", *plain, *small, "--json", "x.json", "--table", "x.md")
+    mentions(
+        said.out,
+        "latent_dim=10",
+        "latent_dim=2",
+        "sd over seeds",
+        "written: x.md, x.json",
+    )
+    assert "trained once" not in said.out
+    told = json.loads((tmp_path / "x.json").read_text())
+    assert told["methods"]["latent_dim=2"]["runs"] == small
+    values = [np.load(f"{run}/evaluation.npz")["values"] for run in plain]
+    assert told["methods"]["latent_dim=10"]["seed_standard_deviation"] == pytest.approx(
+        np.std(np.mean(values, 1), ddof=1)
+    )
+    assert told["differences_to_best"]["latent_dim=2"]["distinguishable"]
+    mentions((tmp_path / "x.md").read_text(), "| latent_dim=10 | 3 |")
+
+    apart = call("compare", *plain, *small, "--apart").out
+    mentions(apart, *plain, *small, "trained once", "Holm")
+    assert "sd over seeds" not in apart
+    alone = call("compare", *plain).out
+    mentions(alone, "plain", "nothing to rank")
+
+
+def test_other_places_and_devices_make_no_other_method(call, tmp_path):
+    first = seeds_of(
+        tmp_path, "a", seeds=(0,), device="cpu", dataset="digits", workers=2
+    )
+    other = seeds_of(
+        tmp_path, "b", seeds=(1,), device="cuda", dataset="copy.npy", workers=0
+    )
+    mentions(call("compare", *first, *other).out, "nothing to rank")
+
+
+def test_a_seed_that_occurs_twice_is_no_replicate(call, tmp_path):
+    first = seeds_of(tmp_path, "a", seeds=(0, 1), latent_dim=2)
+    again = seeds_of(tmp_path, "b", seeds=(0,), latent_dim=2, shift=0.1)
+    said = call("compare", *first, *again).out
+    mentions(
+        said,
+        "warning: a0, a1, b0 have the same options, and some the same seed",
+        "trained once",
+    )
+
+
+def test_methods_that_are_named(call, refused, tmp_path):
+    runs = seeds_of(tmp_path, "a", latent_dim=2), seeds_of(tmp_path, "b", epochs=9)
+    said = call(
+        "compare", f"small={','.join(runs[0])}", f"long={','.join(runs[1])}"
+    ).out
+    mentions(said, "Differences to ", "small", "long", "sd over seeds")
+    mentions(refused("compare", "x=a0,a1", "x=b0"), "x is named twice", "x=RUN,RUN")
+    mentions(refused("compare", "x=", "b0"), "'x=' is no method", "NAME=RUN,RUN")
+    mentions(refused("compare", "x=a0,none", "b0"), "none does not exist")
+    mentions(refused("compare", "x=a0,b0", "b0"), "b0 and b0 are the same run")
+
+
+def test_one_method_of_several_was_trained_once(call, tmp_path):
+    several, once = (
+        seeds_of(tmp_path, "a", latent_dim=2),
+        seeds_of(tmp_path, "b", seeds=(4,)),
+    )
+    mentions(
+        call("compare", *several, *once).out, "trained once", "taken from the others"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--table", "x.doc"], ["x.doc", ".md, .tex, .csv"]),
+        (["--table", "none/x.md"], ["folder none does not exist"]),
+        (["--json", "x.csv", "--table", "x.csv"], ["the same file, x.csv"]),
+    ],
+)
+def test_files_that_cannot_be_written(refused, tmp_path, arguments, words):
+    run_folder(tmp_path / "a")
+    run_folder(tmp_path / "b", seed=1)
+    mentions(refused("compare", "a", "b", *arguments), *words)

@@ -166,6 +166,7 @@ def test_a_module_that_fails_ends_in_a_sentence(tmp_path, monkeypatch):
         ("evaluate", ["run", "--netcdf", "run/config.toml"]),
         ("evaluate", ["run", "--netcdf", "link/metrics.csv"]),
         ("compare", ["run", "other", "--json", "run/best.safetensors"]),
+        ("compare", ["run", "other", "--table", "run/metrics.csv"]),
         ("compare", ["run", "other", "--json", "other/config.toml"]),
         ("encode", ["run", "--output", "run/best.safetensors"]),
         ("sample", ["run", "--output", "run"]),

@@ -1,0 +1,145 @@
+"""Which runs are seeds of one method: those whose options are the same."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pyro_vae._config import Config, key
+from pyro_vae._evaluations import Evaluation
+from pyro_vae.foundation.errors import InputError
+
+# What does not make another method: names, places, and how the same numbers are worked out.
+NO_METHOD = {
+    "seed",
+    "dataset",
+    "data_dir",
+    "labels",
+    "stream",
+    "workers",
+    "device",
+    "compile",
+    "products",
+    "output",
+    "overwrite",
+    "log",
+}
+
+
+def read_names(given: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Runs as they were named, and those of methods `NAME=RUN,RUN` by the name.
+
+    Returns:
+        All runs in their order, and the runs of each method that was named.
+
+    Raises:
+        InputError: for a method without a run, or named twice.
+    """
+    runs: list[str] = []
+    methods: dict[str, list[str]] = {}
+    for text in given:
+        name, sign, rest = text.partition("=")
+        if not sign or Path(text).exists():
+            runs.append(text)
+            continue
+        if name in methods:
+            raise InputError(
+                f"{name} is named twice; put its runs in one: {name}=RUN,RUN"
+            )
+        methods[name] = [run for run in rest.split(",") if run]
+        if not name or not methods[name]:
+            raise InputError(f"{text!r} is no method; write NAME=RUN,RUN")
+        runs += methods[name]
+    return runs, methods
+
+
+def methods_of(
+    found: Mapping[str, Evaluation], named: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Runs by their methods.
+
+    Runs with the same options and different seeds are one method, called after the options in which methods differ.
+    Runs that share a seed as well stand by themselves: each was evaluated in its own way, or is the same training
+    again.
+
+    Args:
+        found: the evaluation of each run.
+        named: runs of methods that have a name.
+
+    Returns:
+        The names of the runs of each method, and warnings.
+    """
+    methods = {name: list(runs) for name, runs in named.items()}
+    taken = {run for runs in named.values() for run in runs}
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for name, evaluation in found.items():
+        if name not in taken:
+            alike.setdefault(_options(evaluation), []).append(name)
+
+    # Runs of one seed are no replicates.
+    warnings = []
+    for options, runs in list(alike.items()):
+        seeds = [found[run].config.get("seed") for run in runs]
+        if len(set(seeds)) == len(runs):
+            continue
+        warnings.append(
+            f"{', '.join(runs)} have the same options, and some the same seed: each stands by itself"
+        )
+        del alike[options]
+        methods |= {run: [run] for run in runs}
+
+    if all(len(runs) == 1 for runs in alike.values()):
+        return methods | {run: [run] for (run,) in alike.values()}, warnings
+    labels = _labels(list(alike))
+    for label, runs in zip(labels, alike.values(), strict=True):
+        known = label and label not in methods
+        methods[label if known else _common(runs)] = runs
+    return methods, warnings
+
+
+def _options(evaluation: Evaluation) -> tuple[Any, ...]:
+    """What makes the method of a run: its options, in the order of `Config`, and which of its weights they are."""
+    config = evaluation.config
+    options = []
+    for option in fields(Config):
+        value = config.get(key(option.name), option.default)
+        if option.name == "from_":
+            value = value is not None  # of each seed another run
+        options.append(None if option.name in NO_METHOD else _hashable(value))
+    plan = evaluation.summary.get("plan")
+    checkpoint = plan.get("checkpoint") if isinstance(plan, dict) else None
+    return (*options, checkpoint or "best")
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def _labels(methods: Sequence[tuple[Any, ...]]) -> list[str]:
+    """For each method the options in which they differ, as in `guide=IAF, latent_dim=20`."""
+    names = [*(key(option.name) for option in fields(Config)), "checkpoint"]
+    columns = list(zip(*methods, strict=True))
+    differing = [i for i, column in enumerate(columns) if len(set(column)) > 1]
+    return [
+        ", ".join(f"{names[i]}={_short(options[i])}" for i in differing)
+        for options in methods
+    ]
+
+
+def _short(value: Any) -> str:
+    """An option as in a command, a member without arguments by its name alone."""
+    return str(value).removesuffix("()")
+
+
+def _common(runs: Sequence[str]) -> str:
+    """A name for runs: what their names begin with, else the first name."""
+    if len(runs) == 1:
+        return runs[0]
+    first = runs[0]
+    same = 0
+    while all(run[: same + 1] == first[: same + 1] for run in runs) and same < len(
+        first
+    ):
+        same += 1
+    return re.sub(r"(seed)?[\W_\d]*$", "", first[:same]) or f"{first} and its like"
