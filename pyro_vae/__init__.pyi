@@ -39,6 +39,9 @@ from pyro_vae.models.conditionals import (
 from pyro_vae.inference.terms import Terms as Terms, terms as terms
 from pyro_vae.data.inputs import DataWarning as DataWarning
 from pyro_vae.evaluation.bracket import log_marginal_bracket as log_marginal_bracket
+from pyro_vae.evaluation.calibration import (
+    simulation_based_calibration as simulation_based_calibration,
+)
 from pyro_vae.evaluation.latents import latent_health as latent_health
 from pyro_vae.inference.objectives import (
     ELBO as ELBO,

@@ -554,19 +554,19 @@ def _bytes_of_chains(num_chains: int, size: int) -> int:
     return num_chains * COPIES * (3 * size + 2) * 8
 
 
-def _bytes_of_data(n: int, shape: Sequence[int]) -> int:
+def bytes_of_data(n: int, shape: Sequence[int]) -> int:
     """Memory for so many simulated data."""
     return 8 * n * math.prod(shape)
 
 
-def _template(model: Program, n: int, x: Any) -> Any:
+def template(model: Program, n: int, x: Any) -> Any:
     """Some rows to call a model with, whose values do not matter."""
     likelihood = getattr(model, "likelihood", None)
     conditional = context_of(model) > classes_of(model)
     if x is None and likelihood is not None and not conditional:
         numbers = [*model.parameters(), *model.buffers()]  # type: ignore[attr-defined]
         like = next((n for n in numbers if n.is_floating_point()), torch.zeros(()))
-        require(_bytes_of_data(n, likelihood.shape), f"simulating n={n} data", "n")
+        require(bytes_of_data(n, likelihood.shape), f"simulating n={n} data", "n")
         return like.new_zeros(n, *likelihood.shape)
     if x is None:
         raise InputError(
@@ -777,7 +777,7 @@ def bidirectional_monte_carlo(
     betas = temperatures(num_temperatures, schedule)
     bounds: list[Sandwich] = []
     with running(model, guide), pyro.validation_enabled(False):
-        data = Call(_template(model, n, x), args, kwargs)[:n]
+        data = Call(template(model, n, x), args, kwargs)[:n]
         observing = Observing(model)
         seen = None if guide is None else _Seeing(guide)
         paths: Paths | None = None
@@ -897,7 +897,7 @@ class BDMC(Annealing):
 
     def check(self, run: Trained, data: Evaluated) -> None:
         super().check(run, data)
-        self.afford(_bytes_of_data(self.n, run.vae.model.likelihood.shape), "n")
+        self.afford(bytes_of_data(self.n, run.vae.model.likelihood.shape), "n")
 
     def rehearse(self, run: Trained, few: Call, path: dict[str, Any]) -> None:
         template = few.data if context_of(run.vae.model) else None

@@ -324,9 +324,15 @@ def simulate(model: Program, call: Call) -> tuple[dict[str, Tensor], Observed]:
         if site["infer"].get("was_observed"):
             axis = plate.dim - site["fn"].event_dim
             observed[name] = (site["value"].movedim(axis, 0), axis)
-        elif not is_finite(site["fn"]):
+        else:
             latents[name] = site["value"].unsqueeze(0)
     return latents, observed
+
+
+def data_axis(sites: Sites, call: Call) -> dict[str, int]:
+    """Which axis, counted from the right, the data have in a value of each site of a run."""
+    plate = _plate(sites, call)
+    return {name: plate.dim - site["fn"].event_dim for name, site in sites.items()}
 
 
 class Observing(Around):

@@ -21,6 +21,7 @@ from pyro_vae.plots.pictures import (
     transfer,
     traversal,
 )
+from pyro_vae.plots.ranks import simulated_ranks
 from pyro_vae.plots.tables import table_marginals, table_pairs, table_reconstructions
 from pyro_vae.plots.targets import calibration, predictions
 from pyro_vae.plots.tiles import grid
@@ -44,6 +45,7 @@ __all__ = [
     "reliability",
     "scatter",
     "separation",
+    "simulated_ranks",
     "table_marginals",
     "table_pairs",
     "table_reconstructions",
