@@ -4,7 +4,7 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from typing import Annotated, Any, NamedTuple
 
@@ -13,8 +13,16 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.fields import each_part
-from pyro_vae.data.inputs import Call, as_data, fields_of, label_width_of, may_miss
+from pyro_vae.data.inputs import (
+    Call,
+    as_data,
+    fields_of,
+    gathered,
+    label_width_of,
+    may_miss,
+)
 from pyro_vae.distributions.onehots import OneHots
+from pyro_vae.distributions.words import Word
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.evaluation.annealing import SIMULATED, bytes_of_data, template
 from pyro_vae.evaluation.question import (
@@ -35,8 +43,7 @@ from pyro_vae.evaluation.refinement import pair_of
 from pyro_vae.evaluation.uniformity import holm, place, shape, spread, two_sided
 from pyro_vae.evaluation.weighting import a_few
 from pyro_vae.foundation.abstract import context_of, forked_random, is_own, running
-from pyro_vae.foundation.checks import Number, at_least, at_most, checked
-from pyro_vae.foundation.checks import MOST
+from pyro_vae.foundation.checks import MOST, Number, at_least, at_most, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole
 from pyro_vae.inference.particles import Program, points_of, way_alone
@@ -70,9 +77,9 @@ HEADS = {
     "p": "p",
 }
 EXPLAINED = [
-    "mean rank: how much of q lies below the true latent, 0.5 where it is calibrated; bias and spread: mean and standard "
-    "deviation of (z - mean of q) / sd of q, 0 and 1; 90 % interval: how often it holds the true latent",
-    f"p: of all tests of the row, corrected for the number of tests; below {LEVEL} it is no chance",
+    "mean rank: how much of q lies below the true value, 0.5 where it is calibrated; bias and spread: mean and standard "
+    "deviation of (z - mean of q) / sd of q, 0 and 1.",
+    "90 % interval: how often it holds the true latent; p: the least of all tests of a row, corrected for their number.",
 ]
 SCOPE = (
     "This tests the guide on data that the model makes, not on those that there are."
@@ -291,15 +298,16 @@ class SimulatedRanks(Shards, Printed):
                 rows[f"{100 * level:g} % region"] = {"holds": share, "error": error}
         rows |= {name: self._row(name) for name in (*self.joint, *shown)}
         because = f": {'; '.join(self.reasons)}" if self.reasons else ""
-        of_draws = "its guide"
+        judged, chosen = "the guide", ""
         if self.num_candidates > 1:
-            of_draws = f"its guide, each chosen by weight from {self.num_candidates}"
-        sentences = [f"On data of the model the guide is {self.verdict}{because}."]
+            judged = "the weighted guide"
+            chosen = f", each chosen by weight among {self.num_candidates} of them"
+        sentences = [f"On data of the model {judged} is {self.verdict}{because}."]
         for i in self.discrete.nonzero().flatten().tolist()[:NAMED]:
             right, claimed = self.right[:, i].mean(), self.claimed[:, i].mean()
             sentences.append(
-                f"A draw of {self.names[i]} is the true value for {100 * right:.1f} % of the data, and by what q says of "
-                f"itself for {100 * claimed:.1f} %."
+                f"A draw of {self.names[i]} is the true value for {100 * right:.1f} % of the data, and by what q says "
+                f"of itself for {100 * claimed:.1f} %."
             )
         if d > len(shown):
             sentences.append(
@@ -307,7 +315,7 @@ class SimulatedRanks(Shards, Printed):
             )
         return Answer(
             title="Calibration of the guide",
-            about=f"{n} data drawn from the model, {self.num_draws} draws of {of_draws} for each",
+            about=f"{n} data drawn from the model, {self.num_draws} draws of the guide for each{chosen}",
             rows=rows,
             heads=HEADS,
             sentences=[*sentences, SCOPE, *EXPLAINED],
@@ -364,8 +372,8 @@ class SimulatedRanks(Shards, Printed):
             regions=self.joint.get(GUIDE),
         )
         caption = (
-            "How often regions of the guide hold the latents that made data of the model, and cumulative ranks of these "
-            "less those of the exact posterior, whose curves lie in the grey bands 95 % of the time."
+            "How often regions of the guide hold the latents that made data of the model, and cumulative ranks of "
+            "these less those of the exact posterior, whose curves lie in the grey bands 95 % of the time."
         )
         return Drawing(make, caption)
 
@@ -453,12 +461,9 @@ class _Judge:
     ) -> None:
         self.model, self.guide = pair
         self.num_draws, self.num_candidates = num_draws, num_candidates
-        if not getattr(self.guide, "has_density", True):
-            raise InputError(
-                "the guide is a point for each datum, and has no draws to be calibrated; take one with a density"
-            )
         with forked_random():
             sites, drawn = run_of(self.model, call), draw(self.guide, call, 2)
+            q_sites = run_of(self.guide, call)
         axes = data_axis(sites, call)
         self.entries = {
             name: _Entries.of(site, axes[name])
@@ -469,15 +474,12 @@ class _Judge:
             raise InputError(
                 "the guide draws no latent of the model, so there is nothing to be calibrated"
             )
-        points = set()
-        if not is_own(self.model, self.guide):
-            points = self.entries.keys() & points_of(
-                self.model, self.guide, call.args, call.kwargs
-            )
-        if points:
-            raise InputError(
-                f"the guide has one value for {min(points)!r} in all draws, and a point cannot be calibrated"
-            )
+        points = points_of(self.model, self.guide, call.args, call.kwargs)
+        for name in self.entries:
+            if name in points or isinstance(q_sites[name]["fn"], Word):
+                raise InputError(
+                    "the guide is a point for each datum, and no draws of it can be calibrated; take one with a density"
+                )
         self.scores = self._scores(call, {name: drawn[name] for name in self.entries})
 
     def _scores(self, call: Call, values: dict[str, Tensor]) -> bool:
@@ -526,53 +528,48 @@ class _Judge:
         found[JOINT] = score(self.model, call, values).joint
         return found
 
-    def draws(self, call: Call) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """All candidates, by site, and their log-densities."""
-        drawn = draw(self.guide, call, self.num_draws * self.num_candidates)
-        values = {name: drawn[name] for name in self.entries}
-        return values, self._densities(call, values)
-
     def elbo(self, call: Call) -> Tensor:
         """Of each datum, `(batch,)`."""
-        return _log_weights(self.draws(call)[1]).mean(0).cpu()
+        drawn = draw(self.guide, call, self.num_draws * self.num_candidates)
+        return _elbo(self._densities(call, {n: drawn[n] for n in self.entries})).cpu()
 
     def ranks(self, call: Call, true: dict[str, Tensor]) -> SimulatedRanks:
         """Of the latents that made the data of a call, by site, `(1, *value)`."""
-        drawn, logs = self.draws(call)
-        true = {name: true[name] for name in self.entries}
-        numbers = self._vector(drawn)
-        elbo = _log_weights(logs).mean(0)
+        # The true ones are scored before the draws, and in the same way.
+        drawn = draw(self.guide, call, self.num_draws * self.num_candidates)
+        every = {name: torch.cat([true[name], drawn[name]]) for name in self.entries}
+        every_log = self._densities(call, every)
+        here, numbers = _first_and_rest(self._vector(every))
+        each = {name: _first_and_rest(value) for name, value in every_log.items()}
+        logs = {name: rest for name, (_, rest) in each.items()}
+        elbo = _elbo(logs)
 
         # Of the candidates of each draw one is chosen, by its weight.
         if self.num_candidates > 1:
-            each = _log_weights(logs).unflatten(0, (self.num_draws, -1)).movedim(1, -1)
-            chosen = torch.distributions.Categorical(logits=each).sample()
-            first = (
-                torch.arange(self.num_draws, device=chosen.device) * self.num_candidates
-            )
-            place = chosen + first.unsqueeze(-1)
-            numbers = numbers.gather(
-                0, place.unsqueeze(-1).expand(-1, -1, numbers.shape[-1])
-            )
+            weights = (logs[JOINT] - logs[GUIDE]).unflatten(0, (self.num_draws, -1))
+            chosen = torch.distributions.Categorical(logits=weights.movedim(1, -1))
+            first = torch.arange(self.num_draws, device=numbers.device)
+            place = chosen.sample() + first.unsqueeze(-1) * self.num_candidates
+            wide = place.unsqueeze(-1).expand(-1, -1, numbers.shape[-1])
+            numbers = numbers.gather(0, wide)
             logs = {name: value.gather(0, place) for name, value in logs.items()}
 
         # Where the true ones are among them.
-        here, of_true = self._vector(true)[0], self._densities(call, true)
-        joint = {
-            name: _rank(of_true[name][0], logs[name], rounded=True) for name in logs
-        }
         count = self.num_draws
-        error = numbers.std(0) * math.sqrt((1 + 1 / count) * (count - 1) / (count - 3))
-        scores = (here - numbers.mean(0)) / error
-        kinds = self.discrete.to(here.device)
-        right = (numbers == here).double().mean(0).masked_fill(~kinds, math.nan)
+        width = math.sqrt((1 + 1 / count) * (count - 1) / (count - 3))
+        scores = (here - numbers.mean(0)) / (width * numbers.std(0))
+        discrete = self.discrete.to(here.device)
+        right = (numbers == here).double().mean(0)
         claimed = (numbers == numbers.roll(1, 0)).double().mean(0)
         return SimulatedRanks(
             latents=_rank(here, numbers),
-            joint=joint,
-            scores=scores.masked_fill(kinds, math.nan),
-            right=right,
-            claimed=claimed.masked_fill(~kinds, math.nan),
+            joint={
+                name: _rank(each[name][0], value, rounded=True)
+                for name, value in logs.items()
+            },
+            scores=scores.masked_fill(discrete, math.nan),
+            right=right.masked_fill(~discrete, math.nan),
+            claimed=claimed.masked_fill(~discrete, math.nan),
             elbo=elbo,
             names=self.names,
             num_draws=self.num_draws,
@@ -585,9 +582,13 @@ class _Judge:
         return torch.cat([part.double() for part in each], -1)
 
 
-def _log_weights(logs: dict[str, Tensor]) -> Tensor:
-    """`log p(x, z) - log q(z|x)`; nan where the second is not known."""
-    return logs[JOINT] - logs.get(GUIDE, math.nan)
+def _first_and_rest(values: Tensor) -> tuple[Tensor, Tensor]:
+    return values[0], values[1:]
+
+
+def _elbo(logs: dict[str, Tensor]) -> Tensor:
+    """`mean_k log p(x, z_k) - log q(z_k|x)`, `(batch,)`; nan where the second is not known."""
+    return (logs[JOINT] - logs.get(GUIDE, math.nan)).mean(0)
 
 
 def _rank(true: Tensor, drawn: Tensor, *, rounded: bool = False) -> Tensor:
@@ -617,13 +618,14 @@ def _of_the_model(model: Program, call: Call) -> tuple[dict[str, Tensor], Call]:
     Raises:
         InputError: for a pair that is called with something that only follows from what the model observes.
     """
-    if not is_own(model):
-        before = run_of(model, call)
+    ours = is_own(model) and hasattr(model, "likelihood")
+    before = {} if ours else run_of(model, call)
     latents, observed = simulate(model, call)
-    if is_own(model):
-        (drawn, _), (x, c) = observed["x"], fields_of(call.data)
-        if x.is_floating_point():
-            drawn = drawn.masked_fill(x.isnan(), math.nan)  # what is missing stays so
+    if ours:
+        x, c = fields_of(call.data)
+        drawn = gathered(model, {name: value for name, (value, _) in observed.items()})
+        drawn = drawn["x"] if isinstance(drawn, dict) else drawn
+        drawn = drawn.masked_fill(x.isnan(), math.nan)  # what is missing stays so
         data = drawn if c is None else {"x": drawn, "c": c}
         return latents, Call(data, call.more, call.kwargs)
     old = {name: before[name]["value"] for name in observed}
@@ -648,8 +650,8 @@ def _replaced(call: Call, old: dict[str, Tensor], observed: Observed) -> Call:
     ]
     if left := observed.keys() - used:
         raise InputError(
-            f"what the model observes at {min(left)!r} is not what it is called with, so simulated data cannot be put in "
-            "its place"
+            f"what the model observes at {min(left)!r} is not what it is called with, so simulated data cannot be put "
+            "in its place"
         )
     return Call(*parts)
 
@@ -669,19 +671,19 @@ def simulation_based_calibration(
 ) -> SimulatedRanks:
     """Judge a guide by n data drawn from the model, of which the latents are known: `z ~ p(z)`, `x ~ p(x|z)`.
 
-    Such a z is an exact draw of p(z|x). Were q(z|x) the posterior, it could not be told from draws of q: its rank among L
-    of them, in any number that is made of z and x, would be uniform on `0, ..., L`. The numbers are each latent, `log
-    p(x, z)`, and `log q(z|x)`, whose ranks say how often the regions of highest q hold the truth. A q that ignores x and
-    is the prior has uniform ranks in the latents and in log q; log p(x, z) finds it.
+    Such a z is an exact draw of p(z|x). If q(z|x) is the posterior, nothing tells z from draws of q: among L of them
+    its rank, in any number that is made of z and x, is uniform on `0, ..., L`. The numbers are each latent, `log p(x,
+    z)`, and `log q(z|x)`, whose ranks say how often the regions of highest q hold the truth. A q that ignores x and is
+    the prior has uniform ranks in the latents and in log q; log p(x, z) finds it.
 
-    It proves nothing of the model, and is about data like those that the model makes. What is found to be calibrated can
-    be off by less than n data show.
+    It proves nothing of the model, and is about data like those that the model makes. A guide that is called calibrated
+    can be off by less than n data show.
 
     Args:
         pair: a VAE, or a tuple of a Pyro model and its guide.
         n: data to draw, 10 or more.
-        x: data to call the pair with, in place of which others are drawn: at least n rows. A model of this package needs
-            none, unless it is conditional; conditions stay, and where values are missing those that are drawn are too.
+        x: data to call the pair with, in place of which others are drawn: at least n rows. A model of this package
+            needs none, unless it is conditional; conditions stay, and what is missing stays missing.
         *args: what both are called with beside these.
         num_draws: L for each datum, 9 or more.
         num_candidates: judge in place of the guide what weighting makes of it: each draw is one of so many of the
@@ -694,13 +696,13 @@ def simulation_based_calibration(
         The `SimulatedRanks`.
 
     Raises:
-        InputError: for a pair that is called with all of its data at once, whose guide is a point or draws no latent of
-            the model, for an x of fewer than n rows, for candidates of a guide whose density is not known, and as
+        InputError: for a pair that is called with all of its data at once, whose guide is a point or draws no latent
+            of the model, for an x of fewer than n rows, for candidates of a guide whose density is not known, and as
             `terms`.
 
     Source: Talts, Betancourt, Simpson, Vehtari & Gelman 2018, Validating Bayesian Inference Algorithms with
-    Simulation-Based Calibration; Modrák et al. 2023, Simulation-Based Calibration Checking for Bayesian Computation: The
-    Choice of Test Quantities Shapes Sensitivity.
+    Simulation-Based Calibration; Modrák et al. 2023, Simulation-Based Calibration Checking for Bayesian Computation:
+    The Choice of Test Quantities Shapes Sensitivity.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> _ = torch.manual_seed(0)
@@ -819,8 +821,8 @@ class Calibration(Question):
         low, high = (found.elbo.double().quantile(q) for q in (tail, 1 - tail))
         share = ((low <= elbo) & (elbo <= high)).double().mean().item()
         sentence = (
-            f"The ELBO of {100 * share:.1f} % of {len(elbo)} {data.called} data lies where the middle {100 * LIKE:g} % of "
-            f"those of the model's data lie, {low:.1f} to {high:.1f} nats"
+            f"The ELBO of {100 * share:.1f} % of {len(elbo)} {data.called} data lies where the middle {100 * LIKE:g} % "
+            f"of those of the model's data lie, {low:.1f} to {high:.1f} nats"
         )
         unlike = (
             ": they are unlike what the model makes, and their posteriors may be too."

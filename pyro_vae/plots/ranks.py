@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.evaluation.uniformity import band
-from pyro_vae.plots.canvas import drawable, legend, panels, plain
+from pyro_vae.plots.canvas import legend, panels, plain
 
 LEVEL = 0.95  # of a band, for all curves of its panel together
 POINTS = 100  # of a curve, at most
@@ -45,10 +45,8 @@ def simulated_ranks(
     ):
         _differences(axes, ranks, num_draws, named)
         axes.set_title(title, fontsize=10)
-    figure.suptitle(
-        f"{n:,} data drawn from the model; exact posteriors stay in the grey",
-        fontsize=10,
-    )
+    title = f"{n:,} data drawn from the model; of an exact posterior a panel stays in the grey 95 % of the time"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -104,8 +102,10 @@ def _differences(
     )
     axes.axhline(0, color="grey", linewidth=1, linestyle=":")
     ends, handles = np.array([0.0]), []
+    reach = (high - uniform).max()
     for name in [*(set(ranks) - set(named)), *named]:
         curve = _shares(ranks[name], points) - uniform
+        reach = max(reach, np.abs(curve).max())
         style: dict[str, Any] = {"color": "black", "alpha": 0.35, "linewidth": THIN}
         if name in named:
             style = {"color": f"C{list(named).index(name)}", "linewidth": 1.3}
@@ -116,7 +116,8 @@ def _differences(
         )
         handles += [line] if name in named else []
     if named:
-        legend(axes, handles, [drawable(name) for name in named], loc="best")
+        legend(axes, handles, named, loc="upper center", ncols=min(3, len(named)))
+    axes.set_ylim(-1.1 * reach, (1.4 if named else 1.1) * reach)  # with room for names
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of draws below the true value", fontsize=9)
     axes.set_ylabel("cumulative share − uniform", fontsize=9)

@@ -273,6 +273,7 @@ HELD_AT_A_TIME = {
     *(("Posterior", name) for name in ("draws", "chains")),
     *(("Bracket", name) for name in ("chains", "temperatures", "prior_temperatures")),
     ("Classification", "bins"),
+    *(("Calibration", name) for name in ("n", "draws", "candidates")),
     *(
         (name, "num_particles")
         for name in (
