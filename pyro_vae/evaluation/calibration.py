@@ -77,9 +77,9 @@ HEADS = {
     "p": "p",
 }
 EXPLAINED = [
-    "mean rank: how much of q lies below the true value, 0.5 where it is calibrated; bias and spread: mean and standard "
-    "deviation of (z - mean of q) / sd of q, 0 and 1.",
-    "90 % interval: how often it holds the true latent; p: the least of all tests of a row, corrected for their number.",
+    "mean rank: how much of q lies below the true value, 0.5 where it is calibrated; bias and spread: mean and "
+    "standard deviation of (z - mean of q) / sd of q, 0 and 1.",
+    "90 % interval: how often it holds the true latent; p: the least of a row's tests, corrected for their number.",
 ]
 SCOPE = (
     "This tests the guide on data that the model makes, not on those that there are."

@@ -136,7 +136,7 @@ def test_classes(power, verdict):
             pyro.sample("y", dist.Categorical(class_probabilities(x, power)))
 
     pair = (class_model, guide)
-    found = simulation_based_calibration(pair, 4000, torch.zeros(4000))
+    found = simulation_based_calibration(pair, 3000, torch.zeros(3000))
     assert verdict in found.verdict
     grid = torch.linspace(-7, 8, 3001)
     joint = SHARES * (-0.5 * (grid[:, None] - MEANS).square()).exp() / 2.5066283
@@ -221,12 +221,13 @@ def test_exact_guides_of_every_structure(changes):
     context = {"context": 2} if changes.pop("condition", None) else {}
     missing = not (context or changes)
     spec = Spec(
+        shape=(6,),
         network="linear",
         likelihood="gaussian",
         guide="exact",
-        **{"latent_dim": 3} | changes,
+        **{"latent_dim": 3} | context | changes,
     )
-    vae = build(spec, (6,), **context)
+    vae = build(spec)
     with torch.no_grad():
         for parameter in vae.model.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -242,8 +243,14 @@ def test_exact_guides_of_every_structure(changes):
 
 
 def test_what_is_missing_stays_missing_and_a_condition_stays():
-    spec = Spec(network="mlp(hidden=(4,))", likelihood="gaussian", latent_dim=2)
-    vae = build(spec, (6,), context=2)
+    spec = Spec(
+        shape=(6,),
+        network="mlp(hidden=(4,))",
+        likelihood="gaussian",
+        latent_dim=2,
+        context=2,
+    )
+    vae = build(spec)
     x = torch.zeros(30, 6).masked_fill(torch.rand(30, 6) < 0.4, math.nan)
     c = torch.randn(30, 2)
     latents, call = _of_the_model(vae.model, Call({"x": x, "c": c}))
@@ -293,12 +300,13 @@ def class_free(x):
 
 def test_one_hot_codes_are_counted_by_their_places():
     spec = Spec(
+        shape=(6,),
         network="mlp(hidden=(8,))",
         prior="categorical(levels=4)",
         guide="categorical(levels=4)",
         latent_dim=8,
     )
-    found = simulation_based_calibration(build(spec, (6,)), 200)
+    found = simulation_based_calibration(build(spec), 200)
     assert found.names == ("z[0]", "z[1]")
     assert found.discrete.all()
     assert ((found.right > 0) & (found.right <= 1)).any()
