@@ -89,7 +89,7 @@ DataCount = Annotated[int, at_least(FEWEST_DATA), at_most(MOST)]
 DrawCount = Annotated[int, at_least(FEWEST_DRAWS), at_most(MOST)]
 
 
-class Tested(NamedTuple):
+class RankTests(NamedTuple):
     """What was found of the ranks of one quantity.
 
     Attributes:
@@ -184,7 +184,7 @@ class SimulatedRanks(Shards, Printed):
         return 1 - _among(ends, (1 - level) / 2 * (self.num_draws + 1)).mean(0)
 
     @cached_property
-    def tests(self) -> dict[str, Tested]:
+    def tests(self) -> dict[str, RankTests]:
         """What was found of each quantity, by its name: of the latents, then of the densities.
 
         The place and the spread of the ranks are tested by their means, and their shape by a chi-squared test; of a
@@ -203,13 +203,13 @@ class SimulatedRanks(Shards, Printed):
             p[name, "spread"] = two_sided(ends)
             p[name, "shape"] = shape(some, self.num_draws)
         corrected = dict(zip(p, holm([*p.values()]), strict=True))
-        found: dict[str, Tested] = {}
+        found: dict[str, RankTests] = {}
         for name in ranks:
             each = {
                 kind: corrected[name, kind] for kind in ("place", "spread", "shape")
             }
             uneven = frozenset(kind for kind, value in each.items() if value < LEVEL)
-            found[name] = Tested(*z[name], min(each.values()), uneven)
+            found[name] = RankTests(*z[name], min(each.values()), uneven)
         return found
 
     @property
@@ -244,12 +244,12 @@ class SimulatedRanks(Shards, Printed):
         """`'calibrated'`, or in a few words what the guide is instead."""
         region = self.tests.get(GUIDE)
         off = 0.0 if region is None or "place" not in region.found else region.place
-        words = []
-        if self.biased:
-            words.append("biased")
-        if self.narrow or (off < 0 and not self.biased):
+        words = ["biased"] if self.biased else []
+        if self.narrow or (off < 0 and not words):
             words.append("too narrow (overconfident)")
-        if self.wide or (off > 0 and not self.narrow):
+        elif off < 0:
+            words.append("overconfident")
+        if self.wide or (off > 0 and not words):
             words.append("too wide (underconfident)")
         if words:
             return " and ".join(words)
@@ -301,7 +301,7 @@ class SimulatedRanks(Shards, Printed):
         judged, chosen = "the guide", ""
         if self.num_candidates > 1:
             judged = "the weighted guide"
-            chosen = f", each chosen by weight among {self.num_candidates} of them"
+            chosen = f", each chosen by weight among {self.num_candidates}"
         sentences = [f"On data of the model {judged} is {self.verdict}{because}."]
         for i in self.discrete.nonzero().flatten().tolist()[:NAMED]:
             right, claimed = self.right[:, i].mean(), self.claimed[:, i].mean()

@@ -1,16 +1,13 @@
-"""Whether ranks are uniform: tests whose level holds, and bands that hold a whole curve."""
+"""Whether ranks are uniform: tests whose level holds."""
 
 import math
 
-import numpy as np
 import torch
 from scipy.special import chdtrc, ndtr
-from scipy.stats import binom
 from torch import Tensor
 
 BINS = 20  # of the test of shape, at most
 EXPECTED = 20  # ranks in a bin of it, at least
-REPLICATES = 10_000  # of uniform ranks, for a band
 
 
 def place(ranks: Tensor, num_draws: int) -> float:
@@ -63,28 +60,3 @@ def holm(p: list[float]) -> list[float]:
         least = max(least, min(1.0, (len(p) - done) * p[i]))
         adjusted[i] = least
     return adjusted
-
-
-def band(
-    n: int, below: np.ndarray, level: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Between what shares the cumulative distribution of n ranks lies at some points, at all of them at once.
-
-    Args:
-        n: how many ranks.
-        below: what share of uniform ranks lies below each point, rising, `(P,)`.
-        level: how often the whole curve lies inside.
-
-    Returns:
-        The least and the largest share of the n ranks below the points, `(P,)` each.
-
-    Source: Säilynoja, Bürkner & Vehtari 2022, Graphical Test for Discrete Uniformity and its Applications in
-    Goodness-of-Fit Evaluation and Multiple Sample Comparison, by simulation.
-    """
-    generator = np.random.default_rng(0)
-    steps = np.diff(below, prepend=0, append=1)
-    counts = generator.multinomial(n, steps, size=REPLICATES).cumsum(1)[:, :-1]
-    tails = np.minimum(binom.cdf(counts, n, below), binom.sf(counts - 1, n, below))
-    tail = np.quantile(2 * tails.min(1), 1 - level)
-    low, high = binom.ppf(tail / 2, n, below), binom.ppf(1 - tail / 2, n, below)
-    return low / n, high / n

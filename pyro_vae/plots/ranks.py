@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binom
 from torch import Tensor
 
-from pyro_vae.evaluation.uniformity import band
 from pyro_vae.plots.canvas import legend, panels, plain
 
 LEVEL = 0.95  # of a band, for all curves of its panel together
 POINTS = 100  # of a curve, at most
+REPLICATES = 10_000  # of uniform ranks, for a band
 THIN = 0.7  # width of a line that is not named
 
 
@@ -122,3 +123,28 @@ def _differences(
     axes.set_xlabel("share of draws below the true value", fontsize=9)
     axes.set_ylabel("cumulative share − uniform", fontsize=9)
     plain(axes)
+
+
+def band(
+    n: int, below: np.ndarray, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Between what shares the cumulative distribution of n ranks lies at some points, at all of them at once.
+
+    Args:
+        n: how many ranks.
+        below: what share of uniform ranks lies below each point, rising, `(P,)`.
+        level: how often the whole curve lies inside.
+
+    Returns:
+        The least and the largest share of the n ranks below the points, `(P,)` each.
+
+    Source: Säilynoja, Bürkner & Vehtari 2022, Graphical Test for Discrete Uniformity and its Applications in
+    Goodness-of-Fit Evaluation and Multiple Sample Comparison, by simulation.
+    """
+    generator = np.random.default_rng(0)
+    steps = np.diff(below, prepend=0, append=1)
+    counts = generator.multinomial(n, steps, size=REPLICATES).cumsum(1)[:, :-1]
+    tails = np.minimum(binom.cdf(counts, n, below), binom.sf(counts - 1, n, below))
+    tail = np.quantile(2 * tails.min(1), 1 - level)
+    low, high = binom.ppf(tail / 2, n, below), binom.ppf(1 - tail / 2, n, below)
+    return low / n, high / n
