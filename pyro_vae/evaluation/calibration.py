@@ -62,9 +62,7 @@ INTERVAL = 0.9  # of the intervals of single latents
 FEWEST_DATA = 10
 FEWEST_DRAWS = 9
 ROUNDING = 32.0  # of the type, within which two densities are equal
-LIKE = (
-    0.95  # of the ELBOs of simulated data, within which those of real ones are counted
-)
+LIKE = 0.95  # of the ELBOs of simulated data, among which real ones are counted
 UNLIKE = 0.8  # of real data within, below which the sentence says so
 GUIDE, JOINT = "log q(z|x)", "log p(x, z)"
 HEADS = {
@@ -81,9 +79,7 @@ EXPLAINED = [
     "standard deviation of (z - mean of q) / sd of q, 0 and 1.",
     "90 % interval: how often it holds the true latent; p: the least of a row's tests, corrected for their number.",
 ]
-SCOPE = (
-    "This tests the guide on data that the model makes, not on those that there are."
-)
+SCOPE = "This tests the guide on data that the model makes, not on those at hand."
 
 DataCount = Annotated[int, at_least(FEWEST_DATA), at_most(MOST)]
 DrawCount = Annotated[int, at_least(FEWEST_DRAWS), at_most(MOST)]
@@ -584,6 +580,7 @@ class _Judge:
 
 
 def _first_and_rest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """What belongs to the true latents, and to the draws."""
     return values[0], values[1:]
 
 
