@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data.classes import CLUSTER
 from pyro_vae.data.conditions import in_order, spelled
-from pyro_vae.data.inputs import Call, as_data, fields_of, once, rows_within
+from pyro_vae.data.inputs import Call, as_data, classes_of, fields_of, once, rows_within
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.evaluation.question import (
     Answer,
@@ -73,7 +73,7 @@ def classify(
     found, joint = [], []
     with running(vae.model, vae.guide):
         for start in range(0, len(data), rows):
-            batch = _unlabelled(vae, data[start : start + rows])
+            batch = unlabelled(vae.model, data[start : start + rows])
             t = scored(vae.model, vae.guide, Call(batch), num_particles)
             log_q: Any = t.sites["y"].log_q
             log_w = double(t.log_weight + log_q)
@@ -85,13 +85,13 @@ def classify(
     return torch.cat(found), torch.cat(joint)
 
 
-def _unlabelled(vae: Any, batch: Any) -> Any:
+def unlabelled(model: Any, batch: Any) -> Any:
     """Some data without their labels; what else they are given stays."""
     x, c = fields_of(batch)
     if c is None:
         return x
     unknown = c.clone()
-    unknown[:, : vae.classes] = math.nan
+    unknown[:, : classes_of(model)] = math.nan
     return {"x": x, "c": unknown}
 
 

@@ -62,7 +62,7 @@ class DiscretizedLogisticMixture(LogisticLevels):
             lower = self._lower(a)
             loc = loc - shift * lower.sum(-3)
             return Wide(
-                _ColourMixture(logits.mean(-3), loc, scale, lower, self.levels),
+                ColourMixture(logits.mean(-3), loc, scale, lower, self.levels),
                 0,
                 like=h,
             )
@@ -100,7 +100,7 @@ class DiscretizedLogisticMixture(LogisticLevels):
         return torch.cat([torch.zeros_like(loc), loc, log_scale, rest])
 
 
-class _ColourMixture(TorchDistribution):
+class ColourMixture(TorchDistribution):
     """For each pixel a mixture of chains of rounded logistic distributions, colour by colour.
 
     Args:
@@ -136,12 +136,12 @@ class _ColourMixture(TorchDistribution):
             constraints.integer_interval(0, self.levels - 1), 3
         )
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> "_ColourMixture":
+    def expand(self, batch_shape: Any, _instance: object = None) -> "ColourMixture":
         parts = self.logits, self.loc, self.scale, self.lower
         logits, loc, scale, lower = (
             p.expand(*batch_shape, *p.shape[len(self.batch_shape) :]) for p in parts
         )
-        return _ColourMixture(logits, loc, scale, lower, self.levels)
+        return ColourMixture(logits, loc, scale, lower, self.levels)
 
     def _colour(self, before: Tensor) -> RoundedLogistic:
         """In each component, `(..., K, H, W)`: the next colour, given those `before` it, `(..., K or 1, c, H, W)`."""
