@@ -24,7 +24,7 @@ from pyro_vae.data.inputs import (
     rows_within,
 )
 from pyro_vae.engine.memory import MEMORY
-from pyro_vae.evaluation.ans import LOWEST, MOST_VALUES, WORD, Coding, Stack
+from pyro_vae.evaluation.ans import MOST_VALUES, WORD, Coding, Stack
 from pyro_vae.evaluation.classes import unlabelled
 from pyro_vae.evaluation.entries import Grid, entries_of_data, entries_of_latent
 from pyro_vae.evaluation.question import (
@@ -72,6 +72,7 @@ class Code(NamedTuple):
         num_data: N.
         bits: that number the buckets of a latent.
         most: the greatest value of the data.
+        seed: of the bits that were there before the first datum.
     """
 
     heads: np.ndarray
@@ -79,6 +80,7 @@ class Code(NamedTuple):
     num_data: int
     bits: int
     most: int
+    seed: int
 
     @property
     def num_bits(self) -> int:
@@ -224,6 +226,11 @@ class Coder:
 
     def _check(self) -> None:
         """Raise `InputError` for a pair whose factors tell no way to code."""
+        if not getattr(self.guide, "has_density", True):
+            raise InputError(
+                "the guide is a point for each datum, and bits back take z from a distribution q(z|x): train with "
+                "another guide, such as MeanField"
+            )
         sites = {f.site for f in self.model.factors()} - {*self.observed}
         drawn = {f.site for f in self.guide.factors()}
         if sites != drawn:
@@ -259,11 +266,12 @@ class Coder:
 
     def _grid(self, factor: Factor, p: Any) -> Grid:
         try:
-            mean, variance = p.mean, p.variance + p.mean.var(0, correction=0)
+            means, variances = p.mean, p.variance
         except NotImplementedError:
             raise InputError(self._unknown("p", factor, p)) from None
-        scale = variance.mean(0).sqrt()
-        return Grid(mean.mean(0).numpy(), scale.numpy(), self.bits)
+        loc = means.mean(0)
+        scale = (variances + (means - loc).square()).mean(0).sqrt()
+        return Grid(loc.numpy(), scale.numpy(), self.bits)
 
     @staticmethod
     def _unknown(name: str, factor: Factor, p: Any) -> str:
@@ -279,7 +287,7 @@ class Coder:
         values, latents = self.guide.known(batch), {}
         numbers, total = {}, torch.zeros(rows, dtype=torch.float64)
         for factor in self.guide.factors():
-            q = factor.at(values)
+            q = self._given_x(factor, values)
             coding = self._of_latent("q", factor, q, rows)
             site, number = factor.site, coding.pop(stack, rows)
             values[site] = latents[site] = self._value(site, q, number)
@@ -294,7 +302,7 @@ class Coder:
                 coding.push(stack, numbers[factor.site])
                 continue
             coding, order = self._of_data(p)
-            places = value.flatten(1).long().numpy()[:, order]
+            places = value.reshape(rows, -1).long().numpy()[:, order]
             coding.push(stack, places)
         return total
 
@@ -318,9 +326,16 @@ class Coder:
             data = {"x": self.model.fields.join(data)}
         values = {**self.guide.known({**given, **data}), **latents}
         for factor in reversed(self.guide.factors()):
-            coding = self._of_latent("q", factor, factor.at(values), rows)
+            coding = self._of_latent("q", factor, self._given_x(factor, values), rows)
             coding.push(stack, numbers[factor.site])
         return data["x"]
+
+    @staticmethod
+    def _given_x(factor: Factor, values: Mapping[str, Tensor]) -> Any:
+        """`q(site|x, ...)`, the same on both ways where it is found by draws."""
+        with forked_random():
+            torch.manual_seed(0)
+            return factor.at(values)
 
     def _of_latent(self, name: str, factor: Factor, p: Any, rows: int) -> Coding:
         """How a latent is coded: by the model every value can be, however improbable."""
@@ -463,9 +478,9 @@ def compress(
             lengths.append(torch.from_numpy(grown * math.log(2)))
             if progress:
                 progress(len(grown))
-    code = Code(stack.heads, stack.words, len(data), bits, coder.most)
+    code = Code(stack.heads, stack.words, len(data), bits, coder.most, seed)
     elements = batch["x"][0].numel()
-    borrowed = WORD * stack.borrowed
+    borrowed = WORD * (lanes + stack.borrowed)
     return Compressed(code, torch.cat(lengths), torch.cat(bounds), borrowed, elements)
 
 
@@ -491,17 +506,19 @@ def decompress(pair: Any, code: Code, c: Any = None, *, progress: Tick = None) -
         )
     c = None if c is None else _known(model, as_condition(model, c))
     coder = Coder(pair, c, bits=code.bits, most=code.most)
-    like = next(p for p in model.parameters() if p.is_floating_point())
+    own = (p.dtype for p in model.parameters() if p.is_floating_point())
+    dtype = next(own, torch.get_default_dtype())
     stack, found = Stack.of(code.heads, code.words), []
     lanes = len(code.heads)
-    with running(coder.model, coder.guide):
+    # A damaged code may ask for frequencies that are 0.
+    with running(coder.model, coder.guide), np.errstate(all="ignore"):
         for start in reversed(range(0, code.num_data, lanes)):
             rows = min(lanes, code.num_data - start)
             given = {} if c is None else {"c": c[start : start + rows]}
-            found.append(coder.pop(stack, rows, given).to(like.dtype))
+            found.append(coder.pop(stack, rows, given).to(dtype))
             if progress:
                 progress(rows)
-    if (stack.heads != LOWEST).any():
+    if not np.array_equal(stack.heads, Stack(lanes, seed=code.seed).heads):
         raise InputError(
             "nothing is left of a code but the bits that were there before it, and here something is: it is of another "
             "pair, or damaged"
