@@ -93,6 +93,11 @@ class Stack:
         if low.any():
             self._take(np.flatnonzero(low))
 
+    def blend(self, mask: np.ndarray, precision: int) -> None:
+        """Flip the places that `peek` tells where bits of a mask are 1; done twice it is undone."""
+        low = (np.uint64(1) << np.uint64(precision)) - np.uint64(1)
+        self.heads[: len(mask)] ^= mask & low
+
     def _give(self, lanes: np.ndarray) -> None:
         """Move the low word of these heads onto the tail."""
         end = self._size + len(lanes)
@@ -148,10 +153,15 @@ class Coding:
     Args:
         entries: what is coded.
         possible: whether every value keeps a frequency of at least 1, so that it can be coded however improbable.
+        masks: what the stack is blended with before each entry is taken, `(entries, rows)`: random numbers, with which
+            values are draws of the distribution whatever lies on the stack; `None` for nothing.
     """
 
-    def __init__(self, entries: Entries, *, possible: bool) -> None:
+    def __init__(
+        self, entries: Entries, *, possible: bool, masks: np.ndarray | None = None
+    ) -> None:
         self.entries, self._least = entries, NOTHING if possible else 0
+        self._masks = masks
 
     def push(self, stack: Stack, values: np.ndarray) -> None:
         """Put vectors `(rows, entries)` on the first lanes, the last entry first."""
@@ -160,18 +170,24 @@ class Coding:
             k = np.ascontiguousarray(values[:, d])
             intervals.append(self._interval(d, k))
             self.entries.take(d, k)
-        for starts, frequencies, precision in reversed(intervals):
+        for d, (starts, frequencies, precision) in reversed([*enumerate(intervals)]):
             stack.push(starts, frequencies, precision)
+            self._blend(stack, d)
 
     def pop(self, stack: Stack, rows: int) -> np.ndarray:
         """Take vectors `(rows, entries)` off the first lanes."""
         found = np.empty((rows, len(self.entries.sizes)), np.int64)
         for d in range(len(self.entries.sizes)):
+            self._blend(stack, d)
             place = stack.peek(rows, precision_of(self.entries.sizes[d]))
             found[:, d] = k = self._find(d, place)
             stack.drop(*self._interval(d, k))
             self.entries.take(d, k)
         return found
+
+    def _blend(self, stack: Stack, d: int) -> None:
+        if self._masks is not None:
+            stack.blend(self._masks[d], precision_of(self.entries.sizes[d]))
 
     def _interval(self, d: int, k: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Start and frequency of the value k of entry d, and the bits of precision that they are out of."""

@@ -150,8 +150,8 @@ class Compressed(Printed):
             share = self.per_dimension(bits)
             rows[name] = {"bytes": math.ceil(bits / 8), "share": share}
         sentences = [
-            f"Buckets and whole frequencies cost {overhead.mean:.4f} nats of a datum: the code length beyond "
-            "-log p(x, z) + log q(z|x) at the latents that were coded.",
+            f"Buckets and whole frequencies change the length of a datum by {overhead.mean:.4f} nats: the code length "
+            "minus that by the densities at the same latents, -log p(x, z) + log q(z|x).",
             f"In {len(self.code.heads)} chains; {self.borrowed // 8:,} bytes of random bits stand below the first data "
             "and come back when all is decoded: the code holds them, and the code length does not count them.",
         ]
@@ -189,7 +189,9 @@ class Coder:
 
     To put a datum on the stack, z is taken off it as q(z|x) has it, then x is put on it by p(x|z) and z by p(z): it
     grows by `-log p(x|z) - log p(z) + log q(z|x)`. What was taken comes back: whoever has decoded z and x puts z on the
-    stack by q(z|x). Of pairs with several factors each is a step.
+    stack by q(z|x). Of pairs with several factors each is a step. What earlier data left on the stack is not random
+    where the posteriors, taken together, are not the prior; blended with random numbers that both ways know it is, so
+    that z is a draw of q(z|x).
 
     Networks run in float64 on batches of the same rows on both ways, so that the same numbers come out.
 
@@ -198,16 +200,19 @@ class Coder:
         c: the conditions of all data, `(N, context)`, or `None`.
         bits: that number the buckets of each latent.
         most: the greatest value of the data.
+        seed: of the numbers that the stack is blended with.
     """
 
-    def __init__(self, pair: Any, c: Any, *, bits: int, most: int) -> None:
+    def __init__(
+        self, pair: Any, c: Any, *, bits: int, most: int, seed: int = 0
+    ) -> None:
         programs = pair_of(pair)
         if not all(isinstance(program, Program) for program in programs):
             raise InputError(
                 "a code is made factor by factor, and this pair does not say its factors: give a VAE or two Programs"
             )
         self.model, self.guide = self._wide(*programs)
-        self.bits, self.most = bits, most
+        self.bits, self.most, self.seed = bits, most, seed
         self._check()
         with running(self.model, self.guide), forked_random():
             self.grids = self._grids(c)
@@ -281,14 +286,20 @@ class Coder:
             "known: take a prior and a guide that are Gaussian, mixtures of Gaussians, or categorical"
         )
 
-    def push(self, stack: Stack, batch: Mapping[str, Tensor]) -> Tensor:
-        """Put data on the stack; `log p(x, z) - log q(z|x)` at their latents, `(rows,)`."""
+    def push(self, stack: Stack, batch: Mapping[str, Tensor], first: int) -> Tensor:
+        """Put data on the stack; `log p(x, z) - log q(z|x)` at their latents, `(rows,)`.
+
+        Args:
+            stack: all that was put there before.
+            batch: the data.
+            first: the number of the first of them.
+        """
         rows = len(batch["x"])
         values, latents = self.guide.known(batch), {}
         numbers, total = {}, torch.zeros(rows, dtype=torch.float64)
         for factor in self.guide.factors():
             q = self._given_x(factor, values)
-            coding = self._of_latent("q", factor, q, rows)
+            coding = self._of_latent("q", factor, q, rows, first)
             site, number = factor.site, coding.pop(stack, rows)
             values[site] = latents[site] = self._value(site, q, number)
             numbers[site] = number
@@ -306,8 +317,10 @@ class Coder:
             coding.push(stack, places)
         return total
 
-    def pop(self, stack: Stack, rows: int, given: Mapping[str, Tensor]) -> Tensor:
-        """Take data off the stack, `(rows, *shape)`, given their conditions."""
+    def pop(
+        self, stack: Stack, rows: int, given: Mapping[str, Tensor], first: int
+    ) -> Tensor:
+        """Take data off the stack, `(rows, *shape)`, given their conditions and the number of the first."""
         values = self.model.known(given)
         data: dict[str, Tensor] = {}
         latents, numbers = {}, {}
@@ -326,7 +339,8 @@ class Coder:
             data = {"x": self.model.fields.join(data)}
         values = {**self.guide.known({**given, **data}), **latents}
         for factor in reversed(self.guide.factors()):
-            coding = self._of_latent("q", factor, self._given_x(factor, values), rows)
+            q = self._given_x(factor, values)
+            coding = self._of_latent("q", factor, q, rows, first)
             coding.push(stack, numbers[factor.site])
         return data["x"]
 
@@ -337,12 +351,19 @@ class Coder:
             torch.manual_seed(0)
             return factor.at(values)
 
-    def _of_latent(self, name: str, factor: Factor, p: Any, rows: int) -> Coding:
-        """How a latent is coded: by the model every value can be, however improbable."""
+    def _of_latent(
+        self, name: str, factor: Factor, p: Any, rows: int, first: int = 0
+    ) -> Coding:
+        """How a latent is coded: by the model every value can be, however improbable; by the guide it is a draw."""
         entries = entries_of_latent(p, (rows,), self.grids.get(factor.site))
         if entries is None:
             raise InputError(self._unknown(name, factor, p))
-        return Coding(entries, possible=name == "p")
+        if name == "p":
+            return Coding(entries, possible=True)
+        random = np.random.default_rng([self.seed, first, *factor.site.encode()])
+        shape = len(entries.sizes), rows
+        masks = random.integers(0, 2**WORD, shape, dtype=np.uint64)
+        return Coding(entries, possible=False, masks=masks)
 
     def _of_data(self, p: Any) -> tuple[Coding, np.ndarray]:
         found = entries_of_data(p, self.most)
@@ -468,12 +489,12 @@ def compress(
     data = once(as_data(model, x))
     lanes = _lanes(model, data, chain, memory)
     most = _most(model, data, lanes)
-    coder = Coder(pair, _conditions(model, data), bits=bits, most=most)
+    coder = Coder(pair, _conditions(model, data), bits=bits, most=most, seed=seed)
     stack, lengths, bounds = Stack(lanes, seed=seed), [], []
     with running(coder.model, coder.guide):
         for batch in _batches(model, data, lanes):
             before = stack.bits
-            bounds.append(coder.push(stack, batch))
+            bounds.append(coder.push(stack, batch, lanes * len(bounds)))
             grown = (stack.bits - before)[: len(batch["x"])]
             lengths.append(torch.from_numpy(grown * math.log(2)))
             if progress:
@@ -505,7 +526,7 @@ def decompress(pair: Any, code: Code, c: Any = None, *, progress: Tick = None) -
             + ("give it" if c is None else "leave it out")
         )
     c = None if c is None else _known(model, as_condition(model, c))
-    coder = Coder(pair, c, bits=code.bits, most=code.most)
+    coder = Coder(pair, c, bits=code.bits, most=code.most, seed=code.seed)
     own = (p.dtype for p in model.parameters() if p.is_floating_point())
     dtype = next(own, torch.get_default_dtype())
     stack, found = Stack.of(code.heads, code.words), []
@@ -515,7 +536,7 @@ def decompress(pair: Any, code: Code, c: Any = None, *, progress: Tick = None) -
         for start in reversed(range(0, code.num_data, lanes)):
             rows = min(lanes, code.num_data - start)
             given = {} if c is None else {"c": c[start : start + rows]}
-            found.append(coder.pop(stack, rows, given).to(dtype))
+            found.append(coder.pop(stack, rows, given, start).to(dtype))
             if progress:
                 progress(rows)
     if not np.array_equal(stack.heads, Stack(lanes, seed=code.seed).heads):
@@ -566,7 +587,7 @@ class Compress(Question):
             most=_most(model, few, ROWS),
         )
         with running(coder.model, coder.guide):
-            coder.push(Stack(1), next(_batches(model, few, 1)))
+            coder.push(Stack(1), next(_batches(model, few, 1)), 0)
 
     @torch.no_grad()
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
@@ -603,9 +624,9 @@ class Compress(Question):
             more = PerDatum(found.lengths - value, None)
             share = 100 * more.mean / PerDatum(value, None).mean
             parts.append(
-                f"{more.mean:.3f} ± {more.data_standard_error:.3f} nats ({share:.2f} %) more than {name}"
+                f"minus {name} it is {more.mean:.3f} ± {more.data_standard_error:.3f} nats ({share:.2f} %)"
             )
-        return [f"The code takes {', and '.join(parts)}."]
+        return [f"The code length, datum by datum: {', '.join(parts)}."]
 
 
 def _minus_elbo(vae: Any, data: Any) -> Tensor:
