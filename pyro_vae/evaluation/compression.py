@@ -5,7 +5,7 @@ import copy
 import gzip
 import lzma
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -51,7 +51,11 @@ CHAIN = 100  # data one after the other
 DRAWN = 1000  # latents that tell where the buckets of a layer lie
 ROWS = 1000  # data at a time, where a code does not fix how many
 DRAWS = 10  # for each datum, of the ELBO that stands beside the code
-COMPRESSORS = {"gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
 HEADS = {
     "nats": "nats",
     "error": "± data",
@@ -490,7 +494,9 @@ def compress(
     lanes = _lanes(model, data, chain, memory)
     most = _most(model, data, lanes)
     coder = Coder(pair, _conditions(model, data), bits=bits, most=most, seed=seed)
-    stack, lengths, bounds = Stack(lanes, seed=seed), [], []
+    stack = Stack(lanes, seed=seed)
+    lengths: list[Tensor] = []
+    bounds: list[Tensor] = []
     with running(coder.model, coder.guide):
         for batch in _batches(model, data, lanes):
             before = stack.bits

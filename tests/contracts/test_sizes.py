@@ -264,7 +264,7 @@ COUNTED = [
     (name, argument)
     for name, make in QUESTIONS.items()
     for argument, hint in annotations(make.__init__).items()
-    if "whole number" in words(hint)
+    if "whole number" in words(hint) and " to " not in words(hint)
 ]
 # What memory cannot hold of any number; the others are done one by one, or are no more than the data.
 HELD_AT_A_TIME = {
