@@ -41,6 +41,7 @@ from pyro_vae.data.inputs import DataWarning as DataWarning
 from pyro_vae.evaluation.bracket import log_marginal_bracket as log_marginal_bracket
 from pyro_vae.evaluation.calibration import (
     simulation_based_calibration as simulation_based_calibration,
+)
 from pyro_vae.evaluation.compression import (
     compress as compress,
     decompress as decompress,
