@@ -46,8 +46,6 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import each_bound
 from pyro_vae.models.program import Factor, Program
 
-BITS = 16  # that number the buckets of a latent
-CHAIN = 100  # data one after the other
 DRAWN = 1000  # latents that tell where the buckets of a layer lie
 ROWS = 1000  # data at a time, where a code does not fix how many
 DRAWS = 10  # for each datum, of the ELBO that stands beside the code
@@ -112,7 +110,7 @@ class Compressed(Printed):
 
     @property
     def overhead(self) -> Tensor:
-        """What buckets and whole frequencies cost, nats, `(N,)`: the length beyond `-log p(x, z) + log q(z|x)`."""
+        """What buckets and whole frequencies change, nats, `(N,)`: the length beyond `-log p(x, z) + log q(z|x)`."""
         return self.lengths + self.bounds
 
     @property
@@ -153,10 +151,12 @@ class Compressed(Printed):
         for name, bits in {"code": gross, **sizes}.items():
             share = self.per_dimension(bits)
             rows[name] = {"bytes": math.ceil(bits / 8), "share": share}
+        count = len(self.code.heads)
+        chains = f"{count} chains" if count > 1 else "one chain"
         sentences = [
             f"Buckets and whole frequencies change the length of a datum by {overhead.mean:.4f} nats: the code length "
             "minus that by the densities at the same latents, -log p(x, z) + log q(z|x).",
-            f"In {len(self.code.heads)} chains; {self.borrowed // 8:,} bytes of random bits stand below the first data "
+            f"In {chains}; {self.borrowed // 8:,} bytes of random bits stand below the first data "
             "and come back when all is decoded: the code holds them, and the code length does not count them.",
         ]
         return Answer(
@@ -168,7 +168,7 @@ class Compressed(Printed):
             sentences=sentences,
             numbers={
                 "data": len(self.lengths),
-                "chains": len(self.code.heads),
+                "chains": count,
                 "borrowed_bits": self.borrowed,
                 "overhead": overhead.mean,
                 "net_bits": self.net_bits,
@@ -201,7 +201,7 @@ class Coder:
 
     Args:
         pair: a VAE, or a tuple of a model and a guide that consist of factors.
-        c: the conditions of all data, `(N, context)`, or `None`.
+        c: the conditions of the first data, up to 1,000, or `None`.
         bits: that number the buckets of each latent.
         most: the greatest value of the data.
         seed: of the numbers that the stack is blended with.
@@ -394,7 +394,7 @@ def _batches(model: Any, data: Any, rows: int) -> Iterator[dict[str, Tensor]]:
     """Data so many at a time, without their labels, in float64 on the host: `{"x": ..., "c": ...}`."""
     for start in range(0, len(data), rows):
         x, c = fields_of(unlabelled(model, data[start : start + rows]))
-        given = {} if c is None else {"c": c}
+        given = {"c": c} if c is not None and _reads_condition(model) else {}
         yield {name: v.cpu().double() for name, v in {"x": x, **given}.items()}
 
 
@@ -447,8 +447,8 @@ def compress(
     pair: Any,
     x: Any,
     *,
-    bits: Bits = BITS,
-    chain: Number = CHAIN,
+    bits: Bits = 16,
+    chain: Number = 100,
     seed: Whole = 0,
     memory: Number = MEMORY,
     progress: Tick = None,
@@ -578,7 +578,7 @@ class Compress(Question):
     """
 
     def __init__(
-        self, *, n: Number | None = None, bits: Bits = BITS, chain: Number = CHAIN
+        self, *, n: Number | None = None, bits: Bits = 16, chain: Number = 100
     ) -> None:
         self.n, self.bits, self.chain = n, bits, chain
 
@@ -602,14 +602,12 @@ class Compress(Question):
         with progress("data", 2 * len(few)) as done:
             options: dict[str, Any] = {"memory": data.memory, "progress": done}
             found = compress(vae, few, bits=self.bits, chain=self.chain, **options)
-            c = fields_of(few[:])[1] if _reads_condition(vae.model) else None
-            decoded = decompress(vae, found.code, c, progress=done)
-        batches = zip(_batches(vae.model, few, ROWS), decoded.split(ROWS), strict=True)
-        same = all(torch.equal(batch["x"], part.double()) for batch, part in batches)
+            same = _decodes(vae, few, found.code, done)
         values = {"-ELBO": _minus_elbo(vae, few)}
         if data.log_marginal is not None and not _has_labels(vae.model, few):
             values["-log p(x)"] = -data.log_marginal.values[places]
-        stored = _stored(decoded.split(ROWS), found.code.most)
+        batches = (batch["x"] for batch in _batches(vae.model, few, ROWS))
+        stored = _stored(batches, found.code.most)
         sizes = {name: 8 * len(pack(stored)) for name, pack in COMPRESSORS.items()}
         length = torch.full((len(data),), math.nan, dtype=torch.float64)
         length[places] = found.lengths
@@ -633,6 +631,17 @@ class Compress(Question):
                 f"minus {name} it is {more.mean:.3f} ± {more.data_standard_error:.3f} nats ({share:.2f} %)"
             )
         return [f"The code length, datum by datum: {', '.join(parts)}."]
+
+
+def _decodes(vae: Any, data: Any, code: Code, progress: Tick) -> bool:
+    """Whether the data of a code are these, to the bit."""
+    c = fields_of(data[:])[1] if _reads_condition(vae.model) else None
+    try:
+        decoded = decompress(vae, code, c, progress=progress)
+    except InputError:
+        return False
+    pairs = zip(_batches(vae.model, data, ROWS), decoded.split(ROWS), strict=True)
+    return all(torch.equal(batch["x"], part.double()) for batch, part in pairs)
 
 
 def _minus_elbo(vae: Any, data: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Bits back: what is coded is decoded, and the code is as long as closed forms, quadrature and densities say."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyro.distributions as dist
@@ -20,7 +21,10 @@ from pyro_vae import (
     decompress,
     log_marginal,
 )
+from pyro_vae.data.fields import Data
 from pyro_vae.evaluation.ans import Coding, Entries, Stack, precision_of
+from pyro_vae.evaluation.compression import Coder, Compress
+from pyro_vae.evaluation.question import Evaluated
 from pyro_vae.likelihoods import Categorical, Columns, Fields, Ordinal, Poisson
 from pyro_vae.models.program import Factor, Program
 
@@ -292,9 +296,10 @@ def test_conditions_are_known_to_both_sides(prior):
         decompress(vae, found.code, c.flip(0))
 
 
-def test_labels_are_not_looked_at():
+@pytest.mark.parametrize("structure", ["labelled", "clusters"])
+def test_labels_are_not_looked_at(structure):
     x = bits()
-    vae = started(x, structure="labelled(classes=3)")
+    vae = started(x, structure=f"{structure}(classes=3)")
     y = torch.randint(0, 3, (120,))
     found = compress(vae, {"x": x, "c": y})
     assert torch.equal(found.lengths, compress(vae, x).lengths)
@@ -404,3 +409,31 @@ def test_data_and_codes_that_are_refused():
 
     with pytest.raises(InputError, match="need a guide that draws each"):
         compress((Counts(), Sure()), torch.ones(3))
+
+
+def test_a_code_that_is_not_decoded_is_warned_of(monkeypatch):
+    """As where a network gives other numbers at its second pass."""
+    x = bits(30)
+    vae = started(x)
+    run, data = SimpleNamespace(vae=vae), Evaluated(Data({"x": x}), rows=np.arange(30))
+    answer = Compress().ask(run, data)
+    assert answer.numbers["decoded"]
+    assert "30 data were decoded to the same bits." in answer.sentences
+    assert not answer.warnings
+    lengths = compress(vae, x).lengths
+    assert torch.equal(answer.columns["length"], lengths)
+    assert answer.rows["code length"]["nats"] == pytest.approx(lengths.mean().item())
+    assert answer.rows["-ELBO"]["nats"] == pytest.approx(lengths.mean().item(), abs=1)
+    few = Compress(n=7).ask(run, data)
+    assert few.columns["length"].isfinite().sum() == 7
+    push = Coder.push
+
+    def other(self, stack, batch, first):
+        found = push(self, stack, batch, first)
+        stack.heads[0] ^= np.uint64(1)
+        return found
+
+    monkeypatch.setattr(Coder, "push", other)
+    answer = Compress().ask(run, data)
+    assert not answer.numbers["decoded"]
+    assert "decoding gave other data" in answer.warnings[0]
