@@ -22,7 +22,7 @@ from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 from benchmarks.__main__ import HERE, write
 from pyro_vae import IWAE, Spec, Table, build, fit, imputations
 from pyro_vae.foundation.files import write_atomically
-from pyro_vae.inference.fit import SCHEDULES
+from pyro_vae.inference.schedules import SCHEDULES
 
 RESULTS = HERE / "results-missing.json"
 PAGE = HERE.parent / "docs" / "missing.md"

@@ -11,7 +11,7 @@ COMPILE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 YES_NO = ("yes", "no")
 STREAM = {"auto": None, "yes": True, "no": False}
 NAMED = names("data/named", "NAMED")
-SCHEDULES = names("inference/fit", "SCHEDULES")
+SCHEDULES = names("inference/schedules", "SCHEDULES")
 OPTIMIZERS = names("inference/optimizers", "OPTIMIZERS")
 PRODUCTS = names("engine/affine", "PRODUCTS")
 BINARIZE = ("dynamic", "static", "threshold")
@@ -160,7 +160,8 @@ class Config:
     learning_rate: float = _option(1e-3, "rate before the schedule")
     schedule: str = _option(
         "constant",
-        f"{', '.join(SCHEDULES)}; or with arguments, as in cosine(floor=0.01)",
+        f"{', '.join(SCHEDULES)}; or with arguments, as in cosine(floor=0.01, warmup=0.05): all take warmup, the "
+        "share of the run over which the rate rises from 0",
     )
     optimizer: str = _option(
         "adam",
@@ -172,6 +173,10 @@ class Config:
     )
     clip_norm: float | None = _option(
         None, "shorten gradients that are longer, all together"
+    )
+    average: float | None = _option(
+        None,
+        "decay of an exponential moving average of the weights, as in 0.999: it is validated and kept in their place",
     )
     seed: int = _option(0, "seed of weights, data order and latents")
     device: str = _option("auto", "auto, cpu, cuda or mps")
@@ -213,7 +218,7 @@ RESUMABLE = {
 # What may be asked for beside --from: the rest belongs to what is kept.
 OF_A_SECOND_PRIOR = {
     *("from_", "prior", "objective", "epochs", "patience", "batch_size"),
-    *("learning_rate", "schedule", "optimizer", "clip_norm", "seed"),
+    *("learning_rate", "schedule", "optimizer", "clip_norm", "average", "seed"),
     *("device", "data_dir", "stream", "workers", "compile", "products"),
     *("output", "overwrite", "log"),
 }

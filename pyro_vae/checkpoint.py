@@ -21,6 +21,7 @@ from pyro_vae.foundation.files import Write, write_atomically
 from pyro_vae.foundation.reading import reading
 from pyro_vae.foundation.sizes import Bounded
 from pyro_vae.foundation.trust import trusting
+from pyro_vae.inference.averaging import Average
 from pyro_vae.inference.epochs import Progress
 from pyro_vae.models.conditionals import Moved
 from pyro_vae.models.vae import VAE
@@ -45,6 +46,7 @@ def save_checkpoint(
     score: float,
     optimizer: Optimizer | None = None,
     progress: Progress | None = None,
+    average: Average | None = None,
     best: float | None = None,
     write: Callable[[Path, Write], None] = write_atomically,
 ) -> None:
@@ -58,10 +60,14 @@ def save_checkpoint(
         score: the value that the run's best checkpoint is judged by.
         optimizer: its state, together with
         progress: the state of the training.
+        average: of the weights; then it stands in the file in their place, and with `optimizer` and `progress` those
+            that training goes on with stand there too.
         best: the best score so far.
         write: what puts the file in its place.
     """
-    tensors = {f"model.{k}": v for k, v in vae.state_dict().items()}
+    own = vae.state_dict(keep_vars=True)
+    mean = own if average is None else {k: average.of(v) for k, v in own.items()}
+    tensors = {f"model.{k}": v for k, v in mean.items()}
     header: dict[str, Any] = {
         "format": FORMAT,
         "spec": spec.to_dict(),
@@ -90,6 +96,10 @@ def save_checkpoint(
         held = {k: v for k, v in stands.items() if k in HELD}
         header["progress"] = {k: v for k, v in stands.items() if k not in held}
         tensors |= {f"progress.{k}": v for k, v in held.items() if v is not None}
+        if average is not None and average.steps:
+            moving = {k: v for k, v in own.items() if mean[k] is not v}
+            tensors |= {f"training.{k}": v for k, v in moving.items()}
+            header["averaged"] = average.steps
         if isinstance(vae.guide, Moved):
             tensors |= {f"chains.{k}": v for k, v in vae.guide.training_state().items()}
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
@@ -186,15 +196,20 @@ def _put_weights(vae: VAE, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def restore_training(
-    path: Path, vae: VAE, optimizer: Optimizer
+    path: Path, vae: VAE, optimizer: Optimizer, average: Average | None = None
 ) -> tuple[Progress, dict[str, Any]]:
-    """Put weights, optimizer and random state back as they were when `path` was saved; the progress and the header."""
+    """Put weights, optimizer and random state back as they were when `path` was saved; the progress and the header.
+
+    With an `average`, the one that followed the weights goes on in it.
+    """
     tensors, header = read_checkpoint(path)
     if "progress" not in header:
         raise InputError(f"{path} holds weights only and cannot be resumed")
     _put_weights(vae, tensors, path)
     try:
         _put_state(optimizer, tensors, header)
+        if average is not None:
+            _put_average(average, vae, tensors, header)
         chains = {k: tensors[f"chains.{k}"] for k in CHAINS if f"chains.{k}" in tensors}
         if isinstance(vae.guide, Moved) and chains:
             vae.guide.put_training_state(chains)
@@ -223,6 +238,23 @@ def _put_state(
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+@torch.no_grad()
+def _put_average(
+    average: Average, vae: VAE, tensors: dict[str, Tensor], header: dict[str, Any]
+) -> None:
+    """Let the weights, which are the average now, be its values, and those that training goes on with themselves."""
+    state = vae.state_dict(keep_vars=True)
+    moving = {
+        v: tensors[f"training.{k}"]
+        for k, v in state.items()
+        if f"training.{k}" in tensors
+    }
+    average.take_in(list(moving))
+    average.steps = header.get("averaged", 0)
+    for weights, own in moving.items():
+        weights.copy_(own)
 
 
 def checkpoint_path(run: str | Path, which: str = "best") -> Path:

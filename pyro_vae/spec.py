@@ -18,7 +18,7 @@ from pyro_vae.foundation.abstract import variants
 from pyro_vae.foundation.checks import Count, Whole, check, shown
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.trust import check_trusted
-from pyro_vae.inference import fit
+from pyro_vae.inference import schedules
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.optimizers import ARGUMENTS, OPTIMIZERS, try_out
 from pyro_vae.inference.svi import SVI
@@ -255,12 +255,12 @@ def parse_optimizer(text: str, device: str = "cpu") -> Member:
     return member
 
 
-def parse_schedule(text: str) -> fit.Schedule:
+def parse_schedule(text: str) -> schedules.Schedule:
     """A learning-rate schedule by name, `constant`, `cosine(floor=0.01)` or `step(at=(0.5,), factors=(0.1,))`."""
     _, name, arguments = _read("schedule", text)
-    name, function = _lookup("schedule", name, fit.SCHEDULES)
+    name, function = _lookup("schedule", name, schedules.SCHEDULES)
     schedule = partial(function, **_checked("schedule", name, function, arguments, 1))
-    fit.try_out(schedule, f"--schedule {shown(text)}")
+    schedules.try_out(schedule, f"--schedule {shown(text)}")
     return schedule
 
 

@@ -186,6 +186,10 @@ def _check_numbers(config: Config) -> None:
         raise InputError(
             f"--weight-decay {config.weight_decay} must be finite and at least 0"
         )
+    if config.average is not None and not 0 < config.average < 1:
+        raise InputError(
+            f"--average {config.average:g} must lie between 0 and 1, both left out, as 0.999 does"
+        )
     check("--workers", config.workers, Annotated[int, between(0, 1000)])
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
@@ -285,6 +289,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
         autocast=autocast,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
+        average=config.average,
         only=None if config.from_ is None else vae.model.prior,
     )
     svi.check(train.take(torch.arange(min(2, len(train)))).to(device)[:])
@@ -390,7 +395,8 @@ def _check_em(config: Config, optimizer: Member) -> None:
     """Refuse what goes with gradients beside an optimizer that takes none."""
     if optimizer.name != "EM":
         return
-    for name in ("learning_rate", "schedule", "weight_decay", "clip_norm"):
+    others = ("learning_rate", "schedule", "weight_decay", "clip_norm", "average")
+    for name in others:
         if getattr(config, name) != getattr(Config, name):
             raise InputError(
                 f"{flag(name)} {shown(getattr(config, name))} goes with gradients, and --optimizer em takes none: "
@@ -690,6 +696,7 @@ def describe(job: Job) -> str:
             ),
             f"objective  {config.objective}, {job.optimizer}{_rate(job)}",
             *([] if how is None else [f"gradient   {how}"]),
+            *_said_of_average(job),
         ]
     )
 
@@ -709,6 +716,17 @@ def _rate(job: Job) -> str:
     if job.svi.em is not None:
         return ""
     return f" at {job.config.learning_rate:g}, {job.config.schedule}"
+
+
+def _said_of_average(job: Job) -> list[str]:
+    """Which weights are validated and kept, where they are not those that steps move."""
+    decay = job.config.average
+    if decay is None:
+        return []
+    return [
+        f"average    of the weights over about the last {1 / (1 - decay):,.4g} steps, decay {decay:g}: what is "
+        "validated and kept"
+    ]
 
 
 def _shape(data: DataSet) -> str:
@@ -960,6 +978,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
             "optimizer": job.svi.optimizer,
             "progress": progress,
             "best": progress.best,
+            "average": job.svi.average,
         }
         state |= {"epoch": progress.epoch, "score": value, "write": keeper.put}
         save_checkpoint(last, job.vae, job.spec, **state)
@@ -976,7 +995,8 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
                 best, write = folder / "best.safetensors", keeper.put
                 if progress.best_epoch == e.epoch or not keeper.has(best):
                     number: dict[str, Any] = {"epoch": e.epoch, "score": e.score}
-                    save_checkpoint(best, job.vae, job.spec, write=write, **number)
+                    number |= {"average": job.svi.average, "write": write}
+                    save_checkpoint(best, job.vae, job.spec, **number)
                 save(e.score)
                 display.epoch(e)
                 events.add(e)
@@ -1023,7 +1043,8 @@ def _restore(job: Job, folder: Path) -> Progress:
         raise InputError(
             f"{folder} has no checkpoint to go on from; start again with {option('output', folder)} --overwrite"
         )
-    progress, _ = restore_training(last, job.vae, job.svi.optimizer)
+    svi = job.svi
+    progress, _ = restore_training(last, job.vae, svi.optimizer, svi.average)
     if (job.config.epochs or 0) < progress.epoch:
         raise InputError(
             f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs"
@@ -1336,6 +1357,8 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
         chosen = f"weights of epoch {header['epoch']}, the last, as all lie inside the warm-up"
     else:
         chosen = f"best {kind} {_judged_by(job)} {header['score']:.2f} nats per datum, after epoch {header['epoch']}"
+    if job.config.average is not None:
+        chosen += ", of averaged weights"
     if resumed and not missing_figures(job, folder):
         print(
             f"nothing is missing: {folder} has had its epochs, and its figures are drawn; ask for more with "

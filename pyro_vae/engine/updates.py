@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae.engine.adam import AdamNormGrad, normalised
 from pyro_vae.foundation.errors import InputError
 
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
@@ -191,14 +192,16 @@ def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Non
 def _fused_adam(
     optimizer: Optimizer, parameters: list[Tensor], gradients: list[Tensor]
 ) -> bool:
-    """Take a step of `torch.optim.Adam(fused=True)`, with its kernel and its state but without its bookkeeping.
+    """Take a step of a fused Adam or `AdamNormGrad`, with its kernel and its state but without its bookkeeping.
 
     That takes as long as the kernel on a small network. Returns False, and does nothing, for another optimizer, for its
     first step, and where gradients wait to be added.
     """
     group, state = optimizer.param_groups[0], optimizer.state
     plain = (
-        type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]
+        type(optimizer) in (torch.optim.Adam, AdamNormGrad)
+        and group["fused"]
+        and not group["amsgrad"]
     )
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if (
@@ -213,6 +216,8 @@ def _fused_adam(
         p.grad is not None or p.dtype != gradients[0].dtype for p in parameters
     ):
         return False
+    if isinstance(optimizer, AdamNormGrad):
+        gradients = normalised(gradients)
     _Kernel(parameters, states, _arguments(optimizer)).step(gradients)
     return True
 

@@ -24,15 +24,13 @@ from pyro_vae.foundation.abstract import forked_random, is_own
 from pyro_vae.foundation.checks import (
     MOST,
     Number,
-    Positive,
     at_least,
     at_most,
     checked,
-    increasing,
-    share,
 )
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.memory import require
+from pyro_vae.inference.averaging import Memory
 from pyro_vae.inference.bounds import mean_bound
 from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.corrupting import corrupted
@@ -41,6 +39,7 @@ from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.objectives.annealed import usual_objective
+from pyro_vae.inference.schedules import Schedule, constant, try_out
 from pyro_vae.inference.seeking import (
     all_labelled,
     begin,
@@ -59,8 +58,6 @@ from pyro_vae.models.conditionals import Codebook, Moved
 from pyro_vae.models.priors import Codes
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Corruption
-
-Schedule = Callable[[float], float]
 
 
 class Turn(NamedTuple):
@@ -85,64 +82,14 @@ class Turn(NamedTuple):
 
         return self._replace(first=first)
 
-    def before(self, done: int) -> None:
-        """Do what is due before an epoch, once so many are done."""
+    def before(self, done: int) -> bool:
+        """Do what is due before an epoch, once so many are done; whether weights were set outright."""
         if done == 0:
             self.first()
-        if done == self.after > 0:
+        due = done == self.after > 0
+        if due:
             self.take()
-
-
-Fraction = Annotated[float, share(zero=False)]
-
-
-def constant(t: float) -> float:
-    """The same rate throughout."""
-    return 1.0
-
-
-@checked
-def cosine(t: float, *, floor: Annotated[float, share(one=True)] = 0.0) -> float:
-    """`floor + (1 - floor) (1 + cos(pi t)) / 2`: from the full rate down to `floor` times it at the end of the run."""
-    return floor + (1 - floor) * (1 + math.cos(math.pi * t)) / 2
-
-
-@checked
-def step(
-    t: float,
-    *,
-    at: Annotated[tuple[Fraction, ...], increasing] = (0.7, 0.9),
-    factors: tuple[Positive, ...] = (0.3, 0.1),
-) -> float:
-    """`factors[i]` times the rate from the fraction `at[i]` of the run on; by default 0.3 from 70 %, 0.1 from 90 %."""
-    if len(at) != len(factors):
-        raise InputError(
-            f"at={at} and factors={factors} of step must have as many entries"
-        )
-    return ([1.0] + [f for start, f in zip(at, factors, strict=True) if t >= start])[-1]
-
-
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "step": step}
-
-
-def try_out(schedule: Schedule, name: str = "schedule") -> None:
-    """Call a schedule over the whole run, before the first step is taken.
-
-    Raises:
-        InputError: where it fails, or does not return a finite number that is at least 0.
-    """
-    for t in (i / 200 for i in range(201)):
-        try:
-            factor = float(schedule(t))
-        except InputError as error:
-            raise InputError(f"{name} cannot be used: {error}") from error
-        except Exception as error:
-            said = f"{type(error).__name__}: {one_line(error)}"
-            raise InputError(f"{name} fails at {t:g} of the run ({said})") from error
-        if not 0 <= factor < math.inf:
-            raise InputError(
-                f"{name} is {factor:g} at {t:g} of the run; it must be a finite number of at least 0"
-            )
+        return due
 
 
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -228,7 +175,7 @@ def run_epochs(
         epochs: where to stop, counted from the beginning of the run.
         batch_size: data in a step; the last batch of an epoch holds what remains.
         learning_rate: multiplied by `schedule(t)`, `t` the fraction of the run that is done.
-        schedule: `constant`, `cosine`, `step` or any function of `t`.
+        schedule: a function of `t`, as in `fit`.
         validation: data for the validation ELBO, taken after each epoch with the same random numbers every time.
         patience: as in `fit`.
         compile: as in `fit`; what `'auto'` decided in `progress` stays decided.
@@ -258,13 +205,9 @@ def run_epochs(
     with chains(torch.arange(whole), changed=False), labels():
         _compile(svi, compile, progress, look, say, batch_size=whole)
     while not progress.finished(epochs, patience):
-        if progress.order is None:
-            turn.before(progress.epoch)
-            progress.order = torch.randperm(size)
+        order = _order(svi, size, progress, turn)
         _mode(svi, train=True)
-        ahead = batches(
-            data, batch_size, progress.order[progress.position :], later=True
-        )
+        ahead = batches(data, batch_size, order[progress.position :], later=True)
         rows, started, read = Records(), time.perf_counter(), time.perf_counter()
         before, rate = progress.seconds, learning_rate
         first = progress.epoch * steps + progress.position // batch_size + 1
@@ -276,7 +219,7 @@ def run_epochs(
             if objective is not None:
                 objective.advance(done / steps)
             x, count = next(ahead), min(batch_size, size - progress.position)
-            with chains(progress.order[progress.position :][:count]), labels():
+            with chains(order[progress.position :][:count]), labels():
                 rows.add(svi.step_and_record(x), count)
             progress.position += count
             now = time.perf_counter()
@@ -317,6 +260,15 @@ def _check(schedule: Schedule, patience: int | None) -> None:
         raise InputError(
             f"patience={patience!r} must be a whole number of epochs, at least 1"
         )
+
+
+def _order(svi: SVI, size: int, progress: Progress, turn: Turn) -> Tensor:
+    """The data order of the epoch under way, or of a new one, once what is due before it is done."""
+    if progress.order is None:
+        if turn.before(progress.epoch) and svi.average is not None:
+            svi.average.restart()
+        progress.order = torch.randperm(size)
+    return progress.order
 
 
 def _labels(svi: SVI, data: Any) -> Callable[[], AbstractContextManager[None]]:
@@ -444,12 +396,14 @@ def _looked(
 ) -> tuple[Tensor | None, tuple[float, float], tuple[Remark, ...]]:
     """The validation data by `judge`, reconstruction and KL of the epoch, and what is to be said of these.
 
-    A pair that is not of this package may be trained by an ELBO of Pyro's and have none for each datum.
+    The weights are their average, where one follows them. A pair that is not of this package may be trained by an ELBO
+    of Pyro's and have none for each datum.
     """
     try:
-        found = None if validation is None else _judge(svi, validation, progress)
-        told = () if found is None else tuple(wild(found, progress, called))
-        return found, _bound(svi, data, progress), told
+        with svi.averaged():
+            found = None if validation is None else _judge(svi, validation, progress)
+            told = () if found is None else tuple(wild(found, progress, called))
+            return found, _bound(svi, data, progress), told
     except NonFiniteLossError:
         raise
     except Exception as error:
@@ -590,6 +544,7 @@ def fit(
     optimizer: Callable[..., Optimizer] = ADAM,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    average: Memory | None = None,
     validation: Any = None,
     patience: int | None = None,
     compile: bool | str = "auto",
@@ -612,15 +567,18 @@ def fit(
         epochs: passes over the data.
         batch_size: data in a step.
         learning_rate: times `schedule(t)`, `t` from 0 to 1 over the run; the loss is in nats per datum.
-        schedule: `constant`, `cosine`, `step`, or any function of `t`.
+        schedule: of `pyro_vae.inference.schedules` `constant`, `cosine`, `step` or `burda`, or any function of `t`.
         optimizer: a class or function called with parameters and `lr`; fused Adam by default. `EM` fits a pair with the
             guide `Exact` without gradients.
         weight_decay: before each step the weights of encoder, guide and decoder shrink by `rate * weight_decay` of
             themselves, whatever the optimizer; see `SVI`.
         clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
+        average: the decay of an exponential moving average of the weights, such as 0.999, see `Average`. Validation is
+            of the average, and with it `patience` and `history.best`; in the end the parameters are the average. Where
+            parts of p(z) are sought among the codes, it begins anew.
         validation: data for the validation ELBO after each epoch; of a conditional `VAE` `{"x": ..., "c": ...}`.
         patience: stop after so many epochs without a better one, counted after the warm-up; `history.best` is then
-            that many epochs back. The parameters are those of the last epoch.
+            that many epochs back. The parameters are those of the last epoch, or their average.
         compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` where the operations of a step and the
             number of steps promise to save more time than compiling takes.
         start: set weights of a `VAE` that are still as they were made from the data first, by `VAE.start`.
@@ -684,6 +642,7 @@ def fit(
         reduction="mean",
         weight_decay=weight_decay,
         clip_norm=clip_norm,
+        average=average,
         only=part,
     )
     turn = Turn()
@@ -714,6 +673,8 @@ def fit(
             ),
             progress,
         )
+    if svi.average is not None:
+        svi.average.keep()
     if isinstance(getattr(vae.model, "prior", None), Codes):
         fit_codes(vae, data)
     return history

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.optim import Optimizer
 
+from pyro_vae.engine.adam import AdamNormGrad
 from pyro_vae.foundation.checks import NotNegative, Positive, between, share
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.inference.em import EM, Decay
@@ -14,6 +15,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "EM": EM,
     "Adagrad": torch.optim.Adagrad,
     "Adam": torch.optim.Adam,
+    "AdamNormGrad": AdamNormGrad,
     "Adamax": torch.optim.Adamax,
     "AdamW": torch.optim.AdamW,
     "RMSprop": torch.optim.RMSprop,

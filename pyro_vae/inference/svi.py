@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.data.inputs import rows_of
+from pyro_vae.engine.adam import AdamNormGrad
 from pyro_vae.engine.affine import products_of
 from pyro_vae.engine.compiled import Compiled, made, restored
 from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
+from pyro_vae.foundation.checks import check
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.averaging import Average, Memory
 from pyro_vae.inference.em import EM
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.own_steps import OwnSteps
@@ -51,6 +54,9 @@ class SVI:
             convolutions, whatever the torch optimizer, as AdamW does. Biases, scales, everything of the prior and
             parameters of your own outside such layers keep their size.
         clip_norm: the longest gradient, all parameters together; longer ones are shortened to it.
+        average: the decay of an exponential moving average that follows the weights, such as 0.999, see `Average`:
+            steps train the weights, and `with svi.averaged():` has their average in their place. With it go the
+            buffers that a checkpoint keeps, such as running statistics.
         only: of a pair of this package, the module in it that is trained, such as `vae.model.prior`. Of the others no
             gradient is computed.
         compile: run loss and gradient as one compiled graph without Pyro's handlers, see `Compiled`: the same numbers
@@ -61,9 +67,11 @@ class SVI:
     Attributes:
         objective: the `loss` as it was given.
         optim: the optimizer as it was given.
+        average: the `Average`, or `None`.
 
     Raises:
-        InputError: for another kind of `loss`, `optim` or `reduction`.
+        InputError: for another kind of `loss`, `optim` or `reduction`; for an `average` that is no number between 0 and
+            1; for `clip_norm` beside `AdamNormGrad`, which divides each gradient by its length.
 
     Warns:
         CompileWarning: once, when the pair cannot be compiled and runs as it is.
@@ -91,6 +99,7 @@ class SVI:
         autocast: torch.dtype | None = None,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
+        average: float | None = None,
         only: nn.Module | None = None,
         compile: bool = False,
     ) -> None:
@@ -140,6 +149,9 @@ class SVI:
                 "weight_decay goes by the one rate of a torch optimizer; with pyro.optim give it to the optimizer, "
                 'as in pyro.optim.AdamW({"weight_decay": ...})'
             )
+        check("average", average, Memory | None, owner="SVI")
+        self.average = None if average is None else Average(average)
+        self._kept: list[Tensor] | None = None
         self._taken = 0  # steps
         self._compiled: Compiled | None = None
         self._batch: int | None = None
@@ -154,6 +166,7 @@ class SVI:
             if self._pair.parameters():
                 self._updates.add(self._moved(range(0)), self._pair.names)
             self._prepare_em()
+            self._check_clipping()
         elif only is not None:
             raise InputError(
                 "only= is for a pair of this package and a loss that is differentiable, and these are trained by "
@@ -204,6 +217,15 @@ class SVI:
         return single if isinstance(single, EM) else None
 
     @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In which the weights are their average, where one follows them."""
+        if self.average is None:
+            yield
+            return
+        with self.average.put():
+            yield
+
+    @contextmanager
     def labelled(self, every: bool) -> Iterator[None]:
         """Steps in which all data have a label, where `every` is true: then a class is observed, and not enumerated.
 
@@ -231,8 +253,18 @@ class SVI:
                     "EM sets all that the model learns, and only= names a part: leave one of them out"
                 )
             others = {"weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
+            others["average"] = None if self.average is None else self.average.decay
             given = {k: v for k, v in others.items() if v}
             self.em.prepare(self.model, self.guide, self.objective, **given)
+
+    def _check_clipping(self) -> None:
+        """Refuse to shorten gradients together where each is divided by its length then."""
+        normalised = isinstance(self._updates.single, AdamNormGrad)
+        if self.clip_norm is not None and normalised:
+            raise InputError(
+                f"clip_norm={self.clip_norm:g} shortens all gradients by one factor, and AdamNormGrad divides each by "
+                "its length: leave one of them out"
+            )
 
     @property
     def compiled(self) -> bool:
@@ -355,6 +387,7 @@ class SVI:
         self._updates.add(self._moved(used.replaced), self._pair.names)
         if self.em is not None:
             raise InputError("EM fits a VAE of this package, and this pair is another")
+        self._check_clipping()
         if self.clip_norm is not None:
             gradients = _clipped(gradients, self.clip_norm)
         if self.weight_decay:
@@ -367,6 +400,8 @@ class SVI:
             [moved[i] for i in used.seen],
             fast=by_graph or isinstance(self._pair, OwnSteps),
         )
+        if self.average is not None:
+            self.average.follow(self._lasting(used.replaced))
         self._taken += 1
         return values, used
 
@@ -377,6 +412,23 @@ class SVI:
         if self._moving is None:
             return lasting
         return [p for p in lasting if p in self._moving]
+
+    def _lasting(self, replaced: Collection[int]) -> list[Tensor]:
+        """What steps change and a checkpoint keeps: the parameters that move, and buffers of real numbers."""
+        if isinstance(self._pair, PyroSteps):
+            found = [*self._moved(replaced), *self._pair.buffers()]
+            return [t for t in dict.fromkeys(found) if t.is_floating_point()]
+        if self._kept is None:
+            programs: list[Any] = [self.model, self.guide]
+            modules = programs if self.only is None else [self.only]
+            states = [
+                m.state_dict(keep_vars=True)
+                for m in modules
+                if isinstance(m, nn.Module)
+            ]
+            found = [t for state in states for t in state.values()]
+            self._kept = [t for t in dict.fromkeys(found) if t.is_floating_point()]
+        return self._kept
 
     def _decay(self, rate: float) -> None:
         if self._weights is None:

@@ -34,8 +34,8 @@ from pyro_vae.foundation import sizes as _sizes
 from pyro_vae.foundation.checks import Count, NotNegative, Positive, check, shown, words
 from pyro_vae.foundation.errors import MarkedError
 from pyro_vae.foundation.sizes import Bounded
-from pyro_vae.inference.fit import SCHEDULES
 from pyro_vae.inference.optimizers import ARGUMENTS, OPTIMIZERS
+from pyro_vae.inference.schedules import SCHEDULES
 from pyro_vae.spec import AXES, parse, parse_optimizer, parse_schedule
 
 SHAPE, D = (4, 4), 2

@@ -16,8 +16,8 @@ from pyro_vae.data import NAMED
 from pyro_vae.engine.affine import PRODUCTS
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.foundation.source import FAMILIES, summaries
-from pyro_vae.inference.fit import SCHEDULES
 from pyro_vae.inference.optimizers import OPTIMIZERS
+from pyro_vae.inference.schedules import SCHEDULES
 from pyro_vae.spec import FAMILIES as KNOWN
 from pyro_vae.spec import FITTED
 

@@ -24,7 +24,7 @@ from pyro_vae import (
     log_marginal,
 )
 from pyro_vae import elbo as elbo_of
-from pyro_vae.inference.fit import cosine
+from pyro_vae.inference.schedules import cosine
 from pyro_vae.inference.terms import terms
 
 

@@ -25,9 +25,9 @@ from pyro_vae import (
 from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.distributions.pushforward import AffineStep, Reflections
 from pyro_vae.evaluation.latents import activity
-from pyro_vae.inference.fit import cosine
 from pyro_vae.inference.objectives import STL, MeanFieldELBO
 from pyro_vae.inference.objectives.base import closed_kl
+from pyro_vae.inference.schedules import cosine
 from pyro_vae.models.conditionals import (
     IAF,
     NSF,

@@ -8,7 +8,8 @@ import torch
 
 from ppca import PPCA
 from pyro_vae import ELBO, IWAE, SVI, InputError, Spec, build, elbo, fit, terms
-from pyro_vae.inference.fit import NonFiniteLossError, Progress, cosine, run_epochs
+from pyro_vae.inference.fit import NonFiniteLossError, Progress, run_epochs
+from pyro_vae.inference.schedules import cosine
 
 
 def still(vae, loss, **options):

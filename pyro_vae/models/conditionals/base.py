@@ -1,5 +1,6 @@
 """What a guide is."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from pyro_vae.foundation.sizes import Declared
 from pyro_vae.models.classes import Classifier, Reads, with_label
 from pyro_vae.models.program import Factor, Program
 from pyro_vae.models.targets import Regressor
+from pyro_vae.models.variances import Bounds, start_within
 from pyro_vae.networks import Standardised
 from pyro_vae.networks import features as encoder_features
 from pyro_vae.networks.fields import FieldEncoder
@@ -302,7 +304,20 @@ def _standardise_fields(encoder: FieldEncoder, likelihood: Any) -> None:
 
 
 class HeadGuide(Guide):
-    """A guide whose linear `head` turns features into `variational_parameters`; a subclass gives their `family`."""
+    """A guide whose linear `head` turns features into `variational_parameters`; a subclass gives their `family`.
+
+    Args:
+        encoder: as in `Guide`.
+        latent_dim: the length of `z`.
+        outputs: how many numbers the head returns.
+        features: as in `Guide`.
+        log_variance: bounds `(low, high)` between which the head's log-variances `log sigma^2` are kept, those of the
+            outputs that `narrow` was told of: what lies beyond a bound is set to it, with a gradient of 0. `None`: no
+            bounds. A refined q(z|x) may leave them.
+    """
+
+    lowest: Tensor | None
+    highest: Tensor | None
 
     def __init__(
         self,
@@ -311,15 +326,25 @@ class HeadGuide(Guide):
         outputs: Count,
         *,
         features: Count | None = None,
+        log_variance: Bounds | None = None,
     ) -> None:
         super().__init__(encoder, latent_dim, features=features)
         self.head = nn.Linear(self.features, outputs)
+        self.log_variance = log_variance
+        every = None if log_variance is None else torch.full((outputs,), math.inf)
+        self.register_buffer(
+            "lowest", None if every is None else -every, persistent=False
+        )
+        self.register_buffer("highest", every, persistent=False)
 
     def posterior(self, h: Tensor) -> Distribution:
         return self.family(self.variational_parameters(h))
 
     def variational_parameters(self, h: Tensor) -> Tensor:
-        return self.head(h)
+        outputs = self.head(h)
+        if self.log_variance is None:
+            return outputs
+        return outputs.clamp(self.lowest, self.highest)
 
     @abstractmethod
     def family(self, parameters: Tensor) -> Distribution:
@@ -327,9 +352,13 @@ class HeadGuide(Guide):
 
     @torch.no_grad()
     def narrow(self, rows: slice) -> None:
-        """Start with these outputs of the head, logarithms of scales, at `NARROW` for every datum."""
+        """Start with these outputs of the head, logarithms of scales, at `NARROW` for every datum; bound them."""
         self.head.weight[rows] = 0.0
-        self.head.bias[rows] = NARROW
+        self.head.bias[rows] = start_within(NARROW, self.log_variance)
+        if self.log_variance is not None:
+            low, high = (bound / 2 for bound in self.log_variance)
+            self.lowest[rows] = low  # type: ignore[index]
+            self.highest[rows] = high  # type: ignore[index]
 
     @torch.no_grad()
     def shrink(self, rows: slice, factor: float) -> None:

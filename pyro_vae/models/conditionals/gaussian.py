@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from pyro_vae.distributions import DiagonalMixture, DiagonalNormal
 from pyro_vae.foundation.checks import Count
 from pyro_vae.models.conditionals.base import HeadGuide
+from pyro_vae.models.variances import Bounds
 
 
 class MeanField(HeadGuide):
     """`q(z|x) = N(z; loc(x), diag(scale(x)^2))`: independent latents, the usual choice.
+
+    Args:
+        encoder: any module, `(..., *shape) -> (..., features)`.
+        latent_dim: the length of `z`.
+        features: as in `Guide`.
+        log_variance: bounds of `log scale^2`, such as `(-6, 2)` (Tomczak & Welling 2018, VAE with a VampPrior, in their
+            code); what lies beyond a bound is set to it, with a gradient of 0. `None`: no bounds.
 
     Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes.
 
@@ -24,9 +32,17 @@ class MeanField(HeadGuide):
     """
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+        self,
+        encoder: nn.Module,
+        latent_dim: Count,
+        *,
+        features: Count | None = None,
+        log_variance: Bounds | None = None,
     ) -> None:
-        super().__init__(encoder, latent_dim, 2 * latent_dim, features=features)
+        outputs, bounds = 2 * latent_dim, log_variance
+        super().__init__(
+            encoder, latent_dim, outputs, features=features, log_variance=bounds
+        )
         self.narrow(slice(latent_dim, None))
 
     def family(self, parameters: Tensor) -> Distribution:
@@ -37,8 +53,15 @@ class FullRank(HeadGuide):
     """`q(z|x) = N(z; loc(x), L(x) L(x)^T)`, `L` lower triangular: latents correlated given x.
 
     Below the diagonal `L_ij = L_ii l_ij / sqrt(D)` with `l` from the head, 0 at the start: then this is a `MeanField`.
-    The head has D (D + 3) / 2 outputs for D latents. Source: Kingma & Welling 2019, An Introduction to Variational
-    Autoencoders, section 2.5.1.
+    The head has D (D + 3) / 2 outputs for D latents.
+
+    Args:
+        encoder: any module, `(..., *shape) -> (..., features)`.
+        latent_dim: the length of `z`.
+        features: as in `Guide`.
+        log_variance: bounds of `log L_ii^2`, the variance of a latent given those before it; as in `MeanField`.
+
+    Source: Kingma & Welling 2019, An Introduction to Variational Autoencoders, section 2.5.1.
 
     >>> from pyro_vae import MLP
     >>> FullRank(MLP((4,)), 2).posterior(torch.zeros(3, 200)).covariance_matrix.shape
@@ -49,11 +72,17 @@ class FullRank(HeadGuide):
     columns: Tensor
 
     def __init__(
-        self, encoder: nn.Module, latent_dim: Count, *, features: Count | None = None
+        self,
+        encoder: nn.Module,
+        latent_dim: Count,
+        *,
+        features: Count | None = None,
+        log_variance: Bounds | None = None,
     ) -> None:
         rows, columns = torch.tril_indices(latent_dim, latent_dim, offset=-1)
+        outputs, bounds = 2 * latent_dim + len(rows), log_variance
         super().__init__(
-            encoder, latent_dim, 2 * latent_dim + len(rows), features=features
+            encoder, latent_dim, outputs, features=features, log_variance=bounds
         )
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
@@ -91,6 +120,7 @@ class LowRank(HeadGuide):
         latent_dim: the length of `z`.
         rank: columns of F; with `latent_dim` of them every covariance can be reached.
         features: as in `Guide`.
+        log_variance: bounds of `log scale^2`, the variance without F; as in `MeanField`.
 
     Raises:
         InputError: for a rank below 1.
@@ -109,9 +139,11 @@ class LowRank(HeadGuide):
         *,
         rank: Count = 2,
         features: Count | None = None,
+        log_variance: Bounds | None = None,
     ) -> None:
+        outputs, bounds = (2 + rank) * latent_dim, log_variance
         super().__init__(
-            encoder, latent_dim, (2 + rank) * latent_dim, features=features
+            encoder, latent_dim, outputs, features=features, log_variance=bounds
         )
         self.rank = rank
         self.narrow(slice(latent_dim, 2 * latent_dim))
@@ -141,6 +173,7 @@ class Mixture(HeadGuide):
         latent_dim: the length of `z`.
         components: number of Gaussians.
         features: as in `Guide`.
+        log_variance: bounds of `log scale_c^2`; as in `MeanField`.
 
     Raises:
         InputError: for fewer than one component.
@@ -162,9 +195,11 @@ class Mixture(HeadGuide):
         *,
         components: Count = 5,
         features: Count | None = None,
+        log_variance: Bounds | None = None,
     ) -> None:
+        outputs, bounds = components * (1 + 2 * latent_dim), log_variance
         super().__init__(
-            encoder, latent_dim, components * (1 + 2 * latent_dim), features=features
+            encoder, latent_dim, outputs, features=features, log_variance=bounds
         )
         self.components = components
         self.narrow(slice(components * (1 + latent_dim), None))

@@ -1,5 +1,6 @@
 """Likelihoods with a density: reals, and reals in the unit interval."""
 
+import math
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pyro_vae.distributions.wide import Wide, wide
 from pyro_vae.foundation.checks import Positive, above
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.likelihoods.base import SEEN, Likelihood, units
+from pyro_vae.models.variances import Bounds, start_within
 from pyro_vae.networks import Shape
 from pyro_vae.networks.views import inner
 
@@ -71,9 +73,13 @@ class LocationScale(Likelihood):
         scale: Any = self.scale
         if isinstance(scale, str):
             log_scale = rest[0] if rest else wide(self.log_scale)
-            scale = self._least(spread) + spread * log_scale.exp()
+            scale = self.scale_of(log_scale, spread)
         density = self.density(torch.addcmul(shift, spread, loc), scale)
         return Wide(density, len(self.shape), like=h)
+
+    def scale_of(self, log_scale: Tensor, spread: Tensor) -> Tensor:
+        """The scale of each element in the units of x, of its logarithm in units of `spread`."""
+        return self._least(spread) + spread * log_scale.exp()
 
     @property
     def stand_in(self) -> Tensor:
@@ -135,16 +141,66 @@ def _positive(value: Any) -> bool:
 class Gaussian(LocationScale):
     """`p(x|z) = prod_i N(x_i; loc_i(z), scale_i)`: real data.
 
-    See `LocationScale` for `scale` (fixed, `'learned'`, `'element'` or `'network'`) and `min_scale`. Source: Kingma &
-    Welling 2013, Auto-Encoding Variational Bayes, appendix C.2; Rybkin, Daniilidis & Levine 2021, Simple and Effective
-    VAE Training with Calibrated Decoders (learned scale).
+    Args:
+        shape: shape of one datum.
+        scale: as in `LocationScale`: a positive number, `'learned'`, `'element'` or `'network'`.
+        min_scale: as in `LocationScale`.
+        log_variance: of `scale='network'` bounds of `log scale^2`, such as `(-7, 2)`, counted as `min_scale` is, in
+            standard deviations of the data; what lies beyond a bound is set to it, with a gradient of 0. `None`: no
+            bounds but `min_scale`.
+
+    Raises:
+        InputError: for a wrong argument, `log_variance` beside another scale, or bounds that `min_scale` leaves nothing
+            of.
+
+    Source: Kingma & Welling 2013, Auto-Encoding Variational Bayes, appendix C.2; Rybkin, Daniilidis & Levine 2021,
+    Simple and Effective VAE Training with Calibrated Decoders (learned scale).
 
     >>> Gaussian((2,), scale=1.0)(torch.zeros(1, 2)).log_prob(torch.zeros(2))  # -log(2 pi)
     tensor(-1.8379)
     """
 
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        scale: Scale = "learned",
+        min_scale: Positive = 1e-3,
+        log_variance: Bounds | None = None,
+    ) -> None:
+        super().__init__(shape, scale=scale, min_scale=min_scale)
+        self.log_variance = log_variance
+        if log_variance is None:
+            return
+        if scale != "network":
+            raise InputError(
+                f"log_variance={log_variance} of Gaussian bounds what a network gives, and scale={scale!r}: take "
+                "scale='network', or leave log_variance out"
+            )
+        if log_variance[1] <= 2 * math.log(min_scale):
+            raise InputError(
+                f"log_variance={log_variance} of Gaussian lies below min_scale={min_scale:g}, whose log-variance is "
+                f"{2 * math.log(min_scale):.4g}: give a smaller min_scale"
+            )
+
     def density(self, loc: Tensor, scale: Tensor | float) -> Distribution:
         return dist.Normal(loc, scale, validate_args=False)
+
+    def scale_of(self, log_scale: Tensor, spread: Tensor) -> Tensor:
+        scale = super().scale_of(log_scale, spread)
+        if self.log_variance is None:
+            return scale
+        low, high = (spread * math.exp(bound / 2) for bound in self.log_variance)
+        return scale.clamp(low, high)
+
+    def _log_scale_of(self, std: Tensor) -> Tensor:
+        found = super()._log_scale_of(std)
+        if self.log_variance is None:
+            return found
+        low, high = (
+            start_within(end, self.log_variance) for end in (-math.inf, math.inf)
+        )
+        return found.clamp(low, high)
 
 
 class Laplace(LocationScale):
