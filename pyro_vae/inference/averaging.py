@@ -89,6 +89,9 @@ class Average:
     @contextmanager
     def put(self) -> Iterator[None]:
         """In which the weights are their average, in place: whoever holds them, such as a graph, reads it."""
+        if not self.steps:
+            yield
+            return
         own = [w.detach().clone() for w in self._weights]
         self.keep()
         try:

@@ -18,12 +18,19 @@ Schedule = Callable[[float], float]
 Fraction = Annotated[float, share(zero=False)]
 WarmUp = Annotated[float, share()]
 
+ROUNDING = 1e-12  # by which a share may lie below the one at which something begins
+
 
 def _warm_up(t: float, warmup: float) -> tuple[float, float]:
     """What the schedule is multiplied by, and the share that is done of what comes after the warm-up."""
     if t < warmup:
         return t / warmup, 0.0
     return 1.0, (t - warmup) / (1 - warmup)
+
+
+def _begun(t: float, start: float) -> bool:
+    """Whether what begins at a share of the run has begun."""
+    return t >= start - ROUNDING
 
 
 @checked
@@ -66,7 +73,7 @@ def step(
             f"at={at} and factors={factors} of step must have as many entries"
         )
     rise, t = _warm_up(t, warmup)
-    begun = [f for start, f in zip(at, factors, strict=True) if t >= start]
+    begun = [f for start, f in zip(at, factors, strict=True) if _begun(t, start)]
     return rise * [1.0, *begun][-1]
 
 
@@ -87,10 +94,8 @@ def burda(
     [1.0, 0.72, 0.518, 0.373, 0.268, 0.193, 0.139, 0.1, 0.1]
     """
     rise, t = _warm_up(t, warmup)
-    # Whole numbers, so that in a run of as many epochs a round begins with the first step of its epoch.
-    every = (3**rounds - 1) // 2
-    starts = [((3**i - 1) // 2) / every for i in range(rounds)]
-    i = max(i for i, start in enumerate(starts) if t >= start)
+    starts = [(3**i - 1) / (3**rounds - 1) for i in range(rounds)]
+    i = max(i for i, start in enumerate(starts) if _begun(t, start))
     return rise * 10 ** (-i / max(rounds - 1, 1))
 
 

@@ -110,7 +110,7 @@ def test_arguments_arrive():
         ("likelihood", "no.such.module:Thing", "cannot be imported"),
         ("likelihood", "pyro_vae:MeanField", "not a finished subclass of Likelihood"),
         ("likelihood", "pyro_vae:Likelihood", "not a finished subclass"),
-        ("guide", "meanfield(features=3)", "it takes none"),
+        ("guide", "delta(features=3)", "it takes none"),
         (
             "guide",
             "semiamortized(guide=fulrank())",

@@ -1,6 +1,5 @@
 """A run that was stopped, killed or extended equals the run that nothing disturbed."""
 
-import json
 import os
 import signal
 import time
@@ -8,36 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pyro_vae.foundation.files import write_atomically
 from pyro_vae.inference.svi import SVI
-from reading import TINY, rows, same, weights
+from reading import TINY, assert_same_run, everything, rows, same, weights
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
-
-
-def everything(run):
-    """All that a run leaves except how long it took, for comparison."""
-    with safe_open(run / "last.safetensors", "pt") as file:
-        header = json.loads(file.metadata()["pyro_vae"])
-    timeless = [
-        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
-        for row in rows(run)
-    ]
-    return header, timeless
-
-
-def assert_same_run(a, b):
-    assert everything(a) == everything(b)
-    for which in ("last", "best"):
-        assert same(
-            load_file(a / f"{which}.safetensors"), load_file(b / f"{which}.safetensors")
-        )
-    state = load_file(a / "last.safetensors")
-    assert "random.cpu" in state
-    assert any(key.startswith("optimizer.") for key in state)
 
 
 @pytest.mark.parametrize(
