@@ -252,7 +252,7 @@ def _put_average(
         if f"training.{k}" in tensors
     }
     average.take_in(list(moving))
-    average.steps = header.get("averaged", 0)
+    average.steps = int(header.get("averaged", 0))
     for weights, own in moving.items():
         weights.copy_(own)
 

@@ -511,8 +511,9 @@ def step_bytes(svi: SVI, few: Any, size: int) -> float:
         )
     # Gradients need about half of all that is computed until the step is over.
     needed = (four - two) / 2 * size / 2
-    # The weights are there already; their gradients and the two averages of Adam's are not.
-    return needed + 3 * sum(
+    # The weights are there already; their gradients and the averages of Adam and of the weights are not.
+    copies = 3 if svi.average is None else 4
+    return needed + copies * sum(
         p.nbytes for program in programs for p in program.parameters()
     )
 

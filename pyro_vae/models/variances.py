@@ -8,9 +8,8 @@ from pyro_vae.foundation.checks import between, increasing
 Bound = Annotated[float, between(-80, 80)]
 Bounds = Annotated[tuple[Bound, Bound], increasing]
 
-MARGIN = (
-    0.05  # of the way from one bound to the other, which a start keeps away from both
-)
+# Of the way from one bound to the other: so far a start keeps away from both.
+MARGIN = 0.05
 
 
 def start_within(log_scale: float, log_variance: Bounds | None) -> float:
