@@ -25,11 +25,12 @@ from pyro_vae.evaluation.annealing import (
     temperatures,
     upper_bound,
 )
-from pyro_vae.evaluation.modes import Density, Fit, Modes, can_fit
+from pyro_vae.evaluation.modes import DRAWS, Density, Fit, Modes, can_fit
 from pyro_vae.evaluation.question import (
     DISTINCT,
     MATTERS,
     Answer,
+    Drawing,
     Evaluated,
     PerDatum,
     Printed,
@@ -159,12 +160,25 @@ class Bracketed(Shards, Printed):
                 *([f"{lost} of {n} data have no finite bounds."] if lost else []),
             ],
             warnings=warnings,
+            figures={"bracket": self._figure(low.mean, high.mean)},
             numbers={
                 "data": n,
                 "certified": int(self.certified.sum()),
                 "missed": missed,
                 "apart": apart.median().item(),
             },
+        )
+
+    def _figure(self, low: float, high: float) -> Drawing:
+        """The bounds of each datum, drawn; their means in words."""
+        from pyro_vae import plots
+
+        bounds = torch.stack([self.lower, self.upper], -1)[self.sound]
+        make = partial(plots.brackets, bounds, self.bounds()[self.sound], TIGHT)
+        return Drawing(
+            make,
+            f"Bounds on log p(x) of {len(bounds)} data from both sides, about their middle; on average {low:.3f} and "
+            f"{high:.3f} nats.",
         )
 
 
@@ -189,7 +203,8 @@ def log_marginal_bracket(
     chains run back to the fits, `E[1 / w] = 1 / p(x)`. Such draws are not to be had exactly. Half of them are the ends
     of the chains from the fits, the other half those of chains from the prior; both are drawn again by their weights
     and moved on for 30 moves. Where the two halves give one bound, and chains from the prior find no more than those
-    from the fits, it is taken for one; where they find more, both bounds are by chains between prior and posterior.
+    from the fits, it is taken for one. Where they find more, or climbs from their ends lead to modes without a fit,
+    both bounds are by chains between prior and posterior.
 
     Args:
         pair: a VAE, or a tuple of a Pyro model and its guide.
@@ -248,9 +263,11 @@ def log_marginal_bracket(
         for index in density.blocks(data):
             block = data[index]
             modes = fit.find(block)
+            far = from_prior.chains(block)
+            modes = modes.without(fit.elsewhere(block, modes, far.ends))
             path = path_from(density, block, modes, betas, FEW_LEAPFROGS)
             own = chains_along(path, partial(counted_draws, modes), num_chains)
-            results.append(_bracketed(own, from_prior.chains(block), modes))
+            results.append(_bracketed(own, far, modes))
     return reduce(operator.add, results).at(slice(len(data)))
 
 
@@ -263,8 +280,9 @@ def _bracketed(own: Chains, other: Chains, modes: Modes) -> Bracketed:
         modes: of the block.
     """
     first, second = own.estimate, other.estimate
-    noise = (first.standard_errors.square() + second.standard_errors.square()).sqrt()
-    more = second.values - first.values > (DISTINCT * noise).clamp_min(MATTERS)
+    reach = [student(e.ess - 1, LEVEL) * e.standard_errors for e in (first, second)]
+    noise = reach[0].hypot(reach[1])
+    more = second.values - first.values > noise.clamp_min(MATTERS)
     missed = more | ~modes.settled.cpu()
     lower = first.values.where(~missed, second.values)
     lower_errors = first.standard_errors.where(~missed, second.standard_errors)
@@ -310,7 +328,8 @@ def price(
     near = gradients_per_datum(chains, temperatures, FEW_LEAPFROGS, ways=3)
     far = gradients_per_datum(chains, prior_temperatures, PRIOR_LEAPFROGS)
     moves = 2 * chains * (1 + MOVES * FEW_LEAPFROGS)
-    return Fit.price(steps, size) + near + far + moves
+    climbs = chains * steps + DRAWS
+    return Fit.price(steps, size) + near + far + moves + climbs
 
 
 def check_bracket(model: Any, guide: Any, data: Call) -> None:

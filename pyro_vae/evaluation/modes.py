@@ -346,6 +346,25 @@ class Fit:
         most = max(modes.loc.shape[1] for modes in found)
         return _joined([_padded(modes, most) for modes in found], len(call))
 
+    def elsewhere(self, block: Call, modes: Modes, z: Tensor) -> Tensor:
+        """Of which data climbs from z, `(count, rows, D)`, end on other modes than these, `(rows,)` booleans."""
+        prior = self.density.flat.vector(draw(self.density.model, block, MOMENTS))
+        width = PRIOR_STEP * _width(prior)
+        # Draws of a mode lie as far from it as they have dimensions.
+        reach = APART + z.shape[-1]
+        top = self.density.slope(block, modes.loc[:, 0].expand(DRAWS, -1, -1))[0][0]
+        found = torch.zeros_like(modes.settled)
+        for start in z.split(DRAWS):
+            if len(start) < DRAWS:
+                continue
+            ends, tops = self._climbed(block, start, width)
+            known = torch.zeros_like(tops, dtype=torch.bool)
+            for m in range(modes.loc.shape[1]):
+                loc, root = modes.loc[:, m], modes.root[:, m]
+                known |= _near(loc, ends, root, reach) | _near(loc, start, root, reach)
+            found |= ((tops > top - LIGHT) & ~known).any(0)
+        return found
+
     @staticmethod
     def price(steps: int, size: int) -> int:
         """How many gradients of `log p(x, z)` `find` takes for a datum of one mode and so many reals."""
@@ -490,9 +509,9 @@ def _new(places: list[Tensor], root: Tensor, good: Tensor) -> Tensor:
     return torch.stack(new[1:])
 
 
-def _near(place: Tensor, others: Tensor, root: Tensor) -> Tensor:
+def _near(place: Tensor, others: Tensor, root: Tensor, reach: float = APART) -> Tensor:
     """Which of other places, `(M, rows, D)`, are the same mode as this one, `(rows, D)`, in these widths."""
-    return _inverse(root, others - place).square().sum(-1) < APART
+    return _inverse(root, others - place).square().sum(-1) < reach
 
 
 def _starts(prior: Tensor) -> Tensor:

@@ -371,10 +371,11 @@ class LogMarginal(Weighed):
             sentence = (
                 "A curve that still rises at its end says that log p(x) is higher."
             )
-            make = partial(plots.bound_curve, self.curve)
-            what = "The bound at fewer draws"
+            what, better = "The bound at fewer draws", None
             if not self._curve_of_values:
-                what, sentence = "The bound of the guide's own draws", ""
+                what, better = "The bound of the guide's own draws", self.mean
+                sentence = "The line is log p(x) by the draws that were spent where they are needed."
+            make = partial(plots.bound_curve, self.curve, better)
             caption = f"{what} ({bounds}). {sentence}".rstrip()
             figures["bound_curve"] = Drawing(make, caption)
         return figures

@@ -4,6 +4,7 @@ from pyro_vae.plots.classes import confusion, reliability
 from pyro_vae.plots.numbers import (
     aggregated_posterior,
     bound_curve,
+    brackets,
     histogram,
     learning_curves,
     posterior_pairs,
@@ -29,6 +30,7 @@ from pyro_vae.plots.tiles import grid
 __all__ = [
     "aggregated_posterior",
     "bound_curve",
+    "brackets",
     "calibration",
     "conditions",
     "confusion",

@@ -76,9 +76,13 @@ def learning_curves(
     return figure
 
 
-def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
+def bound_curve(curve: Mapping[int, Tensor], better: float | None = None) -> Figure:
     """The mean of the bound `L_k` over the number of particles k, nats per datum; a curve that still rises at the end
     says that `log p(x)` is higher.
+
+    Args:
+        curve: the bound of each datum by k.
+        better: the mean of an estimate by other draws, which becomes a line.
     """
     figure, axes = single(5.6, 3.8)
     sizes, means = list(curve), [bound.mean().item() for bound in curve.values()]
@@ -93,13 +97,53 @@ def bound_curve(curve: Mapping[int, Tensor]) -> Figure:
             fontsize=8,
         )
     axes.margins(0.12, 0.2)
+    title = "importance-weighted bound on log p(x)"
+    if better is not None:
+        axes.axhline(better, color="C1", linestyle="--")
+        axes.annotate(
+            f"log p(x) by better draws: {better:.2f}",
+            (0.02, better),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            xytext=(0, 4),
+            fontsize=8,
+            color="C1",
+        )
+        title = "importance-weighted bound of the guide's own draws"
     low, high = axes.get_ylim()
     short = max(0.0, LEAST_SPAN - (high - low))  # rounding shall not look like a curve
     axes.set_ylim(low - short / 2, high + short / 2)
     axes.set_xlabel("particles K")
     axes.set_ylabel("nats per datum")
-    axes.set_title("importance-weighted bound on log p(x)", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
+    return figure
+
+
+def brackets(bounds: Tensor, limits: Tensor, certain: float) -> Figure:
+    """Lower and upper bounds of each datum about their middle, the narrowest first; nats.
+
+    Args:
+        bounds: `(N, 2)`, finite.
+        limits: the same with their noise, `(N, 2)`.
+        certain: how far apart bounds are that certify a datum.
+    """
+    figure, axes = single(5.6, 3.8)
+    order = (bounds[:, 1] - bounds[:, 0]).abs().argsort()
+    bounds, limits = bounds[order].cpu().double(), limits[order].cpu().double()
+    middle = bounds.mean(1, keepdim=True)
+    places = np.arange(1, len(bounds) + 1)
+    axes.axhspan(-certain / 2, certain / 2, color="0.9", label=f"within {certain} nats")
+    for (low, high), color, width, name in (
+        ((limits - middle).numpy().T, "0.6", 1.0, "with their noise"),
+        ((bounds - middle).numpy().T, "C0", 3.0, "between the bounds"),
+    ):
+        axes.vlines(places, low, high, color=color, linewidth=width, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("data, by the distance of their bounds")
+    axes.set_ylabel("log p(x) about the middle, nats")
+    axes.set_title("where log p(x) of each datum lies", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -10,7 +10,7 @@ from torch.distributions import (
     MultivariateNormal,
 )
 
-from folds import folds, log_p_of_folds
+from folds import NOISE, folds, log_p_of_folds
 from ppca import PPCA
 from pyro_vae import (
     log_marginal,
@@ -197,3 +197,29 @@ def test_what_cannot_be_fitted():
     assert not can_fit(*wide.pair, Call.of(wide.vae.model, x))
     small = PPCA(2, 3)
     assert can_fit(*small.pair, Call.of(small.vae.model, small.sample(1)))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_climbs_that_end_on_modes_without_a_fit(size):
+    """Of all modes of a folded normal, and of all but one."""
+    vae = folds(size)
+    x = 1.2 + 0.6 * torch.rand(5, size, dtype=torch.float64)
+    with running(vae.model, vae.guide), torch.no_grad():
+        call = Call.of(vae.model, x)
+        fit = Fit(Density(vae.model, call, memory=2**28), vae.guide, 100)
+
+        # Gaussians on modes with these signs, in the order of the starts.
+        signs = (
+            torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * size)
+            .double()
+            .view(-1, size)
+        )
+        loc = signs * x.unsqueeze(1) / (1 + NOISE**2)
+        root = NOISE * torch.eye(size).double().expand(5, len(signs), -1, -1)
+        weights = torch.zeros(5, len(signs)).double().log_softmax(1)
+        whole = Modes(weights, loc, root, torch.ones(5, dtype=torch.bool))
+        starts = loc.movedim(1, 0).repeat(8 // len(signs), 1, 1)
+        starts = starts + 0.3 * torch.randn_like(starts)
+        assert not fit.elsewhere(call, whole, starts).any()
+        part = Modes(weights[:, 1:], loc[:, 1:], root[:, 1:], whole.settled)
+        assert fit.elsewhere(call, part, starts).all()
