@@ -42,10 +42,6 @@ from pyro_vae.evaluation.bracket import log_marginal_bracket as log_marginal_bra
 from pyro_vae.evaluation.calibration import (
     simulation_based_calibration as simulation_based_calibration,
 )
-from pyro_vae.evaluation.compression import (
-    compress as compress,
-    decompress as decompress,
-)
 from pyro_vae.evaluation.latents import latent_health as latent_health
 from pyro_vae.inference.objectives import (
     ELBO as ELBO,

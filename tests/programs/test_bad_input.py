@@ -41,7 +41,7 @@ REAL = rng.normal(size=(30, 4))
         ),
         ("--optimizer", "sgd(momentun=0.9)", ["did you mean momentum?"]),
         ("--schedule", "cosine(flor=0.1)", ["did you mean floor?"]),
-        ("--guide", "fullrank(rank=3)", ["rank", "it takes none"]),
+        ("--guide", "delta(rank=3)", ["rank", "it takes none"]),
         ("--guide", "meanfield(latent_dim=3)", ["latent_dim"]),
         # the grammar
         ("--likelihood", "gaussian(1.0)", ["by name", "gaussian(key=value)"]),
