@@ -293,6 +293,9 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
         )
     if isinstance(summary.get("num_particles"), int):
         columns.setdefault("num_particles", summary["num_particles"])
+    plan = summary.get("plan")
+    if isinstance(plan, dict) and isinstance(plan.get("num_particles"), int):
+        columns["asked_particles"] = plan["num_particles"]
     columns["two_part"] = bool(summary.get("two_part"))
     columns["estimated_bias"] = marginal.get("estimated_bias") if marginal else None
     config = read_toml(Path(folder) / "config.toml")

@@ -46,7 +46,7 @@ class Scores(PerDatum):
         standard_errors: Monte-Carlo standard error of each value, `(N,)`; nan where it is not known.
         pareto_k: tail index of the importance weights, `(N,)`, or `None` for values that have no such weights.
         num_particles: the least and the most draws for a datum, or `None`.
-        usual_particles: their median, or `None`.
+        usual_particles: how many were asked for, else their median, or `None`.
         bias: how far the mean is estimated to lie below the truth, nats; 0 or more.
         two_part: whether the values are two-part codes, which lie below log p(x) by an unknown amount.
     """
@@ -670,7 +670,8 @@ def _scores(name: str, given: Any) -> Scores:
     particles, usual = None, None
     if count is not None and count.numel() and count.isfinite().all():
         particles = (int(count.min()), int(count.max()))
-        usual = int(count.median())
+        asked = None if plain else _of(given, "asked_particles")
+        usual = int(count.median()) if asked is None else int(asked)
     if errors is None:
         errors = torch.zeros_like(values)
     two_part = False if plain else bool(_of(given, "two_part"))

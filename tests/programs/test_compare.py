@@ -564,3 +564,11 @@ def test_files_that_cannot_be_written(refused, tmp_path, arguments, words):
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b", seed=1)
     mentions(refused("compare", "a", "b", *arguments), *words)
+
+
+def test_draws_that_are_spent_where_they_are_needed_are_no_disadvantage(call, tmp_path):
+    for name, counts in (("a", [5000] * 6), ("b", [32] * 6)):
+        run_folder(tmp_path / name, plan={"num_particles": 5000})
+        columns = dict(np.load(tmp_path / name / "evaluation.npz"))
+        np.savez(tmp_path / name / "evaluation.npz", **columns, num_particles=counts)
+    assert "particles differ" not in call("compare", "a", "b").out
