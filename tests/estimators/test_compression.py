@@ -17,13 +17,11 @@ from pyro_vae import (
     Spec,
     StandardNormal,
     build,
-    compress,
-    decompress,
     log_marginal,
 )
 from pyro_vae.data.fields import Data
 from pyro_vae.evaluation.ans import Coding, Entries, Stack, precision_of
-from pyro_vae.evaluation.compression import Coder, Compress
+from pyro_vae.evaluation.compression import Coder, Compress, compress, decompress
 from pyro_vae.evaluation.question import Evaluated
 from pyro_vae.likelihoods import Categorical, Columns, Fields, Ordinal, Poisson
 from pyro_vae.models.program import Factor, Program
