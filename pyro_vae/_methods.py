@@ -1,16 +1,17 @@
 """Which runs are seeds of one method: those whose options are the same."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from pyro_vae._config import Config, key
 from pyro_vae._evaluations import Evaluation
 from pyro_vae.foundation.errors import InputError
 
-# What does not make another method: names, places, and how the same numbers are worked out.
+# What does not make another method: names, places, and how the same numbers are worked out. Data are known by their
+# fingerprints.
 NO_METHOD = {
     "seed",
     "dataset",
@@ -25,6 +26,9 @@ NO_METHOD = {
     "overwrite",
     "log",
 }
+OPTIONS = [option for option in fields(Config) if option.name not in NO_METHOD]
+NAMES = (*(key(o.name) for o in OPTIONS), "training data", "labels", "checkpoint")
+MARK = 6  # signs of a fingerprint
 
 
 def read_names(given: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -72,7 +76,7 @@ def methods_of(
     """
     methods = {name: list(runs) for name, runs in named.items()}
     taken = {run for runs in named.values() for run in runs}
-    alike: dict[tuple[Any, ...], list[str]] = {}
+    alike: dict[tuple[str, ...], list[str]] = {}
     for name, evaluation in found.items():
         if name not in taken:
             alike.setdefault(_options(evaluation), []).append(name)
@@ -98,48 +102,34 @@ def methods_of(
     return methods, warnings
 
 
-def _options(evaluation: Evaluation) -> tuple[Any, ...]:
-    """What makes the method of a run: its options, in the order of `Config`, and which of its weights they are."""
+def _options(evaluation: Evaluation) -> tuple[str, ...]:
+    """What makes the method of a run, each of `NAMES` as text."""
     config = evaluation.config
     options = []
-    for option in fields(Config):
+    for option in OPTIONS:
         value = config.get(key(option.name), option.default)
-        if option.name == "from_":
-            value = value is not None  # of each seed another run
-        options.append(None if option.name in NO_METHOD else _hashable(value))
+        # Of each seed another run.
+        options.append(str(value is not None if option.name == "from_" else value))
+    marks = config["resolved"].get("fingerprint") or {}
     plan = evaluation.summary.get("plan")
     checkpoint = plan.get("checkpoint") if isinstance(plan, dict) else None
-    return (*options, checkpoint or "best")
+    seen = (str(marks.get(part))[:MARK] for part in ("train", "labels"))
+    return (*options, *seen, checkpoint or "best")
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
-
-
-def _labels(methods: Sequence[tuple[Any, ...]]) -> list[str]:
-    """For each method the options in which they differ, as in `guide=IAF, latent_dim=20`."""
-    names = [*(key(option.name) for option in fields(Config)), "checkpoint"]
+def _labels(methods: Sequence[tuple[str, ...]]) -> list[str]:
+    """For each method what differs among them, as in `guide=IAF, latent_dim=20`."""
     columns = list(zip(*methods, strict=True))
     differing = [i for i, column in enumerate(columns) if len(set(column)) > 1]
     return [
-        ", ".join(f"{names[i]}={_short(options[i])}" for i in differing)
+        ", ".join(f"{NAMES[i]}={options[i].removesuffix('()')}" for i in differing)
         for options in methods
     ]
-
-
-def _short(value: Any) -> str:
-    """An option as in a command, a member without arguments by its name alone."""
-    return str(value).removesuffix("()")
 
 
 def _common(runs: Sequence[str]) -> str:
     """A name for runs: what their names begin with, else the first name."""
     if len(runs) == 1:
         return runs[0]
-    first = runs[0]
-    same = 0
-    while all(run[: same + 1] == first[: same + 1] for run in runs) and same < len(
-        first
-    ):
-        same += 1
-    return re.sub(r"(seed)?[\W_\d]*$", "", first[:same]) or f"{first} and its like"
+    same = os.path.commonprefix(list(runs))  # noqa: RUF071  # sign by sign
+    return re.sub(r"(seed)?[\W_\d]*$", "", same) or f"{runs[0]} and its like"

@@ -244,19 +244,19 @@ class Difference:
         believable = share <= FEW_DOUBTFUL and bool(enough or not share)
         believable &= other.two_part or not lower.two_part
         return cls(
-            d.mean,
-            d.data_standard_error,
-            seeds,
-            noise,
-            error,
-            freedom,
-            bias,
-            math.copysign(size, d.mean),
-            p,
-            p,
-            int((d.values > 0).sum()),
-            int((d.values < 0).sum()),
-            believable,
+            mean=d.mean,
+            data_standard_error=d.data_standard_error,
+            seed_standard_error=seeds,
+            monte_carlo_standard_error=noise,
+            standard_error=error,
+            freedom=freedom,
+            bias=bias,
+            t=math.copysign(size, d.mean),
+            p=p,
+            p_adjusted=p,
+            higher=int((d.values > 0).sum()),
+            lower=int((d.values < 0).sum()),
+            believable=believable,
         )
 
     @property

@@ -30,10 +30,10 @@ OF_DIFFERENCE = (
     "believable",
 )
 NOTE = "Bold: the best and what cannot be told from it."
-DAGGER = "Not ranked: values of it cannot be believed."
+DAGGER = "† Not ranked: values of it cannot be believed."
 
 
-def with_error(value: float, error: float, sign: str = "±") -> str:
+def with_error(value: float, error: float) -> str:
     """A number with as many digits as its error deserves, and that with two.
 
     >>> with_error(-89.2345, 0.1234), with_error(-89.2345, 0.0000123), with_error(-1354.2, 12.3)
@@ -42,72 +42,63 @@ def with_error(value: float, error: float, sign: str = "±") -> str:
     if not math.isfinite(error):
         return f"{value:.2f}"
     digits = 4 if error <= 0 else min(max(1 - math.floor(math.log10(error)), 0), 4)
-    return f"{value:.{digits}f} {sign} {error:.{digits}f}"
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def _lines(
-    comparison: Comparison, sign: str
-) -> tuple[list[str], list[list[str]], bool]:
-    """The heads of the table, its lines, and whether something in it is not ranked."""
-    several = comparison.of_methods
-    heads = [
-        "method",
-        *(["seeds", "log p(x) ± seeds"] if several else ["log p(x) ± data"]),
-    ]
-    heads += ["difference ± all", "p"]
-    lines, doubt = [], False
-    for name, method in comparison.methods.items():
-        error = (
-            method.seed_standard_deviation if several else method.data_standard_error
-        )
-        line = [name, *([str(len(method.runs))] if several else [])]
-        line.append(with_error(method.mean, error, sign))
-        difference = comparison.differences.get(name)
-        if difference is None:
-            lines.append([*line, "", ""])
-            continue
-        mark = ""
-        if difference.told == IN_DOUBT:
-            mark, doubt = "†", True
-        line.append(with_error(difference.mean, difference.standard_error, sign) + mark)
-        lines.append([*line, f"{difference.p_adjusted:.2g}"])
-    return heads, lines, doubt
+def _heads(comparison: Comparison) -> list[str]:
+    """The heads of the table."""
+    means = ["log p(x) ± data"]
+    if comparison.of_methods:
+        means = ["seeds", "log p(x) ± seeds"]
+    return ["method", *means, "difference ± all", "p"]
 
 
-def _notes(comparison: Comparison, doubt: bool) -> list[str]:
+def _line(comparison: Comparison, name: str) -> tuple[list[str], str, list[str]]:
+    """A line of the table: what stands before the mean, the mean, and what stands behind it."""
+    method, difference = comparison.methods[name], comparison.differences.get(name)
+    first, error = [name], method.data_standard_error
+    if comparison.of_methods:
+        first, error = [name, str(len(method.runs))], method.seed_standard_deviation
+    mean = with_error(method.mean, error)
+    if difference is None:
+        return first, mean, ["", ""]
+    mark = "†" if difference.told == IN_DOUBT else ""
+    less = with_error(difference.mean, difference.standard_error)
+    return first, mean, [less + mark, f"{difference.p_adjusted:.2g}"]
+
+
+def _notes(comparison: Comparison) -> list[str]:
     """What a reader of the table has to know."""
     size = len(comparison.methods[comparison.best].values)
-    spread = (
-        "mean over seeds with their standard deviation"
-        if comparison.of_methods
-        else ("mean with the standard error over data; each was trained once")
-    )
+    spread = "mean with the standard error over data; each was trained once"
+    if comparison.of_methods:
+        spread = "mean over seeds with their standard deviation"
     notes = [
         f"log p(x) of {size} data, nats: {spread}. Differences to the best, with the error of data, seeds and draws; "
         "p by Student's t, adjusted for the number of pairs.",
         NOTE,
     ]
-    return [*notes, f"† {DAGGER}"] if doubt else notes
+    if any(d.told == IN_DOUBT for d in comparison.differences.values()):
+        notes.append(DAGGER)
+    return notes
 
 
 def _bold(comparison: Comparison, name: str) -> bool:
     """Whether nothing in the table is shown to be better."""
     difference = comparison.differences.get(name)
-    return difference is None or not difference.distinguishable
+    return difference is None or bool(difference.told)
 
 
 def markdown(comparison: Comparison) -> str:
     """The table in Markdown."""
-    heads, lines, doubt = _lines(comparison, "±")
+    heads = _heads(comparison)
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for name, line in zip(comparison.methods, lines, strict=True):
-        cells = [cell.replace("|", "\\|") for cell in line]
-        place = len(heads) - 3
-        if _bold(comparison, name):
-            cells[place] = f"**{cells[place]}**"
-        rows.append(cells)
+    for name in comparison.methods:
+        first, mean, rest = _line(comparison, name)
+        mean = f"**{mean}**" if _bold(comparison, name) else mean
+        rows.append([cell.replace("|", "\\|") for cell in (*first, mean, *rest)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n\n".join([table, " ".join(_notes(comparison, doubt))]) + "\n"
+    return "\n\n".join([table, " ".join(_notes(comparison))]) + "\n"
 
 
 LATEX = MappingProxyType(
@@ -130,17 +121,23 @@ def _escaped(text: str) -> str:
 
 def latex(comparison: Comparison) -> str:
     r"""The table in LaTeX, for `\usepackage{booktabs}`."""
-    heads, lines, doubt = _lines(comparison, "±")
-    rows = [" & ".join(map(_escaped, heads)) + r" \\", r"\midrule"]
-    for name, line in zip(comparison.methods, lines, strict=True):
-        cells = list(map(_escaped, line))
-        place = len(heads) - 3
-        if _bold(comparison, name):
-            cells[place] = rf"\textbf{{{cells[place]}}}"
-        rows.append(" & ".join(cells) + r" \\")
-    notes = [f"% {_escaped(note)}" for note in _notes(comparison, doubt)]
-    head = rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}"
-    body = [head, r"\toprule", *rows, r"\bottomrule", r"\end{tabular}", *notes]
+    heads = _heads(comparison)
+    rows = []
+    for name in comparison.methods:
+        first, mean, rest = _line(comparison, name)
+        told = _escaped(mean)
+        told = rf"\textbf{{{told}}}" if _bold(comparison, name) else told
+        rows.append([*map(_escaped, first), told, *map(_escaped, rest)])
+    body = [
+        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_escaped, heads)) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(f"% {_escaped(note)}" for note in _notes(comparison)),
+    ]
     return "\n".join(body) + "\n"
 
 

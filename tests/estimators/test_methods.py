@@ -241,6 +241,7 @@ def test_a_table_says_what_is_not_ranked():
     values = np.random.default_rng(8).normal(0, 0.1, 200)
     found = compare({"low": weighed(values, doubtful=100), "high": weighed(values + 1)})
     mentions(markdown(found), "†", "Not ranked")
+    assert markdown(found).count("**") == 4  # neither is shown to be better
     mentions(latex(found), r"$^\dagger$", "Not ranked")
 
 

@@ -519,6 +519,16 @@ def test_other_places_and_devices_make_no_other_method(call, tmp_path):
     mentions(call("compare", *first, *other).out, "nothing to rank")
 
 
+def test_other_training_data_make_another_method(call, tmp_path):
+    runs = []
+    for name, mark in (("a", "3113d8af"), ("b", "62b1a093")):
+        runs += seeds_of(tmp_path, name, seeds=(0, 1))
+        for run in runs[-2:]:
+            with (tmp_path / run / "config.toml").open("a") as file:
+                file.write(f'[resolved.fingerprint]\ntrain = "{mark}"\n')
+    mentions(call("compare", *runs).out, "training data=3113d8", "training data=62b1a0")
+
+
 def test_a_seed_that_occurs_twice_is_no_replicate(call, tmp_path):
     first = seeds_of(tmp_path, "a", seeds=(0, 1), latent_dim=2)
     again = seeds_of(tmp_path, "b", seeds=(0,), latent_dim=2, shift=0.1)
