@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.question import COLUMNS, Answer, PerDatum, Printed, cells
 from pyro_vae.evaluation.results import FEW_DOUBTFUL, PARETO_LIMIT
+from pyro_vae.evaluation.uniformity import holm
 from pyro_vae.foundation.errors import InputError
 
 LEVEL = 0.05  # of false alarms
@@ -585,7 +586,12 @@ def compare(values: Mapping[str, Any]) -> Comparison:
         (a, b): Difference.between(ranked[a], ranked[b])
         for a, b in itertools.combinations(ranked, 2)
     }
-    return Comparison(ranked, _adjusted(pairs))
+    together = holm([d.p for d in pairs.values()])
+    adjusted = {
+        names: replace(d, p_adjusted=p)
+        for (names, d), p in zip(pairs.items(), together, strict=True)
+    }
+    return Comparison(ranked, adjusted)
 
 
 def _method(name: str, given: Any) -> Method:
@@ -626,19 +632,6 @@ def _lent(methods: dict[str, Method]) -> dict[str, Method]:
         name: m if m.own is not None else replace(m, borrowed=pooled)
         for name, m in methods.items()
     }
-
-
-def _adjusted(
-    pairs: dict[tuple[str, str], Difference],
-) -> dict[tuple[str, str], Difference]:
-    """The differences with p-values adjusted for their number: of the j-th smallest of m, `(m - j + 1) p`."""
-    found, largest = dict(pairs), 0.0
-    rising = sorted(pairs, key=lambda key: pairs[key].p)
-    for place, key in enumerate(rising):
-        times = len(pairs) - place
-        largest = max(largest, min(times * pairs[key].p, 1.0))
-        found[key] = replace(pairs[key], p_adjusted=largest)
-    return found
 
 
 def _scores(name: str, given: Any) -> Scores:
