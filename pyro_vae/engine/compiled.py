@@ -29,6 +29,8 @@ from pyro_vae.engine.recording import (
     reshape_for_view,
     simplify,
 )
+from pyro_vae.engine.reductions import split_sums, whole_sums
+from pyro_vae.engine.threads import free_threads, same_bits, threads
 from pyro_vae.foundation.abstract import alone, forked_random, traced
 
 # Calls of a graph that are held against Python.
@@ -57,6 +59,7 @@ PATIENCE = 100  # visits of a further shape before it gets a graph of its own, s
 MOST_GRAPHS = 8
 OPTIONS = {
     "fallback_random": True,  # eager's random numbers
+    "cpp.dynamic_threads": True,  # as many as there are at each call
     "size_asserts": False,
     "alignment_asserts": False,
 }
@@ -138,9 +141,15 @@ class _Entry:
     """A compiled graph, and how often it was called and its assumptions did not hold."""
 
     def __init__(
-        self, run: Callable[..., Sequence[Tensor]], graph: Graph, *, machine: bool
+        self,
+        run: Callable[..., Sequence[Tensor]],
+        graph: Graph,
+        *,
+        machine: bool,
+        alike: bool,
     ) -> None:
         self.machine = machine  # code, not one operation after the other
+        self.alike = alike  # to the bit, by any number of threads
         self.waiting: Graph | None = None  # to be made machine code, with other inputs
         self.run, self.static, self.others = run, graph.static, graph.others
         self.assumed, self.draws, self.changes = (
@@ -151,11 +160,16 @@ class _Entry:
         self.rough = graph.rough
         self.calls = self.refuted = 0
 
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """What the graph returns, by as many threads as others leave room for where that changes no bit."""
+        count = free_threads() if self.alike else torch.get_num_threads()
+        with torch.no_grad(), threads(count):
+            return list(self.run(*inputs))
+
     def attempt(self, inputs: Sequence[Tensor]) -> list[Any]:
         """What the graph returns; where assumptions do not hold it may break, such as by an index, and returns that."""
         try:
-            with torch.no_grad():
-                return list(self.run(*inputs))
+            return self(inputs)
         except (RuntimeError, IndexError):
             if not self.assumed:
                 raise
@@ -242,8 +256,7 @@ class Compiled:
             entry.calls in CHECKS or entry.calls % CHECKS[-1] == 0
         )
         if not (entry.assumed or check):
-            with torch.no_grad():
-                return list(entry.run(*inputs)), entry.static
+            return entry(inputs), entry.static
         # Streams of random numbers and parameters are put back, which others would feel.
         with alone():
             return self._run_checked(entry, inputs, args, check=check)
@@ -295,12 +308,12 @@ class Compiled:
             outputs = [t.clone() for t in entry.run(*inputs)]
         graph = graph._replace(inputs=inputs, outputs=outputs)
         try:
-            entry.run = _checked_entry(graph, compile_graph, inputs).run
+            made = _checked_entry(graph, compile_graph, inputs)
         except _CannotCompileError as error:
             text = "%s goes on operation by operation: %s"
             logging.getLogger(__name__).info(text, self._name, error)
         else:
-            entry.machine = True
+            entry.run, entry.alike, entry.machine = made.run, made.alike, True
 
     def _find(
         self, key: Hashable, state: list[Tensor], tensors: list[Tensor], args: Any
@@ -377,15 +390,16 @@ def _checked_entry(
 ) -> _Entry:
     """A graph made callable, whose first call gave the numbers of Python."""
     try:
-        run = make(graph)
-        _verify(graph, run, state)
+        with whole_sums() as whole:
+            run = make(graph)
+        alike = _verify(graph, run, state) and whole and make is compile_graph
     except _CannotCompileError:
         raise
     except Exception as error:  # no compiler here, an operation that it does not know
         raise _CannotCompileError(
             f"the compiler failed with {_reason(error)}"
         ) from error
-    return _Entry(run, graph, machine=make is not interpret_graph)
+    return _Entry(run, graph, machine=make is not interpret_graph, alike=alike)
 
 
 class _Random:
@@ -573,6 +587,7 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     inputs: list[Any] = list(graph.inputs)
     _draw_truths_as_python_does(graph.operations)
     _draw_normals_unlooked(graph.operations)
+    split_sums(graph.operations)
     reshape_for_view(graph.operations)
     module: GraphModule = graph.module
     options = OPTIONS | in_order()
@@ -809,15 +824,22 @@ def _end_recording(device: torch.device) -> None:
 
 def _verify(
     graph: Graph, run: Callable[..., Sequence[Tensor]], state: list[Tensor]
-) -> None:
-    """Hold the first call against the eager one that was traced."""
-    with torch.no_grad(), forked_random(), restored(state):
-        outputs = run(*graph.inputs)
-        outputs = [t.clone() for t in outputs]
-    if _differ(outputs, graph.outputs, rough=graph.rough):
+) -> bool:
+    """Hold the first call against the eager one that was traced; whether other threads on a CPU give the same bits."""
+
+    def outputs() -> list[Tensor]:
+        with torch.no_grad(), forked_random(), restored(state):
+            return [t.clone() for t in run(*graph.inputs)]
+
+    found = outputs()
+    if _differ(found, graph.outputs, rough=graph.rough):
         raise _CannotCompileError(
             "the compiled graph gave other numbers than Python did"
         )
+    if any(t.is_cuda for t in graph.inputs):
+        return False
+    with threads(2 if torch.get_num_threads() == 1 else 1):
+        return all(map(same_bits, found, outputs()))
 
 
 def _differ(

@@ -48,9 +48,8 @@ int64_t parts(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One rectangle: m rows of a times n columns of b, in steps of the sum's terms.
 void rectangle(const Matrix& a, const Matrix& b, const float* bias, float* c, int64_t stride, int64_t m, int64_t n,
-               int64_t terms) {
+               int64_t terms, int64_t step) {
   thread_local std::vector<float> a_turned, b_turned;
-  const int64_t step = std::min(terms, std::clamp(parts(COPIED, n), FEWEST_TERMS, MOST_TERMS));
   if (a.turned) a_turned.resize(std::max<size_t>(a_turned.size(), ROWS * step));
   if (b.turned) b_turned.resize(std::max<size_t>(b_turned.size(), parts(n, COLUMNS) * COLUMNS * step));
   for (int64_t k = 0; k < terms; k += step) {
@@ -105,11 +104,13 @@ Tensor product(const Tensor& left, const Tensor& right, const std::optional<Tens
     if (work < least) least = work, height = tall, width = wide;
   }
   const int64_t across = parts(n, width);
+  // The same terms at once, and so the same sums, for any number of threads.
+  const int64_t step = std::min(terms, std::clamp(parts(COPIED, n), FEWEST_TERMS, MOST_TERMS));
   torch::stable::parallel_for(0, parts(m, height) * across, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t i = t / across * height, j = t % across * width;
       rectangle({x.at(i, 0), x.stride, x.turned}, {y.at(0, j), y.stride, y.turned}, bias ? bias + j : nullptr,
-                out + i * n + j, n, std::min(height, m - i), std::min(width, n - j), terms);
+                out + i * n + j, n, std::min(height, m - i), std::min(width, n - j), terms, step);
     }
   });
   return c;

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.engine.adam import AdamNormGrad, normalised
+from pyro_vae.engine.threads import free_threads, threads
 from pyro_vae.foundation.errors import InputError
 
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
@@ -325,18 +326,19 @@ class _Kernel:
     def step(self, gradients: list[Tensor]) -> None:
         rate, betas, eps, weight_decay, maximize = self._arguments
         torch._foreach_add_(self._steps, self._ones)
-        torch._fused_adam_(
-            self._parameters,
-            gradients,
-            self._first,
-            self._second,
-            [],
-            self._steps,
-            lr=rate,
-            beta1=betas[0],
-            beta2=betas[1],
-            weight_decay=weight_decay,
-            eps=eps,
-            amsgrad=False,
-            maximize=maximize,
-        )
+        with threads(free_threads()):
+            torch._fused_adam_(
+                self._parameters,
+                gradients,
+                self._first,
+                self._second,
+                [],
+                self._steps,
+                lr=rate,
+                beta1=betas[0],
+                beta2=betas[1],
+                weight_decay=weight_decay,
+                eps=eps,
+                amsgrad=False,
+                maximize=maximize,
+            )

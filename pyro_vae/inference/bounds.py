@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.data.inputs import Call, rows_within
+from pyro_vae.engine.alike import Alike, by_all_threads
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
 from pyro_vae.foundation.abstract import forked_random, is_own, localise, parameters_of
 from pyro_vae.foundation.checks import Number, checked
@@ -153,11 +155,18 @@ def each_bound(
     *,
     batch_size: int = 1000,
     num_particles: int = 1,
+    alike: Alike | None = None,
 ) -> None:
     """Give `take` the reconstruction and KL of each datum, batch by batch, `(2, batch)` in float64 on the host."""
     localise(model, guide)
     data = x if isinstance(x, Call) else Call(x)
     most = min(rows_within(data, MEMORY), LARGEST_CHUNK)
+    call = by_all_threads if alike is None else alike
+
+    def parts(batch: Call, count: int) -> list[Tensor]:
+        t = scored(model, guide, batch, count)
+        return [double(t.mean(t.log_px)), double(t.mean(t.log_qz - t.log_pz))]
+
     with parameters_of(model, guide):
         rows = len(data)
         if not called_whole(model, guide, data):
@@ -166,12 +175,8 @@ def each_bound(
         for batch in data.batches(None, rows):
             total = torch.zeros(2, 1, dtype=torch.float64)
             for count in pieces(num_particles, most):
-                t = scored(model, guide, batch, count)
-                parts = [
-                    double(t.mean(t.log_px)),
-                    double(t.mean(t.log_qz - t.log_pz)),
-                ]
-                total = total + torch.stack(parts).cpu() * (count / num_particles)
+                found = call((len(batch), count), partial(parts, batch, count))
+                total = total + torch.stack(found).cpu() * (count / num_particles)
             take(total)
 
 

@@ -376,7 +376,7 @@ def _judge(svi: SVI, validation: Any, progress: Progress) -> Tensor:
     _mode(svi, train=False)
     with forked_random():
         torch.manual_seed(0)  # the same latents and bits after every epoch
-        found = judge(svi.model, svi.guide, validation, own)
+        found = judge(svi.model, svi.guide, validation, own, svi.alike)
     lost = (~found.isfinite().all(0)).nonzero().flatten().tolist()
     if 2 * len({*lost, *progress.left_out}) > found.shape[1]:
         value = found[BOUND, lost[0]].item() if lost else math.nan

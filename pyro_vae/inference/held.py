@@ -7,6 +7,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from pyro_vae.engine.alike import Alike
 from pyro_vae.inference.bounds import each_bound, each_objective
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.terms import Program
@@ -17,7 +18,11 @@ WILD = 100  # distances of the quartiles below the median
 
 
 def judge(
-    model: Program, guide: Program, x: Any, objective: Objective | None
+    model: Program,
+    guide: Program,
+    x: Any,
+    objective: Objective | None,
+    alike: Alike | None = None,
 ) -> Tensor:
     """ELBO, reconstruction, KL and score of each of N held-out data, `(4, N)`, nats, float64 on the host.
 
@@ -26,9 +31,10 @@ def judge(
         guide: as in `elbo`.
         x: the data, checked.
         objective: whose bound is the score; `None` where the ELBO is.
+        alike: calls the pair by as many threads as others leave room for; by default all compute.
     """
     parts: list[Tensor] = []
-    each_bound(model, guide, x, parts.append)
+    each_bound(model, guide, x, parts.append, alike=alike)
     reconstruction, kl = torch.cat(parts, 1)
     bound = score = reconstruction - kl
     if objective is not None:

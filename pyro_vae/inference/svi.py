@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from pyro_vae.data.inputs import rows_of
 from pyro_vae.engine.adam import AdamNormGrad
 from pyro_vae.engine.affine import products_of
+from pyro_vae.engine.alike import Alike
 from pyro_vae.engine.compiled import Compiled, made, restored
 from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
@@ -68,6 +69,7 @@ class SVI:
         objective: the `loss` as it was given.
         optim: the optimizer as it was given.
         average: the `Average`, or `None`.
+        alike: what knows which steps are the same to the bit by fewer threads.
 
     Raises:
         InputError: for another kind of `loss`, `optim` or `reduction`; for an `average` that is no number between 0 and
@@ -153,6 +155,7 @@ class SVI:
         self.average = None if average is None else Average(average)
         self._kept: list[Tensor] | None = None
         self._taken = 0  # steps
+        self.alike = Alike()
         self._compiled: Compiled | None = None
         self._batch: int | None = None
         self._weights: list[Tensor] | None = None
@@ -445,7 +448,7 @@ class SVI:
     ) -> tuple[list[Tensor], Used, bool]:
         """Values and gradients, what they are, and whether a graph may have made them."""
         if not self._by_graph(args, kwargs):
-            outputs, used = self._differentiate(args, kwargs)
+            outputs, used = self._by_python(args, kwargs)
             return outputs[: len(outputs) - len(used.replaced)], used, False
         assert self._compiled is not None
         if self._taken == 0:  # what the first step would check
@@ -482,6 +485,24 @@ class SVI:
             return False
         self._pair.plain = by_graph
         return by_graph
+
+    def _by_python(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Used]:
+        """Loss and gradients without a graph, by as many threads as others leave room for where that changes no bit."""
+        if not isinstance(self._pair, OwnSteps) or isinstance(self.guide, Moved):
+            return self._differentiate(
+                args, kwargs
+            )  # what else they change is not known
+        uses: list[Used] = []
+
+        def differentiate() -> list[Tensor]:
+            outputs, used = self._differentiate(args, kwargs)
+            uses.append(used)
+            return outputs
+
+        modes = [module.training for module in self._pair.modules()]
+        way = (rows_of(args, kwargs), self._pair.labelled, *modes)
+        outputs = self.alike(way, differentiate, self._pair.buffers())
+        return outputs, uses[-1]
 
     def _differentiate(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Used]:
         if self.reduction == "sum":
