@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +48,7 @@ def save_checkpoint(
     progress: Progress | None = None,
     average: Average | None = None,
     best: float | None = None,
+    about: Mapping[str, Any] | None = None,
     write: Callable[[Path, Write], None] = write_atomically,
 ) -> None:
     """Write weights, and with `optimizer` and `progress` all that is needed to go on as if nothing had happened.
@@ -63,6 +64,7 @@ def save_checkpoint(
         average: of the weights; then it stands in the file in their place, and with `optimizer` and `progress` those
             that training goes on with stand there too.
         best: the best score so far.
+        about: what else the header says, by names of its own.
         write: what puts the file in its place.
     """
     own = vae.state_dict(keep_vars=True)
@@ -75,6 +77,7 @@ def save_checkpoint(
         "score": score,
         "best": best,
         "products": products_of(vae.modules()),
+        **(about or {}),
     }
     if optimizer is not None and progress is not None:
         state = optimizer.state_dict()

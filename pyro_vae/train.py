@@ -37,18 +37,16 @@ from pyro_vae._cli.outputs import draw
 from pyro_vae._cli.training import resolve
 from pyro_vae._config import COMPILE, STREAM, Config, flag, key
 from pyro_vae._metrics import metrics_text, read_metrics
+from pyro_vae._starting import check_values, parts_of, start
 from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
 from pyro_vae.data import EPOCHS, Bridge, Data, DataSet, Split, evenly, load_data
-from pyro_vae.data.bridges import FieldsBridge
 from pyro_vae.data.classes import with_labels, without_labels
 from pyro_vae.data.conditions import LABEL, Conditions
 from pyro_vae.data.files import INTERNAL, Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
-from pyro_vae.data.inputs import SAMPLE, fields_of
-from pyro_vae.data.representation import Representation
+from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.schema import drawn_by_column, stored_columns, table_of
 from pyro_vae.data.several import FieldSet
-from pyro_vae.data.streams import chunks
 from pyro_vae.data.targets import with_targets
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
@@ -263,10 +261,10 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     train = data.fields("train", bridge, conditions, dtype=dtype)
     validation = data.fields("validation", bridge, conditions, dtype=dtype)
     data.fields("test", bridge, conditions, dtype=dtype)  # what evaluation would refuse
-    for part, of_part, likelihood in _parts(data, bridge, vae):
-        _check_values(part, of_part, likelihood, dtype)
+    for part, of_part, likelihood in parts_of(data, bridge, vae):
+        check_values(part, of_part, likelihood, dtype)
     vae.to(device=device, dtype=dtype)
-    _start(vae, data, bridge, train, device)
+    start(vae, data, bridge, train, device)
     _count_labels(vae, conditions)
     if config.from_ is not None:
         _keep(kept, vae, spec, train.to(device))
@@ -539,86 +537,6 @@ def _check_memory(job: Job) -> None:
         )
 
 
-def _parts(
-    data: DataSet, bridge: Bridge, vae: VAE
-) -> list[tuple[DataSet, Bridge, Any]]:
-    """Each field of the data with its bridge and likelihood; the data themselves, where they are one."""
-    likelihood: Any = vae.model.likelihood
-    if not isinstance(data, FieldSet) or not isinstance(bridge, FieldsBridge):
-        return [(data, bridge, likelihood)]
-    each = data.parts.values(), bridge.parts, likelihood.members
-    return list(zip(*each, strict=True))
-
-
-def _check_values(
-    data: DataSet, bridge: Bridge, likelihood: Any, dtype: torch.dtype
-) -> None:
-    """Raise `InputError` unless the likelihood accepts all values, and `dtype` holds them."""
-    if not bridge.plain:
-        return  # the other bridges keep to what they promise
-    name = str(dtype).removeprefix("torch.")
-    whole = _whole(data)
-    for split, values in data.values.items():
-        done = 0
-        for part in chunks(values):
-            x = bridge(part, dtype=dtype)
-            lost = (~x.isfinite() & ~part.isnan()).flatten(1).any(1)
-            if lost.any():
-                row = data.rows[split][done + int(lost.nonzero()[0])]
-                raise InputError(
-                    f"row {row} (counted from 0) of {data.name} holds a value that is too large for {name} beside the "
-                    "others: look at that row, or add --precision float64"
-                )
-            rounded = (x.double() != part.double()) & whole & ~part.isnan()
-            if rounded.any():
-                row = data.rows[split][done + int(rounded.nonzero()[0, 0])]
-                raise InputError(
-                    f"row {row} (counted from 0) of {data.name} holds the whole number {int(part[rounded][0]):,}, "
-                    f"which {name} rounds: add --precision float64"
-                )
-            likelihood.check(likelihood.filled(x) if data.missing else x)
-            done += len(part)
-
-
-def _whole(data: DataSet) -> torch.Tensor:
-    """Which elements of a datum are whole numbers that have to be exact; one number where all are alike."""
-    if data.schema is not None:
-        return torch.tensor(
-            [c.kind in ("count", "levels") for c in data.schema.columns]
-        )
-    counted = data.representation in (Representation.COUNTS, Representation.LEVELS)
-    return torch.tensor(counted)
-
-
-def _start(
-    vae: VAE, data: DataSet, bridge: Bridge, train: Split | Data, device: torch.device
-) -> None:
-    """Start the weights from the training data, and tell the model in which units x is counted."""
-    x, c = fields_of(train)
-    mean, std = x.moments()
-    own_scales = (Representation.REAL, Representation.MIXED)
-    wanted, looked_at = vae.model.prior.examples, vae.model.likelihood.looked_at
-    given: Any = (
-        None if c is None else train.take(evenly(SAMPLE, len(train))).to(device)[:]
-    )
-    vae.initialise(
-        mean.to(device),
-        std.to(device),
-        standardise=bridge.result(data.representation) in own_scales,
-        examples=train[evenly(wanted, len(train))] if wanted else None,
-        given=given,
-        some=x[evenly(looked_at, len(x))].to(device) if looked_at else None,
-    )
-    elements, missing = math.prod(data.shape), vae.model.likelihood.missing
-    vae.model.count_in(
-        bridge.log_units(data.shape) if missing else bridge.log_unit(elements)
-    )
-    floors = data.floors(bridge)
-    if floors is not None:
-        vae.model.likelihood.keep_above(floors)
-    data.notes = (*data.notes, *data.remarks(bridge))
-
-
 def _count_labels(vae: VAE, conditions: Conditions | None) -> None:
     """Tell the model in which unit a real target is counted."""
     column = None if conditions is None else conditions.latent
@@ -744,7 +662,7 @@ def _said_of_values(job: Job) -> list[str]:
     members = parse("likelihood", job.config.likelihood or "").arguments["fields"]
     lines = []
     for name, (part, bridge, _) in zip(
-        job.data.parts, _parts(job.data, job.bridge, job.vae), strict=True
+        job.data.parts, parts_of(job.data, job.bridge, job.vae), strict=True
     ):
         lines.append(f"field      {name} {list(part.shape)}: {bridge}")
         if part.schema is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
@@ -37,7 +37,7 @@ from pyro_vae.foundation.abstract import (
     running,
     unchecked,
 )
-from pyro_vae.foundation.checks import Number, checked
+from pyro_vae.foundation.checks import Number, between, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.held import far_down
@@ -48,6 +48,7 @@ from pyro_vae.models.conditionals import Codebook
 from pyro_vae.models.program import Factor
 from pyro_vae.models.program import Program as OwnProgram
 
+Seed = Annotated[int, between(0, 2**32 - 1)]
 WEIGHTS = 128  # bytes of a draw's weights while they are summed up
 NAMED = 5  # wild data that are named
 
@@ -188,6 +189,7 @@ def log_marginal(
     num_particles: Number = 5000,
     memory: Number = MEMORY,
     compile: bool | str = "auto",
+    seed: Seed | None = None,
     progress: Tick = None,
     **kwargs: Any,
 ) -> LogMarginal:
@@ -210,6 +212,8 @@ def log_marginal(
         memory: bytes to keep within (beside the data and the networks).
         compile: weigh by a compiled graph (see `SVI`), or with `'auto'` when there is enough to do to repay the seconds
             that compiling takes: about half a minute of work without.
+        seed: weigh each datum by itself, with the same random numbers for each, made from this seed: then its value
+            does not depend on what other data there are, nor on their order. The random streams stay as they were.
         progress: called with the number of draws done since its last call.
         **kwargs: what both are called with by name, cut as `args`.
 
@@ -234,6 +238,7 @@ def log_marginal(
         num_particles=num_particles,
         memory=memory,
         compile=compile,
+        seed=seed,
         progress=progress,
     )
 
@@ -247,12 +252,14 @@ def weighted(
     num_particles: int,
     memory: int,
     compile: bool | str = "auto",
+    seed: int | None = None,
     progress: Tick = None,
 ) -> LogMarginal:
     """`log_marginal` of data that have been checked."""
     choice(compile, repaid=False)
     localise(model, guide)
-    with parameters_of(model, guide):
+    apart = nullcontext() if seed is None else forked_random()
+    with apart, parameters_of(model, guide):
         whole = called_whole(model, guide, data)
         first = data[: len(data) if whole else 1]
         draw, latents = _bytes_per_draw(model, guide, first)
@@ -263,7 +270,9 @@ def weighted(
             chunks = _Chunks.within(
                 memory,
                 num_particles=num_particles,
-                size=min(len(data), rows_within(data, memory // 4)),
+                size=1
+                if seed is not None
+                else min(len(data), rows_within(data, memory // 4)),
                 draw=draw,
                 device=first.device,
                 singly=singly,
@@ -274,6 +283,8 @@ def weighted(
             weigh = _weigher(model, guide, compile, repaid=repaid, singly=singly)
             results = []
             for batch in data.batches(None, chunks.rows):
+                if seed is not None:
+                    torch.manual_seed(seed)
                 accumulator = Accumulator(num_particles)
                 for count in pieces(num_particles, chunks.block):
                     accumulator.add(*chunks.weigh(weigh, batch, count, progress))
@@ -290,7 +301,7 @@ def weighted(
         return result
     if not book.few:
         return replace(result, coded=True, two_part=True)
-    options: dict[str, Any] = {"memory": memory, "compile": compile}
+    options: dict[str, Any] = {"memory": memory, "compile": compile, "seed": seed}
     every = weighted(model, EveryCode(book), data, num_particles=1, **options)
     parts = {name: getattr(result, name) for name in PARTS}
     return replace(every, **parts, coded=True)

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
@@ -553,6 +553,8 @@ def fit(
     only: Literal["prior"] | None = None,
     corrupt: Corruption | None = None,
     stacked: Annotated[int, at_least(0), at_most(MOST)] = 0,
+    keep: Literal["last", "best"] = "last",
+    report: Callable[[Epoch], object] | None = None,
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
@@ -579,7 +581,7 @@ def fit(
             parts of p(z) are sought among the codes, it begins anew.
         validation: data for the validation ELBO after each epoch; of a conditional `VAE` `{"x": ..., "c": ...}`.
         patience: stop after so many epochs without a better one, counted after the warm-up; `history.best` is then
-            that many epochs back. The parameters are those of the last epoch, or their average.
+            that many epochs back.
         compile: run the steps as compiled graphs (see `SVI`), or with `'auto'` where the operations of a step and the
             number of steps promise to save more time than compiling takes.
         start: set weights of a `VAE` that are still as they were made from the data first, by `VAE.start`.
@@ -589,6 +591,9 @@ def fit(
         corrupt: what encoders see in training in place of x, such as `Noise(scale=0.3)`; densities and validation are
             of x as it is.
         stacked: epochs in which each hidden layer is trained by itself before all are trained together, see `stack`.
+        keep: whose weights stay in the end: those of the `'last'` epoch, or of the `'best'`, `history.best`. With an
+            `average` they are the average after that epoch.
+        report: called with each `Epoch`.
 
     Returns:
         The `History`: one `Epoch` for each pass.
@@ -657,28 +662,65 @@ def fit(
             stack, vae, data, stacked, batch_size=batch_size, corrupt=corrupt
         )
         turn = turn.with_layers(layers)
+    best = _Best(svi, progress) if keep == "best" else None
     with corrupted(vae.guide, corrupt):
-        history = History(
-            run_epochs(
-                svi,
-                data,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                schedule=schedule,
-                validation=validation,
-                patience=patience,
-                compile=compile,
-                progress=progress,
-                turn=turn,
-            ),
-            progress,
+        each = run_epochs(
+            svi,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation=validation,
+            patience=patience,
+            compile=compile,
+            progress=progress,
+            turn=turn,
         )
-    if svi.average is not None:
+        looks: list[Callable[[Epoch], object]] = []
+        looks += [] if best is None else [best.look]
+        looks += [] if report is None else [report]
+        history = History(_looked_at(each, looks) if looks else each, progress)
+    if best is not None:
+        best.restore()
+    elif svi.average is not None:
         svi.average.keep()
     if isinstance(getattr(vae.model, "prior", None), Codes):
         fit_codes(vae, data)
     return history
+
+
+class _Best:
+    """The weights of the best epoch so far, their average where one follows them."""
+
+    def __init__(self, svi: SVI, progress: Progress) -> None:
+        self.svi, self.progress = svi, progress
+        programs = (svi.model, svi.guide)
+        self.modules = [p for p in programs if isinstance(p, nn.Module)]
+        self.states: list[dict[str, Tensor]] = []
+
+    def look(self, epoch: Epoch) -> None:
+        """Take the weights over where the epoch that has ended is the best."""
+        if self.progress.best_epoch != epoch.epoch:
+            return
+        with self.svi.averaged():
+            states = [module.state_dict() for module in self.modules]
+            self.states = [{k: v.clone() for k, v in some.items()} for some in states]
+
+    def restore(self) -> None:
+        """Put them back."""
+        for module, state in zip(self.modules, self.states, strict=False):
+            module.load_state_dict(state)
+
+
+def _looked_at(
+    epochs: Iterator[Epoch], looks: Sequence[Callable[[Epoch], object]]
+) -> Iterator[Epoch]:
+    """Epochs as they end, each shown to those that want to see it."""
+    for epoch in epochs:
+        for look in looks:
+            look(epoch)
+        yield epoch
 
 
 def _second_prior(vae: Any, weight_decay: float) -> nn.Module:
