@@ -87,7 +87,7 @@ class VAE(
 
     It is a transformer (codes `E[z|x]` under the guide), a density estimator (log p(x) of each row), a generator
     (draws from p(x)) and an outlier detector, for arrays, sparse matrices and DataFrames with columns of any kinds,
-    with values that are missing. Members are texts in the grammar of the command line, `guide="iaf(num_flows=4)"`, or
+    with values that are missing. Members are texts in the grammar of the command line, `guide="iaf(transforms=4)"`, or
     classes, `guide=FullRank`.
 
     Args:
@@ -106,7 +106,7 @@ class VAE(
         epochs: passes over the data; by default as many as make 3,000 steps, from 20 to 1,000.
         batch_size: data in a step.
         learning_rate: times the schedule.
-        schedule: of the rate, `'constant'`, `'cosine'`, or with arguments.
+        schedule: of the rate, `'cosine'`, `'constant'`, or with arguments, as `'cosine(warmup=0.05)'`.
         patience: stop after so many epochs without a better validation ELBO.
         validation_fraction: share of the data held out, by which the best epoch is chosen, whose weights are kept; none
             where that is less than half a row.
@@ -154,8 +154,8 @@ class VAE(
         missing: str | bool = "auto",
         epochs: int | None = None,
         batch_size: int = 100,
-        learning_rate: float = 1e-3,
-        schedule: str = "constant",
+        learning_rate: float = 3e-3,
+        schedule: str = "cosine",
         patience: int | None = None,
         validation_fraction: float = 0.1,
         contamination: str | float = "auto",
@@ -241,7 +241,7 @@ class VAE(
             raise InputError(f"X has {z.shape[1]} columns, and codes have {length}")
         vae = self._double
         with torch.no_grad(), _apart(self.seed_):
-            p = vae.decode(torch.as_tensor(z, dtype=torch.float64, device=_place(vae)))
+            p = vae.decode(torch.tensor(z, dtype=torch.float64, device=_place(vae)))
             return self._stored(vae.model.likelihood.typical(p))
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
@@ -489,7 +489,7 @@ class VAE(
         if self.shape is not None:
             parts = self._folded(parts)
         share = self.validation_fraction
-        few = round(share * len(parts)) < 1 if not hasattr(read, "nnz") else False
+        few = round(share * len(parts)) < 1
         names = getattr(self, "feature_names_in_", None)
         request = Request(
             dataset="X",
@@ -606,15 +606,13 @@ class VAE(
 
     @torch.no_grad()
     def _codes(self, vae: Any, x: Tensor) -> np.ndarray:
-        """`E[z|x]`; each row by itself where it takes draws."""
+        """`E[z|x]`; each row by itself, from the same seed, where it takes random numbers."""
         x = x.to(_place(vae)).double()
-        parts: Sequence[Tensor] = [x]
-        try:
-            vae.encode(x[:1]).mean  # noqa: B018  # some guides have none
-        except NotImplementedError:
-            parts = x.split(1)
+        before = _stream(vae)
+        vae.posterior_mean(x[:1])
+        drawn = not torch.equal(before, _stream(vae))
         codes = []
-        for part in parts:
+        for part in x.split(1) if drawn else (x,):
             torch.manual_seed(self.seed_)
             codes.append(vae.posterior_mean(part))
         return torch.cat(codes).cpu().numpy()
@@ -783,6 +781,14 @@ def _place(vae: Any) -> torch.device:
     """Where the weights are."""
     place: torch.device = next(vae.parameters()).device
     return place
+
+
+def _stream(vae: Any) -> Tensor:
+    """The state of the random numbers that a pair draws from."""
+    place = _place(vae)
+    if place.type == "cuda":
+        return torch.cuda.get_rng_state(place)
+    return torch.get_rng_state()
 
 
 def _counted_from(first: int, text: str) -> str:

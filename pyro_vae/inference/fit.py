@@ -311,6 +311,12 @@ def _prepared(svi: SVI, size: int, epochs: int) -> Objective | None:
     return svi.objective
 
 
+def _warn_unless_overfit(noticed: Remark) -> None:
+    """As `_warn`, where weights that overfit are not kept."""
+    if noticed.kind != "overfits":
+        _warn(noticed)
+
+
 def _warn(noticed: Remark) -> None:
     warnings.warn(str(noticed), TrainingWarning, stacklevel=4)
 
@@ -605,9 +611,9 @@ def fit(
         NonFiniteLossError: when the loss stops being finite, naming the step and the site.
 
     Warns:
-        TrainingWarning: for latents that collapse, for training and validation data that drift apart, for a best epoch
-            inside a warm-up, for a validation datum without a finite ELBO, which is left out of the choice of the best
-            epoch; once each.
+        TrainingWarning: for latents that collapse, for training and validation data that drift apart (unless
+            `keep='best'`), for a best epoch inside a warm-up, for a validation datum without a finite ELBO, which is
+            left out of the choice of the best epoch; once each.
 
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> _ = torch.manual_seed(0)
@@ -676,6 +682,7 @@ def fit(
             compile=compile,
             progress=progress,
             turn=turn,
+            remark=None if best is None else _warn_unless_overfit,
         )
         looks: list[Callable[[Epoch], object]] = []
         looks += [] if best is None else [best.look]

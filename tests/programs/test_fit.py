@@ -1,14 +1,29 @@
 """The training loop: what it reports, in which order, and when it stops."""
 
 import math
+from contextlib import nullcontext
 
 import pyro.infer
 import pytest
 import torch
 
 from ppca import PPCA
-from pyro_vae import ELBO, IWAE, SVI, InputError, Spec, build, elbo, fit, terms
+from pyro_vae import (
+    ELBO,
+    IWAE,
+    SVI,
+    InputError,
+    Spec,
+    TrainingWarning,
+    build,
+    elbo,
+    fit,
+    terms,
+)
+from pyro_vae.inference.epochs import Epoch
 from pyro_vae.inference.fit import NonFiniteLossError, Progress, run_epochs
+from pyro_vae.inference.held import ELBO as BOUND
+from pyro_vae.inference.held import judge
 from pyro_vae.inference.schedules import cosine
 
 
@@ -282,3 +297,28 @@ def test_num_particles_must_be_a_number():
     for bad in (-0.1, math.inf, "a"):
         with pytest.raises(InputError, match="beta"):
             ELBO(beta=bad)
+
+
+@pytest.mark.parametrize("average", [None, 0.5])
+def test_the_best_weights_are_kept_where_asked(average):
+    """They give the best validation ELBO again, with the random numbers of validation; the last ones do not."""
+    found = {}
+    for keep in ("last", "best"):
+        vae, seen = make(), []
+        options = {"validation": bits(30, 1), "average": average, "compile": False}
+        options |= {"epochs": 8, "batch_size": 10, "learning_rate": 1.0}
+        torch.manual_seed(1)
+        last = keep == "last"
+        with pytest.warns(TrainingWarning, match="overfits") if last else nullcontext():
+            history = fit(vae, bits(40), **options, keep=keep, report=seen.append)
+        assert seen == list(history)
+        assert isinstance(seen[0], Epoch)
+        bounds = [epoch.validation_elbo for epoch in history]
+        assert max(bounds) > bounds[-1] + 0.01
+        torch.manual_seed(0)
+        vae.eval()
+        found[keep] = (
+            judge(vae.model, vae.guide, bits(30, 1), None)[BOUND].mean().item()
+        )
+    assert found["last"] == pytest.approx(bounds[-1], abs=1e-9)
+    assert found["best"] == pytest.approx(max(bounds), abs=1e-9)

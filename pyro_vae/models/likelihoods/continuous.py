@@ -109,7 +109,7 @@ class LocationScale(Likelihood):
 
     def keep_above(self, floor: Tensor) -> None:
         """Give each element a least scale of its own, in the units of x: half a step, for values on a lattice."""
-        self.floor = floor.to(self.spread)
+        self.floor = floor.to(self.spread).contiguous()  # one number may stand for all
 
     @property
     def least(self) -> Tensor:
