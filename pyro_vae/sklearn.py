@@ -718,7 +718,7 @@ def _spelled() -> Iterator[None]:
         text = _in_python(str(error))
         if text == str(error):
             raise
-        raise InputError(text) from error
+        raise InputError(text) from None
 
 
 def _in_python(text: str) -> str:
