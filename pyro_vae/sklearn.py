@@ -224,7 +224,7 @@ class VAE(
 
         Of several layers they are those of all, the top first.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         with _spelled(), _apart(self.seed_):
             vae = self._double
             return np.concatenate([self._codes(vae, x) for x in self._seen(X)])
@@ -235,7 +235,7 @@ class VAE(
         Of a category it is the most probable one, of an ordered scale the median. Where `fit` was given a DataFrame, it
         is one.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         z, length = check_array(X, input_name="X"), self._n_features_out
         if z.shape[1] != length:
             raise InputError(f"X has {z.shape[1]} columns, and codes have {length}")
@@ -252,7 +252,7 @@ class VAE(
             random_state: a seed; by default `random_state` of the estimator, which gives the same draws each time where
                 it is a whole number.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         check("n_samples", n_samples, Number, owner="sample")
         chosen = self.random_state if random_state is None else random_state
         seed = int(check_random_state(chosen).randint(2**31 - 1))
@@ -266,7 +266,7 @@ class VAE(
         that of what was seen. The draws of each row are made from the same seed, so that its value does not depend on
         the others. An estimate is too low rather than too high, see `pyro_vae.log_marginal`.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         with _spelled():
             return np.concatenate([self._weighed(x) for x in self._seen(X)])
 
@@ -285,7 +285,7 @@ class VAE(
 
     def see(self, X: Any) -> Tensor:
         """Data as `vae_` sees them, `(N, *shape)`, for the questions of this package."""
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         with _spelled():
             return torch.cat([*self._seen(X)])
 
@@ -297,7 +297,7 @@ class VAE(
         Raises:
             InputError: for another ending, and a place that cannot be written.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         file = Path(path)
         if file.suffix != ".safetensors":
             raise InputError(f"{file} must end in .safetensors")
@@ -335,8 +335,6 @@ class VAE(
             made._spec = spec
             made._restore(about)
         return made
-
-    # ----------------------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         """Raise `InputError` for a parameter that is not what it must be."""
@@ -549,12 +547,13 @@ class VAE(
     def _set_offset(self, read: Any, held_out: np.ndarray) -> None:
         """Find the threshold of `predict`: by a share of all data, or by those that were held out."""
         if not self.vae_.guide.has_density:
-            self.offset_ = math.nan
+            self.offset_ = math.nan  # nothing to compare with
             return
         if not isinstance(self.contamination, str):
             scores = np.concatenate([self._weighed(x) for x in self._parts(read)])
             self.offset_ = float(np.percentile(scores, 100 * self.contamination))
             return
+        # As the question `anomalies`: by data that were not trained on, where there are some.
         rows = held_out if len(held_out) else np.arange(_size(read))
         few = _take(read, rows[np.arange(0, len(rows), -(-len(rows) // MOST))])
         scores = np.concatenate([self._weighed(x) for x in self._parts(few)])

@@ -213,7 +213,8 @@ def log_marginal(
         compile: weigh by a compiled graph (see `SVI`), or with `'auto'` when there is enough to do to repay the seconds
             that compiling takes: about half a minute of work without.
         seed: weigh each datum by itself, with the same random numbers for each, made from this seed: then its value
-            does not depend on what other data there are, nor on their order. The random streams stay as they were.
+            does not depend on what other data there are, nor on their order. The random streams stay as they were, and
+            `compile='auto'` does not compile.
         progress: called with the number of draws done since its last call.
         **kwargs: what both are called with by name, cut as `args`.
 
@@ -279,7 +280,9 @@ def weighted(
             )
             if whole:
                 chunks = chunks.of_all(len(data))
-            repaid = num_particles * len(data) * draw >= REPAID
+            # A graph draws other numbers: how many data there are must not decide.
+            enough = num_particles * len(data) * draw >= REPAID
+            repaid = enough and seed is None
             weigh = _weigher(model, guide, compile, repaid=repaid, singly=singly)
             results = []
             for batch in data.batches(None, chunks.rows):

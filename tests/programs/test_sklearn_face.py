@@ -412,7 +412,7 @@ def test_what_is_read_back_gives_the_same_bits(tmp_path, data):
         for name in ("likelihood_", "seed_", "offset_", "n_iter_", "notes_"):
             assert getattr(other, name) == getattr(vae, name)
         for method in ("transform", "score_samples", "predict"):
-            ours, theirs = getattr(vae, method)(x), getattr(other, method)(x)
+            ours, theirs = (getattr(v, method)(x[:30]) for v in (vae, other))
             np.testing.assert_array_equal(ours, theirs)
         drawn = pd.DataFrame(vae.sample(4))
         pd.testing.assert_frame_equal(drawn, pd.DataFrame(other.sample(4)))
