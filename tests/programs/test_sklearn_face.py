@@ -20,7 +20,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pyro_vae
-from pyro_vae import FullRank, InputError, TrainingWarning, log_marginal
+from pyro_vae import FullRank, InputError, MeanField, TrainingWarning, log_marginal
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import judge
 from pyro_vae.models.conditionals import SemiAmortized
@@ -420,6 +420,21 @@ def test_what_is_read_back_gives_the_same_bits(tmp_path, data):
             other.get_feature_names_out(), vae.get_feature_names_out()
         )
     assert isinstance(pyro_vae.load(tmp_path / "vae.safetensors"), pyro_vae.VAE)
+
+
+class Own(MeanField):
+    """A guide of somebody's own."""
+
+
+def test_a_class_of_ones_own_is_read_back_where_it_is_trusted(tmp_path):
+    vae = quick(guide=Own).fit(IRIS)
+    assert isinstance(vae.vae_.guide, Own)
+    vae.save(tmp_path / "own.safetensors")
+    with pytest.raises(InputError, match="trust=True"):
+        VAE.load(tmp_path / "own.safetensors")
+    again = VAE.load(tmp_path / "own.safetensors", trust=True)
+    np.testing.assert_array_equal(again.transform(IRIS), vae.transform(IRIS))
+    assert again.guide == f"{__name__}:Own"
 
 
 def test_files_that_hold_no_estimator(tmp_path):
