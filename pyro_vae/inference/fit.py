@@ -39,7 +39,7 @@ from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.objectives.annealed import usual_objective
-from pyro_vae.inference.schedules import Schedule, constant, try_out
+from pyro_vae.inference.schedules import Schedule, constant, try_out, unchecked
 from pyro_vae.inference.seeking import (
     all_labelled,
     begin,
@@ -195,6 +195,7 @@ def run_epochs(
         NonFiniteLossError: naming the step and the site.
     """
     _check(schedule, patience)
+    schedule = unchecked(schedule)
     progress = Progress() if progress is None else progress
     size = len(data)
     steps = -(-size // batch_size)

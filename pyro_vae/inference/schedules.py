@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from pyro_vae.foundation.checks import (
@@ -105,6 +106,14 @@ SCHEDULES: dict[str, Schedule] = {
     "step": step,
     "burda": burda,
 }
+
+
+def unchecked(schedule: Schedule) -> Schedule:
+    """A schedule that has been tried; where it is one of those above without its checks, which take longer than it."""
+    if isinstance(schedule, partial):
+        return partial(unchecked(schedule.func), *schedule.args, **schedule.keywords)
+    own = any(schedule is one for one in SCHEDULES.values())
+    return schedule.__wrapped__ if own else schedule  # type: ignore[attr-defined]
 
 
 def try_out(schedule: Schedule, name: str = "schedule") -> None:

@@ -1,13 +1,21 @@
 """The rate of each epoch under each schedule, against the formulas of the papers."""
 
 import math
+from functools import partial, wraps
 
 import pytest
 import torch
 
 from pyro_vae import ELBO, SVI, Spec, build
 from pyro_vae.inference.fit import run_epochs
-from pyro_vae.inference.schedules import SCHEDULES, burda, constant, cosine, step
+from pyro_vae.inference.schedules import (
+    SCHEDULES,
+    burda,
+    constant,
+    cosine,
+    step,
+    unchecked,
+)
 from pyro_vae.spec import parse_schedule
 
 
@@ -81,3 +89,20 @@ def test_the_optimizer_is_given_the_rates():
     )
     wanted = [0, 0.5, 0.05, 0.05, 0.05]
     assert [epoch.learning_rate for epoch in found] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_without_checks_is_the_same(name):
+    schedule = parse_schedule(f"{name}(warmup=0.1)")
+    bare = unchecked(schedule)
+    assert [bare(i / 50) for i in range(51)] == [schedule(i / 50) for i in range(51)]
+    assert unchecked(SCHEDULES[name])(0.3) == SCHEDULES[name](0.3)
+
+
+def test_a_schedule_of_ones_own_is_left_alone():
+    @wraps(cosine)
+    def halved(t):
+        return cosine(t) / 2
+
+    assert unchecked(halved) is halved
+    assert unchecked(partial(halved))(0.25) == cosine(0.25) / 2
