@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from pyro_vae._described import described
 from pyro_vae.engine.affine import PRODUCTS, has_onednn, products_of, use_products
+from pyro_vae.engine.processes import here
+from pyro_vae.engine.skipping import Streams
 from pyro_vae.foundation.checks import between, check, shown
 from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.errors import InputError, one_line
@@ -49,6 +51,7 @@ def save_checkpoint(
     average: Average | None = None,
     best: float | None = None,
     about: Mapping[str, Any] | None = None,
+    streams: Sequence[Streams] = (),
     write: Callable[[Path, Write], None] = write_atomically,
 ) -> None:
     """Write weights, and with `optimizer` and `progress` all that is needed to go on as if nothing had happened.
@@ -65,6 +68,7 @@ def save_checkpoint(
             that training goes on with stand there too.
         best: the best score so far.
         about: what else the header says, by names of its own.
+        streams: the random streams of all processes, where several train together.
         write: what puts the file in its place.
     """
     own = vae.state_dict(keep_vars=True)
@@ -95,6 +99,9 @@ def save_checkpoint(
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
+        for rank, stream in enumerate(streams):
+            tensors |= _random(rank, stream)
+        header |= {"processes": len(streams)} if streams else {}
         stands = vars(progress)
         held = {k: v for k, v in stands.items() if k in HELD}
         header["progress"] = {k: v for k, v in stands.items() if k not in held}
@@ -241,6 +248,27 @@ def _put_state(
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
+    _put_own_stream(tensors, header)
+
+
+def _random(rank: int, stream: Streams) -> dict[str, Tensor]:
+    """The random stream of one of several processes, by names."""
+    named = {"cpu": stream.cpu, "cuda": stream.cuda}
+    return {f"random.{rank}.{k}": v for k, v in named.items() if v is not None}
+
+
+def _put_own_stream(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Of several processes, let each have the stream that it had, or a new one where there were not as many."""
+    rank, world = here().rank, here().world
+    if rank == 0:
+        return
+    if header.get("processes", 1) != world:
+        stands = header["progress"]
+        here().own_stream(world, header["epoch"], int(stands["position"]))
+        return
+    cuda = tensors.get(f"random.{rank}.cuda")
+    cuda = cuda if torch.cuda.is_available() else None
+    Streams(tensors[f"random.{rank}.cpu"], cuda).put()
 
 
 @torch.no_grad()

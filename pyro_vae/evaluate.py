@@ -42,6 +42,7 @@ from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.holes import share_missing
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.representation import Representation
+from pyro_vae.engine.processes import here, leave, started
 from pyro_vae.evaluation.bracket import Bracket, usual_bracket
 from pyro_vae.evaluation.by_column import ColumnTable
 from pyro_vae.evaluation.classes import Classification
@@ -53,7 +54,7 @@ from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.evaluation.targets import Regression
 from pyro_vae.evaluation.weighting import Weighted, Weighting
 from pyro_vae.foundation.abstract import alone
-from pyro_vae.foundation.errors import InputError, one_line
+from pyro_vae.foundation.errors import InputError, LostError, one_line
 from pyro_vae.foundation.files import (
     Write,
     refuse_link,
@@ -320,7 +321,23 @@ def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
     options = _options(arguments)
     first, further = questions(options)
-    opened, rows, data = _opened(options, first, further)
+    with started(options.device):
+        _evaluate(arguments, options, first, further)
+
+
+def _evaluate(
+    arguments: Sequence[str],
+    options: Any,
+    first: Weighting,
+    further: list[Question],
+) -> None:
+    """Ask the questions, print what they are answered with, and write it."""
+    with here().jointly():
+        opened, rows, data = _opened(options, first, further)
+    here().require_same(
+        (rows.fingerprint, vars(options), _versions()),
+        "the processes do not have the same data, options or versions: start all with the same command",
+    )
     further = _with_usual(opened, data, first, further)
     pyro.set_rng_seed(options.seed)
 
@@ -344,12 +361,16 @@ def main(arguments: Sequence[str]) -> None:
         try:
             answer = question.ask(opened, data, _progress)
             files.add(question, answer)
+        except LostError:
+            raise
         except InputError as error:  # what was answered before is worth its time
             refused.append(f"{question} has no answer: {one_line(error)}")
             continue
         print(f"\n{answer}", flush=True)
 
-    # The files.
+    # The files, which the first of several processes writes.
+    if not leave():
+        return
     plan = plan_of(options, first, further)
     s |= {"plan": plan, "seed": options.seed, "checkpoint": options.checkpoint}
     s |= {"versions": _versions(), "command": public_command("evaluate", arguments)}

@@ -16,7 +16,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -45,12 +45,14 @@ from pyro_vae.data.conditions import LABEL, Conditions
 from pyro_vae.data.files import INTERNAL, Request
 from pyro_vae.data.fingerprint import check_same, fingerprint
 from pyro_vae.data.inputs import fields_of
+from pyro_vae.data.named import NAMED
 from pyro_vae.data.schema import drawn_by_column, stored_columns, table_of
 from pyro_vae.data.several import FieldSet
 from pyro_vae.data.targets import with_targets
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.engine.affine import use_products, usual_products
 from pyro_vae.engine.memory import free_bytes
+from pyro_vae.engine.processes import here, leave, started
 from pyro_vae.foundation.abstract import alone, forked_random
 from pyro_vae.foundation.checks import between, check, shown
 from pyro_vae.foundation.commands import command, option, trust
@@ -437,7 +439,9 @@ def _data(
     )
     request |= {"stream": STREAM[config.stream], "columns": columns}
     if resumed is None:
-        data = load_data(**request)
+        # What is downloaded is downloaded once.
+        once = here().in_turn if config.dataset in NAMED else lambda load: load()
+        data = once(partial(load_data, **request))
         return data, fingerprint(data), []
     require_data(config.dataset, resumed)
     stored = read_resolved(resumed / "config.toml")
@@ -860,6 +864,89 @@ class _Events:
             self._writer.close()
 
 
+class _RunFiles:
+    """The files of a run under way, which the first of several processes writes.
+
+    Args:
+        job: what is trained.
+        folder: the run folder.
+        progress: where the run stands.
+        resume: whether the run goes on.
+        say: called with a sentence when a file cannot be written.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        progress: Progress,
+        *,
+        resume: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.job, self.folder, self.progress, self.resume = (
+            job,
+            folder,
+            progress,
+            resume,
+        )
+        self.last, self.metrics = folder / "last.safetensors", folder / "metrics.csv"
+        self.rows = read_metrics(self.metrics, progress.epoch)
+        self.events = _Events(job.config, folder)
+        self.keeper = Keeper(folder, self._begin, say=say)
+        if here().first and (not is_run(folder) or resume):
+            self.keeper.start()
+
+    def _begin(self) -> None:
+        """The run that --overwrite replaces goes when there is something to put in its place."""
+        if self.job.config.overwrite and not self.resume:
+            clear(self.folder)
+        files = _first_files(self.job, self.folder)
+        for path, write in {**files, self.metrics: self._write_rows}.items():
+            self.keeper.put(path, write)
+
+    def _write_rows(self, path: Path) -> None:
+        path.write_text(metrics_text(self.rows), newline="", encoding="utf-8")
+
+    def add(self, e: Epoch) -> None:
+        """Keep what an epoch came to."""
+        if here().first:
+            self.rows.append(e._asdict())
+            line = metrics_text(self.rows[-1:], header=False)
+            self.keeper.append(self.metrics, line, self._write_rows)
+            self.events.add(e)
+            self._save_best(e)
+        self.save(e.score)
+
+    def _save_best(self, e: Epoch) -> None:
+        best, write = self.folder / "best.safetensors", self.keeper.put
+        if self.progress.best_epoch == e.epoch or not self.keeper.has(best):
+            number: dict[str, Any] = {"epoch": e.epoch, "score": e.score}
+            number |= {"average": self.job.svi.average, "write": write}
+            save_checkpoint(best, self.job.vae, self.job.spec, **number)
+
+    def save(self, value: float) -> None:
+        """Keep all that the run needs to go on, of all processes."""
+        streams = here().streams()
+        if not here().first:
+            return
+        job, progress = self.job, self.progress
+        state: dict[str, Any] = {
+            "optimizer": job.svi.optimizer,
+            "progress": progress,
+            "best": progress.best,
+            "average": job.svi.average,
+            "streams": streams,
+        }
+        state |= {"epoch": progress.epoch, "score": value, "write": self.keeper.put}
+        save_checkpoint(self.last, job.vae, job.spec, **state)
+
+    def finish(self) -> None:
+        """Write what waits."""
+        if here().first:
+            self.keeper.finish()
+
+
 def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
     """Train `job` and keep `folder` up to date after each epoch; whether all epochs were done.
 
@@ -868,64 +955,35 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
     config, epochs = job.config, job.config.epochs
     assert epochs is not None
     progress = Progress()
-    last, metrics = folder / "last.safetensors", folder / "metrics.csv"
     if resume:
         progress = _restore(job, folder)
         if progress.finished(epochs, config.patience):
             return True
-    rows = read_metrics(metrics, progress.epoch)
-    events = _Events(config, folder)
-
-    def write_rows(path: Path) -> None:
-        path.write_text(metrics_text(rows), newline="", encoding="utf-8")
-
-    def begin() -> None:
-        """The run that --overwrite replaces goes when there is something to put in its place."""
-        if config.overwrite and not resume:
-            clear(folder)
-        for path, write in {**_first_files(job, folder), metrics: write_rows}.items():
-            keeper.put(path, write)
-
+    else:
+        here().own_stream(config.seed)
     display = Display(epochs, progress.epoch, _bound(job.vae), _judged_by(job))
-    keeper = Keeper(folder, begin, say=lambda text: display.say(f"not saved  {text}"))
-    if not is_run(folder) or resume:
-        keeper.start()
-
-    def save(value: float) -> None:
-        state: dict[str, Any] = {
-            "optimizer": job.svi.optimizer,
-            "progress": progress,
-            "best": progress.best,
-            "average": job.svi.average,
-        }
-        state |= {"epoch": progress.epoch, "score": value, "write": keeper.put}
-        save_checkpoint(last, job.vae, job.spec, **state)
-
+    files = _RunFiles(
+        job,
+        folder,
+        progress,
+        resume=resume,
+        say=lambda text: display.say(f"not saved  {text}"),
+    )
     with asking() as asked, corrupted(job.vae.guide, job.corruption):
         try:
             for e in _epochs(
                 job, progress, display, stop=lambda: bool(asked) or reader_gone()
             ):
-                rows.append(e._asdict())
-                keeper.append(
-                    metrics, metrics_text(rows[-1:], header=False), write_rows
-                )
-                best, write = folder / "best.safetensors", keeper.put
-                if progress.best_epoch == e.epoch or not keeper.has(best):
-                    number: dict[str, Any] = {"epoch": e.epoch, "score": e.score}
-                    number |= {"average": job.svi.average, "write": write}
-                    save_checkpoint(best, job.vae, job.spec, **number)
-                save(e.score)
+                files.add(e)
                 display.epoch(e)
-                events.add(e)
         except InputError as error:
-            raise InputError(f"{error}{_kept(keeper, progress)}") from error
+            raise InputError(f"{error}{_kept(files.keeper, progress)}") from error
         finally:
             display.close()
-            events.close()
+            files.events.close()
         if progress.order is not None:  # broken off inside an epoch: keep that too
-            save(math.nan)
-        keeper.finish()
+            files.save(math.nan)
+        files.finish()
     finished = progress.finished(epochs, config.patience)
     if finished and progress.epoch < epochs:
         waited = f"{progress.waited} epochs without a better {_judged_by(job)}"
@@ -947,7 +1005,7 @@ def _first_files(job: Job, folder: Path) -> dict[Path, Write]:
 
 def _kept(keeper: Keeper, progress: Progress) -> str:
     """What is there after a training that failed, as the end of a sentence."""
-    if not keeper.begun:
+    if here().first and not keeper.begun:
         return f"; the run that was to be replaced is still in {keeper.folder}"
     if not (keeper.folder / "last.safetensors").is_file():
         return ""
@@ -962,7 +1020,12 @@ def _restore(job: Job, folder: Path) -> Progress:
             f"{folder} has no checkpoint to go on from; start again with {option('output', folder)} --overwrite"
         )
     svi = job.svi
-    progress, _ = restore_training(last, job.vae, svi.optimizer, svi.average)
+    progress, header = restore_training(last, job.vae, svi.optimizer, svi.average)
+    before, now = header.get("processes", 1), here().world
+    if before != now:
+        print(
+            f"processes  {now} where it were {before}: the run goes on with other random numbers than it would have had"
+        )
     if (job.config.epochs or 0) < progress.epoch:
         raise InputError(
             f"{folder} has had its {progress.epoch} epochs; ask for more with --epochs"
@@ -1243,20 +1306,42 @@ def main(arguments: Sequence[str]) -> None:
     torch.backends.cudnn.deterministic = (
         True  # the same command gives the same bits on a GPU too
     )
-    job = prepare(config, resumed)
-    _check_memory(job)
-    print(describe(job))
-    if dry:
-        print(_shapes(job.vae, job.spec.shape))
-        print(f"\n{_toml(job, Path())}", end="")
-        return
-    folder = resumed or _folder(job.config)
-    with locked(folder):
+    with started(config.device) as processes, ExitStack() as stack:
+        with processes.jointly():
+            job = prepare(config, resumed)
+            _check_memory(job)
+        _check_same(job)
+        print(describe(job))
+        if dry:
+            print(_shapes(job.vae, job.spec.shape))
+            print(f"\n{_toml(job, Path())}", end="")
+            return
+        folder = resumed
+        with processes.jointly():
+            if processes.first:
+                folder = resumed or _folder(job.config)
+                stack.enter_context(locked(folder))
+        folder = processes.every(folder)[0]
         _train_and_draw(job, folder, resumed=resumed is not None)
 
 
+def _check_same(job: Job) -> None:
+    """Raise `InputError` where several processes do not have the same data, options and versions."""
+    options = asdict(replace(job.config, device="", output=None))
+    here().require_same(
+        job.fingerprint,
+        f"the processes do not have the same data: {job.data.source} differs between them",
+    )
+    here().require_same(
+        (options, __version__, torch.__version__),
+        "the processes do not have the same options or versions: start all with the same command",
+    )
+
+
 def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
-    print(f"run        {folder}, on {job.device}", flush=True)
+    world = here().world
+    where = f"{world} processes, the first on {job.device}" if world > 1 else job.device
+    print(f"run        {folder}, on {where}", flush=True)
     started = time.perf_counter()
     finished = train(job, folder, resume=resumed)
     if not finished:
@@ -1265,6 +1350,8 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
         )
         print(f"stopped and saved; go on with: {again}", flush=True)
         raise KeyboardInterrupt
+    if not leave():
+        return
     if (fitted := code_prior(job, folder)) is not None:
         print(fitted, flush=True)
     if job.config.from_ is not None and _older(folder / RECORD, folder):

@@ -22,8 +22,10 @@ from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.data.inputs import DataWarning, fields_of
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import Schema, stored_columns, table_of
+from pyro_vae.engine.processes import here
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
+from pyro_vae.foundation.launch import launch
 from pyro_vae.foundation.reading import read_toml
 from pyro_vae.foundation.trust import trusting
 from pyro_vae.models.one_field import OneField
@@ -40,9 +42,9 @@ def pick_device(name: str) -> torch.device:
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(
-            next(device for device, there in available.items() if there)
-        )
+        there = [device for device, there in available.items() if there]
+        usual = "cpu" if here().several and there[0] == "mps" else there[0]
+        return _own(torch.device(usual))
     if name not in available:
         raise InputError(
             f"--device {name} is unknown: choose one of auto, cpu, cuda, mps"
@@ -51,7 +53,24 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             f"--device {name} is not available here; --device auto takes what there is"
         )
-    return torch.device(name)
+    return _own(torch.device(name))
+
+
+def _own(device: torch.device) -> torch.device:
+    """The device of this one of several processes: on a machine each has a GPU of its own."""
+    if not here().several or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise InputError(
+            f"--device {device.type} is one, and the processes are {here().world}: take --device cpu"
+        )
+    index, count = launch().local, torch.cuda.device_count()
+    if index >= count:
+        raise InputError(
+            f"this machine has {count} GPUs and more processes: start as many as there are GPUs, or take --device cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 @dataclass
@@ -232,6 +251,8 @@ class Run:
 
     def remember(self, name: str, values: Mapping[str, Any]) -> None:
         """Keep plain values in `NAME.json` of the run folder, in place of what was kept there."""
+        if not here().first:
+            return
         text = json.dumps(values) + "\n"
         write_atomically(
             self.folder / f"{name}.json",

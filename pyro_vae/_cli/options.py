@@ -17,6 +17,7 @@ from pyro_vae.foundation.endings import (
     reader_gone,
 )
 from pyro_vae.foundation.errors import InputError, MarkedError
+from pyro_vae.foundation.launch import launch
 from pyro_vae.foundation.source import summaries
 from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
 from pyro_vae.runs import SPLITS
@@ -67,10 +68,22 @@ def run(
     sys.exit(0)
 
 
+TOGETHER = ("train", "evaluate")  # the programs that several processes can do
+
+
 def answer(parser: Parser) -> None:
-    """Exit where the command line asks for `--help` or cannot be read; before a program's imports, that is at once."""
-    with _sentences(parser.prog.removeprefix("python -m ")):
+    """Exit where the command line asks for `--help` or cannot be read; before a program's imports, that is at once.
+
+    So it is where torchrun started several processes of a program that is one.
+    """
+    name = parser.prog.removeprefix("python -m ")
+    with _sentences(name):
         parser.parse_intermixed_args()
+        if launch().world > 1 and name.removeprefix("pyro_vae.") not in TOGETHER:
+            raise InputError(
+                f"this program is one process, and {launch().world} were started: leave torchrun out; those that share "
+                f"their work are {' and '.join(TOGETHER)}"
+            )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What people hand over as data: tensors, arrays, tables and data sets, as a pair takes them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pyro_vae.data.fields import (
     parts_of,
 )
 from pyro_vae.data.streams import batches, pieces
+from pyro_vae.engine.processes import here, shared
 from pyro_vae.foundation.abstract import context_of, forked_random, is_own
 from pyro_vae.foundation.errors import InputError
 
@@ -517,6 +518,14 @@ class Call:
         read = batches(self.data, batch_size, order)
         for piece, some in zip(pieces(self.size, batch_size, order), read, strict=True):
             yield self._of(some, piece)
+
+    def each(self, batch_size: int, work: Callable[["Call"], Any]) -> Iterable[Any]:
+        """`work` of each batch of the data as they stand, in order; several processes do it together, see `shared`."""
+        if not here().several:
+            return map(work, self.batches(None, batch_size))
+        starts = range(0, self.size, batch_size)
+        rows = [range(i, min(i + batch_size, self.size)) for i in starts]
+        return shared(rows, lambda some: work(self[some.start : some.stop]))
 
 
 def first_rows(x: Any, count: int) -> Any:

@@ -16,6 +16,7 @@ from pyro_vae.data.inputs import Call, as_data, classes_of, fields_of
 from pyro_vae.distributions.hamiltonian import first_step, hamiltonian_move, tuned
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
+from pyro_vae.engine.processes import shared
 from pyro_vae.evaluation.diagnostics import tail_index
 from pyro_vae.evaluation.modes import Density, Modes
 from pyro_vae.evaluation.question import (
@@ -535,12 +536,13 @@ def annealed_from(
 ) -> AnnealedEstimate:
     """`log p(x)` by chains from Gaussians fitted to the posterior of each datum."""
     betas = temperatures(num_temperatures, "linear")
-    results = []
-    for index in density.blocks(call):
+
+    def estimate(index: Tensor) -> AnnealedEstimate:
         some = modes.among(index)
         path = path_from(density, call[index], some, betas, leapfrogs)
-        chains = chains_along(path, partial(counted_draws, some), num_chains)
-        results.append(chains.estimate)
+        return chains_along(path, partial(counted_draws, some), num_chains).estimate
+
+    results = shared(density.blocks(call), estimate)
     return reduce(operator.add, results).at(slice(len(call)))
 
 
@@ -726,8 +728,8 @@ def annealed_importance_sampling(
         )
         paths.prepare(first, len(data), compile)
         at_a_time = len(data) if whole else paths.batch_size()
-        batches = data.batches(None, at_a_time)
-        return reduce(operator.add, [paths.chains(batch).estimate for batch in batches])
+        estimates = data.each(at_a_time, lambda batch: paths.chains(batch).estimate)
+        return reduce(operator.add, estimates)
 
 
 @checked

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.data.inputs import Call
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, bytes_of, pieces
+from pyro_vae.engine.processes import shared
 from pyro_vae.evaluation.question import Tick
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.evaluation.weighting import Accumulator
@@ -280,8 +281,8 @@ def weighted_from(density: Density, call: Call, modes: Modes, count: int) -> Dra
 
     Source: Hesterberg 1995, Weighted Average Importance Sampling and Defensive Mixture Distributions.
     """
-    results, foreign = [], []
-    for index in density.blocks(call):
+
+    def weigh(index: Tensor) -> tuple[LogMarginal, Tensor]:
         block, some = call[index], modes.among(index)
         sums, of_prior = Accumulator(count), torch.full((len(index),), -math.inf)
         for few in pieces(count, density.draws):
@@ -297,8 +298,9 @@ def weighted_from(density: Density, call: Call, modes: Modes, count: int) -> Dra
             heavy = log_w.masked_fill(~defended, -math.inf).logsumexp(0)
             of_prior = torch.logaddexp(of_prior.to(heavy), heavy)
         found = sums.result()
-        results.append(found)
-        foreign.append((of_prior.cpu() - found.values - math.log(count)).exp())
+        return found, (of_prior.cpu() - found.values - math.log(count)).exp()
+
+    results, foreign = zip(*shared(density.blocks(call), weigh), strict=True)
     marginal = reduce(operator.add, results).at(slice(len(call)))
     return Drawn(marginal, torch.cat(foreign)[: len(call)])
 
@@ -342,7 +344,8 @@ class Fit:
 
     def find(self, call: Call) -> Modes:
         """The modes of all data of a call."""
-        found = [self._found(call[block]) for block in self.density.blocks(call)]
+        blocks = self.density.blocks(call)
+        found = shared(blocks, lambda block: self._found(call[block]))
         most = max(modes.loc.shape[1] for modes in found)
         return _joined([_padded(modes, most) for modes in found], len(call))
 

@@ -284,14 +284,16 @@ def weighted(
             enough = num_particles * len(data) * draw >= REPAID
             repaid = enough and seed is None
             weigh = _weigher(model, guide, compile, repaid=repaid, singly=singly)
-            results = []
-            for batch in data.batches(None, chunks.rows):
+
+            def weigh_all(batch: Call) -> LogMarginal:
                 if seed is not None:
                     torch.manual_seed(seed)
                 accumulator = Accumulator(num_particles)
                 for count in pieces(num_particles, chunks.block):
                     accumulator.add(*chunks.weigh(weigh, batch, count, progress))
-                results.append(accumulator.result())
+                return accumulator.result()
+
+            results = [*data.each(chunks.rows, weigh_all)]
     result: LogMarginal = reduce(operator.add, results)
     if latents:
         return result

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from pyro_vae.foundation.launch import is_onlooker, nowhere
+
 INTERRUPTED = 130  # exit codes
 READER_GONE = 141
 POLITE = (signal.SIGINT, signal.SIGTERM)
@@ -18,7 +20,8 @@ def at_once(name: str) -> None:
     """Until `interruptible`, Ctrl-C and a polite kill end the program there and then: there is nothing to save.
 
     Imports take seconds, and what is raised inside them comes out as errors of all kinds. Descriptors that the caller
-    closed are opened to nothing, lest a file of the run gets the number to which libraries print.
+    closed are opened to nothing, lest a file of the run gets the number to which libraries print. Of several
+    processes the first alone prints.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -33,8 +36,9 @@ def at_once(name: str) -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # for the whole process
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.stdout or nowhere(), sys.stderr or nowhere()
+    if is_onlooker():
+        sys.stdout, sys.stderr = nowhere(), nowhere()
 
 
 @contextmanager

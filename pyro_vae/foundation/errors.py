@@ -30,3 +30,7 @@ class MarkedError(InputError):
 def one_line(error: BaseException) -> str:
     """The first line of an exception's text, for use inside a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+
+
+class LostError(InputError):
+    """Another process of the same program has ended, or does not answer."""

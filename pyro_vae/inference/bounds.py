@@ -172,11 +172,15 @@ def each_bound(
         if not called_whole(model, guide, data):
             each = num_particles * combinations(model, guide, data)
             rows = min(batch_size, max(1, most // each))
-        for batch in data.batches(None, rows):
+
+        def bound(batch: Call) -> Tensor:
             total = torch.zeros(2, 1, dtype=torch.float64)
             for count in pieces(num_particles, most):
                 found = call((len(batch), count), partial(parts, batch, count))
                 total = total + torch.stack(found).cpu() * (count / num_particles)
+            return total
+
+        for total in data.each(rows, bound):
             take(total)
 
 
@@ -197,6 +201,10 @@ def each_objective(
         if not called_whole(model, guide, data):
             each = objective.num_particles * combinations(model, guide, data)
             rows = max(1, most // each)
-        for batch in data.batches(None, rows):
+
+        def bound(batch: Call) -> Tensor:
             t = scored(model, guide, batch, objective.num_particles)
-            take(double(objective.bound(t)).cpu())
+            return double(objective.bound(t)).cpu()
+
+        for values in data.each(rows, bound):
+            take(values)

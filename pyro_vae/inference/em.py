@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.optim import Optimizer
 
+from pyro_vae.engine.processes import Exchange
 from pyro_vae.foundation.abstract import context_of
 from pyro_vae.foundation.checks import Range, checked
 from pyro_vae.foundation.errors import InputError
@@ -76,6 +77,7 @@ class EM(Optimizer):
         super().__init__(params, {"lr": lr})
         self.each, self.decay = each, decay
         self.size: int | None = None  # data in an epoch; None: a batch is all of them
+        self.exchange: Exchange | None = None  # with other processes
         self._steps: _Mixture | _Linear | None = None
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -128,6 +130,9 @@ class EM(Optimizer):
         values = named(args[0] if args else None, kwargs)
         rows = len(values["x"])
         found = self._steps.expected(values) | {"rows": torch.tensor(float(rows))}
+        if self.exchange is not None:
+            found = self.exchange.sums(found)
+            rows = int(found["rows"])
         sums = self._sums
         if self.each == "batch":
             self._forget(sums, {k: v / rows for k, v in found.items()})

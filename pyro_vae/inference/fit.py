@@ -20,6 +20,7 @@ from pyro_vae.data.streams import batches
 from pyro_vae.engine.compiled import restored
 from pyro_vae.engine.graphs import choice
 from pyro_vae.engine.memory import bytes_of
+from pyro_vae.engine.processes import here
 from pyro_vae.foundation.abstract import forked_random, is_own
 from pyro_vae.foundation.checks import (
     MOST,
@@ -37,6 +38,7 @@ from pyro_vae.inference.corrupting import corrupted
 from pyro_vae.inference.epochs import Epoch, History, Progress
 from pyro_vae.inference.held import ELBO as BOUND
 from pyro_vae.inference.held import KL, RECONSTRUCTION, SCORE, chance, judge
+from pyro_vae.inference.joint import compare, equalise, join
 from pyro_vae.inference.objectives import ELBO, Objective
 from pyro_vae.inference.objectives.annealed import usual_objective
 from pyro_vae.inference.schedules import Schedule, constant, try_out, unchecked
@@ -197,10 +199,11 @@ def run_epochs(
     _check(schedule, patience)
     schedule = unchecked(schedule)
     progress = Progress() if progress is None else progress
-    size = len(data)
+    processes, size = here(), len(data)
     steps = -(-size // batch_size)
+    exchange = join(svi, data, min(batch_size, size))
     objective = _prepared(svi, size, epochs)
-    chains, whole = _chains(svi, size, progress), min(batch_size, size)
+    chains, whole = _chains(svi, size, progress), exchange.whole
     look = partial(worth, svi, data, steps=epochs * steps, batch_size=whole)
     labels = _labels(svi, data)
     with chains(torch.arange(whole), changed=False), labels():
@@ -208,7 +211,8 @@ def run_epochs(
     while not progress.finished(epochs, patience):
         order = _order(svi, size, progress, turn)
         _mode(svi, train=True)
-        ahead = batches(data, batch_size, order[progress.position :], later=True)
+        mine = processes.mine(order[progress.position :], batch_size)
+        ahead = batches(data, *mine, later=True)
         rows, started, read = Records(), time.perf_counter(), time.perf_counter()
         before, rate = progress.seconds, learning_rate
         first = progress.epoch * steps + progress.position // batch_size + 1
@@ -219,13 +223,14 @@ def run_epochs(
                 group["lr"] = rate
             if objective is not None:
                 objective.advance(done / steps)
-            x, count = next(ahead), min(batch_size, size - progress.position)
+            count = exchange.meet(min(batch_size, size - progress.position))
+            x = next(ahead)
             with chains(order[progress.position :][:count]), labels():
                 rows.add(svi.step_and_record(x), count)
             progress.position += count
             now = time.perf_counter()
-            halt = stop()
-            if halt or now - read > 0.5 or progress.position == size:
+            halt, due = exchange.signs(stop(), now - read > 0.5)
+            if halt or due or progress.position == size:
                 read, kept = now, len(rows.records)
                 progress.totals = rows.drain(first, progress.totals)
                 first += kept
@@ -250,7 +255,7 @@ def run_epochs(
         ):
             (remark or _warn)(noticed)
         yield epoch
-        if stop():
+        if processes.any(stop()):
             return
 
 
@@ -266,9 +271,13 @@ def _check(schedule: Schedule, patience: int | None) -> None:
 def _order(svi: SVI, size: int, progress: Progress, turn: Turn) -> Tensor:
     """The data order of the epoch under way, or of a new one, once what is due before it is done."""
     if progress.order is None:
-        if turn.before(progress.epoch) and svi.average is not None:
-            svi.average.restart()
-        progress.order = torch.randperm(size)
+        with here().alike():
+            set_outright = turn.before(progress.epoch)
+            if set_outright and svi.average is not None:
+                svi.average.restart()
+            progress.order = torch.randperm(size)
+        if set_outright or progress.epoch == 0:
+            equalise(svi)
     return progress.order
 
 
@@ -339,7 +348,7 @@ def _compile(
         return
     asked, reason = choice(wanted, repaid=False), None
     if wanted == "auto" and progress.compiled is None:
-        reason = look()
+        reason = here().every(look())[0]
         progress.compiled = reason is not None
     if not asked and not (wanted == "auto" and progress.compiled):
         return
@@ -358,7 +367,7 @@ def _mode(svi: SVI, *, train: bool) -> None:
 
 
 def _check_parameters(svi: SVI, last: int) -> None:
-    """Raise `NonFiniteLossError` where a parameter is not finite after step `last`."""
+    """Raise `NonFiniteLossError` where a parameter is not finite after step `last`, or not that of all processes."""
     if not all(
         bool(p.isfinite().all())
         for group in svi.optimizer.param_groups
@@ -367,6 +376,7 @@ def _check_parameters(svi: SVI, last: int) -> None:
         raise NonFiniteLossError(
             f"a parameter stopped being finite at step {last}, the last of its epoch; {ADVICE}"
         )
+    compare(svi)
 
 
 def _judge(svi: SVI, validation: Any, progress: Progress) -> Tensor:

@@ -17,6 +17,7 @@ from pyro_vae.engine.adam import AdamNormGrad
 from pyro_vae.engine.affine import products_of
 from pyro_vae.engine.alike import Alike
 from pyro_vae.engine.compiled import Compiled, made, restored
+from pyro_vae.engine.processes import Exchange
 from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
 from pyro_vae.foundation.checks import check
@@ -70,6 +71,7 @@ class SVI:
         optim: the optimizer as it was given.
         average: the `Average`, or `None`.
         alike: what knows which steps are the same to the bit by fewer threads.
+        exchange: what other processes that train the same pair are told in each step, or `None`.
 
     Raises:
         InputError: for another kind of `loss`, `optim` or `reduction`; for an `average` that is no number between 0 and
@@ -153,6 +155,7 @@ class SVI:
             )
         check("average", average, Memory | None, owner="SVI")
         self.average = None if average is None else Average(average)
+        self.exchange: Exchange | None = None
         self._kept: list[Tensor] | None = None
         self._taken = 0  # steps
         self.alike = Alike()
@@ -247,6 +250,7 @@ class SVI:
         """Say how many data an epoch has, for an optimizer that waits for all of them."""
         if self.em is not None:
             self.em.size = size
+            self.em.exchange = self.exchange
 
     def _prepare_em(self) -> None:
         """Let EM take up the pair, where it is the optimizer."""
@@ -368,6 +372,26 @@ class SVI:
         if isinstance(self._pair, OwnSteps):
             self._pair.checked = True
 
+    def changes(self, batch: Any) -> list[str]:
+        """The names of the buffers that a step changes by itself, such as running statistics; all stays as it was."""
+        programs = [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
+        if not isinstance(self._pair, OwnSteps):
+            return []
+        named = {name: b for p in programs for name, b in p.named_buffers()}
+        before = {name: buffer.clone() for name, buffer in named.items()}
+        modes = {m: m.training for p in programs for m in p.modules()}
+        validated = self._pair.validated
+        with forked_random(), restored(self._pair.buffers()):
+            for program in programs:
+                program.train(self.only is None)
+            self._pair.differentiate((batch,), {})
+            pairs = {name: (b, before[name]) for name, b in named.items()}
+            changed = [n for n, (b, old) in pairs.items() if _differ(b, old)]
+        self._pair.validated = validated
+        for module, mode in modes.items():
+            module.training = mode
+        return changed
+
     def rehearse(self, batch: Callable[[], Tensor]) -> bool:
         """Compute loss and gradients of a batch as a graph would, and leave everything as it was.
 
@@ -382,11 +406,15 @@ class SVI:
         """Compute the gradients and move the parameters by them; what is left of the step."""
         if self.em is not None and isinstance(self._pair, OwnSteps):
             args = made(list(args))
-            found = self._pair.recorded(args, kwargs)
+            values, used = self._pair.recorded(args, kwargs)
+            if self.exchange is not None:
+                values, _ = self.exchange.step(values, (), ())
             self.em.take(*args, **kwargs)
-            return found
+            return values, used
         (values, *gradients), used, by_graph = self._differentiated(args, kwargs)
         parameters = self._pair.parameters()
+        if self.exchange is not None:
+            values, gradients, used = self._exchanged(values, gradients, used)
         self._updates.add(self._moved(used.replaced), self._pair.names)
         if self.em is not None:
             raise InputError("EM fits a VAE of this package, and this pair is another")
@@ -407,6 +435,22 @@ class SVI:
             self.average.follow(self._lasting(used.replaced))
         self._taken += 1
         return values, used
+
+    def _exchanged(
+        self, values: Tensor, gradients: list[Tensor], used: Used
+    ) -> tuple[Tensor, list[Tensor], Used]:
+        """Record and gradients of a batch whose data are shared among processes."""
+        assert self.exchange is not None
+        parameters = self._moved(used.replaced)
+        places = {p: i for i, p in enumerate(self._pair.parameters())}
+        mine = dict(zip(used.moved, gradients, strict=True))
+        given = [mine.get(places[p]) for p in parameters]
+        values, found = self.exchange.step(values, given, parameters)
+        pairs = zip(parameters, found, strict=True)
+        whole = {places[p]: g for p, g in pairs if g is not None}
+        moved = tuple(sorted(whole))
+        seen = tuple(sorted({*used.seen, *moved}))
+        return values, [whole[i] for i in moved], used._replace(seen=seen, moved=moved)
 
     def _moved(self, replaced: Collection[int]) -> list[Tensor]:
         """The parameters that the optimizer moves: all, or those of `only`, but for those that Python sets anew."""
@@ -530,6 +574,10 @@ def _weights(modules: list[nn.Module], programs: list[Any]) -> list[Tensor]:
     }
     weights = [m.weight for m in modules if isinstance(m, LAYERS + LAYERS_BACK)]
     return [w for w in dict.fromkeys(weights) if w.requires_grad and w not in exempt]
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return not bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _clipped(gradients: list[Tensor], longest: float) -> list[Tensor]:

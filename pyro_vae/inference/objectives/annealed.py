@@ -67,7 +67,7 @@ class Annealed(Objective):
         super().__init__(num_particles=inner.num_particles)
         self.objective, self.epochs, self.shape = inner, epochs, shape
         self.weight = torch.zeros(())
-        self.own_bound = inner.own_bound
+        self.own_bound, self.across_data = inner.own_bound, inner.across_data
 
     @property
     def plain(self) -> Objective:

@@ -59,6 +59,11 @@ class Autoencoder(Objective):
         self.sparse, self.target, self.contractive = sparse, target, contractive
 
     @property
+    def across_data(self) -> bool:  # type: ignore[override]
+        """Whether the activity of others counts."""
+        return self.sparse > 0
+
+    @property
     def tightens(self) -> bool:
         return True
 

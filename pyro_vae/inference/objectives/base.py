@@ -49,6 +49,9 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     score_function: bool = True  # False: the bound's gradient is right as it is for latents without reparameterisation
     by_particle: bool = False  # True: a function of the particles' log_px, log_pz and log_qz, datum by datum
     needs_draws: bool = False  # True: where nothing is drawn this is log p(x) whatever the guide, which learns nothing
+    across_data: bool = (
+        False  # True: what a datum adds depends on which others are in its batch
+    )
     takes_shares: bool = False  # True: it averages over particles by `t.mean`, `t.log_mean` and their kin alone
 
     def __init__(self, *, num_particles: Count = 1) -> None:

@@ -45,7 +45,7 @@ class Subsets(Objective):
             )
         super().__init__(num_particles=inner.num_particles)
         self.objective, self.weight = inner, weight
-        self.own_bound = inner.own_bound
+        self.own_bound, self.across_data = inner.own_bound, inner.across_data
         self.takes_shares = inner.takes_shares
 
     @property

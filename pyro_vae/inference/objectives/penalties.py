@@ -37,6 +37,7 @@ class FreeBits(Objective):
     Source: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix C.8.
     """
 
+    across_data = True
     needs: tuple[str, ...] = ("prior", "density", "gradient", "independence")
 
     def __init__(
@@ -84,6 +85,7 @@ class Capacity(Objective):
     Source: Burgess et al. 2018, Understanding Disentangling in beta-VAE.
     """
 
+    across_data = True
     takes_shares = True
     needs = ("gradient",)
 
@@ -119,6 +121,7 @@ class BetaTC(Objective):
     Source: Chen, Li, Grosse & Duvenaud 2018, Isolating Sources of Disentanglement in VAEs.
     """
 
+    across_data = True
     needs = ("prior", "density", "gradient", "independence")
 
     def __init__(
@@ -191,6 +194,7 @@ class InfoVAE(Objective):
     Source: Zhao, Song & Ermon 2019, InfoVAE; Gretton et al. 2012, A Kernel Two-Sample Test (the estimate).
     """
 
+    across_data = True
     needs = ("prior", "gradient")
 
     def __init__(
