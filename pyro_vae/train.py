@@ -75,6 +75,7 @@ from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.corrupting import bodies_of, corrupted
 from pyro_vae.inference.epochs import Epoch, Progress
 from pyro_vae.inference.fit import Turn, run_epochs, step_bytes
+from pyro_vae.inference.joint import join
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.objectives.codes import gradient_of
 from pyro_vae.inference.remedies import REMEDIES, remedy
@@ -295,6 +296,7 @@ def prepare(config: Config, resumed: Path | None = None) -> Job:
     svi.check(train.take(torch.arange(min(2, len(train)))).to(device)[:])
     if isinstance(objective, Objective):
         objective.prepare(len(train), config.epochs or 0)
+    join(svi, train.to(device), min(config.batch_size, len(train)))
     return Job(
         config,
         spec,
@@ -1348,7 +1350,8 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
         again = command(
             "train", "--resume", folder, *trust(asdict(job.config), TRUSTED)
         )
-        print(f"stopped and saved; go on with: {again}", flush=True)
+        how = ", by torchrun as before" if here().several else ""
+        print(f"stopped and saved; go on with: {again}{how}", flush=True)
         raise KeyboardInterrupt
     if not leave():
         return

@@ -17,7 +17,7 @@ from pyro_vae.foundation.endings import (
     reader_gone,
 )
 from pyro_vae.foundation.errors import InputError, MarkedError
-from pyro_vae.foundation.launch import launch
+from pyro_vae.foundation.launch import give_way, launch
 from pyro_vae.foundation.source import summaries
 from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
 from pyro_vae.runs import SPLITS
@@ -99,7 +99,9 @@ def _sentences(name: str) -> Iterator[None]:
             ended = end
         except BaseException as error:
             output.flush()
-            sys.exit(_code(name, error, interrupted=bool(heard)))
+            code = _code(name, error, interrupted=bool(heard))
+            give_way()
+            sys.exit(code)
         output.flush()
         if reader_gone():
             sys.exit(READER_GONE)

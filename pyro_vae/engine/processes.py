@@ -134,7 +134,7 @@ class Processes:
         mistakes = self.every(mistake)
         found = [i for i, text in enumerate(mistakes) if text is not None]
         if found:
-            where = "" if len(found) == self.world else f"process {found[0]}: "
+            where = f"process {found[0]}: " if found[0] else ""
             raise InputError(f"{where}{mistakes[found[0]]}")
 
     def in_turn(self, work: Callable[[], Any]) -> Any:
@@ -241,10 +241,9 @@ def _answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostError(
-            f"another of the {here().world} processes has ended, or did not answer for "
-            f"{PATIENCE.seconds // 60} minutes"
-        ) from error
+        waited = f"did not answer for {PATIENCE.seconds // 60} minutes"
+        what = waited if "imed out" in str(error) else "has ended"
+        raise LostError(f"another of the {here().world} processes {what}") from error
 
 
 def _speaks() -> bool:

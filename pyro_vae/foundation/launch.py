@@ -1,12 +1,16 @@
 """As how many processes a program was started, by what torchrun says in the environment; without torch."""
 
 import os
+import sys
+import time
+from contextlib import suppress
 from typing import NamedTuple, TextIO
 
 from pyro_vae.foundation.errors import InputError
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MOST = 10**6  # processes
+PAUSE = 2.0  # seconds
 
 
 class Launch(NamedTuple):
@@ -44,6 +48,16 @@ def is_onlooker() -> bool:
         return launch().rank > 0
     except InputError:
         return False
+
+
+def give_way() -> None:
+    """Of several processes, let one that says nothing end a moment later than the one that speaks.
+
+    Where one ends with an error, torchrun ends all others, and nobody might have said why.
+    """
+    if getattr(sys.stderr, "name", "") == os.devnull and launch().world > 1:
+        with suppress(KeyboardInterrupt):
+            time.sleep(PAUSE)
 
 
 def nowhere() -> TextIO:

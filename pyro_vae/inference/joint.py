@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.engine.processes import Exchange, here
+from pyro_vae.foundation.abstract import forked_random
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.svi import SVI
 from pyro_vae.models.conditionals import Moved
@@ -36,7 +37,7 @@ def _check(svi: SVI, data: Any, batch_size: int) -> None:
     world = here().world
     if world > batch_size:
         raise InputError(
-            f"{world} processes share a batch of {batch_size} data: take a larger --batch-size, or as many processes"
+            f"{world} processes share a batch of {batch_size} data: take a larger --batch-size, or fewer processes"
         )
     alone = "one process sees only its share of the batch: train in one process"
     if getattr(svi.objective, "across_data", False):
@@ -48,7 +49,8 @@ def _check(svi: SVI, data: Any, batch_size: int) -> None:
         raise InputError(
             f"Moved adapts its moves to all data of a batch, and {alone}, or take another guide"
         )
-    few = data[torch.arange(min(len(data), 4))]
+    with forked_random():  # data may be drawn anew at each visit
+        few = data[torch.arange(min(len(data), 4))]
     if changed := svi.changes(few):
         raise InputError(
             f"{', '.join(changed[:3])}{' and more' if changed[3:] else ''} of the pair follows all data of a batch, as "
