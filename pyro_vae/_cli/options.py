@@ -17,7 +17,7 @@ from pyro_vae.foundation.endings import (
     reader_gone,
 )
 from pyro_vae.foundation.errors import InputError, MarkedError
-from pyro_vae.foundation.launch import give_way, launch
+from pyro_vae.foundation.launch import end, launch
 from pyro_vae.foundation.source import summaries
 from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
 from pyro_vae.runs import SPLITS
@@ -65,7 +65,7 @@ def run(
     """Run a program and exit: 0 when it did its work, 2 with one sentence for wrong input, 130 after Ctrl-C."""
     with _sentences(name):
         main(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(0)
+    end(0)
 
 
 TOGETHER = ("train", "evaluate")  # the programs that several processes can do
@@ -93,15 +93,13 @@ def _sentences(name: str) -> Iterator[None]:
     with interruptible() as heard, lasting_output() as output:
         try:
             yield
-        except SystemExit as end:
-            if end.code:
+        except SystemExit as exit_:
+            if exit_.code:
                 raise
-            ended = end
+            ended = exit_
         except BaseException as error:
             output.flush()
-            code = _code(name, error, interrupted=bool(heard))
-            give_way()
-            sys.exit(code)
+            end(_code(name, error, interrupted=bool(heard)))
         output.flush()
         if reader_gone():
             sys.exit(READER_GONE)

@@ -1,10 +1,11 @@
 """As how many processes a program was started, by what torchrun says in the environment; without torch."""
 
+import atexit
 import os
 import sys
 import time
 from contextlib import suppress
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 from pyro_vae.foundation.errors import InputError
 
@@ -44,20 +45,34 @@ def launch() -> Launch:
 
 def is_onlooker() -> bool:
     """Whether this is one of several processes, and not the first, which speaks for all."""
+    return world() > 1 and launch().rank > 0
+
+
+def world() -> int:
+    """How many processes there are; 1 where the environment says what cannot be."""
     try:
-        return launch().rank > 0
+        return launch().world
     except InputError:
-        return False
+        return 1
 
 
-def give_way() -> None:
-    """Of several processes, let one that says nothing end a moment later than the one that speaks.
+def end(code: int) -> NoReturn:
+    """End this process with an exit code.
 
-    Where one ends with an error, torchrun ends all others, and nobody might have said why.
+    Of several processes, one that says nothing ends with an error a moment later than the one that speaks: where one
+    ends with an error, torchrun ends all others, and nobody might have said why. And they end at once, since threads of
+    `torch.distributed` that still run abort a process that takes itself apart.
     """
-    if getattr(sys.stderr, "name", "") == os.devnull and launch().world > 1:
-        with suppress(KeyboardInterrupt):
+    if world() == 1:
+        sys.exit(code)
+    with suppress(KeyboardInterrupt):
+        if code and getattr(sys.stderr, "name", "") == os.devnull:
             time.sleep(PAUSE)
+    with suppress(Exception, KeyboardInterrupt):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def nowhere() -> TextIO:
