@@ -332,7 +332,10 @@ def _evaluate(
     further: list[Question],
 ) -> None:
     """Ask the questions, print what they are answered with, and write it."""
-    with here().jointly():
+    with (
+        here().jointly(),
+        here().alike(),
+    ):  # questions may draw to see whether they can be asked
         opened, rows, data = _opened(options, first, further)
     here().require_same(
         (rows.fingerprint, vars(options), _versions()),

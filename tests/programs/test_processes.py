@@ -1,6 +1,7 @@
 """Several processes, as torchrun starts them: what they find is what one finds, and none is left behind."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -47,7 +48,7 @@ def together(folder, count, *command, fails=False):
 
 def said(err):
     """The lines of our own programs among what torchrun reports."""
-    return [line for line in err.splitlines() if line.startswith("pyro_vae.")]
+    return [line for line in err.splitlines() if re.match(r"pyro_vae\.\w+: ", line)]
 
 
 def by_hand(folder, *commands, port):
@@ -247,7 +248,7 @@ def test_evaluation_is_to_the_bit_that_of_one_process(call, pair, tmp_path):
     """Few draws are in memory at a time, so that there are many pieces of work, the last of them smaller."""
     for name in ("one", "two"):
         shutil.copytree(pair[0], name)
-    options = ("--num-particles", 1000, "--limit", 150, "--memory", 32, "--ais")
+    options = ("--num-particles", 1000, "--limit", 60, "--memory", 12, "--ais")
     options += ("--chains", 4, "--temperatures", 20)
     alone = call("evaluate", "one", *options)
     assert alone.code == 0
