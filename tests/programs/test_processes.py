@@ -209,7 +209,7 @@ def test_resume_is_exact_by_as_many_and_goes_on_by_others(call, pair, tmp_path):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_takes_the_others_with_it(tmp_path, rank):
+def test_a_process_that_is_killed_takes_the_others_with_it(call, tmp_path, rank):
     endless = ("--epochs", 10**6, *TINY, "--compile", "no", "--output", "run")
     process = launched(tmp_path, 2, "train", *endless)
     for line in process.stdout:
@@ -223,11 +223,11 @@ def test_a_process_that_is_killed_takes_the_others_with_it(tmp_path, rank):
     mentions(sentence, "another of the 2 processes has ended; the checkpoint after")
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     done = len(rows(tmp_path / "run"))
-    out = together(tmp_path, 2, "train", "--resume", "run", "--epochs", done + 1)
-    mentions(out, f"epoch {done + 1}/{done + 1}")
+    assert call("train", "--resume", "run", "--epochs", done + 1).code == 0
+    assert len(rows(tmp_path / "run")) == done + 1
 
 
-def test_ctrl_c_stops_all_after_the_same_step(tmp_path):
+def test_ctrl_c_stops_all_after_the_same_step(call, tmp_path):
     endless = ("--epochs", 10**6, *TINY, "--compile", "no", "--output", "run")
     process = launched(tmp_path, 2, "train", *endless)
     for line in process.stdout:
@@ -240,7 +240,7 @@ def test_ctrl_c_stops_all_after_the_same_step(tmp_path):
     assert said(err) == ["pyro_vae.train: interrupted"]
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
     done = len(rows(tmp_path / "run"))
-    together(tmp_path, 2, "train", "--resume", "run", "--epochs", done + 1)
+    assert call("train", "--resume", "run", "--epochs", done + 1).code == 0
     assert len(rows(tmp_path / "run")) == done + 1
 
 
@@ -248,8 +248,8 @@ def test_evaluation_is_to_the_bit_that_of_one_process(call, pair, tmp_path):
     """Few draws are in memory at a time, so that there are many pieces of work, the last of them smaller."""
     for name in ("one", "two"):
         shutil.copytree(pair[0], name)
-    options = ("--num-particles", 1000, "--limit", 60, "--memory", 12, "--ais")
-    options += ("--chains", 4, "--temperatures", 20)
+    options = ("--num-particles", 1000, "--limit", 40, "--memory", 8, "--ais")
+    options += ("--chains", 4, "--temperatures", 10, "--adaptive", "--refine", 10)
     alone = call("evaluate", "one", *options)
     assert alone.code == 0
     out = together(tmp_path, 2, "evaluate", "two", *options)
