@@ -19,7 +19,7 @@ from reading import TINY, mentions, rows, same, weights
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
-SECONDS = 100  # that no launch takes
+SECONDS = 300  # that no launch takes, on a busy machine either
 # Nothing is random in these but the weights and the order of the data.
 FIXED = ("--guide", "delta", "--objective", "autoencoder", "--likelihood", "gaussian")
 
@@ -218,7 +218,7 @@ def test_a_process_that_is_killed_takes_the_others_with_it(call, tmp_path, rank)
     ranks = children_of(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[rank], signal.SIGKILL)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=SECONDS)
     (sentence,) = said(err)
     mentions(sentence, "another of the 2 processes has ended; the checkpoint after")
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
@@ -235,7 +235,7 @@ def test_ctrl_c_stops_all_after_the_same_step(call, tmp_path):
             break
     ranks = children_of(process.pid)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=SECONDS)
     mentions(out, "stopped and saved; go on with", "by torchrun as before")
     assert said(err) == ["pyro_vae.train: interrupted"]
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
@@ -248,7 +248,7 @@ def test_evaluation_is_to_the_bit_that_of_one_process(call, pair, tmp_path):
     """Few draws are in memory at a time, so that there are many pieces of work, the last of them smaller."""
     for name in ("one", "two"):
         shutil.copytree(pair[0], name)
-    options = ("--num-particles", 1000, "--limit", 40, "--memory", 8, "--ais")
+    options = ("--num-particles", 1000, "--limit", 25, "--memory", 4, "--ais")
     options += ("--chains", 4, "--temperatures", 10, "--adaptive", "--refine", 10)
     alone = call("evaluate", "one", *options)
     assert alone.code == 0
