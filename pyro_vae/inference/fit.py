@@ -196,8 +196,7 @@ def run_epochs(
             for a patience below 1.
         NonFiniteLossError: naming the step and the site.
     """
-    _check(schedule, patience)
-    schedule = unchecked(schedule)
+    schedule = _tried(schedule, patience)
     progress = Progress() if progress is None else progress
     processes, size = here(), len(data)
     steps = -(-size // batch_size)
@@ -259,13 +258,14 @@ def run_epochs(
             return
 
 
-def _check(schedule: Schedule, patience: int | None) -> None:
-    """Raise `InputError` for a schedule that fails, or a patience below 1."""
+def _tried(schedule: Schedule, patience: int | None) -> Schedule:
+    """The schedule; `InputError` where it fails, or for a patience below 1."""
     try_out(schedule)
     if patience is not None and (type(patience) is not int or patience < 1):
         raise InputError(
             f"patience={patience!r} must be a whole number of epochs, at least 1"
         )
+    return unchecked(schedule)
 
 
 def _order(svi: SVI, size: int, progress: Progress, turn: Turn) -> Tensor:
