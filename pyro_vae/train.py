@@ -34,7 +34,8 @@ from pyro_vae._cli.display import Display
 from pyro_vae._cli.keep import Keeper
 from pyro_vae._cli.options import run
 from pyro_vae._cli.outputs import draw
-from pyro_vae._cli.training import resolve
+from pyro_vae._cli.seeds import read_seeds, runs_in, train_all
+from pyro_vae._cli.training import resolve, without_seeds
 from pyro_vae._config import COMPILE, STREAM, Config, flag, key
 from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae._starting import check_values, parts_of, start
@@ -66,6 +67,7 @@ from pyro_vae.foundation.files import (
     subfolder,
     write_atomically,
 )
+from pyro_vae.foundation.launch import launch
 from pyro_vae.foundation.memory import in_words
 from pyro_vae.foundation.reading import user_path
 from pyro_vae.foundation.sources import sources
@@ -1304,6 +1306,9 @@ def _table_figure(name: str, job: Job, vae: VAE) -> Figure:
 @by_the_command_line
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
+    if (commands := _of_seeds(arguments)) is not None:
+        train_all(commands)
+        return
     config, resumed, dry = resolve(arguments)
     torch.backends.cudnn.deterministic = (
         True  # the same command gives the same bits on a GPU too
@@ -1325,6 +1330,63 @@ def main(arguments: Sequence[str]) -> None:
                 stack.enter_context(locked(folder))
         folder = processes.every(folder)[0]
         _train_and_draw(job, folder, resumed=resumed is not None)
+
+
+def _of_seeds(arguments: Sequence[str]) -> dict[Path, list[str]] | None:
+    """What each of several runs is called with, by its folder; `None` where there is one run.
+
+    All that can be wrong with them is found here, but for what only training finds.
+    """
+    given, others = without_seeds(arguments)
+    resumed = None if given.resume is None else Path(given.resume)
+    if resumed is not None and given.seeds is None and not is_run(resumed):
+        folders = runs_in(resumed)
+        if not folders:
+            return None
+        words = {folder: [*others, "--resume", str(folder)] for folder in folders}
+        resolve(words[folders[0]])
+        return words
+    if given.seeds is None or given.dry_run:
+        return None
+    if resumed is not None:
+        raise InputError(
+            f"--resume {resumed} goes on with the seeds that are there: leave --seeds out"
+        )
+    if launch().world > 1:
+        raise InputError(
+            "--seeds starts processes itself: leave torchrun out, or train one seed at a time"
+        )
+    seeds = read_seeds(given.seeds)
+    config, _, _ = resolve(arguments)
+    if config.seed != Config.seed:
+        raise InputError(
+            f"--seed {config.seed} is one, and --seeds {given.seeds} says them all: leave it out"
+        )
+    job = prepare(replace(config, seed=seeds[0]))
+    print(describe(job))
+    folder = _folder_of_seeds(job.config, seeds)
+    places = [folder / f"seed{seed}" for seed in seeds]
+    pairs = zip(seeds, places, strict=True)
+    return {p: [*others, "--seed", str(s), "--output", str(p)] for s, p in pairs}
+
+
+def _folder_of_seeds(config: Config, seeds: Sequence[int]) -> Path:
+    """The folder of several runs, made if need be."""
+    if config.output is None:
+        return _folder(config)
+    folder = Path(config.output)
+    if is_run(folder):
+        raise InputError(
+            f"{folder} holds one run: name another --output for the runs of --seeds"
+        )
+    there = [f for s in seeds if is_run(f := folder / f"seed{s}")]
+    if there and not config.overwrite:
+        raise InputError(
+            f"{there[0]} holds a run already: go on with {option('resume', folder)}, name another --output, or add "
+            "--overwrite"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _check_same(job: Job) -> None:

@@ -80,6 +80,11 @@ def make_parser() -> Parser:
         metavar="FILE",
         help="where the data of --resume or --from lie now, if they have moved",
     )
+    parser.add_argument(
+        "--seeds",
+        metavar="N,N",
+        help="train a run with each of these seeds, side by side, into OUTPUT/seedN",
+    )
     add_trust(parser)
     parser.add_argument(
         "--dry-run",
@@ -89,10 +94,21 @@ def make_parser() -> Parser:
     return parser
 
 
+def without_seeds(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """`seeds`, `resume` and `dry_run` as they were given, and the other arguments without `output` and these."""
+    parser = Parser(argument_default=None, allow_abbrev=False, add_help=False)
+    for name in ("--seeds", "--resume", "--output"):
+        parser.add_argument(name)
+    parser.add_argument("--dry-run", action="store_true")
+    make_parser().parse_args(arguments)  # which says what is wrong with any of them
+    return parser.parse_known_args(arguments)
+
+
 def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
     """The configuration, the run to resume (if any), and whether this is a dry run."""
     given = vars(make_parser().parse_args(arguments))
     given.pop("trust", None)  # seen by `by_the_command_line`
+    given.pop("seeds", None)  # what is resolved is one run
     dry, file, resume, data = (
         given.pop(k, None) for k in ("dry_run", "config", "resume", "data")
     )

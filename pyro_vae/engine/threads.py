@@ -84,6 +84,11 @@ def _quota() -> float:
     return math.inf if quota == "max" else int(quota) / int(period)
 
 
+def cores() -> int:
+    """How many cores this process may use at a time; one at least."""
+    return max(1, int(min(len(_cores()), _quota())))
+
+
 def _own() -> float:
     """Seconds of a core that this process used, and those of its children that have ended."""
     times = os.times()
