@@ -18,7 +18,6 @@ class Alike:
     As long as nobody else uses cores, nothing is tried. How an operation shares its work among threads follows from
     shapes, not from values: a way to be called that agreed in some calls agrees in all.
 
-    >>> torch.set_num_threads(2)
     >>> Alike()("ones", lambda: [torch.ones(2)])
     [tensor([1., 1.])]
     """
