@@ -40,8 +40,34 @@ MOST = 10**15  # of anything that an option counts
 DRAWS = 200  # for each datum, where q(z|x) has no mean in closed form
 
 
+class Version(argparse.Action):
+    """`--version`: of this package, and of what its numbers come from; nothing is imported."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        from pyro_vae import __version__
+
+        said = [f"pyro-vae {__version__}"]
+        for name in ("torch", "pyro-ppl"):
+            with suppress(PackageNotFoundError):
+                said.append(f"{name} {version(name)}")
+        print(", ".join(said))
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one sentence, with the nearest option offered."""
+    """An argument parser whose complaints are one sentence, with the nearest option offered, and with `--version`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_argument(
+            "--version",
+            action=Version,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="show the versions of this package, torch and pyro-ppl, and exit",
+        )
 
     def error(self, message: str) -> NoReturn:
         if unknown := re.match(r"unrecognized arguments: (-\S+)", message):
@@ -71,14 +97,14 @@ def run(
 TOGETHER = ("train", "evaluate")  # the programs that several processes can do
 
 
-def answer(parser: Parser) -> None:
+def answer(parser: Parser, arguments: Sequence[str] | None = None) -> None:
     """Exit where the command line asks for `--help` or cannot be read; before a program's imports, that is at once.
 
     So it is where torchrun started several processes of a program that is one.
     """
     name = parser.prog.removeprefix("python -m ")
     with _sentences(name):
-        parser.parse_intermixed_args()
+        parser.parse_intermixed_args(arguments)
         if launch().world > 1 and name.removeprefix("pyro_vae.") not in TOGETHER:
             raise InputError(
                 f"this program is one process, and {launch().world} were started: leave torchrun out; those that share "
