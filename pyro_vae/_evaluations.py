@@ -22,7 +22,7 @@ from pyro_vae.evaluation.refinement import Refined
 from pyro_vae.evaluation.weighting import Weighted, Weighting
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import read_json, read_toml
-from pyro_vae.runs import EVALUATION, on_run
+from pyro_vae.runs import EVALUATION, evaluations, headline, on_run
 
 # What one of an earlier version held more.
 EXTRAS = (
@@ -32,11 +32,6 @@ EXTRAS = (
     "posterior",
     "ood",
 )
-
-
-def headline(split: str) -> str:
-    """The name, without ending, of the evaluation that the report and the comparison read for a split."""
-    return "evaluation" if split == "test" else f"evaluation-{split}"
 
 
 def digest(columns: Mapping[str, Any]) -> str:
@@ -154,17 +149,6 @@ def _gives_way(old: dict[str, Any] | None, plan: dict[str, Any], epoch: int) -> 
     held = known.get("asked") or [name for name in EXTRAS if name in known]
     keeps = isinstance(held, list) and all(text in plan["asked"] for text in held)
     return least and keeps and (more or plan["seed"] == known.get("seed"))
-
-
-def evaluations(folder: Path, split: str) -> list[str]:
-    """The names of all evaluations of a split in a run folder, the headline first."""
-    stems = [p.stem for p in sorted(folder.glob("evaluation*.json"))]
-    ours = [
-        s
-        for s in stems
-        if (m := re.fullmatch(EVALUATION, s)) and (m[2] or "test") == split
-    ]
-    return sorted(ours, key=lambda stem: stem != headline(split))
 
 
 @dataclass(frozen=True)

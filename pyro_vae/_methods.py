@@ -5,10 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pyro_vae._config import Config, key
-from pyro_vae._evaluations import Evaluation
 from pyro_vae.foundation.errors import InputError
+
+if TYPE_CHECKING:
+    from pyro_vae._evaluations import Evaluation
 
 # What does not make another method: names, places, and how the same numbers are worked out. Data are known by their
 # fingerprints.
@@ -27,7 +30,8 @@ NO_METHOD = {
     "log",
 }
 OPTIONS = [option for option in fields(Config) if option.name not in NO_METHOD]
-NAMES = (*(key(o.name) for o in OPTIONS), "training data", "labels", "checkpoint")
+OPTION_NAMES = tuple(key(option.name) for option in OPTIONS)
+NAMES = (*OPTION_NAMES, "training data", "labels", "checkpoint")
 MARK = 6  # signs of a fingerprint
 
 
@@ -59,7 +63,7 @@ def read_names(given: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def methods_of(
-    found: Mapping[str, Evaluation], named: Mapping[str, Sequence[str]]
+    found: Mapping[str, "Evaluation"], named: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Runs by their methods.
 
@@ -95,34 +99,40 @@ def methods_of(
 
     if all(len(runs) == 1 for runs in alike.values()):
         return methods | {run: [run] for (run,) in alike.values()}, warnings
-    labels = _labels(list(alike))
+    labels = differences(list(alike))
     for label, runs in zip(labels, alike.values(), strict=True):
         known = label and label not in methods
         methods[label if known else _common(runs)] = runs
     return methods, warnings
 
 
-def _options(evaluation: Evaluation) -> tuple[str, ...]:
+def _options(evaluation: "Evaluation") -> tuple[str, ...]:
     """What makes the method of a run, each of `NAMES` as text."""
-    config = evaluation.config
+    marks = evaluation.config["resolved"].get("fingerprint") or {}
+    plan = evaluation.summary.get("plan")
+    checkpoint = plan.get("checkpoint") if isinstance(plan, dict) else None
+    seen = (str(marks.get(part))[:MARK] for part in ("train", "labels"))
+    return (*options_of(evaluation.config), *seen, checkpoint or "best")
+
+
+def options_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options of a run that make its method, each of `OPTION_NAMES` as text."""
     options = []
     for option in OPTIONS:
         value = config.get(key(option.name), option.default)
         # Of each seed another run.
         options.append(str(value is not None if option.name == "from_" else value))
-    marks = config["resolved"].get("fingerprint") or {}
-    plan = evaluation.summary.get("plan")
-    checkpoint = plan.get("checkpoint") if isinstance(plan, dict) else None
-    seen = (str(marks.get(part))[:MARK] for part in ("train", "labels"))
-    return (*options, *seen, checkpoint or "best")
+    return tuple(options)
 
 
-def _labels(methods: Sequence[tuple[str, ...]]) -> list[str]:
+def differences(
+    methods: Sequence[tuple[str, ...]], names: Sequence[str] = NAMES
+) -> list[str]:
     """For each method what differs among them, as in `guide=IAF, latent_dim=20`."""
     columns = list(zip(*methods, strict=True))
     differing = [i for i, column in enumerate(columns) if len(set(column)) > 1]
     return [
-        ", ".join(f"{NAMES[i]}={options[i].removesuffix('()')}" for i in differing)
+        ", ".join(f"{names[i]}={options[i].removesuffix('()')}" for i in differing)
         for options in methods
     ]
 

@@ -37,7 +37,7 @@ from pyro_vae._cli.scores import (
     scores,
     table_files,
 )
-from pyro_vae._evaluations import digest, headline, plan_of, stem_of
+from pyro_vae._evaluations import digest, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.holes import share_missing
 from pyro_vae.data.inputs import fields_of
@@ -64,7 +64,7 @@ from pyro_vae.foundation.files import (
     write_atomically,
 )
 from pyro_vae.foundation.trust import by_the_command_line
-from pyro_vae.runs import check_output, on_run, public_command, public_path
+from pyro_vae.runs import check_output, headline, on_run, public_command, public_path
 from pyro_vae.trained import Run
 
 if TYPE_CHECKING:

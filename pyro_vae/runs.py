@@ -109,6 +109,22 @@ def output_folder(option: str, given: str) -> Path:
     return path
 
 
+def headline(split: str) -> str:
+    """The name, without ending, of the evaluation that the report and the comparison read for a split."""
+    return "evaluation" if split == "test" else f"evaluation-{split}"
+
+
+def evaluations(folder: Path, split: str) -> list[str]:
+    """The names of all evaluations of a split in a run folder, the headline first."""
+    stems = [p.stem for p in sorted(folder.glob("evaluation*.json"))]
+    ours = [
+        s
+        for s in stems
+        if (m := re.fullmatch(EVALUATION, s)) and (m[2] or "test") == split
+    ]
+    return sorted(ours, key=lambda stem: stem != headline(split))
+
+
 def owned(folder: Path) -> list[Path]:
     """The files in a run folder that the programs wrote, by their names; none that is reached through a link."""
     return [
@@ -299,3 +315,9 @@ def shown(path: Path) -> Path:
         if len(near.parts) < len(there.parts) and near.parts[:2] != ("..", "..")
         else there
     )
+
+
+if __name__ == "__main__":
+    from pyro_vae._cli.console import start
+
+    start("runs", "python -m pyro_vae.runs")

@@ -58,6 +58,12 @@ PROGRAMS = {
         OPTIONS,
         "impute_parser",
     ),
+    "runs": Program(
+        "list the runs below a folder, with their numbers",
+        "pyro_vae._cli.listing",
+        OPTIONS,
+        "runs_parser",
+    ),
 }
 
 
@@ -68,22 +74,37 @@ def main(called: str = "pyro-vae") -> NoReturn:
         called: how the list of commands is called, `'pyro-vae'` or `'python -m pyro_vae'`.
     """
     word, *rest = sys.argv[1:] or ["--help"]
-    known = PROGRAMS.get(word)
-    full = called if known is None else f"{called} {word}"
-    name = full.removeprefix("python -m ")
+    if word in PROGRAMS:
+        start(word, f"{called} {word}", rest)
+    name = called.removeprefix("python -m ")
+    at_once(name)
+
+    from pyro_vae._cli.options import run
+
+    run(name, lambda words: _overview(called, words), [word, *rest])
+
+
+def start(
+    command: str, called: str, arguments: Sequence[str] | None = None
+) -> NoReturn:
+    """Run a command.
+
+    Args:
+        command: one of `PROGRAMS`.
+        called: how it is called in its usage.
+        arguments: those of the command line behind it; by default all.
+    """
+    name = called.removeprefix("python -m ")
     at_once(name)
 
     from pyro_vae._cli.options import answer, run
 
-    # The list of commands, or a word that is none.
-    if known is None:
-        run(name, lambda words: _overview(called, words), [word, *rest])
-
-    # A command: its options are looked at before the imports, which take seconds.
-    parser: Parser = getattr(import_module(known.parsers), known.parser)()
-    parser.prog = full
-    answer(parser, rest)
-    run(name, import_module(known.module).main, rest)
+    # The options are looked at before the imports, which take seconds.
+    program = PROGRAMS[command]
+    parser: Parser = getattr(import_module(program.parsers), program.parser)()
+    parser.prog = called
+    answer(parser, arguments)
+    run(name, import_module(program.module).main, arguments)
 
 
 def _overview(called: str, words: Sequence[str]) -> None:

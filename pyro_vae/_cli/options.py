@@ -516,3 +516,45 @@ def encode_parser() -> Parser:
         help="for q(z|x) without a closed form (default: 200)",
     )
     return parser
+
+
+# What a list of runs is sorted by.
+SORTED_BY = ("log_p", "elbo", "date", "name", "data", "state", "epochs")
+
+
+def runs_parser() -> Parser:
+    """The options of the list of runs."""
+    parser = Parser(
+        prog="python -m pyro_vae.runs",
+        description="List the runs below a folder: what they are of, in what they differ, and what came out.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "folders",
+        metavar="FOLDER",
+        nargs="*",
+        help="where to look, in the folders inside it too (default: the current folder)",
+    )
+    add(
+        "--sort",
+        choices=SORTED_BY,
+        help="by what (default: data by data, the highest log p(x) first, or ELBO where there is none)",
+    )
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only runs with this option, data, state or name, as in guide=fullrank; again for more",
+    )
+    add(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="of which data log p(x) is (default: test)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print all there is as JSON")
+    form.add_argument("--csv", action="store_true", help="print the table as CSV")
+    return parser

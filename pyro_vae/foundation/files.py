@@ -246,6 +246,23 @@ def locked(folder: Path) -> Iterator[None]:
         _taken.discard(place)
 
 
+def holder(folder: Path) -> str | None:
+    """Who trains a run at this moment, as `locked` writes it down; `None` where nobody does, or none can tell."""
+    if folder.resolve() in _taken:
+        return f"process {os.getpid()} on {platform.node()}"
+    if fcntl is None:
+        return None
+    try:
+        with (folder / LOCK).open(encoding="utf-8", errors="replace") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                return file.read(200).strip() or "another process"
+    except OSError:  # no such file, or a file system without locks
+        pass
+    return None
+
+
 @contextmanager
 def _lock_file(folder: Path) -> Iterator[None]:
     path = folder / LOCK
