@@ -37,6 +37,7 @@ from pyro_vae._cli.scores import (
     require_pyarrow,
     table_files,
 )
+from pyro_vae._cli.telling import teller
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS, evenly
 from pyro_vae.data.inputs import as_data, fields_of, rows_within
@@ -474,8 +475,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     splits = [s for s in (*SPLITS, NEW) if f"{s}_mean" in arrays]
     sizes = ", ".join(f"{len(arrays[f'{s}_mean'])} {s}" for s in splits)
-    print(f"{fresh or opened.name}: {sizes} data")
-    print(
+    tell = teller(quiet=options.quiet)
+    tell(f"{fresh or opened.name}: {sizes} data")
+    tell(
         f"latent dimension {opened.spec.latent_dim}, weights of epoch {opened.epoch}\n"
     )
     write_atomically(output, lambda path: _save(path, arrays, output.suffix))
@@ -495,7 +497,8 @@ def main(arguments: Sequence[str]) -> None:
     if len(mean) > 1 and mean.shape[1]:  # one point is no picture
         make = partial(picture, mean, std, labels, fit=arrays.get("train_mean"))
         drawn, not_drawn = _draw(opened.folder, f"{_stem(fresh)}.png", make)
-    print(f"\nwritten: {', '.join(map(str, (output, *written, *drawn)))}")
+    tell("")
+    print(f"written: {', '.join(map(str, (output, *written, *drawn)))}")
     lost = [f"not written: {', '.join(failed)}"] if failed else []
     lost += [f"not drawn: {not_drawn[0]}"] if not_drawn else []
     if lost:

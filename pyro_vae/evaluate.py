@@ -37,6 +37,7 @@ from pyro_vae._cli.scores import (
     scores,
     table_files,
 )
+from pyro_vae._cli.telling import teller
 from pyro_vae._evaluations import digest, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data.holes import share_missing
@@ -74,12 +75,18 @@ __all__ = ["main"]
 
 
 @contextmanager
-def _progress(unit: str, total: int | None) -> Iterator[Callable[[int], Any]]:
+def _progress(
+    unit: str, total: int | None, *, quiet: bool = False
+) -> Iterator[Callable[[int], Any]]:
     """What to call with the number of units done since the last call: it moves a bar, if there is a terminal."""
     from tqdm import tqdm
 
     with tqdm(
-        total=total, unit=f" {unit}", unit_scale=True, leave=False, disable=None
+        total=total,
+        unit=f" {unit}",
+        unit_scale=True,
+        leave=False,
+        disable=quiet or None,
     ) as bar:
         yield bar.update
 
@@ -135,6 +142,18 @@ def _opening(s: Mapping[str, Any], answer: Answer | None) -> str:
     holes = [PARTLY.format(share=100 * s["missing"])] if s["missing"] else []
     said = replace(answer, sentences=[*holes, bits, *answer.sentences])
     return f"{what}\n{_density(s['given'])}\n{said}"
+
+
+def _result(s: Mapping[str, Any]) -> str:
+    """What an evaluation came to, in one line."""
+    of = f"{s['data']} of {s['data_in_split']} {s['split']} data"
+    marginal = s.get("log_marginal")
+    if marginal is None:
+        return f"no log p(x), as the guide is a point: {of}"
+    mean, error = marginal["mean"], marginal["data_standard_error"]
+    given = f"|{', '.join(s['given'])}" if s["given"] else ""
+    told = f"{mean:.4f}" if error is None else f"{mean:.4f} ± {error:.4f}"
+    return f"log p(x{given}) {told} nats per datum, {of}"
 
 
 POINT = (
@@ -343,17 +362,19 @@ def _evaluate(
     )
     further = _with_usual(opened, data, first, further)
     pyro.set_rng_seed(options.seed)
+    tell = teller(quiet=options.quiet)
+    progress = partial(_progress, quiet=options.quiet)
 
     # The log-likelihood, which every later question may look at; under a point the reconstruction stands in its place.
     answer = result = None
     if not _is_point(opened, first):
-        answer = first.ask(opened, data, _progress)
+        answer = first.ask(opened, data, progress)
         result = next(r for r in answer.rows.values() if isinstance(r, LogMarginal))
     s = _facts(opened, rows, result) | {"warnings": [], "captions": {}}
     files = _Files(s, identity(rows))
     if answer is not None:
         files.begin(first, answer)
-    print(_opening(s, answer), flush=True)
+    tell(_opening(s, answer))
 
     # The other questions.
     data = replace(data, log_marginal=result)
@@ -362,14 +383,14 @@ def _evaluate(
         if isinstance(question, Latents) and int(data.sound.sum()) < 2:
             continue
         try:
-            answer = question.ask(opened, data, _progress)
+            answer = question.ask(opened, data, progress)
             files.add(question, answer)
         except LostError:
             raise
         except InputError as error:  # what was answered before is worth its time
             refused.append(f"{question} has no answer: {one_line(error)}")
             continue
-        print(f"\n{answer}", flush=True)
+        tell(f"\n{answer}")
 
     # The files, which the first of several processes writes.
     if not leave():
@@ -387,10 +408,13 @@ def _evaluate(
     page, no_page = _report(opened.folder, stem, rows) if options.report else ([], [])
     written += [*told, *drawn, *page]
     failed += no_page
-    print(f"\nwritten: {', '.join(map(str, written))}")
+    tell("")
+    if options.quiet:
+        print(_result(s))
+    print(f"written: {', '.join(map(str, written))}")
     if rows.split != NEW and stem != headline(rows.split):
-        print(_beside(opened.folder, rows.split))
-    print(f"next: {_next(opened, rows, options)}")
+        tell(_beside(opened.folder, rows.split))
+    tell(f"next: {_next(opened, rows, options)}")
     refused += [f"not written: {', '.join(failed)}"] if failed else []
     refused += [f"not drawn: {', '.join(not_drawn)}"] if not_drawn else []
     if refused:

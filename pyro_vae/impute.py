@@ -31,6 +31,7 @@ from pyro_vae._cli.scores import (
     identity,
     require_pyarrow,
 )
+from pyro_vae._cli.telling import teller
 from pyro_vae._rows import Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS
 from pyro_vae.data.inputs import fields_of
@@ -216,7 +217,8 @@ def main(arguments: Sequence[str]) -> None:
     arrays = _joined([completed(opened, rows, **settings) for rows in every])
 
     # What was done, and how far to trust it.
-    print(_said(opened, arrays, options.num_particles))
+    tell = teller(quiet=options.quiet)
+    tell(_said(opened, arrays, options.num_particles))
     table = (
         {}
         if output.suffix == ".npz"
@@ -230,7 +232,8 @@ def main(arguments: Sequence[str]) -> None:
             ),
         }
     )
-    print(f"\nwritten: {', '.join(map(str, written))}")
+    tell("")
+    print(f"written: {', '.join(map(str, written))}")
     if failed:
         raise InputError(f"not written: {', '.join(failed)}")
 

@@ -35,6 +35,7 @@ from pyro_vae._cli.keep import Keeper
 from pyro_vae._cli.options import run
 from pyro_vae._cli.outputs import draw
 from pyro_vae._cli.seeds import read_seeds, runs_in, train_all
+from pyro_vae._cli.telling import teller
 from pyro_vae._cli.training import resolve, without_seeds
 from pyro_vae._config import COMPILE, STREAM, Config, flag, key
 from pyro_vae._metrics import metrics_text, read_metrics
@@ -714,6 +715,11 @@ def _said_of_corruption(job: Job) -> list[str]:
     ]
 
 
+def _are_images(data: DataSet) -> bool:
+    """Whether a datum is an image, and no table, row of numbers or several fields."""
+    return not isinstance(data, FieldSet) and len(data.shape) > 1
+
+
 def _bound(vae: VAE) -> str:
     """What `E_q[log p(x, z) - log q(z|x)]` is called: under a guide that is a point it is no bound."""
     return "ELBO" if vae.guide.has_density else "log p(x, z)"
@@ -951,7 +957,7 @@ class _RunFiles:
             self.keeper.finish()
 
 
-def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
+def train(job: Job, folder: Path, *, resume: bool = False, quiet: bool = False) -> bool:
     """Train `job` and keep `folder` up to date after each epoch; whether all epochs were done.
 
     Each file is replaced in one move, so that a kill loses the epoch under way and nothing else.
@@ -965,7 +971,14 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
             return True
     else:
         here().own_stream(config.seed)
-    display = Display(epochs, progress.epoch, _bound(job.vae), _judged_by(job))
+    display = Display(
+        epochs,
+        progress.epoch,
+        _bound(job.vae),
+        _judged_by(job),
+        unit="images" if _are_images(job.data) else "data",
+        quiet=quiet,
+    )
     files = _RunFiles(
         job,
         folder,
@@ -979,7 +992,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
                 job, progress, display, stop=lambda: bool(asked) or reader_gone()
             ):
                 files.add(e)
-                display.epoch(e)
+                display.epoch(e, best=progress.best_epoch == e.epoch)
         except InputError as error:
             raise InputError(f"{error}{_kept(files.keeper, progress)}") from error
         finally:
@@ -991,7 +1004,7 @@ def train(job: Job, folder: Path, *, resume: bool = False) -> bool:
     finished = progress.finished(epochs, config.patience)
     if finished and progress.epoch < epochs:
         waited = f"{progress.waited} epochs without a better {_judged_by(job)}"
-        print(
+        display.tell(
             f"stopped    after epoch {progress.epoch}, {waited} than in epoch {progress.best_epoch}"
         )
     return finished
@@ -1054,14 +1067,14 @@ def _epochs(
         count, what = parts_of_prior(job.vae)
         clusters = what == "clusters"
         name, words = (what, count) if clusters else ("prior", f"{count} {what}")
-        display.say(
+        display.tell(
             f"{name:<11}{words} sought among the codes, by a mixture of Gaussians"
         )
 
     train = job.train
     spread = None if config.from_ is not None else spread_labels(job.vae, train)
     if spread is not None:
-        display.say(f"labels     {spread.sentence}")
+        display.tell(f"labels     {spread.sentence}")
         train = spread.data
 
     def first() -> None:
@@ -1072,11 +1085,11 @@ def _epochs(
                 config.stacked,
                 batch_size=config.batch_size,
                 corrupt=job.corruption,
-                say=lambda text: display.say(f"layer      {text}"),
+                say=lambda text: display.tell(f"layer      {text}"),
             )
         said = begin(job.vae, train)
         if said is not None:
-            display.say(f"{'labels' if 'learned' in said else 'classes':<11}{said}")
+            display.tell(f"{'labels' if 'learned' in said else 'classes':<11}{said}")
 
     def called(i: int) -> str:
         return (
@@ -1099,7 +1112,7 @@ def _epochs(
         else Turn(job.vae.seek_after or 0, turn, first),
         stop=stop,
         report=display.within,
-        say=lambda text: display.say(f"compiling  {text}"),
+        say=lambda text: display.tell(f"compiling  {text}"),
         remark=noticed,
         called=called,
     )
@@ -1309,7 +1322,7 @@ def main(arguments: Sequence[str]) -> None:
     if (commands := _of_seeds(arguments)) is not None:
         train_all(commands)
         return
-    config, resumed, dry = resolve(arguments)
+    config, resumed, dry, quiet = resolve(arguments)
     torch.backends.cudnn.deterministic = (
         True  # the same command gives the same bits on a GPU too
     )
@@ -1318,7 +1331,7 @@ def main(arguments: Sequence[str]) -> None:
             job = prepare(config, resumed)
             _check_memory(job)
         _check_same(job)
-        print(describe(job))
+        teller(quiet=quiet)(describe(job))
         if dry:
             print(_shapes(job.vae, job.spec.shape))
             print(f"\n{_toml(job, Path())}", end="")
@@ -1329,7 +1342,7 @@ def main(arguments: Sequence[str]) -> None:
                 folder = resumed or _folder(job.config)
                 stack.enter_context(locked(folder))
         folder = processes.every(folder)[0]
-        _train_and_draw(job, folder, resumed=resumed is not None)
+        _train_and_draw(job, folder, resumed=resumed is not None, quiet=quiet)
 
 
 def _of_seeds(arguments: Sequence[str]) -> dict[Path, list[str]] | None:
@@ -1357,13 +1370,13 @@ def _of_seeds(arguments: Sequence[str]) -> dict[Path, list[str]] | None:
             "--seeds starts processes itself: leave torchrun out, or train one seed at a time"
         )
     seeds = read_seeds(given.seeds)
-    config, _, _ = resolve(arguments)
+    config, _, _, quiet = resolve(arguments)
     if config.seed != Config.seed:
         raise InputError(
             f"--seed {config.seed} is one, and --seeds {given.seeds} says them all: leave it out"
         )
     job = prepare(replace(config, seed=seeds[0]))
-    print(describe(job))
+    teller(quiet=quiet)(describe(job))
     folder = _folder_of_seeds(job.config, seeds)
     places = [folder / f"seed{seed}" for seed in seeds]
     pairs = zip(seeds, places, strict=True)
@@ -1402,12 +1415,13 @@ def _check_same(job: Job) -> None:
     )
 
 
-def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
+def _train_and_draw(job: Job, folder: Path, *, resumed: bool, quiet: bool) -> None:
+    tell = teller(quiet=quiet)
     world = here().world
     where = f"{world} processes, the first on {job.device}" if world > 1 else job.device
-    print(f"run        {folder}, on {where}", flush=True)
+    tell(f"run        {folder}, on {where}")
     started = time.perf_counter()
-    finished = train(job, folder, resume=resumed)
+    finished = train(job, folder, resume=resumed, quiet=quiet)
     if not finished:
         again = command(
             "train", "--resume", folder, *trust(asdict(job.config), TRUSTED)
@@ -1418,9 +1432,9 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
     if not leave():
         return
     if (fitted := code_prior(job, folder)) is not None:
-        print(fitted, flush=True)
+        tell(fitted)
     if job.config.from_ is not None and _older(folder / RECORD, folder):
-        print(f"\n{measure_gain(job, folder)}\n", flush=True)
+        tell(f"\n{measure_gain(job, folder)}\n")
     _, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
     if math.isnan(header["score"]):
@@ -1437,11 +1451,12 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool) -> None:
         return
     names = draw_figures(job, folder)
     more = "" if job.config.from_ is None else f", {BEFORE}, {RECORD}"
+    tell("")
     print(
-        f"\ndone in {time.perf_counter() - started:.0f} s: {chosen}\n"
-        f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors{more}, figures/ ({', '.join(names)})\n"
-        f"next: {on_run('evaluate', folder)}"
+        f"done in {time.perf_counter() - started:.0f} s: {chosen}\n"
+        f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors{more}, figures/ ({', '.join(names)})"
     )
+    tell(f"next: {on_run('evaluate', folder)}")
 
 
 if __name__ == "__main__":

@@ -8,25 +8,47 @@ from typing import Any
 
 from pyro_vae.inference.epochs import Epoch
 
+FEW = 20  # epochs of which each has its line
+APART = 5.0  # seconds between two lines of more epochs,
+SHARE = 0.01  # and the share of all epochs between them;
+LATEST = 60.0  # after so many seconds there is one anyway
+
 
 class Display:
-    """Progress: a bar on a terminal, a plain line for each epoch elsewhere.
+    """Progress: a bar on a terminal, and elsewhere lines.
 
-    `bound` is what its number is called, `judge` what the best epoch is chosen by, shown where it is another.
+    Of many epochs the first has a line, then one every few seconds, the last one, and the best one where it had none.
+
+    Args:
+        epochs: how many there are.
+        first: how many are done before.
+        bound: what its number is called.
+        judge: what the best epoch is chosen by, shown where it is another.
+        unit: what a datum is, in several.
+        quiet: show nothing but what is said by `say`.
     """
 
     def __init__(
-        self, epochs: int, first: int, bound: str = "ELBO", judge: str | None = None
+        self,
+        epochs: int,
+        first: int,
+        bound: str = "ELBO",
+        judge: str | None = None,
+        *,
+        unit: str = "data",
+        quiet: bool = False,
     ) -> None:
         self.judge = judge if judge != bound else None
-        self.epochs, self.first, self.started, self.bound = (
-            epochs,
-            first,
-            time.perf_counter(),
-            bound,
-        )
+        self.epochs, self.first, self.bound = epochs, first, bound
+        self.unit, self.quiet = unit, quiet
+        self.started = time.perf_counter()
+        # The epochs that have a line, and when the last of them had it.
+        self._shown: set[int] = set()
+        self._when = -math.inf
+        # The last epoch and the best one, with what is said of them.
+        self._last = self._best = (first, "")
         self.bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm
 
             form = "{desc} {percentage:3.0f}%|{bar:16}| {elapsed}<{remaining}{postfix}"
@@ -45,8 +67,8 @@ class Display:
             self.bar.n = int(self.bar.n) + min(done / size, 0.999)
             self.bar.set_postfix_str(f"{self.bound} {elbo:.2f}{self.validation}")
 
-    def epoch(self, e: Epoch) -> None:
-        """At the end of an epoch."""
+    def epoch(self, e: Epoch, *, best: bool = False) -> None:
+        """At the end of an epoch, which may be the best so far."""
         self.validation = (
             ""
             if math.isnan(e.validation_elbo)
@@ -60,7 +82,7 @@ class Display:
             )
         if not math.isnan(e.acceptance):
             self.validation += f", moves accepted {e.acceptance:.2f}"
-        speed = f"{e.images_per_second:,.0f} images/s"
+        speed = f"{e.images_per_second:,.0f} {self.unit}/s"
         parts = f"{self.bound} {e.elbo:.2f} = {e.reconstruction:.2f} - {e.kl:.2f}{self.validation}, {speed}"
         if self.bar is not None:
             self.bar.n = e.epoch
@@ -74,7 +96,30 @@ class Display:
             / (e.epoch - self.first)
             * (self.epochs - e.epoch)
         )
-        print(f"epoch {e.epoch}/{self.epochs}: {parts}, {left:.0f} s left", flush=True)
+        line = f"epoch {e.epoch}/{self.epochs}: {parts}"
+        self._last = (e.epoch, line)
+        self._best = self._last if best else self._best
+        if self._due(e.epoch):
+            self._show(e.epoch, f"{line}, {left:.0f} s left")
+
+    def _due(self, epoch: int) -> bool:
+        """Whether an epoch has a line as soon as it ends."""
+        if not self._shown or self.epochs - self.first <= FEW:
+            return True
+        epochs, seconds = epoch - max(self._shown), time.perf_counter() - self._when
+        enough = seconds >= APART and epochs >= SHARE * self.epochs
+        return enough or seconds >= LATEST or epoch == self.epochs
+
+    def _show(self, epoch: int, line: str) -> None:
+        if not self.quiet:
+            print(line, flush=True)
+        self._shown.add(epoch)
+        self._when = time.perf_counter()
+
+    def tell(self, text: str) -> None:
+        """A line of its own that `quiet` leaves out."""
+        if not self.quiet:
+            self.say(text)
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""
@@ -84,5 +129,10 @@ class Display:
             self.bar.write(text)
 
     def close(self) -> None:
+        """Training has ended: take the bar away, or print the lines of the best and the last epoch where they lack."""
         if self.bar is not None:
             self.bar.close()
+            return
+        for before, (epoch, line) in (("", self._last), ("best       ", self._best)):
+            if line and epoch not in self._shown:
+                self._show(epoch, f"{before}{line}")

@@ -219,6 +219,15 @@ def add_trust(parser: Parser) -> None:
     )
 
 
+def add_quiet(parser: Parser) -> None:
+    """The option that leaves out what is said on the way."""
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print nothing but warnings, the result and the files that were written",
+    )
+
+
 NEW = (
     "new data, all of whose rows are taken; or the data of the run, if they have moved"
 )
@@ -368,6 +377,7 @@ def evaluate_parser() -> Parser:
         action="store_true",
         help="also write RUN/report.html, a page for a reader",
     )
+    add_quiet(parser)
     return parser
 
 
@@ -453,6 +463,7 @@ def impute_parser() -> Parser:
         metavar="MiB",
         help="memory bound (default: 256)",
     )
+    add_quiet(parser)
     return parser
 
 
@@ -515,6 +526,7 @@ def encode_parser() -> Parser:
         metavar="K",
         help="for q(z|x) without a closed form (default: 200)",
     )
+    add_quiet(parser)
     return parser
 
 

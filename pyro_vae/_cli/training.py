@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pyro_vae._cli.options import Parser, add_trust, members
+from pyro_vae._cli.options import Parser, add_quiet, add_trust, members
 from pyro_vae._config import (
     BY_KEY,
     OF_A_SECOND_PRIOR,
@@ -91,6 +91,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="print the resolved configuration, shapes and sizes; train nothing",
     )
+    add_quiet(parser)
     return parser
 
 
@@ -104,14 +105,22 @@ def without_seeds(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[st
     return parser.parse_known_args(arguments)
 
 
-def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
-    """The configuration, the run to resume (if any), and whether this is a dry run."""
+class Asked(NamedTuple):
+    """What a command line asks for: a configuration, the run to resume (if any), a dry run, few words."""
+
+    config: Config
+    resumed: Path | None
+    dry: bool
+    quiet: bool
+
+
+def resolve(arguments: Sequence[str]) -> Asked:
+    """What the command line asks for."""
     given = vars(make_parser().parse_args(arguments))
     given.pop("trust", None)  # seen by `by_the_command_line`
     given.pop("seeds", None)  # what is resolved is one run
-    dry, file, resume, data = (
-        given.pop(k, None) for k in ("dry_run", "config", "resume", "data")
-    )
+    dry, quiet = (bool(given.pop(k, False)) for k in ("dry_run", "quiet"))
+    file, resume, data = (given.pop(k, None) for k in ("config", "resume", "data"))
     if resume is not None:
         folder = Path(resume)
         if fixed := sorted(set(given) - RESUMABLE) + (["config"] if file else []):
@@ -119,23 +128,20 @@ def resolve(arguments: Sequence[str]) -> tuple[Config, Path | None, bool]:
                 f"--resume goes on with the options of {folder}; {flag(fixed[0])} cannot change"
             )
         stored = _moved(folder / "config.toml", data, given.get("data_dir"))
-        return (
-            replace(
-                _from_table(stored, folder / "config.toml"), **given, output=str(folder)
-            ),
-            folder,
-            bool(dry),
-        )
+        config = _from_table(stored, folder / "config.toml")
+        config = replace(config, **given, output=str(folder))
+        return Asked(config, folder, dry, quiet)
     values = {} if file is None else _moved(Path(file))
     source = given.get("from_", values.get("from"))
     if source is not None:
         asked = _checked(values, Path(file or "")) | given
-        return _second_prior(Path(source), asked, data), None, bool(dry)
+        return Asked(_second_prior(Path(source), asked, data), None, dry, quiet)
     if data is not None:
         raise InputError(
             "--data says where the data of --resume or --from lie now; a new run takes --dataset"
         )
-    return replace(_from_table(values, Path(file or "")), **given), None, bool(dry)
+    config = replace(_from_table(values, Path(file or "")), **given)
+    return Asked(config, None, dry, quiet)
 
 
 def _second_prior(folder: Path, asked: dict[str, Any], data: str | None) -> Config:

@@ -300,7 +300,7 @@ class Unread:
 def test_a_damaged_image_ends_training_with_one_sentence(
     folder, call, tmp_path, monkeypatch, workers
 ):
-    def damage(self, epoch):
+    def damage(self, epoch, **more):
         (folder / "07.png").write_bytes(b"no image")
 
     monkeypatch.setattr("pyro_vae.train.Display.epoch", damage)
