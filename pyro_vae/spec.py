@@ -15,7 +15,7 @@ import torch
 
 from pyro_vae.evaluation.families import Question
 from pyro_vae.foundation.abstract import variants
-from pyro_vae.foundation.checks import Count, Whole, check, shown
+from pyro_vae.foundation.checks import Count, Whole, annotations, check, shown
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.trust import check_trusted
 from pyro_vae.inference import schedules
@@ -88,6 +88,8 @@ class Member:
 def parse(axis: str, text: str) -> Member:
     """Read one member of an axis in the grammar of the command line: a name, or a call with literal keyword arguments.
 
+    A word without quotes is a text, where the argument takes one: `gaussian(scale=network)`.
+
     Args:
         axis: `'prior'`, `'network'`, `'likelihood'`, `'guide'`, `'objective'`, `'corrupt'` or `'ask'`, for a question.
         text: `bernoulli`, `gaussian(scale='learned')`, or `my_package.guides:MyGuide(width=3)` for a class of one's
@@ -99,18 +101,22 @@ def parse(axis: str, text: str) -> Member:
 
     >>> str(parse("likelihood", "gaussian(scale=0.5)"))
     'Gaussian(scale=0.5)'
+    >>> str(parse("likelihood", "gaussian(scale=network)"))
+    "Gaussian(scale='network')"
     """
     family, base, fixed = FAMILIES[axis]
     if axis == "structure" and FORMULA.match(text):
         text = f"formula(text={text!r})"
-    module, name, arguments = _read(axis, text)
+    module, name, arguments, bare = _read(axis, text)
     if module is None:
         name, cls = _lookup(axis, name, variants(family))
     else:
         cls = _import(axis, module, name, base)
         name = f"{module}:{name}"
     arguments = _with_first(axis, name, cls, arguments, fixed)
-    return Member(name, cls, _checked(axis, name, cls, arguments, fixed))
+    arguments = _checked(axis, name, cls, arguments, fixed)
+    _check_words(name, cls, arguments, bare)
+    return Member(name, cls, arguments)
 
 
 def parse_columns(text: str) -> dict[str, str] | None:
@@ -238,7 +244,7 @@ def parse_part(axis: str, text: str) -> Member | Members:
 
 def parse_optimizer(text: str, device: str = "cpu") -> Member:
     """An optimizer of `torch.optim` by name, `adam` or `sgd(momentum=0.9)`; call it with parameters and `lr`."""
-    _, name, arguments = _read("optimizer", text)
+    _, name, arguments, _ = _read("optimizer", text)
     name, cls = _lookup("optimizer", name, OPTIMIZERS)
     parameters = inspect.signature(cls).parameters
     arguments = _named(
@@ -257,9 +263,11 @@ def parse_optimizer(text: str, device: str = "cpu") -> Member:
 
 def parse_schedule(text: str) -> schedules.Schedule:
     """A learning-rate schedule by name, `constant`, `cosine(floor=0.01)` or `step(at=(0.5,), factors=(0.1,))`."""
-    _, name, arguments = _read("schedule", text)
+    _, name, arguments, bare = _read("schedule", text)
     name, function = _lookup("schedule", name, schedules.SCHEDULES)
-    schedule = partial(function, **_checked("schedule", name, function, arguments, 1))
+    arguments = _checked("schedule", name, function, arguments, 1)
+    _check_words(name, function, arguments, bare)
+    schedule = partial(function, **arguments)
     schedules.try_out(schedule, f"--schedule {shown(text)}")
     return schedule
 
@@ -267,8 +275,17 @@ def parse_schedule(text: str) -> schedules.Schedule:
 UNNAMED = ""  # stands for the name of an argument that has none
 
 
-def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
-    """`[module:]Name[(key=literal, ...)]` -> module, name, arguments."""
+class _Read(NamedTuple):
+    """A member as it was written; `bare` are the arguments with words that have no quotes."""
+
+    module: str | None
+    name: str
+    arguments: dict[str, Any]
+    bare: set[str]
+
+
+def _read(axis: str, text: str) -> _Read:
+    """`[module:]Name[(key=literal, ...)]` in its parts."""
     if len(text) > LONGEST:
         raise InputError(
             f"--{axis} {shown(text)} is longer than {LONGEST:,} characters"
@@ -289,7 +306,9 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
                 f"as in {function.id}(key=value)"
             )
         arguments: dict[str, Any] = {}
+        bare: set[str] = set()
         if call:
+            bare = {str(k.arg) for k in call.keywords if _has_words(k)}
             first = [(UNNAMED, ast.literal_eval(value)) for value in call.args]
             named = {str(k.arg): _value(str(k.arg), k.value) for k in call.keywords}
             arguments = {**dict(first), **named}
@@ -299,7 +318,44 @@ def _read(axis: str, text: str) -> tuple[str | None, str, dict[str, Any]]:
         raise InputError(
             f"--{axis} {shown(text)} is not of the form name or name(key=value, ...) with plain values"
         ) from error
-    return module, function.id, arguments
+    return _Read(module, function.id, arguments, bare)
+
+
+def _has_words(keyword: ast.keyword) -> bool:
+    """Whether an argument that is no member has words without quotes."""
+    members = keyword.arg in AXES or keyword.arg in ("columns", "fields")
+    return not members and any(isinstance(n, ast.Name) for n in ast.walk(keyword.value))
+
+
+class _Quoted(ast.NodeTransformer):
+    """Puts words into quotes; what is called stays as it is, and no literal."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:  # as ast calls it
+        return ast.Constant(node.id)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        return node
+
+
+def _literal(node: ast.expr) -> Any:
+    return ast.literal_eval(_Quoted().visit(node))
+
+
+def _check_words(
+    name: str, make: Callable[..., Any], arguments: dict[str, Any], bare: set[str]
+) -> None:
+    """Raise `InputError` for words without quotes where an argument takes no text."""
+    hints = annotations(make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
+    parameters = inspect.signature(make).parameters
+    for key in bare & arguments.keys():
+        value = arguments[key]
+        if hints.get(key, Any) is not Any:
+            check(key, value, hints[key], owner=name, example=parameters[key].default)
+        elif key not in parameters or not isinstance(parameters[key].default, str):
+            raise InputError(
+                f"{key}={value} of {name} is a word, and nothing says that {key} takes one: if it does, put the word "
+                "in quotes"
+            )
 
 
 def _value(name: str, node: ast.expr) -> Any:
@@ -309,11 +365,11 @@ def _value(name: str, node: ast.expr) -> Any:
     """
     if name in ("columns", "fields") and isinstance(node, ast.Dict):
         keys: list[Any] = node.keys
-        names = [ast.literal_eval(key) for key in keys]
+        names = [_literal(key) for key in keys]
         members = [_value("likelihood", value) for value in node.values]
         return dict(zip(names, members, strict=True))
     if name not in AXES or (isinstance(node, ast.Constant) and node.value is None):
-        return ast.literal_eval(node)
+        return _literal(node)
     text = (
         node.value
         if isinstance(node, ast.Constant) and isinstance(node.value, str)

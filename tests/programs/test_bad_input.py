@@ -59,6 +59,21 @@ REAL = rng.normal(size=(30, 4))
             ["--network", "plain values"],
         ),
         ("--network", "mlp(hidden=(open('hacked', 'w'),))", ["plain values"]),
+        # words without quotes
+        ("--likelihood", "gaussian(scale=netwrk)", ["scale='netwrk'", "'network'?"]),
+        ("--network", "mlp(hidden=(many, 3))", ["hidden=('many', 3)"]),
+        ("--guide", "meanfield(scale=network)", ["has no argument scale"]),
+        ("--guide", "meanfield(log_variance=os.name)", ["plain values"]),
+        ("--guide", "meanfield(log_variance=-wide)", ["plain values"]),
+        ("--likelihood", "gaussian(scale=network())", ["plain values"]),
+        ("--objective", "elbo(beta=large)", ["beta='large'", "number"]),
+        (
+            "--objective",
+            "pyro.infer:Trace_ELBO(vectorize_particles=false)",
+            ["vectorize_particles=false", "in quotes"],
+        ),
+        ("--schedule", "cosine(floor=low)", ["floor='low'"]),
+        ("--optimizer", "sgd(momentum=big)", ["momentum='big'"]),
         # values of arguments
         ("--likelihood", "gaussian(scale=-1)", ["scale=-1", "positive"]),
         ("--likelihood", "gaussian(scale='learnt')", ["'learnt'", "'learned'"]),
