@@ -351,10 +351,8 @@ def _evaluate(
     further: list[Question],
 ) -> None:
     """Ask the questions, print what they are answered with, and write it."""
-    with (
-        here().jointly(),
-        here().alike(),
-    ):  # questions may draw to see whether they can be asked
+    # Questions may draw to see whether they can be asked.
+    with here().jointly(), here().alike():
         opened, rows, data = _opened(options, first, further)
     here().require_same(
         (rows.fingerprint, vars(options), _versions()),
@@ -382,15 +380,10 @@ def _evaluate(
     for question in further:
         if isinstance(question, Latents) and int(data.sound.sum()) < 2:
             continue
-        try:
-            answer = question.ask(opened, data, progress)
-            files.add(question, answer)
-        except LostError:
-            raise
-        except InputError as error:  # what was answered before is worth its time
-            refused.append(f"{question} has no answer: {one_line(error)}")
-            continue
-        tell(f"\n{answer}")
+        answer, why_not = _asked(question, opened, data, files, progress)
+        refused += why_not
+        if not why_not:
+            tell(f"\n{answer}")
 
     # The files, which the first of several processes writes.
     if not leave():
@@ -421,6 +414,20 @@ def _evaluate(
         raise InputError(
             f"the evaluation is done and written to {written[0]}, but {'; '.join(refused)}"
         )
+
+
+def _asked(
+    question: Question, opened: Run, data: Any, files: "_Files", progress: Any
+) -> tuple[Any, list[str]]:
+    """The answer to a question, kept in the files, or why there is none: what was answered before is worth its time."""
+    try:
+        answer = question.ask(opened, data, progress)
+        files.add(question, answer)
+    except LostError:
+        raise
+    except InputError as error:
+        return None, [f"{question} has no answer: {one_line(error)}"]
+    return answer, []
 
 
 def _again(question: Question) -> bool:

@@ -105,7 +105,8 @@ def answer(parser: Parser, arguments: Sequence[str] | None = None) -> None:
     name = parser.prog.removeprefix("python -m ")
     with _sentences(name):
         parser.parse_intermixed_args(arguments)
-        if launch().world > 1 and name.removeprefix("pyro_vae.") not in TOGETHER:
+        program = name.replace(" ", ".").rpartition(".")[2]
+        if launch().world > 1 and program not in TOGETHER:
             raise InputError(
                 f"this program is one process, and {launch().world} were started: leave torchrun out; those that share "
                 f"their work are {' and '.join(TOGETHER)}"

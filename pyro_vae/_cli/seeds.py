@@ -103,7 +103,7 @@ class Child:
 
     def _read_output(self, stream: IO[str]) -> None:
         """Print what is said of this seed alone."""
-        begun = False
+        begun = "--quiet" in self.process.args
         for line in map(str.rstrip, stream):
             if begun and line and not any(end in line for end in ENDS):
                 self.say(f"{self.folder.name:7} {line}")
