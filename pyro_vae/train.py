@@ -989,7 +989,10 @@ def train(job: Job, folder: Path, *, resume: bool = False, quiet: bool = False) 
     with asking() as asked, corrupted(job.vae.guide, job.corruption):
         try:
             for e in _epochs(
-                job, progress, display, stop=lambda: bool(asked) or reader_gone()
+                job,
+                progress,
+                display,
+                stop=lambda: bool(asked) or reader_gone(look=True),
             ):
                 files.add(e)
                 display.epoch(e, best=progress.best_epoch == e.epoch)

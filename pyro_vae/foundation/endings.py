@@ -1,6 +1,8 @@
 """How a program ends when it is interrupted, and when nobody takes what it prints; imported before everything else."""
 
+import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -102,6 +104,16 @@ class Output:
     def flush(self) -> None:
         self._attempt(self.stream.flush)
 
+    def look(self) -> None:
+        """Find out whether the reader of a pipe has gone, without writing to it; where the system can tell."""
+        if self.error is not None:
+            return
+        with suppress(OSError, ValueError, AttributeError):
+            poll = select.poll()
+            poll.register(self.stream.fileno(), 0)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                self.error = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     def _attempt(self, action: Any) -> None:
         if self.error is not None:
             return
@@ -140,6 +152,8 @@ def _silence(stream: Any) -> None:
         os.close(nothing)
 
 
-def reader_gone() -> bool:
-    """Whether nobody reads what is printed any more, as after `| head`."""
+def reader_gone(*, look: bool = False) -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`: a write has failed, or with `look` would."""
+    if look and isinstance(sys.stdout, Output):
+        sys.stdout.look()
     return isinstance(getattr(sys.stdout, "error", None), BrokenPipeError)

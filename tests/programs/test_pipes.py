@@ -1,5 +1,8 @@
 """Results do not depend on who reads what a program prints."""
 
+import errno
+import os
+import select
 import shutil
 import subprocess
 import sys
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyro_vae._cli.options import run as program
-from pyro_vae.foundation.endings import Output, lasting_output
+from pyro_vae.foundation.endings import Output, lasting_output, reader_gone
 from pyro_vae.train import main
 from reading import TINY, mentions
 
@@ -169,8 +172,22 @@ def test_help_without_a_reader(shell, to, code):
     assert (found, "Traceback" in err, "Exception" in err) == (code, False, False), err
 
 
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="needs poll")
+def test_a_reader_that_goes_is_noticed_without_writing(monkeypatch):
+    there, here = os.pipe()
+    with os.fdopen(here, "w") as stream, monkeypatch.context() as patch:
+        output = Output(stream)
+        patch.setattr(sys, "stdout", output)
+        assert not reader_gone(look=True)
+        os.close(there)
+        assert not reader_gone()  # nothing was lost yet
+        assert reader_gone(look=True)
+        assert reader_gone()
+        assert output.error.errno == errno.EPIPE
+
+
 def test_a_training_whose_reader_goes_stops_and_can_go_on(call, monkeypatch):
-    stream = Broken(BrokenPipeError(32, "Broken pipe"), after=12)
+    stream = Broken(BrokenPipeError(32, "Broken pipe"), after=5)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         with pytest.raises(SystemExit) as end:
