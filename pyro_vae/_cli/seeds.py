@@ -81,6 +81,7 @@ class Child:
         say: Callable[[str], None],
     ) -> None:
         self.folder, self.say, self.last = folder, say, ""
+        self.quiet = "--quiet" in arguments
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pyro_vae.train", *arguments],
@@ -103,7 +104,7 @@ class Child:
 
     def _read_output(self, stream: IO[str]) -> None:
         """Print what is said of this seed alone."""
-        begun = "--quiet" in self.process.args
+        begun = self.quiet
         for line in map(str.rstrip, stream):
             if begun and line and not any(end in line for end in ENDS):
                 self.say(f"{self.folder.name:7} {line}")
