@@ -315,9 +315,3 @@ def shown(path: Path) -> Path:
         if len(near.parts) < len(there.parts) and near.parts[:2] != ("..", "..")
         else there
     )
-
-
-if __name__ == "__main__":
-    from pyro_vae._cli.console import start
-
-    start("runs", "python -m pyro_vae.runs")

@@ -538,7 +538,7 @@ SORTED_BY = ("log_p", "elbo", "date", "name", "data", "state", "epochs")
 def runs_parser() -> Parser:
     """The options of the list of runs."""
     parser = Parser(
-        prog="python -m pyro_vae.runs",
+        prog="python -m pyro_vae runs",
         description="List the runs below a folder: what they are of, in what they differ, and what came out.",
         allow_abbrev=False,
     )

@@ -248,16 +248,15 @@ def test_wrong_words_are_one_sentence(tmp_path, listed, arguments, said):
     mentions(err, said)
 
 
-def test_runs_has_a_module_of_its_own_name(runs):
-    for module in (["pyro_vae.runs"], ["pyro_vae", "runs"]):
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", *module, "--csv"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0
-        assert done.stdout.count("\n") == 4
-        imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-        assert "argparse" in imported
-        assert not imported & {"torch", "numpy"}
+def test_runs_are_listed_without_torch(runs):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pyro_vae", "runs", "--csv"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 4
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "numpy"}
