@@ -34,7 +34,7 @@ from pyro_vae._cli.display import Display
 from pyro_vae._cli.keep import Keeper
 from pyro_vae._cli.options import run
 from pyro_vae._cli.outputs import draw
-from pyro_vae._cli.seeds import read_seeds, runs_in, train_all
+from pyro_vae._cli.seeds import Seeds, read_seeds, train_all
 from pyro_vae._cli.telling import teller
 from pyro_vae._cli.training import resolve, without_seeds
 from pyro_vae._config import COMPILE, STREAM, Config, flag, key
@@ -1322,8 +1322,8 @@ def _table_figure(name: str, job: Job, vae: VAE) -> Figure:
 @by_the_command_line
 def main(arguments: Sequence[str]) -> None:
     """Run the program with these command-line arguments."""
-    if (commands := _of_seeds(arguments)) is not None:
-        train_all(commands)
+    if (runs := _of_seeds(arguments)) is not None:
+        train_all(runs)
         return
     config, resumed, dry, quiet = resolve(arguments)
     torch.backends.cudnn.deterministic = (
@@ -1348,26 +1348,28 @@ def main(arguments: Sequence[str]) -> None:
         _train_and_draw(job, folder, resumed=resumed is not None, quiet=quiet)
 
 
-def _of_seeds(arguments: Sequence[str]) -> dict[Path, list[str]] | None:
-    """What each of several runs is called with, by its folder; `None` where there is one run.
+def _of_seeds(arguments: Sequence[str]) -> Seeds | None:
+    """The runs of several seeds; `None` where there is one run, or a dry one.
 
     All that can be wrong with them is found here, but for what only training finds.
     """
-    given, others = without_seeds(arguments)
+    given, words = without_seeds(arguments)
     resumed = None if given.resume is None else Path(given.resume)
-    if resumed is not None and given.seeds is None and not is_run(resumed):
-        folders = runs_in(resumed)
-        if not folders:
-            return None
-        words = {folder: [*others, "--resume", str(folder)] for folder in folders}
-        resolve(words[folders[0]])
-        return words
-    if given.seeds is None or given.dry_run:
-        return None
-    if resumed is not None:
+    if resumed is not None and given.seeds is not None:
         raise InputError(
             f"--resume {resumed} goes on with the seeds that are there: leave --seeds out"
         )
+    if resumed is not None and not is_run(resumed):
+        runs = Seeds.resume(resumed, words)
+        if runs is not None and given.dry_run:
+            raise InputError(
+                f"{resumed} holds the runs of several seeds: give one of them to --dry-run"
+            )
+        if runs is not None:
+            resolve(runs.options(runs.seeds[0]))
+        return runs
+    if given.seeds is None or given.dry_run:
+        return None
     if launch().world > 1:
         raise InputError(
             "--seeds starts processes itself: leave torchrun out, or train one seed at a time"
@@ -1380,10 +1382,7 @@ def _of_seeds(arguments: Sequence[str]) -> dict[Path, list[str]] | None:
         )
     job = prepare(replace(config, seed=seeds[0]))
     teller(quiet=quiet)(describe(job))
-    folder = _folder_of_seeds(job.config, seeds)
-    places = [folder / f"seed{seed}" for seed in seeds]
-    pairs = zip(seeds, places, strict=True)
-    return {p: [*others, "--seed", str(s), "--output", str(p)] for s, p in pairs}
+    return Seeds(_folder_of_seeds(job.config, seeds), seeds, words)
 
 
 def _folder_of_seeds(config: Config, seeds: Sequence[int]) -> Path:
@@ -1395,11 +1394,11 @@ def _folder_of_seeds(config: Config, seeds: Sequence[int]) -> Path:
         raise InputError(
             f"{folder} holds one run: name another --output for the runs of --seeds"
         )
-    there = [f for s in seeds if is_run(f := folder / f"seed{s}")]
-    if there and not config.overwrite:
+    runs = Seeds(folder, tuple(seeds), ())
+    if (begun := runs.begun()) and not config.overwrite:
         raise InputError(
-            f"{there[0]} holds a run already: go on with {option('resume', folder)}, name another --output, or add "
-            "--overwrite"
+            f"{runs.place(begun[0])} holds a run already: go on with {option('resume', folder)}, "
+            "name another --output, or add --overwrite"
         )
     folder.mkdir(parents=True, exist_ok=True)
     return folder

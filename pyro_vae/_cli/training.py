@@ -101,7 +101,6 @@ def without_seeds(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[st
     for name in ("--seeds", "--resume", "--output"):
         parser.add_argument(name)
     parser.add_argument("--dry-run", action="store_true")
-    make_parser().parse_args(arguments)  # which says what is wrong with any of them
     return parser.parse_known_args(arguments)
 
 

@@ -1,11 +1,12 @@
 """Functions that give the same bits by any number of threads, found out by trying."""
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.engine.compiled import restored
+from pyro_vae.engine.compiled import restored, without_tensors
 from pyro_vae.engine.threads import free_threads, same_bits, threads
 from pyro_vae.foundation.abstract import forked_random
 
@@ -59,3 +60,31 @@ class Alike:
 def by_all_threads(_: Hashable, function: Callable[[], list[Tensor]]) -> list[Tensor]:
     """The same without a look at how many others leave."""
     return function()
+
+
+def sparing(
+    function: Callable[..., tuple[list[Tensor], Any]],
+) -> Callable[..., tuple[list[Tensor], Any]]:
+    """A function of data and numbers, called by as many threads as others leave cores for where that changes no bit.
+
+    Args:
+        function: returns tensors and anything else, and changes nothing.
+    """
+    alike = Alike()
+
+    def call(*args: Any) -> tuple[list[Tensor], Any]:
+        if free_threads() == torch.get_num_threads():
+            return function(*args)
+        tensors: list[Tensor] = []
+        structure = without_tensors(args, tensors)
+        others: list[Any] = []
+
+        def run() -> list[Tensor]:
+            found, other = function(*args)
+            others[:] = [other]
+            return found
+
+        found = alike((structure, *(t.shape for t in tensors)), run)
+        return found, others[0]
+
+    return call

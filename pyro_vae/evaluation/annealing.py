@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data.inputs import Call, as_data, classes_of, fields_of
 from pyro_vae.distributions.hamiltonian import first_step, hamiltonian_move, tuned
+from pyro_vae.engine.alike import sparing
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
 from pyro_vae.engine.processes import shared
@@ -416,7 +417,9 @@ class Paths:
                 "at what chains come to; anneal from the prior instead"
             )
         self.progress, self.at_a_time = progress, 1
-        self.densities: Callable[..., tuple[list[Tensor], Any]] = self._densities
+        programs = [p for p in (self.model, self.guide) if p is not None]
+        own = is_own(*programs)
+        self.densities = sparing(self._densities) if own else self._densities
 
     def start(self, call: Call, count: int) -> Tensor:
         """Draws of the start, `(count, batch, D)`."""

@@ -2,7 +2,6 @@
 
 import math
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, NamedTuple
@@ -11,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data.inputs import Call
+from pyro_vae.engine.alike import sparing
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, bytes_of, pieces
 from pyro_vae.engine.processes import shared
 from pyro_vae.evaluation.question import Tick
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.evaluation.weighting import Accumulator
-from pyro_vae.foundation.abstract import running
+from pyro_vae.foundation.abstract import is_own, running
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.particles import Program, is_point, way_alone
 from pyro_vae.inference.scores import Flat, draw, run_of, score
@@ -181,8 +181,12 @@ class Density:
         self.at_a_time = min(memory // row or 1, most)
         self.rows = max(1, min(self.at_a_time // BLOCK, len(call)))
         self.draws = max(DRAWS, self.at_a_time // self.rows // DRAWS * DRAWS)
-        self.slopes: Callable[..., tuple[list[Tensor], Any]] = self._sloped
-        self.values: Callable[..., tuple[list[Tensor], Any]] = self._valued
+        own = is_own(model)
+        self.by_python = (
+            sparing(self._sloped) if own else self._sloped,
+            sparing(self._valued) if own else self._valued,
+        )
+        self.slopes, self.values = self.by_python
         self.compiled = (
             choice(compile, repaid=gradients * row >= REPAID)
             and isinstance(model, nn.Module)
@@ -231,13 +235,13 @@ class Density:
         """`log p(x, z)` of a block and its gradient at z, `(count, rows, D)`."""
         if self.progress is not None:
             self.progress(z.shape[:2].numel())
-        functions = self.slopes, self._sloped
+        functions = self.slopes, self.by_python[0]
         values, gradients = self._by_pieces(functions, block, z, DRAWS)
         return values, gradients
 
     def value(self, block: Call, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log p(z)` and `log p(x, z)` of a block, `(count, rows)`."""
-        functions = self.values, self._valued
+        functions = self.values, self.by_python[1]
         latent, joint = self._by_pieces(functions, block, z, self.draws)
         return latent, joint
 

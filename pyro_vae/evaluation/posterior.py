@@ -23,6 +23,7 @@ from pyro_vae.distributions.hamiltonian import (
     jittered,
     tuned,
 )
+from pyro_vae.engine.alike import sparing
 from pyro_vae.engine.graphs import compiled
 from pyro_vae.evaluation.question import (
     Answer,
@@ -39,6 +40,7 @@ from pyro_vae.evaluation.results import quiet_arviz
 from pyro_vae.evaluation.weighting import a_few, latents_of
 from pyro_vae.foundation.abstract import (
     forked_random,
+    is_own,
     localise,
     parameters_of,
     running,
@@ -532,7 +534,7 @@ def _by_moves(
         return [joint.detach(), gradient], None
 
     looks = leapfrogs * (warmup_steps + num_samples)
-    found: Any = densities
+    found: Any = sparing(densities) if is_own(model) else densities
     repaid = looks >= COMPILED and way_alone(model, call.args, {}) is not None
     if isinstance(model, torch.nn.Module) and repaid:
         found = compiled(densities, [model], "the chains", asked=False)

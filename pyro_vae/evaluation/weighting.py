@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data.inputs import Call, as_data, once, rows_within
 from pyro_vae.distributions import Word, Words
+from pyro_vae.engine.alike import sparing
 from pyro_vae.engine.graphs import REPAID, choice, compiled
 from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of, pieces
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
@@ -31,6 +32,7 @@ from pyro_vae.evaluation.results import PARTS, LogMarginal
 from pyro_vae.foundation.abstract import (
     Around,
     forked_random,
+    is_own,
     is_traced,
     localise,
     parameters_of,
@@ -355,7 +357,7 @@ def _weigher(
 
     modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
     if singly or len(modules) < 2 or not choice(wanted, repaid=repaid):
-        return weigh
+        return sparing(weigh) if is_own(model, guide) else weigh
     return compiled(weigh, modules, "importance weighting", asked=wanted is True)
 
 

@@ -191,6 +191,8 @@ def each_objective(
     x: Any,
     objective: Objective,
     take: Callable[[Tensor], Any],
+    *,
+    alike: Alike | None = None,
 ) -> None:
     """Give `take` the bound of an objective at each datum, batch by batch, `(batch,)` in float64 on the host."""
     localise(model, guide)
@@ -201,10 +203,15 @@ def each_objective(
         if not called_whole(model, guide, data):
             each = objective.num_particles * combinations(model, guide, data)
             rows = max(1, most // each)
+        call = by_all_threads if alike is None else alike
+
+        def values(batch: Call) -> list[Tensor]:
+            t = scored(model, guide, batch, objective.num_particles)
+            return [double(objective.bound(t)).cpu()]
 
         def bound(batch: Call) -> Tensor:
-            t = scored(model, guide, batch, objective.num_particles)
-            return double(objective.bound(t)).cpu()
+            way = (type(objective), len(batch))
+            return call(way, partial(values, batch))[0]
 
-        for values in data.each(rows, bound):
-            take(values)
+        for found in data.each(rows, bound):
+            take(found)

@@ -390,10 +390,12 @@ def _judge(svi: SVI, validation: Any, progress: Progress) -> Tensor:
         if isinstance(svi.objective, Objective) and svi.objective.tightens
         else None
     )
+    # What programs of others change when they are called is not known.
+    alike = svi.alike if is_own(svi.model, svi.guide) else None
     _mode(svi, train=False)
     with forked_random():
         torch.manual_seed(0)  # the same latents and bits after every epoch
-        found = judge(svi.model, svi.guide, validation, own, svi.alike)
+        found = judge(svi.model, svi.guide, validation, own, alike)
     lost = (~found.isfinite().all(0)).nonzero().flatten().tolist()
     if 2 * len({*lost, *progress.left_out}) > found.shape[1]:
         value = found[BOUND, lost[0]].item() if lost else math.nan

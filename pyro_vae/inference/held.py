@@ -39,7 +39,7 @@ def judge(
     bound = score = reconstruction - kl
     if objective is not None:
         scores: list[Tensor] = []
-        each_objective(model, guide, x, objective, scores.append)
+        each_objective(model, guide, x, objective, scores.append, alike=alike)
         score = torch.cat(scores)
     return torch.stack([bound, reconstruction, kl, score])
 

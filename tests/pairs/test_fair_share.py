@@ -11,7 +11,16 @@ from pyro.nn import PyroModule
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import ELBO, SVI, Spec, build, fit
+from pyro_vae import (
+    ELBO,
+    SVI,
+    Spec,
+    annealed_importance_sampling,
+    build,
+    fit,
+    log_marginal,
+    log_marginal_adaptive,
+)
 from pyro_vae.engine import alike, compiled, threads, updates
 from pyro_vae.engine.alike import TRIALS, Alike
 from pyro_vae.engine.recording import KIND
@@ -267,6 +276,35 @@ def test_epochs_on_a_busy_processor_have_the_same_bits(busy):
         history = fit(vae, x[:200], epochs=3, validation=x[200:], compile=False)
         found.append([(e.elbo, e.validation_elbo) for e in history])
     assert found[0] == found[1]
+
+
+def weighed(vae, x):
+    return log_marginal(vae.model, vae.guide, x, num_particles=5000, compile=False)
+
+
+def annealed(vae, x):
+    options = {"num_chains": 2, "num_temperatures": 8, "compile": False}
+    return annealed_importance_sampling(vae.model, x, **options)
+
+
+def adaptive(vae, x):
+    return log_marginal_adaptive(vae, x, num_particles=1000, compile=False)[0]
+
+
+@pytest.mark.parametrize("ask", [weighed, annealed, adaptive])
+def test_questions_on_a_busy_processor_have_the_same_bits(busy, monkeypatch, ask):
+    torch.manual_seed(0)
+    vae, x = build(Spec((16, 16), 4)), torch.rand(12, 16, 16).round()
+    found, by = [], []
+    switch = alike.threads
+    monkeypatch.setattr(alike, "threads", lambda n: by.append(n) or switch(n))
+    for others in (False, True):
+        if others:
+            busy()
+        torch.manual_seed(1)
+        found.append(ask(vae, x).values)
+    assert same_bits(*found)
+    assert len(by) > TRIALS  # calls by one thread that were no trials
 
 
 SHAPES = [

@@ -38,6 +38,18 @@ def launched(folder, count, *command):
     )
 
 
+def endless(folder):
+    """Two processes that train on, one epoch of which is done, and their numbers."""
+    options = ("--epochs", 10**6, *TINY, "--compile", "no", "--output", "run")
+    process = launched(folder, 2, "train", *options)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    ranks = children_of(process.pid)
+    assert len(ranks) == 2
+    return process, ranks
+
+
 def together(folder, count, *command, fails=False):
     """What a program prints that several processes do."""
     process = launched(folder, count, *command)
@@ -210,13 +222,7 @@ def test_resume_is_exact_by_as_many_and_goes_on_by_others(call, pair, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_takes_the_others_with_it(call, tmp_path, rank):
-    endless = ("--epochs", 10**6, *TINY, "--compile", "no", "--output", "run")
-    process = launched(tmp_path, 2, "train", *endless)
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            break
-    ranks = children_of(process.pid)
-    assert len(ranks) == 2
+    process, ranks = endless(tmp_path)
     os.kill(ranks[rank], signal.SIGKILL)
     _, err = process.communicate(timeout=SECONDS)
     (sentence,) = said(err)
@@ -228,12 +234,7 @@ def test_a_process_that_is_killed_takes_the_others_with_it(call, tmp_path, rank)
 
 
 def test_ctrl_c_stops_all_after_the_same_step(call, tmp_path):
-    endless = ("--epochs", 10**6, *TINY, "--compile", "no", "--output", "run")
-    process = launched(tmp_path, 2, "train", *endless)
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            break
-    ranks = children_of(process.pid)
+    process, ranks = endless(tmp_path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=SECONDS)
     mentions(out, "stopped and saved; go on with", "by torchrun as before")

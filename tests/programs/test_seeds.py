@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from pyro_vae import InputError
-from pyro_vae._cli.seeds import read_seeds, runs_in
+from pyro_vae._cli.seeds import Seeds, read_seeds
 from reading import TINY, contents, mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -63,7 +63,7 @@ def test_each_run_is_as_if_alone(side_by_side, start, tmp_path):
 
 def test_what_they_came_to_is_summed_up(side_by_side):
     folder, out = side_by_side
-    assert [path.name for path in runs_in(folder)] == ["seed1", "seed4"]
+    assert Seeds.resume(folder, ()).seeds == (1, 4)
     assert out.count("data       digits") == 1
     scores = [
         float(line.split()[1].rstrip(","))
@@ -85,6 +85,8 @@ def test_mistakes_are_found_before_anything_begins(call, side_by_side):
         (*train, "--output", folder): "seed1 holds a run already",
         (*train, "--output", folder / "seed1"): "holds one run",
         ("train", "--resume", folder, "--seeds", "0"): "leave --seeds out",
+        ("train", "--resume", folder, "--dry-run"): "several seeds",
+        ("train", "--resume", folder, "--guide", "iaf"): "--guide cannot change",
         ("train", *SHORT, "--seeds", "0,x"): "--seeds '0,x'",
         ("train", "--seed", "x", "--seeds", "0"): "--seed",
     }
@@ -135,8 +137,7 @@ def test_ctrl_c_ends_all_with_what_they_have(start, call, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "go on with: python -m pyro_vae.train --resume many" in out
-    begun = runs_in(tmp_path / "many")
-    assert begun
+    assert Seeds.resume(tmp_path / "many", ()) is not None
     missing = [
         str(seed)
         for seed in range(6)
@@ -144,3 +145,17 @@ def test_ctrl_c_ends_all_with_what_they_have(start, call, tmp_path):
     ]
     line = next(line for line in out.splitlines() if line.startswith("not begun"))
     assert line.endswith(f"--seeds {','.join(missing)} --output many")
+
+
+def test_a_reader_that_goes_ends_all_with_what_they_have(start, tmp_path):
+    long = ("--dataset", "digits", *TINY, "--epochs", 100_000)
+    process = start(
+        tmp_path, "pyro_vae.train", *long, "--seeds", "0,1", "--output", "many"
+    )
+    for line in process.stdout:
+        if "epoch 1/" in line:
+            break
+    process.stdout.close()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 141
+    assert "Traceback" not in err
