@@ -12,11 +12,12 @@ from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.endings import (
     INTERRUPTED,
     READER_GONE,
+    asking,
     interruptible,
     lasting_output,
     reader_gone,
 )
-from pyro_vae.foundation.errors import InputError, MarkedError
+from pyro_vae.foundation.errors import InputError, LostError, MarkedError
 from pyro_vae.foundation.launch import end, launch
 from pyro_vae.foundation.source import summaries
 from pyro_vae.foundation.terminal import is_out_of_memory, printable, ready
@@ -125,8 +126,12 @@ def _sentences(name: str) -> Iterator[None]:
                 raise
             ended = exit_
         except BaseException as error:
-            output.flush()
-            end(_code(name, error, interrupted=bool(heard)))
+            with (
+                asking()
+            ):  # a signal now does not come between a mistake and its sentence
+                output.flush()
+                code = _code(name, error, interrupted=bool(heard))
+            end(code, last=not heard)
         output.flush()
         if reader_gone():
             sys.exit(READER_GONE)
@@ -141,6 +146,8 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
     """The exit code for what ended a program, told in one sentence; what is a mistake of ours is raised again."""
     if reader_gone():
         return READER_GONE  # the reader of our output has gone; nothing is left to say
+    if (lost := _lost(error)) is not None:
+        return _say(name, str(lost))
     if interrupted or isinstance(error, KeyboardInterrupt):
         _say(name, "interrupted")
         return INTERRUPTED
@@ -157,6 +164,16 @@ def _code(name: str, error: BaseException, *, interrupted: bool) -> int:
             "not enough memory; use a smaller --batch-size, --num-particles or network",
         )
     raise error
+
+
+def _lost(error: BaseException) -> InputError | None:
+    """What was said of another process that has ended: torchrun then kills this one, in the middle of saying it."""
+    chain = [error]
+    while (behind := chain[-1].__context__) is not None:
+        chain.append(behind)
+    if not any(isinstance(each, LostError) for each in chain):
+        return None
+    return next(each for each in chain if isinstance(each, InputError))
 
 
 def _say(name: str, message: str, *below: str) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.engine.skipping import Streams, spent
+from pyro_vae.foundation.endings import asking
 from pyro_vae.foundation.errors import InputError, LostError, one_line
 from pyro_vae.foundation.launch import Launch, launch, nowhere
 
@@ -199,8 +200,9 @@ def started(device: str) -> Iterator[Processes]:
     try:
         yield here()
     except BaseException:
-        if here().several:
-            sys.stderr = sys.__stderr__ if _speaks() else nowhere()
+        with asking():  # torchrun kills this one as soon as another has ended
+            if here().several:
+                sys.stderr = sys.__stderr__ if _speaks() else nowhere()
         raise
     finally:
         leave()

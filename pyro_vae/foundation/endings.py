@@ -27,8 +27,9 @@ def at_once(name: str) -> None:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        with suppress(OSError):
-            os.write(2, f"{name}: interrupted\n".encode())
+        if not is_onlooker():
+            with suppress(OSError):
+                os.write(2, f"{name}: interrupted\n".encode())
         os._exit(INTERRUPTED)
 
     for number in POLITE:

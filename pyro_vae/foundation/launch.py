@@ -11,7 +11,7 @@ from pyro_vae.foundation.errors import InputError
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MOST = 10**6  # processes
-PAUSE = 2.0  # seconds
+PAUSE = 10.0  # seconds, in which the first process comes to speak on a busy machine too
 
 
 class Launch(NamedTuple):
@@ -56,17 +56,17 @@ def world() -> int:
         return 1
 
 
-def end(code: int) -> NoReturn:
+def end(code: int, *, last: bool = True) -> NoReturn:
     """End this process with an exit code.
 
-    Of several processes, one that says nothing ends with an error a moment later than the one that speaks: where one
-    ends with an error, torchrun ends all others, and nobody might have said why. And they end at once, since threads of
+    Of several processes, one that says nothing ends with an error after the one that speaks (`last`): where one ends
+    with an error, torchrun kills all others, and nobody might have said why. And they end at once, since threads of
     `torch.distributed` that still run abort a process that takes itself apart.
     """
     if world() == 1:
         sys.exit(code)
     with suppress(KeyboardInterrupt):
-        if code and getattr(sys.stderr, "name", "") == os.devnull:
+        if code and last and getattr(sys.stderr, "name", "") == os.devnull:
             time.sleep(PAUSE)
     with suppress(Exception, KeyboardInterrupt):
         atexit._run_exitfuncs()

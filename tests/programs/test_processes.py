@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_vae._cli.options import run as run_program
 from pyro_vae.engine.processes import Processes
 from pyro_vae.engine.skipping import Streams, spent
+from pyro_vae.foundation.errors import InputError, LostError
 from reading import TINY, mentions, rows, same, weights
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -231,6 +233,47 @@ def test_a_process_that_is_killed_takes_the_others_with_it(call, tmp_path, rank)
     done = len(rows(tmp_path / "run"))
     assert call("train", "--resume", "run", "--epochs", done + 1).code == 0
     assert len(rows(tmp_path / "run")) == done + 1
+
+
+def test_a_kill_that_follows_a_loss_does_not_hide_it(capsys):
+    """torchrun kills the others as soon as it finds one that has ended: here, while that is being told."""
+
+    def loses(arguments):
+        try:
+            try:
+                raise LostError("another has ended")
+            except LostError as error:
+                raise InputError(f"{error}; the checkpoint is kept") from error
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        run_program("pyro_vae.train", loses)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "pyro_vae.train: another has ended; the checkpoint is kept\n"
+    )
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, "the program: interrupted\n"), (1, "")])
+def test_one_says_that_all_were_interrupted(rank, said):
+    """Before its imports, too."""
+    lines = (
+        "import os, signal, pyro_vae.foundation.endings as e",
+        "e.at_once('the program')",
+        "os.kill(os.getpid(), signal.SIGTERM)",
+    )
+    names = {"RANK": str(rank), "WORLD_SIZE": "2"}
+    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        check=False,
+        env={**os.environ, **names},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (ended.returncode, ended.stderr) == (130, said)
 
 
 def test_ctrl_c_stops_all_after_the_same_step(call, tmp_path):
