@@ -115,7 +115,9 @@ class Config:
         None,
         "largest value of whole numbers (default: by the files, else by what occurs)",
     )
-    structure: str = _option("Vae()", "the formula of model and guide, see below")
+    structure: str = _option(
+        "Vae()", "the formula of model and guide, see --help structure"
+    )
     labelled: int | None = _option(
         None,
         "of a structure with classes: how many training data keep their labels, as many of each class, chosen by the "
@@ -123,23 +125,24 @@ class Config:
     )
     prior: str | None = _option(
         None,
-        "p(z), see below (default: StandardNormal(), or that of the guide or the structure)",
+        "p(z), see --help prior (default: StandardNormal(), or that of the guide or the structure)",
     )
-    network: str = _option("MLP()", "body of encoder and decoder, see below")
+    network: str = _option("MLP()", "body of encoder and decoder, see --help network")
     likelihood: str | None = _option(
         None,
-        "p(x|z), see below (default: by what the data are; bernoulli for the named sets of images); of a table with "
-        "columns of several kinds: columns, or age=poisson, income=gaussian, ...",
+        "p(x|z), see --help likelihood (default: by what the data are; bernoulli for the named sets of images); of a "
+        "table with columns of several kinds: columns, or age=poisson, income=gaussian, ...",
     )
-    guide: str = _option("MeanField()", "q(z|x), see below")
+    guide: str = _option("MeanField()", "q(z|x), see --help guide")
     objective: str | None = _option(
         None,
-        "what is maximised, see below; also any pyro.infer:Trace_ELBO(...) (default: ELBO(); of a structure with "
-        "layers annealed over the first quarter of the epochs)",
+        "what is maximised, see --help objective; also any pyro.infer:Trace_ELBO(...) (default: ELBO(); of a "
+        "structure with layers annealed over the first quarter of the epochs)",
     )
     corrupt: str | None = _option(
         None,
-        "what encoders see in training in place of x, as in noise(0.3), see below; densities are of x as it is",
+        "what encoders see in training in place of x, as in noise(0.3), see --help corrupt; densities are of x as it "
+        "is",
     )
     stacked: int | None = _option(
         None,
@@ -202,6 +205,15 @@ class Config:
 
 
 OPTIONS = {f.name: f for f in fields(Config)}
+# The option with which each group of `--help` begins.
+GROUPS = {
+    "dataset": "data",
+    "background": "values of the data",
+    "structure": "model, guide and objective",
+    "epochs": "training",
+    "device": "machine",
+    "from_": "run",
+}
 RESUMABLE = {
     "products",
     "compile",

@@ -64,6 +64,12 @@ PROGRAMS = {
         OPTIONS,
         "runs_parser",
     ),
+    "completion": Program(
+        "let a shell complete all of this",
+        "pyro_vae._cli.completing",
+        OPTIONS,
+        "completion_parser",
+    ),
 }
 
 
@@ -109,7 +115,6 @@ def start(
 
 def _overview(called: str, words: Sequence[str]) -> None:
     """Answer `--help` and `--version`, and refuse everything else."""
-    import argparse
     import difflib
 
     from pyro_vae._cli.options import Parser
@@ -123,15 +128,17 @@ def _overview(called: str, words: Sequence[str]) -> None:
             f"{shown(words[0])} is no command: choose one of {', '.join(PROGRAMS)}{hint}"
         )
     width = max(map(len, PROGRAMS))
-    lines = [f"  {word:<{width}}  {p.about}" for word, p in PROGRAMS.items()]
     parser = Parser(
         prog=called,
-        usage=f"{called} COMMAND ...",
+        takes="COMMAND",
         description="Variational autoencoders in Pyro.",
-        epilog="\n".join(
-            ["commands:", *lines, "", f"{called} COMMAND --help lists its options"]
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    )
+    parser.epilog = "\n".join(
+        [
+            "commands:",
+            *(f"  {word:<{width}}  {p.about}" for word, p in PROGRAMS.items()),
+            "",
+            f"{called} COMMAND --help lists its options",
+        ]
     )
     parser.parse_args(words)

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -35,6 +36,8 @@ KINDS = (  # of pictures
     "layers",
     "denoise",
 )
+MEMBERS = "members"  # what --help lists of all axes
+WIDTH = 79  # of the first paragraph of help
 LONGEST = 600  # characters of a complaint
 WORD = 250  # characters of a word in it, as long as the name of a file can be
 MOST = 10**15  # of anything that an option counts
@@ -57,11 +60,65 @@ class Version(argparse.Action):
         parser.exit()
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one sentence, with the nearest option offered, and with `--version`."""
+class Help(argparse.Action):
+    """`--help` shows the options, `--help members` what they can be, and `--help guide` what one of them can be."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: Any = None
+    ) -> None:
+        axes = parser.axes if values == MEMBERS else [values]
+        if values and set(axes) <= set(parser.axes):
+            print(members(*axes))
+        else:
+            parser.print_help()
+        parser.exit()
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one sentence, with the nearest option offered.
+
+    Args:
+        description: of the program.
+        takes: its arguments that are no options, as its usage shows them.
+        examples: the words of commands, which help shows first.
+        axes: the options whose members help can list.
+        **options: as in `argparse.ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        *,
+        description: str = "",
+        takes: str = "",
+        examples: Sequence[str] = (),
+        axes: Sequence[str] = (),
+        add_help: bool = True,
+        **options: Any,
+    ) -> None:
+        lines = [textwrap.fill(description, WIDTH)]
+        if examples:
+            lines += ["", "examples:", *(f"  %(prog)s {words}" for words in examples)]
+        super().__init__(
+            description="\n".join(lines),
+            usage=f"%(prog)s {takes} [OPTION ...]".replace("  ", " "),
+            epilog=_where_members_are(axes),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+            **options,
+        )
+        self.axes = axes
+        if add_help:
+            self.add_argument(
+                *("-h", "--help"),
+                action=Help,
+                nargs="?" if axes else 0,
+                metavar="OPTION" if axes else None,
+                default=argparse.SUPPRESS,
+                help="show this, or what an option can be, and exit"
+                if axes
+                else "show this and exit",
+            )
         self.add_argument(
             "--version",
             action=Version,
@@ -82,6 +139,14 @@ class Parser(argparse.ArgumentParser):
             if len(message) < LONGEST
             else f"{message[:300]} ... {message[-100:]}"
         )
+
+
+def _where_members_are(axes: Sequence[str]) -> str | None:
+    """The last words of help: how to see what the options can be that name a class."""
+    if not axes:
+        return None
+    ways = ", ".join(f"--help {axis}" for axis in axes)
+    return f"what an option can be that names a class, with its arguments: {ways}; of all: --help {MEMBERS}"
 
 
 def run(
@@ -228,7 +293,7 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def add_trust(parser: Parser) -> None:
+def add_trust(parser: Any) -> None:
     """The option that lets a file of options name code."""
     parser.add_argument(
         "--trust",
@@ -237,7 +302,7 @@ def add_trust(parser: Parser) -> None:
     )
 
 
-def add_quiet(parser: Parser) -> None:
+def add_quiet(parser: Any) -> None:
     """The option that leaves out what is said on the way."""
     parser.add_argument(
         "--quiet",
@@ -276,7 +341,7 @@ def run_parser(
     parser = Parser(
         prog=f"python -m pyro_vae.{program}",
         description=description,
-        allow_abbrev=False,
+        takes="RUN",
         **options,
     )
     parser.add_argument("run", metavar="RUN", help="the run folder that training made")
@@ -308,10 +373,13 @@ def evaluate_parser() -> Parser:
         "evaluate",
         "Estimate log p(x) of each datum by importance weighting; say how far to trust it.",
         data=NEW,
-        epilog=members("ask"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        axes=("ask",),
+        examples=(
+            "runs/digits-bernoulli",
+            "runs/digits-bernoulli --data new.csv --csv scores.csv",
+        ),
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("data to evaluate").add_argument
     add("--labels", metavar="LABELS", help="labels of new data, as in training")
     add("--split", choices=SPLITS, help="which data of the run (default: test)")
     add(
@@ -320,6 +388,7 @@ def evaluate_parser() -> Parser:
         metavar="N",
         help="at most N data, spread evenly over the split",
     )
+    add = parser.add_argument_group("log p(x)").add_argument
     add(
         "--num-particles",
         type=whole,
@@ -334,12 +403,13 @@ def evaluate_parser() -> Parser:
         metavar="MiB",
         help="memory bound (default: 256)",
     )
+    add = parser.add_argument_group("further questions").add_argument
     add(
         "--ask",
         action="append",
         default=[],
         metavar="QUESTION",
-        help="ask a question, see below; can be repeated. The next options are short for some of them",
+        help="ask a question, see --help ask; can be repeated. The next options are short for some of them",
     )
     add("--refine", type=whole, metavar="STEPS", help="refined(steps=STEPS)")
     add(
@@ -387,6 +457,7 @@ def evaluate_parser() -> Parser:
         metavar="D",
         help="its draws (default: 1000)",
     )
+    add = parser.add_argument_group("files").add_argument
     add("--csv", metavar="FILE", help="also write a table with a line for each datum")
     add("--parquet", metavar="FILE", help="the same as a .parquet file")
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
@@ -404,6 +475,10 @@ def sample_parser() -> Parser:
     parser = run_parser(
         "sample",
         "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold; under conditions too.",
+        examples=(
+            "runs/digits-bernoulli",
+            "runs/digits-bernoulli --kind prior --count 1000",
+        ),
     )
     parser.add_argument(
         "--kind",
@@ -451,7 +526,13 @@ def sample_parser() -> Parser:
 def impute_parser() -> Parser:
     """The options of imputation."""
     parser = run_parser(
-        "impute", "Fill in what is missing in data, given what was seen.", data=NEW
+        "impute",
+        "Fill in what is missing in data, given what was seen.",
+        data=NEW,
+        examples=(
+            "runs/people-columns",
+            "runs/people-columns --draws 20 --output filled.npz",
+        ),
     )
     add = parser.add_argument
     add("--split", choices=SPLITS, help="which data of the run (default: all)")
@@ -491,7 +572,11 @@ def compare_parser() -> Parser:
         prog="python -m pyro_vae.compare",
         description="Compare the log-likelihoods that evaluation left in run folders, datum by datum. Runs that differ "
         "in --seed alone are one method.",
-        allow_abbrev=False,
+        takes="RUN RUN ...",
+        examples=(
+            "runs/digits-bernoulli runs/digits-bernoulli-2",
+            "Gaussian=a0,a1,a2 flow=b0,b1,b2 --table methods.tex",
+        ),
     )
     parser.add_argument(
         "runs",
@@ -524,6 +609,10 @@ def encode_parser() -> Parser:
         "encode",
         "Write the posterior means of all data, read their labels from them, draw them.",
         data=NEW,
+        examples=(
+            "runs/digits-bernoulli",
+            "runs/digits-bernoulli --data new.npy --csv codes.csv",
+        ),
     )
     parser.add_argument(
         "--labels", metavar="LABELS", help="labels of new data, as in training"
@@ -557,7 +646,8 @@ def runs_parser() -> Parser:
     parser = Parser(
         prog="python -m pyro_vae runs",
         description="List the runs below a folder: what they are of, in what they differ, and what came out.",
-        allow_abbrev=False,
+        takes="[FOLDER ...]",
+        examples=("runs", "--where guide=fullrank --sort elbo"),
     )
     add = parser.add_argument
     add(
@@ -587,4 +677,24 @@ def runs_parser() -> Parser:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print all there is as JSON")
     form.add_argument("--csv", action="store_true", help="print the table as CSV")
+    return parser
+
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def completion_parser() -> Parser:
+    """The options of completion."""
+    parser = Parser(
+        prog="python -m pyro_vae completion",
+        description="Print what lets a shell complete commands, options, members and folders after pyro-vae.",
+        takes="SHELL",
+        examples=(
+            "bash > ~/.local/share/bash-completion/completions/pyro-vae",
+            "zsh > ~/.zfunc/_pyro-vae",
+        ),
+    )
+    parser.add_argument(
+        "shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS)
+    )
     return parser

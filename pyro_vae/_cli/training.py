@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyro_vae._cli.options import Parser, add_quiet, add_trust, members
+from pyro_vae._cli.options import Parser, add_quiet, add_trust
 from pyro_vae._config import (
     BY_KEY,
+    GROUPS,
     OF_A_SECOND_PRIOR,
     OF_ITS_OWN,
     OPTIONS,
@@ -30,15 +31,20 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m pyro_vae.train",
         description="Train a variational autoencoder and leave a run folder that evaluation and sampling read.",
-        epilog=members(*(axis for axis in FAMILIES if axis != "ask")),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        axes=[axis for axis in FAMILIES if axis != "ask"],
+        examples=(
+            "--likelihood bernoulli",
+            "--dataset people.csv --likelihood columns --guide fullrank",
+        ),
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
+    group = parser.add_argument_group()
     for name, option in OPTIONS.items():
+        if name in GROUPS:
+            group = parser.add_argument_group(GROUPS[name])
         text = option.metadata["help"]
         if option.type is bool:
-            parser.add_argument(
+            group.add_argument(
                 flag(name),
                 dest=name,
                 action=argparse.BooleanOptionalAction,
@@ -64,40 +70,40 @@ def make_parser() -> Parser:
             "metavar": metavar,
             "help": text + shown,
         }
-        parser.add_argument(flag(name), dest=name, type=kind, **more)
-    parser.add_argument(
+        group.add_argument(flag(name), dest=name, type=kind, **more)
+    group.add_argument(
         "--config",
         metavar="FILE.toml",
         help="read options from a file; the command line wins",
     )
-    parser.add_argument(
+    group.add_argument(
         "--resume",
         metavar="DIR",
         help="go on with the run in DIR, to --epochs if that is given",
     )
-    parser.add_argument(
+    group.add_argument(
         "--data",
         metavar="FILE",
         help="where the data of --resume or --from lie now, if they have moved",
     )
-    parser.add_argument(
+    group.add_argument(
         "--seeds",
         metavar="N,N",
         help="train a run with each of these seeds, side by side, into OUTPUT/seedN",
     )
-    add_trust(parser)
-    parser.add_argument(
+    add_trust(group)
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="print the resolved configuration, shapes and sizes; train nothing",
     )
-    add_quiet(parser)
+    add_quiet(group)
     return parser
 
 
 def without_seeds(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """`seeds`, `resume` and `dry_run` as they were given, and the other arguments without `output` and these."""
-    parser = Parser(argument_default=None, allow_abbrev=False, add_help=False)
+    parser = Parser(argument_default=None, add_help=False)
     for name in ("--seeds", "--resume", "--output"):
         parser.add_argument(name)
     parser.add_argument("--dry-run", action="store_true")

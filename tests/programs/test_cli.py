@@ -161,12 +161,27 @@ def test_help(call, program):
     said = call(program, "--help")
     assert (said.code, said.err) == (0, "")
     assert f"python -m pyro_vae.{program}" in said.out
+    mentions(said.out, "examples:", f"  python -m pyro_vae.{program} ")
     if program == "train":
-        for axis, (family, _, _) in AXES.items():
-            for member in variants(family):
-                assert f"{member.lower()}(" in said.out, (axis, member)
         for name in OPTIONS:
-            assert flag(name) in said.out
+            assert f"\n  {flag(name)}" in said.out
+
+
+def test_help_lists_what_options_can_be(call):
+    """Of all, of one, and, behind a word that is none of them, the options."""
+    every = call("train", "--help", "members").out
+    for axis, (family, _, _) in AXES.items():
+        one = call("train", "--help", axis).out
+        for member in variants(family):
+            assert f"\n  {member.lower()}(" in every, (axis, member)
+            assert f"\n  {member.lower()}(" in one, (axis, member)
+    assert "--prior" not in one
+    mentions(call("evaluate", "--help", "ask").out, "members for --ask", "  ais(")
+    assert call("evaluate", "--help", "members").out.count("members for") == 1
+    for words in (("--help", "runs/digits"), ("runs/digits", "--help")):
+        said = call("evaluate", *words)
+        assert (said.code, said.err) == (0, "")
+        mentions(said.out, "--num-particles", "--help ask", "--help members")
 
 
 def test_dry_run_writes_nothing(call, tmp_path):

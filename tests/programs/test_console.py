@@ -1,6 +1,8 @@
 """`pyro-vae COMMAND` and `python -m pyro_vae COMMAND`: the programs under one name."""
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 import pyro_vae
 from pyro_vae._cli.console import PROGRAMS
+from pyro_vae._config import PRECISIONS
 from reading import TINY, mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -146,3 +149,46 @@ def test_help_whose_reader_has_gone():
         ["bash", "-c", line], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) in [(141, ""), (0, "")]
+
+
+@pytest.fixture(scope="module")
+def completed():
+    """What bash offers for the last of some words."""
+    pytest.importorskip("shtab")
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    code, script, err = said("completion", "bash", script=True)
+    assert (code, err) == (0, "")
+
+    def complete(*words):
+        function = "_shtab_pyro_vae"
+        lines = [
+            script,
+            f"COMP_WORDS=({' '.join(map(shlex.quote, words))})",
+            f"COMP_CWORD={len(words) - 1}",
+            f'{function} 2>/dev/null; printf "%s\\n" "${{COMPREPLY[@]}}"',
+        ]
+        done = subprocess.run(
+            ["bash"],
+            input="\n".join(lines),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()
+
+    return complete
+
+
+def test_a_shell_completes_commands_options_and_members(completed):
+    assert set(completed("pyro-vae", "")) >= set(PROGRAMS)
+    assert completed("pyro-vae", "evaluate", "--num-p") == ["--num-particles"]
+    assert set(completed("pyro-vae", "train", "--precision", "")) == set(PRECISIONS)
+    assert completed("pyro-vae", "train", "--guide", "fu") == ["fullrank"]
+    assert "bracket" in completed("pyro-vae", "evaluate", "run", "--ask", "b")
+
+
+def test_completion_of_an_unknown_shell():
+    code, out, err = said("completion", "fish")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    mentions(err, "fish", "bash", "zsh")
