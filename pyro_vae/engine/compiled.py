@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.nn import Module
 
+from pyro_vae.engine.building import built, kept_program
 from pyro_vae.engine.order import in_order
 from pyro_vae.engine.products import by_kernels
 from pyro_vae.engine.readings import DECIDES, ReadingError, Readings
@@ -594,15 +595,14 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     with _quietly(), torch.no_grad(), forked_random():
         if any(t.is_cuda for t in inputs):
             return _on_cuda(graph, module, options)
+        wrapped = {**options, "cpp_wrapper": True}
         try:
-            return torch._inductor.compile(
-                module, inputs, options={**options, "cpp_wrapper": True}
-            )
+            return built(lambda: kept_program(module, inputs, wrapped))
         except Exception as error:  # an operation that only the Python wrapper knows
             logging.getLogger(__name__).info(
                 "compiled without the C++ wrapper: %s", _reason(error)
             )
-            return torch._inductor.compile(module, inputs, options=options)
+            return kept_program(module, inputs, options)
 
 
 def _on_cuda(

@@ -10,7 +10,7 @@ from pyro_vae.engine.affine import products_of
 from pyro_vae.engine.compiled import Compiled
 from pyro_vae.foundation.errors import InputError
 
-REPAID = 1e11  # bytes that compiling has to save the writing of, to be worth its time
+REPAID = 3e10  # bytes that compiling has to save the writing of, to be worth its time
 
 
 def choice(wanted: bool | str, *, repaid: bool) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.fx import Graph
 
+from pyro_vae.engine.building import built
 from pyro_vae.engine.recording import KIND
 
 SMALLEST = 100_000  # multiplications of a product from which the call is repaid
@@ -53,7 +54,8 @@ def has_kernels() -> bool:
 def _compile() -> None:
     from torch._inductor.codecache import CppCodeCache
 
-    CppCodeCache.load(Path(__file__).with_name("products.cpp").read_text())
+    source = Path(__file__).with_name("products.cpp").read_text()
+    built(lambda: CppCodeCache.load(source))
     torch.library.register_fake(
         "pyro_vae::product", lambda a, b, bias: a.new_empty(a.shape[0], b.shape[1])
     )

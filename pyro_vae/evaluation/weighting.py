@@ -213,7 +213,7 @@ def log_marginal(
         num_particles: K.
         memory: bytes to keep within (beside the data and the networks).
         compile: weigh by a compiled graph (see `SVI`), or with `'auto'` when there is enough to do to repay the seconds
-            that compiling takes: about half a minute of work without.
+            that compiling takes: about ten seconds of work without.
         seed: weigh each datum by itself, with the same random numbers for each, made from this seed: then its value
             does not depend on what other data there are, nor on their order. The random streams stay as they were, and
             `compile='auto'` does not compile.

@@ -30,7 +30,7 @@ class Rates(NamedTuple):
 
 
 RATES = {
-    "cpu": Rates(1000, 8.0, 0.06, 6.5e-6, 0.35e-9),
+    "cpu": Rates(1000, 3.0, 0.015, 6.5e-6, 0.35e-9),
     "cuda": Rates(200, 2.0, 0.01, 20e-6, 0.0),
 }
 # Operations and elements taken for pairs that cannot be tried before the run.

@@ -10,7 +10,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-import torch._inductor
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
@@ -33,7 +32,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.data import Bridge, Split, uniform
-from pyro_vae.engine import compiled
+from pyro_vae.engine import building, compiled
 from pyro_vae.evaluation import weighting as estimators
 from pyro_vae.inference import worth
 from pyro_vae.inference.epochs import Progress
@@ -422,13 +421,14 @@ def test_what_the_cpp_wrapper_does_not_know_is_compiled_without_it(monkeypatch, 
     caplog.set_level("INFO")
     asked = []
 
-    def compile_(module, inputs, *, options, compile=torch._inductor.compile):
+    def program(module, inputs, options, make=compiled.kept_program):
         asked.append("cpp_wrapper" in options)
         if asked[-1]:
             raise NotImplementedError("no such operation in C++")
-        return compile(module, inputs, options=options)
+        return make(module, inputs, options)
 
-    monkeypatch.setattr(torch._inductor, "compile", compile_)
+    monkeypatch.setattr(compiled, "kept_program", program)
+    monkeypatch.setattr(building._Vectors, "seen", True)
     svi = small(compile=True)
     svi.step(bits(8))
     assert svi.compiled
@@ -654,12 +654,12 @@ def test_deciding_changes_nothing():
 
 
 def test_long_steps_repay_compiling_sooner_than_short_ones():
-    """8,200 steps of a network that writes much are worth it; of one that writes little, not yet."""
+    """3,000 steps of a network that writes much are worth it; of one that writes little, not yet."""
     x = torch.rand(100, 28, 28).round()
     for network, expected in (("resnet", True), ("mlp(hidden=(50,))", False)):
         vae = build(Spec((28, 28), 20, network=network))
         svi = SVI(vae.model, vae.guide, partial(torch.optim.Adam, lr=1e-3), ELBO())
-        assert (worth.worth(svi, x, steps=8200, batch_size=100) is not None) is expected
+        assert (worth.worth(svi, x, steps=3000, batch_size=100) is not None) is expected
         assert worth.worth(svi, x, steps=800, batch_size=100) is None
         assert worth.worth(svi, x, steps=10**5, batch_size=100) is not None
 
