@@ -198,7 +198,8 @@ class Config:
         "its codes; what is not asked for is as in RUN",
     )
     output: str | None = _option(
-        None, "run folder (default: runs/DATASET-LIKELIHOOD, numbered if taken)"
+        None,
+        "run folder (default: runs/DATASET-LIKELIHOOD-..., by what is not as usual, numbered if taken)",
     )
     overwrite: bool = _option(False, "replace the run in --output")
     log: str | None = _option(None, "also write event files", ("tensorboard",))

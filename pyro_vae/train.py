@@ -5,6 +5,7 @@ from pyro_vae.foundation.endings import at_once
 if __name__ == "__main__":
     at_once("pyro_vae.train")  # before anything that takes time
 
+from pyro_vae._cli.naming import run_name
 from pyro_vae._cli.options import answer
 from pyro_vae._cli.training import make_parser
 
@@ -822,10 +823,7 @@ def _folder(config: Config) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     while True:
-        likelihood = (
-            (config.likelihood or "").partition("(")[0].rpartition(":")[2].lower()
-        )
-        stem = f"{_called(config)}-{likelihood}"
+        stem = run_name(config, _called(config))
         names = (stem + (f"-{i}" if i > 1 else "") for i in itertools.count(1))
         folder = next(f for n in names if not (f := Path("runs") / n).exists())
         folder.parent.mkdir(parents=True, exist_ok=True)

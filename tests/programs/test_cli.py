@@ -226,7 +226,29 @@ def test_overwrite_and_numbered_folders(call, train, tmp_path):
     for _ in range(3):
         assert call("train", "--epochs", 1, *TINY).code == 0
     names = {p.name for p in (tmp_path / "runs").iterdir()}
-    assert names == {"digits-bernoulli", "digits-bernoulli-2", "digits-bernoulli-3"}
+    stem = "digits-bernoulli-mlp-8-z3"
+    assert names == {stem, f"{stem}-2", f"{stem}-3"}
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ((), "digits-bernoulli"),
+        (("--prior", "standardnormal"), "digits-bernoulli"),
+        (
+            ("--guide", "lowrank(rank=2)", "--objective", "iwae(num_particles=5)"),
+            "digits-bernoulli-lowrank-2-iwae-5",
+        ),
+        (
+            ("--network", "mlp(hidden=(8,))", "--seed", 3, "--learning-rate", "1e-4"),
+            "digits-bernoulli-mlp-8-rate0.0001-seed3",
+        ),
+        (("--condition", "label"), "digits-bernoulli-given"),
+    ],
+)
+def test_a_run_is_called_after_what_is_not_as_usual(call, tmp_path, options, name):
+    assert call("train", "--epochs", 1, *options).code == 0
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == [name]
 
 
 @pytest.fixture(scope="module")
