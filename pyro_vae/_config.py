@@ -202,7 +202,9 @@ class Config:
         "run folder (default: runs/DATASET-LIKELIHOOD-..., by what is not as usual, numbered if taken)",
     )
     overwrite: bool = _option(False, "replace the run in --output")
-    log: str | None = _option(None, "also write event files", ("tensorboard",))
+    log: str | None = _option(
+        None, "also tell tensorboard, mlflow or wandb of the run; several with commas"
+    )
 
 
 OPTIONS = {f.name: f for f in fields(Config)}

@@ -48,6 +48,7 @@ OWNED = re.compile(
             r"samples/prior-given\.csv",
             r"samples/given(-\w+)?\.(png|npy|csv)",
             r"thresholds\.json",
+            r"logs\.json",
             r"tensorboard/events\.out\.tfevents\..+",
         )
     )

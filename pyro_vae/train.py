@@ -5,14 +5,12 @@ from pyro_vae.foundation.endings import at_once
 if __name__ == "__main__":
     at_once("pyro_vae.train")  # before anything that takes time
 
-from pyro_vae._cli.naming import run_name
 from pyro_vae._cli.options import answer
 from pyro_vae._cli.training import make_parser
 
 if __name__ == "__main__":
     answer(make_parser())  # before the imports, which take seconds
 
-import importlib.util
 import itertools
 import math
 import time
@@ -33,6 +31,8 @@ from torch import nn
 from pyro_vae import __version__
 from pyro_vae._cli.display import Display
 from pyro_vae._cli.keep import Keeper
+from pyro_vae._cli.logs import Logs, log_names
+from pyro_vae._cli.naming import run_name
 from pyro_vae._cli.options import run
 from pyro_vae._cli.outputs import draw
 from pyro_vae._cli.seeds import Seeds, read_seeds, train_all
@@ -195,6 +195,7 @@ def _check_numbers(config: Config) -> None:
         raise InputError(
             f"--average {config.average:g} must lie between 0 and 1, both left out, as 0.999 does"
         )
+    log_names(config.log)
     check("--workers", config.workers, Annotated[int, between(0, 1000)])
     if not 0 <= config.seed < 2**32:
         raise InputError(f"--seed {config.seed} must lie between 0 and 2^32 - 1")
@@ -847,29 +848,10 @@ def _foreign(folder: Path) -> Iterator[Path]:
             yield path
 
 
-class _Events:
-    """Event files for TensorBoard, with `--log tensorboard`; the first epoch makes them."""
-
-    def __init__(self, config: Config, folder: Path) -> None:
-        self._folder, self._wanted = folder, config.log == "tensorboard"
-        self._writer: Any = None
-        if self._wanted and importlib.util.find_spec("tensorboard") is None:
-            raise InputError(
-                "--log tensorboard needs the package tensorboard: pip install 'pyro-vae[tensorboard]'"
-            )
-
-    def add(self, epoch: Epoch) -> None:
-        if not self._wanted:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = self._writer or SummaryWriter(str(self._folder / "tensorboard"))
-        for name in Epoch._fields[1:]:
-            self._writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+def _logs(job: Job, folder: Path, say: Callable[[str], None] = print) -> Logs:
+    """The programs of `--log`, which are told of this run."""
+    options = {k: v for k, v in asdict(job.config).items() if v is not None}
+    return Logs(log_names(job.config.log), folder, options, say=say)
 
 
 class _RunFiles:
@@ -900,8 +882,10 @@ class _RunFiles:
         )
         self.last, self.metrics = folder / "last.safetensors", folder / "metrics.csv"
         self.rows = read_metrics(self.metrics, progress.epoch)
-        self.events = _Events(job.config, folder)
+        self.logs = _logs(job, folder, say)
         self.keeper = Keeper(folder, self._begin, say=say)
+        if here().first:
+            self.logs.begin(again=resume)
         if here().first and (not is_run(folder) or resume):
             self.keeper.start()
 
@@ -922,7 +906,8 @@ class _RunFiles:
             self.rows.append(e._asdict())
             line = metrics_text(self.rows[-1:], header=False)
             self.keeper.append(self.metrics, line, self._write_rows)
-            self.events.add(e)
+            self.logs.epoch(e)
+            self.logs.keep()
             self._save_best(e)
         self.save(e.score)
 
@@ -998,7 +983,7 @@ def train(job: Job, folder: Path, *, resume: bool = False, quiet: bool = False) 
             raise InputError(f"{error}{_kept(files.keeper, progress)}") from error
         finally:
             display.close()
-            files.events.close()
+            files.logs.close()
         if progress.order is not None:  # broken off inside an epoch: keep that too
             files.save(math.nan)
         files.finish()
@@ -1450,6 +1435,7 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool, quiet: bool) -> No
         )
         return
     names = draw_figures(job, folder)
+    _show_pictures(job, folder, names)
     more = "" if job.config.from_ is None else f", {BEFORE}, {RECORD}"
     tell("")
     print(
@@ -1457,6 +1443,16 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool, quiet: bool) -> No
         f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors{more}, figures/ ({', '.join(names)})"
     )
     tell(f"next: {on_run('evaluate', folder)}")
+
+
+def _show_pictures(job: Job, folder: Path, names: Sequence[str]) -> None:
+    """Show the pictures of a run to the programs of `--log`."""
+    assert job.config.epochs is not None
+    epoch = len(read_metrics(folder / "metrics.csv", job.config.epochs))
+    logs = _logs(job, folder)
+    logs.begin(again=True)
+    logs.pictures([folder / "figures" / name for name in names], epoch)
+    logs.close()
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ REAL = rng.normal(size=(30, 4))
         ("--device", "gpu", ["--device gpu", "auto, cpu, cuda, mps"]),
         ("--precision", "float16", ["float16", "float64"]),
         ("--binarize", "half", ["half", "threshold"]),
-        ("--log", "wandb", ["wandb", "tensorboard"]),
+        ("--log", "neptune", ["neptune", "tensorboard"]),
         ("--validation-fraction", "1", ["--validation-fraction", "[0, 1)"]),
         ("--test-fraction", "-0.1", ["--test-fraction", "[0, 1)"]),
         ("--test-fraction", "nan", ["--test-fraction nan"]),
