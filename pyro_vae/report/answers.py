@@ -73,7 +73,8 @@ def shown(facts: Facts, captions: Mapping[str, str]) -> Html:
     for name, caption in captions.items():
         path = facts.pictures.get(name)
         image = None if path is None else picture(path, caption)
-        figures.append(image and figure(image, caption=caption, class_="picture"))
+        kind = "picture" if name in facts.of_pixels else "picture chart"
+        figures.append(image and figure(image, caption=caption, class_=kind))
     return join(figures)
 
 

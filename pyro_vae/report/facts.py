@@ -1,17 +1,26 @@
 """What a report is made of, and what in it gives reason to doubt."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyro_vae.evaluation.question import MATTERS
+from pyro_vae.foundation.commands import command, trust
+from pyro_vae.foundation.trust import AXES
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.watch import WAIT, far_below
 from pyro_vae.runs import on_run, public_path
+
+# Pictures that show data where these are images.
+DATA = {
+    *("prior", "prior_samples", "reconstructions", "interpolation", "traversal"),
+    *("layers", "manifold", "conditions", "transfer", "cross", "denoise", "imputed"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,28 @@ class Facts:
         return known or on_run("evaluate", self.folder, *split, place=self.place)
 
     @property
+    def of_pixels(self) -> set[str]:
+        """The names of pictures that show data which are images; all others are charts."""
+        shape = self.resolved.get("shape") or [0]
+        return set() if self.is_table or len(shape) < 2 else DATA
+
+    def again(self, *words: object) -> str:
+        """The command that evaluates once more, otherwise."""
+        split = () if self.s["split"] == "test" else ("--split", self.s["split"])
+        return on_run("evaluate", self.folder, *split, *words, place=self.place)
+
+    def anew(self, options: str) -> str:
+        """The command that trains another run with other options, as they were written for a shell."""
+        config = f"{self.place}/config.toml"
+        given = [*trust(self.config, AXES), "--output", "NEW_FOLDER"]
+        return f"{command('train', '--config', config, *given)} {options.partition(', or ')[0]}"
+
+    def resumed(self, *words: object) -> str:
+        """The command that goes on with the training."""
+        given = trust(self.config, AXES)
+        return command("train", "--resume", self.place, *words, *given)
+
+    @property
     def resolved(self) -> dict[str, Any]:
         """What the settings came to."""
         resolved = self.config.get("resolved")
@@ -60,63 +91,101 @@ class Facts:
         return "table" in self.resolved
 
 
-def warnings_of(facts: Facts) -> list[str]:
-    """Each reason to doubt the run or its number, as a sentence; the gravest first."""
-    s, marginal, warnings = facts.s, facts.s["log_marginal"], []
-    if marginal["mean"] is None:
-        warnings.append("log p(x) is not a finite number for some of the data.")
+class Gravity(IntEnum):
+    """How much of a report a warning puts in doubt; the gravest first."""
+
+    NO_NUMBER = 0
+    THE_NUMBER = 1
+    AN_ANSWER = 2
+    THE_TRAINING = 3
+    THE_SAMPLE = 4
+
+
+class Warned(NamedTuple):
+    """A reason to doubt a run or its number.
+
+    Attributes:
+        gravity: what it puts in doubt.
+        sentence: what was found.
+        remedy: the command that helps, where there is one.
+    """
+
+    gravity: Gravity
+    sentence: str
+    remedy: str | None = None
+
+
+def warnings_of(facts: Facts) -> list[Warned]:
+    """Each reason to doubt the run or its number; the gravest first."""
+    found = [
+        *_of_the_number(facts),
+        *_of_the_answers(facts),
+        *_of_the_training(facts),
+    ]
+    s = facts.s
+    if s["data"] < s["data_in_split"]:
+        sentence = f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
+        found.append(Warned(Gravity.THE_SAMPLE, sentence, facts.again()))
+    first = {each.sentence: each for each in reversed(found)}
+    return sorted(first.values(), key=lambda each: (each.gravity, found.index(each)))
+
+
+def _of_the_number(facts: Facts) -> Iterator[Warned]:
+    s = facts.s
+    more = facts.again("--num-particles", 10 * s["num_particles"])
+    if s["log_marginal"]["mean"] is None:
+        sentence = "log p(x) is not a finite number for some of the data."
+        yield Warned(Gravity.NO_NUMBER, sentence)
     if s["pareto_k"]["above_limit"]:
-        warnings.append(s["verdict"])
-    answers = _mappings(s)
-    parts = [part for answer in answers for part in _mappings(answer)]
-    for answer in (s, *answers, *parts):
-        for warning in answer.get("warnings") or []:
-            if warning not in warnings:
-                warnings.append(warning)
+        yield Warned(Gravity.THE_NUMBER, s["verdict"], more)
     curve = [v for v in s.get("curve", {}).values() if v is not None]
     if len(curve) > 1 and curve[-1] - curve[-2] > MATTERS:
-        warnings.append(
+        sentence = (
             f"The bound still rises by {curve[-1] - curve[-2]:.2f} nats at its last step, so log p(x) is higher than "
             "the number says; draw more particles."
         )
-    warnings += _training_warnings(facts)
-    if s["data"] < s["data_in_split"]:
-        warnings.append(
-            f"Only {s['data']} of the {s['data_in_split']} {s['split']} data were evaluated."
-        )
-    return warnings
+        yield Warned(Gravity.THE_NUMBER, sentence, more)
+
+
+def _of_the_answers(facts: Facts) -> Iterator[Warned]:
+    answers = _mappings(facts.s)
+    parts = [part for answer in answers for part in _mappings(answer)]
+    for answer in (facts.s, *answers, *parts):
+        remedied = answer.get("remedy")
+        command = facts.anew(remedied) if isinstance(remedied, str) else None
+        for sentence in answer.get("warnings") or []:
+            yield Warned(Gravity.AN_ANSWER, sentence, command)
 
 
 def _mappings(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [v for v in answer.values() if isinstance(v, Mapping)]
 
 
-def _training_warnings(facts: Facts) -> list[str]:
+def _of_the_training(facts: Facts) -> Iterator[Warned]:
     history, asked = facts.history, facts.config.get("epochs")
     if not history:
-        return []
-    last, first, warnings = history[-1], history[0], []
+        return
+    last, first, gravity = history[-1], history[0], Gravity.THE_TRAINING
     held_out = [row for row in history if math.isfinite(_score(row))]
     best = max(held_out, key=_score) if held_out else None
     if best is not None and _apart(history, best):
-        warnings.append(
+        option = remedy("overfits", facts.config)
+        sentence = (
             f"Training and validation drifted apart after epoch {best['epoch']:.0f}, whose weights were kept: the "
             f"training ELBO rose from {best['elbo']:.2f} to {last['elbo']:.2f} and the validation ELBO fell from "
-            f"{best['validation_elbo']:.2f} to {last['validation_elbo']:.2f}. Train with "
-            f"{remedy('overfits', facts.config)}."
+            f"{best['validation_elbo']:.2f} to {last['validation_elbo']:.2f}. Train with {option}."
         )
+        yield Warned(gravity, sentence, facts.anew(option))
     patience = facts.config.get("patience")
     waited = best is not None and patience and last["epoch"] - best["epoch"] >= patience
     if isinstance(asked, int) and last["epoch"] < asked and not waited:
-        warnings.append(
-            f"Training stopped after {last['epoch']:.0f} of {asked} epochs."
-        )
+        sentence = f"Training stopped after {last['epoch']:.0f} of {asked} epochs."
+        yield Warned(gravity, sentence, facts.resumed())
     steady = last["learning_rate"] > first["learning_rate"] / 2
     if best is last and len(history) > 1 and steady:
-        warnings.append(
-            "The last epoch was the best on validation data: more epochs would probably help."
-        )
-    return warnings
+        sentence = "The last epoch was the best on validation data: more epochs would probably help."
+        more = facts.resumed("--epochs", 2 * int(last["epoch"]))
+        yield Warned(gravity, sentence, more)
 
 
 def _score(row: Mapping[str, float]) -> float:

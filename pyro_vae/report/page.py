@@ -97,6 +97,18 @@ def short(value: Any) -> str:
     return str(value)
 
 
+def rough(value: float | None) -> str:
+    """A count that is an estimate: two digits of it, and whole numbers from 10 on.
+
+    >>> rough(27.763), rough(1241.2), rough(1.049)
+    ('28', '1,200', '1.0')
+    """
+    if value is None or not math.isfinite(value) or value <= 0:
+        return number(value)
+    digits = 1 - math.floor(math.log10(value))
+    return f"{round(value, digits):,.{max(digits, 0)}f}"
+
+
 def code(text: Any) -> Html:
     """A name or a command."""
     return tag("code", text)

@@ -21,7 +21,7 @@ from pyro_vae.foundation.commands import trust as trust_option
 from pyro_vae.foundation.trust import AXES
 from pyro_vae.plots.tiles import is_image
 from pyro_vae.report.answers import CAPTIONS, OF_TABLES, PLUS_MINUS, shown, tabulated
-from pyro_vae.report.facts import Facts
+from pyro_vae.report.facts import Facts, Warned
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
     Html,
@@ -33,6 +33,7 @@ from pyro_vae.report.page import (
     number,
     paragraph,
     picture,
+    rough,
     short,
     table,
     tag,
@@ -41,6 +42,7 @@ from pyro_vae.runs import on_run
 
 WORST = 12  # data that are shown
 DOUBTFUL = 10
+K_ERROR = 0.1  # of Pareto k, about
 
 
 def _particles(s: Mapping[str, Any]) -> str:
@@ -48,7 +50,7 @@ def _particles(s: Mapping[str, Any]) -> str:
     return short(most) if least == most else f"{short(least)} to {short(most)}"
 
 
-def hero(facts: Facts, warnings: Sequence[str]) -> Html:
+def hero(facts: Facts, warnings: Sequence[Warned]) -> Html:
     """The verdict: the number, what it is of, and whether it can be believed."""
     s, marginal, latents = facts.s, facts.s["log_marginal"], facts.s.get("latents")
     bad, dims = s["pareto_k"]["above_limit"], s["spec"]["latent_dim"]
@@ -106,9 +108,15 @@ def hero(facts: Facts, warnings: Sequence[str]) -> Html:
     content = paragraph("No check found a reason to doubt the number.")
     if warnings:
         heading = "One warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
-        content, kind = bullets(warnings), "box bad"
+        content, kind = bullets(map(_warning, warnings)), "box bad"
     box = tag("aside", tag("h2", heading), content, class_=kind, aria_label="Warnings")
     return join([tag("div", *cards, class_="cards"), lead, box])
+
+
+def _warning(warned: Warned) -> Html:
+    """What was found, and below it what helps."""
+    helps = None if warned.remedy is None else tag("pre", code(warned.remedy))
+    return join([warned.sentence, helps])
 
 
 def _named(s: Mapping[str, Any]) -> str:
@@ -169,11 +177,11 @@ def trust(facts: Facts) -> Html:
     above = f"above {PARETO_LIMIT} for {pareto['above_limit']} of {s['data']} data"
     of_bias = "nats; how far the mean probably lies below the truth"
     rows = [
-        [of_draws, short(ess["median"]), short(ess["least"])],
+        [of_draws, rough(ess["median"]), rough(ess["least"])],
         [
             named(term("pareto", "Pareto k"), above),
-            short(pareto["median"]),
-            short(pareto["largest"]),
+            number(pareto["median"], K_ERROR),
+            number(pareto["largest"], K_ERROR),
         ],
         [named("estimated bias", of_bias), number(bias, bias and abs(bias)), ""],
     ]
@@ -225,8 +233,8 @@ def _data_table(facts: Facts, order: np.ndarray, caption: str) -> Html:
                 *_called(facts, i).values(),
                 number(value, error),
                 number(error, error),
-                number(columns["pareto_k"][i], 0.1),
-                short(float(columns["ess"][i])),
+                number(columns["pareto_k"][i], K_ERROR),
+                rough(float(columns["ess"][i])),
                 short(int(columns["num_particles"][i])),
             ]
         )

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from html import escape
@@ -14,7 +15,10 @@ import pytest
 from PIL import Image
 
 from pyro_vae import InputError
+from pyro_vae._cli.options import evaluate_parser
+from pyro_vae._cli.training import make_parser
 from pyro_vae.report import report, write_report
+from pyro_vae.runs import public_path
 from pyro_vae.trained import open_run
 from reading import mentions
 
@@ -227,6 +231,37 @@ def test_other_doubts(run, changed):
         "Too low, both.",
         "still rises by 0.50 nats",
     )
+
+
+def test_each_doubt_has_a_command_that_can_be_run_and_the_gravest_comes_first(
+    run, changed
+):
+    asked = {
+        "title": "Asked",
+        "warnings": ["It collapsed."],
+        "remedy": "--objective 'annealed(epochs=3)'",
+    }
+    folder = changed(
+        pareto_k=summary(run)["pareto_k"] | {"above_limit": 3},
+        verdict="3 data are doubtful.",
+        curve={"1": -30.0, "10": -25.0},
+        asked=asked,
+    )
+    page = Page(report(folder))
+    doubts = page.texts[""].partition("warnings\n")[2]
+    words = ["3 data are doubtful", "The bound still rises", "It collapsed", "Only 40"]
+    assert [doubts.index(w) for w in words] == sorted(doubts.index(w) for w in words)
+    lines = re.findall(r"python -m pyro_vae\.[^\n]+", doubts)
+    place = public_path(folder)
+    again = f"python -m pyro_vae.evaluate {place}"
+    anew = f"python -m pyro_vae.train --config {place}/config.toml --output NEW_FOLDER"
+    more = f"{again} --num-particles {10 * K}"
+    assert lines[:3] == [more, more, f"{anew} --objective 'annealed(epochs=3)'"]
+    assert again in lines
+    for line in lines:
+        _, _, program, *words = shlex.split(line)
+        parser = make_parser() if program == "pyro_vae.train" else evaluate_parser()
+        parser.parse_args(words)
 
 
 def test_an_impossible_datum(run, changed):
