@@ -1,8 +1,9 @@
 """The rows that a program works on: a split of a run's own data, or other data, as the run would see them."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 
 from pyro_vae.data import NAMED, Bridge, Data, DataSet, Split, evenly, load_data
 from pyro_vae.data.bridges import AsStored, FieldsBridge
-from pyro_vae.data.conditions import spelled
+from pyro_vae.data.conditions import LABEL, asked, spelled
 from pyro_vae.data.fields import take
 from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import fingerprint, row_keys
 from pyro_vae.data.holes import HOW, KEEP
 from pyro_vae.data.inputs import DataWarning, as_data, fields_of
+from pyro_vae.data.named import FACTORS
 from pyro_vae.data.nature import Nature, nature_of
 from pyro_vae.data.own import may_have_holes, options_for
 from pyro_vae.data.representation import Representation, present
@@ -50,6 +52,7 @@ class Rows:
         fingerprint: of all of these.
         whole: `x` with the values that were hidden in it on purpose, or `None`.
         given: of a conditional run the conditions by column, each `(N,)`.
+        read: further columns of all data of the split or the file, see `Rows.columns`.
     """
 
     dataset: str
@@ -62,6 +65,22 @@ class Rows:
     fingerprint: str
     whole: Split | None = None
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    read: Callable[[str | None], tuple[DataSet, str]] | None = None
+
+    def columns(self, names: str | None) -> dict[str, np.ndarray]:
+        """Columns beside the data by their names, as `--condition` names them, each `(N,)`.
+
+        They may be data of the run, or dropped there. By default the factors of a named data set, else the run's
+        conditions, else its labels.
+
+        Raises:
+            InputError: where there is no such column.
+        """
+        assert self.read is not None
+        data, split = self.read(names)
+        places = {row: i for i, row in enumerate(data.rows[split].tolist())}
+        mine = [places[row] for row in self.rows.tolist()]
+        return {name: parts[split][mine] for name, parts in data.given.items()}
 
     def first(self, n: int | None) -> "Rows":
         """`n` rows spread evenly over these; all of them for `None`."""
@@ -109,7 +128,31 @@ def own_rows(opened: Run, split: str) -> Rows:
         known,
         whole,
         given_of(opened, x),
+        partial(_beside, opened, split),
     )
+
+
+def _beside(opened: Run, split: str, names: str | None) -> tuple[DataSet, str]:
+    """The run's own data, read again with further columns beside them, and the split in which these are."""
+    more = _naming(opened.request, names)
+    return load_data(**{**opened.request, **more}), split
+
+
+def _naming(request: Mapping[str, Any], names: str | None) -> dict[str, Any]:
+    """What is asked for beside a request, to have these columns, or those that stand for factors, beside the data."""
+    usual = ",".join(FACTORS.get(request["dataset"], ()))
+    condition = names or usual or request.get("condition") or LABEL[0]
+    dropped = [name.strip() for name in (request.get("drop") or "").split(",")]
+    left = [name for name in dropped if name and name not in asked(condition)]
+    return {"condition": condition, "drop": ",".join(left) or None}
+
+
+def _beside_new(
+    opened: Run, file: str, labels: str | None, names: str | None
+) -> tuple[DataSet, str]:
+    """The same of all rows of a file."""
+    named = {**opened.request, "dataset": file}
+    return _read(opened, file, labels, **_naming(named, names)), ALL
 
 
 def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
@@ -157,6 +200,7 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
         len(x),
         found["whole"],
         given=given,
+        read=partial(_beside_new, opened, file, labels),
     )
 
 
@@ -180,8 +224,8 @@ def _same_conditions(opened: Run, data: DataSet) -> bool:
     return True
 
 
-def _read(opened: Run, file: str, labels: str | None) -> DataSet:
-    """A file undivided, read as the run's own data were, as far as that is asked for there."""
+def _read(opened: Run, file: str, labels: str | None, **more: Any) -> DataSet:
+    """A file undivided, read as the run's own data were, as far as that is asked for there, and as `more` says."""
     own, path = opened.request, user_path(file)
     alike = (
         file not in NAMED and Path(own["dataset"]).suffix.lower() == path.suffix.lower()
@@ -198,6 +242,7 @@ def _read(opened: Run, file: str, labels: str | None) -> DataSet:
     if path.is_dir():
         kept = (*kept, "background")
     request = {k: own[k] for k in kept if k in own and k in REQUEST}
+    request |= {k: v for k, v in more.items() if v is not None or k in request}
     if opened.spec.missing and file not in NAMED and may_have_holes(file):
         request["missing"] = KEEP
     # A column, or the name of an array; a file has labels of other rows.

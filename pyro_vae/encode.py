@@ -23,7 +23,6 @@ import numpy as np
 import pyro
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._cli.asked import asked
@@ -40,93 +39,24 @@ from pyro_vae._cli.scores import (
 from pyro_vae._cli.telling import teller
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
 from pyro_vae.data import SPLITS, evenly
-from pyro_vae.data.inputs import as_data, fields_of, rows_within
+from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches
-from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
-from pyro_vae.evaluation.refinement import Spread
+from pyro_vae.evaluation.moments import BATCH, encode
 from pyro_vae.foundation.abstract import alone
-from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import subfolder, write_atomically
 from pyro_vae.inference.coding import codes_of
 from pyro_vae.models.conditionals import Codebook
 from pyro_vae.models.layers import names_of
-from pyro_vae.models.vae import VAE
 from pyro_vae.runs import check_output
 from pyro_vae.trained import Run
 
 if TYPE_CHECKING:
     import pandas
 
-BATCH = 500
 KINDS = 100  # labels of more kinds are not classes
 NEIGHBOURS = 5
 POINTS = 5000  # in the picture
-
-
-@checked
-@torch.no_grad()
-def encode(
-    vae: VAE, x: Any, *, draws: Draws = DRAWS, batch_size: Number = BATCH
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each latent under `q(z|x)`, in closed form or by draws where there is none.
-
-    By draws the mean has a Monte-Carlo error of `1 / sqrt(draws)` standard deviations (7 % for 200), and the standard
-    deviation one of about `1 / sqrt(2 draws)` of itself.
-
-    Args:
-        vae: the trained pair.
-        x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
-        draws: for each datum, two or more.
-        batch_size: data in memory at a time.
-
-    Returns:
-        Two tensors `(N, latent_dim)`.
-
-    Raises:
-        InputError: for empty `x`, for fewer than two draws, or for a mean that is not finite.
-    """
-    x = as_data(vae.model, x, values=False)
-    size = min(batch_size, rows_within(x, MEMORY))
-    # Each result has its place beforehand: small ones kept from every batch would hold all of the heap between them.
-    mean, std, done = torch.empty(0), torch.empty(0), 0
-    for batch in batches(x, size):
-        centre, variance = _moments(vae.encode(batch), draws)
-        if done == 0:
-            mean, std = (
-                torch.empty(len(x), centre.shape[-1], dtype=centre.dtype) for _ in "ms"
-            )
-        rows = slice(done, done + len(centre))
-        mean[rows], std[rows] = centre.cpu(), variance.clamp_min(0).sqrt().cpu()
-        done = rows.stop
-    if not mean.isfinite().all():
-        row = int((~mean.isfinite()).any(-1).nonzero()[0])
-        raise InputError(
-            f"the guide gives datum {row} (counted from 0) a posterior mean that is not finite"
-        )
-    return mean, std
-
-
-def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each latent, `(batch, latent_dim)`, by draws where they have no closed form."""
-    mean, variance = _closed(q, "mean"), _closed(q, "variance")
-    if mean is not None and variance is not None:
-        return mean, variance
-    spread = Spread()
-    for count in pieces(draws, max(1, LARGEST_CHUNK // q.batch_shape.numel())):
-        spread.add(q.sample((count,)))  # (count, batch, latent_dim)
-    drawn = spread.std.square()
-    return (
-        spread.mean if mean is None else mean,
-        drawn if variance is None else variance,
-    )
-
-
-def _closed(q: Any, moment: str) -> Tensor | None:
-    try:
-        return getattr(q, moment)
-    except NotImplementedError:
-        return None
 
 
 def encode_run(opened: Run, *, draws: int = DRAWS) -> dict[str, np.ndarray]:

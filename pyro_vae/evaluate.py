@@ -228,6 +228,7 @@ def _opened(
     called = f"{rows.dataset} {rows.split}"
     settings = (options.limit, options.num_particles, options.memory * 2**20)
     more: dict[str, Any] = {"whole": rows.whole, "labels": rows.labels}
+    more["columns"] = rows.columns
     data = Evaluated(rows.x, rows.rows, called, rows.names, *settings, **more)
     for question in every:
         question.check(opened, data)

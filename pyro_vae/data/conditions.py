@@ -416,7 +416,7 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
     """
     train = values["train"]
     every = np.concatenate(list(values.values()))
-    if kind == "real" or (kind is None and not _categorical(name, every)):
+    if kind == "real" or (kind is None and not is_categorical(name, every)):
         try:
             numbers = train.astype(np.float64)
         except ValueError as error:
@@ -452,7 +452,8 @@ def learned(name: str, values: Parts, kind: str | None) -> tuple[Condition, list
     return Condition(name, tuple(categories), str(kinds[counts.argmax()])), notes
 
 
-def _categorical(name: str, values: np.ndarray) -> bool:
+def is_categorical(name: str, values: np.ndarray) -> bool:
+    """Whether a column holds categories where nobody says: texts, labels, whole numbers of 20 kinds or fewer."""
     if values.dtype.kind in "bUOS":
         return True
     present = values[values == values]  # noqa: PLR0124  # not nan

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_vae.data.conditions import asked
 from pyro_vae.data.files import Loaded, Request, one_line, read_npz
+from pyro_vae.data.shapes import LEVELS, shapes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import reading, user_path
 
@@ -144,6 +146,12 @@ def _omniglot(request: Request) -> Loaded:
     return Loaded(images, labels, source)
 
 
+def _shapes(request: Request) -> Loaded:
+    images, factors = shapes()
+    given = {k: factors[k] for k in asked(request.condition) if k in factors}
+    return Loaded(images, factors["form"], "pyro_vae", conditions=given)
+
+
 NAMED: dict[str, Callable[[Request], Loaded]] = {
     "digits": _digits,
     "mnist": _mnist_like("MNIST"),
@@ -152,7 +160,11 @@ NAMED: dict[str, Callable[[Request], Loaded]] = {
     "omniglot": _omniglot,
     "binarized-mnist": _binarized_mnist,
     "freyfaces": _freyfaces,
+    "shapes": _shapes,
 }
+
+# What varies in the data, where that is known: names of columns.
+FACTORS = {"shapes": tuple(LEVELS)}
 
 # What the field holds out where the files do not say.
 FIXED_SIZES = {

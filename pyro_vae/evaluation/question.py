@@ -414,6 +414,8 @@ class Evaluated:
         log_marginal: what was found of `log p(x)`, once it was; every later question is of these data.
         whole: the same data with the values that are missing in `x` on purpose, N, or `None`.
         labels: of the data, of any type, `(N,)`, or `None`.
+        columns: gives columns beside the data by their names, each `(N,)`, for a text such as `'size,form'`, or those
+            that stand for factors for `None`.
     """
 
     x: Any
@@ -426,6 +428,7 @@ class Evaluated:
     log_marginal: PerDatum | None = None
     whole: Any = None
     labels: "np.ndarray | None" = None
+    columns: "Callable[[str | None], dict[str, np.ndarray]] | None" = None
 
     def __len__(self) -> int:
         return len(self.x)
