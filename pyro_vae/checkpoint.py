@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae._described import described
@@ -31,6 +31,7 @@ from pyro_vae.spec import Spec, build
 
 FORMAT = 1
 HELD = ("order", "best_each", "early_each")  # of `Progress`: tensors, or None
+BESIDE = "objective."  # before the names of what an objective learns
 CHAINS = ("z", "steps")  # of a guide that keeps chains of the training data
 HEADER = {  # what the programs read of it
     "spec": dict,
@@ -51,6 +52,7 @@ def save_checkpoint(
     average: Average | None = None,
     best: float | None = None,
     about: Mapping[str, Any] | None = None,
+    beside: nn.Module | None = None,
     streams: Sequence[Streams] = (),
     write: Callable[[Path, Write], None] = write_atomically,
 ) -> None:
@@ -68,6 +70,7 @@ def save_checkpoint(
             that training goes on with stand there too.
         best: the best score so far.
         about: what else the header says, by names of its own.
+        beside: what the objective learns, which goes on with the training.
         streams: the random streams of all processes, where several train together.
         write: what puts the file in its place.
     """
@@ -96,6 +99,8 @@ def save_checkpoint(
             header["optimizer"][str(index)] = {
                 k: v for k, v in values.items() if not isinstance(v, Tensor)
             }
+        if beside is not None:
+            tensors |= {f"{BESIDE}{k}": v for k, v in beside.state_dict().items()}
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -206,11 +211,16 @@ def _put_weights(vae: VAE, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def restore_training(
-    path: Path, vae: VAE, optimizer: Optimizer, average: Average | None = None
+    path: Path,
+    vae: VAE,
+    optimizer: Optimizer,
+    average: Average | None = None,
+    beside: nn.Module | None = None,
 ) -> tuple[Progress, dict[str, Any]]:
     """Put weights, optimizer and random state back as they were when `path` was saved; the progress and the header.
 
-    With an `average`, the one that followed the weights goes on in it.
+    With an `average`, the one that followed the weights goes on in it; with what an objective learns `beside` the pair,
+    that.
     """
     tensors, header = read_checkpoint(path)
     if "progress" not in header:
@@ -220,6 +230,9 @@ def restore_training(
         _put_state(optimizer, tensors, header)
         if average is not None:
             _put_average(average, vae, tensors, header)
+        if beside is not None:
+            own = {k: v for k, v in tensors.items() if k.startswith(BESIDE)}
+            beside.load_state_dict({k.removeprefix(BESIDE): v for k, v in own.items()})
         chains = {k: tensors[f"chains.{k}"] for k in CHAINS if f"chains.{k}" in tensors}
         if isinstance(vae.guide, Moved) and chains:
             vae.guide.put_training_state(chains)

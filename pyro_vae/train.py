@@ -930,6 +930,7 @@ class _RunFiles:
             "best": progress.best,
             "average": job.svi.average,
             "streams": streams,
+            "beside": getattr(job.svi.objective, "learned", None),
         }
         state |= {"epoch": progress.epoch, "score": value, "write": self.keeper.put}
         save_checkpoint(self.last, job.vae, job.spec, **state)
@@ -1023,7 +1024,13 @@ def _restore(job: Job, folder: Path) -> Progress:
             f"{folder} has no checkpoint to go on from; start again with {option('output', folder)} --overwrite"
         )
     svi = job.svi
-    progress, header = restore_training(last, job.vae, svi.optimizer, svi.average)
+    progress, header = restore_training(
+        last,
+        job.vae,
+        svi.optimizer,
+        svi.average,
+        getattr(svi.objective, "learned", None),
+    )
     before, now = header.get("processes", 1), here().world
     if before != now:
         print(

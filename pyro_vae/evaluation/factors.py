@@ -40,6 +40,7 @@ OF_FACTOR = {
     "gap": "gap",
 }
 LEAST = 4  # data: a half of them has two
+TREE = 1000  # bytes of one, at least
 FEW_DATA = 500  # fewer say little about scores of binned values
 
 
@@ -213,16 +214,19 @@ class Disentanglement(Question):
     def check(self, run: Trained, data: Evaluated) -> None:
         if not run.vae.model.latent_dim:
             raise InputError("the run has no latents beside its classes")
-        found = factors_of(data, self.factors)
-        if found.known.sum() < LEAST:
-            raise InputError(
-                f"{found.known.sum()} data have all of the factors {', '.join(found.names)}, and {LEAST} are the least"
-            )
+        if data.columns is not None:
+            factors_of(data, self.factors)
         self.afford(8 * self.halves * len(SCORES), "halves")
+        self.afford(8 * self.bins, "bins")
+        self.afford(TREE * self.trees, "trees")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         found = factors_of(data, self.factors)
         places = np.flatnonzero(found.known)
+        if len(places) < LEAST:
+            raise InputError(
+                f"{len(places)} data have all of the factors {', '.join(found.names)}, and {LEAST} are the least"
+            )
         places = places[evenly(min(self.most, len(places)), len(places)).numpy()]
         with forked_random():
             means, _ = encode(run.vae, data.x)

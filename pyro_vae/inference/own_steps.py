@@ -57,8 +57,12 @@ class OwnSteps:
         self._loss: Any = loss
         self._autocast = autocast
         localise(model, guide)
+        programs: list[Any] = [model, guide]
+        if isinstance(loss, Objective):
+            loss.connect(model, guide)
+            programs.append(loss.learned)
         self._programs: list[nn.Module] = [
-            p for p in (model, guide) if isinstance(p, nn.Module)
+            p for p in programs if isinstance(p, nn.Module)
         ]
         named = [
             entry for program in self._programs for entry in program.named_parameters()

@@ -184,6 +184,9 @@ class SVI:
                 "Objective or an ELBO of pyro.infer"
             )
         else:
+            if isinstance(loss, Objective):
+                loss.connect(model, guide)
+                _check_learns_nothing(loss)
             self._pair = PyroSteps(model, guide, loss, loss_and_grads, autocast)
         if compile:
             self.compile()
@@ -574,6 +577,15 @@ def _weights(modules: list[nn.Module], programs: list[Any]) -> list[Tensor]:
     }
     weights = [m.weight for m in modules if isinstance(m, LAYERS + LAYERS_BACK)]
     return [w for w in dict.fromkeys(weights) if w.requires_grad and w not in exempt]
+
+
+def _check_learns_nothing(loss: Objective) -> None:
+    """Refuse an objective with a network of its own where Pyro's rules say what is trained."""
+    if loss.learned is not None:
+        raise InputError(
+            f"{type(loss).__name__} trains a network of its own beside a pair of this package, and this one is trained "
+            "by Pyro's rules; take ELBO"
+        )
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:

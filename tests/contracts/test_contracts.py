@@ -301,6 +301,7 @@ def test_objective(cls):
     if cls.__name__ not in (
         "BetaTC",
         "Capacity",
+        "FactorVAE",
         "FreeBits",
         "GumbelSoftmax",
         "InfoVAE",
@@ -383,7 +384,7 @@ def makes_sense(prior, guide, objective, condition="conditional", structure="Vae
         spread = {"spread", "independence", *OF_ONEHOTS} & {*NEEDS[objective]}
         return (prior, guide) == ("Codes", "Codebook") and not spread
     if guide == "Categorical":
-        if objective in ("FreeBits", "BetaTC", "InfoVAE", "DReG", "PIWAE"):
+        if objective in ("FreeBits", "BetaTC", "InfoVAE", "FactorVAE", "DReG", "PIWAE"):
             return False
         if objective in ("MeanFieldELBO", "GumbelSoftmax"):
             return prior == "Categorical"

@@ -28,7 +28,14 @@ MEMBERS += [
     ("objective", "ELBO(num_particles=3)"),
 ]
 # What looks at the whole batch, and so is trained in one process.
-REFUSED = {"BetaTC", "Capacity", "FreeBits", "InfoVAE", "Annealed(objective=BetaTC())"}
+REFUSED = {
+    "BetaTC",
+    "Capacity",
+    "FreeBits",
+    "InfoVAE",
+    "FactorVAE",
+    "Annealed(objective=BetaTC())",
+}
 REFUSED |= {"Autoencoder(sparse=1.0)", "MLP(norm='batch')"}
 REFUSED |= {"Codebook", "Codes", "Moved"}
 

@@ -289,7 +289,10 @@ HELD_AT_A_TIME = {
     ),
     *((name, "num_particles") for name in ("Anomalies", "Weighted")),
     ("ColumnTable", "draws"),
+    *(("Disentanglement", name) for name in ("bins", "halves", "trees")),
 }
+# What is asked of points too.
+OF_POINTS = {"Disentanglement", "Latents", "ReconstructionError"}
 QUICK = ("--limit", 3, "--num-particles", 5)
 
 
@@ -427,9 +430,7 @@ def test_two_sizes_are_named_where_both_were_changed(refused, asked):
     )
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*QUESTIONS} - {"Latents", "ReconstructionError"})
-)
+@pytest.mark.parametrize("name", sorted({*QUESTIONS} - OF_POINTS))
 def test_what_a_pair_cannot_be_asked_is_refused_before_anything_is_computed(name):
     vae = build(Spec((4,), 2, guide="delta", **MADE.get(name, {})))
     run = asked_run(vae)

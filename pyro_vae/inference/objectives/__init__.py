@@ -12,6 +12,7 @@ from pyro_vae.inference.objectives.bounds import (
     Renyi,
 )
 from pyro_vae.inference.objectives.codes import VIMCO, GumbelSoftmax
+from pyro_vae.inference.objectives.factorising import FactorVAE
 from pyro_vae.inference.objectives.fields import Subsets
 from pyro_vae.inference.objectives.gradients import (
     PIWAE,
@@ -34,6 +35,7 @@ __all__ = [
     "BetaTC",
     "Capacity",
     "DReG",
+    "FactorVAE",
     "FreeBits",
     "GumbelSoftmax",
     "InfoVAE",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.foundation.checks import Positive
 from pyro_vae.foundation.errors import InputError
@@ -72,6 +72,13 @@ class Annealed(Objective):
     @property
     def plain(self) -> Objective:
         return self.objective.plain
+
+    @property
+    def learned(self) -> nn.Module | None:
+        return self.objective.learned
+
+    def connect(self, model: Program, guide: Program) -> None:
+        self.objective.connect(model, guide)
 
     def settled(self, epoch: float) -> bool:
         done = epoch / self.epochs

@@ -8,7 +8,7 @@ from typing import Any
 import pyro.infer
 import torch
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.distributions import Word
 from pyro_vae.foundation.checks import Count
@@ -135,6 +135,14 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
                 "enumerated instead; take ELBO, or draw it. An objective of your own averages by t.mean and "
                 "t.log_mean, and says so by takes_shares = True"
             )
+
+    @property
+    def learned(self) -> nn.Module | None:
+        """What the objective itself learns, beside the pair: it is trained and kept with it."""
+        return None
+
+    def connect(self, model: Program, guide: Program) -> None:
+        """Told which pair is to be trained, before it is asked what it `learned`."""
 
     def prepare(self, size: int, epochs: int) -> None:
         """Told before training: how many data there are, and how many epochs the run will have."""

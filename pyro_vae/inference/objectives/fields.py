@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.foundation.checks import NotNegative
 from pyro_vae.foundation.errors import InputError
@@ -51,6 +51,13 @@ class Subsets(Objective):
     @property
     def plain(self) -> Objective:
         return self.objective.plain
+
+    @property
+    def learned(self) -> nn.Module | None:
+        return self.objective.learned
+
+    def connect(self, model: Program, guide: Program) -> None:
+        self.objective.connect(model, guide)
 
     def settled(self, epoch: float) -> bool:
         return self.objective.settled(epoch)
