@@ -290,9 +290,10 @@ HELD_AT_A_TIME = {
     *((name, "num_particles") for name in ("Anomalies", "Weighted")),
     ("ColumnTable", "draws"),
     *(("Disentanglement", name) for name in ("bins", "halves", "trees")),
+    *(("Fidelity", name) for name in ("components", "halves")),
 }
 # What is asked of points too.
-OF_POINTS = {"Disentanglement", "Latents", "ReconstructionError"}
+OF_POINTS = {"Disentanglement", "Fidelity", "Latents", "ReconstructionError"}
 QUICK = ("--limit", 3, "--num-particles", 5)
 
 

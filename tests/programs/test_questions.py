@@ -28,6 +28,7 @@ SHORT = {
     "Bracket": "n=3, chains=4, temperatures=4, prior_temperatures=5",
     "Calibration": "n=20, draws=9",
     "Disentanglement": "halves=3, trees=2",
+    "Fidelity": "halves=3",
     "Gaps": "steps=2, elbo_particles=5",
     "OOD": "data='digits', steps=2",
     "Posterior": "n=2, draws=8, chains=2",

@@ -98,16 +98,14 @@ class FactorVAE(Objective):
 
     def _fit_to(self, z: Tensor) -> nn.Sequential:
         """T for latents like these, made where there is none."""
-        known = self.discriminator
-        first = None if known is None else known[0].weight
-        if first is not None and first.shape[1] == z.shape[-1]:
-            if (first.dtype, first.device) != (z.dtype, z.device):
-                known.to(z.device, z.dtype)  # type: ignore[union-attr]
-            return known  # type: ignore[return-value]
-        self.discriminator = _network((z.shape[-1], *self.hidden, 1)).to(
-            z.device, z.dtype
-        )
-        return self.discriminator
+        network = self.discriminator
+        first: Any = None if network is None else network[0]
+        if network is None or first.in_features != z.shape[-1]:
+            network = _network((z.shape[-1], *self.hidden, 1)).to(z.device, z.dtype)
+        elif (first.weight.dtype, first.weight.device) != (z.dtype, z.device):
+            network = network.to(z.device, z.dtype)
+        self.discriminator = network
+        return network
 
 
 def _network(widths: tuple[int, ...]) -> nn.Sequential:
