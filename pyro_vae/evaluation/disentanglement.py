@@ -462,9 +462,9 @@ def half_samples(
 
 
 def interval(
-    value: float, replicates: np.ndarray, level: float = 0.95
+    value: float, replicates: np.ndarray, level: float = 0.95, *, least: float = 0
 ) -> tuple[float, float]:
-    """Where a score lies: its value plus the percentiles of replicates about their own mean, within [0, 1].
+    """Where a score lies: its value plus the percentiles of replicates about their own mean, from `least` to 1.
 
     About their own mean, since a score of half the data is biased otherwise than one of all.
     """
@@ -473,7 +473,7 @@ def interval(
         return math.nan, math.nan
     tail = (1 - level) / 2
     low, high = value + np.quantile(known - known.mean(), [tail, 1 - tail])
-    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    return float(np.clip(low, least, 1)), float(np.clip(high, least, 1))
 
 
 def by_chance(

@@ -290,10 +290,17 @@ HELD_AT_A_TIME = {
     *((name, "num_particles") for name in ("Anomalies", "Weighted")),
     ("ColumnTable", "draws"),
     *(("Disentanglement", name) for name in ("bins", "halves", "trees")),
+    *(("Clustering", name) for name in ("clusters", "halves")),
     *(("Fidelity", name) for name in ("components", "halves")),
 }
 # What is asked of points too.
-OF_POINTS = {"Disentanglement", "Fidelity", "Latents", "ReconstructionError"}
+OF_POINTS = {
+    "Clustering",
+    "Disentanglement",
+    "Fidelity",
+    "Latents",
+    "ReconstructionError",
+}
 QUICK = ("--limit", 3, "--num-particles", 5)
 
 

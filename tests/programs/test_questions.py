@@ -27,6 +27,7 @@ SHORT = {
     "Adaptive": "steps=2",
     "Bracket": "n=3, chains=4, temperatures=4, prior_temperatures=5",
     "Calibration": "n=20, draws=9",
+    "Clustering": "halves=3",
     "Disentanglement": "halves=3, trees=2",
     "Fidelity": "halves=3",
     "Gaps": "steps=2, elbo_particles=5",
