@@ -10,7 +10,6 @@ import numpy as np
 from pyro_vae.data.conditions import asked, in_order, is_categorical, spelled
 from pyro_vae.data.fields import evenly
 from pyro_vae.evaluation.disentanglement import (
-    BINS,
     SCORES,
     by_chance,
     half_samples,
@@ -201,7 +200,7 @@ class Disentanglement(Question):
         self,
         *,
         factors: str | None = None,
-        bins: Draws = BINS,
+        bins: Draws = 20,
         by: Literal["forest", "lasso"] = "forest",
         trees: Number = 20,
         halves: Draws = 50,

@@ -245,7 +245,7 @@ class Fidelity(Question):
     would reach, and those of samples and training data. As many data are taken of each.
 
     Args:
-        features: what data are compared by: `'data'`, themselves in standard units; `'pca'`, principal components of
+        by: what data are compared by: `'data'`, themselves in standard units; `'pca'`, principal components of
             the training data; `'conv'`, a convolutional network with fixed random weights; `'guide'`, the run's own
             means of q(z|x); or a function of a batch, `'module:function'`. By default `'conv'` for images of 8 x 8
             pixels and more, and `'data'` for all else.
@@ -258,17 +258,17 @@ class Fidelity(Question):
     def __init__(
         self,
         *,
-        features: str | None = None,
+        by: str | None = None,
         components: Count = 50,
         halves: Draws = 50,
         level: Annotated[float, share(zero=False)] = 0.95,
         most: Draws = 2000,
     ) -> None:
-        if features is not None and features not in NAMES and ":" not in features:
+        if by is not None and by not in NAMES and ":" not in by:
             raise InputError(
-                f"features={features!r} of Fidelity must be one of {', '.join(NAMES)}, or module:function"
+                f"by={by!r} of Fidelity must be one of {', '.join(NAMES)}, or module:function"
             )
-        self.features, self.components = features, components
+        self.by, self.components = by, components
         self.halves, self.level, self.most = halves, level, most
 
     def check(self, run: Trained, data: Evaluated) -> None:
@@ -276,10 +276,10 @@ class Fidelity(Question):
             raise InputError(
                 "features are of whole data, and those of the run may have missing values: impute them first"
             )
-        if self.features == "conv" and not _images(run):
+        if self.by == "conv" and not _images(run):
             shape = tuple(run.vae.model.likelihood.shape)
             raise InputError(
-                f"features='conv' is for images of {LEAST_SIDE} x {LEAST_SIDE} pixels or more, not for shape {shape}"
+                f"by='conv' is for images of {LEAST_SIDE} x {LEAST_SIDE} pixels or more, not for shape {shape}"
             )
         self.afford(8 * self.halves * len(MEASURES), "halves")
 
@@ -294,7 +294,7 @@ class Fidelity(Question):
         train, _ = fields_of(of_train[evenly(n, len(of_train))])
         samples = run.vae.sample(n, c)
         usual = "conv" if _images(run) else "data"
-        encoder = encoder_of(self.features or usual, run, train, self.components)
+        encoder = encoder_of(self.by or usual, run, train, self.components)
         of_test, of_samples, near = (encoder(x) for x in (test, samples, train))
         between = Distances.of(of_test, of_samples)
         with progress("halves", self.halves) as done:

@@ -133,7 +133,7 @@ def test_samples_of_a_run_beside_its_data(call, tmp_path, monkeypatch, refused):
     quick = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 2)
     call("train", *quick, "--output", "run")
     for features in ("conv", "pca", "data", "guide", "looks:sums"):
-        asked = f"fidelity(features='{features}', halves=4, components=5)"
+        asked = f"fidelity(by='{features}', halves=4, components=5)"
         said = call("evaluate", "run", "--num-particles", 5, "--ask", asked)
         assert (said.code, said.err) == (0, ""), features
         found = json.loads(newest(Path("run")).read_text())["fidelity"]
@@ -151,8 +151,8 @@ def test_samples_of_a_run_beside_its_data(call, tmp_path, monkeypatch, refused):
         "train, test",
     )
     mentions(
-        refused("evaluate", "run", "--ask", "fidelity(features='vgg')"),
-        "features='vgg' of Fidelity",
+        refused("evaluate", "run", "--ask", "fidelity(by='vgg')"),
+        "by='vgg' of Fidelity",
     )
     wrong = call(
         "evaluate",
@@ -160,7 +160,7 @@ def test_samples_of_a_run_beside_its_data(call, tmp_path, monkeypatch, refused):
         "--num-particles",
         5,
         "--ask",
-        "fidelity(features='looks:scalar')",
+        "fidelity(by='looks:scalar')",
     )
     mentions(wrong.err, "features must be (n, d)")
     wrong = call(
@@ -169,6 +169,6 @@ def test_samples_of_a_run_beside_its_data(call, tmp_path, monkeypatch, refused):
         "--num-particles",
         5,
         "--ask",
-        "fidelity(features='nowhere:x')",
+        "fidelity(by='nowhere:x')",
     )
     mentions(wrong.err, "nowhere:x cannot be imported")
