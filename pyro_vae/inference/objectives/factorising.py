@@ -28,7 +28,7 @@ class FactorVAE(Objective):
     so `TC = E_q(z)[T(z)]`. Its loss reaches T alone and the penalty the pair alone: one backward pass gives both
     gradients, and one optimizer takes both steps. T starts at 0.
 
-    `SVI` and `fit` of this package train T, and refuse a pair that is trained by Pyro's rules; `pyro.infer.SVI` does not
+    `SVI` and `fit` here train T, and refuse a pair that is trained by Pyro's rules; `pyro.infer.SVI` does not
     know of it. A loop of one's own trains the parameters of `objective.learned` with those of the pair. An objective
     that is used again goes on with its T. Several latent vectors stand side by side as one. A permuted latent is its
     own with a probability of one over the batch size, which makes TC slightly too small.
