@@ -50,6 +50,7 @@ HEADS = {
     "floor": "train, test",
     "train": "samples, train",
 }
+SHARES = ("precision", "recall", "coverage")
 NAMES = ("data", "pca", "conv", "guide")
 Features = Callable[[Tensor], Any]
 
@@ -182,12 +183,13 @@ class Sampled(Printed):
         """Distances with their intervals, beside what a perfect model would get."""
         rows, tail = {}, (1 - self.level) / 2
         for i, (name, value) in enumerate(self.values.items()):
+            least, most = (0.0, 1.0) if name in SHARES else (-np.inf, np.inf)
             spread = self.replicates[:, i] - self.replicates[:, i].mean()
             low, high = value + np.quantile(spread, [tail, 1 - tail])
             rows[name] = {
                 "value": value,
-                "low": float(low),
-                "high": float(high),
+                "low": float(max(low, least)),
+                "high": float(min(high, most)),
                 "floor": self.floor[name],
                 "train": self.train[name],
             }
