@@ -30,7 +30,6 @@ from pyro_vae.evaluation.modes import (
     weighted_from,
 )
 from pyro_vae.evaluation.question import Answer, Evaluated, Tick, Trained
-from pyro_vae.evaluation.refinement import pair_of
 from pyro_vae.evaluation.results import PARETO_LIMIT, PARTS, LogMarginal
 from pyro_vae.evaluation.weighting import Weighted, Weighting, holds, weighted
 from pyro_vae.foundation.abstract import forked_random, running
@@ -44,6 +43,7 @@ from pyro_vae.foundation.checks import (
 )
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole, scored
+from pyro_vae.inference.pairs import pair_of
 from pyro_vae.inference.particles import Program
 
 GROWTH = 4  # from one round to the next

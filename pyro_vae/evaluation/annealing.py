@@ -45,6 +45,7 @@ from pyro_vae.foundation.checks import Number, at_least, checked, takes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole
+from pyro_vae.inference.pairs import model_of
 from pyro_vae.inference.particles import Program, is_point, nothing, way_alone
 from pyro_vae.inference.scores import (
     Flat,
@@ -681,7 +682,8 @@ def annealed_importance_sampling(
     All latents of a datum move together, as one vector of reals; latents of few values are summed out.
 
     Args:
-        model: any Pyro model with a data plate, called with a batch of data, and differentiable in its latents.
+        model: any Pyro model with a data plate, called with a batch of data, and differentiable in its latents;
+            of a pair it is the model.
         x: the data, `(N, *shape)`, as in `log_marginal`.
         *args: what the model is called with beside a batch of x; tensors of N rows are cut along with it.
         guide: start from its draws instead of from the prior's; it draws the same latents.
@@ -713,6 +715,7 @@ def annealed_importance_sampling(
     >>> annealed_importance_sampling(vae.model, torch.ones(3, 4), num_chains=4, num_temperatures=10).values.shape
     torch.Size([3])
     """
+    model = model_of(model)
     data = Call.of(model, x, args, kwargs)
     betas = temperatures(num_temperatures, schedule)
     with running(model, guide), pyro.validation_enabled(False):
@@ -779,6 +782,7 @@ def bidirectional_monte_carlo(
 
     Source: Grosse, Ghahramani & Adams 2015, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo.
     """
+    model = model_of(model)
     betas = temperatures(num_temperatures, schedule)
     bounds: list[Sandwich] = []
     with running(model, guide), pyro.validation_enabled(False):

@@ -42,12 +42,12 @@ from pyro_vae.evaluation.question import (
     student,
     unseen,
 )
-from pyro_vae.evaluation.refinement import pair_of
 from pyro_vae.evaluation.weighting import a_few
 from pyro_vae.foundation.abstract import forked_random, running
 from pyro_vae.foundation.checks import Number, at_least, checked, takes
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole
+from pyro_vae.inference.pairs import pair_of
 
 STEPS = 100  # of a climb to the mode of a posterior
 USUAL_SIZE = 100  # reals of a datum, for what a bracket costs

@@ -39,13 +39,13 @@ from pyro_vae.evaluation.question import (
     Trained,
     unseen,
 )
-from pyro_vae.evaluation.refinement import pair_of
 from pyro_vae.evaluation.uniformity import holm, place, shape, spread, two_sided
 from pyro_vae.evaluation.weighting import a_few
 from pyro_vae.foundation.abstract import context_of, forked_random, is_own, running
 from pyro_vae.foundation.checks import MOST, Number, at_least, at_most, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole
+from pyro_vae.inference.pairs import pair_of
 from pyro_vae.inference.particles import Program, points_of, way_alone
 from pyro_vae.inference.scores import (
     Observed,

@@ -39,11 +39,11 @@ from pyro_vae.evaluation.question import (
     Trained,
     unseen,
 )
-from pyro_vae.evaluation.refinement import pair_of
 from pyro_vae.foundation.abstract import context_of, forked_random, running
 from pyro_vae.foundation.checks import Number, Whole, between, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import each_bound
+from pyro_vae.inference.pairs import pair_of
 from pyro_vae.models.program import Factor, Program
 
 DRAWN = 1000  # latents that tell where the buckets of a layer lie

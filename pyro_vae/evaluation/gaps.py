@@ -22,13 +22,13 @@ from pyro_vae.evaluation.question import (
 )
 from pyro_vae.evaluation.refinement import (
     check_refined,
-    pair_of,
     paired_bounds,
     weighted_refined,
 )
 from pyro_vae.evaluation.results import LogMarginal
 from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.checks import Draws, Number, Positive, checked
+from pyro_vae.inference.pairs import pair_of
 
 MEANINGS = {
     "log p(x)": "weighted from the refined q",

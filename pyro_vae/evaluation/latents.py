@@ -55,6 +55,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.objectives.base import independent
+from pyro_vae.inference.pairs import of_pair
 from pyro_vae.inference.particles import draws_of, nodes_of, nothing
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.scores import Flat, draw, score
@@ -696,6 +697,7 @@ def _sound_means(
             yield means[:, mask]
 
 
+@of_pair  # type: ignore[arg-type]  # mypy: **kwargs could hold a model
 @checked
 @torch.no_grad()
 def latent_health(
@@ -717,7 +719,7 @@ def latent_health(
     side as one vector of reals.
 
     Args:
-        model: any Pyro model with a data plate.
+        model: any Pyro model with a data plate; or a pair, without a guide behind it.
         guide: its guide, called with the same.
         x: the data, `(N, *shape)`, two or more: a tensor, or anything with a length whose slices are tensors.
         *args: what both are called with beside a batch of x; tensors of N rows are cut along with it.

@@ -26,10 +26,11 @@ from pyro_vae.evaluation.question import (
     listed,
     unseen,
 )
-from pyro_vae.evaluation.refinement import check_refined, log_marginal_refined, pair_of
+from pyro_vae.evaluation.refinement import check_refined, log_marginal_refined
 from pyro_vae.evaluation.results import PARETO_LIMIT
 from pyro_vae.foundation.checks import Draws, Number, Positive, checked
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.inference.pairs import pair_of
 
 HEADS = {
     "mean_inside": "mean inside",

@@ -50,6 +50,7 @@ from pyro_vae.foundation.checks import MOST, Draws, Number, at_least, at_most, c
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.objectives.base import independent
+from pyro_vae.inference.pairs import of_pair
 from pyro_vae.inference.particles import draws_of, way_alone
 from pyro_vae.inference.scores import Flat, draw, score
 from pyro_vae.inference.terms import SUMMED, Program, Site, double, terms
@@ -379,6 +380,7 @@ def _whole(value: float) -> float:
     return round(value) if math.isfinite(value) else value
 
 
+@of_pair
 @checked
 def compare_posterior(
     model: Program,
@@ -403,7 +405,8 @@ def compare_posterior(
     and no mass matrix: many draws in a short time, which R-hat and ESS tell the worth of.
 
     Args:
-        model: any Pyro model with a data plate at dim -1 and continuous latents, called with a batch of data.
+        model: any Pyro model with a data plate at dim -1 and continuous latents, called with a batch of data; or a
+            pair, without a guide behind it.
         guide: its guide, called with the same.
         x: a few data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors.
         num_samples: draws of each chain, after warm-up; 4 or more.

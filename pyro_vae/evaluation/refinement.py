@@ -27,28 +27,13 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.objectives.gradients import stopped_log_q
+from pyro_vae.inference.pairs import pair_of
 from pyro_vae.inference.particles import Program, takes_particles
 from pyro_vae.inference.scores import score
 from pyro_vae.inference.shift import Deltas, RefinedGuide, Shifted, starting
 from pyro_vae.inference.terms import double, has_density, kind
 
 MANY = 10_000  # draws in a step from which it is worth measuring what one needs
-
-
-def pair_of(pair: Any) -> tuple[Program, Program]:
-    """Model and guide of a VAE, or of a tuple of both.
-
-    Raises:
-        InputError: for anything else.
-    """
-    if isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair)):
-        return pair
-    model, guide = getattr(pair, "model", None), getattr(pair, "guide", None)
-    if not callable(model) or not callable(guide):
-        raise InputError(
-            f"a {type(pair).__name__} is no pair: give a VAE, or a tuple of model and guide"
-        )
-    return model, guide
 
 
 @checked

@@ -43,6 +43,7 @@ from pyro_vae.foundation.checks import Number, between, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.bounds import called_whole, scored
 from pyro_vae.inference.held import far_down
+from pyro_vae.inference.pairs import of_pair
 from pyro_vae.inference.particles import way_of
 from pyro_vae.inference.shift import paired
 from pyro_vae.inference.terms import Program, Site, Terms, double
@@ -181,6 +182,7 @@ def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, b
     return max(each // len(batch), 64), latents
 
 
+@of_pair  # type: ignore[arg-type]  # mypy: **kwargs could hold a model
 @checked
 @torch.no_grad()
 def log_marginal(
@@ -205,7 +207,7 @@ def log_marginal(
     `log p(x, code)`, minus the length of a two-part code, and the result says so (`two_part`).
 
     Args:
-        model: any Pyro model with a data plate, called with a batch of data.
+        model: any Pyro model with a data plate, called with a batch of data; or a pair, without a guide behind it.
         guide: its guide, called with the same.
         x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors. A pair that is not of
             this package may take a tuple or a dict of tensors, `program((x, y))`, and data sets of such items.
@@ -233,7 +235,7 @@ def log_marginal(
     >>> from pyro_vae import MLP, Bernoulli, MeanField, StandardNormal, VAE
     >>> _ = torch.manual_seed(0)
     >>> vae = VAE(StandardNormal(2), MLP((2,), (1, 4)), Bernoulli((4,)), MeanField(MLP((4,)), 2))
-    >>> log_marginal(vae.model, vae.guide, torch.ones(8, 4), num_particles=100).values.shape
+    >>> log_marginal(vae, torch.ones(8, 4), num_particles=100).values.shape
     torch.Size([8])
     """
     return weighted(

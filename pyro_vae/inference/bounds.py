@@ -17,6 +17,7 @@ from pyro_vae.foundation.abstract import forked_random, is_own, localise, parame
 from pyro_vae.foundation.checks import Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.objectives.base import Objective
+from pyro_vae.inference.pairs import of_pair
 from pyro_vae.inference.particles import Program, listed_of, wants_all
 from pyro_vae.inference.shift import paired
 from pyro_vae.inference.terms import Terms, double, terms
@@ -90,6 +91,7 @@ def combinations(model: Program, guide: Program, data: Call) -> int:
     return math.prod(listed_of(model, guide, first.args, first.kwargs).values())
 
 
+@of_pair  # type: ignore[arg-type]  # mypy: **kwargs could hold a model
 @checked
 def elbo(
     model: Program,
@@ -106,7 +108,7 @@ def elbo(
     called with all of them at once.
 
     Args:
-        model: any Pyro model with a data plate, called with a batch of data.
+        model: any Pyro model with a data plate, called with a batch of data; or a pair, without a guide behind it.
         guide: its guide, called with the same.
         x: the data, `(N, *shape)`: a tensor, or anything with a length whose slices are tensors. A pair that is not of
             this package may take a tuple or a dict of tensors, `program((x, y))`, and data sets of such items.

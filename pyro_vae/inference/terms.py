@@ -15,6 +15,7 @@ from pyro_vae.data.inputs import rows_of
 from pyro_vae.foundation.abstract import AIM
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.enumeration import enumerated, is_summed, log_sum
+from pyro_vae.inference.pairs import of_pair
 from pyro_vae.inference.particles import (
     PARTICLES,
     Listing,
@@ -280,6 +281,7 @@ def traces(
     return prune_subsample_sites(p), prune_subsample_sites(q)
 
 
+@of_pair  # type: ignore[arg-type]  # mypy: **kwargs could hold a model
 def terms(
     model: Program, guide: Program, *args: Any, num_particles: int = 1, **kwargs: Any
 ) -> Terms:
@@ -298,7 +300,7 @@ def terms(
     guide there is nothing to draw, and K is 1 whatever was asked.
 
     Args:
-        model: Pyro model.
+        model: Pyro model; or a pair, without a guide behind it.
         guide: Pyro guide.
         *args: what both are called with.
         **kwargs: the same.
