@@ -1,7 +1,6 @@
 """The description of a VAE that was made in code: its `Spec`, read from how its parts were made."""
 
 import inspect
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,17 +8,16 @@ from torch import nn
 
 from pyro_vae.foundation.abstract import context_of, variants
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.sizes import given
-from pyro_vae.models.conditionals import ExactLayers, Guide, Ladder, Layered
+from pyro_vae.foundation.sizes import given, spelled, written
+from pyro_vae.models.conditionals import ExactLayers, Guide, Ladder
 from pyro_vae.models.conditionals.exact_layers import is_exact
 from pyro_vae.models.conditionals.layered import Layers
 from pyro_vae.models.finite import OfClass
-from pyro_vae.models.layers import Below
+from pyro_vae.models.parts import of_site, parts_of
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
-from pyro_vae.networks import Standardised
-from pyro_vae.networks.fields import FieldDecoder, FieldEncoder
+from pyro_vae.networks.fields import FieldEncoder
 from pyro_vae.spec import AXES, FITTED, Spec, build
 
 REMEDY = (
@@ -41,7 +39,7 @@ def described(vae: VAE, spec: Spec | None = None) -> tuple[Spec, VAE]:
     chosen = _read(vae) if spec is None else spec
     with torch.random.fork_rng():
         copy = build(chosen)
-    parts, others = _parts(vae), _parts(copy)
+    parts, others = parts_of(vae), parts_of(copy)
     for name, part in parts.items():
         if _kind(part) != _kind(others[name]):
             raise InputError(
@@ -59,63 +57,10 @@ def described(vae: VAE, spec: Spec | None = None) -> tuple[Spec, VAE]:
     return chosen, copy
 
 
-def _parts(vae: VAE) -> dict[str, Any]:
-    parts = {
-        "prior": vae.model.prior,
-        "likelihood": vae.model.likelihood,
-        **_parts_of_guide(vae.guide),
-        **_bodies("decoder", vae.model.decoder),
-    }
-    for site, layer in zip(vae.model.sites, vae.model.layers, strict=False):
-        own = layer.prior if isinstance(layer, Below) else layer.network
-        parts[f"layer {site}"] = own
-    if vae.label_width:
-        classifier: Any = vae.guide.classifier
-        parts |= _bodies("classifier", classifier.network)
-    return parts
-
-
-def _parts_of_guide(guide: Any) -> dict[str, Any]:
-    """The guide and its encoder, of several layers those of each."""
-    if isinstance(guide, Ladder):
-        each = zip(guide.sites, guide.trunk, strict=True)
-        found = [_bodies(_of("encoder", site), body) for site, body in each]
-    elif isinstance(guide, Layered):
-        found = [
-            {_of("guide", site): own, **_bodies(_of("encoder", site), own.encoder)}
-            for site, own in zip(guide.sites, guide.guides, strict=True)
-        ]
-    elif isinstance(guide, ExactLayers):
-        found = [{"guide": guide}]
-    else:
-        found = [{"guide": guide, **_bodies("encoder", guide.encoder)}]
-    return {name: part for some in found for name, part in some.items()}
-
-
-def _of(what: str, site: str) -> str:
-    """What a part of a layer is called; that next to the data is the usual one."""
-    return what if site == "z1" else f"{what} of {site}"
-
-
-def _bodies(what: str, network: Any) -> dict[str, Any]:
-    """A network by what it is; those of several fields each by its field."""
-    if isinstance(network, FieldEncoder):
-        each = zip(network.layout.names, network.bodies, strict=True)
-    elif isinstance(network, FieldDecoder):
-        each = zip(network.layout.names, network.networks, strict=True)
-    else:
-        return {what: _body(network)}
-    return {f"{what} of {name}": _body(body) for name, body in each}
-
-
-def _body(encoder: Any) -> Any:
-    return encoder.body if isinstance(encoder, Standardised) else encoder
-
-
 def _kind(part: Any) -> tuple[type, dict[str, str]]:
     """What a part is and what it was made from, other parts left out."""
     return type(part), {
-        name: _spelling(value)
+        name: spelled(value)
         for name, value in given(part).items()
         if not isinstance(value, nn.Module)
     }
@@ -130,7 +75,7 @@ def _words(part: Any) -> str:
 
 def _read(vae: VAE) -> Spec:
     """The description that the parts of a VAE give of themselves."""
-    parts = _parts(vae)
+    parts = parts_of(vae)
     shape, latent_dim = parts["likelihood"].shape, parts["prior"].latent_dim
     axes: dict[str, Any] = {"likelihood": _member("likelihood", parts["likelihood"])}
     if latent_dim:
@@ -211,7 +156,7 @@ def _network(vae: VAE, parts: dict[str, Any]) -> str:
         return _member("network", encoder)
     if len(vae.model.dims) > 1 and not isinstance(encoder, FieldEncoder):
         usual = _member("network", parts["encoder"])
-        each = {s: parts[_of("encoder", s)] for s in vae.model.sites[1:]}
+        each = {s: parts[of_site("encoder", s)] for s in vae.model.sites[1:]}
         others = {s: _member("network", body) for s, body in each.items()}
         told = [f"{s}={member}" for s, member in others.items() if member != usual]
         return ", ".join([usual, *told])
@@ -259,28 +204,6 @@ def _member(axis: str, part: Any) -> str:
             f"no Spec describes this VAE: {cls.__name__} is no {base.__name__} of this package or derived from one; "
             f"{REMEDY}"
         )
-    own = list(inspect.signature(cls).parameters.values())[fixed:]
-    known = given(part)
-    arguments = {
-        p.name: known[p.name]
-        for p in own
-        if p.name in known
-        and p.name not in FITTED.get(axis, ())
-        and known[p.name] is not p.default
-    }
-    name = (
-        cls.__name__
-        if cls in variants(family).values()
-        else f"{cls.__module__}:{cls.__name__}"
-    )
-    return f"{name}({', '.join(f'{k}={_spelling(v)}' for k, v in arguments.items())})"
-
-
-def _spelling(value: Any) -> str:
-    """A value as the command line has it; a class is a member, and so is one with arguments."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{k!r}: {_spelling(v)}' for k, v in value.items())}}}"
-    if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
-        given = (f"{k}={_spelling(v)}" for k, v in value.keywords.items())
-        return f"{value.func.__name__}({', '.join(given)})"
-    return f"{value.__name__}()" if isinstance(value, type) else repr(value)
+    own = list(inspect.signature(cls).parameters)[fixed:]
+    told = written(part, [k for k in own if k not in FITTED.get(axis, ())])
+    return told if cls in variants(family).values() else f"{cls.__module__}:{told}"

@@ -12,6 +12,7 @@ from pyro_vae.data.schema import CODED, Held, Schema, Wish
 from pyro_vae.data.sets import DataSet
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.html import card, preformatted
 from pyro_vae.spec import Member, parse, parse_columns
 
 USUAL = {
@@ -94,6 +95,15 @@ class Table:
 
     def __str__(self) -> str:
         return choices(self.schema, self.likelihood)
+
+    def __repr__(self) -> str:
+        return f"Table({self._size()}, likelihood={self.likelihood!r})"
+
+    def _repr_html_(self) -> str:
+        return card("Table", self._size(), preformatted(str(self)))
+
+    def _size(self) -> str:
+        return f"{len(self.x):,} rows of {self.shape[0]} columns"
 
 
 def wishes_of(likelihood: str | None) -> dict[str, Wish] | None:

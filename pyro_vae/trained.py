@@ -25,10 +25,13 @@ from pyro_vae.data.schema import Schema, stored_columns, table_of
 from pyro_vae.engine.processes import here
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
+from pyro_vae.foundation.html import card, facts, lines
 from pyro_vae.foundation.launch import launch
 from pyro_vae.foundation.reading import read_toml
 from pyro_vae.foundation.trust import trusting
 from pyro_vae.models.one_field import OneField
+from pyro_vae.models.parts import as_told
+from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import located, public_name, read_resolved, require_data
 from pyro_vae.spec import Spec
@@ -73,7 +76,7 @@ def _own(device: torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A trained run read back: the VAE, its data as it saw them, and what is known about both.
 
@@ -108,6 +111,16 @@ class Run:
     # By what `outside` was asked for.
     others: dict[str, Any] = field(default_factory=dict)
     conditions: Conditions | None = None
+
+    def __repr__(self) -> str:
+        words = formula(self.vae.model, self.vae.guide)
+        return f"{type(self).__name__}({str(self.folder)!r}: {self.name}, {words}, epoch {self.epoch})"
+
+    def _repr_html_(self) -> str:
+        told = {"data": self.name, "epoch": self.epoch, **as_told(self.vae)}
+        return card(
+            type(self).__name__, str(self.folder), facts(told), lines(self.notes)
+        )
 
     @cached_property
     def data(self) -> DataSet:
@@ -350,7 +363,7 @@ class Run:
         return c.to(device=self.device, dtype=self.dtype)
 
 
-@dataclass
+@dataclass(repr=False)
 class FieldRun(Run):
     """One field of a run on several, as if it were all that is made; its data are those of the run.
 

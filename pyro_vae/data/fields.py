@@ -15,6 +15,7 @@ from pyro_vae.data.streams import CHUNK, Derived, Stream, batches
 from pyro_vae.data.uniform import uniform
 from pyro_vae.engine.compiled import Later
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.html import card, facts
 
 # elements between two states of a generator that are kept, of 5 kB each; more where so many would not do
 BLOCK = 2**18
@@ -90,6 +91,12 @@ class Split(Sampled):
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        return f"Split({described(self)}; {self.bridge})"
+
+    def _repr_html_(self) -> str:
+        return card("Split", described(self), facts({"values": self.bridge}))
 
     def __getitem__(self, index: Any) -> Tensor:
         return self.bridge(self.values[index].to(self.device), dtype=self.dtype)
@@ -215,6 +222,23 @@ class Data(Sampled):
     def __len__(self) -> int:
         return self.size
 
+    def _by_name(self) -> dict[str, str]:
+        """Each field in words."""
+        fields = self.fields
+        if not isinstance(fields, dict):
+            fields = {self.name: fields}
+        return {
+            name: " and ".join(map(described, parts_of(v)))
+            for name, v in fields.items()
+        }
+
+    def __repr__(self) -> str:
+        told = "; ".join(f"{name}: {words}" for name, words in self._by_name().items())
+        return f"Data({told})"
+
+    def _repr_html_(self) -> str:
+        return card("Data", f"{self.size:,} data", facts(self._by_name()))
+
     def __getitem__(self, index: Any) -> Any:
         return cut(self.fields, index, self.size)
 
@@ -246,6 +270,14 @@ class Data(Sampled):
 
     def _with(self, function: Callable[[Any], Any]) -> "Data":
         return Data(each_part(function, self.fields, self.size), self.name)
+
+
+def described(part: Any) -> str:
+    """The number and the shape of some data, and where they are."""
+    values = part.values if isinstance(part, Split) else part
+    each = tuple(values.shape[1:])
+    place = "on disk" if isinstance(values, Stream) else "in memory"
+    return f"{len(part):,} of shape {each}, {place}"
 
 
 def no_data(name: str) -> str:

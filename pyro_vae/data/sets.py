@@ -26,6 +26,7 @@ from pyro_vae.data.schema import Schema, Wish
 from pyro_vae.data.streams import Stream, Values, stored
 from pyro_vae.data.units import Units, each
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.html import card, facts, lines
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.reading import user_path
 from pyro_vae.foundation.sources import sources
@@ -35,7 +36,7 @@ SPLITS = ("train", "validation", "test")
 ALL = "all"  # the one split of data that are not divided
 
 
-@dataclass
+@dataclass(repr=False)
 class DataSet:
     """A data set, in memory or on disk: stored values and labels by split, and what the values are.
 
@@ -75,6 +76,28 @@ class DataSet:
     missing: bool = False
     whole: Values | None = None
     given: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def _sizes(self) -> str:
+        return ", ".join(f"{name} {len(v):,}" for name, v in self.values.items())
+
+    def __repr__(self) -> str:
+        kind = self.representation.value
+        return f"{type(self).__name__}({self.name}: {self._sizes()}, each {self.shape}, {kind})"
+
+    def _repr_html_(self) -> str:
+        """What is known of the data, and the notes of how they were read."""
+        rows = {
+            "data": self._sizes(),
+            "shape": self.shape,
+            "values": self.representation.value,
+            "missing": "some values may be" if self.missing else "",
+            "columns": ", ".join(self.columns or ()),
+            "labels": "" if self.labels is None else "one for each datum",
+            "given": ", ".join(self.given),
+            "on disk": self.streamed,
+            "from": self.source,
+        }
+        return card(type(self).__name__, self.name, facts(rows), lines(self.notes))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from pyro_vae.foundation.sources import Source
 NO_LABEL = -1  # what whole numbers of one field hold where it is missing
 
 
-@dataclass
+@dataclass(repr=False)
 class FieldSet(DataSet):
     """A data set of several fields, which lie side by side in the values of each split.
 

@@ -18,6 +18,7 @@ from pyro_vae.evaluation.question import (
     Answer,
     Drawing,
     Evaluated,
+    PerDatum,
     Printed,
     Progress,
     Question,
@@ -55,7 +56,7 @@ HIGHER_INSIDE = {
 
 
 @dataclass(frozen=True)
-class AnomalyScores:
+class AnomalyScores(Printed):
     """How unlike the training data each of N data is; nats, all shapes `(N,)`.
 
     Attributes:
@@ -99,6 +100,14 @@ class AnomalyScores:
         """The four scores by the names of the table."""
         scores = self.log_marginal, self.elbo, self.regret, self.typicality
         return dict(zip(HIGHER_INSIDE, scores, strict=True))
+
+    def answer(self) -> Answer:
+        scores = self.per_datum.items()
+        return Answer(
+            title="Scores of outliers",
+            about=f"{len(self)} data",
+            rows={name: PerDatum(score, None) for name, score in scores},
+        )
 
 
 @checked

@@ -19,6 +19,7 @@ from pyro_vae.data import evenly
 from pyro_vae.engine.memory import MEMORY
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.html import Html, card, grid, lines
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.sizes import Declared, given
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 NAMED = 5  # data left out that are named
 MATTERS = 0.1  # nats; less is not worth a warning
 DISTINCT = 3  # standard errors
+ERRORS = {
+    "data_standard_error": "data",
+    "monte_carlo_standard_error": "Monte Carlo",
+}
 COLUMNS = {
     "mean": "mean",
     "data_standard_error": "± data",
@@ -53,6 +58,39 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         errors = [f"± {error:.3f}" for error in self[1:] if error is not None]
         return " ".join([f"{self.mean:.3f}", *errors])
+
+
+class Shown:
+    """What says itself in one line at a prompt, and in a notebook as a table, by its answer."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A dataclass writes out all of its fields, unless the class itself has something else.
+        cls.__repr__ = cls.__dict__.get("__repr__", Shown.__repr__)  # type: ignore[method-assign]
+
+    def told(self) -> "Answer":
+        """What is said of it."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.told().line()})"
+
+    def _repr_html_(self) -> str:
+        return self.told().html()
+
+
+class Printed(Shown, ABC):
+    """A result that prints itself as its answer."""
+
+    @abstractmethod
+    def answer(self) -> "Answer":
+        """What it says."""
+
+    def told(self) -> "Answer":
+        return self.answer()
+
+    def __str__(self) -> str:
+        return str(self.told())
 
 
 @dataclass(frozen=True)
@@ -83,7 +121,7 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class PerDatum(Shards):
+class PerDatum(Shards, Printed):
     """A number for each of N data, with the error that comes from the draws.
 
     Attributes:
@@ -163,6 +201,13 @@ class PerDatum(Shards):
         """The same with the data outside `rows`, `(N,)` booleans, left out of the means."""
         return PerDatum(self.values.where(rows, math.nan), self.standard_errors)
 
+    def answer(self) -> "Answer":
+        about = f"{len(self)} data"
+        if not self.sound.any():
+            return Answer("A number for each datum", about, sentences=self._left_out())
+        rows = {"values": self}
+        return Answer("A number for each datum", about, rows, unit="")
+
     def _left_out(self) -> list[str]:
         """A sentence about the data that the mean leaves out, if there are any."""
         lost = len(self) - int(self.sound.sum())
@@ -226,7 +271,7 @@ Row = PerDatum | Estimate | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Shown):
     """What a question is answered with; text, JSON and the page are made of nothing else.
 
     Attributes:
@@ -258,6 +303,31 @@ class Answer:
     columns: Mapping[str, Any] = field(default_factory=dict)
     numbers: Mapping[str, Any] = field(default_factory=dict)
     parts: "Mapping[str, Answer]" = field(default_factory=dict)
+
+    def told(self) -> "Answer":
+        return self
+
+    def line(self) -> str:
+        """The title, and of its means the first with its errors."""
+        title = ", ".join(filter(None, (self.title, self.about)))
+        for name, row in self.rows.items():
+            if "mean" in (known := cells(row)):
+                errors = [
+                    f"± {known[k]:.3f} ({w})" for k, w in ERRORS.items() if k in known
+                ]
+                return " ".join([f"{title}: {name} {known['mean']:.3f}", *errors])
+        return title
+
+    def html(self) -> str:
+        """The same tables, sentences and warnings for a notebook."""
+        made: list[Any] = []
+        for head, group in tables(self.rows, self.heads):
+            unit = self.unit if "mean" in head else ""
+            texts = [[_text(cell) for cell in row] for row in group]
+            made.append(grid([unit, *head.values()], texts))
+        made += [lines(self.sentences), lines(self.warnings, before="warning: ")]
+        made += [Html(part.html()) for part in self.parts.values()]
+        return card(self.title, self.about, *made)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `evaluation.json`: rows, numbers and parts by their names, and the texts."""
@@ -301,17 +371,6 @@ class Answer:
         lines += self.sentences
         lines += [f"warning: {sentence}" for sentence in self.warnings]
         return "\n\n".join(["\n".join(lines), *map(str, self.parts.values())])
-
-
-class Printed(ABC):
-    """A result that prints itself as its answer."""
-
-    @abstractmethod
-    def answer(self) -> Answer:
-        """What it says."""
-
-    def __str__(self) -> str:
-        return str(self.answer())
 
 
 def listed(places: Sequence[int]) -> str:

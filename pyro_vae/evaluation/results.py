@@ -380,8 +380,8 @@ class LogMarginal(Weighed):
             figures["bound_curve"] = Drawing(make, caption)
         return figures
 
-    def __str__(self) -> str:
-        return str(self.answer().plus(sentences=[self._interval(), *self._left_out()]))
+    def told(self) -> Answer:
+        return self.answer().plus(sentences=[self._interval(), *self._left_out()])
 
     def to_arviz(self) -> "arviz.InferenceData":
         """An ArviZ `InferenceData`: `log_likelihood.x` holds the values, `sample_stats` the other columns by datum."""

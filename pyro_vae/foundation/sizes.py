@@ -2,12 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,6 +21,7 @@ from pyro_vae.foundation.terminal import is_out_of_memory
 NOTICED = 2**24
 # of each parameter in training: itself, its gradient, and two averages of Adam's
 COPIES = 4
+FITTED = ("context", "features")  # arguments that other parts of a pair fix
 MOST = 100_000  # tensors made for one member
 
 _watched = ContextVar("_watched", default=False)
@@ -113,6 +115,14 @@ class Declared:
         if "__init__" in vars(cls):
             cls.__init__ = declared(cls.__init__)  # type: ignore[method-assign]
 
+    def __repr__(self) -> str:
+        """The call that makes it; of a module the tree of its parts, as in torch."""
+        return (
+            super().__repr__()
+            if isinstance(self, Module)
+            else written(self, list(given(self)))
+        )
+
 
 def given(made: Any) -> dict[str, Any]:
     """The arguments that a member was made with, defaults among them; empty for what is no member."""
@@ -122,6 +132,36 @@ def given(made: Any) -> dict[str, Any]:
     bound = inspect.signature(type(made)).bind(*args, **kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
+
+
+def written(made: Any, own: Sequence[str] | None = None) -> str:
+    """A member in the grammar of the command line, with its own arguments where they are not the usual ones.
+
+    Args:
+        made: a member, or any other module.
+        own: which arguments these are; by default all that can only be given by name, but for those that other parts
+            fix.
+    """
+    name = type(made).__name__
+    if "_given" not in vars(made):
+        told = made.extra_repr() if isinstance(made, Module) else ""
+        return f"{name}({told})"
+    parameters, known = inspect.signature(type(made)).parameters, given(made)
+    by_name = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    by_name = [k for k in by_name if k not in FITTED]
+    chosen = [k for k in (by_name if own is None else own) if k in known]
+    changed = [k for k in chosen if known[k] is not parameters[k].default]
+    return f"{name}({', '.join(f'{k}={spelled(known[k])}' for k in changed)})"
+
+
+def spelled(value: Any) -> str:
+    """A value as the command line has it; a class is a member, and so is one with arguments."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k!r}: {spelled(v)}' for k, v in value.items())}}}"
+    if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
+        told = (f"{k}={spelled(v)}" for k, v in value.keywords.items())
+        return f"{value.func.__name__}({', '.join(told)})"
+    return f"{value.__name__}()" if isinstance(value, type) else repr(value)
 
 
 def is_too_large(error: BaseException) -> bool:

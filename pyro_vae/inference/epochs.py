@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pyro_vae.foundation.html import card, curve, grid, lines
+
 
 class Epoch(NamedTuple):
     """What one epoch did; log-probabilities in nats per datum, un-annealed whatever was optimised.
@@ -45,6 +47,16 @@ class Epoch(NamedTuple):
         return self.elbo if math.isnan(self.validation_elbo) else self.validation_elbo
 
 
+HEADS = {
+    "elbo": "ELBO",
+    "reconstruction": "reconstruction",
+    "kl": "KL",
+    "validation_elbo": "validation ELBO",
+    "learning_rate": "rate",
+    "seconds": "seconds",
+}
+
+
 class History(list[Epoch]):
     """The epochs of a run in order; `history.best` has the highest score: the last one, if all lie in a warm-up.
 
@@ -66,6 +78,51 @@ class History(list[Epoch]):
             )
         judged = [epoch for epoch in self if not math.isnan(epoch.score)]
         return max(judged, key=lambda epoch: epoch.score) if judged else self[-1]
+
+    @property
+    def _length(self) -> str:
+        seconds = sum(epoch.seconds for epoch in self)
+        plural = "" if len(self) == 1 else "s"
+        return f"{len(self)} epoch{plural}, {seconds:.1f} s"
+
+    def __repr__(self) -> str:
+        if not self:
+            return "History(0 epochs)"
+        last, best = self[-1], self.best
+        what = "ELBO" if math.isnan(best.validation_elbo) else "validation ELBO"
+        found = f"best epoch {best.epoch}, {what} {best.held_out:.3f}"
+        return f"History({self._length}; ELBO {last.elbo:.3f}; {found})"
+
+    def _repr_html_(self) -> str:
+        """The ELBO by epoch as a curve, and the numbers of the first, the best and the last epoch."""
+        if not self:
+            return card("History", "0 epochs")
+        chosen = {self[0].epoch: "first", self[-1].epoch: "last"}
+        chosen[self.best.epoch] = "best"
+        rows = [e for e in self if e.epoch in chosen]
+        heads = {k: v for k, v in HEADS.items() if any(_known(e, k) for e in rows)}
+        series = {"training ELBO": [e.elbo for e in self]}
+        if "validation_elbo" in heads:
+            series["validation ELBO"] = [e.validation_elbo for e in self]
+        best = next(i for i, e in enumerate(self) if e.epoch == self.best.epoch)
+        drawn = curve(series, mark=best)
+        dashed = ", of validation data dashed" if len(series) > 1 else ""
+        cells = [
+            [f"{chosen[e.epoch]}, {e.epoch}", *(f"{getattr(e, k):.4g}" for k in heads)]
+            for e in rows
+        ]
+        below = [f"ELBO by epoch{dashed}; the dot is the best"] if drawn else []
+        return card(
+            "History",
+            self._length,
+            drawn,
+            lines(below),
+            grid(["epoch", *heads.values()], cells),
+        )
+
+
+def _known(epoch: Epoch, name: str) -> bool:
+    return not math.isnan(getattr(epoch, name))
 
 
 @dataclass

@@ -4,11 +4,12 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import pyro.infer
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from pyro_vae.foundation.checks import (
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.averaging import Memory
+from pyro_vae.inference.bars import Bar, bar_of
 from pyro_vae.inference.bounds import mean_bound
 from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.corrupting import corrupted
@@ -167,7 +169,7 @@ def run_epochs(
     called: Callable[
         [int], str
     ] = "datum {} (counted from 0) of the validation data".format,
-) -> Iterator[Epoch]:
+) -> Generator[Epoch, None, None]:
     """The training loop, one `Epoch` at a time; `fit` for those who do not need what lies between the epochs.
 
     Args:
@@ -574,6 +576,7 @@ def fit(
     stacked: Annotated[int, at_least(0), at_most(MOST)] = 0,
     keep: Literal["last", "best"] = "last",
     report: Callable[[Epoch], object] | None = None,
+    progress: bool | None = None,
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
@@ -612,10 +615,15 @@ def fit(
         stacked: epochs in which each hidden layer is trained by itself before all are trained together, see `stack`.
         keep: whose weights stay in the end: those of the `'last'` epoch, or of the `'best'`, `history.best`. With an
             `average` they are the average after that epoch.
-        report: called with each `Epoch`.
+        report: called with each `Epoch`. Where it returns `True` training ends with that epoch, as it does by
+            `patience`. What it raises ends training too, and is raised.
+        progress: show a bar with the epoch, the ELBO and the data done in a second. By default in a notebook and on a
+            terminal, but not of a `fit` inside another.
 
     Returns:
-        The `History`: one `Epoch` for each pass.
+        The `History`: one `Epoch` for each pass. Where training ends by an interrupt (Ctrl-C) or an error, which are
+        raised, the pair has the weights that it would have kept by then, and can be used and trained on. The interrupt
+        says how far training came.
 
     Raises:
         InputError: for empty data, values that the model's likelihood does not accept, an objective that does not fit
@@ -674,40 +682,93 @@ def fit(
     if only is None:
         turn = turn_of(vae, data, epochs, batch_size, fresh=fresh)
     _check_step(svi, data, min(batch_size, len(data)))
-    progress = Progress()
     if stacked:
         check_stack(vae)
         layers = partial(
             stack, vae, data, stacked, batch_size=batch_size, corrupt=corrupt
         )
         turn = turn.with_layers(layers)
-    best = _Best(svi, progress) if keep == "best" else None
-    with corrupted(vae.guide, corrupt):
-        each = run_epochs(
-            svi,
-            data,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation=validation,
-            patience=patience,
-            compile=compile,
-            progress=progress,
-            turn=turn,
-            remark=None if best is None else _warn_unless_overfit,
-        )
-        looks: list[Callable[[Epoch], object]] = []
-        looks += [] if best is None else [best.look]
-        looks += [] if report is None else [report]
-        history = History(_looked_at(each, looks) if looks else each, progress)
-    if best is not None:
-        best.restore()
-    elif svi.average is not None:
-        svi.average.keep()
+
+    run = _Run(svi, epochs, len(data), keep=keep, report=report)
+    try:
+        with (
+            bar_of(epochs, len(data), asked=progress) as bar,
+            corrupted(vae.guide, corrupt),
+        ):
+            each = run_epochs(
+                svi,
+                data,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                schedule=schedule,
+                validation=validation,
+                patience=patience,
+                compile=compile,
+                progress=run.progress,
+                turn=turn,
+                stop=lambda: run.stopped,
+                report=bar.within,
+                remark=None if keep == "last" else _warn_unless_overfit,
+            )
+            run.follow(each, bar)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run.interrupted()) from None
+    finally:
+        run.settle()
     if isinstance(getattr(vae.model, "prior", None), Codes):
         fit_codes(vae, data)
-    return history
+    return run.history
+
+
+class _Run:
+    """A training as `fit` follows it: its epochs, whether it is to end, and the weights that stay."""
+
+    def __init__(
+        self,
+        svi: SVI,
+        epochs: int,
+        size: int,
+        *,
+        keep: str,
+        report: Callable[[Epoch], object] | None,
+    ) -> None:
+        self.svi, self.epochs, self.size, self.report = svi, epochs, size, report
+        self.progress = Progress()
+        self.history = History((), self.progress)
+        self.best = _Best(svi, self.progress) if keep == "best" else None
+        self.stopped = False
+
+    def follow(self, each: Generator[Epoch, None, None], bar: Bar) -> None:
+        """Take epochs as they end, until there are no more."""
+        with closing(each):
+            for epoch in each:
+                self.history.append(epoch)
+                bar.epoch(epoch)
+                if self.best is not None:
+                    self.best.look(epoch)
+                answer = None if self.report is None else self.report(epoch)
+                # Other values are those of functions that return something by the way.
+                self.stopped = isinstance(answer, bool | np.bool_) and bool(answer)
+
+    def settle(self) -> None:
+        """Leave the weights that are to stay."""
+        if self.best is not None and self.best.states:
+            self.best.restore()
+        elif self.svi.average is not None:
+            self.svi.average.keep()
+
+    def interrupted(self) -> str:
+        """How far training came, and which weights stay."""
+        done, position = self.progress.epoch, self.progress.position
+        kept = "the weights reached then"
+        if self.svi.average is not None:
+            kept = "their average"
+        if self.best is not None and self.best.states:
+            kept = f"the weights of epoch {self.progress.best_epoch}, the best"
+        done = min(done, self.epochs - 1)
+        where = f"epoch {done + 1} of {self.epochs}, after {position:,} of {self.size:,} data"
+        return f"fit was interrupted in {where}: the pair has {kept}"
 
 
 class _Best:
@@ -731,16 +792,6 @@ class _Best:
         """Put them back."""
         for module, state in zip(self.modules, self.states, strict=False):
             module.load_state_dict(state)
-
-
-def _looked_at(
-    epochs: Iterator[Epoch], looks: Sequence[Callable[[Epoch], object]]
-) -> Iterator[Epoch]:
-    """Epochs as they end, each shown to those that want to see it."""
-    for epoch in epochs:
-        for look in looks:
-            look(epoch)
-        yield epoch
 
 
 def _second_prior(vae: Any, weight_decay: float) -> nn.Module:

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+import pyro_vae
 from pyro_vae.data.fields import evenly
 from pyro_vae.data.inputs import (
     SAMPLE,
@@ -49,6 +51,7 @@ from pyro_vae.models.finite import OfClass
 from pyro_vae.models.layers import above, beside_each_other, places, sites_of
 from pyro_vae.models.likelihoods.base import Likelihood, units
 from pyro_vae.models.likelihoods.fields import Fields, on_own_scales
+from pyro_vae.models.parts import in_html, in_words
 from pyro_vae.models.priors import Prior
 from pyro_vae.models.program import Batch, Factor, Program, named
 from pyro_vae.models.targets import TargetPrior, Targets
@@ -383,6 +386,23 @@ class VAE(AbstractProgram):
             if isinstance(part, Prior | Guide | Layers):
                 part.connect(other)  # type: ignore[arg-type]
         self._made = {name: _beginning(p) for name, p in self.named_parameters()}
+
+    def __repr__(self) -> str:
+        """Its formula, members and sizes; the tree of modules is `repr(vae.model)` and `repr(vae.guide)`."""
+        return in_words(self)
+
+    def _repr_html_(self) -> str:
+        return in_html(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the pair to a new folder, or a file that ends in `.safetensors`: `pyro_vae.save(vae, path)`.
+
+        `pyro_vae.load(path)` gives it back. Nothing is pickled.
+
+        Raises:
+            InputError: as `pyro_vae.save`.
+        """
+        pyro_vae.save(self, path)
 
     def _check_layers(self, classes: Any) -> None:
         """Raise `InputError` where model and guide do not have the same layers of latents."""

@@ -9,11 +9,12 @@ from pyro_vae._evaluations import named, read_evaluation
 from pyro_vae._metrics import read_metrics
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
+from pyro_vae.foundation.html import Html, tag
 from pyro_vae.foundation.reading import read_toml
 from pyro_vae.report.answers import answers, not_asked
 from pyro_vae.report.facts import Facts, warnings_of
 from pyro_vae.report.glossary import glossary
-from pyro_vae.report.page import Html, code, page, tag
+from pyro_vae.report.page import code, page
 from pyro_vae.report.sections import SECTIONS, hero
 from pyro_vae.runs import OF_AN_EVALUATION
 

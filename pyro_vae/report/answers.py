@@ -4,22 +4,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro_vae.evaluation.question import tables
+from pyro_vae.foundation.html import Html, join, tag
 from pyro_vae.foundation.source import summaries
 from pyro_vae.report.facts import Facts
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
-    Html,
     bullets,
     code,
     figure,
-    join,
     named,
     number,
     paragraph,
     picture,
     short,
     table,
-    tag,
 )
 
 PLUS_MINUS = "±\N{NO-BREAK SPACE}"

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pyro_vae.report.page import Html, tag
+from pyro_vae.foundation.html import Html, tag
 
 
 class Term(NamedTuple):

@@ -1,7 +1,6 @@
-"""HTML that is safe by construction: text is escaped when it becomes a part of an element."""
+"""The elements of a page: numbers, tables, figures."""
 
 import base64
-import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,43 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-VOID = {"img", "meta"}
+from pyro_vae.foundation.html import Html, join, tag
+
 SIGNIFICANT = 2  # digits of an error that are shown
 MOST_DECIMALS = 8
-
-
-class Html(str):
-    """Text that is HTML already; every other text is escaped by `tag`."""
-
-    __slots__ = ()
-
-
-def escape(text: Any) -> Html:
-    """Any value as HTML."""
-    return text if isinstance(text, Html) else Html(html.escape(str(text)))
-
-
-def join(parts: Iterable[Any]) -> Html:
-    """Parts one after the other; `None` is left out."""
-    return Html("".join(escape(part) for part in parts if part is not None))
-
-
-def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """An element. In names of attributes `_` stands for `-`, and one at the end is dropped, as in `class_`.
-
-    An attribute that is `None` is left out.
-
-    >>> tag("p", "1 < 2", class_="note")
-    '<p class="note">1 &lt; 2</p>'
-    """
-    opening = f"<{name}"
-    for key, value in attributes.items():
-        if value is not None:
-            attribute = key.rstrip("_").replace("_", "-")
-            opening += f' {attribute}="{html.escape(str(value))}"'
-    if name in VOID:
-        return Html(f"{opening}>")
-    return Html(f"{opening}>{join(children)}</{name}>")
 
 
 def _decimals(error: float) -> int:

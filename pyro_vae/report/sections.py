@@ -18,17 +18,16 @@ from pyro_vae.evaluation.results import (
 )
 from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.commands import trust as trust_option
+from pyro_vae.foundation.html import Html, join, tag
 from pyro_vae.foundation.trust import AXES
 from pyro_vae.plots.tiles import is_image
 from pyro_vae.report.answers import CAPTIONS, OF_TABLES, PLUS_MINUS, shown, tabulated
 from pyro_vae.report.facts import Facts, Warned
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
-    Html,
     bullets,
     code,
     figure,
-    join,
     named,
     number,
     paragraph,
@@ -36,7 +35,6 @@ from pyro_vae.report.page import (
     rough,
     short,
     table,
-    tag,
 )
 from pyro_vae.runs import on_run
 

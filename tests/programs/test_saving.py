@@ -83,6 +83,8 @@ def test_what_is_saved_is_loaded(name):
     assert weights.keys() == again.state_dict().keys()
     assert all(torch.equal(weights[k], v) for k, v in again.state_dict().items())
     assert repr(again) == repr(vae)
+    assert repr(again.model) == repr(vae.model)
+    assert repr(again.guide) == repr(vae.guide)
     z = torch.zeros(1, vae.model.prior.latent_dim, dtype=next(vae.parameters()).dtype)
     assert torch.equal(vae.eval().decode(z).mean, again.decode(z).mean)
 
