@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from shutil import get_terminal_size
 from typing import Any
 
 from pyro_vae.engine.processes import here
@@ -42,6 +43,7 @@ class Shown(Bar):
             unit_scale=True,
             mininterval=SECONDS,
             bar_format=FORM,
+            ncols=None if in_notebook() else get_terminal_size((100, 24)).columns,
         )
 
     def _name(self) -> str:
