@@ -224,13 +224,10 @@ class Data(Sampled):
 
     def _by_name(self) -> dict[str, str]:
         """Each field in words."""
-        fields = self.fields
-        if not isinstance(fields, dict):
-            fields = {self.name: fields}
-        return {
-            name: " and ".join(map(described, parts_of(v)))
-            for name, v in fields.items()
-        }
+        named = isinstance(self.fields, dict)
+        fields = self.fields if named else {self.name: self.fields}
+        each = {name: map(described, parts_of(v)) for name, v in fields.items()}
+        return {k: " and ".join(v) or type(fields[k]).__name__ for k, v in each.items()}
 
     def __repr__(self) -> str:
         told = "; ".join(f"{name}: {words}" for name, words in self._by_name().items())
