@@ -52,7 +52,14 @@ def card(title: str, about: str = "", *parts: Any) -> str:
     """What a notebook shows of one thing: a title, and below it what `facts`, `grid`, `lines` and `curve` make."""
     soft = tag("span", f" {about}", style=SOFT) if about else None
     head = tag("div", tag("strong", title), soft, style="margin-bottom: 4px")
-    return str(tag("div", head, *parts, style="color: inherit; line-height: 1.4"))
+    return str(
+        tag(
+            "div",
+            head,
+            *parts,
+            style="color: inherit; font-size: 13px; line-height: 1.4",
+        )
+    )
 
 
 def facts(rows: Mapping[str, Any]) -> Html:
@@ -71,7 +78,9 @@ def grid(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
 def code(text: Any) -> Html:
     """A name or a call, in letters of one width."""
     # Notebooks give it a background.
-    return tag("code", text, style="color: inherit; background: transparent")
+    return tag(
+        "code", text, style="color: inherit; background: transparent; padding: 0"
+    )
 
 
 def preformatted(text: str) -> Html:
@@ -86,7 +95,7 @@ def lines(sentences: Iterable[str], before: str = "") -> Html:
 
 
 def _table(rows: list[list[Html]]) -> Html:
-    style = "border-collapse: collapse; background: transparent; margin: 4px 0"
+    style = "border-collapse: collapse; background: transparent; font-size: inherit; margin: 4px 0"
     # Notebooks paint every second row.
     each = (tag("tr", *row, style="background: transparent") for row in rows)
     return tag("table", tag("tbody", *each), style=style)
