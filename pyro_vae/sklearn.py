@@ -414,6 +414,7 @@ class VAE(
                 start=False,
                 keep="best",
                 report=(lambda e: _print(e, epochs)) if self.verbose else None,
+                progress=False,
             )
         )
         self.vae_ = vae.eval()

@@ -144,14 +144,21 @@ def written(made: Any, own: Sequence[str] | None = None) -> str:
     """
     name = type(made).__name__
     if "_given" not in vars(made):
-        told = made.extra_repr() if isinstance(made, Module) else ""
-        return f"{name}({told})"
+        return f"{name}({_outside(made)})"
     parameters, known = inspect.signature(type(made)).parameters, given(made)
     by_name = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     by_name = [k for k in by_name if k not in FITTED]
     chosen = [k for k in (by_name if own is None else own) if k in known]
     changed = [k for k in chosen if known[k] is not parameters[k].default]
     return f"{name}({', '.join(f'{k}={spelled(known[k])}' for k in changed)})"
+
+
+def _outside(made: Any) -> str:
+    """What there is to say of a module of torch: its sizes, or how many it is made of."""
+    if not isinstance(made, Module):
+        return ""
+    parts = len([*made.children()])
+    return made.extra_repr() or (f"{parts} modules" if parts else "")
 
 
 def spelled(value: Any) -> str:

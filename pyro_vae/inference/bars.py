@@ -18,7 +18,7 @@ FORM = "{desc} {percentage:3.0f}%|{bar:16}| {elapsed}<{remaining}, {rate_fmt}{po
 _inside = ContextVar("_inside", default=False)
 
 
-class Bar:
+class Unseen:
     """Shows nothing."""
 
     def within(self, done: int, size: int, elbo: float) -> None:
@@ -31,7 +31,7 @@ class Bar:
         """At the end, which is that of a whole training where it is `over`."""
 
 
-class Shown(Bar):
+class Bar(Unseen):
     """One bar for all epochs."""
 
     def __init__(self, epochs: int, size: int) -> None:
@@ -66,18 +66,21 @@ class Shown(Bar):
             self.bar.set_description_str(
                 f"epoch {self.done}/{self.epochs}", refresh=False
             )
+        self.bar.leave = (
+            self.bar.n > 0
+        )  # nothing is left of a training that was refused
         self.bar.refresh()
         self.bar.close()
 
 
 @contextmanager
-def bar_of(epochs: int, size: int, *, asked: bool | None = None) -> Iterator[Bar]:
+def bar_of(epochs: int, size: int, *, asked: bool | None = None) -> Iterator[Unseen]:
     """The bar of a training; one that shows nothing where nobody sees it, and inside another unless it is asked for."""
     wanted = asked
     if wanted is None:
         seen = here().first and (in_notebook() or _on_terminal())
         wanted = seen and not _inside.get()
-    bar = Shown(epochs, size) if wanted and epochs else Bar()
+    bar = Bar(epochs, size) if wanted and epochs else Unseen()
     token, over = _inside.set(True), False
     try:
         yield bar

@@ -33,7 +33,7 @@ from pyro_vae.foundation.checks import (
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.memory import require
 from pyro_vae.inference.averaging import Memory
-from pyro_vae.inference.bars import Bar, bar_of
+from pyro_vae.inference.bars import Unseen, bar_of
 from pyro_vae.inference.bounds import mean_bound
 from pyro_vae.inference.coding import fit_codes
 from pyro_vae.inference.corrupting import corrupted
@@ -739,7 +739,7 @@ class _Run:
         self.best = _Best(svi, self.progress) if keep == "best" else None
         self.stopped = False
 
-    def follow(self, each: Generator[Epoch, None, None], bar: Bar) -> None:
+    def follow(self, each: Generator[Epoch, None, None], bar: Unseen) -> None:
         """Take epochs as they end, until there are no more."""
         with closing(each):
             for epoch in each:

@@ -191,6 +191,14 @@ def test_the_bar_is_there_where_it_is_seen_or_asked_for(monkeypatch):
     assert "epoch 2/2" in terminal.getvalue()
 
 
+def test_nothing_is_left_of_the_bar_of_a_training_that_is_refused(monkeypatch):
+    terminal = watched(monkeypatch)
+    with pytest.raises(InputError, match="compile"):
+        fit(make(), X, epochs=3, compile="perhaps", **USUAL)
+    assert not terminal.getvalue().rpartition("\r")[2].strip()
+    assert not terminal.getvalue().endswith("\n")
+
+
 def test_a_fit_inside_another_shows_no_bar_of_its_own(monkeypatch):
     terminal = watched(monkeypatch)
 
