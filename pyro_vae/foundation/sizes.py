@@ -158,7 +158,7 @@ def _outside(made: Any) -> str:
     if not isinstance(made, Module):
         return ""
     parts = len([*made.children()])
-    return made.extra_repr() or (f"{parts} modules" if parts else "")
+    return made.extra_repr() or (f"{parts} modules" if parts > 1 else "")
 
 
 def spelled(value: Any) -> str:

@@ -91,17 +91,18 @@ def _member(part: Any) -> str:
 
 def sizes_of(vae: Any) -> dict[str, str]:
     """The lengths of what its factors are about, and of its parameters, in words."""
-    model, first = vae.model, next(vae.parameters())
+    model, first = vae.model, next(vae.parameters(), None)
     lengths = zip(model.sites, model.dims, strict=True)
     latents = ", ".join(f"{site} {size}" for site, size in lengths if size)
-    count = sum(parameter.numel() for parameter in vae.parameters())
-    kind = str(first.dtype).removeprefix("torch.")
+    numbers = f"{sum(parameter.numel() for parameter in vae.parameters()):,}"
+    if first is not None:
+        numbers += f", {str(first.dtype).removeprefix('torch.')} on {first.device}"
     return {
         "x": str(tuple(model.likelihood.shape)),
         "latents": latents,
         "classes": str(vae.classes or ""),
         "condition": str(vae.context - vae.label_width or ""),
-        "parameters": f"{count:,}, {kind} on {first.device}",
+        "parameters": numbers,
     }
 
 

@@ -179,6 +179,15 @@ def test_pairs_of_any_parts_say_something():
         pyro_vae.MeanField(torch.nn.Linear(4, 3), 2, features=3),
     )
     assert "Linear(in_features=2, out_features=4, bias=True)" in repr(plain)
+    fixed = pyro_vae.VAE(
+        pyro_vae.StandardNormal(2),
+        torch.nn.Sequential(torch.nn.Flatten()),
+        pyro_vae.Bernoulli((2,)),
+        torch.nn.Flatten(),
+    )
+    assert "Sequential()" in repr(fixed)
+    assert "p(z) p(x|z); q(?)" in repr(fixed)
+    assert repr(fixed).endswith("parameters 0")
     labelled = build(Spec((4,), 2, structure="labelled(classes=3)"))
     assert "p(y) p(z) p(x|z,y); q(y|x) q(z|x,y)" in repr(labelled)
     assert "classes 3" in repr(labelled)
