@@ -40,6 +40,7 @@ from pyro_vae._cli.scores import (
 from pyro_vae._cli.telling import teller
 from pyro_vae._evaluations import digest, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows
+from pyro_vae.checkpoint import checkpoint_path, load_weights
 from pyro_vae.data.holes import share_missing
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.representation import Representation
@@ -65,7 +66,14 @@ from pyro_vae.foundation.files import (
     write_atomically,
 )
 from pyro_vae.foundation.trust import by_the_command_line
-from pyro_vae.runs import check_output, headline, on_run, public_command, public_path
+from pyro_vae.runs import (
+    CARD,
+    check_output,
+    headline,
+    on_run,
+    public_command,
+    public_path,
+)
 from pyro_vae.trained import Run
 
 if TYPE_CHECKING:
@@ -400,9 +408,12 @@ def _evaluate(
     told, failed = put_each({**table_files(each, options), **_netcdf(result, options)})
     drawn, not_drawn = _draw(opened.folder, stem, s, files.figures)
     page, no_page = _report(opened.folder, stem, rows) if options.report else ([], [])
+    noted, no_card = _card(opened)
     written += [*told, *drawn, *page]
-    failed += no_page
+    failed += [*no_page, *no_card]
     tell("")
+    for sentence in noted:
+        tell(f"note: {sentence}")
     if options.quiet:
         print(_result(s))
     print(f"written: {', '.join(map(str, written))}")
@@ -458,6 +469,17 @@ def _report(folder: Path, stem: str, rows: Rows) -> tuple[list[Path], list[str]]
         )
 
     return put_each({folder / f"{stem.replace('evaluation', 'report', 1)}.html": write})
+
+
+def _card(opened: Run) -> tuple[list[str], list[str]]:
+    """Write the card of a run again: sentences about what stays in it, or why there is none."""
+    from pyro_vae.report.card import write_card
+
+    try:
+        vae, _, header = load_weights(checkpoint_path(opened.folder))
+        return write_card(opened.folder, vae, header["epoch"]), []
+    except Exception as error:  # which costs no numbers
+        return [], [f"{CARD} ({reason(error)})"]
 
 
 def _next(opened: Run, rows: Rows, options: Any) -> str:

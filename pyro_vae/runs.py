@@ -4,12 +4,14 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.foundation.commands import command, trust
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.files import is_device, require_writable
+from pyro_vae.foundation.files import is_device, require_writable, write_atomically
+from pyro_vae.foundation.marked import emptied
 from pyro_vae.foundation.reading import read_toml, user_path
 from pyro_vae.foundation.source import names
 from pyro_vae.foundation.sources import sources
@@ -18,6 +20,8 @@ NAMED = names("data/named", "NAMED")
 SPLITS = names("data/sets", "SPLITS")
 
 WHOLE = re.compile(r"""(?<=['"])/[^'"]+""")  # paths inside an argument
+
+CARD = "README.md"
 
 # What training, evaluation, sampling and encoding write, as patterns of paths relative to the run folder.
 EVALUATION = r"evaluation(-(train|validation|test|new)[\w.+-]*)?"
@@ -33,6 +37,7 @@ OWNED = re.compile(
     "|".join(
         (
             r"config\.toml",
+            r"README\.md",
             r"metrics\.csv",
             r"(best|last|before)\.safetensors",
             r"second_prior\.json",
@@ -162,14 +167,24 @@ def check_output(path: Path, option: str) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what the programs wrote in a run folder, and the folders in it that this leaves empty; nothing else."""
+    """Remove what the programs wrote in a run folder, and the folders in it that this leaves empty; nothing else.
+
+    Of a card what somebody else wrote stays.
+    """
     places = set()
     for path in owned(folder):
+        if path == folder / CARD and (own := emptied(_text(path))):
+            write_atomically(path, partial(Path.write_text, data=own, encoding="utf-8"))
+            continue
         path.unlink(missing_ok=True)
         places |= set(path.relative_to(folder).parents)
     for place in sorted(places - {Path()}, key=lambda p: len(p.parts), reverse=True):
         if not any((folder / place).iterdir()):
             (folder / place).rmdir()
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def portable(path: str | Path, folder: Path) -> str:

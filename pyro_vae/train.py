@@ -34,7 +34,7 @@ from pyro_vae._cli.keep import Keeper
 from pyro_vae._cli.logs import Logs, log_names
 from pyro_vae._cli.naming import run_name
 from pyro_vae._cli.options import run
-from pyro_vae._cli.outputs import draw
+from pyro_vae._cli.outputs import draw, reason
 from pyro_vae._cli.seeds import Seeds, read_seeds, train_all
 from pyro_vae._cli.telling import teller
 from pyro_vae._cli.training import resolve, without_seeds
@@ -101,7 +101,9 @@ from pyro_vae.models.targets import TargetPrior
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Corruption, Standardised
 from pyro_vae.networks.corruptions import readers
+from pyro_vae.report.card import write_card
 from pyro_vae.runs import (
+    CARD,
     clear,
     each_place,
     is_run,
@@ -781,6 +783,7 @@ def _toml(job: Job, folder: Path) -> str:
     columns = job.data.columns or ()
     resolved: dict[str, Any] = {
         "version": __version__,
+        "versions": {"pyro": pyro.__version__, "torch": str(torch.__version__)},
         "source": portable(source, folder)
         if one and source.exists()
         else job.data.source,
@@ -1212,6 +1215,17 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
     return [f"{name}.png" for name in names]
 
 
+def _card(folder: Path, vae: VAE, epoch: int) -> list[str]:
+    """Write the card of a run: sentences about what stays in it."""
+    try:
+        return write_card(folder, vae, epoch)
+    except OSError as error:
+        raise InputError(
+            f"training is done and saved in {folder}, but its card is not written: {reason(error)}; evaluation tries "
+            "again"
+        ) from error
+
+
 def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
     from pyro_vae import plots
 
@@ -1427,7 +1441,7 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool, quiet: bool) -> No
         tell(fitted)
     if job.config.from_ is not None and _older(folder / RECORD, folder):
         tell(f"\n{measure_gain(job, folder)}\n")
-    _, _, header = load_weights(folder / "best.safetensors")
+    vae, _, header = load_weights(folder / "best.safetensors")
     kind = "training" if job.validation is None else "validation"
     if math.isnan(header["score"]):
         chosen = f"weights of epoch {header['epoch']}, the last, as all lie inside the warm-up"
@@ -1443,11 +1457,14 @@ def _train_and_draw(job: Job, folder: Path, *, resumed: bool, quiet: bool) -> No
         return
     names = draw_figures(job, folder)
     _show_pictures(job, folder, names)
+    for sentence in _card(folder, vae, header["epoch"]):
+        tell(f"note: {sentence}")
     more = "" if job.config.from_ is None else f", {BEFORE}, {RECORD}"
+    made = f"config.toml, metrics.csv, best.safetensors, last.safetensors{more}, {CARD}"
     tell("")
     print(
         f"done in {time.perf_counter() - started:.0f} s: {chosen}\n"
-        f"{folder}: config.toml, metrics.csv, best.safetensors, last.safetensors{more}, figures/ ({', '.join(names)})"
+        f"{folder}: {made}, figures/ ({', '.join(names)})"
     )
     tell(f"next: {on_run('evaluate', folder)}")
 

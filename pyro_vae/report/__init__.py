@@ -12,15 +12,13 @@ from pyro_vae.foundation.files import write_atomically
 from pyro_vae.foundation.html import Html, tag
 from pyro_vae.foundation.reading import read_toml
 from pyro_vae.report.answers import answers, not_asked
-from pyro_vae.report.facts import Facts, warnings_of
+from pyro_vae.report.facts import NEEDED, Facts, warnings_of
 from pyro_vae.report.glossary import glossary
 from pyro_vae.report.page import code, page
 from pyro_vae.report.sections import SECTIONS, hero
 from pyro_vae.runs import OF_AN_EVALUATION
 
 __all__ = ["report", "write_report"]
-
-NEEDED = ("log_marginal", "elbo", "reconstruction", "kl", "ess", "pareto_k", "spec")
 
 
 def report(

@@ -21,6 +21,8 @@ DATA = {
     *("prior", "prior_samples", "reconstructions", "interpolation", "traversal"),
     *("layers", "manifold", "conditions", "transfer", "cross", "denoise", "imputed"),
 }
+# What an evaluation of log p(x) says.
+NEEDED = ("log_marginal", "elbo", "reconstruction", "kl", "ess", "pareto_k", "spec")
 
 
 @dataclass(frozen=True)
