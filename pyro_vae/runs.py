@@ -54,6 +54,7 @@ OWNED = re.compile(
             r"samples/given(-\w+)?\.(png|npy|csv)",
             r"thresholds\.json",
             r"logs\.json",
+            r"export/(encoder|decoder)\.(pt2|onnx)",
             r"tensorboard/events\.out\.tfevents\..+",
         )
     )

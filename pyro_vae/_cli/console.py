@@ -58,6 +58,12 @@ PROGRAMS = {
         OPTIONS,
         "impute_parser",
     ),
+    "export": Program(
+        "write encoder and decoder as .pt2 and .onnx files",
+        "pyro_vae.export",
+        OPTIONS,
+        "export_parser",
+    ),
     "runs": Program(
         "list the runs below a folder, with their numbers",
         "pyro_vae._cli.listing",

@@ -637,6 +637,43 @@ def encode_parser() -> Parser:
     return parser
 
 
+FORMATS = ("pt2", "onnx")
+PARTS = ("encoder", "decoder")
+
+
+def export_parser() -> Parser:
+    """The options of export."""
+    parser = Parser(
+        prog="python -m pyro_vae.export",
+        description="Write encoder and decoder as files that work without this package, and compare them with the run.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="the run folder that training made")
+    add("--part", choices=PARTS, help="which of them (default: both)")
+    add(
+        "--format",
+        metavar="FORMAT",
+        help="pt2, of torch.export, or onnx, or pt2,onnx (default: both, without the packages for onnx pt2)",
+    )
+    add("--output", metavar="DIR", help="where to write (default: RUN/export)")
+    add(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="which weights (default: best)",
+    )
+    add(
+        "--seed",
+        type=seed,
+        default=0,
+        help="seed of the inputs by which files are compared with the run (default: 0)",
+    )
+    add_trust(parser)
+    add_quiet(parser)
+    return parser
+
+
 # What a list of runs is sorted by.
 SORTED_BY = ("log_p", "elbo", "date", "name", "data", "state", "epochs")
 

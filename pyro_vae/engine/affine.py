@@ -90,16 +90,15 @@ class Affine(nn.Linear):
     """`torch.nn.Linear`, its large products by the faster library also where no graph is compiled."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if (
-            input.numel() * self.out_features < LARGE
+        if (  # a graph is for inputs of any size
+            is_traced()
+            or input.numel() * self.out_features < LARGE
             or input.dtype != torch.float32
             or input.device.type != "cpu"
         ):
             return super().forward(input)
         others_turn = (
-            is_traced()
-            or torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
+            torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         )
         if (
             others_turn

@@ -118,7 +118,7 @@ def _predicted(vae: Any, batch: Any, y: Tensor, count: int) -> Predictions:
 
     # The guide's, in closed form.
     unlabelled = _with(x, x.new_full((len(x), 1), math.nan), rest)
-    q = vae._class_given(unlabelled)
+    q = vae.class_given(unlabelled)
     loc, scale = double(q.loc).cpu(), double(q.scale).cpu()
     standard = (y - loc) / scale
     log_q = -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)

@@ -55,8 +55,8 @@ class Layout(NamedTuple):
         """Each field, `(..., *shape)` -> `(..., width)`."""
         pairs = zip(parts, self.shapes, strict=True)
         flat = [p if len(s) == 1 else p.flatten(p.dim() - len(s)) for p, s in pairs]
-        batches = {part.shape[:-1] for part in flat}
-        if len(batches) > 1:
+        batches = [part.shape[:-1] for part in flat]
+        if any(batch != batches[0] for batch in batches[1:]):
             batch = torch.broadcast_shapes(*batches)
             flat = [part.expand(*batch, -1) for part in flat]
         return self._wholly(flat)

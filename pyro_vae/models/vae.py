@@ -591,7 +591,7 @@ class VAE(AbstractProgram):
             return self.guide.at_all(data).rsample(), data.get("c")
         if not self.label_width:
             return self.guide(data), data.get("c")
-        known, y = self.guide.known(data), self._class_given(data).sample()
+        known, y = self.guide.known(data), self.class_given(data).sample()
         q = self.guide.factors()[1].at({**known, "y": y})
         z = q.rsample() if q.has_rsample else q.sample()
         return z, self._with_rest(y, known)
@@ -610,7 +610,11 @@ class VAE(AbstractProgram):
 
         Of several layers it is that of all of them side by side, the top first, as `Ancestral`.
         """
-        guide, data = self.guide, self._data(x, c)
+        return self.encoded(self._data(x, c))
+
+    def encoded(self, data: Mapping[str, Tensor]) -> Distribution:
+        """`encode` of data as the guide takes them, `{"x": ..., "c": ...}`, which are not looked at."""
+        guide = self.guide
         if isinstance(guide, Layers):
             return guide.at_all(data)
         if self.label_width:
@@ -628,7 +632,7 @@ class VAE(AbstractProgram):
         if not self.guide.reads.y:
             return self.guide.factors()[1].at(self.guide.known(data))
         each = self._each
-        every, weights = self._values_of_y(self._class_given(data))
+        every, weights = self._values_of_y(self.class_given(data))
         values = {**self.guide.known(data), "y": every}
         given = tuple(values[name] for name in self.guide.reads.names)
         context = self.guide.reads.context(given, each)
@@ -649,8 +653,8 @@ class VAE(AbstractProgram):
         parts = dist.Categorical(logits=logits, validate_args=False)
         return q.loc + q.scale * standard, parts
 
-    def _class_given(self, data: Mapping[str, Tensor]) -> Any:
-        """`q(y|x)`, a point where the label is known."""
+    def class_given(self, data: Mapping[str, Tensor]) -> Any:
+        """`q(y|x)` of data as the guide takes them, a point where the label is known."""
         values = self.guide.known(data)
         q = self.guide.factors()[0].at(values)
         if "y" not in values:
@@ -676,7 +680,7 @@ class VAE(AbstractProgram):
         """
         if not self.label_width:
             raise InputError("this pair has no classes: give VAE classes=Classes(...)")
-        q = self._class_given(self._data(x, c))
+        q = self.class_given(self._data(x, c))
         if self.classes:
             return q.probs
         assert isinstance(self.model.class_prior, TargetPrior)
@@ -686,7 +690,7 @@ class VAE(AbstractProgram):
     def completed(self, x: Any, c: Any = None) -> Tensor:
         """The condition of each datum, `(N, context)`, with the most probable y where the label is not known."""
         data = self._data(x, c)
-        q = self._class_given(data)
+        q = self.class_given(data)
         y = q.probs.argmax(-1) if self.classes else q.loc
         return self._with_rest(y, self.guide.known(data))
 
@@ -715,11 +719,11 @@ class VAE(AbstractProgram):
         return self.model.given(read, *self._read_by_decoder(*given), *totals)
 
     def _read_by_decoder(self, *c: Tensor) -> tuple[Tensor, ...]:
-        """What of a condition the decoder reads."""
-        if not self.label_width:
-            return c if context_of(self.model.decoder) else ()
-        known = self.model.known({"c": c[0]})
-        if self.model.of_x.y and not is_known(known["y"]).all():
+        """What of a condition the decoder reads; `InputError` where it reads a y that is not known."""
+        if not c:
+            return ()
+        reads_y = self.label_width > 0 and self.model.of_x.y
+        if reads_y and not is_known(self.model.known({"c": c[0]})["y"]).all():
             if not self.classes:
                 raise InputError(
                     "the decoder reads the target of each latent: give c, a number for each"
@@ -727,6 +731,13 @@ class VAE(AbstractProgram):
             raise InputError(
                 "the decoder reads the class of each latent: give c, a class from 0 or its label one-hot"
             )
+        return self.read_by_decoder(c[0])
+
+    def read_by_decoder(self, c: Tensor) -> tuple[Tensor, ...]:
+        """What of a condition, `(N, context)`, the decoder reads: nothing, or one vector."""
+        if not self.label_width:
+            return (c,) if context_of(self.model.decoder) else ()
+        known = self.model.known({"c": c})
         values = tuple(known[name] for name in self.model.of_x.names)
         return self.model.of_x.context(values, self._each)
 

@@ -214,7 +214,7 @@ def _numbers(card: Card) -> str:
     rows = [head, *(_row(card, name, s) for name, s in card.evaluated.items())]
     first, s = next(iter(card.evaluated.items()))
     facts = Facts(card.folder, s, s["columns"], card.config, card.history, {})
-    doubts = [f"- {warning}" for warning in warnings_of(facts)]
+    doubts = [f"- {warned.sentence}" for warned in warnings_of(facts)]
     density = f"log p(x|{', '.join(s['given'])})" if s["given"] else "log p(x)"
     said = [
         f"Means of {density} in nats per datum, with standard errors over data and over draws. The data are seen as "

@@ -117,20 +117,18 @@ def table(path):
     pandas.DataFrame(columns).to_csv(path, index=False)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        (),
-        ("--guide", "delta"),
-        ("--dataset", "t.csv", "--likelihood", "columns"),
-        ("--dataset", "t.csv", "--likelihood", "columns", "--condition", "sex"),
-        ("--dataset", "t.csv", "--likelihood", "columns", "--labels", "sex")
-        + ("--structure", "labelled"),
-        ("--dataset", "t.csv", "--drop", "c,sex", "--structure", "chain")
-        + ("--dims", "2,1"),
-    ],
-    ids=["bits", "point", "table", "conditional", "labelled", "layers"],
-)
+TABLE = ("--dataset", "t.csv", "--likelihood", "columns")
+RUNS = {
+    "bits": (),
+    "point": ("--guide", "delta"),
+    "table": TABLE,
+    "conditional": (*TABLE, "--condition", "sex"),
+    "labelled": (*TABLE, "--labels", "sex", "--structure", "labelled"),
+    "layers": (*TABLE, "--structure", "chain", "--dims", "2,1"),
+}
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_what_it_says_to_do_works_where_it_is(train, call, tmp_path, options):
     table("t.csv")
     small = SMALL[:2] + SMALL[4:] if "--dims" in options else SMALL
