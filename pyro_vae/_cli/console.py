@@ -64,6 +64,18 @@ PROGRAMS = {
         OPTIONS,
         "export_parser",
     ),
+    "push": Program(
+        "send a run to the Hugging Face Hub",
+        "pyro_vae.push",
+        OPTIONS,
+        "push_parser",
+    ),
+    "pull": Program(
+        "fetch a run from the Hugging Face Hub",
+        "pyro_vae.pull",
+        OPTIONS,
+        "pull_parser",
+    ),
     "runs": Program(
         "list the runs below a folder, with their numbers",
         "pyro_vae._cli.listing",

@@ -674,6 +674,46 @@ def export_parser() -> Parser:
     return parser
 
 
+def push_parser() -> Parser:
+    """The options of push."""
+    parser = Parser(
+        prog="python -m pyro_vae.push",
+        description="Send a run to the Hugging Face Hub: weights, options, card, metrics, evaluations and figures.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="the run folder that training made")
+    add("repo", metavar="REPO", help="the repository on the Hub, as in USER/NAME")
+    add("--private", action="store_true", help="make a new repository private")
+    add(
+        "--revision",
+        metavar="BRANCH",
+        help="the branch, made if need be (default: main)",
+    )
+    return parser
+
+
+def pull_parser() -> Parser:
+    """The options of pull."""
+    parser = Parser(
+        prog="python -m pyro_vae.pull",
+        description="Fetch a run from the Hugging Face Hub.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("repo", metavar="REPO", help="the repository on the Hub, as in USER/NAME")
+    add(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        help="where it goes, a new or empty folder (default: runs/NAME)",
+    )
+    add(
+        "--revision", metavar="REVISION", help="a branch, tag or commit (default: main)"
+    )
+    return parser
+
+
 # What a list of runs is sorted by.
 SORTED_BY = ("log_p", "elbo", "date", "name", "data", "state", "epochs")
 
