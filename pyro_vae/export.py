@@ -86,7 +86,9 @@ def exported(graph: Graph) -> ExportedProgram:
 
 def save_pt2(program: ExportedProgram, path: Path, about: Mapping[str, Any]) -> None:
     """Write a graph as a .pt2 file, which `torch.export.load` reads."""
-    torch.export.save(program, path, extra_files={METADATA: json.dumps(about)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of buffers that share their memory
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(about)})
 
 
 def run_pt2(path: Path, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

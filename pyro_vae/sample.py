@@ -44,7 +44,7 @@ from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.corrupting import check_shown, corrupted_data
 from pyro_vae.networks import Corruption
 from pyro_vae.plots.pictures import has_manifold
-from pyro_vae.runs import output_folder
+from pyro_vae.runs import output_folder, require_data
 from pyro_vae.spec import parse
 from pyro_vae.trained import FieldRun, Run
 
@@ -520,13 +520,16 @@ def _kinds(
                 f"{opened.spec.latent_dim}"
             )
         kinds.remove("manifold")
-    if set(kinds) <= (
-        DATALESS if given or not _needs_conditions(opened) else DATALESS - {"prior"}
-    ):
+    if _without_data(opened, kinds, given) == kinds:
         return kinds
     try:
         size = len(opened.split(split))
     except InputError as error:
+        free = _without_data(opened, kinds, given) if not wanted else []
+        if free and _data_are_gone(opened):
+            left = ", ".join(kind for kind in kinds if kind not in free)
+            print(f"note: {error}; without them {left} cannot be drawn")
+            return free
         with_given = " with --given" if _needs_conditions(opened) else ""
         raise InputError(f"{error}; --kind prior{with_given} needs no data") from error
     if size < 2 and "interpolation" in kinds:
@@ -537,6 +540,23 @@ def _kinds(
         kinds.remove("interpolation")
     opened.announce()
     return kinds
+
+
+def _without_data(
+    opened: Run, kinds: Sequence[str], given: Mapping[str, str | float]
+) -> list[str]:
+    """Those of some kinds that are drawn from the model alone."""
+    free = DATALESS if given or not _needs_conditions(opened) else DATALESS - {"prior"}
+    return [kind for kind in kinds if kind in free]
+
+
+def _data_are_gone(opened: Run) -> bool:
+    """Whether the run's own files of data are not to be found."""
+    try:
+        require_data(opened.request["dataset"], opened.folder)
+    except InputError:
+        return True
+    return False
 
 
 def _needs_conditions(opened: Run) -> bool:

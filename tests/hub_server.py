@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub: the few answers that its client needs to make, fill, list and read repositories."""
+"""A stand-in for the Hugging Face Hub: the few answers that its client needs to make, fill and read repositories."""
 
 import base64
 import hashlib

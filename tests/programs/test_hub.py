@@ -63,13 +63,11 @@ def test_a_run_there_and_back(call, hub, here):
     assert call("pull", "me/a", "there/b").code == 0
     assert not list(Path("there").glob(".*"))
     theirs = open_run("there/b")
-    x = mine.split("test")[:]
     for made, wanted in zip(
         theirs.vae.state_dict().items(), mine.vae.state_dict().items(), strict=True
     ):
         assert made[0] == wanted[0]
         assert np.array_equal(made[1], wanted[1])
-    assert np.array_equal(theirs.vae.encode(x).mean, mine.vae.encode(x).mean)
     assert call("compare", "runs/a", "there/b").code == 0
     assert call("evaluate", "there/b", "--num-particles", 10).code == 0
     read = [

@@ -136,12 +136,14 @@ def test_changed_data_are_refused(refused, here, words):
 def test_the_same_data_at_another_place(call, refused, here):
     Path("data.npy").rename("moved.npy")
     assert call("sample", "runs/a", "--kind", "prior", "--kind", "manifold").code == 0
-    mentions(
-        refused("sample", "runs/a"),
-        "data.npy",
-        "--data FILE",
-        "--kind prior needs no data",
-    )
+    wanted = ("sample", "runs/a", "--kind", "prior", "--kind", "reconstructions")
+    words = ("data.npy", "--data FILE", "--kind prior needs no data")
+    mentions(refused(*wanted), *words)
+    shutil.rmtree("runs/a/samples")
+    said = call("sample", "runs/a")
+    assert said.code == 0
+    mentions(said.out, "note: ", *words[:2], "interpolation, traversal cannot be drawn")
+    assert {p.stem for p in Path("runs/a/samples").glob("*.csv")} == {"prior"}
     mentions(refused("evaluate", "runs/a"), "no longer at", "data.npy", "--data FILE")
     mentions(
         refused("train", "--resume", "runs/a", "--epochs", 2), "data.npy", "--data FILE"
