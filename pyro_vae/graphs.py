@@ -358,8 +358,8 @@ def made_of(q: Any, noise: Tensor) -> Tensor:
     """
     if isinstance(q, Pushforward):
         z = made_of(q.base, noise)
-        for step in q.steps:
-            z = step.push(z)[0]
+        for move in q.steps:
+            z = move.push(z)[0]
         return z
     if isinstance(q, Ancestral):
         values: dict[str, Tensor] = {}

@@ -33,8 +33,8 @@ HANDED = re.compile(
     )
 )
 # The same as patterns of the Hub, somewhat wider.
-PATTERNS = ("*.toml", "README.md", "*.csv", "*.json", "*.npz", "*.safetensors")
-PATTERNS = (*PATTERNS, "figures/*.png", "figures/*/*.png", "export/*")
+NAMES = ("*.toml", "README.md", "*.csv", "*.json", "*.npz", "*.safetensors")
+PATTERNS = (*NAMES, "figures/*.png", "figures/*/*.png", "export/*")
 # Of an earlier push these go where the run no longer has them.
 REPLACED = ["evaluation*", "figures/*", "export/*"]
 OF_ROWS = ("name", "label", "given_")  # arrays that tell which data they are of

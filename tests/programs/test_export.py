@@ -25,6 +25,7 @@ from pyro_vae import (
     variants,
 )
 from pyro_vae.data.bridges import AsStored
+from pyro_vae.data.conditions import Condition, Conditions
 from pyro_vae.export import (
     NEEDED,
     RUN,
@@ -71,12 +72,13 @@ def run_of(axis, name, **more):
     text = SHORTER.get(name, name)
     spec = Spec(SHAPE, 4, **{axis: text, **beside(axis, name), **more})
     vae = build(spec).eval()
+    y = Condition("y", tuple(map(str, range(vae.classes))), "0", latent=True)
     return SimpleNamespace(
         vae=vae,
         spec=spec,
         dtype=torch.float32,
         bridge=AsStored(),
-        conditions=None,
+        conditions=Conditions((y,)) if vae.classes else None,
         table=None,
         epoch=0,
         request={"dataset": "digits"},
@@ -107,7 +109,10 @@ def table(path):
     rng = np.random.default_rng(0)
     z = rng.normal(size=80)
     columns = {"flow rate": 1e9 + z, "count": rng.poisson(np.exp(z))}
-    columns |= {"kind": np.where(z > 0, "x", "y"), "sex": np.where(z > 0.5, "f", "m")}
+    columns |= {
+        "kind": np.array(["u", "v", "w"])[(z > 0.5).astype(int) + (z > -0.5)],
+        "sex": np.where(z > 0.5, "f", "m"),
+    }
     pandas.DataFrame(columns).to_csv(path, index=False)
 
 
@@ -140,13 +145,7 @@ def test_a_table_goes_in_and_comes_out_as_it_is_stored(train, call, tmp_path):
         typical = opened.vae.model.likelihood.typical(
             opened.vae.decode(z["z"], seen["c"])
         )
-        assert (
-            difference(made, {"mean": opened.bridge.inverse(typical.detach())}) < 1e-4
-        )
-        assert (
-            made["probabilities_kind"].sum(-1).allclose(torch.ones(9))
-            or (made["mean"][:, 2].round() == made["mean"][:, 2]).all()
-        )
+        assert made["probabilities_kind"].argmax(-1).equal(made["mean"][:, 2].long())
 
 
 def about_of(path):
