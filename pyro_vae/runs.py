@@ -44,6 +44,7 @@ OWNED = re.compile(
             r"latents(-new[\w.+-]*)?\.npz",
             rf"{EVALUATION}\.(json|npz|csv)",
             rf"{EVALUATION.replace('evaluation', 'report')}\.html",
+            r"explorer\.html",
             rf"figures/{FIGURES}",
             rf"figures/{EVALUATION}/[^/]+\.png",
             r"figures/latents-new[\w.+-]*\.png",

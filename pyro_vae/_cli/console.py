@@ -52,6 +52,12 @@ PROGRAMS = {
         OPTIONS,
         "encode_parser",
     ),
+    "explore": Program(
+        "write a page in which to move through the latents",
+        "pyro_vae.explore",
+        OPTIONS,
+        "explore_parser",
+    ),
     "impute": Program(
         "fill in what is missing in data",
         "pyro_vae.impute",

@@ -646,7 +646,8 @@ def export_parser() -> Parser:
     parser = Parser(
         prog="python -m pyro_vae.export",
         description="Write encoder and decoder as files that work without this package, and compare them with the run.",
-        allow_abbrev=False,
+        takes="RUN",
+        examples=("runs/digits-bernoulli", "runs/digits-bernoulli --format onnx"),
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="the run folder that training made")
@@ -674,12 +675,44 @@ def export_parser() -> Parser:
     return parser
 
 
+def explore_parser() -> Parser:
+    """The options of the page that explores latents."""
+    parser = run_parser(
+        "explore",
+        "Write a page that runs the decoder: a reader moves through the latents and sees what p(x|z) makes of them.",
+        data=NEW,
+        examples=("runs/digits-bernoulli", "runs/digits-bernoulli --output page.html"),
+    )
+    add = parser.add_argument
+    add("--labels", metavar="LABELS", help="labels of new data, as in training")
+    add(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="which data of the run (default: test)",
+    )
+    add(
+        "--limit",
+        type=whole,
+        metavar="N",
+        help="at most N data in the page, spread evenly (default: 1000, fewer of large data)",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        help="a .html file (default: RUN/explorer.html)",
+    )
+    add_quiet(parser)
+    return parser
+
+
 def push_parser() -> Parser:
     """The options of push."""
     parser = Parser(
         prog="python -m pyro_vae.push",
         description="Send a run to the Hugging Face Hub: weights, options, card, metrics, evaluations and figures.",
-        allow_abbrev=False,
+        takes="RUN REPO",
+        examples=("runs/digits-bernoulli someone/digits-vae --private",),
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="the run folder that training made")
@@ -698,7 +731,8 @@ def pull_parser() -> Parser:
     parser = Parser(
         prog="python -m pyro_vae.pull",
         description="Fetch a run from the Hugging Face Hub.",
-        allow_abbrev=False,
+        takes="REPO [FOLDER]",
+        examples=("someone/digits-vae",),
     )
     add = parser.add_argument
     add("repo", metavar="REPO", help="the repository on the Hub, as in USER/NAME")

@@ -1,0 +1,100 @@
+"""`python -m pyro_vae.explore RUN`: a page in which a reader moves through the latents of a run and sees its data change."""
+
+from pyro_vae.foundation.endings import at_once
+
+if __name__ == "__main__":
+    at_once("pyro_vae.explore")  # before anything that takes time
+
+from pyro_vae._cli.options import answer, explore_parser
+
+if __name__ == "__main__":
+    answer(explore_parser())  # before the imports, which take seconds
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+from pyro_vae._cli.asked import asked
+from pyro_vae._cli.options import run
+from pyro_vae._cli.telling import teller
+from pyro_vae._rows import Rows, new_rows, own_rows
+from pyro_vae.data.inputs import fields_of
+from pyro_vae.encode import encode
+from pyro_vae.explorer import Encoded, explorer
+from pyro_vae.explorer.decoder import check_latents
+from pyro_vae.foundation.abstract import alone
+from pyro_vae.foundation.errors import InputError
+from pyro_vae.foundation.files import write_atomically
+from pyro_vae.runs import check_output
+from pyro_vae.trained import Run
+
+BYTES = 2_000_000  # of the data in a page, unless --limit says how many there are
+USUAL, FEWEST = 1000, 50  # data
+
+
+def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
+    """Some data of a run with their codes.
+
+    Args:
+        opened: the run.
+        rows: the data.
+        limit: how many of them, spread evenly; by default 1,000, fewer of large data, at least 50.
+    """
+    some = rows.first(usual_limit(opened) if limit is None else limit)
+    x, c = fields_of(some.x[:])
+    with torch.no_grad():
+        mean, std = encode(opened.vae, some.x)
+        if opened.vae.label_width:
+            c = opened.vae.completed(x, c)
+    return Encoded(some, x, c, mean.to(x), std.to(x))
+
+
+def usual_limit(opened: Run) -> int:
+    """How many data a page holds unless it is said."""
+    size = math.prod(opened.spec.shape)
+    table = opened.table is not None
+    return min(USUAL, max(FEWEST, BYTES // (4 * size if table else size)))
+
+
+@alone()
+def main(arguments: Sequence[str]) -> None:
+    """Run the program with these command-line arguments."""
+    options = explore_parser().parse_args(arguments)
+    if options.labels is not None and options.data is None:
+        raise InputError(
+            "--labels goes with new data; name their file with --data FILE"
+        )
+    opened = asked(options)
+    opened.vae.to("cpu")
+    check_latents(opened.vae)
+    output = _output(options.output, opened.folder)
+    new = (
+        None if options.data is None else new_rows(opened, options.data, options.labels)
+    )
+    rows = own_rows(opened, options.split) if new is None else new
+    opened.announce()
+    pyro.set_rng_seed(options.seed)
+    some = encoded(opened, rows, options.limit)
+    text = explorer(opened, some)
+    write_atomically(output, lambda path: path.write_text(text, encoding="utf-8"))
+    tell = teller(quiet=options.quiet)
+    tell(f"{rows.dataset}: {len(some.x)} of {rows.total} {rows.split} data")
+    tell(f"latent dimension {opened.spec.latent_dim}, weights of epoch {opened.epoch}")
+    print(f"written: {output}, {len(text.encode()) / 1e6:.1f} MB")
+
+
+def _output(given: str | None, folder: Path) -> Path:
+    """Where the page goes; every reason why it cannot is found before the work."""
+    path = folder / "explorer.html" if given is None else Path(given)
+    if path.suffix not in (".html", ".htm"):
+        raise InputError(f"--output {path} must end in .html")
+    check_output(path, "--output")
+    return path
+
+
+if __name__ == "__main__":
+    run("pyro_vae.explore", main)
