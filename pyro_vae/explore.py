@@ -1,4 +1,4 @@
-"""`python -m pyro_vae.explore RUN`: a page in which a reader moves through the latents of a run and sees its data change."""
+"""`python -m pyro_vae.explore RUN`: a page in which a reader moves through the latents of a run."""
 
 from pyro_vae.foundation.endings import at_once
 
@@ -13,7 +13,6 @@ if __name__ == "__main__":
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyro
 import torch
@@ -50,7 +49,8 @@ def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
         mean, std = encode(opened.vae, some.x)
         if opened.vae.label_width:
             c = opened.vae.completed(x, c)
-    return Encoded(some, x, c, mean.to(x), std.to(x))
+    c = None if c is None else c.cpu()
+    return Encoded(some, x.cpu(), c, mean.to(x).cpu(), std.to(x).cpu())
 
 
 def usual_limit(opened: Run) -> int:
@@ -69,7 +69,6 @@ def main(arguments: Sequence[str]) -> None:
             "--labels goes with new data; name their file with --data FILE"
         )
     opened = asked(options)
-    opened.vae.to("cpu")
     check_latents(opened.vae)
     output = _output(options.output, opened.folder)
     new = (
@@ -79,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     opened.announce()
     pyro.set_rng_seed(options.seed)
     some = encoded(opened, rows, options.limit)
+    opened.vae.to("cpu")
     text = explorer(opened, some)
     write_atomically(output, lambda path: path.write_text(text, encoding="utf-8"))
     tell = teller(quiet=options.quiet)

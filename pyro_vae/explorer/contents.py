@@ -11,7 +11,6 @@ from torch import Tensor
 from pyro_vae._evaluations import named, read_evaluation
 from pyro_vae._rows import Rows
 from pyro_vae.data.conditions import in_order, spelled
-from pyro_vae.data.inputs import fields_of
 from pyro_vae.explorer.decoder import Decoder, Panel, channels_first
 from pyro_vae.explorer.graph import Graph, packed
 from pyro_vae.foundation.errors import InputError
@@ -65,7 +64,7 @@ def contents(run: Run, some: Encoded) -> dict[str, Any]:
     graph.half = _may_be_halved(graph, decoder, codes, given)
     kl = _kl(some, drawn, layered=len(run.vae.model.dims) > 1)
     low, high = _ends(codes, drawn)
-    page = {
+    page: dict[str, Any] = {
         "latents": {
             "names": decoder.names,
             "kl": kl.tolist(),
@@ -120,13 +119,16 @@ def _kl(some: Encoded, drawn: Tensor, *, layered: bool) -> Tensor:
     if layered:  # of lower layers the guide is judged by how far the means lie apart
         m, s = mean.mean(0), (mean.var(0) + std.square().mean(0)).sqrt()
     ratio, shift = std / s, (mean - m) / s
-    return ((ratio.square() + shift.square() - 1) / 2 - ratio.log()).mean(0).clamp_min(0)
+    return (
+        ((ratio.square() + shift.square() - 1) / 2 - ratio.log()).mean(0).clamp_min(0)
+    )
 
 
 def _ends(codes: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """How far a slider of each latent goes: over nearly all codes and draws, and a little more."""
-    both = torch.cat([codes, drawn]).double()
-    low, high = both.quantile(0.005, 0), both.quantile(0.995, 0)
+    """How far a slider of each latent goes: over all codes and nearly all draws, and a little more."""
+    codes, drawn = codes.double(), drawn.double()
+    low = drawn.quantile(0.005, 0).minimum(codes.amin(0))
+    high = drawn.quantile(0.995, 0).maximum(codes.amax(0))
     more = 0.1 * (high - low) + 1e-3
     return low - more, high + more
 
@@ -240,6 +242,6 @@ def _scores(run: Run, rows: Rows) -> dict[str, Any]:
     scores = {}
     for key, words in SHOWN_SCORES.items():
         if key in columns:
-            values = np.append(np.asarray(columns[key], np.float32), np.nan)
-            scores[words] = packed(values[index])
+            values = np.append(columns[key], np.nan)[index]
+            scores[words] = packed(values.astype(np.float32))
     return scores

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from pyro_vae.foundation.abstract import traced
 from pyro_vae.foundation.errors import InputError
 
-aten = torch.ops.aten
+aten, prims = torch.ops.aten, torch.ops.prims
 
 # Operations of one number, and how the page calls them.
 OF_ONE = {
@@ -24,6 +24,7 @@ OF_ONE = {
     aten.log1p: "log1p",
     aten.sqrt: "sqrt",
     aten.rsqrt: "rsqrt",
+    prims.rsqrt: "rsqrt",
     aten.reciprocal: "reciprocal",
     aten.sigmoid: "sigmoid",
     aten.tanh: "tanh",
@@ -44,10 +45,14 @@ OF_ONE = {
 # Operations of two numbers, each repeated along the dimensions that it does not have.
 OF_TWO = {
     aten.add: "add",
+    prims.add: "add",
     aten.sub: "sub",
+    prims.sub: "sub",
     aten.rsub: "rsub",
     aten.mul: "mul",
+    prims.mul: "mul",
     aten.div: "div",
+    prims.div: "div",
     aten.pow: "pow",
     aten.maximum: "maximum",
     aten.minimum: "minimum",
@@ -64,7 +69,7 @@ OF_TWO = {
 }
 OVER = {
     aten.sum: "sum",
-    torch.ops.prims.sum: "sum",
+    prims.sum: "sum",
     aten.mean: "mean",
     aten.prod: "prod",
     aten.amax: "max",
@@ -84,6 +89,7 @@ HANDED_ON = {
     aten.expand,
     aten.flip,
     aten.index,
+    aten.index_put,
     aten.index_select,
     aten.gather,
     aten.lift_fresh,
@@ -109,7 +115,15 @@ HANDED_ON = {
     aten.view,
     aten._reshape_alias,
     aten._unsafe_view,
-    torch.ops.prims.broadcast_in_dim,
+    prims.broadcast_in_dim,
+}
+# Those of them that put several sources together.
+JOINED = {
+    aten.cat,
+    aten.index_put,
+    aten.select_scatter,
+    aten.slice_scatter,
+    aten.stack,
 }
 # Functions of PyTorch that are taken apart into those above.
 TAKEN_APART = [
@@ -162,8 +176,8 @@ OWN = {
     aten.where: "_where",
     aten.zeros_like: "_alike",
     aten._to_copy: "_converted",
-    torch.ops.prims.convert_element_type: "_converted",
-    torch.ops.prims.var: "_variance",
+    prims.convert_element_type: "_converted",
+    prims.var: "_variance",
 }
 SINGLE, HALF = "f4", "f2"
 
@@ -408,7 +422,7 @@ class _Writer:
         return self.graph.do("add", of, self.given[node].shape)
 
     def _convolution(self, node: fx.Node) -> int:
-        x, w, bias, stride, padding, dilation, turned, extra, groups = node.args
+        x, w, bias, stride, padding, dilation, turned, _, groups = node.args
         if self.given[x].dim() not in (3, 4):  # type: ignore[index]
             self._refuse(node)
         how: Any = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -494,7 +508,7 @@ class _Writer:
         whole: Any = node
         if node.op == "call_function" and not hasattr(node.target, "overloadpacket"):
             whole = node.args[0]
-        sources = [n for n in whole.all_input_nodes if n in self.place]
+        sources = [n for n in _sources(whole) if n in self.place]
         moved = dict(zip(sources, self._places(sources), strict=True))
         operator = whole.target.overloadpacket
         if operator in (aten.index, aten.gather, aten.index_select) and (
@@ -503,11 +517,10 @@ class _Writer:
             self._refuse(node)
 
         # Constants beside them are sources too.
-        others = [n for n in whole.all_input_nodes if n not in self.place]
-        if operator in (aten.cat, aten.stack, aten.slice_scatter, aten.select_scatter):
-            for other in others:
+        if operator in JOINED:
+            sources = [*dict.fromkeys(_sources(whole))]
+            for other in sources:
                 self._number(other)
-            sources = [*dict.fromkeys(whole.all_input_nodes)]
             moved = dict(zip(sources, self._places(sources), strict=True))
 
         def of(n: fx.Node) -> Any:
@@ -547,6 +560,13 @@ def _steps(index: Tensor) -> list[int] | None:
         along[dim] = size
         expected = expected + step * torch.arange(size).reshape(along)
     return steps if torch.equal(expected, index) else None
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """The tensors that a node puts together; the places at which it does so are none of them."""
+    if node.target.overloadpacket is aten.index_put:  # type: ignore[union-attr]
+        return [node.args[0], node.args[2]]  # type: ignore[list-item]
+    return node.all_input_nodes
 
 
 def _wanted(module: fx.GraphModule) -> set[fx.Node]:

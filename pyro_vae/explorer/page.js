@@ -4,6 +4,7 @@
 const held = JSON.parse(document.getElementById("held").textContent);
 const byId = (id) => document.getElementById(id);
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#a89900", "#7f7f7f"];
+const ON_DARK = ["#3f97d3", "#e69f00", "#12b886", "#cc79a7", "#8fd0f5", "#e8743b", "#d6c52b", "#a6a6a6"];
 const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const SHAPES = ["circle", "square", "triangle"];
 const SLIDERS = 12;  // shown at first
@@ -62,6 +63,9 @@ function ends(values) {
   return [low, high];
 }
 
+const isDark = matchMedia("(prefers-color-scheme: dark)");
+const colourOf = (k) => (isDark.matches ? ON_DARK : COLOURS)[k % COLOURS.length];
+
 function ramp(t) {
   const at = Math.min(Math.max(t, 0), 1) * (RAMP.length - 1), i = Math.min(Math.floor(at), RAMP.length - 2);
   const mix = RAMP[i].map((v, k) => Math.round(v + (RAMP[i + 1][k] - v) * (at - i)));
@@ -73,10 +77,10 @@ function looks(i) {
   if (labelNumbers && Number.isFinite(labelNumbers[i])) {
     return [ramp((labelNumbers[i] - numberEnds[0]) / (numberEnds[1] - numberEnds[0] || 1)), "circle"];
   }
-  return [labels ? "#9aa0a6" : COLOURS[0], "circle"];
+  return [labels ? "#9aa0a6" : colourOf(0), "circle"];
 }
 
-const kindLooks = (k) => [COLOURS[k % COLOURS.length], SHAPES[Math.floor(k / COLOURS.length) % SHAPES.length]];
+const kindLooks = (k) => [colourOf(k), SHAPES[Math.floor(k / COLOURS.length) % SHAPES.length]];
 
 function labelOf(i) {
   if (labelIndex) return labelIndex[i] >= 0 ? labels.kinds[labelIndex[i]] : "";
@@ -103,6 +107,7 @@ function symbol(colour, shape) {
 
 function makeLegend() {
   const legend = byId("legend");
+  legend.replaceChildren();
   if (!labels || labels.texts) { legend.hidden = true; return; }
   legend.append(make("span", { text: labels.name + ": " }));
   if (labelNumbers) {
@@ -112,7 +117,7 @@ function makeLegend() {
     return;
   }
   labels.kinds.forEach((kind, k) => {
-    const button = make("button", { type: "button", "aria-pressed": "true", title: "show or hide" }, symbol(...kindLooks(k)), kind);
+    const button = make("button", { type: "button", "aria-pressed": String(!state.hidden.has(k)), title: "show or hide" }, symbol(...kindLooks(k)), kind);
     button.addEventListener("click", () => {
       const shown = state.hidden.delete(k) || !state.hidden.add(k);
       button.setAttribute("aria-pressed", String(shown));
@@ -202,7 +207,7 @@ function drawPlane() {
   pen.globalAlpha = 1; pen.strokeStyle = ink;
   if (state.datum >= 0) {
     pen.lineWidth = 2;
-    trace(pen, "circle", s.x(codes[state.datum * size + state.across]), s.y(upOf(state.datum)), 8);
+    trace(pen, "circle", s.x(codes[state.datum * size + state.across]), s.y(upOf(state.datum)), 11);
     pen.stroke();
   }
 
@@ -355,7 +360,7 @@ function makeLines(panel, box) {
     pen.save(); pen.beginPath(); pen.rect(left, 0, width - left, height - bottom); pen.clip();
     for (let k = 0; k < channels; k++) {
       const of = (values) => Array.from(values.subarray(k * length, (k + 1) * length));
-      const m = of(mean), colour = COLOURS[k % COLOURS.length];
+      const m = of(mean), colour = colourOf(k);
       if (std) {
         const s = of(std);
         pen.fillStyle = colour; pen.globalAlpha = 0.18; pen.beginPath();
@@ -407,7 +412,8 @@ function showNumber(column, cell, datum) {
     if (!band.hidden) { band.style.left = `${share(mean - std)}%`; band.style.width = `${share(mean + std) - share(mean - std)}%`; }
     there.hidden = !Number.isFinite(value);
     if (!there.hidden) there.style.left = `${share(value)}%`;
-    datum.textContent = state.datum < 0 ? "" : short(value);
+    const whole = column.kind === "count" || column.kind === "levels";
+    datum.textContent = state.datum < 0 ? "" : whole && Number.isFinite(value) ? value.toLocaleString("en") : short(value);
   };
 }
 
@@ -451,9 +457,9 @@ function makeSlider(latent) {
 }
 
 function makeSliders() {
-  order.slice(0, SLIDERS).forEach(makeSlider);
+  (size > 2 ? order.slice(0, SLIDERS) : [...names.keys()]).forEach(makeSlider);
   const more = byId("more"), left = size - SLIDERS;
-  byId("sliders-help").textContent = size > 1 ? "the latents that say most of the data first" : "";
+  byId("sliders-help").textContent = size > 2 ? "the latents that say most of the data first" : "";
   if (left <= 0) return;
   more.hidden = false; more.textContent = `Show ${left} more`;
   more.addEventListener("click", () => { order.slice(SLIDERS).forEach(makeSlider); more.hidden = true; refresh(); });
@@ -624,7 +630,7 @@ function begin() {
   makeSliders(); makeConditions(); listenToData(); listenToAxes(); readAddress();
   window.addEventListener("resize", refresh);
   window.addEventListener("hashchange", () => { readAddress(); refresh(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
+  isDark.addEventListener("change", () => { makeLegend(); refresh(); });
   show();
 }
 
