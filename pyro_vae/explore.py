@@ -13,16 +13,17 @@ if __name__ == "__main__":
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
 
 from pyro_vae._cli.asked import asked
-from pyro_vae._cli.options import run
+from pyro_vae._cli.options import DRAWS, run
 from pyro_vae._cli.telling import teller
 from pyro_vae._rows import Rows, new_rows, own_rows
 from pyro_vae.data.inputs import fields_of
-from pyro_vae.encode import encode
+from pyro_vae.data.streams import batches
 from pyro_vae.explorer import Encoded, explorer
 from pyro_vae.explorer.decoder import check_latents
 from pyro_vae.foundation.abstract import alone
@@ -33,8 +34,10 @@ from pyro_vae.trained import Run
 
 BYTES = 2_000_000  # of the data in a page, unless --limit says how many there are
 USUAL, FEWEST = 1000, 50  # data
+BATCH = 500  # data that are encoded at a time
 
 
+@torch.no_grad()
 def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
     """Some data of a run with their codes.
 
@@ -45,12 +48,23 @@ def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
     """
     some = rows.first(usual_limit(opened) if limit is None else limit)
     x, c = fields_of(some.x[:])
-    with torch.no_grad():
-        mean, std = encode(opened.vae, some.x)
-        if opened.vae.label_width:
-            c = opened.vae.completed(x, c)
+    means, stds = [], []
+    for few in batches(some.x, BATCH):
+        given = fields_of(few)
+        means.append(opened.vae.posterior_mean(*given, draws=DRAWS))
+        stds.append(_std(opened.vae.encode(*given)))
+    if opened.vae.label_width:
+        c = opened.vae.completed(x, c)
     c = None if c is None else c.cpu()
-    return Encoded(some, x.cpu(), c, mean.to(x).cpu(), std.to(x).cpu())
+    return Encoded(some, x.cpu(), c, torch.cat(means).cpu(), torch.cat(stds).cpu())
+
+
+def _std(q: Any) -> torch.Tensor:
+    """The standard deviation of each latent, by draws where it has no closed form."""
+    try:
+        return q.stddev
+    except NotImplementedError:
+        return q.sample((DRAWS,)).std(0)
 
 
 def usual_limit(opened: Run) -> int:

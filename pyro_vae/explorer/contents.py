@@ -142,15 +142,18 @@ def _may_be_halved(
         return False
     vae, few = decoder.vae, slice(CHECKED)
     inputs = (codes[few], *(c[few] for c in given))
-    state = {name: value.clone() for name, value in vae.state_dict().items()}
+    weights = [
+        w for w in (*vae.parameters(), *vae.buffers()) if w.dtype is torch.float32
+    ]
+    kept = [w.clone() for w in weights]
     whole = decoder(*inputs)
     try:
-        for value in (*vae.parameters(), *vae.buffers()):
-            if value.dtype is torch.float32:
-                value.copy_(value.half().float())
+        for weight in weights:
+            weight.copy_(weight.half().float())
         halved = decoder(*inputs)
     finally:
-        vae.load_state_dict(state)
+        for weight, before in zip(weights, kept, strict=True):
+            weight.copy_(before)
     pairs = zip(whole, halved, strict=True)
     moved = [(b - a).abs().max() / (a.max() - a.min() + 1e-12) for a, b in pairs]
     return all(bool(distance.nan_to_num() < CLOSE) for distance in moved)

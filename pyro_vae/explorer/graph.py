@@ -180,6 +180,7 @@ OWN = {
     prims.var: "_variance",
 }
 SINGLE, HALF = "f4", "f2"
+MANY = 1000  # numbers of a matrix of weights; what is smaller is not worth 16 bits
 
 
 @dataclass
@@ -224,7 +225,7 @@ class Graph:
         for shape, constant in self.values:
             value: dict[str, Any] = {"shape": [*shape]}
             if constant is not None:
-                value |= packed(constant, half=self.half)
+                value |= packed(constant, half=self.half and constant.size >= MANY)
             values.append(value)
         return {
             "values": values,

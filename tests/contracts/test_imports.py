@@ -33,6 +33,7 @@ ROOMS = [  # from the ground up: a module imports from its own room and from tho
     {"evaluation"},
     {"modules"},  # of the package itself: spec, runs ...
     {"report"},
+    {"explorer"},
     {"_cli"},
     {"programs"},
 ]
@@ -139,7 +140,8 @@ def test_a_name_is_imported_when_it_is_used():
 
 
 @pytest.mark.parametrize(
-    "program", ["train", "evaluate", "sample", "compare", "encode", "impute"]
+    "program",
+    ["train", "evaluate", "sample", "compare", "encode", "explore", "impute"],
 )
 @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
 def test_a_program_answers_before_it_imports_torch(program, argument, code):

@@ -559,7 +559,8 @@ ASCII = {
 
 
 @pytest.mark.parametrize(
-    "program", ["train", "evaluate", "sample", "compare", "encode", "impute"]
+    "program",
+    ["train", "evaluate", "sample", "compare", "encode", "explore", "impute"],
 )
 def test_help_in_ascii_without_home_and_columns(program):
     done = started(f"pyro_vae.{program}", "--help", **ASCII, COLUMNS="0", TERM="")
@@ -607,7 +608,8 @@ def test_a_home_that_is_not_there(monkeypatch):
     "value", ["a" * 5000, "1" * 5000, "meanfield(" + "-" * 5000 + "1)"]
 )
 @pytest.mark.parametrize(
-    "program", ["train", "evaluate", "sample", "encode", "compare", "impute"]
+    "program",
+    ["train", "evaluate", "sample", "encode", "explore", "compare", "impute"],
 )
 def test_long_values_are_shortened_in_sentences(call, run, program, value):
     """Every option that takes a value, whatever it is."""
