@@ -37,6 +37,20 @@ USUAL, FEWEST = 1000, 50  # data
 BATCH = 500  # data that are encoded at a time
 
 
+def page(opened: Run, *, split: str = "test", limit: int | None = None) -> str:
+    """The page of a run as text, with some data of a split.
+
+    Args:
+        opened: the run, from `open_run`, on the CPU.
+        split: `'train'`, `'validation'` or `'test'`.
+        limit: as in `encoded`.
+
+    Raises:
+        InputError: as `explorer`, and for data that cannot be found.
+    """
+    return explorer(opened, encoded(opened, own_rows(opened, split), limit))
+
+
 @torch.no_grad()
 def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
     """Some data of a run with their codes.
@@ -45,6 +59,9 @@ def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
         opened: the run.
         rows: the data.
         limit: how many of them, spread evenly; by default 1,000, fewer of large data, at least 50.
+
+    Raises:
+        InputError: for a posterior that is not finite.
     """
     some = rows.first(usual_limit(opened) if limit is None else limit)
     x, c = fields_of(some.x[:])
@@ -55,6 +72,10 @@ def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
         stds.append(_std(opened.vae.encode(*given)))
     if opened.vae.label_width:
         c = opened.vae.completed(x, c)
+    if not all(part.isfinite().all() for part in (*means, *stds)):
+        raise InputError(
+            "the guide gives some of the data a posterior that is not finite"
+        )
     c = None if c is None else c.cpu()
     return Encoded(some, x.cpu(), c, torch.cat(means).cpu(), torch.cat(stds).cpu())
 

@@ -117,7 +117,7 @@ def _kl(some: Encoded, drawn: Tensor, *, layered: bool) -> Tensor:
     mean, std = some.mean.double(), some.std.double().clamp_min(1e-12)
     m, s = drawn.double().mean(0), drawn.double().std(0).clamp_min(1e-12)
     if layered:  # of lower layers the guide is judged by how far the means lie apart
-        m, s = mean.mean(0), (mean.var(0) + std.square().mean(0)).sqrt()
+        m, s = mean.mean(0), (mean.var(0, correction=0) + std.square().mean(0)).sqrt()
     ratio, shift = std / s, (mean - m) / s
     return (
         ((ratio.square() + shift.square() - 1) / 2 - ratio.log()).mean(0).clamp_min(0)
@@ -171,8 +171,7 @@ def _conditions(run: Run, decoder: Decoder) -> list[dict[str, Any]]:
             usual = column.categories.index(column.commonest)
             described |= {"categories": [*column.categories], "usual": usual}
         else:
-            ends = {"low": column.low, "high": column.high}
-            described |= ends | {"mean": column.mean, "std": column.std}
+            described |= {"mean": column.mean, "std": column.std}
         start += column.width
         if read:
             columns.append(described)

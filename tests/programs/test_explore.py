@@ -16,7 +16,7 @@ import pyro_vae
 from browser import CHROMIUM, Browser
 from pyro_vae import InputError, Likelihood, Network, Spec, build, variants
 from pyro_vae._rows import own_rows
-from pyro_vae.explore import encoded
+from pyro_vae.explore import encoded, page
 from pyro_vae.explorer import contents, explorer
 from pyro_vae.explorer.decoder import Decoder
 from pyro_vae.explorer.graph import graph_of
@@ -420,6 +420,14 @@ def test_scores_of_an_evaluation_stand_beside_the_data(call, run):
         place = {int(row): i for i, row in enumerate(opened.data.rows["test"])}
         expected = file["values"][[place[row] for row in held["rows"]]]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_page_of_another_split(run):
+    text = page(open_run(run), split="validation", limit=7)
+    held = json.loads(re.search(r'id="held">(.*?)</script>', text, re.DOTALL)[1])
+    assert (held["split"], len(held["rows"])) == ("validation", 7)
+    assert (held["title"], held["run"]) == ("digits", "run")
+    assert str(run.parent) not in text  # no path of this machine
 
 
 def test_a_page_that_is_too_large_is_refused(run):
