@@ -29,6 +29,10 @@ from pyro_vae.explorer.decoder import check_latents
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
+from pyro_vae.models.conditionals.layered import Layers
+from pyro_vae.models.layers import places
+from pyro_vae.models.program import named
+from pyro_vae.models.vae import VAE
 from pyro_vae.runs import check_output
 from pyro_vae.trained import Run
 
@@ -67,9 +71,9 @@ def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
     x, c = fields_of(some.x[:])
     means, stds = [], []
     for few in batches(some.x, BATCH):
-        given = fields_of(few)
-        means.append(opened.vae.posterior_mean(*given, draws=DRAWS))
-        stds.append(_std(opened.vae.encode(*given)))
+        mean, std = _moments(opened.vae, few)
+        means.append(mean)
+        stds.append(std)
     if opened.vae.label_width:
         c = opened.vae.completed(x, c)
     if not all(part.isfinite().all() for part in (*means, *stds)):
@@ -78,6 +82,29 @@ def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
         )
     c = None if c is None else c.cpu()
     return Encoded(some, x.cpu(), c, torch.cat(means).cpu(), torch.cat(stds).cpu())
+
+
+def _moments(vae: VAE, few: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of q(z|x), `(N, latent_dim)`; of several layers given the means of those before."""
+    if not isinstance(vae.guide, Layers):
+        given = fields_of(few)
+        return vae.posterior_mean(*given, draws=DRAWS), _std(vae.encode(*given))
+    values, each = vae.guide.known(named(few, {})), {}
+    for factor in vae.guide.factors():
+        q = factor.at(values)
+        values[factor.site] = _mean(q)
+        each[factor.site] = _mean(q), _std(q)
+    sites = places(vae.model.sites, vae.model.dims)
+    mean, std = (torch.cat([each[s][i] for s in sites], -1) for i in range(2))
+    return mean, std
+
+
+def _mean(q: Any) -> torch.Tensor:
+    """The mean of each latent, by draws where it has no closed form."""
+    try:
+        return q.mean
+    except NotImplementedError:
+        return q.sample((DRAWS,)).mean(0)
 
 
 def _std(q: Any) -> torch.Tensor:

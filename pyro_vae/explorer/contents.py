@@ -38,7 +38,7 @@ class Encoded:
         x: what the likelihood sees of them, `(N, *shape)`.
         c: their conditions, all known, `(N, context)`, or `None`.
         mean: of q(z|x), `(N, latent_dim)`.
-        std: of the same.
+        std: of the same. Of several layers both are given the means of those that the guide draws before.
     """
 
     rows: Rows
@@ -58,12 +58,14 @@ def contents(run: Run, some: Encoded) -> dict[str, Any]:
     given = () if some.c is None else (some.c,)
     with torch.no_grad():
         codes = decoder.coordinates(some.mean, *given)
+        spreads = decoder.spreads(some.std, some.mean, *given)
         drawn, conditions = prior_draws(run, some)
         drawn = decoder.coordinates(drawn, *conditions)
     graph = decoder.graph()
     graph.half = _may_be_halved(graph, decoder, codes, given)
-    kl = _kl(some, drawn, layered=len(run.vae.model.dims) > 1)
-    low, high = _ends(codes, drawn)
+    layered = len(run.vae.model.dims) > 1
+    kl = _kl(codes, spreads, drawn, layered=layered)
+    low, high = _ends(codes, drawn, 0.01 if layered else 0.0)
     page: dict[str, Any] = {
         "latents": {
             "names": decoder.names,
@@ -109,26 +111,24 @@ def prior_draws(run: Run, some: Encoded) -> tuple[Tensor, tuple[Tensor, ...]]:
     return vae.draw_prior(DRAWS, c), (c,)
 
 
-def _kl(some: Encoded, drawn: Tensor, *, layered: bool) -> Tensor:
+def _kl(codes: Tensor, spreads: Tensor, drawn: Tensor, *, layered: bool) -> Tensor:
     """How much each latent says of the data, `(latent_dim,)`, in nats.
 
-    `KL(q(z_d|x) || N(m_d, s_d^2))` on average, with the mean and standard deviation of draws from p(z).
+    `KL(q(z_d|x) || N(m_d, s_d^2))` on average, with the mean and standard deviation of draws from p(z). Of several
+    layers it is taken with the others at their means, which is too much for some data: there it is the median.
     """
-    mean, std = some.mean.double(), some.std.double().clamp_min(1e-12)
     m, s = drawn.double().mean(0), drawn.double().std(0).clamp_min(1e-12)
-    if layered:  # of lower layers the guide is judged by how far the means lie apart
-        m, s = mean.mean(0), (mean.var(0, correction=0) + std.square().mean(0)).sqrt()
-    ratio, shift = std / s, (mean - m) / s
-    return (
-        ((ratio.square() + shift.square() - 1) / 2 - ratio.log()).mean(0).clamp_min(0)
-    )
+    ratio = spreads.double().clamp_min(1e-12) / s
+    shift = (codes.double() - m) / s
+    each = (ratio.square() + shift.square() - 1) / 2 - ratio.log()
+    return (each.median(0).values if layered else each.mean(0)).clamp_min(0)
 
 
-def _ends(codes: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """How far a slider of each latent goes: over all codes and nearly all draws, and a little more."""
+def _ends(codes: Tensor, drawn: Tensor, left: float) -> tuple[Tensor, Tensor]:
+    """How far a slider of each latent goes: over nearly all draws, and the codes but for a share `left` out."""
     codes, drawn = codes.double(), drawn.double()
-    low = drawn.quantile(0.005, 0).minimum(codes.amin(0))
-    high = drawn.quantile(0.995, 0).maximum(codes.amax(0))
+    low = drawn.quantile(0.005, 0).minimum(codes.quantile(left, 0))
+    high = drawn.quantile(0.995, 0).maximum(codes.quantile(1 - left, 0))
     more = 0.1 * (high - low) + 1e-3
     return low - more, high + more
 

@@ -124,7 +124,15 @@ class Decoder:
 
     def latents(self, u: Tensor, *c: Tensor) -> Tensor:
         """z, `(N, latent_dim)`, of latents as the page has them."""
-        return self._moved(u, c, lambda p, there: p.mean + p.stddev * there)
+        where = places(self.model.sites, self.model.dims)
+        if len(where) == 1:
+            return u
+        top = next(iter(where))
+        values = {top: u[:, where[top]]} | ({"c": c[0]} if c else {})
+        for factor in self._lower():
+            p = factor.at(values)
+            values[factor.site] = p.mean + p.stddev * u[:, where[factor.site]]
+        return torch.cat([values[site] for site in where], -1)
 
     def coordinates(self, z: Tensor, *c: Tensor) -> Tensor:
         """Latents as the page has them, of z."""
@@ -136,18 +144,18 @@ class Decoder:
             u[:, where[site]] = (z[:, where[site]] - p.mean) / p.stddev
         return u
 
-    def _moved(self, u: Tensor, c: tuple[Tensor, ...], move: Any) -> Tensor:
+    def spreads(self, std: Tensor, z: Tensor, *c: Tensor) -> Tensor:
+        """Standard deviations of z, `(N, latent_dim)`, as the page counts them, with the layers above as in z."""
         where = places(self.model.sites, self.model.dims)
         if len(where) == 1:
-            return u
-        top = next(iter(where))
-        values = {top: u[:, where[top]]} | ({"c": c[0]} if c else {})
-        for factor in self._lower():
-            there = u[:, where[factor.site]]
-            values[factor.site] = move(factor.at(values), there)
-        return torch.cat([values[site] for site in where], -1)
+            return std
+        counted = std.clone()
+        for site, p in self._layers(z, c):
+            counted[:, where[site]] = std[:, where[site]] / p.stddev
+        return counted
 
-    def _layers(self, z: Tensor, c: tuple[Tensor, ...]) -> Any:
+    def _layers(self, z: Tensor, c: tuple[Tensor, ...]) -> list[tuple[str, Any]]:
+        """The layers below the top with their distributions given those above."""
         where = places(self.model.sites, self.model.dims)
         values = {site: z[:, place] for site, place in where.items()}
         values |= {"c": c[0]} if c else {}

@@ -606,7 +606,7 @@ function show() {
   drawPlane();
   for (const [latent, [input, output]] of sliders) {
     input.value = String(state.z[latent]);
-    output.textContent = state.z[latent].toFixed(2).replace("-", "−");
+    output.textContent = (+state.z[latent].toFixed(2) || 0).toFixed(2).replace("-", "−");
   }
   for (const update of conditionInputs) update();
   for (const key of ["across", "up"]) byId(key).value = String(state[key]);
