@@ -34,7 +34,9 @@ def explorer(run: Run, some: Encoded, *, limit: int = LARGEST) -> str:
     text = _page(held)
     if len(text) > limit:
         weights = len(json.dumps(held["graph"]))
-        remedy = "the run has too many weights" if weights > limit / 2 else "take a smaller --limit"  # fmt: skip
+        remedy = "take a smaller --limit"
+        if weights > limit / 2:
+            remedy = "the run has too many weights"
         raise InputError(
             f"the page would take {_megabytes(len(text))}, of which {_megabytes(weights)} are the decoder's, and "
             f"{_megabytes(limit)} are the most: {remedy}"

@@ -236,37 +236,33 @@ def _outputs(panel: Panel, view: Run, p: Any) -> dict[str, Tensor]:
 
 def _of_table(panel: Panel, view: Run, p: Any) -> dict[str, Tensor]:
     """The means and standard deviations of columns of numbers, nan elsewhere, and the probabilities of categories."""
-    likelihood: Any = view.vae.model.likelihood
-    mixed = hasattr(p, "parts") and view.schema is not None
-    parts = [getattr(q, "whole", q) for q in p.parts] if mixed else None
-    means, stds, probabilities = [], [], []
-    whole_mean, whole_std = (None, None) if mixed else (p.mean, _std(p))
-    for j, column in enumerate(panel.columns):
-        q = p if parts is None else parts[j]
-        if mixed:
-            mean, std = (None, None) if column["kind"] in CODED else (q.mean, _std(q))
-        else:
-            assert whole_mean is not None
-            mean = whole_mean[:, j : j + 1]
-            std = None if whole_std is None else whole_std[:, j : j + 1]
-        if column["kind"] in CODED:
-            probabilities.append(_probabilities(q, mean, likelihood))
-        nothing = torch.full_like(probabilities[-1][:, :1], math.nan) if mean is None else mean  # fmt: skip
-        means.append(nothing)
-        stds.append(torch.full_like(nothing, math.nan) if std is None else std)
-    mean, std = torch.cat([m.double() for m in means], -1), torch.cat([s.double() for s in stds], -1)  # fmt: skip
+    probabilities: list[Tensor] = []
+    if view.schema is None:  # columns of one kind
+        mean, std = p.mean.double(), _std(p)
+        if panel.columns[0]["kind"] in CODED:
+            probabilities = [torch.stack([1 - mean, mean], -1).flatten(-2)]
+    else:
+        of_each = [getattr(q, "whole", q) for q in p.parts]
+        pairs = [*zip(of_each, panel.columns, strict=True)]
+        coded = [column["kind"] in CODED for column in panel.columns]
+        probabilities = [_probabilities(q) for q, c in pairs if c["kind"] in CODED]
+        nothing = torch.full((1, 1), math.nan)
+        means = [nothing if c else q.mean for c, q in zip(coded, of_each, strict=True)]
+        stds = [None if c else _std(q) for c, q in zip(coded, of_each, strict=True)]
+        mean = torch.cat([m.double() for m in means], -1)
+        std = torch.cat([(nothing if s is None else s).double() for s in stds], -1)
     stored = view.bridge.inverse(mean)
-    outputs = {"mean": stored, "std": view.bridge.inverse(mean + std) - stored}
+    outputs = {"mean": stored}
+    if std is not None:
+        outputs["std"] = view.bridge.inverse(mean + std) - stored
     if probabilities:
         outputs["probabilities"] = torch.cat([q.double() for q in probabilities], -1)
     return outputs
 
 
-def _probabilities(p: Any, mean: Tensor | None, likelihood: Any) -> Tensor:
+def _probabilities(p: Any) -> Tensor:
     """Of the categories of a column, `(1, levels)`."""
-    if mean is not None:  # of bits
-        return torch.cat([1 - mean, mean], -1)
-    probs = p.base_dist.probs
+    probs: Tensor = p.base_dist.probs
     if probs.dim() == 3:  # (1, column, levels)
         return probs[:, 0]
     return torch.cat([1 - probs, probs], -1)

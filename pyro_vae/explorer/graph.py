@@ -323,11 +323,7 @@ class _Writer:
             array = array.float()
         numbers = array.numpy()
         if numbers.dtype != np.float32:
-            wide = numbers.astype(np.float64)
-            narrow = wide.astype(np.float32)
-            same = np.array_equal(narrow.astype(np.float64), wide, equal_nan=True)
-            # Whole numbers and the like are exact in float32; 16 bits are for weights alone.
-            numbers = narrow.astype(np.float64) if same and narrow.size == 1 else wide
+            numbers = numbers.astype(np.float64)
         return self.graph.new(numbers.shape, numbers)
 
     def _write(self, node: fx.Node) -> None:
