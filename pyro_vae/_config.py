@@ -205,6 +205,14 @@ class Config:
     log: str | None = _option(
         None, "also tell tensorboard, mlflow or wandb of the run; several with commas"
     )
+    figures: str = _option(
+        "png", "formats of the figures, as in svg,pdf; .png is always one of them"
+    )
+    show_as: str | None = _option(
+        None,
+        "what pictures take the data for (default: by their shape)",
+        ("image", "series", "table"),
+    )
 
 
 OPTIONS = {f.name: f for f in fields(Config)}
@@ -225,6 +233,8 @@ RESUMABLE = {
     "device",
     "data_dir",
     "log",
+    "figures",
+    "show_as",
     "stream",
     "workers",
 }
@@ -235,7 +245,7 @@ OF_A_SECOND_PRIOR = {
     *("from_", "prior", "objective", "epochs", "patience", "batch_size"),
     *("learning_rate", "schedule", "optimizer", "clip_norm", "average", "seed"),
     *("device", "data_dir", "stream", "workers", "compile", "products"),
-    *("output", "overwrite", "log"),
+    *("output", "overwrite", "log", "figures", "show_as"),
 }
 # Of these what is not taken from RUN where it is not asked for.
 OF_ITS_OWN = {"prior", "objective", "output", "overwrite", "log", "weight_decay"}

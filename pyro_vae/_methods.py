@@ -28,6 +28,8 @@ NO_METHOD = {
     "output",
     "overwrite",
     "log",
+    "figures",
+    "show_as",
 }
 OPTIONS = [option for option in fields(Config) if option.name not in NO_METHOD]
 OPTION_NAMES = tuple(key(option.name) for option in OPTIONS)

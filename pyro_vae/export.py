@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from pyro_vae import __version__
-from pyro_vae._cli.options import FORMATS, PARTS, run
+from pyro_vae._cli.options import EXPORTED, PARTS, run
 from pyro_vae._cli.outputs import put_each
 from pyro_vae._cli.telling import teller
 from pyro_vae.foundation.abstract import alone, running, traced
@@ -232,11 +232,11 @@ def _formats(asked: str | None) -> list[str]:
     """The formats that are asked for; by default those that can be written."""
     lacking = [name for name in NEEDED if find_spec(name) is None]
     if asked is None:
-        return ["pt2"] if lacking else [*FORMATS]
+        return ["pt2"] if lacking else [*EXPORTED]
     formats = [*dict.fromkeys(asked.split(","))]
-    if unknown := [name for name in formats if name not in FORMATS]:
+    if unknown := [name for name in formats if name not in EXPORTED]:
         raise InputError(
-            f"--format {unknown[0]!r} is unknown: choose {', '.join(FORMATS)}, or both as in pt2,onnx"
+            f"--format {unknown[0]!r} is unknown: choose {', '.join(EXPORTED)}, or both as in pt2,onnx"
         )
     if "onnx" in formats and lacking:
         raise InputError(

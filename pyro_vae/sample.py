@@ -11,10 +11,10 @@ if __name__ == "__main__":
     answer(sample_parser())  # before the imports, which take seconds
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -24,13 +24,13 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae._cli.asked import asked
-from pyro_vae._cli.options import KINDS, run
-from pyro_vae._cli.scores import as_csv
+from pyro_vae._cli.options import KINDS, formats, run
+from pyro_vae._cli.outputs import save
+from pyro_vae._cli.scores import as_csv, plain
 from pyro_vae.data import evenly
 from pyro_vae.data.conditions import SHOWN as SHOWN_CATEGORIES
 from pyro_vae.data.conditions import assigned, listed, spelled
 from pyro_vae.data.inputs import fields_of
-from pyro_vae.data.schema import drawn_by_column
 from pyro_vae.data.streams import batches
 from pyro_vae.evaluation.imputation import draws_given
 from pyro_vae.evaluation.question import PerDatum
@@ -38,11 +38,13 @@ from pyro_vae.evaluation.results import PARETO_LIMIT
 from pyro_vae.foundation.abstract import alone
 from pyro_vae.foundation.checks import shown
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.foundation.files import require_writable, subfolder, together
+from pyro_vae.foundation.files import Write, require_writable, subfolder, together
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.corrupting import check_shown, corrupted_data
+from pyro_vae.inference.ways import directions
 from pyro_vae.networks import Corruption
+from pyro_vae.plots.looks import Look
 from pyro_vae.plots.pictures import has_manifold
 from pyro_vae.runs import output_folder, require_data
 from pyro_vae.spec import parse
@@ -58,7 +60,14 @@ DATALESS = {
     "conditions",
 }
 CONDITIONAL = {"conditions", "transfer"}  # kinds for runs with conditions
-OF_TABLES = ("prior", "reconstructions")  # kinds that are drawn of tables
+BY_COLUMN = ("prior", "reconstructions")  # kinds that have a .csv of tables
+# Kinds that are drawn of tables.
+OF_TABLES = (*BY_COLUMN, "interpolation", "traversal", "attributes")
+CODED = 2000  # data whose codes tell where a way is dense and what an attribute changes
+FOR_KL = 500  # data that tell what a latent carries
+BANDS = 200  # draws for the band of a series
+SERIES = 5  # series side by side
+MOST_CATEGORIES = 40  # of a label that gives directions
 SHOWN = 2000  # rows of data beside draws
 AT_A_TIME = 500  # data that are reconstructed
 # Of data, for each that --count counts.
@@ -71,6 +80,26 @@ CROSSED = 9  # draws in a row
 FIFTH = 5  # of --count are the data that are read
 
 
+Put = Callable[[Path, Write], None]
+
+
+class Wish(NamedTuple):
+    """What is asked of interpolations and of attributes.
+
+    Attributes:
+        dense: whether interpolations go by way of where the codes of data are dense.
+        attributes: the labels that give directions; all where it is empty.
+        controlled: whether what goes along with other labels is left to these.
+    """
+
+    dense: bool = False
+    attributes: tuple[str, ...] = ()
+    controlled: bool = False
+
+
+NO_WISH = Wish()
+
+
 def draw(
     opened: Run,
     kind: str,
@@ -80,6 +109,8 @@ def draw(
     mean: bool = True,
     given: Mapping[str, str | float] | None = None,
     corrupt: Corruption | None = None,
+    look: Look | None = None,
+    wish: Wish = NO_WISH,
 ) -> tuple[Figure, Tensor]:
     """One kind of picture of a run: the figure and the values it shows.
 
@@ -92,8 +123,11 @@ def draw(
         given: of a conditional run the conditions to decode with, by column. Without any, draws are under those of the
             data, and what is made of data is under their own; with some, the others are usual ones.
         corrupt: of the kind denoise what data are corrupted by.
+        look: what the data are taken for, and their scale; by default `opened.look()`.
+        wish: what is asked of interpolations and of attributes.
     """
     vae, to = opened.vae, _condition(opened, given)
+    look = look or opened.look()
     if kind == "prior":
         c = drawn_under(opened, count, split, given)
         x = vae.sample(count, c, mean=mean)
@@ -103,20 +137,23 @@ def draw(
             title = (
                 f"{title.replace('z)', 'z, c)').replace('p(x)', 'p(x | c)')}, {under}"
             )
-        return plots.grid(x, columns=min(10, count), title=title), x
+        beside = None if given or look.kind != "series" else _data_of(opened, split)
+        if beside is not None:
+            return _series_beside(opened, split, beside, look), x
+        return plots.grid(x, columns=min(10, count), title=title, look=look), x
     if kind == "conditions":
         assert opened.conditions is not None
         c, names = opened.conditions.examples(given or {})
         return _titled(
-            plots.conditions(vae, _seen(opened, c), names, mean=mean),
+            plots.conditions(vae, _seen(opened, c), names, mean=mean, look=look),
             _shown(opened, given),
         )
     if kind == "manifold" and opened.conditions is not None:
         chosen = _with_usual_class(opened, given)
         held = _seen(opened, opened.conditions.one(chosen))
-        return _titled(plots.manifold(vae, c=held), _words(opened, chosen))
+        return _titled(plots.manifold(vae, c=held, look=look), _words(opened, chosen))
     if kind == "manifold":
-        return plots.manifold(vae)
+        return plots.manifold(vae, look=look)
 
     # Pictures of data.
     data = opened.split(split)
@@ -129,7 +166,9 @@ def draw(
         x, c = fields_of(some[:])
         conditional = c is not None or to is not None
         seen = opened.shown(x)
-        figure = plots.reconstructions(seen, made, conditional=conditional)
+        if look.kind == "series":
+            return _series_made_again(opened, some.first(SERIES)[:], to, look), made
+        figure = plots.reconstructions(seen, made, conditional=conditional, look=look)
         return _titled((figure, made), "" if to is None else _words(opened, given))
     if kind == "interpolation":
         pairs, c = _with_own_class(opened, data.first(2 * max(count // 10, 1))[:])
@@ -137,34 +176,152 @@ def draw(
         pairs = pairs[:both].unflatten(0, (2, -1)).transpose(0, 1)
         c = None if c is None else c[:both].unflatten(0, (2, -1)).transpose(0, 1)
         under = "each row under the c of its first datum" if c is not None else ""
-        drawn = plots.interpolation(vae, pairs, c=c, to=to)
+        through = _codes(opened)[0] if wish.dense else None
+        drawn = plots.interpolation(vae, pairs, c=c, to=to, through=through, look=look)
         return _titled(drawn, under if to is None else _words(opened, given))
     if kind == "cross":
         assert isinstance(opened, FieldRun)
-        return _crossed(opened, data.first(max(count // 10, 1)), mean=mean)
+        some = data.first(max(count // 10, 1))
+        return _crossed(opened, some, mean=mean, look=look)
     if kind == "transfer":
         assert opened.conditions is not None
         x, c = _with_own_class(opened, data.first(max(count // 10, 1))[:])
         assert c is not None
         others, names = opened.conditions.examples(given or {})
         return _titled(
-            plots.transfer(vae, x, c, _seen(opened, others), names),
+            plots.transfer(vae, x, c, _seen(opened, others), names, look=look),
             _shown(opened, given),
         )
     if kind == "denoise":
         assert corrupt is not None
-        return _denoised(opened, data, max(count // 10, 1), corrupt)
+        return _denoised(opened, data, max(count // 10, 1), corrupt, look)
     if kind == "layers":
         x, c = fields_of(data.first(max(count // 10, 1))[:])
-        return plots.layers(vae, x, c=c)
+        return plots.layers(vae, x, c=c, look=look)
+    if kind == "attributes":
+        return _attributes(opened, split, wish, look)
     x, c = _with_own_class(opened, data.first(1)[:])
     under = "under the c of the datum" if c is not None else ""
-    drawn = plots.traversal(vae, x, c=c, to=to)
+    known, of_known = _with_own_class(opened, data.first(FOR_KL)[:])
+    kl = plots.kl_of_latents(vae, known, c=of_known)
+    drawn = plots.traversal(vae, x, c=c, to=to, kl=kl, look=look)
     return _titled(drawn, under if to is None else _words(opened, given))
 
 
+def _data_of(opened: Run, split: str) -> Tensor | None:
+    """Some data of a split, where they are there."""
+    try:
+        return opened.shown(fields_of(opened.split(split).first(SHOWN)[:])[0])
+    except InputError:  # draws need no data
+        return None
+
+
+def _series_beside(opened: Run, split: str, data: Tensor, look: Look) -> Figure:
+    """Data of a split beside as many draws from the model, on one scale."""
+    count = min(SHOWN, max(BANDS, len(data)))
+    drawn = opened.vae.sample(count, drawn_under(opened, count, split, None))
+    groups = {f"{split} data": data, "draws from the model": drawn}
+    return plots.beside(groups, title="data and draws", look=look)
+
+
+def _series_made_again(opened: Run, some: Any, to: Tensor | None, look: Look) -> Figure:
+    """Series, their reconstructions, and where the likelihood has a spread the band of draws of x given x."""
+    vae = opened.vae
+    x, c = fields_of(some)
+    draws = [vae.reconstruct(some, to=to) for _ in range(BANDS)]
+    band, title = None, "data, and the mean of p(x | z) over draws of q(z | x)"
+    if not vae.model.likelihood.coded and _spreads(opened):
+        z = vae.encode(*_with_own_class(opened, some)).sample((BANDS,))
+        band = vae.decode(z, c if to is None else to).sample()
+        title += "; band: draws of p(x | z)"
+    made = torch.stack(draws).mean(0)
+    return plots.series(opened.shown(x), made, band, title=title, look=look)
+
+
+def _spreads(opened: Run) -> bool:
+    """Whether draws of x need nothing but z and c."""
+    return not opened.vae.model.likelihood.sized
+
+
+def _codes(opened: Run) -> tuple[Tensor, Any]:
+    """The posterior means of some training data, `(n, D)`, and the data."""
+    some = opened.split("train").first(CODED)
+    means = []
+    for few in batches(some, AT_A_TIME):
+        means.append(opened.vae.posterior_mean(*_with_own_class(opened, few)))
+    return torch.cat(means), some
+
+
+def labels_of(opened: Run, split: str, most: int = CODED) -> dict[str, np.ndarray]:
+    """What data of a split are labelled with, by name: their labels, their conditions, their columns of categories.
+
+    Those are left out that have more than 40 categories, or one.
+    """
+    some = opened.split(split).first(most)
+    x, c = fields_of(some[:])
+    found: dict[str, np.ndarray] = {}
+    if opened.data.labels is not None:
+        places = evenly(most, len(opened.data.labels[split])).numpy()
+        found["label"] = np.asarray(opened.data.labels[split])[places]
+    if opened.conditions is not None and c is not None:
+        found |= {
+            name: np.asarray(v) for name, v in opened.conditions.decoded(c).items()
+        }
+    columns = () if opened.table is None else opened.table.columns
+    stored = opened.numbers(opened.shown(x)) if columns else np.empty((0, 0))
+    for j, column in enumerate(columns):
+        if column.categories:
+            cells = [None if v != v else v for v in stored[:, j].tolist()]  # noqa: PLR0124  # nan
+            named = [column.categories[int(v)] if v is not None else "" for v in cells]
+            found[column.name] = np.array([str(cell) for cell in named])
+    return {name: values for name, values in found.items() if _gives_directions(values)}
+
+
+def _gives_directions(values: np.ndarray) -> bool:
+    """Whether a label has two categories or more and few, or is a number."""
+    known = {v for v in plain(values).tolist() if v == v and v != ""}  # noqa: PLR0124  # nan
+    numbers = any(isinstance(v, float) and v != round(v) for v in known)
+    return len(known) > 1 and (numbers or len(known) <= MOST_CATEGORIES)
+
+
+def _attributes(
+    opened: Run, split: str, wish: Wish, look: Look
+) -> tuple[Figure, Tensor]:
+    """Data that lack an attribute, and what they become towards it."""
+    known = labels_of(opened, "train")
+    wanted = {name: known[name] for name in wish.attributes or known}
+    codes, _ = _codes(opened)
+    alone = {
+        name: values
+        for name, values in known.items()
+        if name in wanted or wish.controlled
+    }
+    every = directions(codes, alone, controlled=wish.controlled)
+    towards = [
+        d for d in every if d.name.rpartition("=")[0] in wanted or d.name in wanted
+    ]
+    here = labels_of(opened, split, SHOWN)
+    places = [_without(here, each.name) for each in towards]
+    x, c = _with_own_class(opened, opened.split(split).first(SHOWN)[:])
+    given = None if c is None else c[places]
+    figure, means = plots.arithmetic(opened.vae, x[places], towards, c=given, look=look)
+    if wish.controlled and len(alone) > 1:
+        return _titled((figure, means), "others controlled for")
+    return figure, means
+
+
+def _without(labels: Mapping[str, np.ndarray], name: str) -> int:
+    """The first datum without a category; 0 where all have it, or where it is a number."""
+    label, _, category = name.rpartition("=")
+    cells = [str(v) for v in plain(labels[label]).tolist()] if label in labels else []
+    return next(
+        (i for i, cell in enumerate(cells) if cell not in (category, f"{category}.0")),
+        0,
+    )
+
+
 def _denoised(
-    opened: Run, data: Any, count: int, corrupt: Corruption
+    opened: Run, data: Any, count: int, corrupt: Corruption, look: Look
 ) -> tuple[Figure, Tensor]:
     """Data, what the encoder is given in their place, and what is made of that; and how far each lies from the data."""
     some = data.first(SHOWN)[:]
@@ -185,10 +342,13 @@ def _denoised(
     values = torch.stack([x, spoiled, made])[:, places]
     shown = torch.stack([opened.shown(v) for v in values]).nan_to_num()
     title = "data, what is left of them, and the mean of p(x | z) at one draw of q(z | what is left)"
-    return plots.in_rows(shown, title, ["data", "corrupted", "denoised"]), shown
+    labels = ["data", "corrupted", "denoised"]
+    return plots.in_rows(shown, title, labels, look=look), shown
 
 
-def _crossed(opened: FieldRun, some: Any, *, mean: bool) -> tuple[Figure, Tensor]:
+def _crossed(
+    opened: FieldRun, some: Any, *, mean: bool, look: Look
+) -> tuple[Figure, Tensor]:
     """A field made from the others: in each row that of a datum, where it is there, and draws given its others."""
     x, c = fields_of(some[:])
     bridge: Any = opened.whole.bridge
@@ -216,7 +376,7 @@ def _crossed(opened: FieldRun, some: Any, *, mean: bool) -> tuple[Figure, Tensor
     what = "the mean of p(x | z)" if mean else "draws"
     title = f"{name}: the datum's own, and {what} given its {', '.join(others)}"
     labels = [_cells(opened, x[i], others) for i in rows]
-    return plots.in_rows(torch.cat([first, made], 1), title, labels), made
+    return plots.in_rows(torch.cat([first, made], 1), title, labels, look=look), made
 
 
 def _cells(opened: FieldRun, x: Tensor, names: Sequence[str]) -> str:
@@ -249,8 +409,11 @@ def _with_usual_class(
 
 def _titled(drawn: tuple[Figure, Tensor], words: str) -> tuple[Figure, Tensor]:
     """A picture with more words behind its title."""
-    if words:
-        axes = drawn[0].axes[0]
+    figure = drawn[0]
+    if words and figure.get_suptitle():
+        figure.suptitle(f"{figure.get_suptitle()}, {words}", fontsize=10, wrap=True)
+    elif words:
+        axes = figure.axes[0]
         axes.set_title(f"{axes.get_title()}, {words}", fontsize=10, wrap=True)
     return drawn
 
@@ -358,10 +521,10 @@ def draw_table(
     c = drawn_under(opened, count, split, given)
     made = opened.vae.sample(count, c, mean=mean)
     density = "p(x)" if c is None else "p(x|c)"
-    tables = [_stored(opened, made)]
+    tables = [opened.numbers(made)]
     names = ["means of p(x|z)" if mean else f"draws from {density}"]
     try:
-        beside = _stored(opened, _alike(opened, split, given))
+        beside = opened.numbers(_alike(opened, split, given))
     except InputError:  # draws need no data
         beside = np.empty((0, len(columns)))
     if len(beside):
@@ -391,15 +554,10 @@ def _rows_made_again(
     x, c = fields_of(some[:])
     under = c if to is None else to.expand(len(made), -1)
     figure = plots.table_reconstructions(
-        opened.table.columns, _stored(opened, opened.shown(x)), _stored(opened, made)
+        opened.table.columns, opened.numbers(opened.shown(x)), opened.numbers(made)
     )
     frame = opened.frame(made, opened.data.rows[split][places.numpy()])
     return {"reconstructions": figure}, made, _beside_conditions(opened, frame, under)
-
-
-def _stored(opened: Run, x: Tensor) -> np.ndarray:
-    """What a likelihood sees in the units of the table, float64."""
-    return opened.bridge.inverse(x).cpu().double().numpy()
 
 
 def _beside_conditions(
@@ -461,6 +619,7 @@ def _kinds(
     *,
     given: Mapping[str, str | float],
     corrupt: Corruption | None = None,
+    wish: Wish = NO_WISH,
 ) -> list[str]:
     """The kinds of pictures that are drawn: those that are asked for, or all that there can be.
 
@@ -499,7 +658,7 @@ def _kinds(
         kinds.remove(kind)
     kinds = _with_denoising(opened, kinds, corrupt, wanted=bool(wanted))
     model = opened.vae.model
-    for kind in ("interpolation", "traversal"):
+    for kind in ("interpolation", "traversal", "attributes"):
         if kind in kinds and not model.latent_dim:
             if wanted:
                 raise InputError(
@@ -532,6 +691,7 @@ def _kinds(
             return free
         with_given = " with --given" if _needs_conditions(opened) else ""
         raise InputError(f"{error}; --kind prior{with_given} needs no data") from error
+    kinds = _with_attributes(opened, kinds, wish, wanted=bool(wanted))
     if size < 2 and "interpolation" in kinds:
         if wanted:
             raise InputError(
@@ -559,6 +719,32 @@ def _data_are_gone(opened: Run) -> bool:
     return False
 
 
+def _with_attributes(
+    opened: Run, kinds: list[str], wish: Wish, *, wanted: bool
+) -> list[str]:
+    """The kinds, without `attributes` where nothing labels the data."""
+    if "attributes" not in kinds:
+        return kinds
+    try:
+        known = labels_of(opened, "train")
+    except InputError:
+        known = {}
+    for name in wish.attributes:
+        if name not in known:
+            raise InputError(
+                f"--attribute {shown(name)} names no label, condition or column of 2 to {MOST_CATEGORIES} categories: "
+                f"the run has {listed([*known]) if known else 'none'}"
+            )
+    if known:
+        return kinds
+    if wanted:
+        raise InputError(
+            f"attributes are read from labels, conditions or columns of 2 to {MOST_CATEGORIES} categories, and the "
+            "run has none"
+        )
+    return [kind for kind in kinds if kind != "attributes"]
+
+
 def _needs_conditions(opened: Run) -> bool:
     """Whether draws have to be given something; a class is drawn where none is given."""
     return opened.conditions is not None and bool(opened.conditions.required)
@@ -575,23 +761,35 @@ def main(arguments: Sequence[str]) -> None:
     if cells:
         _write_given(opened, cells, given, options)
         return
-    plan = _plan(opened, options, given)
+    wish = Wish(options.way == "dense", (*options.attribute,), options.controlled)
+    plan = _plan(opened, options, given, wish)
     folder = _folder(opened, options)
     require_writable(folder)
     for view, kinds in plan:
-        by_column = drawn_by_column(view.schema, view.spec.shape)
+        look = view.look(options.show_as)
         for kind in kinds:
             # Each is the same whichever others are asked for.
             pyro.set_rng_seed(options.seed)
             with torch.no_grad():
-                if by_column and kind in OF_TABLES:
+                if look.kind == "table" and kind in BY_COLUMN:
                     _write_table(view, folder, kind, options, given)
                 else:
-                    _write_picture(view, folder, kind, options, given)
+                    made = draw(
+                        view,
+                        kind,
+                        count=options.count,
+                        split=options.split,
+                        mean=not options.draws,
+                        given=given,
+                        corrupt=corruption_of(view, options.corrupt),
+                        look=look,
+                        wish=wish,
+                    )
+                    _write_picture(view, folder / view.stem(kind), made, options, given)
 
 
 def _plan(
-    opened: Run, options: Any, given: Mapping[str, str | float]
+    opened: Run, options: Any, given: Mapping[str, str | float], wish: Wish
 ) -> list[tuple[Run, list[str]]]:
     """What is drawn: of the run, or of each of its fields, which kinds."""
     views: list[Run] = [*opened.fields.values()] or [opened]
@@ -599,7 +797,7 @@ def _plan(
     for view in views:
         try:
             corrupt = corruption_of(view, options.corrupt)
-            asked_for: Any = {"given": given, "corrupt": corrupt}
+            asked_for: Any = {"given": given, "corrupt": corrupt, "wish": wish}
             kinds = _kinds(view, options.kind or (), options.split, **asked_for)
         except InputError as error:  # of another field there may be such pictures
             refused.append(error)
@@ -626,35 +824,40 @@ def _say_given(opened: Run, given: Mapping[str, str | float], *, every: bool) ->
 
 def _write_picture(
     opened: Run,
-    folder: Path,
-    kind: str,
+    stem: Path,
+    made: tuple[Figure, Tensor],
     options: Any,
     given: Mapping[str, str | float],
 ) -> None:
     """Write a picture and the values that it shows."""
-    figure, values = draw(
-        opened,
-        kind,
-        count=options.count,
-        split=options.split,
-        mean=not options.draws,
-        given=given,
-        corrupt=corruption_of(opened, options.corrupt),
-    )
+    figure, values = made
     values = opened.bridge.inverse(values)
     with together() as put:
-        stem = folder / opened.stem(kind)
-        put(stem.with_name(f"{stem.name}.png"), figure.savefig)
+        _put_figure(put, stem, figure, opened, options)
         array = partial(np.save, arr=values.cpu().numpy())
         put(stem.with_name(f"{stem.name}.npy"), array)
-        if kind == "prior" and opened.conditions is not None:
+        if stem.name == opened.stem("prior") and opened.conditions is not None:
             import pandas
 
             c = drawn_under(opened, options.count, options.split, given)
             under = pandas.DataFrame({} if c is None else opened.conditions.decoded(c))
             if len(under.columns):
-                put(folder / "prior-given.csv", as_csv(under))
-    print(f"{stem}.png, .npy  {list(values.shape)}")
+                put(stem.with_name("prior-given.csv"), as_csv(under))
+    also = "".join(f", .{name}" for name in _formats(opened, options)[1:])
+    print(f"{stem}.png{also}, .npy  {list(values.shape)}")
+
+
+def _formats(opened: Run, options: Any) -> tuple[str, ...]:
+    """What figures are written as: what is asked for, or what the training was asked for."""
+    return options.figures or formats(opened.config.get("figures", "png"))
+
+
+def _put_figure(
+    put: Put, stem: Path, figure: Figure, opened: Run, options: Any
+) -> None:
+    """Write a figure in each format."""
+    for name in _formats(opened, options):
+        put(stem.with_name(f"{stem.name}.{name}"), partial(save, figure))
 
 
 def _write_table(
@@ -671,7 +874,7 @@ def _write_table(
     values = opened.bridge.inverse(values)
     with together() as put:
         for name, figure in figures.items():
-            put(folder / f"{opened.stem(name)}.png", figure.savefig)
+            _put_figure(put, folder / opened.stem(name), figure, opened, options)
         stem = opened.stem(kind)
         put(folder / f"{stem}.npy", partial(np.save, arr=values.cpu().numpy()))
         label = "row" if kind == "reconstructions" else None
@@ -801,14 +1004,16 @@ def _write_given(
     views: list[Run] = [*opened.fields.values()] or [opened]
     for view in views:
         made = view.shown(drawn.draws)
-        values, stem = _stored(view, made), folder / view.stem("given")
+        values, stem = view.numbers(made), folder / view.stem("given")
         with together() as put:
             put(stem.with_name(f"{stem.name}.npy"), partial(np.save, arr=values))
             if view.table is None:
                 what = "mean of p(x | z)" if mean else "draws"
                 title = f"{what} given {', '.join(cells)}"
-                figure = plots.grid(made, columns=min(10, len(made)), title=title)
-                put(stem.with_name(f"{stem.name}.png"), figure.savefig)
+                columns = min(10, len(made))
+                look = view.look(options.show_as)
+                figure = plots.grid(made, columns=columns, title=title, look=look)
+                _put_figure(put, stem, figure, view, options)
             else:
                 frame = _beside_conditions(view, view.frame(made), under)
                 put(stem.with_name(f"{stem.name}.csv"), as_csv(frame))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pyro_vae.data.files import Request
 from pyro_vae.data.fingerprint import check_same, fingerprint, new_labels
 from pyro_vae.data.inputs import DataWarning, fields_of
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.schema import Schema, stored_columns, table_of
+from pyro_vae.data.schema import Schema, drawn_by_column, stored_columns, table_of
 from pyro_vae.engine.processes import here
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
@@ -35,6 +35,9 @@ from pyro_vae.models.program import formula
 from pyro_vae.models.vae import VAE
 from pyro_vae.runs import located, public_name, read_resolved, require_data
 from pyro_vae.spec import Spec
+
+if TYPE_CHECKING:
+    from pyro_vae.plots.looks import Look
 
 
 def pick_device(name: str) -> torch.device:
@@ -170,6 +173,36 @@ class Run:
     def stem(self, name: str) -> str:
         """What a file about the data is called."""
         return name
+
+    def look(self, show_as: str | None = None) -> "Look":
+        """How all pictures of the run draw its values: what its data are taken for, and their scale.
+
+        Args:
+            show_as: `'image'`, `'series'` or `'table'`; by default what the training was asked for, else by the shape.
+
+        Raises:
+            InputError: where the data cannot be that.
+        """
+        from pyro_vae.plots.looks import LOOKED_AT, kind_of, look_of, scale_of
+
+        likelihood: Any = self.vae.model.likelihood
+        kind = show_as or self.config.get("show_as")
+        if kind is None:
+            by_column = drawn_by_column(self.schema, self.spec.shape)
+            kind = "table" if by_column else kind_of(self.spec.shape)
+        x = None
+        if kind != "image" or scale_of(likelihood) is None:
+            try:
+                some = self.split("train").first(LOOKED_AT)[:]
+                x = self.shown(fields_of(some)[0])
+            except InputError:  # draws need no data
+                x = None
+        columns = None if self.table is None else self.table.columns
+        return look_of(likelihood, x, kind=kind, columns=columns, stored=self.numbers)
+
+    def numbers(self, x: Tensor) -> np.ndarray:
+        """What a likelihood sees in stored units, float64."""
+        return self.bridge.inverse(x).detach().cpu().double().numpy()
 
     @property
     def fields(self) -> "dict[str, FieldRun]":

@@ -35,9 +35,12 @@ KINDS = (  # of pictures
     "cross",
     "layers",
     "denoise",
+    "attributes",
 )
 MEMBERS = "members"  # what --help lists of all axes
 WIDTH = 79  # of the first paragraph of help
+SHOW_AS = ("image", "series", "table")
+FORMATS = ("png", "svg", "pdf")  # of figures; the first is always there
 LONGEST = 600  # characters of a complaint
 WORD = 250  # characters of a word in it, as long as the name of a file can be
 MOST = 10**15  # of anything that an option counts
@@ -293,6 +296,31 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def formats(text: str) -> tuple[str, ...]:
+    """Formats of figures, as in `svg,pdf`; .png, which reports show, is always one of them.
+
+    >>> formats("svg"), formats("png")
+    (('png', 'svg'), ('png',))
+    """
+    asked = [part.strip().lower() for part in text.split(",")]
+    for part in asked:
+        if part not in FORMATS:
+            raise argparse.ArgumentTypeError(
+                f"{shown(part)} is no format of figures; choose from {', '.join(FORMATS)}"
+            )
+    return tuple(name for name in FORMATS if name == FORMATS[0] or name in asked)
+
+
+def add_formats(parser: Any) -> None:
+    """The option of what figures are written as."""
+    parser.add_argument(
+        "--figures",
+        type=formats,
+        metavar="png,svg,pdf",
+        help="formats of the figures, separated by commas; .png is always one (default: what the training was asked for)",
+    )
+
+
 def add_trust(parser: Any) -> None:
     """The option that lets a file of options name code."""
     parser.add_argument(
@@ -461,6 +489,7 @@ def evaluate_parser() -> Parser:
     add("--csv", metavar="FILE", help="also write a table with a line for each datum")
     add("--parquet", metavar="FILE", help="the same as a .parquet file")
     add("--netcdf", metavar="FILE", help="also write an ArviZ InferenceData")
+    add_formats(parser)
     add(
         "--report",
         action="store_true",
@@ -474,7 +503,8 @@ def sample_parser() -> Parser:
     """The options of sampling."""
     parser = run_parser(
         "sample",
-        "Draw prior samples, reconstructions, interpolations, traversals, the 2-d manifold; under conditions too.",
+        "Draw prior samples, reconstructions, interpolations, traversals, attributes, the 2-d manifold; under conditions "
+        "too.",
         examples=(
             "runs/digits-bernoulli",
             "runs/digits-bernoulli --kind prior --count 1000",
@@ -506,6 +536,31 @@ def sample_parser() -> Parser:
         metavar="NAME",
         help="of the kind denoise what data are corrupted by, as in noise(0.3) (default: that of the training)",
     )
+    parser.add_argument(
+        "--way",
+        choices=("line", "dense"),
+        default="line",
+        help="of interpolations: a straight line in z, or by way of where the codes of data are dense (default: line)",
+    )
+    parser.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of the kind attributes which label, condition or column of a table gives directions in z; again for more "
+        "(default: all that have 2 to 40 categories)",
+    )
+    parser.add_argument(
+        "--controlled",
+        action="store_true",
+        help="of the kind attributes: leave to the other attributes what goes along with them, by a linear model",
+    )
+    parser.add_argument(
+        "--show-as",
+        choices=SHOW_AS,
+        help="what pictures take the data for (default: what the training was asked for, else by their shape)",
+    )
+    add_formats(parser)
     parser.add_argument(
         "--draws",
         action="store_true",
@@ -633,11 +688,12 @@ def encode_parser() -> Parser:
         metavar="K",
         help="for q(z|x) without a closed form (default: 200)",
     )
+    add_formats(parser)
     add_quiet(parser)
     return parser
 
 
-FORMATS = ("pt2", "onnx")
+EXPORTED = ("pt2", "onnx")
 PARTS = ("encoder", "decoder")
 
 

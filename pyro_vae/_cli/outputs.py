@@ -1,9 +1,11 @@
 """Files after the numbers: one that cannot be made or written costs no numbers and no other file."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pyro_vae.foundation.errors import InputError, one_line
@@ -12,13 +14,38 @@ from pyro_vae.foundation.files import Write, write_atomically
 Make = Callable[[], Figure]
 
 
-def draw(figures: Mapping[Path, Make]) -> tuple[list[Path], list[str]]:
-    """Make figures one by one and write each to its file.
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "pyro_vae", "pdf.fonttype": 42}
+UNDATED: dict[str, dict[str, None]] = {  # the same figure is the same file on any day
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+
+
+def in_formats(files: Mapping[Path, Make], formats: Sequence[str]) -> dict[Path, Make]:
+    """Figures by their .png files, each made once, by a file for each format."""
+    found: dict[Path, Make] = {}
+    for path, make in files.items():
+        once = cache(make)
+        found |= {path.with_suffix(f".{name}"): once for name in formats}
+    return found
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the file is named for; text stays text, and no date is written."""
+    with rc_context(STYLE):
+        figure.savefig(path, metadata=UNDATED.get(path.suffix))
+
+
+def draw(
+    figures: Mapping[Path, Make], formats: Sequence[str] = ("png",)
+) -> tuple[list[Path], list[str]]:
+    """Make figures one by one and write each to its file, in these formats.
 
     Returns:
         The files that were written, and for each of the others `figures/NAME.png (why)`.
     """
-    files = {path: partial(_save, make) for path, make in figures.items()}
+    every = in_formats(figures, formats)
+    files = {path: partial(_save, make) for path, make in every.items()}
     return put_each(files, lambda path: f"{path.parent.name}/{path.name}")
 
 
@@ -49,4 +76,4 @@ def reason(error: Exception) -> str:
 
 
 def _save(make: Make, path: Path) -> None:
-    make().savefig(path)
+    save(make(), path)

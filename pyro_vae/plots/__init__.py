@@ -3,6 +3,7 @@
 from pyro_vae.plots.classes import confusion, reliability
 from pyro_vae.plots.numbers import (
     aggregated_posterior,
+    bars,
     bound_curve,
     brackets,
     histogram,
@@ -13,9 +14,11 @@ from pyro_vae.plots.numbers import (
     use_of_latents,
 )
 from pyro_vae.plots.pictures import (
+    arithmetic,
     conditions,
     in_rows,
     interpolation,
+    kl_of_latents,
     layers,
     manifold,
     reconstructions,
@@ -23,12 +26,16 @@ from pyro_vae.plots.pictures import (
     traversal,
 )
 from pyro_vae.plots.ranks import simulated_ranks
+from pyro_vae.plots.series import beside, series
 from pyro_vae.plots.tables import table_marginals, table_pairs, table_reconstructions
 from pyro_vae.plots.targets import calibration, predictions
 from pyro_vae.plots.tiles import grid
 
 __all__ = [
     "aggregated_posterior",
+    "arithmetic",
+    "bars",
+    "beside",
     "bound_curve",
     "brackets",
     "calibration",
@@ -38,6 +45,7 @@ __all__ = [
     "histogram",
     "in_rows",
     "interpolation",
+    "kl_of_latents",
     "layers",
     "learning_curves",
     "manifold",
@@ -47,6 +55,7 @@ __all__ = [
     "reliability",
     "scatter",
     "separation",
+    "series",
     "simulated_ranks",
     "table_marginals",
     "table_pairs",

@@ -27,7 +27,7 @@ def confusion(
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     rows, columns = table.shape
     figure, axes = single(2.4 + 0.42 * columns, 1.8 + 0.34 * rows)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(shares, cmap="cividis_r", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(columns), [drawable(name) for name in classes], rotation=45)
     axes.set_yticks(range(rows), [drawable(name) for name in labels])
     for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
@@ -63,16 +63,24 @@ def reliability(bins: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
     handles = []
     for name, (sizes, confidence, accuracy) in bins.items():
         there = sizes > 0
-        (line,) = axes.plot(confidence[there], accuracy[there], linewidth=1)
+        share = accuracy[there].double()
+        around = (share * (1 - share) / sizes[there]).sqrt()
+        (line,) = axes.plot(confidence[there], share, linewidth=1)
+        bar: Any = {"fmt": "none", "ecolor": line.get_color(), "elinewidth": 1}
+        axes.errorbar(confidence[there], share, around, **bar)
         area = 200 * sizes[there] / sizes.sum() + 8
-        axes.scatter(confidence[there], accuracy[there], s=area, linewidths=0)
+        drawn_in = line.get_color()
+        axes.scatter(confidence[there], share, s=area, linewidths=0, color=drawn_in)
         line.set_label(name)
         handles.append(line)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("probability of the most probable class", fontsize=9)
     axes.set_ylabel("how often it is the label", fontsize=9)
-    axes.set_title("reliability, points larger where there are more data", fontsize=10)
+    axes.set_title(
+        "reliability ± one standard error, larger where there are more data",
+        fontsize=10,
+    )
     legend(axes, handles, [*bins], loc="lower right")
     plain(axes)
     return figure

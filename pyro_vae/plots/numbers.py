@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pyro_vae.plots.canvas import (
     cloud,
+    drawable,
+    edges_of,
     legend,
     new_figure,
     panels,
@@ -21,8 +23,8 @@ from pyro_vae.plots.canvas import (
     titled,
     triangle,
 )
+from pyro_vae.plots.colours import DATA, GREY, MODEL, MOST_CLASSES, class_style, colour
 
-BINS = 30
 LEAST_SPAN = 0.1  # nats that the axis of a bound shows at least
 
 
@@ -52,7 +54,7 @@ def learning_curves(
                         epochs,
                         values,
                         style,
-                        color=f"C{i}",
+                        color=colour(i),
                         label=text,
                         marker=marker,
                         alpha=0.6 if prefix else 1,
@@ -78,7 +80,8 @@ def learning_curves(
 
 def bound_curve(curve: Mapping[int, Tensor], better: float | None = None) -> Figure:
     """The mean of the bound `L_k` over the number of particles k, nats per datum; a curve that still rises at the end
-    says that `log p(x)` is higher.
+    says that `log p(x)` is higher. Bars are standard errors of the distance to the last point, over the same data: by
+    how much the curve may rise or fall between the two by chance.
 
     Args:
         curve: the bound of each datum by k.
@@ -86,7 +89,10 @@ def bound_curve(curve: Mapping[int, Tensor], better: float | None = None) -> Fig
     """
     figure, axes = single(5.6, 3.8)
     sizes, means = list(curve), [bound.mean().item() for bound in curve.values()]
-    axes.semilogx(sizes, means, marker="o")
+    last = [*curve.values()][-1]
+    errors = [_standard_error(bound - last) for bound in curve.values()]
+    axes.set_xscale("log")
+    axes.errorbar(sizes, means, errors, marker="o", capsize=3, color=DATA)
     for k, mean in zip(sizes, means, strict=True):
         axes.annotate(
             f"{mean:.2f}",
@@ -99,7 +105,7 @@ def bound_curve(curve: Mapping[int, Tensor], better: float | None = None) -> Fig
     axes.margins(0.12, 0.2)
     title = "importance-weighted bound on log p(x)"
     if better is not None:
-        axes.axhline(better, color="C1", linestyle="--")
+        axes.axhline(better, color=MODEL, linestyle="--")
         axes.annotate(
             f"log p(x) by better draws: {better:.2f}",
             (0.02, better),
@@ -107,7 +113,7 @@ def bound_curve(curve: Mapping[int, Tensor], better: float | None = None) -> Fig
             textcoords="offset points",
             xytext=(0, 4),
             fontsize=8,
-            color="C1",
+            color=MODEL,
         )
         title = "importance-weighted bound of the guide's own draws"
     low, high = axes.get_ylim()
@@ -118,6 +124,12 @@ def bound_curve(curve: Mapping[int, Tensor], better: float | None = None) -> Fig
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     return figure
+
+
+def _standard_error(values: Tensor) -> float:
+    """Of a mean over data; 0 of a single one."""
+    n = len(values)
+    return values.double().std().item() / math.sqrt(n) if n > 1 else 0.0
 
 
 def brackets(bounds: Tensor, limits: Tensor, certain: float) -> Figure:
@@ -136,7 +148,7 @@ def brackets(bounds: Tensor, limits: Tensor, certain: float) -> Figure:
     axes.axhspan(-certain / 2, certain / 2, color="0.9", label=f"within {certain} nats")
     for (low, high), color, width, name in (
         ((limits - middle).numpy().T, "0.6", 1.0, "with their noise"),
-        ((bounds - middle).numpy().T, "C0", 3.0, "between the bounds"),
+        ((bounds - middle).numpy().T, DATA, 3.0, "between the bounds"),
     ):
         axes.vlines(places, low, high, color=color, linewidth=width, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -150,7 +162,7 @@ def brackets(bounds: Tensor, limits: Tensor, certain: float) -> Figure:
 def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figure:
     """How often values occur, `(N,)`, of those that are finite; bars beyond `limit` are red, and none crosses it."""
     finite = values[values.isfinite()].detach().cpu().double().numpy()
-    edges = np.histogram_bin_edges(finite, BINS)
+    edges = edges_of(finite, *(finite.min(), finite.max()) if len(finite) else (0, 1))
     if limit is not None and edges[0] < limit < edges[-1]:
         edges = edges + (limit - edges[edges <= limit][-1])
         edges = np.append(2 * edges[0] - edges[1], edges)
@@ -165,10 +177,10 @@ def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figu
         np.diff(edges),
         align="edge",
         edgecolor="white",
-        color=["C3" if red else "C0" for red in beyond],
+        color=[MODEL if red else DATA for red in beyond],
     )
     if limit is not None:
-        axes.axvline(limit, color="C3", linestyle="--")
+        axes.axvline(limit, color=MODEL, linestyle="--")
     axes.set_xlabel(label)
     axes.set_ylabel("data")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -177,31 +189,30 @@ def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figu
 
 
 def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
-    """Posterior means `(n, 2)` in the plane, coloured by label (at most 20 kinds) where there are labels."""
+    """Posterior means `(n, 2)` in the plane, where there are labels (of at most 64 kinds) by these.
+
+    Each kind has a colour, from the ninth on together with another mark.
+    """
     points = means.detach().cpu().numpy()
     figure, axes = single(6.4, 5.6)
     kinds = [] if labels is None else sorted({k for k in labels.tolist() if k == k})  # noqa: PLR0124  # not nan
-    if labels is None or not 1 < len(kinds) <= 20:
-        axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6)
+    if labels is None or not 1 < len(kinds) <= MOST_CLASSES:
+        axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0)
     else:
         dots = []
         for i, kind in enumerate(kinds):
-            colour = f"C{i}" if len(kinds) <= 10 else _wheel(i, len(kinds))
             x, y = points[labels == kind].T
-            dots.append(axes.scatter(x, y, s=8, alpha=0.7, color=colour, linewidths=0))
-        legend(figure, dots, kinds, markerscale=2, loc="outside right center")
+            style = class_style(i)
+            dots.append(axes.scatter(x, y, s=10, alpha=0.7, linewidths=0, **style))
+        columns = math.ceil(len(kinds) / 24)
+        place: Any = {"markerscale": 2, "loc": "outside right center"}
+        legend(figure, dots, kinds, ncols=columns, **place)
     axes.set_xlabel("z[0]")
     axes.set_ylabel("z[1]")
     axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     axes.set_title("posterior means E[z | x]", fontsize=10)
     return figure
-
-
-def _wheel(i: int, n: int) -> tuple[float, float, float]:
-    from matplotlib.colors import hsv_to_rgb
-
-    return tuple(hsv_to_rgb((i / n, 0.75, 0.85 if i % 2 else 0.6)))
 
 
 def _over(
@@ -213,7 +224,7 @@ def _over(
 ) -> None:
     """Two named samples as histograms of equal area, the second a line over the first."""
     name, values = filled
-    axes.hist(values, edges, density=True, color="C0", alpha=0.6, label=name)
+    axes.hist(values, edges, density=True, color=DATA, alpha=0.6, label=name)
     name, values = outlined
     axes.hist(values, edges, density=True, histtype="step", label=name, **line)
     plain(axes, heights=False)
@@ -246,7 +257,7 @@ def aggregated_posterior(
             [np.quantile(v[:, d], (0.001, 0.999)) for v in (drawn, expected)]
         )
         margin = 0.05 * np.ptp(ends) or 1.0
-        edges = np.linspace(ends.min() - margin, ends.max() + margin, 41)
+        edges = edges_of(drawn[:, d], ends.min() - margin, ends.max() + margin)
         posteriors = "q(z), the data's posteriors", drawn[:, d]
         of_prior = "p(z)", expected[:, d]
         _over(axes, posteriors, of_prior, edges, color="black", linewidth=1.2)
@@ -280,9 +291,9 @@ def separation(
             np.zeros(2)
         ]
         low, high = np.min(ends), np.max(ends)
-        edges = np.linspace(low, high if high > low else low + 1, 51)
-        for v in drawn:
-            axes.hist(v, edges, density=len(v) > 0, alpha=0.6)
+        edges = edges_of(drawn[0], low, high)
+        for v, drawn_in in zip(drawn, (DATA, MODEL), strict=True):
+            axes.hist(v, edges, density=len(v) > 0, alpha=0.6, color=drawn_in)
         axes.set_title(f"{name}, AUROC {areas[name]:.3f}", fontsize=9)
         axes.set_xlabel("nats", fontsize=8)
         plain(axes, heights=False)
@@ -320,8 +331,8 @@ def posterior_pairs(
         alone = every[row, row]
         by_nuts = "p(z | x), by NUTS", true[:, row]
         of_guide = "q(z | x), the guide", guide[:, row]
-        edges = np.linspace(low[row], high[row], 41)
-        _over(alone, by_nuts, of_guide, edges, color="C1")
+        edges = edges_of(true[:, row], low[row], high[row])
+        _over(alone, by_nuts, of_guide, edges, color=MODEL)
         alone.set_xlim(low[row], high[row])
         for column in range(row):
             axes = every[row, column]
@@ -332,7 +343,12 @@ def posterior_pairs(
 
 
 def use_of_latents(
-    used: Tensor, active: Tensor, label: str, names: Sequence[str] | None = None
+    used: Tensor,
+    active: Tensor,
+    label: str,
+    names: Sequence[str] | None = None,
+    *,
+    errors: Tensor | None = None,
 ) -> Figure:
     """How much each latent carries, as bars in order; those that are not `active` are grey.
 
@@ -341,17 +357,58 @@ def use_of_latents(
         active: which latents are active, `(D,)` booleans.
         label: what `used` is.
         names: what the latents are called, where that is not their number.
+        errors: the standard error of each, `(D,)`, drawn as a bar.
     """
     order = used.argsort(descending=True)
     heights, places = used[order].tolist(), list(range(len(used)))
     figure, axes = single(6.4, 3.4)
-    colours = ["C0" if is_active else "0.7" for is_active in active[order].tolist()]
-    axes.bar(places, heights, color=colours)
+    colours = [DATA if is_active else GREY for is_active in active[order].tolist()]
+    around = None if errors is None else errors[order].tolist()
+    axes.bar(places, heights, color=colours, yerr=around, ecolor="black", capsize=2)
     shown = places[:: math.ceil(len(places) / 20)]
     numbers = [int(order[place]) for place in shown]
     called = [names[i] if names else f"{i}" for i in numbers]
     axes.set_xticks(shown, called, fontsize=8, rotation=90 if names else 0)
     axes.set_xlabel("latent (from 0); grey: not active")
     axes.set_ylabel(label)
+    plain(axes)
+    return figure
+
+
+def bars(
+    groups: Mapping[str, Mapping[str, tuple[float, float]]],
+    label: str,
+    *,
+    title: str = "",
+) -> Figure:
+    """Numbers with their standard errors as bars, such as the terms of an ELBO of two runs, or of each class.
+
+    Args:
+        groups: by what the legend says, by what stands below a bar, a number and its standard error.
+        label: what the numbers are.
+        title: above the figure.
+
+    >>> figure = bars({"test": {"ELBO": (-94.1, 0.6), "KL": (25.0, 0.2)}}, "nats per datum")
+    >>> [float(bar.get_height()) for bar in figure.axes[0].patches]
+    [-94.1, 25.0]
+    """
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    figure, axes = single(max(4.2, 1.2 + 0.45 * len(names) * len(groups)), 3.6)
+    width, handles = 0.8 / max(len(groups), 1), []
+    for i, group in enumerate(groups.values()):
+        there = [j for j, name in enumerate(names) if name in group]
+        places = [j + (i - (len(groups) - 1) / 2) * width for j in there]
+        means, errors = zip(*(group[names[j]] for j in there), strict=True)
+        how: Any = {"color": colour(i), "ecolor": "black", "capsize": 3}
+        handles.append(axes.bar(places, means, width, yerr=errors, **how))
+    axes.set_xticks(range(len(names)), [drawable(name) for name in names], fontsize=8)
+    for text in axes.get_xticklabels():
+        text.set_parse_math(False)
+        text.set_rotation(45 if len(names) > 6 else 0)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylabel(label)
+    axes.set_title(title or "bars: ± one standard error", fontsize=10)
+    if len(groups) > 1:
+        legend(axes, handles, [*groups])
     plain(axes)
     return figure

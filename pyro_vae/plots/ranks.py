@@ -11,6 +11,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from pyro_vae.plots.canvas import legend, panels, plain
+from pyro_vae.plots.colours import colour
 
 LEVEL = 0.95  # of a band, for all curves of its panel together
 POINTS = 100  # of a curve, at most
@@ -109,7 +110,7 @@ def _differences(
         reach = max(reach, np.abs(curve).max())
         style: dict[str, Any] = {"color": "black", "alpha": 0.35, "linewidth": THIN}
         if name in named:
-            style = {"color": f"C{list(named).index(name)}", "linewidth": 1.3}
+            style = {"color": colour(list(named).index(name)), "linewidth": 1.3}
         (line,) = axes.plot(
             np.concatenate([ends, uniform, ends + 1]),
             np.concatenate([ends, curve, ends]),

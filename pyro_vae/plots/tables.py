@@ -5,27 +5,38 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from pyro_vae.plots.canvas import (
     cloud,
     drawable,
+    edges_of,
+    new_figure,
     panels,
     plain,
     thinned,
     titled,
     triangle,
 )
+from pyro_vae.plots.colours import SPREAD, colour
+from pyro_vae.plots.looks import Look, moments
 
 MOST = 24  # columns that have a panel
 PAIRED = 5  # columns whose pairs are shown
 POINTS = 600  # of each kind in a panel
-BINS = 30
+BINS = 30  # of a logarithmic axis, or whole numbers in one bin each at most
 LABELS = 8  # categories that are named on an axis
 DECADES = 30.0  # times the least positive value from where an axis is logarithmic
 SCALE = 20  # numbers of an ordered scale that are drawn as categories
+HEATED = 20  # columns of a heat map
+REACH = 2.0  # standard deviations at the ends of its colours
+PALE = 0.35  # opacity of the colours of categories
 WIDTH = 0.3  # of the band in which points of one category lie
 
 
@@ -123,7 +134,93 @@ def table_reconstructions(
     return figure
 
 
+def heat_maps(
+    values: Tensor,
+    title: str,
+    labels: Sequence[str],
+    *,
+    ticks: Sequence[str],
+    look: Look,
+) -> Figure:
+    """What changes step by step, a panel for each way: a row for each column of the table, its values in its own unit.
+
+    Colours are standard deviations from the mean of the data, from -2 to 2; of columns of categories, whose cells name
+    these, those of the categories. Of many columns those are shown that change most.
+
+    Args:
+        values: `(ways, steps, D)`.
+        title: above the figure.
+        labels: of the ways.
+        ticks: of the steps.
+        look: the columns and their units.
+    """
+    count, steps = values.shape[:2]
+    numbers = look.numbers(values.flatten(0, 1)).reshape(count, steps, -1)
+    seen = look.seen if look.seen is not None else numbers.reshape(count * steps, -1)
+    mean, spread = moments(seen)
+    standard = (numbers - mean) / spread
+    change = np.ptp(np.nan_to_num(standard), axis=1).max(0)
+    order = np.sort(np.argsort(-change, kind="stable")[:HEATED])
+    if len(order) < numbers.shape[-1]:
+        title += f" (the {len(order)} of {numbers.shape[-1]} columns that change most)"
+    across = 2 if count > 1 and steps <= 9 else 1
+    size = 0.62 * steps + 1.5, 0.26 * len(order) + 0.7
+    rows = math.ceil(count / across)
+    figure = new_figure(across * size[0] + 0.7, max(rows * size[1] + 0.6, 2.4))
+    every = figure.subplots(rows, across, squeeze=False).ravel()
+    for axes in every[count:]:
+        axes.set_visible(False)
+    for way, (axes, label) in enumerate(zip(every, labels, strict=False)):
+        columns = [look.columns[j] for j in order]
+        _heat(axes, columns, numbers[way][:, order], standard[way][:, order])
+        axes.set_xticks(range(steps), ticks, fontsize=7)
+        axes.set_title(drawable(label), fontsize=9, parse_math=False)
+    drawn = ScalarMappable(Normalize(-REACH, REACH), SPREAD)
+    bar = figure.colorbar(drawn, ax=list(every[:count]), shrink=0.6, aspect=30)
+    bar.set_label("standard deviations from the mean of the data", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 # --------------------------------------------------------------------------------------------------------------------
+
+
+def _heat(
+    axes: Axes, columns: Sequence[Column], numbers: np.ndarray, standard: np.ndarray
+) -> None:
+    """One panel: columns downwards, steps to the right, `numbers` and `standard` `(steps, columns)`."""
+    steps = len(numbers)
+    shades = colormaps[SPREAD](Normalize(-REACH, REACH, clip=True)(standard))
+    for j, column in enumerate(columns):
+        if column.categories:
+            codes = np.nan_to_num(numbers[:, j]).astype(int)
+            shades[:, j] = [to_rgba(colour(code), PALE) for code in codes]
+    axes.imshow(shades.swapaxes(0, 1), aspect="auto")
+    axes.set_yticks(range(len(columns)), [drawable(c.name)[:18] for c in columns])
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)
+        text.set_fontsize(8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for step in range(steps):
+        for j, column in enumerate(columns):
+            pale = bool(column.categories)
+            light = pale or np.nan_to_num(standard[step, j]) > 0
+            how: Any = {"ha": "center", "va": "center", "fontsize": 6.5}
+            how["color"] = "black" if light else "white"
+            cell = _cell(column, numbers[step, j])
+            axes.text(step, j, cell, parse_math=False, **how)
+
+
+def _cell(column: Column, value: float) -> str:
+    """A value in its own unit, in few signs."""
+    if not np.isfinite(value):
+        return ""
+    if column.categories:
+        place = min(max(round(value), 0), len(column.categories) - 1)
+        return drawable(str(column.categories[place])[:8])
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _by_column(
@@ -174,7 +271,7 @@ def _marginal(
         for i, (v, name) in enumerate(zip(values, names, strict=True)):
             shares = np.bincount(v.astype(int), minlength=count) / max(len(v), 1)
             places = np.arange(count) + (i - (len(values) - 1) / 2) * width
-            axes.bar(places, shares, width, color=f"C{i}", alpha=0.8, label=name)
+            axes.bar(places, shares, width, color=colour(i), alpha=0.8, label=name)
         _label(axes, column, "x")
         return
     edges: Any = _edges(column, values)
@@ -184,7 +281,7 @@ def _marginal(
         shape: Any = (
             {"alpha": 0.6} if i == 0 else {"histtype": "step", "linewidth": 1.3}
         )
-        axes.hist(inside, edges, weights=weights, color=f"C{i}", label=name, **shape)
+        axes.hist(inside, edges, weights=weights, color=colour(i), label=name, **shape)
     if _is_log(column, values):
         axes.set_xscale("log")
     else:
@@ -200,7 +297,7 @@ def _edges(column: Column, values: Sequence[np.ndarray]) -> np.ndarray:
     if column.kind in ("count", "levels"):
         step = max(1, math.ceil((high - low + 1) / BINS))
         return np.arange(math.floor(low), high + step + 1, step) - 0.5
-    return np.linspace(low, high if high > low else low + 1, BINS + 1)
+    return edges_of(values[0], low, high if high > low else low + 1)
 
 
 def _is_log(column: Column, values: Sequence[np.ndarray]) -> bool:
@@ -266,7 +363,9 @@ def _confusion(axes: Axes, column: Column, data: np.ndarray, made: np.ndarray) -
     shares = np.zeros((count, count))
     np.add.at(shares, (made[there].astype(int), data[there].astype(int)), 1)
     shares /= np.maximum(shares.sum(0), 1)
-    axes.imshow(shares, origin="lower", cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(
+        shares, origin="lower", cmap=f"{SPREAD}_r", vmin=0, vmax=1, aspect="auto"
+    )
     _label(axes, column, "x")
     _label(axes, column, "y")
 

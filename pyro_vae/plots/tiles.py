@@ -1,7 +1,8 @@
-"""Data side by side, as pictures or as lines."""
+"""Data side by side, as pictures or as lines, on one scale."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.plots.canvas import single
+from pyro_vae.plots.colours import COLOURS
+from pyro_vae.plots.looks import Look, as_series, ends_of, kind_of
 
 ROWS = 60  # of pictures in a figure
 SIDE = 180  # pixels of a picture that are drawn; larger ones are averaged
@@ -20,38 +23,49 @@ POINTS = 500  # places along a line; where there are more elements, their range 
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Whether data of this shape can be shown as pictures: `(H, W)`, `(1, H, W)` or `(3, H, W)`."""
-    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+    """Whether data of this shape are shown as one picture each: of `(H, W)`, `(1, H, W)` or `(3, H, W)`."""
+    return kind_of(shape) == "image" and (len(shape) == 2 or shape[0] in (1, 3))
 
 
 def grid(
-    x: Tensor, *, columns: int, title: str = "", row_labels: Sequence[str] = ()
+    x: Tensor,
+    *,
+    columns: int,
+    title: str = "",
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    look: Look | None = None,
 ) -> Figure:
-    """Data side by side, row by row: pictures, or for any other shape each datum as a line over its elements.
+    """Data side by side, row by row: pictures, or for any other shape each datum as a line for each of its channels.
 
     Args:
-        x: `(n, *shape)`; pictures are shown from 0 (black) to 1 (white), or over their own range if they exceed it;
-            those with 2 or 4 to 16 planes plane by plane. Of many data the first are shown.
+        x: `(n, *shape)`; those with 2 or 4 to 16 planes plane by plane. Of many data the first are shown.
         columns: pictures in a row.
         title: above the figure.
         row_labels: at the left of each row.
+        column_labels: below each column.
+        look: what the data are taken for, and the values that are black and white, in all planes the same; by default
+            by their shape, and from 0 to 1, or their own range if they exceed it.
     """
     if len(x) > ROWS * columns:
         title += f" (the first {ROWS * columns:,} of {len(x):,})"
         x = x[: ROWS * columns]
     x = x.detach().cpu().float()
     shape = x.shape[1:]
-    if len(shape) == 3 and not is_image(shape) and shape[0] <= PLANES:
+    look = look or Look(kind_of(shape))
+    as_image = look.kind == "image" and (len(shape) == 2 or shape[0] <= PLANES)
+    rows = math.ceil(len(x) / columns)
+    if not as_image:
+        labels = row_labels, column_labels
+        return _lines(as_series(x, 1).numpy(), columns, title, labels, look.channels)
+    if len(shape) == 3 and shape[0] not in (1, 3):
         title += f" ({shape[0]} planes side by side)"
         x = x.movedim(1, 2).flatten(2)  # (n, h, planes * w)
-    rows = math.ceil(len(x) / columns)
-    if not is_image(x.shape[1:]):
-        return _lines(x.flatten(1).numpy(), rows, columns, title, row_labels)
 
     # Pictures of a size and form that can be drawn, from 0 to 1.
     x = x.reshape(len(x), -1, *x.shape[-2:])  # (n, 1 or 3, h, w)
-    x = _drawable(x.nan_to_num(posinf=0, neginf=0))
-    low, high = min(0.0, x.min().item()), max(1.0, x.max().item())
+    low, high = look.scale or _own_scale(x)
+    x = _drawable(x.nan_to_num(nan=low, posinf=low, neginf=low).clamp(low, high))
     c, h, w = x.shape[1:]
     gap = max(1, round(0.06 * min(h, w)))
     canvas = np.ones(
@@ -71,7 +85,8 @@ def grid(
         vmax=1,
         interpolation="nearest",
     )
-    axes.set_xticks([])
+    across = [i * (w + gap) + (w - 1) / 2 for i in range(len(column_labels))]
+    axes.set_xticks(across, column_labels, fontsize=8)
     axes.set_yticks(
         [i * (h + gap) + (h - 1) / 2 for i in range(len(row_labels))], row_labels
     )
@@ -79,6 +94,12 @@ def grid(
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=10, wrap=True)
     return figure
+
+
+def _own_scale(x: Tensor) -> tuple[float, float]:
+    """From 0 to 1, or as far as values go beyond."""
+    low, high = ends_of(x) or (0.0, 1.0)
+    return min(0.0, low), max(1.0, high)
 
 
 def _drawable(x: Tensor) -> Tensor:
@@ -100,32 +121,53 @@ def _drawable(x: Tensor) -> Tensor:
 
 
 def _lines(
-    x: np.ndarray, rows: int, columns: int, title: str, row_labels: Sequence[str]
+    x: np.ndarray,
+    columns: int,
+    title: str,
+    labels: tuple[Sequence[str], Sequence[str]],
+    channels: np.ndarray | None,
 ) -> Figure:
-    """Each datum as a line in a cell of its own, on one scale; columns of very different ranges each on its own.
+    """Each datum `(channels, times)` in a cell of its own, a line for each channel, from its least to its largest.
 
+    Without those of `channels`, `(channels, 2)`, they are those of the values; elements of one channel that reach very
+    differently then have each their own scale.
     Where a value is missing or infinite a line has a gap.
     """
     there = np.isfinite(x)
     x = np.where(there, x, np.nan)
-    low = np.min(x, 0, where=there, initial=np.inf)
-    high = np.max(x, 0, where=there, initial=-np.inf)
-    low, high = (np.where(there.any(0), ends, 0.0) for ends in (low, high))
-    if high.max() - low.min() > 20 * np.median(high - low):
-        title += " (each element on a scale of its own)"
+    own = channels is None and x.shape[1] == 1
+    if channels is not None:
+        low, high = channels.T[:, None, :, None]
     else:
+        over: Any = 0 if own else (0, 2)
+        low = np.min(x, over, where=there, initial=np.inf, keepdims=True)
+        high = np.max(x, over, where=there, initial=-np.inf, keepdims=True)
+        known = there.any(over, keepdims=True)
+        low, high = (np.where(known, ends, 0.0) for ends in (low, high))
+    if own and high.max() - low.min() > 20 * np.median(high - low):
+        title += " (each element on a scale of its own)"
+    elif own:
         low, high = low.min(), high.max()
-    height = (x - low) / np.where(high > low, high - low, 1.0)
-    across = np.linspace(0.05, 0.95, x.shape[1]) if x.shape[1] > 1 else np.array([0.5])
-    across, height = _thinned(across, height)
+    elif x.shape[1] > 1:
+        title += " (each channel on a scale of its own)"
+    height = ((x - low) / np.where(high > low, high - low, 1.0)).clip(-0.1, 1.1)
+
+    # The lines of all cells, channel by channel.
+    rows = math.ceil(len(x) / columns)
+    times = x.shape[2]
+    across = np.linspace(0.05, 0.95, times) if times > 1 else np.array([0.5])
     cells = np.arange(len(x))
-    points = np.empty((*height.shape, 2))
-    points[..., 0] = across + (cells % columns)[:, None]
-    points[..., 1] = 0.1 + 0.8 * height + (rows - 1 - cells // columns)[:, None]
+    left, below = cells % columns, rows - 1 - cells // columns
     figure, axes = single(min(1.1 * columns, 12) + 0.6, min(0.8 * rows, 14) + 0.6)
-    axes.add_collection(LineCollection(list(points), colors="C0", linewidths=1))
-    if x.shape[1] == 1:
-        axes.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color="C0")
+    for channel in range(x.shape[1]):
+        along, up = _thinned(across, height[:, channel])
+        points = np.empty((*up.shape, 2))
+        points[..., 0] = along + left[:, None]
+        points[..., 1] = 0.1 + 0.8 * up + below[:, None]
+        drawn = COLOURS[channel % len(COLOURS)]
+        axes.add_collection(LineCollection(list(points), colors=drawn, linewidths=1))
+        if times == 1:
+            axes.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color=drawn)
     axes.set_xlim(0, columns)
     axes.set_ylim(0, rows)
     axes.set_xticks(range(columns + 1), [])
@@ -133,8 +175,10 @@ def _lines(
     axes.grid(color="0.85")
     axes.tick_params(length=0)
     axes.spines[:].set_color("0.85")
-    for row, label in enumerate(row_labels):
+    for row, label in enumerate(labels[0]):
         axes.text(-0.05, rows - 0.5 - row, label, ha="right", va="center", fontsize=8)
+    for column, label in enumerate(labels[1]):
+        axes.text(column + 0.5, -0.05, label, ha="center", va="top", fontsize=8)
     axes.set_title(title, fontsize=10, wrap=True)
     return figure
 

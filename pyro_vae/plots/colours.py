@@ -1,0 +1,38 @@
+"""Colours that people with any kind of colour vision tell apart, and marks for more classes than there are colours.
+
+Source: Okabe & Ito 2008, Color Universal Design; Nuñez, Anderton & Renslow 2018, Optimizing colormaps with
+consideration for color vision deficiency (cividis).
+"""
+
+from typing import Any
+
+COLOURS = (  # of Okabe and Ito, the yellow, which is faint on white, last
+    "#0072B2",  # blue
+    "#D55E00",  # vermilion
+    "#009E73",  # bluish green
+    "#CC79A7",  # reddish purple
+    "#E69F00",  # orange
+    "#56B4E9",  # sky blue
+    "#000000",  # black
+    "#F0E442",  # yellow
+)
+DATA, MODEL = COLOURS[:2]
+GREY = "0.6"
+VALUES = "viridis"  # of numbers along a way
+SPREAD = "cividis"  # of numbers around a middle
+MARKS = ("o", "^", "s", "D", "v", "P", "X", "*")
+MOST_CLASSES = len(COLOURS) * len(MARKS)
+
+
+def colour(i: int) -> str:
+    """The colour of the i-th of some things, from 0; after the last they begin again."""
+    return COLOURS[i % len(COLOURS)]
+
+
+def class_style(i: int) -> dict[str, Any]:
+    """Colour and mark of the i-th class: no two of the first 64 have the same.
+
+    >>> class_style(0)["color"] == class_style(8)["color"], class_style(0)["marker"], class_style(8)["marker"]
+    (True, 'o', '^')
+    """
+    return {"color": colour(i), "marker": MARKS[i // len(COLOURS) % len(MARKS)]}
