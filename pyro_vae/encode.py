@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae import plots
 from pyro_vae._cli.asked import asked
-from pyro_vae._cli.options import DRAWS, run
+from pyro_vae._cli.options import DRAWS, formats, run
 from pyro_vae._cli.outputs import Make, draw, put_each, reason
 from pyro_vae._cli.scores import (
     GIVEN,
@@ -235,7 +235,7 @@ def picture(
     *,
     fit: np.ndarray | None = None,
 ) -> Figure:
-    """Posterior means in the plane, coloured by label (at most 20 kinds); of more than 5000 an even choice.
+    """Posterior means in the plane, coloured by label (at most 64 kinds); of more than 5000 an even choice.
 
     Two latents are shown as they are; more by the two directions in which the means vary most (PCA); one with the
     standard deviation of `q(z|x)` upwards.
@@ -426,7 +426,9 @@ def main(arguments: Sequence[str]) -> None:
     not_drawn: list[str] = []
     if len(mean) > 1 and mean.shape[1]:  # one point is no picture
         make = partial(picture, mean, std, labels, fit=arrays.get("train_mean"))
-        drawn, not_drawn = _draw(opened.folder, f"{_stem(fresh)}.png", make)
+        written_as = options.figures or formats(opened.config.get("figures", "png"))
+        name = f"{_stem(fresh)}.png"
+        drawn, not_drawn = _draw(opened.folder, name, make, written_as)
     tell("")
     print(f"written: {', '.join(map(str, (output, *written, *drawn)))}")
     lost = [f"not written: {', '.join(failed)}"] if failed else []
@@ -435,10 +437,12 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"the latents are written to {output}, but {'; '.join(lost)}")
 
 
-def _draw(folder: Path, name: str, make: Make) -> tuple[list[Path], list[str]]:
+def _draw(
+    folder: Path, name: str, make: Make, written_as: Sequence[str]
+) -> tuple[list[Path], list[str]]:
     """Draw a figure into a run: its file, or why there is none."""
     try:
-        return draw({subfolder(folder, "figures") / name: make})
+        return draw({subfolder(folder, "figures") / name: make}, written_as)
     except (InputError, OSError) as error:
         return [], [f"figures ({reason(error)})"]
 

@@ -26,7 +26,7 @@ import torch
 
 from pyro_vae import __version__
 from pyro_vae._cli.asked import asked
-from pyro_vae._cli.options import run
+from pyro_vae._cli.options import formats, run
 from pyro_vae._cli.outputs import Make, draw, put_each, reason
 from pyro_vae._cli.questions import questions
 from pyro_vae._cli.scores import (
@@ -406,7 +406,8 @@ def _evaluate(
         opened.folder, stem, s, files.columns, each if rows.split == NEW else None
     )
     told, failed = put_each({**table_files(each, options), **_netcdf(result, options)})
-    drawn, not_drawn = _draw(opened.folder, stem, s, files.figures)
+    written_as = options.figures or formats(opened.config.get("figures", "png"))
+    drawn, not_drawn = _draw(opened.folder, stem, s, files.figures, written_as)
     page, no_page = _report(opened.folder, stem, rows) if options.report else ([], [])
     noted, no_card = _card(opened)
     written += [*told, *drawn, *page]
@@ -513,16 +514,21 @@ def _write(
 
 
 def _draw(
-    folder: Path, stem: str, s: dict[str, Any], figures: dict[str, Make]
+    folder: Path,
+    stem: str,
+    s: dict[str, Any],
+    figures: dict[str, Make],
+    written_as: Sequence[str],
 ) -> tuple[list[Path], list[str]]:
     """Draw the figures of an evaluation and name them in its file; which were drawn, and why others were not."""
     drawn: list[Path] = []
     try:
         place = subfolder(subfolder(folder, "figures"), stem)
         drawn, failed = draw(
-            {place / f"{name}.png": make for name, make in figures.items()}
+            {place / f"{name}.png": make for name, make in figures.items()}, written_as
         )
-        s["figures"] = [path.relative_to(folder).as_posix() for path in drawn]
+        shown = [path for path in drawn if path.suffix == ".png"]
+        s["figures"] = [path.relative_to(folder).as_posix() for path in shown]
         write_atomically(folder / f"{stem}.json", partial(_save_json, s=s))
     except (InputError, OSError) as error:  # then its file names none of them
         return drawn, [f"figures ({reason(error)})"]

@@ -28,9 +28,10 @@ EVALUATION = r"evaluation(-(train|validation|test|new)[\w.+-]*)?"
 OF_AN_EVALUATION = re.compile(  # in `figures/` itself, where earlier versions put them
     r"(bound_curve|aggregated_posterior|posterior|ood-.+)\.png"
 )
+FORMAT = "(png|svg|pdf)"
 FIGURES = (
     r"((learning_curves|(reconstructions|prior_samples|prior_pairs|manifold|second_prior)(-\w+)?|posterior_means|latents)"
-    rf"\.png"
+    rf"\.{FORMAT}"
     rf"|{OF_AN_EVALUATION.pattern})"
 )
 OWNED = re.compile(
@@ -46,13 +47,14 @@ OWNED = re.compile(
             rf"{EVALUATION.replace('evaluation', 'report')}\.html",
             r"explorer\.html",
             rf"figures/{FIGURES}",
-            rf"figures/{EVALUATION}/[^/]+\.png",
-            r"figures/latents-new[\w.+-]*\.png",
-            r"samples/(prior|reconstructions|interpolation|traversal|manifold|layers)(-\w+)?\.(png|npy|csv)",
-            r"samples/(conditions|transfer|cross)(-\w+)?\.(png|npy)",
-            r"samples/prior_pairs(-\w+)?\.png",
+            rf"figures/{EVALUATION}/[^/]+\.{FORMAT}",
+            rf"figures/latents-new[\w.+-]*\.{FORMAT}",
+            r"samples/(prior|reconstructions|interpolation|traversal|manifold|layers|attributes|denoise)(-\w+)?\."
+            r"(png|svg|pdf|npy|csv)",
+            r"samples/(conditions|transfer|cross)(-\w+)?\.(png|svg|pdf|npy)",
+            rf"samples/prior_pairs(-\w+)?\.{FORMAT}",
             r"samples/prior-given\.csv",
-            r"samples/given(-\w+)?\.(png|npy|csv)",
+            r"samples/given(-\w+)?\.(png|svg|pdf|npy|csv)",
             r"thresholds\.json",
             r"logs\.json",
             r"export/(encoder|decoder)\.(pt2|onnx)",

@@ -31,6 +31,7 @@ from pyro_vae.data import evenly
 from pyro_vae.data.conditions import SHOWN as SHOWN_CATEGORIES
 from pyro_vae.data.conditions import assigned, listed, spelled
 from pyro_vae.data.inputs import fields_of
+from pyro_vae.data.schema import Held
 from pyro_vae.data.streams import batches
 from pyro_vae.evaluation.imputation import draws_given
 from pyro_vae.evaluation.question import PerDatum
@@ -42,7 +43,7 @@ from pyro_vae.foundation.files import Write, require_writable, subfolder, togeth
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.trust import by_the_command_line
 from pyro_vae.inference.corrupting import check_shown, corrupted_data
-from pyro_vae.inference.ways import directions
+from pyro_vae.inference.ways import Direction, directions
 from pyro_vae.networks import Corruption
 from pyro_vae.plots.looks import Look
 from pyro_vae.plots.pictures import has_manifold
@@ -66,6 +67,7 @@ OF_TABLES = (*BY_COLUMN, "interpolation", "traversal", "attributes")
 CODED = 2000  # data whose codes tell where a way is dense and what an attribute changes
 FOR_KL = 500  # data that tell what a latent carries
 BANDS = 200  # draws for the band of a series
+HEATED = 4  # interpolations of a table
 SERIES = 5  # series side by side
 MOST_CATEGORIES = 40  # of a label that gives directions
 SHOWN = 2000  # rows of data beside draws
@@ -129,23 +131,12 @@ def draw(
     vae, to = opened.vae, _condition(opened, given)
     look = look or opened.look()
     if kind == "prior":
-        c = drawn_under(opened, count, split, given)
-        x = vae.sample(count, c, mean=mean)
-        title = "mean of p(x | z), z from the prior" if mean else "draws from p(x)"
-        if c is not None:
-            under = f"c of {split} data" if to is None else _words(opened, given)
-            title = (
-                f"{title.replace('z)', 'z, c)').replace('p(x)', 'p(x | c)')}, {under}"
-            )
-        beside = None if given or look.kind != "series" else _data_of(opened, split)
-        if beside is not None:
-            return _series_beside(opened, split, beside, look), x
-        return plots.grid(x, columns=min(10, count), title=title, look=look), x
+        return _draws(opened, count, split, mean=mean, given=given, look=look)
     if kind == "conditions":
         assert opened.conditions is not None
-        c, names = opened.conditions.examples(given or {})
+        each, names = opened.conditions.examples(given or {})
         return _titled(
-            plots.conditions(vae, _seen(opened, c), names, mean=mean, look=look),
+            plots.conditions(vae, _seen(opened, each), names, mean=mean, look=look),
             _shown(opened, given),
         )
     if kind == "manifold" and opened.conditions is not None:
@@ -171,7 +162,9 @@ def draw(
         figure = plots.reconstructions(seen, made, conditional=conditional, look=look)
         return _titled((figure, made), "" if to is None else _words(opened, given))
     if kind == "interpolation":
-        pairs, c = _with_own_class(opened, data.first(2 * max(count // 10, 1))[:])
+        rows = max(count // 10, 1)
+        rows = min(rows, HEATED) if look.kind == "table" else rows
+        pairs, c = _with_own_class(opened, data.first(2 * rows)[:])
         both = 2 * (len(pairs) // 2)
         pairs = pairs[:both].unflatten(0, (2, -1)).transpose(0, 1)
         c = None if c is None else c[:both].unflatten(0, (2, -1)).transpose(0, 1)
@@ -206,6 +199,29 @@ def draw(
     kl = plots.kl_of_latents(vae, known, c=of_known)
     drawn = plots.traversal(vae, x, c=c, to=to, kl=kl, look=look)
     return _titled(drawn, under if to is None else _words(opened, given))
+
+
+def _draws(
+    opened: Run,
+    count: int,
+    split: str,
+    *,
+    mean: bool,
+    given: Mapping[str, str | float] | None,
+    look: Look,
+) -> tuple[Figure, Tensor]:
+    """Draws from the prior, series beside those of the data."""
+    vae, to = opened.vae, _condition(opened, given)
+    c = drawn_under(opened, count, split, given)
+    x = vae.sample(count, c, mean=mean)
+    title = "mean of p(x | z), z from the prior" if mean else "draws from p(x)"
+    if c is not None:
+        under = f"c of {split} data" if to is None else _words(opened, given)
+        title = f"{title.replace('z)', 'z, c)').replace('p(x)', 'p(x | c)')}, {under}"
+    beside = None if given or look.kind != "series" else _data_of(opened, split)
+    if beside is not None:
+        return _series_beside(opened, split, beside, look), x
+    return plots.grid(x, columns=min(10, count), title=title, look=look), x
 
 
 def _data_of(opened: Run, split: str) -> Tensor | None:
@@ -269,12 +285,21 @@ def labels_of(opened: Run, split: str, most: int = CODED) -> dict[str, np.ndarra
         }
     columns = () if opened.table is None else opened.table.columns
     stored = opened.numbers(opened.shown(x)) if columns else np.empty((0, 0))
-    for j, column in enumerate(columns):
+    for column, values in zip(columns, stored.T, strict=False):
         if column.categories:
-            cells = [None if v != v else v for v in stored[:, j].tolist()]  # noqa: PLR0124  # nan
-            named = [column.categories[int(v)] if v is not None else "" for v in cells]
-            found[column.name] = np.array([str(cell) for cell in named])
+            found[column.name] = _categories(column, values)
     return {name: values for name, values in found.items() if _gives_directions(values)}
+
+
+def _categories(column: Held, codes: np.ndarray) -> np.ndarray:
+    """The cells of a column of categories as texts; a scale of numbers as these in standard deviations."""
+    cells = [column.categories[int(code)] if code == code else None for code in codes]  # noqa: PLR0124  # nan
+    numeric = all(isinstance(c, (int, float)) for c in column.categories)
+    if numeric and len(column.categories) > 2:
+        values = np.array([np.nan if c is None else float(c) for c in cells])
+        spread = np.nanstd(values)
+        return (values - np.nanmean(values)) / (spread or 1.0)
+    return np.array(["" if c is None else str(c) for c in cells])
 
 
 def _gives_directions(values: np.ndarray) -> bool:
@@ -297,9 +322,7 @@ def _attributes(
         if name in wanted or wish.controlled
     }
     every = directions(codes, alone, controlled=wish.controlled)
-    towards = [
-        d for d in every if d.name.rpartition("=")[0] in wanted or d.name in wanted
-    ]
+    towards = _worth_drawing([each for each in every if _label_of(each) in wanted])
     here = labels_of(opened, split, SHOWN)
     places = [_without(here, each.name) for each in towards]
     x, c = _with_own_class(opened, opened.split(split).first(SHOWN)[:])
@@ -308,6 +331,22 @@ def _attributes(
     if wish.controlled and len(alone) > 1:
         return _titled((figure, means), "others controlled for")
     return figure, means
+
+
+def _label_of(direction: Direction) -> str:
+    """The name of the label that a direction is of."""
+    return direction.name.rpartition("=")[0] or direction.name
+
+
+def _worth_drawing(every: Sequence[Direction]) -> list[Direction]:
+    """All directions, but of two categories the second alone: the first is its opposite."""
+    labels = [_label_of(each) for each in every]
+    twice = {label for label in labels if labels.count(label) == 2}
+    shown = [i for i, label in enumerate(labels) if label not in twice]
+    shown += [
+        i for i, label in enumerate(labels) if label in twice and label in labels[:i]
+    ]
+    return [every[i] for i in sorted(shown)]
 
 
 def _without(labels: Mapping[str, np.ndarray], name: str) -> int:

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import itertools
 import math
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -33,7 +34,7 @@ from pyro_vae._cli.display import Display
 from pyro_vae._cli.keep import Keeper
 from pyro_vae._cli.logs import Logs, log_names
 from pyro_vae._cli.naming import run_name
-from pyro_vae._cli.options import run
+from pyro_vae._cli.options import formats, run
 from pyro_vae._cli.outputs import draw, reason
 from pyro_vae._cli.seeds import Seeds, read_seeds, train_all
 from pyro_vae._cli.telling import teller
@@ -170,6 +171,14 @@ class Job:
     shown: Callable[[torch.Tensor], torch.Tensor] = _unchanged
 
 
+def _check_figures(config: Config) -> None:
+    """Raise `InputError` for formats of figures that there are not."""
+    try:
+        formats(config.figures)
+    except ArgumentTypeError as error:
+        raise InputError(f"--figures {error}") from error
+
+
 def _check_numbers(config: Config) -> None:
     """Raise `InputError` for a number that is out of range."""
     for name, low in (
@@ -207,6 +216,7 @@ def _check_numbers(config: Config) -> None:
         raise InputError(
             "--condition-encoder is for a pair with a condition: add --condition"
         )
+    _check_figures(config)
 
 
 def prepare(config: Config, resumed: Path | None = None) -> Job:
@@ -1205,7 +1215,8 @@ def draw_figures(job: Job, folder: Path) -> list[str]:
         {
             place / f"{name}.png": partial(_figure, name, job, vae, folder)
             for name in names
-        }
+        },
+        formats(job.config.figures),
     )
     if failed:
         raise InputError(
@@ -1237,30 +1248,56 @@ def _figure(name: str, job: Job, vae: VAE, folder: Path) -> Figure:
         return plots.learning_curves(history, bound=_bound(vae))
     if name == "second_prior":
         return _before_and_after(job, vae, folder, of_field)
-    if _by_column(job) and name not in ("posterior_means", "manifold"):
+    look = _look(job, vae)
+    if look.kind == "table" and name not in ("posterior_means", "manifold"):
         return _table_figure(name, job, vae)
     if name == "reconstructions":
         held_out = job.validation if job.validation is not None else job.train.fixed()
         x = held_out.first(20)[:]
         seen, c = fields_of(x)
         made = vae.reconstruct(x)
-        return plots.reconstructions(job.shown(seen), made, conditional=c is not None)
+        known = job.shown(seen)
+        if look.kind == "series":
+            title = "data, and the mean of p(x | z) at one draw of q(z | x)"
+            return plots.series(known[:5], made[:5], title=title, look=look)
+        return plots.reconstructions(known, made, conditional=c is not None, look=look)
     if job.conditions is not None and name in ("prior_samples", "manifold"):
         c, names = job.conditions.examples({})
         c = c.to(next(vae.parameters()))
         if name == "manifold":
-            return plots.manifold(vae, c=c[:1])[0]
-        return plots.conditions(vae, c, names)[0]
+            return plots.manifold(vae, c=c[:1], look=look)[0]
+        return plots.conditions(vae, c, names, look=look)[0]
     if name == "prior_samples":
         title = "mean of p(x | z), z from the prior"
-        return plots.grid(vae.sample(100, mean=True), columns=10, title=title)
+        if look.kind == "series":
+            data = job.shown(fields_of(job.train.first(DRAWN)[:])[0])
+            groups = {"data": data, "draws from the model": vae.sample(DRAWN)}
+            return plots.beside(groups, title="data and draws", look=look)
+        drawn = vae.sample(100, mean=True)
+        return plots.grid(drawn, columns=10, title=title, look=look)
     if name == "manifold":
-        return plots.manifold(vae)[0]
+        return plots.manifold(vae, look=look)[0]
     index = evenly(2000, len(job.train))
     labels = (
         None if job.data.labels is None else job.data.labels["train"][index.numpy()]
     )
     return plots.scatter(vae.posterior_mean(job.train[index]), labels)
+
+
+def _look(job: Job, vae: VAE) -> Any:
+    """What pictures take the data for, and their scale."""
+    from pyro_vae.plots.looks import LOOKED_AT, kind_of, look_of
+
+    data = job.data
+    table = table_of(data.schema, data.columns, data.shape, data.representation)
+    usual = "table" if _by_column(job) else kind_of(data.shape)
+    return look_of(
+        vae.model.likelihood,
+        job.shown(fields_of(job.train.first(LOOKED_AT)[:])[0]),
+        kind=job.config.show_as or usual,
+        columns=None if table is None else table.columns,
+        stored=lambda x: job.bridge.inverse(x).detach().cpu().double().numpy(),
+    )
 
 
 def _before_and_after(job: Job, vae: VAE, folder: Path, field: str) -> Figure:
@@ -1289,7 +1326,9 @@ def _before_and_after(job: Job, vae: VAE, folder: Path, field: str) -> Figure:
         halves.append(pair.sample(PICTURES, c, mean=True).unflatten(0, (-1, COLUMN)))
     both = torch.cat([halves[0], torch.ones_like(halves[0][:, :1]), halves[1]], 1)
     title = "mean of p(x | z), z from the prior: before (left) and after (right)"
-    return plots.grid(both.flatten(0, 1), columns=2 * COLUMN + 1, title=title)
+    look = _look(job, vae)
+    columns = 2 * COLUMN + 1
+    return plots.grid(both.flatten(0, 1), columns=columns, title=title, look=look)
 
 
 def _as_table(job: Job) -> tuple[Any, Callable[[torch.Tensor], np.ndarray]]:

@@ -317,7 +317,7 @@ def add_formats(parser: Any) -> None:
         "--figures",
         type=formats,
         metavar="png,svg,pdf",
-        help="formats of the figures, separated by commas; .png is always one (default: what the training was asked for)",
+        help="formats of figures, separated by commas; .png is always one (default: as training was asked)",
     )
 
 

@@ -23,7 +23,7 @@ ENCODED = 500  # data at a time
 MANY = 2**24  # numbers that a decoder gives at a time
 LARGEST = 2**30  # bytes of the pictures that one figure shows
 MOST_LEVELS = 40  # values of a variable that are shown
-MOST_WAYS = 12  # rows of lines or of heat maps in a figure
+MOST_WAYS = {"series": 8, "table": 8}  # that are drawn beside each other
 DEAD = 0.01  # nats of KL below which a latent tells nothing
 KL_DRAWS = 20  # of each posterior, for the KL of its latents
 
@@ -163,9 +163,10 @@ def ways(
     look = look or Look(kind_of(values.shape[2:]))
     if look.kind == "image" or not labels:
         return in_rows(values, title, labels, ticks=ticks, look=look)
-    if len(values) > MOST_WAYS:
-        title += f" (the first {MOST_WAYS} of {len(values)})"
-        values, labels = values[:MOST_WAYS], labels[:MOST_WAYS]
+    most = MOST_WAYS[look.kind]
+    if len(values) > most:
+        title += f" (the first {most} of {len(values)})"
+        values, labels = values[:most], labels[:most]
     if look.kind == "series":
         return along_ways(values, title, labels, ticks=ticks, look=look)
     return heat_maps(values, title, labels, ticks=ticks, look=look)
@@ -402,7 +403,9 @@ def traversal(
     pictures = torch.cat([means(part) for part in shown.split(some)])
     names = _names_of_latents(vae)
     labels = [_with_kl(names[i], kl, i) for i in shown.tolist()]
-    ticks = [f"{end:.2g}" for end in ends.tolist()] if listed is None else []
+    ticks = (
+        [f"{round(end, 3) + 0:g}" for end in ends.tolist()] if listed is None else []
+    )
     ticks = ticks or [str(i) for i in range(steps)]
     return ways(pictures, title, labels, ticks=ticks, look=look), pictures
 

@@ -155,8 +155,10 @@ def heat_maps(
         look: the columns and their units.
     """
     count, steps = values.shape[:2]
-    numbers = look.numbers(values.flatten(0, 1)).reshape(count, steps, -1)
-    seen = look.seen if look.seen is not None else numbers.reshape(count * steps, -1)
+    made = look.numbers(values.flatten(0, 1))
+    known = made if look.seen is None else look.seen
+    called, (numbers, seen) = _ready(look.columns, (made, known), scale=2)
+    numbers = numbers.reshape(count, steps, -1)
     mean, spread = moments(seen)
     standard = (numbers - mean) / spread
     change = np.ptp(np.nan_to_num(standard), axis=1).max(0)
@@ -171,7 +173,7 @@ def heat_maps(
     for axes in every[count:]:
         axes.set_visible(False)
     for way, (axes, label) in enumerate(zip(every, labels, strict=False)):
-        columns = [look.columns[j] for j in order]
+        columns = [called[j] for j in order]
         _heat(axes, columns, numbers[way][:, order], standard[way][:, order])
         axes.set_xticks(range(steps), ticks, fontsize=7)
         axes.set_title(drawable(label), fontsize=9, parse_math=False)
@@ -243,14 +245,14 @@ class _Numbers(NamedTuple):
 
 
 def _ready(
-    columns: Sequence[Column], tables: Sequence[np.ndarray]
+    columns: Sequence[Column], tables: Sequence[np.ndarray], *, scale: int = SCALE
 ) -> tuple[list[Column], list[np.ndarray]]:
-    """The same with a scale of many numbers as numbers, whose places then count."""
+    """The same with a scale of more numbers than that as numbers, whose places then count."""
     drawn: list[Column] = list(columns)
     copies = [np.array(table, float) for table in tables]
     for j, column in enumerate(columns):
         numbers = [c for c in column.categories if isinstance(c, (int, float))]
-        if len(numbers) <= SCALE or len(numbers) < len(column.categories):
+        if len(numbers) <= scale or len(numbers) < len(column.categories):
             continue
         drawn[j] = _Numbers(column.name)
         for table in copies:
