@@ -235,7 +235,7 @@ def picture(
     *,
     fit: np.ndarray | None = None,
 ) -> Figure:
-    """Posterior means in the plane, coloured by label (at most 64 kinds); of more than 5000 an even choice.
+    """Posterior means in the plane, coloured by label (at most 56 kinds); of more than 5000 an even choice.
 
     Two latents are shown as they are; more by the two directions in which the means vary most (PCA); one with the
     standard deviation of `q(z|x)` upwards.

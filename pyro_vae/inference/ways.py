@@ -5,6 +5,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
@@ -74,10 +75,13 @@ def _shortest(codes: Tensor, ends: Tensor, steps: int, power: float) -> Tensor:
     nodes = torch.cat([ends[:1], codes, ends[1:]])
     far = torch.cdist(nodes, nodes)
     far = far / far.max().clamp_min(torch.finfo(far.dtype).tiny)
-    # Codes at the same place are a step apart that costs next to nothing; 0 would say that there is no step.
-    costs = far.pow(power).clamp_min(1e-300).numpy()
-    _, before = dijkstra(costs, indices=0, return_predecessors=True)
-    chain = [len(nodes) - 1]
+    # All steps are listed, for in a dense matrix the shortest would count as none.
+    n = len(nodes)
+    costs = far.pow(power).clamp_min(1e-300).numpy().ravel()
+    columns, starts = np.tile(np.arange(n), n), np.arange(0, n * n + 1, n)
+    graph = csr_matrix((costs, columns, starts), shape=(n, n))
+    _, before = dijkstra(graph, indices=0, return_predecessors=True)
+    chain = [n - 1]
     while chain[-1] != 0:
         chain.append(int(before[chain[-1]]))
     return _evenly_along(nodes[chain[::-1]], steps)

@@ -1,6 +1,20 @@
-"""Figures: each function returns a matplotlib `Figure` and touches neither a screen nor a file."""
+"""Figures: each function returns a matplotlib `Figure` and touches neither a screen nor a file.
+
+Those that begin with `draw_` take a trained run, or a `VAE` with data; the others take arrays.
+"""
 
 from pyro_vae.plots.classes import confusion, reliability
+from pyro_vae.plots.drawn import (
+    draw_attributes,
+    draw_codes,
+    draw_interpolation,
+    draw_reconstructions,
+    draw_result,
+    draw_samples,
+    draw_training,
+    draw_traversal,
+)
+from pyro_vae.plots.looks import Look, kind_of, look_of
 from pyro_vae.plots.numbers import (
     aggregated_posterior,
     bars,
@@ -32,6 +46,7 @@ from pyro_vae.plots.targets import calibration, predictions
 from pyro_vae.plots.tiles import grid
 
 __all__ = [
+    "Look",
     "aggregated_posterior",
     "arithmetic",
     "bars",
@@ -41,13 +56,23 @@ __all__ = [
     "calibration",
     "conditions",
     "confusion",
+    "draw_attributes",
+    "draw_codes",
+    "draw_interpolation",
+    "draw_reconstructions",
+    "draw_result",
+    "draw_samples",
+    "draw_training",
+    "draw_traversal",
     "grid",
     "histogram",
     "in_rows",
     "interpolation",
+    "kind_of",
     "kl_of_latents",
     "layers",
     "learning_curves",
+    "look_of",
     "manifold",
     "posterior_pairs",
     "predictions",

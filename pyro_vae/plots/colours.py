@@ -6,7 +6,7 @@ consideration for color vision deficiency (cividis).
 
 from typing import Any
 
-COLOURS = (  # of Okabe and Ito, the yellow, which is faint on white, last
+COLOURS = (  # of Okabe and Ito without the yellow, which is faint on white
     "#0072B2",  # blue
     "#D55E00",  # vermilion
     "#009E73",  # bluish green
@@ -14,7 +14,6 @@ COLOURS = (  # of Okabe and Ito, the yellow, which is faint on white, last
     "#E69F00",  # orange
     "#56B4E9",  # sky blue
     "#000000",  # black
-    "#F0E442",  # yellow
 )
 DATA, MODEL = COLOURS[:2]
 GREY = "0.6"
@@ -30,9 +29,9 @@ def colour(i: int) -> str:
 
 
 def class_style(i: int) -> dict[str, Any]:
-    """Colour and mark of the i-th class: no two of the first 64 have the same.
+    """Colour and mark of the i-th class: no two of the first 56 have the same.
 
-    >>> class_style(0)["color"] == class_style(8)["color"], class_style(0)["marker"], class_style(8)["marker"]
+    >>> class_style(0)["color"] == class_style(7)["color"], class_style(0)["marker"], class_style(7)["marker"]
     (True, 'o', '^')
     """
     return {"color": colour(i), "marker": MARKS[i // len(COLOURS) % len(MARKS)]}

@@ -189,9 +189,9 @@ def histogram(values: Tensor, label: str, *, limit: float | None = None) -> Figu
 
 
 def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
-    """Posterior means `(n, 2)` in the plane, where there are labels (of at most 64 kinds) by these.
+    """Posterior means `(n, 2)` in the plane, where there are labels (of at most 56 kinds) by these.
 
-    Each kind has a colour, from the ninth on together with another mark.
+    Each kind has a colour, from the eighth on together with another mark.
     """
     points = means.detach().cpu().numpy()
     figure, axes = single(6.4, 5.6)

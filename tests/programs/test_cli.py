@@ -112,7 +112,7 @@ def test_from_training_to_samples(start, tmp_path):
     np.testing.assert_array_equal(data.sample_stats["ess"].to_numpy(), columns["ess"])
 
     go(*following(out))
-    kinds = {"prior", "reconstructions", "interpolation", "traversal"}
+    kinds = {"prior", "reconstructions", "interpolation", "traversal", "attributes"}
     assert {p.stem for p in (run / "samples").iterdir()} == kinds
     for kind in kinds:
         assert_picture(run / "samples" / f"{kind}.png")
