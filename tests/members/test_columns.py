@@ -572,7 +572,7 @@ def test_samples_of_a_table_are_a_table(on_people, call, tmp_path):
 
 
 def test_a_table_has_no_pictures_of_images(on_people, call):
-    said = call("sample", on_people[0], "--kind", "traversal")
+    said = call("sample", on_people[0], "--kind", "manifold")
     assert said.code == 2
     assert "columns of mixed kinds: choose prior or reconstructions" in said.err
     figures = {path.name for path in (on_people[0] / "figures").iterdir()}
