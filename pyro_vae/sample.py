@@ -81,7 +81,6 @@ COPIES = {
 CROSSED = 9  # draws in a row
 FIFTH = 5  # of --count are the data that are read
 
-
 Put = Callable[[Path, Write], None]
 
 
@@ -169,7 +168,7 @@ def draw(
         pairs = pairs[:both].unflatten(0, (2, -1)).transpose(0, 1)
         c = None if c is None else c[:both].unflatten(0, (2, -1)).transpose(0, 1)
         under = "each row under the c of its first datum" if c is not None else ""
-        through = _codes(opened)[0] if wish.dense else None
+        through = _codes(opened) if wish.dense else None
         drawn = plots.interpolation(vae, pairs, c=c, to=to, through=through, look=look)
         return _titled(drawn, under if to is None else _words(opened, given))
     if kind == "cross":
@@ -243,29 +242,26 @@ def _series_beside(opened: Run, split: str, data: Tensor, look: Look) -> Figure:
 def _series_made_again(opened: Run, some: Any, to: Tensor | None, look: Look) -> Figure:
     """Series, their reconstructions, and where the likelihood has a spread the band of draws of x given x."""
     vae = opened.vae
-    x, c = fields_of(some)
+    x, c = _with_own_class(opened, some)
     draws = [vae.reconstruct(some, to=to) for _ in range(BANDS)]
     band, title = None, "data, and the mean of p(x | z) over draws of q(z | x)"
-    if not vae.model.likelihood.coded and _spreads(opened):
-        z = vae.encode(*_with_own_class(opened, some)).sample((BANDS,))
+    likelihood: Any = vae.model.likelihood
+    if not likelihood.coded and not likelihood.sized:  # draws need z and c alone
+        z = vae.encode(x, c).sample((BANDS,))
         band = vae.decode(z, c if to is None else to).sample()
         title += "; band: draws of p(x | z)"
     made = torch.stack(draws).mean(0)
     return plots.series(opened.shown(x), made, band, title=title, look=look)
 
 
-def _spreads(opened: Run) -> bool:
-    """Whether draws of x need nothing but z and c."""
-    return not opened.vae.model.likelihood.sized
-
-
-def _codes(opened: Run) -> tuple[Tensor, Any]:
-    """The posterior means of some training data, `(n, D)`, and the data."""
+def _codes(opened: Run) -> Tensor:
+    """The posterior means of some training data, `(n, D)`."""
     some = opened.split("train").first(CODED)
-    means = []
-    for few in batches(some, AT_A_TIME):
-        means.append(opened.vae.posterior_mean(*_with_own_class(opened, few)))
-    return torch.cat(means), some
+    means = [
+        opened.vae.posterior_mean(*_with_own_class(opened, few))
+        for few in batches(some, AT_A_TIME)
+    ]
+    return torch.cat(means)
 
 
 def labels_of(opened: Run, split: str, most: int = CODED) -> dict[str, np.ndarray]:
@@ -314,21 +310,20 @@ def _attributes(
 ) -> tuple[Figure, Tensor]:
     """Data that lack an attribute, and what they become towards it."""
     known = labels_of(opened, "train")
-    wanted = {name: known[name] for name in wish.attributes or known}
-    codes, _ = _codes(opened)
-    alone = {
+    wanted = set(wish.attributes or known)
+    beside = {
         name: values
         for name, values in known.items()
         if name in wanted or wish.controlled
     }
-    every = directions(codes, alone, controlled=wish.controlled)
+    every = directions(_codes(opened), beside, controlled=wish.controlled)
     towards = _worth_drawing([each for each in every if _label_of(each) in wanted])
     here = labels_of(opened, split, SHOWN)
     places = [_without(here, each.name) for each in towards]
     x, c = _with_own_class(opened, opened.split(split).first(SHOWN)[:])
     given = None if c is None else c[places]
     figure, means = plots.arithmetic(opened.vae, x[places], towards, c=given, look=look)
-    if wish.controlled and len(alone) > 1:
+    if wish.controlled and len(beside) > 1:
         return _titled((figure, means), "others controlled for")
     return figure, means
 
@@ -764,6 +759,8 @@ def _with_attributes(
     """The kinds, without `attributes` where nothing labels the data."""
     if "attributes" not in kinds:
         return kinds
+    if not wanted and opened.data.streamed:  # all training data would be read
+        return [kind for kind in kinds if kind != "attributes"]
     try:
         known = labels_of(opened, "train")
     except InputError:

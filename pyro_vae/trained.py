@@ -177,6 +177,8 @@ class Run:
     def look(self, show_as: str | None = None) -> "Look":
         """How all pictures of the run draw its values: what its data are taken for, and their scale.
 
+        Where the likelihood accepts all numbers the scale is that of training data, of those left on disk of test data.
+
         Args:
             show_as: `'image'`, `'series'` or `'table'`; by default what the training was asked for, else by the shape.
 
@@ -193,7 +195,8 @@ class Run:
         x = None
         if kind != "image" or scale_of(likelihood) is None:
             try:
-                some = self.split("train").first(LOOKED_AT)[:]
+                split = "test" if self.data.streamed else "train"
+                some = self.split(split).first(LOOKED_AT)[:]
                 x = self.shown(fields_of(some)[0])
             except InputError:  # draws need no data
                 x = None
