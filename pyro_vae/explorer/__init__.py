@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_vae.explorer.contents import Encoded, contents
 from pyro_vae.foundation.errors import InputError
-from pyro_vae.report.page import Html, tag
+from pyro_vae.foundation.html import Html, tag
 from pyro_vae.trained import Run
 
 __all__ = ["LARGEST", "Encoded", "contents", "explorer"]
