@@ -406,8 +406,7 @@ def _evaluate(
         opened.folder, stem, s, files.columns, each if rows.split == NEW else None
     )
     told, failed = put_each({**table_files(each, options), **_netcdf(result, options)})
-    written_as = options.figures or formats(opened.config.get("figures", "png"))
-    drawn, not_drawn = _draw(opened.folder, stem, s, files.figures, written_as)
+    drawn, not_drawn = _draw(opened, stem, s, files.figures, options.figures)
     page, no_page = _report(opened.folder, stem, rows) if options.report else ([], [])
     noted, no_card = _card(opened)
     written += [*told, *drawn, *page]
@@ -514,14 +513,16 @@ def _write(
 
 
 def _draw(
-    folder: Path,
+    opened: Run,
     stem: str,
     s: dict[str, Any],
     figures: dict[str, Make],
-    written_as: Sequence[str],
+    written_as: Sequence[str] | None,
 ) -> tuple[list[Path], list[str]]:
     """Draw the figures of an evaluation and name them in its file; which were drawn, and why others were not."""
     drawn: list[Path] = []
+    folder = opened.folder
+    written_as = written_as or formats(opened.config.get("figures", "png"))
     try:
         place = subfolder(subfolder(folder, "figures"), stem)
         drawn, failed = draw(

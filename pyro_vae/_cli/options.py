@@ -503,8 +503,8 @@ def sample_parser() -> Parser:
     """The options of sampling."""
     parser = run_parser(
         "sample",
-        "Draw prior samples, reconstructions, interpolations, traversals, attributes, the 2-d manifold; under conditions "
-        "too.",
+        "Draw prior samples, reconstructions, interpolations, traversals, attributes, the 2-d manifold; under "
+        "conditions too.",
         examples=(
             "runs/digits-bernoulli",
             "runs/digits-bernoulli --kind prior --count 1000",
