@@ -570,3 +570,15 @@ def _spelled(units: Units | None, values: Any) -> bool:
         bool((~((units.inverse(units(v)) - v).abs() > NEAR * max(units.unit))).all())
         for v in chunks(values)
     )
+
+
+def plain(values: np.ndarray) -> np.ndarray:
+    """An array without Python objects, which .npz files hold only pickled: as text, a missing one empty."""
+    if values.dtype != object:
+        return values
+    import pandas
+
+    return np.array(
+        ["" if pandas.isna(value) else str(value) for value in values.tolist()],
+        dtype=str,
+    )

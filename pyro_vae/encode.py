@@ -32,12 +32,11 @@ from pyro_vae._cli.scores import (
     GIVEN,
     check_tables,
     identity,
-    plain,
     require_pyarrow,
     table_files,
 )
 from pyro_vae._cli.telling import teller
-from pyro_vae._rows import NEW, Rows, new_rows, own_rows
+from pyro_vae._rows import NEW, Rows, new_rows, own_rows, plain
 from pyro_vae.data import SPLITS, evenly
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches

@@ -33,13 +33,12 @@ from pyro_vae._cli.scores import (
     as_csv,
     check_tables,
     identity,
-    plain,
     scores,
     table_files,
 )
 from pyro_vae._cli.telling import teller
 from pyro_vae._evaluations import digest, plan_of, stem_of
-from pyro_vae._rows import NEW, Rows, new_rows, own_rows
+from pyro_vae._rows import NEW, Rows, new_rows, own_rows, plain
 from pyro_vae.checkpoint import checkpoint_path, load_weights
 from pyro_vae.data.holes import share_missing
 from pyro_vae.data.inputs import fields_of
@@ -407,7 +406,7 @@ def _evaluate(
     )
     told, failed = put_each({**table_files(each, options), **_netcdf(result, options)})
     drawn, not_drawn = _draw(opened, stem, s, files.figures, options.figures)
-    page, no_page = _report(opened.folder, stem, rows) if options.report else ([], [])
+    page, no_page = _report(opened, stem, rows, options) if options.report else ([], [])
     noted, no_card = _card(opened)
     written += [*told, *drawn, *page]
     failed += [*no_page, *no_card]
@@ -459,16 +458,46 @@ def _netcdf(result: LogMarginal | None, options: Any) -> dict[Path, Write]:
     return {} if result is None or options.netcdf is None else {options.netcdf: write}
 
 
-def _report(folder: Path, stem: str, rows: Rows) -> tuple[list[Path], list[str]]:
-    """Write the page of an evaluation: its file, or why there is none."""
+IN_A_REPORT = ("interpolation", "traversal")  # which it draws where they are not there
+ROWS_OF_A_REPORT = 100  # as `sample` counts them
+
+
+def _report(
+    opened: Run, stem: str, rows: Rows, options: Any
+) -> tuple[list[Path], list[str]]:
+    """Write the page of an evaluation, with pictures of sampling that it lacks: the files, or why there are none."""
     from pyro_vae.report import report
+
+    folder = opened.folder
+    drawn = [] if opened.several else _samples(opened, options)
 
     def write(path: Path) -> None:
         path.write_text(
             report(folder, evaluation=stem, data=fields_of(rows.x)[0]), encoding="utf-8"
         )
 
-    return put_each({folder / f"{stem.replace('evaluation', 'report', 1)}.html": write})
+    page = folder / f"{stem.replace('evaluation', 'report', 1)}.html"
+    written, failed = put_each({page: write})
+    return [*drawn, *written], failed
+
+
+def _samples(opened: Run, options: Any) -> list[Path]:
+    """The pictures of sampling that a report shows and that the run does not have, drawn; those that can be."""
+    from pyro_vae._drawing import draw as draw_sample
+
+    def make(kind: str) -> Any:
+        pyro.set_rng_seed(options.seed)
+        with torch.no_grad():
+            return draw_sample(opened, kind, count=ROWS_OF_A_REPORT)[0]
+
+    place = opened.folder / "samples"
+    files = {place / f"{kind}.png": partial(make, kind) for kind in IN_A_REPORT}
+    lacking = {path: each for path, each in files.items() if not path.is_file()}
+    try:
+        subfolder(opened.folder, "samples")
+    except (InputError, OSError):
+        return []
+    return draw(lacking)[0]
 
 
 def _card(opened: Run) -> tuple[list[str], list[str]]:

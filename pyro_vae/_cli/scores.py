@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_vae._rows import plain
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import Write
 from pyro_vae.runs import check_output
@@ -42,18 +43,6 @@ def identity(rows: Any) -> dict[str, np.ndarray]:
     columns = {"row": rows.rows, "name": rows.names, "label": rows.labels}
     columns |= {f"{GIVEN}{name}": values for name, values in rows.given.items()}
     return {key: plain(values) for key, values in columns.items() if values is not None}
-
-
-def plain(values: np.ndarray) -> np.ndarray:
-    """An array without Python objects, which .npz files hold only pickled: as text, a missing one empty."""
-    if values.dtype != object:
-        return values
-    import pandas
-
-    return np.array(
-        ["" if pandas.isna(value) else str(value) for value in values.tolist()],
-        dtype=str,
-    )
 
 
 def scores(columns: Mapping[str, np.ndarray], split: str) -> "pandas.DataFrame":

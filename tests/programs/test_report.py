@@ -308,6 +308,22 @@ def test_missing_parts_name_the_command(run):
     assert "not computed" not in page.texts["samples"]
 
 
+def test_a_report_draws_what_it_shows_and_leaves_what_is_there(call, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    (folder / "samples").mkdir()
+    there = folder / "samples" / "traversal.png"
+    shutil.copy(folder / "figures" / "prior_samples.png", there)
+    before = there.read_bytes()
+    said = call("evaluate", folder, "--limit", 5, "--num-particles", 9, "--report")
+    assert said.code == 0
+    assert str(folder / "samples" / "interpolation.png") in said.out
+    assert there.read_bytes() == before
+    (page,) = folder.glob("report*.html")
+    assert "Interpolation and traversal" not in page.read_text()
+
+
 def test_samples_of_their_own_program_come_before_those_of_training(
     run, trained, call, tmp_path
 ):
