@@ -1,21 +1,69 @@
 """What the documentation build does beside MkDocs: it checks quoted code, and writes lists and tables from the code.
 
+It also writes `docs.txt`, all pages in one file of plain text.
+
 What it finds wrong it logs as errors: `--quiet` hides warnings from `--strict` too.
 """
 
 import inspect
 import logging
+import pydoc
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File
+
 ROOT = Path(__file__).resolve().parent.parent
 QUOTE = re.compile(r'```python title="(pyro_vae/[^"]+)"\n(.*?)```', re.DOTALL)
 MEMBERS = re.compile(r"<!-- members: (\w+) -->")
 COMPATIBILITY = "<!-- compatibility -->"
+COMMENT = re.compile(r"<!--.*?-->\n*", re.DOTALL)
+DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+PLAIN = "docs.txt"
 
 log = logging.getLogger("mkdocs.plugins.pyro_vae")
+texts: dict[
+    str, str
+] = {}  # of each page, by its file, as Markdown with all lists filled in
+
+
+def on_files(files: Any, *, config: Any) -> Any:
+    """Announce `docs.txt`, so that pages can link to it; its text is there once all pages are."""
+    files.append(File.generated(config, PLAIN, content=""))
+    return files
+
+
+def on_post_build(*, config: Any) -> None:
+    """Write `docs.txt`: the pages in the order of the navigation, each under a line with its name."""
+    pages = [
+        f"{'=' * 100}\n{name}\n{'=' * 100}\n\n{texts[name]}"
+        for name in _named(config.nav)
+    ]
+    (Path(config.site_dir) / PLAIN).write_text("\n\n".join(pages) + "\n")
+
+
+def _named(nav: Any) -> list[str]:
+    """The files of a navigation, groups flattened."""
+    if isinstance(nav, str):
+        return [nav]
+    parts = nav.values() if isinstance(nav, dict) else nav
+    return [name for part in parts for name in _named(part)]
+
+
+def _plain(markdown: str) -> str:
+    """A page without what only the site understands: the docstring stands where the site is told to show it."""
+
+    def documented(match: re.Match[str]) -> str:
+        found = pydoc.locate(match[1])
+        try:
+            signature = str(inspect.signature(found))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            signature = ""
+        return f"### {match[1]}\n\n{match[1].rpartition('.')[2]}{signature}\n\n{inspect.getdoc(found) or ''}"
+
+    return DIRECTIVE.sub(documented, COMMENT.sub("", markdown)).strip()
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
@@ -45,11 +93,10 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             if axis not in ("ask", "corrupt") and f"## {name}\n" not in markdown:
                 log.error("%s has no section on %s", page.file.src_uri, name)
     markdown = MEMBERS.sub(lambda match: _members(match[1]), markdown)
-    return (
-        markdown.replace(COMPATIBILITY, _compatibility())
-        if COMPATIBILITY in markdown
-        else markdown
-    )
+    if COMPATIBILITY in markdown:
+        markdown = markdown.replace(COMPATIBILITY, _compatibility())
+    texts[page.file.src_uri] = _plain(markdown)
+    return markdown
 
 
 def _public() -> list[str]:
