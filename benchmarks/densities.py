@@ -8,12 +8,14 @@ prior, trained with a VAE on the digits with two latents, over the aggregated po
 import argparse
 import math
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -104,8 +106,7 @@ def shade(axes: Axes, places: Tensor, density: Tensor) -> None:
 def square(axes: Axes, low: float, high: float) -> None:
     """Equal axes with few ticks."""
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set_xticks([-2, 0, 2])
-    axes.set_yticks([-2, 0, 2])
+    axes.locator_params(nbins=5, integer=True)
     axes.tick_params(labelsize=8)
 
 
@@ -230,6 +231,13 @@ def words(axes: Axes, vae: Any, x: Tensor) -> tuple[float, float]:
     return -reach, reach
 
 
+def save(figure: Figure, path: Path) -> None:
+    """A small file, by its 256 most frequent colours."""
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=110)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the pictures are written")
@@ -238,11 +246,10 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     bent = picture_of_guides(Bent(), 0.0, options.steps)
-    bent.savefig(options.folder / "guides-bent.png", dpi=110)
+    save(bent, options.folder / "guides-bent.png")
     modes = picture_of_guides(Product(), 1.0, options.steps)
-    modes.savefig(options.folder / "guides-modes.png", dpi=110)
-    priors = picture_of_priors(options.epochs)
-    priors.savefig(options.folder / "priors.png", dpi=110)
+    save(modes, options.folder / "guides-modes.png")
+    save(picture_of_priors(options.epochs), options.folder / "priors.png")
 
 
 if __name__ == "__main__":
