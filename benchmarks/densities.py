@@ -24,8 +24,8 @@ from pyro_vae.plots.canvas import panels
 
 # Colours of Okabe and Ito.
 SKY, BLUE, VERMILLION, GREY = "#56B4E9", "#0072B2", "#D55E00", "0.55"
-OF_CLASSES = [*("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2"), VERMILLION]
-OF_CLASSES += ["#CC79A7", "#000000", "0.5", "#8C564B"]
+OF_CLASSES = ["#E69F00", SKY, "#009E73", "#F0E442", BLUE, VERMILLION, "#CC79A7"]
+OF_CLASSES += ["#000000", "0.5", "#8C564B"]  # three more, as there are ten digits
 SHARES = (0.99, 0.9, 0.5)  # of the mass inside the contours
 NOISE = 0.3  # of the one element of x
 
@@ -196,7 +196,7 @@ def draw(axes: Axes, name: str, vae: Any, x: Tensor, c: Tensor | None) -> None:
     else:
         z = (vae.encode(x) if c is None else vae.encode(x, c)).sample()
         axes.scatter(*z.T, s=2, c=GREY, alpha=0.5, linewidths=0)
-        places, points, _ = grid(low, high)
+        places, points, _ = grid(2 * low, 2 * high, size=401)  # with all of the mass
         if c is None:
             density = vae.model.prior().log_prob(points).exp()
             outline(axes, places, density, BLUE, linewidths=(0.8, 1.1, 1.4))
