@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN ?= runs/digits
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs pyro_vae
 
 .PHONY: train test test-slow test-gpu lint format typecheck docs bench package clean
 
@@ -27,6 +28,7 @@ test-gpu: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell $(PROSE)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
