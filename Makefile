@@ -39,7 +39,7 @@ typecheck: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	$(BIN)/python -m pytest -q --doctest-glob='*.md' docs
+	$(BIN)/python -m pytest -q --doctest-glob='*.md' --ignore docs/tutorials docs
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
