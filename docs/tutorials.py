@@ -98,7 +98,7 @@ def _run(book: Any) -> None:
             resources={"metadata": {"path": folder}},
             extra_arguments=["--log-level=ERROR"],
         )
-        client.execute(env=env)
+        client.execute(env=env, cleanup_kc=True)
     for cell in book.cells:
         cell.metadata.pop("execution", None)  # the times of day
 

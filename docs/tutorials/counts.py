@@ -65,9 +65,7 @@ vae
 from scipy.stats import nbinom
 
 means = profile[:, None] * np.where(batch[test, None] == 1, effect, 1.0)
-log_each = nbinom.logpmf(counts[test], r, r / (r + means)).sum(
-    2
-)  # (kinds, cells)
+log_each = nbinom.logpmf(counts[test], r, r / (r + means)).sum(2)
 truth = np.logaddexp.reduce(log_each, 0) - np.log(3)
 
 found = {}

@@ -108,9 +108,7 @@ axis = torch.linspace(-5, 5, 201, dtype=torch.float64)
 grid = torch.cartesian_prod(axis, axis)
 log_area = 2 * (axis[1] - axis[0]).log()
 with torch.no_grad():
-    decoded = vae.decode(
-        grid[:, None].float()
-    )  # p(x|z) at each point of the grid
+    decoded = vae.decode(grid[:, None].float())  # p(x|z) at each point
     log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(grid).sum(1)
     log_joint = decoded.log_prob(test[:40]).double() + log_prior[:, None]
 truth = log_joint.logsumexp(0) + log_area  # log p(x) of each image

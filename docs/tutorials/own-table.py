@@ -6,8 +6,8 @@
 #
 # ## The table
 #
-# Flats, made here so that the truth is known. The rent follows from the area, the district and the age; a
-# tenth of all cells is then taken away.
+# Flats, made here so that the truth is known. The rent follows from the area, the price of a square metre in
+# the district, and the age; a tenth of all cells is then taken away.
 
 # %%
 import numpy as np
@@ -21,9 +21,7 @@ count = 1500
 district = rng.choice(
     ["centre", "north", "harbour"], count, p=[0.3, 0.4, 0.3]
 )
-price = pandas.Series(
-    {"centre": 19.0, "north": 11.0, "harbour": 14.0}
-)  # for a m²
+price = pandas.Series({"centre": 19.0, "north": 11.0, "harbour": 14.0})
 area = np.exp(rng.normal(4.2, 0.35, count))
 built = rng.normal(1970, 20, count) + 25 * (district == "harbour")
 rent = area * price[district].to_numpy() * np.exp(0.004 * (built - 1970))
@@ -155,7 +153,7 @@ filled = pv.imputations(vae, new, draws=100)
 completed = table.frame(filled.point, index=flats.index[1200:])
 gap = holes[1200:].any(1)
 side = pandas.concat(
-    {"with holes": flats[1200:], "completed": completed}, axis=1
+    {"with holes": flats[1200:], "completed": completed.round(1)}, axis=1
 )
 side[gap].head(4).T
 

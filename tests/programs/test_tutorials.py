@@ -28,10 +28,7 @@ def tutorials():
     return tutorials
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "first-vae" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_without_a_warning_and_shows_its_pictures(tutorials, name):
     book = tutorials.executed(DOCS / "tutorials" / f"{name}.py")
     outputs = [o for cell in book.cells for o in cell.get("outputs", ())]
