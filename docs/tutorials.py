@@ -20,6 +20,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "docs" / "tutorials"
 CACHE = ROOT / ".cache" / "tutorials"
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 LIMIT = 300  # seconds of a cell
 WIDGETS = "ignore:IProgress not found"  # bars are off
 MARK = re.compile(r"^# %%(.*)\n", re.MULTILINE)
@@ -55,7 +56,7 @@ def read(source: Path) -> Any:
             cell.metadata["tags"] = ["hidden"] if "hidden" in kind else []
         cell.id = f"cell-{place}"  # the same at every build
         cells.append(cell)
-    return nbformat.v4.new_notebook(cells=cells)
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
 
 
 def executed(source: Path) -> Any:
@@ -86,7 +87,7 @@ def _run(book: Any) -> None:
     from nbclient import NotebookClient
 
     specs = KernelSpecManager(kernel_dirs=[])
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
+    manager = AsyncKernelManager(kernel_name=KERNEL["name"], kernel_spec_manager=specs)
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -168,7 +168,6 @@ pv.plots.draw_reconstructions(vae, test)
 
 # %% tags=["hidden"]
 # What the text claims.
-gap = found.values[:40] - found.elbo[:40]
 assert 0.2 < (truth - found.elbo[:40]).mean() < 1.2
 assert -25 < found.mean < -17
 assert (found.pareto_k > 0.7).any()
