@@ -124,7 +124,7 @@ def test_a_program_says_which_likelihood_and_why(call, tmp_path):
     said = call("train", "--dataset", "counts.npy", *TINY)
     assert (said.code, said.err) == (0, "")
     assert "likelihood NegativeBinomial(), because the data are counts" in said.out
-    made = tmp_path / "runs" / "counts-negativebinomial"
+    (made,) = (tmp_path / "runs").glob("counts-negativebinomial-*")
     assert 'likelihood = "NegativeBinomial()"' in (made / "config.toml").read_text()
     assert call("train", "--resume", made, "--epochs", 2).code == 0
     asked = call(

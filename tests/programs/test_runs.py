@@ -142,7 +142,12 @@ def test_the_same_data_at_another_place(call, refused, here):
     shutil.rmtree("runs/a/samples")
     said = call("sample", "runs/a")
     assert said.code == 0
-    mentions(said.out, "note: ", *words[:2], "interpolation, traversal cannot be drawn")
+    mentions(
+        said.out,
+        "note: ",
+        *words[:2],
+        "interpolation, traversal, attributes cannot be drawn",
+    )
     assert {p.stem for p in Path("runs/a/samples").glob("*.csv")} == {"prior"}
     mentions(refused("evaluate", "runs/a"), "no longer at", "data.npy", "--data FILE")
     mentions(

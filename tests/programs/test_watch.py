@@ -3,7 +3,6 @@
 import html
 import math
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,7 +35,7 @@ from pyro_vae.inference.objectives import (
 )
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.watch import remarks
-from pyro_vae.report.facts import _training_warnings
+from pyro_vae.report.facts import Facts, warnings_of
 from pyro_vae.spec import parse
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -283,7 +282,18 @@ def test_a_best_epoch_inside_the_warm_up_is_said_at_the_end():
     assert not noticed([*warm, epoch(3, -1.0), epoch(4, -5.0)])
 
 
-def test_the_page_tells_of_drift_and_not_of_a_run_that_its_patience_ended():
+# Of an evaluation that gives no reason to doubt it.
+SOUND = {
+    "data": 9,
+    "data_in_split": 9,
+    "split": "test",
+    "num_particles": 9,
+    "log_marginal": {"mean": -4.0},
+    "pareto_k": {"above_limit": 0},
+}
+
+
+def test_the_page_tells_of_drift_and_not_of_a_run_that_its_patience_ended(tmp_path):
     def row(number, elbo, validation):
         scores = {
             "validation_elbo": validation,
@@ -298,13 +308,15 @@ def test_the_page_tells_of_drift_and_not_of_a_run_that_its_patience_ended():
         (6, ["drifted"]),
     ):
         config = {"epochs": 50, "patience": patience, "objective": "ELBO()"}
-        facts = SimpleNamespace(history=history, config=config)
-        found = _training_warnings(facts)
+        facts = Facts(tmp_path, SOUND, {}, config, history, {})
+        found = warnings_of(facts)
         assert len(found) == len(expected)
         assert all(
-            text in sentence for text, sentence in zip(expected, found, strict=True)
+            text in warned.sentence
+            for text, warned in zip(expected, found, strict=True)
         )
-    assert "--weight-decay 1" in found[0]
+    assert "--weight-decay 1" in found[0].sentence
+    assert found[0].remedy.endswith("--weight-decay 1")
 
 
 def test_fit_warns_of_a_collapse():

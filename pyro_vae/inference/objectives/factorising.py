@@ -123,7 +123,11 @@ def _network(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def _codes(t: Terms) -> Tensor:
-    """All latents that are vectors side by side, `(num_particles, batch, D)`; a real target is none of them."""
+    """All latents that are vectors side by side, `(num_particles, batch, D)`; a real target beside them is none.
+
+    Where none is a vector, all that are drawn.
+    """
     latents = [s for s in t.sites.values() if s.q is not None and s.p is not None]
-    vectors = [s.value for s in latents if s.drawn and s.value.dim() > 2]
-    return torch.cat([value.flatten(2) for value in vectors], -1)
+    drawn = [s.value for s in latents if s.drawn]
+    vectors = [value.flatten(2) for value in drawn if value.dim() > 2]
+    return torch.cat(vectors or [value.unsqueeze(-1) for value in drawn], -1)
