@@ -16,6 +16,7 @@ SOURCE = re.compile(r"<(?:img|a)\b[^>]*?\b(?:src|href)=\"([^\"]+)\"")
 ELSEWHERE = re.compile(r"[a-z]+:")  # https:, mailto:
 # mkdocs fills in headings of these pages, and checks the links to them itself.
 GENERATED = {"api.md"}
+WRITTEN = ROOT / "docs" / "docs.txt"  # by the build of the documentation
 
 
 def pages():
@@ -53,7 +54,7 @@ def broken(page):
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        if not file.exists() or (
+        if not (file.exists() or file == WRITTEN) or (
             anchor
             and file.suffix == ".md"
             and file.name not in GENERATED
