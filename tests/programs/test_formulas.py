@@ -72,3 +72,12 @@ def test_inline_formulas_survive_a_reader_of_markdown():
     """GitHub takes a backslash before punctuation from inline formulas, and a bar in a table ends a cell."""
     for latex, displayed in formulas():
         assert displayed or not re.search(r"\\[^\w\s]|\|", latex), latex
+
+
+def test_no_setting_of_the_site_stands_twice():
+    """The second would win, and such as the style of formulas would be lost."""
+    settings = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    keys = re.findall(r"^(\w+):", settings, re.MULTILINE)
+    assert len(keys) == len(set(keys))
+    for style in ("katex/katex.css", "style.css", "tutorials.css"):
+        assert f"  - assets/{style}\n" in settings
