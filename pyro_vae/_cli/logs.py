@@ -2,9 +2,10 @@
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def log_names(text: str | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-class Log:
+class Log(ABC):
     """A program that is told of a run.
 
     Args:
@@ -51,17 +52,17 @@ class Log:
     ) -> None:
         self.folder, self.options, self.known = folder, options, known
 
+    @abstractmethod
     def epoch(self, numbers: Mapping[str, float], epoch: int) -> None:
         """Tell what an epoch came to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self, file: Path, epoch: int) -> None:
         """Show a picture of the run as it is after an epoch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Nothing more is told."""
-        raise NotImplementedError
 
 
 class TensorBoard(Log):
@@ -204,7 +205,7 @@ class Logs:
     def pictures(self, files: Sequence[Path], epoch: int) -> None:
         """Show the pictures that a run ends with."""
         for file in files:
-            self._tell(partial(_show, file=file, epoch=epoch))
+            self._tell(methodcaller("picture", file, epoch))
 
     def close(self) -> None:
         """Nothing more is told."""
@@ -248,7 +249,3 @@ class Logs:
             except Exception as error:  # such as a server that has gone
                 del self._logs[name]
                 self._say(f"{name} is told no more: {one_line(error)}")
-
-
-def _show(log: Log, file: Path, epoch: int) -> None:
-    log.picture(file, epoch)

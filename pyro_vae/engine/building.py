@@ -48,17 +48,21 @@ def kept_program(
 
 @cache
 def _mark() -> Any:
-    """A pass that leaves graphs as they are and names what is changed in Inductor here: a part of a program's key."""
+    """A pass that leaves graphs as they are and names what else a program hangs on: a part of its key.
+
+    That is what is changed in Inductor here, and the processor's vectors, as machines may share a folder.
+    """
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
     digest = hashlib.blake2b(Path(reductions.__file__).read_bytes(), digest_size=8)
+    vectors = torch.backends.cpu.get_cpu_capability()
 
     class Mark(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
             pass
 
         def uuid(self) -> str:
-            return f"pyro_vae, {digest.hexdigest()}"
+            return f"pyro_vae, {digest.hexdigest()}, {vectors}"
 
     return Mark()
 

@@ -38,6 +38,16 @@ def test_a_graph_is_compiled_once_for_all_processes(monkeypatch):
         assert step()[1]["fxgraph_cache_miss"] == 1
 
 
+def test_machines_with_other_vectors_do_not_share_a_program(monkeypatch):
+    marks = []
+    for vectors in ("AVX2", "AVX512"):
+        monkeypatch.setattr(
+            torch.backends.cpu, "get_cpu_capability", lambda vectors=vectors: vectors
+        )
+        marks.append(building._mark.__wrapped__().uuid())
+    assert len(set(marks)) == 2
+
+
 def test_shapes_of_a_program_are_numbers_and_no_symbols(monkeypatch):
     """Symbols would be slower, and not all operations can be compiled with them."""
     found = []
