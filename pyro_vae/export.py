@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import inspect
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -160,7 +161,8 @@ def difference(made: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> floa
             return float("inf")
         apart = (a - b).abs() / (1 + b.abs())
         apart = apart.where(a != b, 0.0)  # of two infinities too
-        largest = max([largest, *apart[~b.isnan()].tolist()])
+        apart = apart[~b.isnan()].nan_to_num(nan=math.inf, posinf=math.inf)
+        largest = max([largest, *apart.tolist()])
     return largest
 
 

@@ -1513,9 +1513,13 @@ def _show_pictures(job: Job, folder: Path, names: Sequence[str]) -> None:
     assert job.config.epochs is not None
     epoch = len(read_metrics(folder / "metrics.csv", job.config.epochs))
     logs = _logs(job, folder)
-    logs.begin(again=True)
-    logs.pictures([folder / "figures" / name for name in names], epoch)
-    logs.close()
+    try:
+        logs.begin(again=True)
+        logs.pictures([folder / "figures" / name for name in names], epoch)
+    except InputError as error:
+        print(f"note: the pictures are not shown there: {error}")
+    finally:
+        logs.close()
 
 
 if __name__ == "__main__":

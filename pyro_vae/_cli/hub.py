@@ -1,5 +1,6 @@
 """What goes to the Hugging Face Hub of a run and what comes from there, and why a call of it failed."""
 
+import json
 import os
 import re
 import shutil
@@ -17,8 +18,9 @@ from pyro_vae import __version__
 from pyro_vae.data.files import read_npz
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.files import write_atomically
-from pyro_vae.foundation.reading import read_toml
+from pyro_vae.foundation.reading import read_json, read_toml
 from pyro_vae.runs import EVALUATION, FIGURES, is_run, owned, public_name
+from pyro_vae.second import RECORD
 
 # What a run is handed on with: not the latents, samples and pages that show its data, nor logs.
 HANDED = re.compile(
@@ -36,7 +38,10 @@ HANDED = re.compile(
 NAMES = ("*.toml", "README.md", "*.csv", "*.json", "*.npz", "*.safetensors")
 PATTERNS = (*NAMES, "figures/*.png", "figures/*/*.png", "export/*")
 # Of an earlier push these go where the run no longer has them.
-REPLACED = ["evaluation*", "figures/*", "export/*"]
+REPLACED = [
+    *("evaluation*", "figures/*", "export/*", "second_prior.json"),
+    *("thresholds.json", "before.safetensors", "last.safetensors"),
+]
 OF_ROWS = ("name", "label", "given_")  # arrays that tell which data they are of
 
 
@@ -83,6 +88,10 @@ def gather(folder: Path, into: Path) -> list[str]:
         if name == "config.toml":
             text = tomli_w.dumps(public_config(read_toml(path)))
             (into / name).write_text(text, encoding="utf-8")
+        elif name == RECORD:
+            found = read_json(path)
+            found["from"] = _name(str(found["from"]))
+            (into / name).write_text(json.dumps(found, indent=1), encoding="utf-8")
         elif path.suffix == ".npz":
             _without_rows(path, into / name)
         else:

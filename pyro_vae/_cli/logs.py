@@ -234,7 +234,8 @@ class Logs:
         if self._logs:
             known = {name: log.known for name, log in self._logs.items()}
             text = json.dumps({**self._known(), **known}, indent=1)
-            (self._folder / NUMBERS).write_text(text, encoding="utf-8")
+            with suppress(OSError):  # it is written again after the next epoch
+                (self._folder / NUMBERS).write_text(text, encoding="utf-8")
 
     def _known(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):

@@ -11,7 +11,12 @@ USUAL = {
     "objective": "elbo()",
     "network": "mlp()",
 }
-NUMBERS = {"latent_dim": "z", "learning_rate": "rate", "labelled": "labelled"}
+NUMBERS = {
+    "latent_dim": "z",
+    "learning_rate": "rate",
+    "labelled": "labelled",
+    "seed": "seed",
+}
 LONGEST = 100  # characters
 
 
@@ -36,11 +41,12 @@ def run_name(config: Config, data: str) -> str:
         words.append("given")
     if config.dims is not None:
         words.append(f"z{_word(config.dims)}")
-    for name, short in {**NUMBERS, "seed": "seed"}.items():
+    for name, short in NUMBERS.items():
         value = getattr(config, name)
         layered = name == "latent_dim" and config.dims is not None
         if value != OPTIONS[name].default and not layered:
-            words.append(f"{short}{value:g}")
+            number = f"{value:g}" if isinstance(value, float) else str(value)
+            words.append(f"{short}{number}")
     return "-".join(words)[:LONGEST].rstrip("-")
 
 

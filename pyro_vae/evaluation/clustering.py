@@ -8,7 +8,7 @@ import numpy as np
 
 from pyro_vae.data.fields import evenly
 from pyro_vae.evaluation.disentanglement import half_samples, interval
-from pyro_vae.evaluation.factors import HEADS, LEAST, factors_of
+from pyro_vae.evaluation.factors import HEADS, factors_of
 from pyro_vae.evaluation.moments import encode
 from pyro_vae.evaluation.question import (
     Answer,
@@ -24,6 +24,7 @@ from pyro_vae.foundation.checks import Draws, Number, checked, share
 from pyro_vae.foundation.errors import InputError
 
 STARTS = 5  # of k-means, of which the best is kept
+LEAST = 4  # data: a half of them has two
 MEASURES: Mapping[str, str] = {
     "accuracy": "clusters and labels paired one to one, as well as possible",
     "adjusted Rand index": "pairs of data that both put together or apart; 0 as by chance, 1: the same partition",
@@ -206,10 +207,14 @@ class Clustering(Question):
             raise InputError(
                 f"{len(places)} data have a {name}, and {LEAST} are the least"
             )
+        if len(np.unique(every[places])) == 1:
+            raise InputError(
+                f"all of these data have the same {name}: clusters have nothing to be compared with"
+            )
         with forked_random():
             means, _ = encode(run.vae, data.x)
         z, labels = means.numpy()[places].astype(np.float64), every[places].astype(int)
-        clusters = self.clusters or max(2, len(np.unique(labels)))
+        clusters = self.clusters or len(np.unique(labels))
         with progress("halves", self.halves) as done:
 
             def measure(rows: np.ndarray) -> np.ndarray:

@@ -166,6 +166,10 @@ def sap(codes: Any, factors: Any, *, categories: tuple[int, ...] = ()) -> float:
     for j, factor in enumerate(v.T):
         if j in categories:
             scores[:, j] = _nearest_mean(z, factor)
+            if (
+                len(scores) == 1
+            ):  # there is no second latent, so what it has beyond chance
+                scores[:, j] -= 1 / len(np.unique(factor))
             continue
         centred, other = z - z.mean(0), factor - factor.mean()
         spread = (centred**2).sum(0) * (other**2).sum()

@@ -38,7 +38,7 @@ OF_FACTOR = {
     "second": "second best",
     "gap": "gap",
 }
-LEAST = 4  # data: a half of them has two
+LEAST = 12  # data: the quarter of them that DCI is fitted to has three
 TREE = 1000  # bytes of one, at least
 FEW_DATA = 500  # fewer say little about scores of binned values
 
@@ -227,6 +227,11 @@ class Disentanglement(Question):
                 f"{len(places)} data have all of the factors {', '.join(found.names)}, and {LEAST} are the least"
             )
         places = places[evenly(min(self.most, len(places)), len(places)).numpy()]
+        for name, column in zip(found.names, found.values[places].T, strict=True):
+            if len(np.unique(column)) == 1:
+                raise InputError(
+                    f"the factor {name} has one value alone in these data: leave it out, as in factors='size,form'"
+                )
         with forked_random():
             means, _ = encode(run.vae, data.x)
         z, v = means.numpy()[places].astype(np.float64), found.values[places]

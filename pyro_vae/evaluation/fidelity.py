@@ -153,6 +153,8 @@ class Distances(NamedTuple):
 
 def squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Squared distances of rows, `(n, m)`."""
+    centre = b.mean(0)
+    a, b = a - centre, b - centre  # near 0 less is lost to rounding
     every = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     return every.clip(min=0)
 

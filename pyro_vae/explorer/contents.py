@@ -154,9 +154,16 @@ def _may_be_halved(
     finally:
         for weight, before in zip(weights, kept, strict=True):
             weight.copy_(before)
-    pairs = zip(whole, halved, strict=True)
-    moved = [(b - a).abs().max() / (a.max() - a.min() + 1e-12) for a, b in pairs]
-    return all(bool(distance.nan_to_num() < CLOSE) for distance in moved)
+    return all(_moved(a, b) < CLOSE for a, b in zip(whole, halved, strict=True))
+
+
+def _moved(a: Tensor, b: Tensor) -> float:
+    """How far numbers moved from `a` to `b`, as a share of their range; what was none before is left out."""
+    seen = a.isfinite()
+    if not seen.any():
+        return 0.0
+    a, b = a[seen], b[seen]
+    return float((b - a).abs().max() / (a.max() - a.min() + 1e-12))
 
 
 def _conditions(run: Run, decoder: Decoder) -> list[dict[str, Any]]:
@@ -233,7 +240,7 @@ def _scores(run: Run, rows: Rows) -> dict[str, Any]:
         found = read_evaluation(run.folder, stem)
     except InputError:  # there is none
         return {}
-    if found.summary.get("checkpoint_epoch", run.epoch) != run.epoch:
+    if found.summary.get("epoch", run.epoch) != run.epoch:
         return {}
     columns: Mapping[str, Any] = found.columns
     evaluated = columns.get("row")

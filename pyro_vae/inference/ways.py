@@ -185,7 +185,9 @@ def _columns(name: str, values: np.ndarray, count: int) -> dict[str, Tensor]:
             f"{v:.0f}" if known else "" for v, known in zip(values, there, strict=True)
         ]
     else:
-        cells = ["" if v in NO_LABEL else str(v) for v in values.tolist()]
+        known = [v not in NO_LABEL and v == v for v in values.tolist()]  # noqa: PLR0124  # nan
+        pairs = zip(values.tolist(), known, strict=True)
+        cells = [str(v) if there else "" for v, there in pairs]
     kinds = sorted({c for c in cells if c}, key=_in_order)
     if len(kinds) < 2:
         raise InputError(

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.data import evenly
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.ways import directions
@@ -72,10 +73,11 @@ class _Source:
 
 
 def _first(data: Any, count: int) -> Any:
-    """The first of data that are a tensor, or tensors by name."""
+    """Some of data that are a tensor, or tensors by name, spread evenly as those of a run are."""
     if isinstance(data, Mapping):
-        return {name: torch.as_tensor(values[:count]) for name, values in data.items()}
-    return torch.as_tensor(data[:count])
+        return {name: _first(values, count) for name, values in data.items()}
+    values = torch.as_tensor(data)
+    return values[evenly(min(count, len(values)), len(values)).to(values.device)]
 
 
 def draw_samples(
@@ -251,9 +253,9 @@ def draw_codes(
     named = None if labels is None else np.asarray(labels)
     if named is not None and len(named) < len(codes):
         raise InputError(f"there are {len(named)} labels for {len(codes)} codes")
-    figure = scatter(
-        codes[:, list(latents)], None if named is None else named[: len(codes)]
-    )
+    if named is not None:
+        named = named[evenly(len(codes), len(named)).numpy()]
+    figure = scatter(codes[:, list(latents)], named)
     figure.axes[0].set(xlabel=f"z[{latents[0]}]", ylabel=f"z[{latents[1]}]")
     return figure
 

@@ -396,7 +396,7 @@ def traversal(
     if kept < len(shown) and kl is not None:
         title += f" (the {kept} with the largest KL)"
         shown = shown[:kept]
-    elif kept < count:
+    elif kept < len(shown):
         change = [_range(means(part)) for part in shown.split(some)]
         shown = torch.cat(change).topk(kept).indices.sort().values.cpu()
         title += f" (of {count:,} the {kept} that change it most)"

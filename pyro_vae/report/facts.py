@@ -55,9 +55,7 @@ class Facts:
     @property
     def command(self) -> str:
         """The command that repeats the evaluation."""
-        split = () if self.s["split"] == "test" else ("--split", self.s["split"])
-        known = self.s.get("command")
-        return known or on_run("evaluate", self.folder, *split, place=self.place)
+        return self.s.get("command") or self.again()
 
     @property
     def of_pixels(self) -> set[str]:

@@ -243,6 +243,7 @@ def test_overwrite_and_numbered_folders(call, train, tmp_path):
             ("--network", "mlp(hidden=(8,))", "--seed", 3, "--learning-rate", "1e-4"),
             "digits-bernoulli-mlp-8-rate0.0001-seed3",
         ),
+        (("--seed", 12345678), "digits-bernoulli-seed12345678"),
         (("--condition", "label"), "digits-bernoulli-given"),
     ],
 )

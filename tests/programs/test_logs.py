@@ -120,3 +120,18 @@ def test_one_that_is_not_installed(refused, monkeypatch, name):
 
 def test_an_unknown_one(refused):
     mentions(refused("train", "--log", "mlflow,xyz"), "--log 'xyz'", "tensorboard")
+
+
+def test_one_that_has_gone_in_the_end_costs_no_finished_training(call, heard):
+    start, starts = heard.mlflow.start_run, []
+
+    def once(**options):
+        starts.append(options)
+        if len(starts) > 1:
+            raise ConnectionError("no server there")
+        return start(**options)
+
+    heard.mlflow.start_run = once
+    said = call("train", "--output", "run", "--epochs", 1, *TINY, "--log", "mlflow")
+    assert said.code == 0
+    mentions(said.out, "note: the pictures are not shown", "no server there", "done in")
