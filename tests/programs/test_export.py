@@ -1,6 +1,7 @@
 """Encoder and decoder as files: what they give is what the pair gives, of every member, or one sentence."""
 
 import json
+import math
 import shutil
 from functools import reduce
 from importlib.util import find_spec
@@ -201,3 +202,10 @@ def test_wrong_formats(refused, call, trained, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     sentence = refused("export", trained, "--format", "onnx")
     mentions(sentence, "onnx", "pip install 'pyro-vae[export]'")
+
+
+def test_a_number_in_place_of_an_infinity_is_a_difference():
+    one, infinite = torch.ones(1), torch.full((1,), torch.inf)
+    for a, b in ((one, infinite), (infinite, one), (-infinite, infinite)):
+        assert difference({"mean": a}, {"mean": b}) == math.inf
+    assert difference({"mean": infinite}, {"mean": infinite}) == 0

@@ -14,7 +14,9 @@ from pyro_vae import (
     Gaussian,
     InputError,
     MeanField,
+    Spec,
     StandardNormal,
+    build,
     fit,
     log_marginal,
     open_run,
@@ -206,6 +208,32 @@ def test_latents_are_in_the_order_of_their_kl(known):
     ticks = [text.get_text() for text in axes.get_xticklabels()]
     assert (ticks[0], ticks[5], ticks[-1]) == ("-3", "0", "3")
     assert values.shape == (3, 11, 8, 8)
+
+
+@pytest.mark.parametrize(("alive", "rows"), [(3, 3), (5, 5), (9, 5)])
+def test_of_many_latents_those_alive_are_shown_and_no_others(alive, rows):
+    """Fewer of them than rows in the picture, as many, and more."""
+    vae = build(Spec((4, 4), 12))
+    kl = torch.zeros(12)
+    kl[-alive:] = torch.arange(1.0, alive + 1)
+    figure, values = plots.traversal(vae, torch.zeros(1, 4, 4), kl=kl, most=5)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    expected = [f"z[{11 - i}], KL {alive - i:.2f}" for i in range(rows)]
+    assert (labels, len(values)) == (expected, rows)
+
+
+def test_labels_of_codes_are_those_of_the_data_that_are_drawn():
+    """Of more data than are drawn the codes are of some, spread evenly, and so are the labels."""
+    vae = build(Spec((4,), 2))
+    x = torch.arange(120.0)[:, None].expand(-1, 4) / 120
+    figure = plots.draw_codes(vae, np.arange(120) // 60, x, count=40)
+    drawn = [c.get_offsets() for c in figure.axes[0].collections]
+    means = vae.posterior_mean(x).detach().numpy()
+    for number, points in enumerate(drawn):
+        of = means[60 * number : 60 * (number + 1)]
+        apart = np.abs(np.asarray(points)[:, None] - of[None]).max(-1).min(1)
+        assert len(points) == 20
+        assert apart.max() < 1e-6
 
 
 def test_where_all_are_dead_all_are_shown(known):
