@@ -36,7 +36,8 @@ SHORT = {
     "Refined": "steps=2",
 }
 FAMILY = parse("ask", "gaps").make.__mro__[1]
-QUICK = ("--limit", 8, "--num-particles", 20)
+N = 12  # data
+QUICK = ("--limit", N, "--num-particles", 20)
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_every_question_in_text_in_the_files_and_on_the_page(call, request, name
     said = call("evaluate", run, *QUICK, "--ask", text, "--report")
     assert (said.code, said.err) == (0, "")
     s, arrays = evaluation(run)
-    assert {len(column) for column in arrays.values()} == {8}
+    assert {len(column) for column in arrays.values()} == {N}
     question = str(parse("ask", text)())
     page = newest(run, "report*.html").read_text()
     if question == s["weighting"]:  # the answer is the evaluation itself
@@ -254,7 +255,7 @@ def test_a_question_of_ones_own_is_one_class(call, run, mine):
         "warning: One norm is long.",
     )
     s, arrays = evaluation(run)
-    x = open_run(run).split("test").first(8)[:]
+    x = open_run(run).split("test").first(N)[:]
     norms = x.flatten(1).sum(1).numpy()
     np.testing.assert_array_equal(arrays["norms_each"], norms)
     assert s["norms"]["question"] == "mine:Norms(power=1)"
@@ -317,14 +318,14 @@ def test_a_question_without_an_answer_loses_no_other(call, run, mine):
     s, arrays = evaluation(run)
     assert "norms" not in s
     assert s["gaps"]["L[q]"]["mean"] == pytest.approx(s["elbo"]["mean"], abs=5)
-    assert len(arrays["values"]) == 8
+    assert len(arrays["values"]) == N
 
 
 def test_a_column_without_a_number_for_each_datum(call, run, mine):
     Path("mine.py").write_text(OWN.replace('"each": norms', '"each": norms[1:]'))
     said = call("evaluate", run, *QUICK, "--ask", mine)
     assert said.code == 2
-    mentions(said.err, "mine:Norms(power=2) has no answer", "shape (7,) for 8 data")
+    mentions(said.err, "mine:Norms(power=2) has no answer", f"shape ({N - 1},) for {N} data")
 
 
 def test_an_evaluation_of_an_earlier_version_is_still_shown(call, run):
