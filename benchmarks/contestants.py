@@ -189,12 +189,15 @@ def pyro_svi(setting: Setting, *, jit: bool = False) -> Step | None:
 
 
 def library(name: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """`a @ b + bias` by oneDNN as it comes, or by the kernels of our graphs; `None` where PyTorch's own are taken."""
+    """`a @ b + bias` by oneDNN as it comes, `a @ b` by our graphs' kernels; `None` where PyTorch's own are taken."""
     if usual_products() != "onednn":
         return None
     if name == "oneDNN":
         return by_onednn
-    return torch.ops.pyro_vae.product if has_kernels() else None
+    if not has_kernels():
+        return None
+    # Our graphs add the bias later.
+    return lambda a, b, bias: torch.ops.pyro_vae.product(a, b)
 
 
 def products(setting: Setting, *, by: str = "") -> Step | None:

@@ -18,6 +18,11 @@ from torch.fx.node import map_arg
 from torch.nn import Module
 
 from pyro_vae.engine.building import built, kept_program
+from pyro_vae.engine.fusing import (
+    biases_apart,
+    once_for_products,
+    tanh_by_fraction,
+)
 from pyro_vae.engine.order import in_order
 from pyro_vae.engine.products import by_kernels
 from pyro_vae.engine.readings import DECIDES, ReadingError, Readings
@@ -353,6 +358,7 @@ class Compiled:
             raise _CannotCompileError(
                 f"its graph has {size:,} operations, which would take minutes to compile"
             )
+        biases_apart(graph.operations)
         if self._products == "onednn":
             by_kernels(graph.operations)
         if size <= LARGE:
@@ -590,6 +596,8 @@ def compile_graph(graph: Graph) -> Callable[..., Sequence[Tensor]]:
     _draw_normals_unlooked(graph.operations)
     split_sums(graph.operations)
     reshape_for_view(graph.operations)
+    once_for_products(graph.operations)
+    tanh_by_fraction(graph.operations)
     module: GraphModule = graph.module
     options = OPTIONS | in_order()
     with _quietly(), torch.no_grad(), forked_random():

@@ -1,4 +1,4 @@
-// Matrix products in float32 on a CPU: c = a b, or a b + bias.
+// Matrix products in float32 on a CPU: c = a b.
 //
 // The arithmetic is oneDNN's, by kernels that PyTorch carries: they multiply matrices whose rows lie one after the
 // other. Here they read what they can where it lies, and only what lies turned, column after column, is copied first.
@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <optional>
 #include <vector>
 
 // Declared here, because their headers take seconds to compile.
@@ -47,8 +46,8 @@ struct Matrix {
 int64_t parts(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One rectangle: m rows of a times n columns of b, in steps of the sum's terms.
-void rectangle(const Matrix& a, const Matrix& b, const float* bias, float* c, int64_t stride, int64_t m, int64_t n,
-               int64_t terms, int64_t step) {
+void rectangle(const Matrix& a, const Matrix& b, float* c, int64_t stride, int64_t m, int64_t n, int64_t terms,
+               int64_t step) {
   thread_local std::vector<float> a_turned, b_turned;
   if (a.turned) a_turned.resize(std::max<size_t>(a_turned.size(), ROWS * step));
   if (b.turned) b_turned.resize(std::max<size_t>(b_turned.size(), parts(n, COLUMNS) * COLUMNS * step));
@@ -63,9 +62,8 @@ void rectangle(const Matrix& a, const Matrix& b, const float* bias, float* c, in
       for (int64_t j = 0; j < n; j += COLUMNS) {
         const int64_t columns = std::min(COLUMNS, n - j);
         float* to = c + i * stride + j;
-        for (int64_t r = 0; bias && k == 0 && r < rows; ++r) std::copy_n(bias + j, columns, to + r * stride);
         at::native::cpublas::brgemm(rows, columns, depth, a.turned ? depth : a.stride, b.turned ? COLUMNS : b.stride,
-                                    stride, bias || k > 0, a.turned ? a_turned.data() : a.at(i, k),
+                                    stride, k > 0, a.turned ? a_turned.data() : a.at(i, k),
                                     b.turned ? &b_turned[j * depth] : b.at(k, j), to, false);
       }
     }
@@ -78,21 +76,19 @@ bool has_columns(const Tensor& t) { return t.stride(0) == 1 && t.stride(1) >= t.
 const float* numbers(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
 Tensor turned(const Tensor& t) { return torch::stable::transpose(t, 0, 1); }
 
-Tensor product(const Tensor& left, const Tensor& right, const std::optional<Tensor>& added) {
-  for (const Tensor* t : {&left, &right, added ? &*added : &left})
+Tensor product(const Tensor& left, const Tensor& right) {
+  for (const Tensor* t : {&left, &right})
     STD_TORCH_CHECK(t->is_cpu() && t->scalar_type() == torch::headeronly::ScalarType::Float, "not float32 on a CPU");
   STD_TORCH_CHECK(left.dim() == 2 && right.dim() == 2 && left.numel() && right.numel(), "not matrices, or empty");
   const int64_t m = left.size(0), n = right.size(1), terms = left.size(1);
-  STD_TORCH_CHECK(right.size(0) == terms && (!added || (added->dim() == 1 && added->size(0) == n)), "sizes do not fit");
+  STD_TORCH_CHECK(right.size(0) == terms, "sizes do not fit");
   const Tensor a = has_rows(left) || has_columns(left) ? left : torch::stable::contiguous(left);
   const Tensor b = has_rows(right) || has_columns(right) ? right : torch::stable::contiguous(right);
   const Matrix x{numbers(a), a.stride(has_rows(a) ? 0 : 1), !has_rows(a)};
   const Matrix y{numbers(b), b.stride(has_rows(b) ? 0 : 1), !has_rows(b)};
-  if (!added && x.turned && !y.turned && terms * (m - n) > 2 * m * n)  // c' = b' a' copies less
-    return torch::stable::contiguous(turned(product(turned(b), turned(a), added)));
+  if (x.turned && !y.turned && terms * (m - n) > 2 * m * n)  // c' = b' a' copies less
+    return torch::stable::contiguous(turned(product(turned(b), turned(a))));
   Tensor c = torch::stable::new_empty(a, {m, n});
-  const Tensor together = added ? torch::stable::contiguous(*added) : Tensor();
-  const float* bias = added ? numbers(together) : nullptr;
   float* out = static_cast<float*>(c.mutable_data_ptr());
 
   // Rectangles so that no thread has much more to do than the others; those side by side copy the same rows of a.
@@ -109,8 +105,8 @@ Tensor product(const Tensor& left, const Tensor& right, const std::optional<Tens
   torch::stable::parallel_for(0, parts(m, height) * across, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t i = t / across * height, j = t % across * width;
-      rectangle({x.at(i, 0), x.stride, x.turned}, {y.at(0, j), y.stride, y.turned}, bias ? bias + j : nullptr,
-                out + i * n + j, n, std::min(height, m - i), std::min(width, n - j), terms, step);
+      rectangle({x.at(i, 0), x.stride, x.turned}, {y.at(0, j), y.stride, y.turned}, out + i * n + j, n,
+                std::min(height, m - i), std::min(width, n - j), terms, step);
     }
   });
   return c;
@@ -118,6 +114,6 @@ Tensor product(const Tensor& left, const Tensor& right, const std::optional<Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(pyro_vae, library) { library.def("product(Tensor a, Tensor b, Tensor? bias) -> Tensor"); }
+STABLE_TORCH_LIBRARY(pyro_vae, library) { library.def("product(Tensor a, Tensor b) -> Tensor"); }
 
 STABLE_TORCH_LIBRARY_IMPL(pyro_vae, CPU, library) { library.impl("product", TORCH_BOX(&product)); }

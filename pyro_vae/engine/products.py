@@ -15,23 +15,16 @@ SMALLEST = 100_000  # multiplications of a product from which the call is repaid
 
 def by_kernels(graph: Graph) -> None:
     """Hand the float32 products of a graph on a CPU to `torch.ops.pyro_vae.product`, if that can be had here."""
-    aten = torch.ops.aten
     for node in graph.nodes:
-        if node.target is aten.mm.default:
-            bias, (a, b) = None, node.args
-        elif node.target is aten.addmm.default and not node.kwargs:
-            bias, a, b = node.args
-        else:
+        if node.target is not torch.ops.aten.mm.default:
             continue
-        x, y = a.meta[KIND], b.meta[KIND]
-        if x.device.type != "cpu" or x.dtype != torch.float32:
+        a, b = (factor.meta[KIND] for factor in node.args)
+        if a.device.type != "cpu" or a.dtype != torch.float32:
             continue
-        if bias is not None and len(bias.meta[KIND].shape) != 1:
+        if a.shape[0] * b.shape.numel() < SMALLEST or 1 in (a.shape[0], b.shape[1]):
             continue
-        if x.shape[0] * y.shape.numel() < SMALLEST:
-            continue
-        if min(x.shape[0], y.shape[1]) > 1 and has_kernels():
-            node.target, node.args = torch.ops.pyro_vae.product.default, (a, b, bias)
+        if has_kernels():
+            node.target = torch.ops.pyro_vae.product.default
 
 
 @cache
@@ -57,5 +50,5 @@ def _compile() -> None:
     source = Path(__file__).with_name("products.cpp").read_text()
     built(lambda: CppCodeCache.load(source))
     torch.library.register_fake(
-        "pyro_vae::product", lambda a, b, bias: a.new_empty(a.shape[0], b.shape[1])
+        "pyro_vae::product", lambda a, b: a.new_empty(a.shape[0], b.shape[1])
     )

@@ -263,9 +263,9 @@ def simplify(graph: Graph) -> None:
 def _merge(nodes: Sequence[Node]) -> None:
     """Have one node stand for all that give the same."""
     returned = set(nodes[-1].all_input_nodes)
-    memory = _memory(nodes)
+    memory = memory_of(nodes)
     returned_memory = {memory[node] for node in returned}
-    written = _written(nodes, memory)
+    written = written_in(nodes, memory)
     seen: dict[Any, Node] = {}
     for node in nodes:
         if node.op != "call_function" or node in returned:
@@ -291,8 +291,8 @@ def reshape_for_view(graph: Graph) -> None:
     Inductor lays out in its own way what a broadcast operation makes, and a view of that may not be possible.
     """
     nodes = list(graph.nodes)
-    memory = _memory(nodes)
-    written = _written(nodes, memory)
+    memory = memory_of(nodes)
+    written = written_in(nodes, memory)
     for node in nodes:
         if node.target is aten.view.default and memory[node] not in written:
             node.target = aten.reshape.default
@@ -301,7 +301,7 @@ def reshape_for_view(graph: Graph) -> None:
 def changed_inputs(graph: Graph) -> tuple[int, ...]:
     """The places of the inputs that a graph writes to, itself or through views of them."""
     nodes = list(graph.nodes)
-    memory = _memory(nodes)
+    memory = memory_of(nodes)
     changed = {
         memory[n] for node in nodes if writes(node.target) for n in _changed_by(node)
     }
@@ -309,7 +309,7 @@ def changed_inputs(graph: Graph) -> tuple[int, ...]:
     return tuple(place for place, node in enumerate(inputs) if node in changed)
 
 
-def _memory(nodes: Sequence[Node]) -> dict[Node, Node]:
+def memory_of(nodes: Sequence[Node]) -> dict[Node, Node]:
     """Of each node the one that made the memory in which its result lies."""
     memory: dict[Node, Node] = {}
     for node in nodes:
@@ -322,7 +322,7 @@ def _memory(nodes: Sequence[Node]) -> dict[Node, Node]:
     return memory
 
 
-def _written(nodes: Sequence[Node], memory: dict[Node, Node]) -> set[Node]:
+def written_in(nodes: Sequence[Node], memory: dict[Node, Node]) -> set[Node]:
     """The memory that any operation writes to, by the node that made it."""
     written = {
         memory[n] for node in nodes if writes(node.target) for n in _changed_by(node)

@@ -45,6 +45,7 @@ class Updates:
             Tensor
         ] = []  # the parameters of the last call that were all taken in
         self._together: _Together | None = None
+        self._fused: _Fused | None = None
         self._zeros: dict[
             Tensor, tuple[Tensor, int]
         ] = {}  # gradients, and versions of then
@@ -63,9 +64,7 @@ class Updates:
         self, parameters: Sequence[Tensor], names: Callable[[], Mapping[Tensor, str]]
     ) -> None:
         """Take in the parameters that are new, with their names."""
-        if len(parameters) == len(self._added) and all(
-            map(is_, parameters, self._added)
-        ):
+        if _are(parameters, self._added):
             return
         if self._pyro is not None:
             known_names = pyro.get_param_store()._param_to_name
@@ -109,15 +108,35 @@ class Updates:
                 "the loss uses no parameter that can be trained: let the pair name its networks by pyro.module, or "
                 "give modules as model and guide"
             )
-        pairs = zip(parameters, gradients, strict=True)
-        mine = [(p, g) for p, g in pairs if g is not None and p not in self._left_out]
-        if not mine:
+        moved, given = self._mine(parameters, gradients)
+        if not moved:
             return
-        moved, given = [p for p, _ in mine], [g for _, g in mine]
-        if not _fused_adam(self._single, moved, given):
+        if not self._step_fused(self._single, moved, given):
             accumulate(moved, given)
             self._single.step()
             self._single.zero_grad()
+
+    def _mine(
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters that have gradients and are not left alone, and these."""
+        pairs = zip(parameters, gradients, strict=True)
+        mine = [(p, g) for p, g in pairs if g is not None]
+        if self._left_out:
+            mine = [(p, g) for p, g in mine if p not in self._left_out]
+        return [p for p, _ in mine], [g for _, g in mine]
+
+    @torch.no_grad()
+    def _step_fused(
+        self, optimizer: Optimizer, parameters: list[Tensor], gradients: list[Tensor]
+    ) -> bool:
+        """Take a step of a fused Adam by its kernel; False, and nothing, where that cannot be."""
+        if self._fused is None or not self._fused.is_for(optimizer, parameters):
+            try:
+                self._fused = _Fused(optimizer, parameters)
+            except ValueError:
+                return False
+        return self._fused.step(gradients)
 
     def _step_each(
         self,
@@ -176,6 +195,11 @@ class Updates:
         return True
 
 
+def _are(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether they are the same objects in the same order."""
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
 def _in(optimizer: Optimizer) -> set[Tensor]:
     """The parameters of a torch optimizer."""
     return {p for group in optimizer.param_groups for p in group["params"]}
@@ -189,38 +213,63 @@ def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Non
         )
 
 
-@torch.no_grad()
-def _fused_adam(
-    optimizer: Optimizer, parameters: list[Tensor], gradients: list[Tensor]
-) -> bool:
-    """Take a step of a fused Adam or `AdamNormGrad`, with its kernel and its state but without its bookkeeping.
+class _Fused:
+    """A fused Adam or `AdamNormGrad`, whose kernel and state are taken without its bookkeeping.
 
-    That takes as long as the kernel on a small network. Returns False, and does nothing, for another optimizer, for its
-    first step, and where gradients wait to be added.
+    That takes as long as the kernel on a small network.
+
+    Args:
+        optimizer: of all parameters.
+        parameters: those that move in a step.
+
+    Raises:
+        ValueError: for another optimizer, with several groups, and before the first step.
     """
-    group, state = optimizer.param_groups[0], optimizer.state
-    plain = (
-        type(optimizer) in (torch.optim.Adam, AdamNormGrad)
-        and group["fused"]
-        and not group["amsgrad"]
-    )
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    if (
-        not plain
-        or hooks
-        or len(optimizer.param_groups) > 1
-        or len(parameters) < len(group["params"])
-    ):
-        return False
-    states: list[Any] = [state.get(p) for p in parameters]
-    if not all(states) or any(
-        p.grad is not None or p.dtype != gradients[0].dtype for p in parameters
-    ):
-        return False
-    if isinstance(optimizer, AdamNormGrad):
-        gradients = normalised(gradients)
-    _Kernel(parameters, states, _arguments(optimizer)).step(gradients)
-    return True
+
+    def __init__(self, optimizer: Optimizer, parameters: list[Tensor]) -> None:
+        self._optimizer, self._parameters = optimizer, parameters
+        self._groups, self._state = optimizer.param_groups, optimizer.state
+        if (
+            type(optimizer) not in (torch.optim.Adam, AdamNormGrad)
+            or len(self._groups) > 1
+            or len(parameters) < len(self._groups[0]["params"])
+        ):
+            raise ValueError("another optimizer")
+        states: list[Any] = [self._state.get(p) for p in parameters]
+        if not all(states):
+            raise ValueError("no step was taken")
+        self._entries = list(self._state.values())
+        self._kernel = _Kernel(parameters, states, _arguments(optimizer))
+
+    def is_for(self, optimizer: Optimizer, parameters: list[Tensor]) -> bool:
+        """Whether these are the optimizer and the parameters, and nobody gave it another state since."""
+        return (
+            optimizer is self._optimizer
+            and optimizer.param_groups is self._groups
+            and len(self._groups) == 1
+            and optimizer.state is self._state
+            and _are(list(self._state.values()), self._entries)
+            and _are(parameters, self._parameters)
+            and self._kernel.is_fresh()
+        )
+
+    def step(self, gradients: list[Tensor]) -> bool:
+        """Move the parameters; False, and nothing, with hooks and where gradients wait to be added."""
+        optimizer, group = self._optimizer, self._groups[0]
+        if (
+            not group["fused"]
+            or group["amsgrad"]
+            or optimizer._optimizer_step_pre_hooks
+            or optimizer._optimizer_step_post_hooks
+            or any(p.grad is not None for p in self._parameters)
+            or any(p.dtype != gradients[0].dtype for p in self._parameters)
+        ):
+            return False
+        if isinstance(optimizer, AdamNormGrad):
+            gradients = normalised(gradients)
+        self._kernel.arguments = _arguments(optimizer)
+        self._kernel.step(gradients)
+        return True
 
 
 class _Together:
@@ -262,14 +311,11 @@ class _Together:
 
     def are(self, parameters: Sequence[Tensor]) -> bool:
         """Whether these are the parameters, and nobody loaded other states since."""
-        same = len(parameters) == len(self.parameters) and all(
-            map(is_, parameters, self.parameters)
-        )
-        return same and all(
-            optimizer.state is states
-            for optimizer, (states, _) in zip(
-                self._optimizers, self._states, strict=True
-            )
+        states = zip(self._optimizers, self._states, strict=True)
+        return (
+            _are(parameters, self.parameters)
+            and all(optimizer.state is these for optimizer, (these, _) in states)
+            and all(kernel.is_fresh() for _, kernel in self._groups)
         )
 
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -316,15 +362,24 @@ class _Kernel:
         self, parameters: list[Tensor], states: list[Any], arguments: tuple[Any, ...]
     ) -> None:
         self._parameters = parameters
+        self._states = states
         self._first = [s["exp_avg"] for s in states]
         self._second = [s["exp_avg_sq"] for s in states]
         self._steps = [s["step"] for s in states]
         # A tensor of ones takes a third of the time that a number takes.
         self._ones = [torch.ones_like(self._steps[0])] * len(states)
-        self._arguments = arguments
+        self.arguments = arguments
+
+    def is_fresh(self) -> bool:
+        """Whether the states hold the tensors that they held, to which nobody gave others."""
+        return (
+            _are([s["exp_avg"] for s in self._states], self._first)
+            and _are([s["exp_avg_sq"] for s in self._states], self._second)
+            and _are([s["step"] for s in self._states], self._steps)
+        )
 
     def step(self, gradients: list[Tensor]) -> None:
-        rate, betas, eps, weight_decay, maximize = self._arguments
+        rate, betas, eps, weight_decay, maximize = self.arguments
         torch._foreach_add_(self._steps, self._ones)
         with threads(free_threads()):
             torch._fused_adam_(

@@ -807,6 +807,55 @@ def test_adam_moves_as_pytorch_moves_it(options):
     )
 
 
+def cleared(optimizer):
+    optimizer.state.clear()
+
+
+def started_anew(optimizer):
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            state[name] = torch.zeros_like(value)
+
+
+def given_other_states(optimizer):
+    for parameter, state in optimizer.state.items():
+        optimizer.state[parameter] = {n: v.clone() * 0.5 for n, v in state.items()}
+
+
+def other_betas(optimizer):
+    optimizer.param_groups[0]["betas"] = (0.5, 0.6)
+
+
+def two_groups(optimizer):
+    group = optimizer.param_groups[0]
+    moved = group["params"].pop()
+    optimizer.param_groups.append({**group, "params": [moved], "lr": 0.1})
+
+
+@pytest.mark.parametrize(
+    "change", [cleared, started_anew, given_other_states, other_betas, two_groups]
+)
+def test_what_is_changed_in_an_optimizer_between_steps_counts(change):
+    """Against `optimizer.step()`, which reads all of it anew."""
+    torch.manual_seed(0)
+    pairs = [noisy_pair()]
+    pairs.append(copy.deepcopy(pairs[0]))
+    x = torch.rand(8, 4).round().double()
+    svis = []
+    for pair in pairs:
+        optimizer = torch.optim.Adam(list(pair.parameters()), lr=0.01, fused=True)
+        svis.append(SVI(pair.model, pair.guide, optimizer, ELBO()))
+    svis[1].optimizer.register_step_pre_hook(lambda *_: None)
+    for i in range(6):
+        for svi in svis:
+            torch.manual_seed(i)
+            if i == 3:
+                change(svi.optimizer)
+            svi.step(x)
+    ends = (pair.state_dict().values() for pair in pairs)
+    assert all(map(torch.equal, *ends))
+
+
 class Odd(torch.nn.Module):
     """A decoder whose parameters get gradients in other layouts than their own: transposed, and expanded."""
 
