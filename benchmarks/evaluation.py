@@ -18,7 +18,7 @@ from benchmarks.training import timed
 from pyro_vae import log_marginal
 from pyro_vae.evaluation import weighting as estimators
 
-K, IMAGES, CHUNK = 5000, 4, 4096
+K, IMAGES, CHUNK = 5000, 20, 4096
 LOOP, PRODUCTS = "loop over images", "products alone"
 
 
