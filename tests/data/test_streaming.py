@@ -1,6 +1,8 @@
 """Data that stay on disk: the same numbers as in memory, a bounded share of it, and nothing left running."""
 
 import csv
+import ctypes
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -283,11 +285,59 @@ def test_only_pieces_are_read(tmp_path, monkeypatch):
     assert max(rows) <= 1500
 
 
+def pages_in_memory(path):
+    """How many pages of a file the system holds, by mincore(2)."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        count = -(-len(mapped) // mmap.PAGESIZE)
+        found, place = (ctypes.c_ubyte * count)(), ctypes.c_char.from_buffer(mapped)
+        code = ctypes.CDLL(None).mincore(
+            ctypes.byref(place), ctypes.c_size_t(len(mapped)), found
+        )
+        del place
+    assert code == 0
+    return sum(state & 1 for state in found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what it holds")
+def test_scattered_rows_are_read_without_what_lies_around_them(tmp_path):
+    path, rows, width = tmp_path / "x.npy", 10_000, 784
+    array = np.random.RandomState(0).rand(rows, width).astype(np.float32)
+    np.save(path, array)
+    stream, index = Mapped(path), np.arange(0, rows, 400)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if pages_in_memory(path):
+        pytest.skip("the file lies in memory")
+    before = stream.read(np.arange(1)).numel() and pages_in_memory(path)
+    assert (stream.read(index[::-1]).numpy() == array[index[::-1]]).all()
+    # A row of 3,136 bytes lies on two pages.
+    assert pages_in_memory(path) - before <= 2 * len(index)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[], [3], [59, 0, 0, 7], [-1, 2], [[1, 2], [3, 4]], 5, [*range(0, 61, 2)]],
+    ids=str,
+)
+def test_rows_are_those_of_an_array(tmp_path, index):
+    index = np.array(index, dtype=int)
+    for array in (
+        np.arange(61 * 15).reshape(61, 15),
+        np.asfortranarray(np.arange(61 * 15).reshape(61, 15)),
+        np.arange(61.0),
+    ):
+        np.save(tmp_path / "x.npy", array)
+        assert (Mapped(tmp_path / "x.npy").read(index).numpy() == array[index]).all()
+    with pytest.raises(IndexError):
+        Mapped(tmp_path / "x.npy").read(np.array([61]))
+
+
 class Unread:
     """An array on disk of which only some rows can be had, and nothing done to the whole."""
 
     def __init__(self, array):
-        self.array, self.shape = array, array.shape
+        self.array, self.shape, self.base = array, array.shape, None
 
     def __getitem__(self, index):
         return self.array[index]
