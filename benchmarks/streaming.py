@@ -9,10 +9,10 @@ the file while memory is free is no part of that.
 import argparse
 import multiprocessing
 import os
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from pyro_vae.data.streams import Mapped, batches, chunks
 WIDTH = 784
 PIECE = 2**24  # bytes of the plain reading at a time
 RESIDENT = 50_000  # data of the training that has them in memory
+LOOKED = 0.1  # seconds between two looks at the memory
 PRIVATE = ("RssAnon", "RssShmem")
 HEADS = ("reading", "data a second", "MB/s", "MiB", "GB read")
 
@@ -68,25 +69,6 @@ def private() -> float:
         table = dict(line.split(":", 1) for line in text.splitlines())
         total += sum(int(table[name].split()[0]) for name in PRIVATE)
     return total / 2**10
-
-
-class Watched:
-    """The most private memory while it lasts, looked at twenty times a second."""
-
-    def __enter__(self) -> "Watched":
-        self.before = self.most = private()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-        return self
-
-    def _look(self) -> None:
-        while not self._over.wait(0.05):
-            self.most = max(self.most, private())
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 def plain(path: Path) -> Iterator[int]:
@@ -142,19 +124,21 @@ def measured(name: str, path: Path, seconds: float) -> str:
     """A line of the table."""
     function, options = WAYS[name]
     forget(path)
-    with closing(function(path, *options)) as reading, Watched() as memory:
+    before = most = private()
+    with closing(function(path, *options)) as reading:
         next(reading)  # workers are there, and steps compiled
-        begun, total = time.perf_counter(), 0
+        begun, total, looked = time.perf_counter(), 0, 0.0
         for size in reading:
-            total += size
-            if time.perf_counter() - begun > seconds:
+            total, taken = total + size, time.perf_counter() - begun
+            if taken > looked + LOOKED:
+                looked, most = taken, max(most, private())
+            if taken > seconds:
                 break
-        taken = time.perf_counter() - begun
     cells = (
         name,
         f"{total / taken / WIDTH / 4:,.0f}",
         f"{total / taken / 1e6:,.0f}",
-        f"{memory.most - memory.before:,.0f}",
+        f"{most - before:,.0f}",
         f"{total / 1e9:.1f}",
     )
     return f"| {' | '.join(cells)} |"
@@ -168,17 +152,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each way")
     parser.add_argument("--only", default="", help="ways whose name begins so")
     parser.add_argument("--keep", action="store_true", help="leave the file there")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
     path = options.folder / "streaming.npy"
+    if options.way:
+        print(measured(options.way, path, options.seconds))
+        return
     if not path.exists():
         written(path, round(options.gigabytes * 1e9 / WIDTH / 4))
+    command = [sys.executable, "-m", "benchmarks.streaming", *sys.argv[1:], "--way"]
     try:
-        print(f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|")
+        print(f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|", flush=True)
         for name in filter(lambda name: name.startswith(options.only), WAYS):
-            alone = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=alone) as pool:
-                line = pool.submit(measured, name, path, options.seconds)
-                print(line.result(), flush=True)
+            subprocess.run([*command, name], check=True)
     finally:
         if not options.keep:
             path.unlink()
