@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from pyro_vae.engine.threads import free_threads, threads
 from pyro_vae.foundation.checks import checked, share
 
 # Of an average: the nearer to 1, the longer it remembers, `1 / (1 - decay)` steps.
@@ -54,7 +55,8 @@ class Average:
         self.steps += 1
         # The recursion of the sum above: first the new weights alone, in the end 1 - d of them.
         fresh = (1 - self.decay) / -math.expm1(self.steps * math.log(self.decay))
-        torch._foreach_lerp_(self._averages, self._weights, fresh)
+        with threads(free_threads()):
+            torch._foreach_lerp_(self._averages, self._weights, fresh)
 
     def take_in(self, weights: Sequence[Tensor]) -> None:
         """Say which tensors are averaged; new ones begin with their values of now."""

@@ -18,6 +18,7 @@ from pyro_vae.engine.affine import products_of
 from pyro_vae.engine.alike import Alike
 from pyro_vae.engine.compiled import Compiled, made, restored
 from pyro_vae.engine.processes import Exchange
+from pyro_vae.engine.threads import free_threads, threads
 from pyro_vae.engine.updates import MakeOptimizer, Updates, accumulate
 from pyro_vae.foundation.abstract import forked_random, is_own, parameters_of
 from pyro_vae.foundation.checks import check
@@ -423,7 +424,7 @@ class SVI:
             raise InputError("EM fits a VAE of this package, and this pair is another")
         self._check_clipping()
         if self.clip_norm is not None:
-            gradients = _clipped(gradients, self.clip_norm)
+            gradients = _clipped(gradients, self.clip_norm, self.alike)
         if self.weight_decay:
             self._decay(self.optimizer.param_groups[0]["lr"])
         moved: list[Tensor | None] = [None] * len(parameters)
@@ -487,7 +488,7 @@ class SVI:
             self._weights = [w for w in every if moving is None or w in moving]
         if not self._weights:
             return
-        with torch.no_grad():
+        with torch.no_grad(), threads(free_threads()):
             torch._foreach_mul_(self._weights, 1 - rate * self.weight_decay)
 
     def _differentiated(
@@ -592,10 +593,15 @@ def _differ(a: Tensor, b: Tensor) -> bool:
     return not bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _clipped(gradients: list[Tensor], longest: float) -> list[Tensor]:
-    """The gradients, shortened together to a length of `longest` where they are longer; nothing is read to the host."""
+def _clipped(gradients: list[Tensor], longest: float, alike: Alike) -> list[Tensor]:
+    """The gradients, shortened together to a length of `longest` where they are longer; nothing waits for a device."""
     if not gradients:
         return gradients
-    length = nn.utils.get_total_norm(gradients)
-    factor = (longest / length.clamp_min(1e-12)).clamp_max(1.0)
-    return list(torch._foreach_mul(gradients, factor))
+    way = ("length", len(gradients))
+    length = alike(way, lambda: [nn.utils.get_total_norm(gradients)])[0]
+    factor = longest / length.clamp_min(1e-12)
+    # A processor need not multiply by 1.
+    if not factor.is_cuda and bool(factor >= 1):
+        return gradients
+    with threads(free_threads()):
+        return list(torch._foreach_mul(gradients, factor.clamp_max(1.0)))
