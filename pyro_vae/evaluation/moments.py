@@ -7,8 +7,10 @@ from torch import Tensor
 
 from pyro_vae.data.inputs import as_data, rows_within
 from pyro_vae.data.streams import batches
+from pyro_vae.engine.alike import sparing
 from pyro_vae.engine.memory import LARGEST_CHUNK, MEMORY, pieces
 from pyro_vae.evaluation.refinement import Spread
+from pyro_vae.foundation.abstract import is_own
 from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.vae import VAE
@@ -43,8 +45,14 @@ def encode(
     size = min(batch_size, rows_within(x, MEMORY))
     # Each result has its place beforehand: small ones kept from every batch would hold all of the heap between them.
     mean, std, done = torch.empty(0), torch.empty(0), 0
+
+    def moments(batch: Any) -> tuple[list[Tensor], None]:
+        return [*_moments(vae.encode(batch), draws)], None
+
+    # What programs of others change when they are called is not known.
+    found = sparing(moments) if is_own(vae.model, vae.guide) else moments
     for batch in batches(x, size):
-        centre, variance = _moments(vae.encode(batch), draws)
+        (centre, variance), _ = found(batch)
         if done == 0:
             mean, std = (
                 torch.empty(len(x), centre.shape[-1], dtype=centre.dtype) for _ in "ms"

@@ -30,7 +30,8 @@ from pyro_vae.data.inputs import (
 from pyro_vae.data.representation import Representation
 from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.distributions.known import is_known, pinned
-from pyro_vae.foundation.abstract import AbstractProgram, context_of
+from pyro_vae.engine.alike import sparing
+from pyro_vae.foundation.abstract import AbstractProgram, context_of, is_own
 from pyro_vae.foundation.checks import Number, at_least, checked
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.memory import require
@@ -772,9 +773,16 @@ class VAE(AbstractProgram):
         if self.label_width:
             given = (self._with_class(*given),)
         z = self.draw_prior(n, *given)
+
+        def decoded(*some: Tensor) -> tuple[list[Tensor], None]:
+            p = self.decode(*some)
+            return [self.model.likelihood.typical(p) if mean else p.sample()], None
+
+        # What programs of others change when they are called is not known.
+        made = sparing(decoded) if is_own(self.model) else decoded
         for rows in torch.arange(n).split(DECODED):
-            p = self.decode(z[rows], *(some[rows] for some in given))
-            parts.append(self.model.likelihood.typical(p) if mean else p.sample())
+            (part,), _ = made(*(some[rows] for some in (z, *given)))
+            parts.append(part)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def draw_prior(self, n: int, *c: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ from pyro_vae.engine.alike import TRIALS, Alike
 from pyro_vae.engine.recording import KIND
 from pyro_vae.engine.reductions import LONG, split_sums
 from pyro_vae.engine.threads import Processor, free_threads, same_bits
+from pyro_vae.evaluation.moments import encode
+from pyro_vae.inference import averaging
+from pyro_vae.inference import svi as svi_module
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -43,7 +46,7 @@ def busy(monkeypatch):
     """Says that others use all cores but one, from the call on."""
 
     def begin(free=1):
-        for module in (alike, compiled, updates):
+        for module in (alike, averaging, compiled, svi_module, updates):
             monkeypatch.setattr(module, "free_threads", lambda: free)
 
     return begin
@@ -251,6 +254,23 @@ def test_steps_on_a_busy_processor_have_the_same_bits(busy, name, by_graph):
     assert all(map(same_bits, *runs))
 
 
+@pytest.mark.parametrize("longest", [1e-3, 1e6])
+def test_what_is_done_beside_a_step_has_the_same_bits(busy, longest):
+    options = {"clip_norm": longest, "average": 0.9, "weight_decay": 0.1}
+    runs = []
+    for free in (2, 1):
+        busy(free)
+        torch.manual_seed(0)
+        vae, x = build(Spec((28, 28), 8)), torch.rand(20, 28, 28).round()
+        adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
+        svi = SVI(vae.model, vae.guide, adam, ELBO(), reduction="mean", **options)
+        for _ in range(TRIALS + 3):
+            svi.step(x)
+        kept = [p.detach() for p in vae.model.parameters()]
+        runs.append([*kept, *map(svi.average.of, vae.model.parameters())])
+    assert all(map(same_bits, *runs))
+
+
 @pytest.mark.parametrize("name", ["mlp", "learned scale", "mixture", "flow"])
 def test_graphs_of_dense_networks_give_threads_up(busy, monkeypatch, name):
     svi, x, _ = step_of(name, compiled=True)
@@ -305,6 +325,38 @@ def test_questions_on_a_busy_processor_have_the_same_bits(busy, monkeypatch, ask
         found.append(ask(vae, x).values)
     assert same_bits(*found)
     assert len(by) > TRIALS  # calls by one thread that were no trials
+
+
+def latents(vae, x):
+    return torch.cat(encode(vae, x, batch_size=2, draws=3))
+
+
+def drawn(vae, x):
+    return vae.sample(len(x))
+
+
+def means(vae, x):
+    return vae.sample(len(x), mean=True)
+
+
+@pytest.mark.parametrize("guide", ["meanfield", "iaf"])
+@pytest.mark.parametrize("program", [latents, drawn, means])
+def test_codes_and_draws_on_a_busy_processor_have_the_same_bits(
+    busy, monkeypatch, program, guide
+):
+    monkeypatch.setattr("pyro_vae.models.vae.DECODED", 2)
+    torch.manual_seed(0)
+    vae = build(Spec((16, 16), 4, guide=guide))
+    x = torch.rand(2 * (TRIALS + 3), 16, 16).round()
+    found, by = [], []
+    switch = alike.threads
+    monkeypatch.setattr(alike, "threads", lambda n: by.append(n) or switch(n))
+    for free in (2, 1):
+        busy(free)
+        torch.manual_seed(1)
+        found.append(program(vae, x))
+    assert same_bits(*found)
+    assert by == [1] * (TRIALS + 3)  # the last three are no trials
 
 
 SHAPES = [
