@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
+from pyro_vae.engine.affine import products_of
 from pyro_vae.engine.compiled import restored, without_tensors
 from pyro_vae.engine.threads import free_threads, same_bits, threads
 from pyro_vae.foundation.abstract import forked_random
@@ -62,15 +65,22 @@ def by_all_threads(_: Hashable, function: Callable[[], list[Tensor]]) -> list[Te
     return function()
 
 
+_KEPT: WeakKeyDictionary[Module, Alike] = WeakKeyDictionary()
+
+
 def sparing(
-    function: Callable[..., tuple[list[Tensor], Any]],
+    function: Callable[..., tuple[list[Tensor], Any]], by: Module | None = None
 ) -> Callable[..., tuple[list[Tensor], Any]]:
     """A function of data and numbers, called by as many threads as others leave cores for where that changes no bit.
 
     Args:
         function: returns tensors and anything else, and changes nothing.
+        by: what computes, where the function is made anew for each use: what was found out holds for the next.
     """
     alike = Alike()
+    known: tuple[Hashable, ...] = (function.__qualname__,)
+    if by is not None:
+        alike, known = _KEPT.setdefault(by, alike), (*known, *_described(by))
 
     def call(*args: Any) -> tuple[list[Tensor], Any]:
         if free_threads() == torch.get_num_threads():
@@ -84,7 +94,14 @@ def sparing(
             others[:] = [other]
             return found
 
-        found = alike((structure, *(t.shape for t in tensors)), run)
+        found = alike((*known, structure, *(t.shape for t in tensors)), run)
         return found, others[0]
 
     return call
+
+
+def _described(module: Module) -> tuple[Hashable, ...]:
+    """What of a module, beside its inputs, the way follows in which it computes."""
+    kept = tuple((p.shape, p.dtype) for p in module.parameters())
+    modules = [*module.modules()]
+    return (kept, products_of(modules), *(m.training for m in modules))

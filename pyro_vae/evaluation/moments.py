@@ -46,13 +46,14 @@ def encode(
     # Each result has its place beforehand: small ones kept from every batch would hold all of the heap between them.
     mean, std, done = torch.empty(0), torch.empty(0), 0
 
-    def moments(batch: Any) -> tuple[list[Tensor], None]:
+    def moments(batch: Any, draws: int) -> tuple[list[Tensor], None]:
         return [*_moments(vae.encode(batch), draws)], None
 
     # What programs of others change when they are called is not known.
-    found = sparing(moments) if is_own(vae.model, vae.guide) else moments
+    own = is_own(vae.model, vae.guide)
+    found = sparing(moments, vae.guide) if own else moments
     for batch in batches(x, size):
-        (centre, variance), _ = found(batch)
+        (centre, variance), _ = found(batch, draws)
         if done == 0:
             mean, std = (
                 torch.empty(len(x), centre.shape[-1], dtype=centre.dtype) for _ in "ms"

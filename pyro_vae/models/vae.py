@@ -774,14 +774,14 @@ class VAE(AbstractProgram):
             given = (self._with_class(*given),)
         z = self.draw_prior(n, *given)
 
-        def decoded(*some: Tensor) -> tuple[list[Tensor], None]:
+        def decoded(mean: bool, *some: Tensor) -> tuple[list[Tensor], None]:
             p = self.decode(*some)
             return [self.model.likelihood.typical(p) if mean else p.sample()], None
 
         # What programs of others change when they are called is not known.
-        made = sparing(decoded) if is_own(self.model) else decoded
+        made = sparing(decoded, self.model) if is_own(self.model) else decoded
         for rows in torch.arange(n).split(DECODED):
-            (part,), _ = made(*(some[rows] for some in (z, *given)))
+            (part,), _ = made(mean, *(some[rows] for some in (z, *given)))
             parts.append(part)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 

@@ -348,15 +348,30 @@ def test_codes_and_draws_on_a_busy_processor_have_the_same_bits(
     torch.manual_seed(0)
     vae = build(Spec((16, 16), 4, guide=guide))
     x = torch.rand(2 * (TRIALS + 3), 16, 16).round()
-    found, by = [], []
-    switch = alike.threads
+    found, by, trials = [], [], []
+    switch, restored = alike.threads, alike.restored
     monkeypatch.setattr(alike, "threads", lambda n: by.append(n) or switch(n))
+    monkeypatch.setattr(alike, "restored", lambda t: trials.append(t) or restored(t))
     for free in (2, 1):
         busy(free)
         torch.manual_seed(1)
         found.append(program(vae, x))
     assert same_bits(*found)
-    assert by == [1] * (TRIALS + 3)  # the last three are no trials
+    assert (by, len(trials)) == ([1] * (TRIALS + 3), TRIALS)
+    torch.manual_seed(1)
+    assert same_bits(program(vae, x), found[0])
+    assert len(trials) == TRIALS  # once is enough
+
+
+def test_what_was_found_out_does_not_hold_for_other_weights(busy):
+    busy()
+    vae, x = build(Spec((12,), 2)), torch.rand(4, 12).round()
+    counts = []
+    for dtype in (torch.float32, torch.float32, torch.float64):
+        vae.to(dtype)
+        latents(vae, x.to(dtype))
+        counts.append(len(alike._KEPT[vae.guide]._agreed))
+    assert counts == [1, 1, 2]
 
 
 SHAPES = [
