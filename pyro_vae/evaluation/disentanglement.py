@@ -11,7 +11,7 @@ import numpy as np
 from pyro_vae.foundation.checks import Draws, Number, checked
 from pyro_vae.foundation.errors import InputError
 
-BINS = 20  # of codes, and of factors that have more values
+BINS = 20  # of codes, and of factors with more values that are no categories
 FOLDS = 2  # halves of the data: one to fit by, one to judge on
 SURE = 0.001  # a latent tells of a factor where independence has a smaller p
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -29,10 +29,13 @@ def _checked(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
     return z, v
 
 
-def discretised(values: np.ndarray, bins: int = BINS) -> np.ndarray:
+def discretised(
+    values: np.ndarray, bins: int = BINS, categories: tuple[int, ...] = ()
+) -> np.ndarray:
     """Each column `(n, m)` as whole numbers from 0: its values, or bins of equally many where there are more than bins.
 
-    Which bin a number falls into is the same after any increasing map of the column.
+    Which bin a number falls into is the same after any increasing map of the column. Columns of categories, by their
+    places, keep all of their values: these have no order, so that a bin of neighbours would mean nothing.
 
     >>> discretised(np.array([[0.1], [5.0], [0.2], [4.0]]), bins=2).ravel()
     array([0, 1, 0, 1])
@@ -40,7 +43,7 @@ def discretised(values: np.ndarray, bins: int = BINS) -> np.ndarray:
     found = np.empty(values.shape, np.int64)
     for j, column in enumerate(values.T):
         kinds, places = np.unique(column, return_inverse=True)
-        if len(kinds) > bins:
+        if len(kinds) > bins and j not in categories:
             edges = np.quantile(column, np.arange(1, bins) / bins)
             places = np.unique(
                 np.searchsorted(edges, column, side="right"), return_inverse=True
@@ -57,7 +60,11 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def mutual_information(
-    codes: Any, factors: Any, *, bins: int = BINS
+    codes: Any,
+    factors: Any,
+    *,
+    categories: tuple[int, ...] = (),
+    bins: int = BINS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`I(z_i; v_j)` of each latent and factor, `(d, k)`, and the entropy of each factor, `(k,)`, in nats.
 
@@ -68,7 +75,8 @@ def mutual_information(
     Args:
         codes: `(n, d)`.
         factors: `(n, k)`, numbers; categories as whole numbers.
-        bins: of equally many data, for latents, and for factors with more values.
+        categories: which of the factors are categories without an order, by their places.
+        bins: of equally many data, for latents, and for factors with more values that are no categories.
 
     Raises:
         InputError: for arrays that are not two such matrices of finite numbers.
@@ -81,7 +89,7 @@ def mutual_information(
     True
     """
     z, v = _checked(codes, factors)
-    z, v = discretised(z, bins), discretised(v, bins)
+    z, v = discretised(z, bins), discretised(v, bins, categories)
     of_z = [_entropy(np.bincount(column)) for column in z.T]
     of_v = [_entropy(np.bincount(column)) for column in v.T]
     information = np.empty((z.shape[1], v.shape[1]))
@@ -97,7 +105,13 @@ def _gap(scores: np.ndarray) -> np.ndarray:
     return ordered[0] - (ordered[1] if len(ordered) > 1 else 0.0)
 
 
-def mig(codes: Any, factors: Any, *, bins: int = BINS) -> float:
+def mig(
+    codes: Any,
+    factors: Any,
+    *,
+    categories: tuple[int, ...] = (),
+    bins: int = BINS,
+) -> float:
     """The mutual information gap, `mean_j (I(z_(1); v_j) - I(z_(2); v_j)) / H(v_j)`, of the two best latents.
 
     Arguments and errors as in `mutual_information`. nan where a factor has one value alone.
@@ -108,12 +122,20 @@ def mig(codes: Any, factors: Any, *, bins: int = BINS) -> float:
     >>> round(mig(v, v), 6)
     1.0
     """
-    information, entropy = mutual_information(codes, factors, bins=bins)
+    information, entropy = mutual_information(
+        codes, factors, categories=categories, bins=bins
+    )
     with np.errstate(invalid="ignore"):
         return float((_gap(information.clip(min=0)) / entropy).mean())
 
 
-def modularity(codes: Any, factors: Any, *, bins: int = BINS) -> float:
+def modularity(
+    codes: Any,
+    factors: Any,
+    *,
+    categories: tuple[int, ...] = (),
+    bins: int = BINS,
+) -> float:
     """How far each latent tells of one factor alone: `mean_i 1 - sum_(j != j_i) I_ij^2 / (I_(i j_i)^2 (k - 1))`.
 
     `j_i` is the factor that latent i tells most of. Latents that tell of no factor are left out: those for which
@@ -127,12 +149,11 @@ def modularity(codes: Any, factors: Any, *, bins: int = BINS) -> float:
     from scipy.stats import chi2
 
     z, v = _checked(codes, factors)
-    information, _ = mutual_information(z, v, bins=bins)
+    information, _ = mutual_information(z, v, categories=categories, bins=bins)
     if v.shape[1] < 2:
         return math.nan
-    freedom = np.outer(
-        *(np.maximum(discretised(each, bins).max(0), 1) for each in (z, v))
-    )
+    of_z, of_v = discretised(z, bins), discretised(v, bins, categories)
+    freedom = np.outer(*(np.maximum(each.max(0), 1) for each in (of_z, of_v)))
     # Miller and Madow's correction took off what 2 n I has on average.
     probable = chi2.sf(2 * len(z) * information + freedom, freedom)
     told = (probable < SURE / information.size).any(1)
@@ -223,7 +244,8 @@ def dci(
     `R_ij` is how much latent i matters to the prediction of factor j: in a random forest the mean decrease of impurity,
     in a lasso the size of the coefficient for latents of standard deviation 1. `H_k` is the entropy to base k. Models
     are fitted to half of the data and judged on the others; the disentanglement of one factor, and the completeness of
-    one latent, are nan.
+    one latent, are nan. A lasso, whose penalty is chosen by two folds, leaves out categories of which that half has one
+    datum: it never predicts them.
 
     Args:
         codes: `(n, d)`.
@@ -245,13 +267,16 @@ def dci(
     importance, informed = [], []
     for j, factor in enumerate(v.T):
         model = _model(by, trees, seed, categorical=j in categories)
-        if len(np.unique(factor[first])) < 2:
+        fitted = first
+        if by == "lasso" and j in categories:
+            fitted = first[_counts(factor[first]) >= FOLDS]
+        if len(np.unique(factor[fitted])) < 2:
             importance.append(np.zeros(z.shape[1]))
             informed.append(math.nan)
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a step or two more changes nothing here
-            model.fit(z[first], factor[first])
+            model.fit(z[fitted], factor[fitted])
         importance.append(_importance(model))
         said, truth = model.predict(z[second]), factor[second]
         informed.append(_informed(said, truth, categorical=j in categories))
@@ -263,6 +288,12 @@ def dci(
         float(np.mean(informed)),
         r,
     )
+
+
+def _counts(column: np.ndarray) -> np.ndarray:
+    """How many data have the value that each has, `(n,)`."""
+    _, places, counts = np.unique(column, return_inverse=True, return_counts=True)
+    return counts[places]
 
 
 def _halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -319,7 +350,12 @@ def _concentration(r: np.ndarray) -> np.ndarray:
 
 @checked
 def explicitness(
-    codes: Any, factors: Any, *, bins: Draws = BINS, seed: int = 0
+    codes: Any,
+    factors: Any,
+    *,
+    categories: tuple[int, ...] = (),
+    bins: Draws = BINS,
+    seed: int = 0,
 ) -> float:
     """How well each value of each factor is told from the others by all latents: the mean of `2 AUROC - 1`.
 
@@ -338,7 +374,7 @@ def explicitness(
     scale = z.std(0)
     z = (z - z.mean(0)) / np.where(scale > 0, scale, 1.0)
     found = []
-    for values in discretised(v, bins).T:
+    for values in discretised(v, bins, categories).T:
         areas = [math.nan]
         if len(np.unique(values[first])) > 1:
             model = LogisticRegression(max_iter=200)
@@ -361,6 +397,7 @@ def factor_vae_score(
     codes: Any,
     factors: Any,
     *,
+    categories: tuple[int, ...] = (),
     group: Draws = 64,
     votes: Number = 800,
     bins: Draws = BINS,
@@ -374,14 +411,16 @@ def factor_vae_score(
     for the others. Always the same factor would be right `1 / k` of the time.
 
     The data of a group are drawn from those there are, with replacement where they are fewer than `group`: no
-    generator is needed, and factors that go together in the data go together in a group.
+    generator is needed, and factors that go together in the data go together in a group. Values that one datum alone
+    has are not voted on: its latents do not vary at all. The score is nan where no factor has others.
 
     Args:
         codes: `(n, d)`.
         factors: `(n, k)`.
+        categories: which of the factors are categories without an order, by their places.
         group: data with a value in common, for each vote.
         votes: of each half.
-        bins: of factors with more values: there a group has a bin in common.
+        bins: of factors with more values that are no categories: there a group has a bin in common.
         seed: of the draws.
 
     Raises:
@@ -396,15 +435,17 @@ def factor_vae_score(
     if not lively.any():
         return 1.0 / v.shape[1]
     z = z[:, lively] / np.sqrt(spread[lively])
-    values = discretised(v, bins)
-    chosen = rng.integers(v.shape[1], size=2 * votes)
+    values = discretised(v, bins, categories)
+    # Of each factor the data whose value others have too: a vote takes one of them, and data that are like it.
+    shared = [np.flatnonzero(_counts(column) > 1) for column in values.T]
+    voted = np.array([j for j, rows in enumerate(shared) if len(rows)])
+    if not len(voted):
+        return math.nan
+    chosen = voted[rng.integers(len(voted), size=2 * votes)]
     least = np.empty(2 * votes, np.int64)
-    members = [
-        [np.flatnonzero(column == kind) for kind in range(column.max() + 1)]
-        for column in values.T
-    ]
     for vote, j in enumerate(chosen):
-        alike = members[j][values[rng.integers(len(z)), j]]
+        one = shared[j][rng.integers(len(shared[j]))]
+        alike = np.flatnonzero(values[:, j] == values[one, j])
         rows = rng.choice(alike, group, replace=len(alike) < group)
         least[vote] = z[rows].var(0).argmin()
     table = np.zeros((z.shape[1], v.shape[1]))
@@ -437,12 +478,13 @@ def scores(
 ) -> dict[str, float]:
     """All scores of this module by their names in `SCORES`; arguments as in each of them."""
     told = dci(codes, factors, categories=categories, by=by, trees=trees, seed=seed)
+    binned: dict[str, Any] = {"categories": categories, "bins": bins}
     found = (
-        mig(codes, factors, bins=bins),
+        mig(codes, factors, **binned),
         sap(codes, factors, categories=categories),
-        modularity(codes, factors, bins=bins),
-        factor_vae_score(codes, factors, bins=bins, seed=seed),
-        explicitness(codes, factors, bins=bins, seed=seed),
+        modularity(codes, factors, **binned),
+        factor_vae_score(codes, factors, seed=seed, **binned),
+        explicitness(codes, factors, seed=seed, **binned),
         told.disentanglement,
         told.completeness,
         told.informativeness,

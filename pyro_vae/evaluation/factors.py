@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from pyro_vae.data.conditions import asked, in_order, is_categorical, spelled
+from pyro_vae.data.conditions import FEW, asked, in_order, is_categorical, spelled
 from pyro_vae.data.fields import evenly
 from pyro_vae.evaluation.disentanglement import (
     SCORES,
@@ -80,6 +80,28 @@ class Factors:
         """Which data have all of them, `(N,)` booleans."""
         return np.isfinite(self.values).all(1)
 
+    def alone(self, places: np.ndarray) -> dict[str, int]:
+        """Of each factor of categories how many of them one alone of the data in some places has.
+
+        Raises:
+            InputError: for a factor with one value, or with more categories than half of the data.
+        """
+        found = {}
+        for j, name in enumerate(self.names):
+            kinds, counts = np.unique(self.values[places, j], return_counts=True)
+            if len(kinds) == 1:
+                raise InputError(
+                    f"the factor {name} has one value alone in these data: leave it out, as in factors='size,form'"
+                )
+            if j in self.categories:
+                found[name] = int((counts == 1).sum())
+            if j in self.categories and len(kinds) > max(FEW, len(places) // 2):
+                raise InputError(
+                    f"the factor {name} has {len(kinds)} categories in {len(places)} data, so that nothing can be said "
+                    "of most of them: leave it out, or if it is a number say factors='size=real'"
+                )
+        return found
+
 
 def _numbers(name: str, column: np.ndarray) -> np.ndarray:
     try:
@@ -120,6 +142,7 @@ class Disentangled(Printed):
         entropy: of each factor, nats, `(k,)`.
         num_data: N.
         level: of the intervals.
+        alone: categories of each factor that one datum alone has.
     """
 
     names: tuple[str, ...]
@@ -130,6 +153,7 @@ class Disentangled(Printed):
     entropy: np.ndarray
     num_data: int
     level: float
+    alone: Mapping[str, int]
 
     def answer(self) -> Answer:
         """Scores, and for each factor which latent tells of it."""
@@ -138,8 +162,17 @@ class Disentangled(Printed):
             low, high = interval(value, self.replicates[:, i], self.level)
             chance = self.chance[name]
             rows[name] = {"value": value, "low": low, "high": high, "chance": chance}
-        few = self.num_data < FEW_DATA
-        warning = f"{self.num_data} data are few for scores of binned values: compare them with what chance gives"
+        warnings = []
+        if self.num_data < FEW_DATA:
+            warnings.append(
+                f"{self.num_data} data are few for scores of binned values: compare them with what chance gives"
+            )
+        for name, count in self.alone.items():
+            if count:
+                warnings.append(
+                    f"of {count} of the categories of {name} there is one datum alone: the FactorVAE score and a lasso "
+                    "leave these out"
+                )
         return Answer(
             title="Disentanglement",
             about=f"of {', '.join(self.names)} in {len(self.information)} latents, on {self.num_data} data",
@@ -150,7 +183,7 @@ class Disentangled(Printed):
                 f"Intervals of {100 * self.level:g} %, from the scores of {len(self.replicates)} random halves of the "
                 "data; by chance: the factors of other data in place of their own."
             ],
-            warnings=[warning] if few else [],
+            warnings=warnings,
             parts={"factors": self._of_factors()},
             numbers={
                 "data": self.num_data,
@@ -188,7 +221,7 @@ class Disentanglement(Question):
         factors: columns, as in `'size,form=categorical'`: factors of a named data set, columns or arrays of the file
             (they may be dropped from the data), or `'label'`; by default those of the data set, else the conditions of
             the run, else the labels.
-        bins: of each latent, and of factors with more values.
+        bins: of each latent, and of factors with more values that are no categories.
         by: what predicts factors for DCI, `'forest'` or `'lasso'`.
         trees: in each forest.
         halves: random halves of the data for the intervals.
@@ -214,24 +247,30 @@ class Disentanglement(Question):
         if not run.vae.model.latent_dim:
             raise InputError("the run has no latents beside its classes")
         if data.columns is not None:
-            factors_of(data, self.factors)
+            self._rows(factors_of(data, self.factors))
         self.afford(8 * self.halves * len(SCORES), "halves")
         self.afford(8 * self.bins, "bins")
         self.afford(TREE * self.trees, "trees")
 
-    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
-        found = factors_of(data, self.factors)
+    def _rows(self, found: Factors) -> np.ndarray:
+        """The data that are looked at, by their places.
+
+        Raises:
+            InputError: where they are too few, or a factor of theirs has no or too many values.
+        """
         places = np.flatnonzero(found.known)
         if len(places) < LEAST:
             raise InputError(
                 f"{len(places)} data have all of the factors {', '.join(found.names)}, and {LEAST} are the least"
             )
         places = places[evenly(min(self.most, len(places)), len(places)).numpy()]
-        for name, column in zip(found.names, found.values[places].T, strict=True):
-            if len(np.unique(column)) == 1:
-                raise InputError(
-                    f"the factor {name} has one value alone in these data: leave it out, as in factors='size,form'"
-                )
+        found.alone(places)
+        return places
+
+    def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
+        found = factors_of(data, self.factors)
+        places = self._rows(found)
+        alone = found.alone(places)
         with forked_random():
             means, _ = encode(run.vae, data.x)
         z, v = means.numpy()[places].astype(np.float64), found.values[places]
@@ -249,7 +288,9 @@ class Disentanglement(Question):
                 return np.array([*each.values()])
 
             replicates = half_samples(measure, len(z), self.halves)
-        information, entropy = mutual_information(z, v, bins=self.bins)
+        information, entropy = mutual_information(
+            z, v, categories=found.categories, bins=self.bins
+        )
         return Disentangled(
             found.names,
             scores(z, v, **options),
@@ -259,4 +300,5 @@ class Disentanglement(Question):
             entropy,
             len(z),
             self.level,
+            alone,
         ).answer()

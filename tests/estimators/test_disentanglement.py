@@ -137,6 +137,51 @@ def test_bins_are_the_same_after_an_increasing_map():
     assert (np.bincount(discretised(z, 9)[:, 0]) == 111).all()
 
 
+def test_categories_are_never_merged_however_many():
+    rng = np.random.default_rng(4)
+    form = rng.integers(60, size=6000)
+    v = form[:, None].astype(float)
+    told = form % 2  # neighbours differ, so that a bin of them knows nothing
+    z = np.stack([told + 0.01 * rng.normal(size=6000), rng.normal(size=6000)], 1)
+    information, entropy = mutual_information(z, v, categories=(0,))
+    assert information[0, 0] == pytest.approx(math.log(2), abs=0.05)
+    assert entropy[0] == pytest.approx(math.log(60), abs=0.02)
+    assert mutual_information(z, v)[1][0] == pytest.approx(math.log(20), abs=0.02)
+    assert mig(z, v, categories=(0,)) == pytest.approx(
+        math.log(2) / math.log(60), abs=0.02
+    )
+    assert explicitness(z, v, categories=(0,)) > 0.4 > explicitness(z, v) + 0.2
+    both = np.c_[v, rng.integers(50, size=6000)]
+    assert modularity(z[:, :1], both, categories=(0, 1)) > 0.95
+    z[:, 1] = both[:, 1] % 2 + 0.01 * z[:, 1]
+    assert factor_vae_score(z, both, categories=(0, 1)) > 0.95
+    assert factor_vae_score(z, both) < 0.9
+
+
+@pytest.mark.parametrize("name", ["z", "wide"])
+def test_a_value_that_one_datum_has_does_not_vote(name):
+    # Of 40 values in 60 data most are alone; the factor in the other latent has two.
+    rng = np.random.default_rng(5)
+    v = np.c_[np.r_[np.arange(40.0), np.repeat([40.0, 41.0], 10)], np.arange(60) % 2]
+    z = np.c_[rng.normal(size=60), 10 * v[:, 1] + rng.normal(size=60)]
+    z[40:, 0] = np.repeat([-2.0, 2.0], 10)
+    if name == "wide":  # with variances of 0 the first latent won whichever it was
+        z = z[:, ::-1]
+    assert factor_vae_score(z, v, categories=(0, 1), votes=300) > 0.95
+    only = np.arange(60.0)[:, None]
+    assert math.isnan(factor_vae_score(z, only, categories=(0,)))
+
+
+def test_a_lasso_leaves_out_a_category_of_one_datum():
+    z = RNG.normal(size=(200, 2))
+    v = (z[:, :1] > 0).astype(float)
+    v[0] = 2
+    found = dci(z, v, categories=(0,), by="lasso")
+    assert found.informativeness > 0.8
+    every = np.arange(200.0)[:, None]
+    assert math.isnan(dci(z, every, categories=(0,), by="lasso").informativeness)
+
+
 def test_explicitness_is_linear():
     ring = RNG.uniform(0, 2 * np.pi, 2000)
     inside = RNG.integers(2, size=(2000, 1)).astype(float)

@@ -103,3 +103,34 @@ def test_shapes_from_training_to_their_factors(call, tmp_path, monkeypatch):
     assert abs(found["DCI informativeness"]["chance"]) < 0.2
     on_colour = ("--condition", "colour=real,form", "--epochs", 1, "--output", "given")
     assert call("train", "--dataset", "shapes", *on_colour).code == 0
+
+
+def test_categories_that_are_many_or_rare_are_said(call, rows, refused):
+    x, _, form = rows
+    place = np.array([f"p{i // 3}" for i in range(300)])
+    place[297] = "once"
+    text = np.array([f"t{i}" for i in range(300)])
+    beside = {"form": form, "place": place, "text": text}
+    parts = {"train": slice(300), "test": slice(300)}
+    arrays = {
+        f"{name}_{split}": values[part]
+        for name, values in {"x": x, **beside}.items()
+        for split, part in parts.items()
+    }
+    np.savez("data.npz", **arrays)
+    call(
+        "train",
+        *("--dataset", "data.npz", "--likelihood", "gaussian", *QUICK),
+        *("--output", "run"),
+    )
+    for by in ("forest", "lasso"):
+        asked = f"disentanglement(factors='form,place', by={by}, {SHORT})"
+        said = call("evaluate", "run", *ASKED, asked)
+        assert said.code == 0, said.err
+        mentions(said.err + said.out, "of 1 of the categories of place", "one datum")
+        assert answer_of("run")["entropy"][1] > np.log(90)
+    mentions(
+        refused("evaluate", "run", *ASKED, "disentanglement(factors='text')"),
+        "the factor text has 300 categories in 300 data",
+        "leave it out",
+    )

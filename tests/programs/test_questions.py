@@ -325,7 +325,9 @@ def test_a_column_without_a_number_for_each_datum(call, run, mine):
     Path("mine.py").write_text(OWN.replace('"each": norms', '"each": norms[1:]'))
     said = call("evaluate", run, *QUICK, "--ask", mine)
     assert said.code == 2
-    mentions(said.err, "mine:Norms(power=2) has no answer", f"shape ({N - 1},) for {N} data")
+    mentions(
+        said.err, "mine:Norms(power=2) has no answer", f"shape ({N - 1},) for {N} data"
+    )
 
 
 def test_an_evaluation_of_an_earlier_version_is_still_shown(call, run):
