@@ -36,6 +36,7 @@ MOST_CATEGORIES = 40  # of a label that gives directions
 SHOWN = 2000  # rows of data beside draws
 AT_A_TIME = 500  # data that are reconstructed
 CROSSED = 9  # draws in a row
+UNKNOWN = ("", "nan")  # cells of data without a label
 FIFTH = 5  # of --count are the data that are read
 
 
@@ -302,13 +303,11 @@ def _worth_drawing(every: Sequence[Direction]) -> list[Direction]:
 
 
 def _without(labels: Mapping[str, np.ndarray], name: str) -> int:
-    """The first datum without a category; 0 where all have it, or where it is a number."""
+    """The first datum that has another category; 0 where none is known to, or where it is a number."""
     label, _, category = name.rpartition("=")
     cells = [str(v) for v in plain(labels[label]).tolist()] if label in labels else []
-    return next(
-        (i for i, cell in enumerate(cells) if cell not in (category, f"{category}.0")),
-        0,
-    )
+    no_other = {category, f"{category}.0", *UNKNOWN}
+    return next((i for i, cell in enumerate(cells) if cell not in no_other), 0)
 
 
 def _denoised(
@@ -331,7 +330,7 @@ def _denoised(
         )
     places = evenly(count, len(x))
     values = torch.stack([x, spoiled, made])[:, places]
-    shown = torch.stack([opened.shown(v) for v in values]).nan_to_num()
+    shown = torch.stack([opened.shown(v) for v in values])
     title = "data, what is left of them, and the mean of p(x | z) at one draw of q(z | what is left)"
     labels = ["data", "corrupted", "denoised"]
     return plots.in_rows(shown, title, labels, look=look), shown
@@ -363,7 +362,7 @@ def _crossed(
     if not drawn:
         raise refused
     rows, made = [*drawn], torch.stack([*drawn.values()])
-    first = opened.shown(x[rows]).nan_to_num().unsqueeze(1)
+    first = opened.shown(x[rows]).unsqueeze(1)
     what = "the mean of p(x | z)" if mean else "draws"
     title = f"{name}: the datum's own, and {what} given its {', '.join(others)}"
     labels = [_cells(opened, x[i], others) for i in rows]

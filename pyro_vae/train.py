@@ -1324,7 +1324,8 @@ def _before_and_after(job: Job, vae: VAE, folder: Path, field: str) -> Figure:
     for pair in pairs.values():
         pyro.set_rng_seed(job.config.seed)
         halves.append(pair.sample(PICTURES, c, mean=True).unflatten(0, (-1, COLUMN)))
-    both = torch.cat([halves[0], torch.ones_like(halves[0][:, :1]), halves[1]], 1)
+    gap = torch.full_like(halves[0][:, :1], math.nan)
+    both = torch.cat([halves[0], gap, halves[1]], 1)
     title = "mean of p(x | z), z from the prior: before (left) and after (right)"
     look = _look(job, vae)
     columns = 2 * COLUMN + 1

@@ -21,15 +21,6 @@ UNDATED: dict[str, dict[str, None]] = {  # the same figure is the same file on a
 }
 
 
-def in_formats(files: Mapping[Path, Make], formats: Sequence[str]) -> dict[Path, Make]:
-    """Figures by their .png files, each made once, by a file for each format."""
-    found: dict[Path, Make] = {}
-    for path, make in files.items():
-        once = cache(make)
-        found |= {path.with_suffix(f".{name}"): once for name in formats}
-    return found
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the file is named for; text stays text, and no date is written."""
     with rc_context(STYLE):
@@ -39,14 +30,19 @@ def save(figure: Figure, path: Path) -> None:
 def draw(
     figures: Mapping[Path, Make], formats: Sequence[str] = ("png",)
 ) -> tuple[list[Path], list[str]]:
-    """Make figures one by one and write each to its file, in these formats.
+    """Make figures one by one and write each to its files, by the .png, in these formats; none is kept after that.
 
     Returns:
         The files that were written, and for each of the others `figures/NAME.png (why)`.
     """
-    every = in_formats(figures, formats)
-    files = {path: partial(_save, make) for path, make in every.items()}
-    return put_each(files, lambda path: f"{path.parent.name}/{path.name}")
+    written, failed = [], []
+    for path, make in figures.items():
+        write = partial(_save, cache(make))
+        files = {path.with_suffix(f".{name}"): write for name in formats}
+        put = put_each(files, lambda path: f"{path.parent.name}/{path.name}")
+        written += put[0]
+        failed += put[1]
+    return written, failed
 
 
 def put_each(

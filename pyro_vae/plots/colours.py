@@ -17,6 +17,7 @@ COLOURS = (  # of Okabe and Ito without the yellow, which is faint on white
 )
 DATA, MODEL = COLOURS[:2]
 GREY = "0.6"
+MISSING = COLOURS[5]  # of pixels that were not seen: no grey on any scale
 VALUES = "viridis"  # of numbers along a way
 SPREAD = "cividis"  # of numbers around a middle
 MARKS = ("o", "^", "s", "D", "v", "P", "X", "*")

@@ -46,6 +46,12 @@ class _Source:
             self.vae.model.likelihood, self.first(LOOKED_AT)[0], kind=show_as
         )
 
+    def __len__(self) -> int:
+        """How many data there are."""
+        if isinstance(self.data, Mapping):
+            return len(next(iter(self.data.values())))
+        return len(self.data)
+
     def first(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Some data as the likelihood sees them, and their conditions."""
         data = self.data
@@ -219,7 +225,7 @@ def draw_attributes(
         InputError: as `draw_samples`, and for labels that are not one for each of the data.
     """
     seen = _Source(source, x, split, show_as)
-    data, c = seen.first(len(seen.data))
+    data, c = seen.first(len(seen))
     known = {name: np.asarray(values) for name, values in labels.items()}
     every = directions(seen.codes(len(data)), known, controlled=controlled)
     same = torch.zeros(len(every), dtype=torch.long)

@@ -196,8 +196,10 @@ def _heat(
     shades = colormaps[SPREAD](Normalize(-REACH, REACH, clip=True)(standard))
     for j, column in enumerate(columns):
         if column.categories:
-            codes = np.nan_to_num(numbers[:, j]).astype(int)
-            shades[:, j] = [to_rgba(colour(code), PALE) for code in codes]
+            known = np.isfinite(numbers[:, j])
+            codes = numbers[known, j].astype(int)
+            shades[known, j] = [to_rgba(colour(code), PALE) for code in codes]
+            shades[~known, j] = 0  # blank
     axes.imshow(shades.swapaxes(0, 1), aspect="auto")
     axes.set_yticks(range(len(columns)), [drawable(c.name)[:18] for c in columns])
     for text in axes.get_yticklabels():

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.plots.canvas import single
-from pyro_vae.plots.colours import COLOURS
+from pyro_vae.plots.colours import COLOURS, MISSING
 from pyro_vae.plots.looks import Look, as_series, ends_of, kind_of
 
 ROWS = 60  # of pictures in a figure
@@ -37,6 +38,8 @@ def grid(
     look: Look | None = None,
 ) -> Figure:
     """Data side by side, row by row: pictures, or for any other shape each datum as a line for each of its channels.
+
+    Missing values, nan, are pixels of a colour that no grey has, and gaps in lines; a datum without any value is blank.
 
     Args:
         x: `(n, *shape)`; those with 2 or 4 to 16 planes plane by plane. Of many data the first are shown.
@@ -64,14 +67,17 @@ def grid(
 
     # Pictures of a size and form that can be drawn, from 0 to 1.
     x = x.reshape(len(x), -1, *x.shape[-2:])  # (n, 1 or 3, h, w)
-    low, high = look.scale or _own_scale(x)
-    x = _drawable(x.nan_to_num(nan=low, posinf=low, neginf=low).clamp(low, high))
-    c, h, w = x.shape[1:]
+    low, high = look.scale or own_scale(x)
+    images = shaded(x, low, high)
+    h, w, c = images[0].shape
     gap = max(1, round(0.06 * min(h, w)))
     canvas = np.ones(
         (rows * (h + gap) - gap, columns * (w + gap) - gap, c), dtype=np.float32
     )
-    for i, image in enumerate(((x - low) / (high - low)).permute(0, 2, 3, 1).numpy()):
+    blank = x.isnan().flatten(1).all(1)
+    for i, image in enumerate(images):
+        if blank[i]:
+            continue
         top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
         canvas[top : top + h, left : left + w] = image
     scale = min(0.75, 11 / columns) / max(h, w)
@@ -96,10 +102,24 @@ def grid(
     return figure
 
 
-def _own_scale(x: Tensor) -> tuple[float, float]:
+def own_scale(x: Tensor) -> tuple[float, float]:
     """From 0 to 1, or as far as values go beyond."""
     low, high = ends_of(x) or (0.0, 1.0)
     return min(0.0, low), max(1.0, high)
+
+
+def shaded(x: Tensor, low: float, high: float) -> np.ndarray:
+    """Pictures `(n, 1 or 3, h, w)` as greys or colours `(n, h, w, 1 or 3)` from 0 to 1, with what is missing marked."""
+    missing = x.isnan().any(1, keepdim=True)
+    there = x.nan_to_num(posinf=low, neginf=low).clamp(low, high).where(~missing, low)
+    shades = (_drawable(there) - low) / (high - low)
+    if not missing.any():
+        return shades.movedim(1, -1).numpy()
+    # Where pixels are averaged, those that are there say the shade.
+    gone = _drawable(missing.to(x.dtype))
+    shades = shades / (1 - gone).clamp_min(1e-6)
+    mark = torch.tensor(to_rgb(MISSING)).view(1, 3, 1, 1)
+    return shades.where(gone < 0.5, mark).movedim(1, -1).numpy()
 
 
 def _drawable(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from pyro_vae._config import Config, key
@@ -20,7 +21,7 @@ from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.commands import trust as trust_option
 from pyro_vae.foundation.html import Html, join, tag
 from pyro_vae.foundation.trust import AXES
-from pyro_vae.plots.tiles import is_image
+from pyro_vae.plots.tiles import is_image, own_scale, shaded
 from pyro_vae.report.answers import CAPTIONS, OF_TABLES, PLUS_MINUS, shown, tabulated
 from pyro_vae.report.facts import Facts, Warned
 from pyro_vae.report.glossary import term
@@ -302,13 +303,12 @@ def worst(facts: Facts) -> Html:
 def _thumbnails(facts: Facts, order: np.ndarray) -> Html:
     places = order.tolist()
     data = [facts.data[i : i + 1][0].detach().cpu().float().numpy() for i in places]
-    chosen = np.stack(data)
-    low, high = min(0.0, float(np.nanmin(chosen))), max(1.0, float(np.nanmax(chosen)))
-    chosen = np.nan_to_num(chosen, nan=low)  # what was not seen
-    chosen = ((chosen - low) / (high - low) * 255).round().astype(np.uint8)
+    chosen = torch.from_numpy(np.stack(data))
+    chosen = chosen.reshape(len(places), -1, *chosen.shape[-2:])
+    shades = (shaded(chosen, *own_scale(chosen)) * 255).round().astype(np.uint8)
     shown = []
-    for i, x in zip(places, chosen, strict=True):
-        pixels = x if x.ndim == 2 else x[0] if len(x) == 1 else np.moveaxis(x, 0, -1)
+    for i, x in zip(places, shades, strict=True):
+        pixels = x if x.shape[-1] == 3 else x[..., 0]
         value = number(facts.columns["values"][i], 0.1)
         words = [v if k == "name" else f"{k} {v}" for k, v in _called(facts, i).items()]
         called = ", ".join(words)

@@ -16,6 +16,7 @@ from pyro_vae import (
     MeanField,
     Spec,
     StandardNormal,
+    _drawing,
     build,
     fit,
     log_marginal,
@@ -25,8 +26,9 @@ from pyro_vae import (
 from pyro_vae.data.schema import Held
 from pyro_vae.inference.ways import dense_way, directions, straight
 from pyro_vae.plots.canvas import edges_of
-from pyro_vae.plots.colours import COLOURS, MOST_CLASSES, class_style
+from pyro_vae.plots.colours import COLOURS, MISSING, MOST_CLASSES, class_style
 from pyro_vae.plots.looks import Look, as_series, kind_of, look_of, scale_of
+from pyro_vae.plots.tables import heat_maps
 from reading import mentions
 
 # --- What data are taken for, and their scale -------------------------------------------------------------------------
@@ -68,6 +70,43 @@ def test_pictures_of_one_model_share_their_black_and_white(planes):
         found.append(np.asarray(canvas)[:20, :20])
     np.testing.assert_allclose(found[0], 0.5)
     np.testing.assert_allclose(found[0], found[1])
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (0.0, 255.0), (-3.0, 4.0), None])
+@pytest.mark.parametrize("side", [20, 400])
+def test_missing_pixels_look_missing_on_every_scale(scale, side):
+    low, high = scale or (0.0, 1.0)
+    half = side // 2
+    x = torch.full((3, side, side), high)
+    x[0] = low
+    x[1, :half] = torch.nan
+    x[1, half:, ::4] = torch.nan  # where pixels are averaged most of them are there
+    x[2] = torch.nan
+    figure = plots.grid(x, columns=3, look=Look("image", scale))
+    canvas = np.asarray(figure.axes[0].images[0].get_array())
+    wide = len(canvas)
+    full, holed, empty = (
+        canvas[:, start : start + wide]
+        for start in (0, (canvas.shape[1] - wide) // 2, canvas.shape[1] - wide)
+    )
+    assert (full == 0).all()
+    assert (empty == 1).all()  # nothing is there: paper
+    mark = np.array(to_rgb(MISSING))
+    np.testing.assert_allclose(holed[: wide // 2] - mark, 0, atol=1e-6)
+    below = holed[wide // 2 :].reshape(-1, 3)
+    seen = (below == 1).all(1)
+    np.testing.assert_allclose(below[~seen] - mark, 0, atol=1e-6)
+    assert seen.mean() >= 0.7
+
+
+def test_missing_categories_of_a_heat_map_are_blank():
+    columns = [Held("sex", "category", ("f", "m")), Held("age", "real")]
+    look = Look("table", columns=columns, seen=np.array([[0.0, 1.0], [1.0, 2.0]]))
+    x = torch.tensor([[[0.0, 1.0], [torch.nan, torch.nan], [1.0, 2.0]]])
+    figure = heat_maps(x, "", ["one"], ticks=["a", "b", "c"], look=look)
+    shades = np.asarray(figure.axes[0].images[0].get_array())
+    assert (shades[:, 1, 3] == 0).all()
+    assert (shades[:, [0, 2], 3] > 0).all()
 
 
 def test_values_beyond_the_scale_are_black_or_white():
@@ -396,6 +435,24 @@ def test_a_pair_with_data_is_drawn_and_shows_itself(pair):
     ]
     for figure in every:
         assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_who_lacks_a_label_lacks_no_category():
+    labels = {"hat": np.array(["", "nan", "red", "red", "blue"], dtype=object)}
+    assert _drawing._without(labels, "hat=red") == 4
+    assert _drawing._without(labels, "hat=blue") == 2
+    numbers = {"hat": np.array([np.nan, 1.0, 2.0])}
+    assert _drawing._without(numbers, "hat=1") == 2
+
+
+def test_attributes_of_data_by_name_are_of_all_of_them(pair):
+    vae, x, _ = pair
+    labels = {"hat": np.arange(120) % 3}
+    by_name, plain = (plots.draw_attributes(vae, labels, d) for d in ({"x": x}, x))
+    ticks = [
+        [t.get_text() for t in f.axes[0].get_yticklabels()] for f in (by_name, plain)
+    ]
+    assert ticks[0] == ticks[1]
 
 
 def test_a_pair_without_data_is_refused(pair):

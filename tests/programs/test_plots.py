@@ -1,6 +1,8 @@
 """Figures: of any shape and any number of data, with any text, in bounded size."""
 
+import gc
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from pyro_vae import Spec, build, plots
+from pyro_vae._cli.outputs import draw
 from pyro_vae.plots import pictures
 from pyro_vae.plots.canvas import drawable
 
@@ -54,6 +57,26 @@ def test_data_of_any_shape_fill_a_figure_of_bounded_size(shape, count):
     assert max(pixels.shape) < 2500
     assert min(pixels.shape[:2]) > 60
     assert (pixels < 250).mean() > 0.02
+
+
+def test_figures_of_a_program_are_let_go_one_by_one(tmp_path):
+    alive, most = weakref.WeakSet(), []
+
+    def make():
+        gc.collect()
+        most.append(len(alive))
+        figure = plots.histogram(torch.rand(5), "numbers")
+        alive.add(figure)
+        return figure
+
+    files = {tmp_path / f"{name}.png": make for name in "abcd"}
+    written, failed = draw(files, ("png", "svg"))
+    assert ([path.name for path in written[:3]], failed) == (
+        ["a.png", "a.svg", "b.png"],
+        [],
+    )
+    assert max(most) <= 1
+    assert len(most) == 4
 
 
 def test_many_data_are_shown_in_part():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyro_vae import load
+from pyro_vae import load, plots
 from reading import contents, mentions, rows, same, toml, weights
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
@@ -44,6 +44,23 @@ def test_everything_but_the_prior_stays(call, trained, train):
     assert same(
         load_file(new / "before.safetensors"), load_file(trained / "best.safetensors")
     )
+
+
+def test_pictures_before_and_after_are_apart_on_any_scale(call, trained, monkeypatch):
+    made, grid = {}, plots.grid
+
+    def seen(x, **options):
+        made[options["title"]] = x, options["columns"]
+        return grid(x, **options)
+
+    monkeypatch.setattr(plots, "grid", seen)
+    said = call("train", "--from", trained, *MIXTURE, "--output", "new")
+    assert said.code == 0, said.err
+    (picture,) = (each for title, each in made.items() if "before (left)" in title)
+    x, columns = picture[0].flatten(1), picture[1]
+    between = torch.arange(len(x)) % columns == columns // 2
+    assert x[between].isnan().all()
+    assert not x[~between].isnan().any()
 
 
 @pytest.mark.slow
