@@ -580,7 +580,8 @@ def fit(
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
-    Of a pair with a codebook the prior over its codes is fitted in the end, by `fit_codes`.
+    Of a pair with a codebook the prior over its codes is fitted in the end, by `fit_codes`; where training does not come
+    to its end they are equally likely.
 
     Args:
         vae: anything with a `.model` and a `.guide`, such as a `VAE`.
@@ -689,6 +690,7 @@ def fit(
         )
         turn = turn.with_layers(layers)
 
+    has_codes = isinstance(getattr(vae.model, "prior", None), Codes)
     run = _Run(svi, epochs, len(data), keep=keep, report=report)
     try:
         with (
@@ -713,10 +715,15 @@ def fit(
             )
             run.follow(each, bar)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(run.interrupted()) from None
+        told = run.interrupted()
+        if has_codes:
+            told += "; all of its codes are equally likely until fit_codes(vae, data) fits p(code)"
+        raise KeyboardInterrupt(told) from None
     finally:
         run.settle()
-    if isinstance(getattr(vae.model, "prior", None), Codes):
+        if has_codes:
+            vae.model.prior.take(None)  # it was fitted to the codes of other weights
+    if has_codes:
         fit_codes(vae, data)
     return run.history
 

@@ -409,3 +409,21 @@ def test_fitting_a_pair_fits_its_prior_too():
 def test_wrong_arguments(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_an_interrupt_leaves_no_prior_of_other_codes():
+    vae, x = small(), data(60)
+    fit(vae, x, epochs=1)
+    assert vae.model.prior.fitted
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    for keep in ("last", "best"):
+        with pytest.raises(KeyboardInterrupt, match="equally likely until fit_codes"):
+            fit(vae, x, epochs=3, report=stop, keep=keep)
+        assert not vae.model.prior.fitted
+        every = vae.eval().model.prior().log_prob(vae.encode(x).sample())
+        assert torch.allclose(every, torch.tensor(-2 * math.log(4)).double())
+    fit_codes(vae, x)
+    assert vae.model.prior.fitted

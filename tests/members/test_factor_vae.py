@@ -140,6 +140,33 @@ def test_a_larger_weight_leaves_less_total_correlation():
     assert left[1] < 0.4 * left[0]
 
 
+def test_the_network_keeps_the_type_of_its_pair_and_what_it_has_learned():
+    vae, objective = pair(), FactorVAE(hidden=(8,))
+    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, 1e-2), objective)
+    svi.step(X)
+    network = objective.learned
+    before = copy.deepcopy(network.state_dict())
+    z = torch.randn(50, 2, dtype=torch.float64)
+    exact = objective.total_correlation(z)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact.float(), objective.total_correlation(z.float()))
+    objective.discriminating(z[None]).mean().backward()
+    for name, value in objective.learned.state_dict().items():
+        assert torch.equal(value, before[name])  # of the same type, to the bit
+    svi.step(X)
+    with pytest.raises(InputError, match="for 2 latents, and these are 3"):
+        objective.total_correlation(torch.zeros(4, 3))
+    assert objective.learned is network
+
+    vae.double()
+    before = copy.deepcopy(network.state_dict())
+    svi = SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, 1e-2), objective)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name].double())
+    svi.step(X.double())
+    assert {p.dtype for p in network.parameters()} == {torch.float64}
+
+
 def test_what_has_no_place_for_a_discriminator():
     import pyro
     import pyro.distributions as dist

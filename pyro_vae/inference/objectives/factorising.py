@@ -30,8 +30,9 @@ class FactorVAE(Objective):
 
     `SVI` and `fit` here train T, and refuse a pair that is trained by Pyro's rules; `pyro.infer.SVI` does not
     know of it. A loop of one's own trains the parameters of `objective.learned` with those of the pair. An objective
-    that is used again goes on with its T. Several latent vectors stand side by side as one. A permuted latent is its
-    own with a probability of one over the batch size, which makes TC slightly too small.
+    that is used again goes on with its T, which takes the type and the device of the pair that it is trained beside; T
+    of draws of another type is computed in theirs. Several latent vectors stand side by side as one. A permuted latent
+    is its own with a probability of one over the batch size, which makes TC slightly too small.
 
     Args:
         gamma: weight of the total correlation, beside the one that the KL has.
@@ -72,12 +73,18 @@ class FactorVAE(Objective):
             )
         parameters = [*getattr(model, "parameters", list)()]
         like = parameters[0] if parameters else torch.empty(0)
-        self._fit_to(like.new_empty(0, width))
+        if self._width not in (0, width):
+            self.discriminator = None  # that of another pair
+        self._of(like.new_empty(0, width)).to(like.device, like.dtype)
 
     def total_correlation(self, z: Tensor) -> Tensor:
-        """`T(z)`, whose mean over draws of q(z) is the estimate of TC in nats: `(..., D)` -> `(...)`, T held fixed."""
-        network = self._fit_to(z)
-        fixed = {name: p.detach() for name, p in network.named_parameters()}
+        """`T(z)`, whose mean over draws of q(z) is the estimate of TC in nats: `(..., D)` -> `(...)`, T held fixed.
+
+        Raises:
+            InputError: for latents of another number than those of T.
+        """
+        network = self._of(z)
+        fixed = {name: p.detach().to(z) for name, p in network.named_parameters()}
         out: Tensor = functional_call(network, fixed, (z,))
         return out.squeeze(-1)
 
@@ -93,20 +100,28 @@ class FactorVAE(Objective):
     def discriminating(self, z: Tensor) -> Tensor:
         """What T is trained to make small, for each datum: `(num_particles, batch, D)` -> `(batch,)`."""
         order = torch.rand(z.shape, device=z.device).argsort(1)
-        network = self._fit_to(z)
+        network = self._of(z)
+        like = next(network.parameters())
+        z, order = z.to(like), order.to(like.device)
         together, apart = network(z), network(z.gather(1, order))
         return (softplus(-together) + softplus(apart)).squeeze(-1).mean(0)
 
-    def _fit_to(self, z: Tensor) -> nn.Sequential:
-        """T for latents like these, made where there is none."""
-        network = self.discriminator
-        first: Any = None if network is None else network[0]
-        if network is None or first.in_features != z.shape[-1]:
-            network = _network((z.shape[-1], *self.hidden, 1)).to(z.device, z.dtype)
-        elif (first.weight.dtype, first.weight.device) != (z.dtype, z.device):
-            network = network.to(z.device, z.dtype)
-        self.discriminator = network
-        return network
+    @property
+    def _width(self) -> int:
+        """Of the latents that T is for; 0 where there is none yet."""
+        first: Any = None if self.discriminator is None else self.discriminator[0]
+        return 0 if first is None else int(first.in_features)
+
+    def _of(self, z: Tensor) -> nn.Sequential:
+        """T, made for latents like these where there is none."""
+        if self.discriminator is None:
+            network = _network((z.shape[-1], *self.hidden, 1))
+            self.discriminator = network.to(z.device, z.dtype)
+        if z.shape[-1] != self._width:
+            raise InputError(
+                f"the discriminator of FactorVAE is for {self._width} latents, and these are {z.shape[-1]}"
+            )
+        return self.discriminator
 
 
 def _network(widths: tuple[int, ...]) -> nn.Sequential:
