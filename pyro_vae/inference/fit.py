@@ -580,8 +580,8 @@ def fit(
 ) -> History:
     """Train a pair by stochastic gradient ascent on an objective.
 
-    Of a pair with a codebook the prior over its codes is fitted in the end, by `fit_codes`; where training does not come
-    to its end they are equally likely.
+    Of a pair with a codebook the prior over its codes is fitted in the end, by `fit_codes`; where training does not
+    come to its end they are equally likely.
 
     Args:
         vae: anything with a `.model` and a `.guide`, such as a `VAE`.
