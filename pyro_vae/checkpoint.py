@@ -301,6 +301,13 @@ def _put_average(
         weights.copy_(own)
 
 
+def is_older(path: Path, weights: Path) -> bool:
+    """Whether a file that is made of some weights is not there, or was written before them."""
+    if not path.is_file():
+        return True
+    return weights.is_file() and path.stat().st_mtime_ns < weights.stat().st_mtime_ns
+
+
 def checkpoint_path(run: str | Path, which: str = "best") -> Path:
     """The file of a run's `'best'` or `'last'` checkpoint; a run that has no best one yet gives its last."""
     folder = Path(run)

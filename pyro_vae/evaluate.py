@@ -39,7 +39,7 @@ from pyro_vae._cli.scores import (
 from pyro_vae._cli.telling import teller
 from pyro_vae._evaluations import digest, plan_of, stem_of
 from pyro_vae._rows import NEW, Rows, new_rows, own_rows, plain
-from pyro_vae.checkpoint import checkpoint_path, load_weights
+from pyro_vae.checkpoint import checkpoint_path, is_older, load_weights
 from pyro_vae.data.holes import share_missing
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.representation import Representation
@@ -482,7 +482,7 @@ def _report(
 
 
 def _samples(opened: Run, options: Any) -> list[Path]:
-    """The pictures of sampling that a report shows and that the run does not have, drawn; those that can be."""
+    """The pictures of sampling that a report shows and that the run does not have of these weights, drawn."""
     from pyro_vae._drawing import draw as draw_sample
 
     def make(kind: str) -> Any:
@@ -492,7 +492,8 @@ def _samples(opened: Run, options: Any) -> list[Path]:
 
     place = opened.folder / "samples"
     files = {place / f"{kind}.png": partial(make, kind) for kind in IN_A_REPORT}
-    lacking = {path: each for path, each in files.items() if not path.is_file()}
+    best = checkpoint_path(opened.folder)
+    lacking = {path: each for path, each in files.items() if is_older(path, best)}
     try:
         subfolder(opened.folder, "samples")
     except (InputError, OSError):

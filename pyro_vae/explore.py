@@ -24,6 +24,7 @@ from pyro_vae._cli.telling import teller
 from pyro_vae._rows import Rows, new_rows, own_rows
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches
+from pyro_vae.evaluation.moments import moments_of
 from pyro_vae.explorer import Encoded, explorer
 from pyro_vae.explorer.decoder import check_latents
 from pyro_vae.foundation.abstract import alone
@@ -87,32 +88,20 @@ def encoded(opened: Run, rows: Rows, limit: int | None = None) -> Encoded:
 def _moments(vae: VAE, few: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of q(z|x), `(N, latent_dim)`; of several layers given the means of those before."""
     if not isinstance(vae.guide, Layers):
-        given = fields_of(few)
-        return vae.posterior_mean(*given, draws=DRAWS), _std(vae.encode(*given))
+        return _spread(vae.encode(*fields_of(few)))
     values, each = vae.guide.known(named(few, {})), {}
     for factor in vae.guide.factors():
-        q = factor.at(values)
-        values[factor.site] = _mean(q)
-        each[factor.site] = _mean(q), _std(q)
+        each[factor.site] = _spread(factor.at(values))
+        values[factor.site] = each[factor.site][0]
     sites = places(vae.model.sites, vae.model.dims)
     mean, std = (torch.cat([each[s][i] for s in sites], -1) for i in range(2))
     return mean, std
 
 
-def _mean(q: Any) -> torch.Tensor:
-    """The mean of each latent, by draws where it has no closed form."""
-    try:
-        return q.mean
-    except NotImplementedError:
-        return q.sample((DRAWS,)).mean(0)
-
-
-def _std(q: Any) -> torch.Tensor:
-    """The standard deviation of each latent, by draws where it has no closed form."""
-    try:
-        return q.stddev
-    except NotImplementedError:
-        return q.sample((DRAWS,)).std(0)
+def _spread(q: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each latent."""
+    mean, variance = moments_of(q, DRAWS)
+    return mean, variance.clamp_min(0).sqrt()
 
 
 def usual_limit(opened: Run) -> int:

@@ -22,6 +22,7 @@ from pyro_vae.data.conditions import Condition
 from pyro_vae.distributions.ancestral import Ancestral
 from pyro_vae.distributions.pushforward import Pushforward
 from pyro_vae.engine.affine import use_products
+from pyro_vae.evaluation.moments import closed
 from pyro_vae.foundation.abstract import running
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.models.conditionals import Codebook, Local, Moved, SemiAmortized
@@ -159,7 +160,7 @@ class EncoderGraph(Graph):
         self.latent = next((column for column in self.columns if column.latent), None)
         x = {i.name: values for i, values in zip(self.inputs, self._try(), strict=True)}
         q = self._posterior(x)
-        self.closed = all(_moment(q, name) is not None for name in CLOSED)
+        self.closed = all(closed(q, name) is not None for name in CLOSED)
         if not self.closed:
             size = (opened.vae.model.latent_dim,)
             self.inputs.append(Input("normal", size, self.dtype, NORMAL))
@@ -341,15 +342,6 @@ def _names(words: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _moment(q: Any, name: str) -> Tensor | None:
-    """A moment of a distribution, `None` where it has no closed form."""
-    try:
-        found: Tensor = getattr(q, name)
-    except (NotImplementedError, AttributeError):
-        return None
-    return found
-
-
 def made_of(q: Any, noise: Tensor) -> Tensor:
     """The draw of `q(z|x)` that standard normal noise makes, both `(N, D)`.
 
@@ -403,7 +395,7 @@ def _described(likelihood: Any, p: Any, bridge: Bridge) -> dict[str, Tensor]:
     if likelihood.seen_as in ("category", "order"):
         found["probabilities"] = _probabilities(p)
     elif bridge.same_scale and not likelihood.coded:
-        variance = _moment(p, "variance")
+        variance = closed(p, "variance")
         if variance is not None:
             found["std"] = _spread(bridge, variance.sqrt())
     return found

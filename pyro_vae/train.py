@@ -42,7 +42,12 @@ from pyro_vae._cli.training import resolve, without_seeds
 from pyro_vae._config import COMPILE, STREAM, Config, flag, key
 from pyro_vae._metrics import metrics_text, read_metrics
 from pyro_vae._starting import check_values, parts_of, start
-from pyro_vae.checkpoint import load_weights, restore_training, save_checkpoint
+from pyro_vae.checkpoint import (
+    is_older,
+    load_weights,
+    restore_training,
+    save_checkpoint,
+)
 from pyro_vae.data import EPOCHS, Bridge, Data, DataSet, Split, evenly, load_data
 from pyro_vae.data.classes import with_labels, without_labels
 from pyro_vae.data.conditions import LABEL, Conditions
@@ -1197,8 +1202,7 @@ def missing_figures(job: Job, folder: Path) -> list[str]:
 
 def _older(path: Path, folder: Path) -> bool:
     """Whether a file is not there, or older than the last checkpoint of the run."""
-    made = (folder / "last.safetensors").stat().st_mtime_ns
-    return not path.is_file() or path.stat().st_mtime_ns < made
+    return is_older(path, folder / "last.safetensors")
 
 
 def draw_figures(job: Job, folder: Path) -> list[str]:

@@ -508,9 +508,14 @@ def half_samples(
 
 
 def interval(
-    value: float, replicates: np.ndarray, level: float = 0.95, *, least: float = 0
+    value: float,
+    replicates: np.ndarray,
+    level: float = 0.95,
+    *,
+    least: float = 0,
+    most: float = 1,
 ) -> tuple[float, float]:
-    """Where a score lies: its value plus the percentiles of replicates about their own mean, from `least` to 1.
+    """Where a score lies: its value plus the percentiles of replicates about their own mean, from `least` to `most`.
 
     About their own mean, since a score of half the data is biased otherwise than one of all.
     """
@@ -519,7 +524,7 @@ def interval(
         return math.nan, math.nan
     tail = (1 - level) / 2
     low, high = value + np.quantile(known - known.mean(), [tail, 1 - tail])
-    return float(np.clip(low, least, 1)), float(np.clip(high, least, 1))
+    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
 
 def by_chance(

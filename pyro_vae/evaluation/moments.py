@@ -47,7 +47,7 @@ def encode(
     mean, std, done = torch.empty(0), torch.empty(0), 0
 
     def moments(batch: Any, draws: int) -> tuple[list[Tensor], None]:
-        return [*_moments(vae.encode(batch), draws)], None
+        return [*moments_of(vae.encode(batch), draws)], None
 
     # What programs of others change when they are called is not known.
     own = is_own(vae.model, vae.guide)
@@ -69,9 +69,9 @@ def encode(
     return mean, std
 
 
-def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
+def moments_of(q: Any, draws: int = DRAWS) -> tuple[Tensor, Tensor]:
     """Mean and variance of each latent, `(batch, latent_dim)`, by draws where they have no closed form."""
-    mean, variance = _closed(q, "mean"), _closed(q, "variance")
+    mean, variance = closed(q, "mean"), closed(q, "variance")
     if mean is not None and variance is not None:
         return mean, variance
     spread = Spread()
@@ -84,8 +84,10 @@ def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def _closed(q: Any, moment: str) -> Tensor | None:
+def closed(q: Any, moment: str) -> Tensor | None:
+    """A moment of a distribution by its name, `None` where it has no closed form."""
     try:
-        return getattr(q, moment)
-    except NotImplementedError:
+        found: Tensor = getattr(q, moment)
+    except (NotImplementedError, AttributeError):
         return None
+    return found

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data.fields import evenly
 from pyro_vae.data.inputs import fields_of
-from pyro_vae.evaluation.disentanglement import half_samples
+from pyro_vae.evaluation.disentanglement import half_samples, interval
 from pyro_vae.evaluation.fidelity import (
     MEASURES,
     Distances,
@@ -181,15 +181,15 @@ class Sampled(Printed):
 
     def answer(self) -> Answer:
         """Distances with their intervals, beside what a perfect model would get."""
-        rows, tail = {}, (1 - self.level) / 2
+        rows = {}
         for i, (name, value) in enumerate(self.values.items()):
             least, most = (0.0, 1.0) if name in SHARES else (-np.inf, np.inf)
-            spread = self.replicates[:, i] - self.replicates[:, i].mean()
-            low, high = value + np.quantile(spread, [tail, 1 - tail])
+            of_halves = self.replicates[:, i]
+            low, high = interval(value, of_halves, self.level, least=least, most=most)
             rows[name] = {
                 "value": value,
-                "low": float(max(low, least)),
-                "high": float(min(high, most)),
+                "low": low,
+                "high": high,
                 "floor": self.floor[name],
                 "train": self.train[name],
             }

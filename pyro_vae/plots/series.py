@@ -60,9 +60,7 @@ def series(
                 line = as_series(made, 1)[column, row].double().cpu().numpy()
                 axes.plot(times, line, color=MODEL, linewidth=1.2, label="model")
             _limits(axes, look, row)
-    if shape[1] > CHANNELS:
-        title += f" (the first {CHANNELS} of {shape[1]} channels)"
-    return titled(figure, title)
+    return titled(figure, _of_channels(title, shape[1]))
 
 
 def beside(
@@ -91,11 +89,10 @@ def beside(
             axes.plot(some[:LINES].T, color=shade, linewidth=0.7, alpha=0.6)
             axes.plot(np.nanmedian(some, 0), color="black", linewidth=1.2)
             _limits(axes, look, row)
-    if channels > CHANNELS:
-        title += f" (the first {CHANNELS} of {channels} channels)"
+    shown = _of_channels(title, channels)
     percent = f"{100 * WITHIN:.0f} %"
     figure.suptitle(
-        f"{title}; band: {percent} at each time, black: the median", fontsize=10
+        f"{shown}; band: {percent} at each time, black: the median", fontsize=10
     )
     return figure
 
@@ -135,9 +132,7 @@ def along_ways(
     handles = [every[0][0].plot([], [], color=shades[i])[0] for i in moving]
     how: Any = {"frameon": False, "fontsize": 8, "loc": "outside lower center"}
     figure.legend(handles, shown, ncols=len(shown), **how)
-    if x.shape[2] > CHANNELS:
-        title += f" (the first {CHANNELS} of {x.shape[2]} channels)"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_of_channels(title, x.shape[2]), fontsize=10)
     return figure
 
 
@@ -155,6 +150,13 @@ def _panels(
     for axes in every[-1]:
         axes.set_xlabel("time", fontsize=8)
     return figure, every
+
+
+def _of_channels(title: str, count: int) -> str:
+    """A title that says so where not all channels have panels."""
+    if count <= CHANNELS:
+        return title
+    return f"{title} (the first {CHANNELS} of {count} channels)"
 
 
 def _limits(axes: Axes, look: Look | None, channel: int) -> None:

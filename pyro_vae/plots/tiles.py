@@ -1,7 +1,7 @@
 """Data side by side, as pictures or as lines, on one scale."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def grid(
     # Pictures of a size and form that can be drawn, from 0 to 1.
     x = x.reshape(len(x), -1, *x.shape[-2:])  # (n, 1 or 3, h, w)
     low, high = look.scale or own_scale(x)
-    images = shaded(x, low, high)
+    images = _shaded(x, low, high, _drawable)
     h, w, c = images[0].shape
     gap = max(1, round(0.06 * min(h, w)))
     canvas = np.ones(
@@ -110,13 +110,20 @@ def own_scale(x: Tensor) -> tuple[float, float]:
 
 def shaded(x: Tensor, low: float, high: float) -> np.ndarray:
     """Pictures `(n, 1 or 3, h, w)` as greys or colours `(n, h, w, 1 or 3)` from 0 to 1, with what is missing marked."""
+    return _shaded(x, low, high, lambda same: same)
+
+
+def _shaded(
+    x: Tensor, low: float, high: float, resized: Callable[[Tensor], Tensor]
+) -> np.ndarray:
+    """The same in another size."""
     missing = x.isnan().any(1, keepdim=True)
     there = x.nan_to_num(posinf=low, neginf=low).clamp(low, high).where(~missing, low)
-    shades = (_drawable(there) - low) / (high - low)
+    shades = (resized(there) - low) / (high - low)
     if not missing.any():
         return shades.movedim(1, -1).numpy()
     # Where pixels are averaged, those that are there say the shade.
-    gone = _drawable(missing.to(x.dtype))
+    gone = resized(missing.to(x.dtype))
     shades = shades / (1 - gone).clamp_min(1e-6)
     mark = torch.tensor(to_rgb(MISSING)).view(1, 3, 1, 1)
     return shades.where(gone < 0.5, mark).movedim(1, -1).numpy()

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyro_vae._evaluations import named, read_evaluation
 from pyro_vae._metrics import read_metrics
+from pyro_vae.checkpoint import checkpoint_path, is_older
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import write_atomically
 from pyro_vae.foundation.html import Html, tag
@@ -59,7 +60,7 @@ def report(
 
 
 def _pictures(folder: Path, s: Mapping[str, Any]) -> list[Path]:
-    """The pictures of training, of encoding and of this evaluation, and those of sampling, which win."""
+    """The pictures of training, of encoding and of this evaluation, and those of sampling its weights, which win."""
     drawn = sorted((folder / "figures").glob("*.png"))
     if isinstance(s.get("figures"), list):
         mine = [folder / str(name) for name in s["figures"]]
@@ -69,7 +70,9 @@ def _pictures(folder: Path, s: Mapping[str, Any]) -> list[Path]:
             for p in mine
             if p.is_file() and p.parent.resolve().is_relative_to(folder.resolve())
         ]
-    return [*drawn, *sorted((folder / "samples").glob("*.png"))]
+    best = checkpoint_path(folder)
+    sampled = sorted((folder / "samples").glob("*.png"))
+    return [*drawn, *(p for p in sampled if not is_older(p, best))]
 
 
 def write_report(

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -322,6 +323,27 @@ def test_a_report_draws_what_it_shows_and_leaves_what_is_there(call, trained, tm
     assert there.read_bytes() == before
     (page,) = folder.glob("report*.html")
     assert "Interpolation and traversal" not in page.read_text()
+
+
+def test_a_report_shows_no_samples_of_older_weights(call, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    (folder / "samples").mkdir()
+    made = (folder / "best.safetensors").stat().st_mtime_ns
+    old = {
+        kind: folder / "samples" / f"{kind}.png" for kind in ("interpolation", "prior")
+    }
+    for path, shade in zip(old.values(), (50, 60), strict=True):
+        Image.new("L", (3, 3), shade).save(path)
+        os.utime(path, ns=(made - 1, made - 1))
+    inside = [base64.b64encode(path.read_bytes()).decode() for path in old.values()]
+    said = call("evaluate", folder, "--limit", 5, "--num-particles", 9, "--report")
+    assert (said.code, said.err) == (0, "")
+    with Image.open(old["interpolation"]) as drawn:
+        assert drawn.size > (3, 3)
+    (page,) = folder.glob("report*.html")
+    assert not any(text in page.read_text() for text in inside)
 
 
 def test_samples_of_their_own_program_come_before_those_of_training(
