@@ -78,7 +78,7 @@ class Encoder:
 
 
 def encoder_of(name: str, run: Trained, train: Tensor, components: int) -> Encoder:
-    """The features of this name, fitted to training data where they are."""
+    """The features of this name, fitted to training data where they are; what is missing has the mean of the rest."""
     if ":" in name:
         return Encoder(_own(name), f"features {name}")
     if name == "guide":
@@ -93,16 +93,15 @@ def encoder_of(name: str, run: Trained, train: Tensor, components: int) -> Encod
         (lambda x: x.flatten(1)) if view is None else lambda x: view(x).flatten(1)
     )
     flat = torch.cat([seen(batch) for batch in train.split(BATCH)]).double()
-    mean, std = flat.mean(0), flat.std(0)
-    std = torch.where(std > 0, std, 1.0)
+    mean, std = _moments(flat)
     if name == "data":
         about = f"the data themselves, {flat.shape[1]} numbers in standard deviations of the training data"
-        return Encoder(lambda x: (seen(x).double() - mean) / std, about)
+        return Encoder(lambda x: _filled(seen(x).double() - mean) / std, about)
     count = min(components, flat.shape[1], len(flat) - 1)
-    _, _, axes = torch.linalg.svd(flat - mean, full_matrices=False)
+    _, _, axes = torch.linalg.svd(_filled(flat - mean), full_matrices=False)
     kept = axes[:count].T
     return Encoder(
-        lambda x: (seen(x).double() - mean) @ kept,
+        lambda x: _filled(seen(x).double() - mean) @ kept,
         f"{count} principal components of the training data",
     )
 
@@ -110,7 +109,8 @@ def encoder_of(name: str, run: Trained, train: Tensor, components: int) -> Encod
 def _random_network(train: Tensor) -> Encoder:
     """A convolutional network with fixed random weights."""
     images = train if train.dim() == 4 else train.unsqueeze(1)
-    mean, std = images.mean(), images.std().clamp_min(1e-6)
+    each, _ = _moments(images)
+    mean, std = images.nanmean(), images[~images.isnan()].std().clamp_min(1e-6)
     weights = torch.Generator().manual_seed(SEED)
     layers: list[nn.Module] = []
     for fewer, more in zip((images.shape[1], *WIDTHS), WIDTHS, strict=False):
@@ -123,17 +123,30 @@ def _random_network(train: Tensor) -> Encoder:
     network = network.to(images.device, images.dtype)
 
     def plain(x: Tensor) -> Tensor:
-        return network(((x if x.dim() == 4 else x.unsqueeze(1)) - mean) / std)
+        x = x if x.dim() == 4 else x.unsqueeze(1)
+        return network((x.where(~x.isnan(), each) - mean) / std)
 
     with torch.no_grad():
         seen = torch.cat([plain(batch) for batch in train.split(BATCH)])
-    middle, spread = seen.mean(0), seen.std(0)
-    spread = torch.where(spread > 0, spread, 1.0)
+    middle, spread = _moments(seen)
     about = (
         f"{seen.shape[1]} features of a convolutional network with fixed random weights, in standard deviations of the "
         "training data"
     )
     return Encoder(lambda x: (plain(x) - middle) / spread, about)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what is there of each element; 0 and 1 where nothing is."""
+    mean, there = x.nanmean(0).nan_to_num(), ~x.isnan()
+    squares = (x - mean).square().nansum(0)
+    std = (squares / (there.sum(0) - 1).clamp_min(1)).sqrt()
+    return mean, std.where(std > 0, 1.0)
+
+
+def _filled(x: Tensor) -> Tensor:
+    """Differences from the mean, with none where a value is missing."""
+    return x.where(~x.isnan(), 0.0)
 
 
 def _own(name: str) -> Features:
@@ -166,6 +179,7 @@ class Sampled(Printed):
         num_data: N.
         dimensions: of the features.
         level: of the intervals.
+        missing: share of the test data that is missing, and left out of samples too.
     """
 
     about: str
@@ -178,6 +192,7 @@ class Sampled(Printed):
     num_data: int
     dimensions: int
     level: float
+    missing: float = 0.0
 
     def answer(self) -> Answer:
         """Distances with their intervals, beside what a perfect model would get."""
@@ -209,6 +224,7 @@ class Sampled(Printed):
                 "training data get in place of samples, as those of a perfect model would.",
                 f"The kernel distance has a standard error of {self.kernel_error:.2g}.",
                 self._memory(),
+                *self._of_missing(),
             ],
             warnings=[warning] if few else [],
             numbers={
@@ -220,6 +236,15 @@ class Sampled(Printed):
                 "farther_than_test": self._farther()[0],
             },
         )
+
+    def _of_missing(self) -> list[str]:
+        """What was done about values that are missing."""
+        if not self.missing:
+            return []
+        return [
+            f"Of the test data {100 * self.missing:.2g} % is missing, and the same is left out of samples, one for "
+            "one. Where what is missing depends on the values, samples of the right model differ for that alone."
+        ]
 
     def _farther(self) -> tuple[float, float, float]:
         """How often a sample is farther from its nearest training datum than a test datum is, and its 95 % interval."""
@@ -244,7 +269,9 @@ class Fidelity(Question):
     """How far samples are from data: Fréchet and kernel distances, precision and recall, density and coverage.
 
     Beside the distances of samples and test data stand those of training and test data, the floor that a perfect model
-    would reach, and those of samples and training data. As many data are taken of each.
+    would reach, and those of samples and training data. As many data are taken of each. What is missing in test data is
+    left out of samples too, one for one, and features have one value in its place: of values that are missing
+    completely at random both are then distributed alike where the model is right.
 
     Args:
         by: what data are compared by: `'data'`, themselves in standard units; `'pca'`, principal components of
@@ -274,10 +301,6 @@ class Fidelity(Question):
         self.halves, self.level, self.most = halves, level, most
 
     def check(self, run: Trained, data: Evaluated) -> None:
-        if getattr(run.vae.model.likelihood, "missing", False):
-            raise InputError(
-                "features are of whole data, and those of the run may have missing values: impute them first"
-            )
         if self.by == "conv" and not _images(run):
             shape = tuple(run.vae.model.likelihood.shape)
             raise InputError(
@@ -294,7 +317,8 @@ class Fidelity(Question):
             )
         test, c = fields_of(data.x[evenly(n, len(data))])
         train, _ = fields_of(of_train[evenly(n, len(of_train))])
-        samples = run.vae.sample(n, c)
+        missing = test.isnan()
+        samples = run.vae.sample(n, c).masked_fill(missing, np.nan)
         usual = "conv" if _images(run) else "data"
         encoder = encoder_of(self.by or usual, run, train, self.components)
         of_test, of_samples, near = (encoder(x) for x in (test, samples, train))
@@ -317,6 +341,7 @@ class Fidelity(Question):
             n,
             of_test.shape[1],
             self.level,
+            float(missing.double().mean()),
         ).answer()
 
 

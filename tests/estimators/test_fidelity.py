@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 
 from pyro_vae import InputError
@@ -17,6 +18,8 @@ from pyro_vae.evaluation.fidelity import (
     kernel_distance,
     manifolds,
 )
+from pyro_vae.evaluation.question import Evaluated
+from pyro_vae.evaluation.samples import Fidelity
 from reading import mentions, newest
 
 
@@ -125,6 +128,48 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "looks.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "looks", raising=False)
+
+
+class Truth:
+    """A run whose samples are draws of the distribution of its data, moved by `loc`, and whose data have holes."""
+
+    vae = property(lambda self: self)
+    model = property(lambda self: self)
+    likelihood = property(lambda self: self)
+    view, shape = None, (3,)
+
+    def __init__(self, loc=0.0, holes=0.4):
+        self.loc, self.holes, self.random = loc, holes, torch.Generator().manual_seed(0)
+
+    def sample(self, n, c=None):
+        mix = torch.tensor([[1.0, 0.8, 0.0], [0.0, 0.6, 0.5], [0.0, 0.0, 1.0]])
+        return 5 + torch.randn(n, 3, generator=self.random) @ mix + self.loc
+
+    def split(self, name):
+        loc, self.loc = self.loc, 0.0
+        x = self.sample(1500)
+        self.loc = loc
+        gone = torch.rand(x.shape, generator=self.random) < self.holes
+        return x.masked_fill(gone, math.nan)
+
+
+@pytest.mark.parametrize("by", ["data", "pca"])
+def test_samples_of_the_true_model_are_no_farther_than_data_with_holes(by):
+    found = {}
+    for loc in (0.0, 0.5):
+        run = Truth(loc)
+        answer = Fidelity(by=by, halves=20).ask(run, Evaluated(run.split("test"), []))
+        found[loc] = answer.rows
+        assert "is missing, and the same is left out of samples" in answer.sentences[-1]
+    for name in ("Fréchet distance, extrapolated", "kernel distance"):
+        row, other = (found[loc][name] for loc in (0.0, 0.5))
+        assert row["low"] < 0.02
+        assert abs(row["value"]) < 0.05 < other["low"]
+    # Means that are 0.6 * 0.5 apart, in standard deviations of what is there or in the units of the data.
+    std = np.sqrt([1, 1, 1.25]) if by == "data" else 1.0
+    apart = (np.full(3, 0.3) / std) ** 2
+    distance = found[0.5]["Fréchet distance, extrapolated"]["value"]
+    assert distance == pytest.approx(apart.sum(), abs=0.08)
 
 
 def test_samples_of_a_run_beside_its_data(call, tmp_path, monkeypatch, refused):
