@@ -134,14 +134,26 @@ def own_rows(opened: Run, split: str) -> Rows:
 
 def _beside(opened: Run, split: str, names: str | None) -> tuple[DataSet, str]:
     """The run's own data, read again with further columns beside them, and the split in which these are."""
-    more = _naming(opened.request, names)
+    more = _naming(opened, opened.request, names)
     return load_data(**{**opened.request, **more}), split
 
 
-def _naming(request: Mapping[str, Any], names: str | None) -> dict[str, Any]:
-    """What is asked for beside a request, to have these columns, or those that stand for factors, beside the data."""
+def _naming(
+    opened: Run, request: Mapping[str, Any], names: str | None
+) -> dict[str, Any]:
+    """What is asked for beside a request, to have these columns, or those that stand for factors, beside the data.
+
+    Raises:
+        InputError: for a column of mixed kinds that is among the data.
+    """
     usual = ",".join(FACTORS.get(request["dataset"], ()))
     condition = names or usual or request.get("condition") or LABEL[0]
+    own = [] if opened.schema is None else opened.schema.names
+    if taken := [name for name in asked(condition) if name in own]:
+        raise InputError(
+            f"the column {taken[0]} is among the data of the run, and of a table of columns of mixed kinds only those "
+            f"can stand beside the data that training left out, as by --drop {taken[0]}"
+        )
     dropped = [name.strip() for name in (request.get("drop") or "").split(",")]
     left = [name for name in dropped if name and name not in asked(condition)]
     return {"condition": condition, "drop": ",".join(left) or None}
@@ -152,7 +164,7 @@ def _beside_new(
 ) -> tuple[DataSet, str]:
     """The same of all rows of a file."""
     named = {**opened.request, "dataset": file}
-    return _read(opened, file, labels, **_naming(named, names)), ALL
+    return _read(opened, file, labels, **_naming(opened, named, names)), ALL
 
 
 def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:

@@ -192,7 +192,7 @@ class Clustering(Question):
 
     def _of(self, data: Evaluated) -> tuple[str, np.ndarray]:
         """The name of the labels, and for each datum the number of its own, nan where there is none."""
-        found = factors_of(data, self.labels)
+        found = factors_of(data, self.labels, "labels")
         if len(found.names) != 1 or found.categories != (0,):
             raise InputError(
                 f"labels={self.labels!r} of Clustering must name one column of categories, as in labels='form'"

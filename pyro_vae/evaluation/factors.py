@@ -112,8 +112,8 @@ def _numbers(name: str, column: np.ndarray) -> np.ndarray:
         ) from error
 
 
-def factors_of(data: Evaluated, names: str | None) -> Factors:
-    """The factors of the data that are evaluated, by the names of their columns.
+def factors_of(data: Evaluated, names: str | None, called: str = "factors") -> Factors:
+    """The factors of the data that are evaluated, by the names of their columns, as the argument `called` has them.
 
     Raises:
         InputError: where there is none of these columns.
@@ -123,7 +123,7 @@ def factors_of(data: Evaluated, names: str | None) -> Factors:
     try:
         columns = data.columns(names)
     except InputError as error:
-        told = str(error).replace("--condition", "factors")
+        told = str(error).replace("--condition", called)
         hint = "" if names else "; name columns of the data, as in factors='size,form'"
         raise InputError(told + hint) from error
     return Factors.of(columns, asked(names))

@@ -50,6 +50,7 @@ HEADS = {
     "floor": "train, test",
     "train": "samples, train",
 }
+LEAST = 4  # data
 SHARES = ("precision", "recall", "coverage")
 NAMES = ("data", "pca", "conv", "guide")
 Features = Callable[[Tensor], Any]
@@ -61,11 +62,16 @@ class Encoder:
 
     make: Features
     about: str
+    given: bool = False  # whether they are of data and their condition
 
-    def __call__(self, x: Tensor) -> np.ndarray:
+    def __call__(self, x: Tensor, c: Tensor | None = None) -> np.ndarray:
         """`(n, *shape)` -> `(n, d)`, batch by batch."""
+        batches: Any = x.split(BATCH)
+        if self.given and c is not None:
+            pairs = zip(batches, c.split(BATCH), strict=True)
+            batches = [{"x": some, "c": under} for some, under in pairs]
         with torch.no_grad():
-            parts = [self.make(batch) for batch in x.split(BATCH)]
+            parts = [self.make(batch) for batch in batches]
         arrays = [np.asarray(torch.as_tensor(p).detach().cpu()) for p in parts]
         if any(
             a.ndim != 2 or len(a) != len(b)
@@ -85,6 +91,7 @@ def encoder_of(name: str, run: Trained, train: Tensor, components: int) -> Encod
         return Encoder(
             lambda x: encode(run.vae, x)[0],
             "the means of the run's own q(z|x): a model judged by itself, to be read beside other features",
+            given=True,
         )
     if name == "conv":
         return _random_network(train)
@@ -306,22 +313,23 @@ class Fidelity(Question):
             raise InputError(
                 f"by='conv' is for images of {LEAST_SIDE} x {LEAST_SIDE} pixels or more, not for shape {shape}"
             )
+        if len(data) < LEAST:
+            raise InputError(f"{len(data)} data are too few to compare samples with")
         self.afford(8 * self.halves * len(MEASURES), "halves")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         of_train = run.split("train")
         n = min(self.most, len(data), len(of_train))
-        if n < 4:
-            raise InputError(
-                f"{n} data are too few to compare samples with; raise --limit"
-            )
+        if n < LEAST:
+            raise InputError(f"{n} data are too few to compare samples with")
         test, c = fields_of(data.x[evenly(n, len(data))])
-        train, _ = fields_of(of_train[evenly(n, len(of_train))])
+        train, of_those = fields_of(of_train[evenly(n, len(of_train))])
         missing = test.isnan()
         samples = run.vae.sample(n, c).masked_fill(missing, np.nan)
         usual = "conv" if _images(run) else "data"
         encoder = encoder_of(self.by or usual, run, train, self.components)
-        of_test, of_samples, near = (encoder(x) for x in (test, samples, train))
+        of_test, of_samples = encoder(test, c), encoder(samples, c)
+        near = encoder(train, of_those)
         between = Distances.of(of_test, of_samples)
         with progress("halves", self.halves) as done:
 

@@ -217,3 +217,16 @@ def test_samples_of_a_run_beside_its_data(call, tmp_path, monkeypatch, refused):
         "fidelity(by='nowhere:x')",
     )
     mentions(wrong.err, "nowhere:x cannot be imported")
+
+
+def test_the_guide_of_a_conditional_run_is_given_its_conditions(
+    call, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    quick = ("--network", "mlp(hidden=(8,))", "--latent-dim", 2, "--epochs", 1)
+    call("train", *quick, "--condition", "label", "--output", "run")
+    options = ("--limit", 40, "--num-particles", 5)
+    said = call("evaluate", "run", *options, "--ask", "fidelity(by=guide, halves=3)")
+    assert (said.code, said.err) == (0, "")
+    (file,) = Path("run").glob("evaluation-*fidelity*.json")
+    assert json.loads(file.read_text())["fidelity"]["dimensions"] == 2

@@ -134,3 +134,21 @@ def test_categories_that_are_many_or_rare_are_said(call, rows, refused):
         "the factor text has 300 categories in 300 data",
         "leave it out",
     )
+
+
+def test_columns_of_mixed_kinds_that_are_data_are_no_factors(call, rows, refused):
+    x, _, form = rows
+    lines = [f"{a:.3f},{'abc'[f]}" for a, f in zip(x[:, 0], form, strict=True)]
+    Path("table.csv").write_text("\n".join(["a,form", *lines]) + "\n")
+    call(
+        "train",
+        *("--dataset", "table.csv", "--likelihood", "columns", *QUICK),
+        *("--output", "run"),
+    )
+    for asked in ("clustering(labels=form)", "disentanglement(factors=form)"):
+        mentions(
+            refused("evaluate", "run", *ASKED, asked),
+            "the column form is among the data of the run",
+            "--drop form",
+        )
+    mentions(refused("evaluate", "run", *ASKED, "clustering"), "labels label: ")
