@@ -32,6 +32,7 @@ from pyro_vae import __version__
 from pyro_vae._cli.options import EXPORTED, PARTS, run
 from pyro_vae._cli.outputs import put_each
 from pyro_vae._cli.telling import teller
+from pyro_vae._onnx import IN_OTHERS
 from pyro_vae.foundation.abstract import alone, running, traced
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.files import subfolder
@@ -43,6 +44,7 @@ from pyro_vae.trained import Run, open_run
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # for the format onnx
 METADATA = "pyro_vae.json"  # the name in a .pt2 file
+LONG = 1000  # operations, among which to look for shorter ones takes minutes
 TRIED = (1, 7)  # data at a time, by which a file is compared with the pair
 # How far numbers may lie from those of the pair, beside 1 + their size.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -109,14 +111,19 @@ def save_onnx(program: ExportedProgram, path: Path, about: Mapping[str, Any]) ->
     try:
         with redirect_stdout(heard), redirect_stderr(heard), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            plain = program.run_decompositions(IN_OTHERS)
+            long = len(plain.graph.nodes) >= LONG
             found = torch.onnx.export(
-                program,
+                plain,
                 (),
                 input_names=names,
                 output_names=[*about["outputs"]],
                 dynamo=True,
                 verbose=False,
+                optimize=not long,
             )
+            if long:
+                _shorten(found)
     except Exception as error:
         raise InputError(
             f"the {about['part']} has an operation that ONNX does not have here: {_why(error)}"
@@ -124,6 +131,15 @@ def save_onnx(program: ExportedProgram, path: Path, about: Mapping[str, Any]) ->
     assert found is not None
     found.model.metadata_props["pyro_vae"] = json.dumps(about)
     found.save(path)
+
+
+def _shorten(found: Any) -> None:
+    """Compute what depends on no input in a long ONNX graph, and leave its other operations as they are."""
+    from onnxscript import optimizer
+
+    optimizer.inline(found.model)
+    optimizer.fold_constants(found.model)
+    optimizer.remove_unused_nodes(found.model)
 
 
 def _why(error: BaseException) -> str:

@@ -71,6 +71,51 @@ def _apart(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[An
     return args
 
 
+def method_of_pair(method: Callable[..., Made_co]) -> Callable[..., Made_co]:
+    """As `of_pair`, of a method: `loss(vae, ...)` is `loss(vae.model, vae.guide, ...)`."""
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Made_co:
+        return method(self, *_apart(method.__name__, args, kwargs), **kwargs)
+
+    return call
+
+
+def opened(
+    owner: str, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The arguments of a call that takes a model, a guide and others that must be given, where a pair may come first.
+
+    What follows may be callable, so that a pair is known by what it is and by how much is given.
+
+    Args:
+        owner: what is called, for the message.
+        names: of all that must be given, the first two for the model and the guide.
+        args: given by their places.
+        kwargs: given by name.
+
+    Raises:
+        InputError: for a `VAE` beside a guide.
+    """
+    given = len(args[: len(names)]) + sum(name in kwargs for name in names[1:])
+    if not args or given >= len(names):
+        if args and isinstance(args[0], VAE):
+            raise InputError(
+                f"a VAE is model and guide, and {owner} was given another guide: take {owner}(vae, ...), or "
+                f"{owner}(vae.model, guide, ...)"
+            )
+        return args
+    first, *rest = args
+    return (*pair_of(first), *rest) if _is_pair(first) else args
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value has a model and a guide, or is a tuple of two."""
+    if isinstance(value, tuple):
+        return len(value) == 2
+    return all(callable(getattr(value, name, None)) for name in ("model", "guide"))
+
+
 def pair_of(pair: Any) -> tuple[Program, Program]:
     """Model and guide of a VAE, of anything else that has both, or of a tuple of both.
 

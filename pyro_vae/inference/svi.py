@@ -4,7 +4,8 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, overload
 
 import pyro.infer
 import pyro.optim
@@ -27,12 +28,27 @@ from pyro_vae.inference.averaging import Average, Memory
 from pyro_vae.inference.em import EM
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.own_steps import OwnSteps
+from pyro_vae.inference.pairs import Pair, opened
 from pyro_vae.inference.pyro_steps import PyroSteps, Used, differentiated
 from pyro_vae.inference.records import Record
 from pyro_vae.inference.terms import Program, terms
 from pyro_vae.models.conditionals import Moved
 
 __all__ = ["SVI", "Record"]
+
+Optim = Optimizer | MakeOptimizer | pyro.optim.PyroOptim
+Loss = pyro.infer.ELBO | Callable[..., Any]
+
+
+def _of_pair(make: Callable[..., None]) -> Callable[..., None]:
+    """Let `SVI(model, guide, optim, loss)` be `SVI(vae, optim, loss)` too."""
+    needed = ("model", "guide", "optim", "loss")
+
+    @wraps(make)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *opened("SVI", needed, args, kwargs), **kwargs)
+
+    return call
 
 
 class SVI:
@@ -43,7 +59,8 @@ class SVI:
     parameter that the loss is seen to use is trained, and the numbers are those of `pyro.infer.SVI`.
 
     Args:
-        model, guide: any Pyro pair.
+        model, guide: any Pyro pair, as two or as one thing: `SVI(vae, optim, loss)`, where the first may also be
+            anything else with a `.model` and a `.guide`, or a tuple of both.
         optim: an optimizer of `pyro.optim`, a torch optimizer, or a function from parameters to one
             (`lambda p: torch.optim.Adam(p, lr=1e-3)`). A torch optimizer trains of a module that is the model or the
             guide what it was given.
@@ -90,12 +107,31 @@ class SVI:
     torch.Size([])
     """
 
+    @overload
+    def __init__(
+        self, pair: Pair, /, optim: Optim, loss: Loss, **options: Any
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: Optim,
+        loss: Loss,
+        loss_and_grads: Callable[..., Any] | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
+        **options: Any,
+    ) -> None: ...
+
+    @_of_pair
     def __init__(  # noqa: PLR0917  # the arguments of pyro.infer.SVI, in its order
         self,
         model: Program,
         guide: Program,
-        optim: Optimizer | MakeOptimizer | pyro.optim.PyroOptim,
-        loss: pyro.infer.ELBO | Callable[..., Any],
+        optim: Optim,
+        loss: Loss,
         loss_and_grads: Callable[..., Any] | None = None,
         num_samples: int = 0,
         num_steps: int = 0,

@@ -650,7 +650,8 @@ class VAE(AbstractProgram):
             return torch.arange(self.classes, device=q.logits.device).unsqueeze(-1), q
         nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
         standard = torch.from_numpy(nodes).to(q.loc).unsqueeze(-1)
-        logits = torch.from_numpy(weights).log().to(q.loc).expand(len(q.loc), -1)
+        logits = torch.from_numpy(weights).log().to(q.loc)
+        logits = logits.expand(q.loc.shape[0], -1)
         parts = dist.Categorical(logits=logits, validate_args=False)
         return q.loc + q.scale * standard, parts
 

@@ -14,6 +14,7 @@ from pyro_vae.distributions import Word
 from pyro_vae.foundation.checks import Count
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.sizes import Declared
+from pyro_vae.inference.pairs import method_of_pair
 from pyro_vae.inference.terms import (
     Program,
     Several,
@@ -30,8 +31,8 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
     """A bound to be maximised; an instance of `pyro.infer.ELBO`, so that it works wherever Pyro takes one.
 
     To write one: implement `bound`, from the `Terms` of `num_particles` draws to one number for each datum. `ELBO` is
-    the simplest example. `objective(model, guide)` is a torch module whose call returns the loss, minus the bound
-    summed over the batch; `SVI` and `pyro.infer.SVI` take the objective as their `loss`.
+    the simplest example. `objective(model, guide)`, or `objective(vae)`, is a torch module whose call returns the loss,
+    minus the bound summed over the batch; `SVI` and `pyro.infer.SVI` take the objective as their `loss`.
 
     Latent sites that cannot be reparameterised get the score-function estimator, unbiased for every bound: the gradient
     is `grad bound + sum_k (bound - baseline_k) grad log q(z_k|x)`. A bound that is a function of `log_px`, `log_pz` and
@@ -186,17 +187,25 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
         baseline = others if k == 1 else self.bound(left_one_out(t))
         return baseline.where(baseline.isfinite(), 0.0)
 
+    @method_of_pair
+    def __call__(self, model: Program, guide: Program) -> Any:
+        """A module whose call with data is the loss."""
+        return super().__call__(model, guide)  # type: ignore[arg-type]  # functions too
+
+    @method_of_pair
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """The loss of one draw of the terms, as a tensor: nothing is read back to the host."""
         return self.loss_of(self.terms_of(model, guide, *args, **kwargs))
 
+    @method_of_pair
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, without gradients."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
+    @method_of_pair
     def loss_and_grads(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:

@@ -153,7 +153,7 @@ class ExactClassifier(Classifier):
         y = torch.arange(self.size, device=x.device).unsqueeze(-1)  # (K, 1)
         q = self.guide.given_class(x, y, *c)
         z = q.mean
-        no_label = x.new_full((len(x), self.size), math.nan)
+        no_label = x.new_full((x.shape[0], self.size), math.nan)
         given = {"c": torch.cat([no_label, *c], -1)}
         values = {"x": x, "y": y, "z": z, **given}
         return (self.guide.model.log_prob(values) - q.log_prob(z)).T
