@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 
 from pyro_vae.foundation.errors import InputError, one_line
 from pyro_vae.foundation.files import Write, write_atomically
+from pyro_vae.plots.lines import TEXT, beside_pixels, drawing_of
 
 Make = Callable[[], Figure]
 
 
-STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "pyro_vae", "pdf.fonttype": 42}
+STYLE: Any = {**TEXT, "pdf.fonttype": 42}
 UNDATED: dict[str, dict[str, None]] = {  # the same figure is the same file on any day
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
@@ -22,9 +23,14 @@ UNDATED: dict[str, dict[str, None]] = {  # the same figure is the same file on a
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the file is named for; text stays text, and no date is written."""
+    """Write a figure in the format that the file is named for; text stays text, and no date is written.
+
+    A .png file of lines and points keeps the drawing too, which a report shows.
+    """
+    svg = drawing_of(figure) if path.suffix == ".png" else None
+    kept = None if svg is None else {"pnginfo": beside_pixels(svg)}
     with rc_context(STYLE):
-        figure.savefig(path, metadata=UNDATED.get(path.suffix))
+        figure.savefig(path, metadata=UNDATED.get(path.suffix), pil_kwargs=kept)
 
 
 def draw(

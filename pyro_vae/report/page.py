@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from pyro_vae.foundation.html import Html, join, tag
+from pyro_vae.plots.lines import drawing_in
 
 SIGNIFICANT = 2  # digits of an error that are shown
 MOST_DECIMALS = 8
@@ -123,15 +124,27 @@ def figure(*content: Any, caption: Any, class_: str | None = None) -> Html:
 def picture(
     source: Path | Image.Image, alt: str, class_: str | None = None
 ) -> Html | None:
-    """A picture, its bytes in the page; `None` for a file that is no picture."""
+    """A picture, its bytes in the page; `None` for a file that is no picture.
+
+    Of a file that keeps the drawing of its lines it is that, in which no script runs, as in any image.
+    """
+    kind = "png"
     if isinstance(source, Path):
         content = source.read_bytes()
         try:
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 width, height = image.size
                 image.verify()
-        except (OSError, SyntaxError):  # what Pillow raises for a broken PNG
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+                svg = drawing_in(image)
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+        ):  # what Pillow raises for a broken PNG
             return None
+        if svg is not None:
+            kind, content = "svg+xml", svg.encode()
     else:
         buffer = io.BytesIO()
         source.save(buffer, "PNG")
@@ -139,7 +152,7 @@ def picture(
     data = base64.b64encode(content).decode()
     return tag(
         "img",
-        src=f"data:image/png;base64,{data}",
+        src=f"data:image/{kind};base64,{data}",
         alt=alt,
         width=width,
         height=height,

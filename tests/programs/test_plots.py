@@ -13,6 +13,7 @@ from pyro_vae import Spec, build, plots
 from pyro_vae._cli.outputs import draw
 from pyro_vae.plots import pictures
 from pyro_vae.plots.canvas import drawable
+from pyro_vae.plots.lines import beside_pixels, drawing_in, drawing_of
 
 
 def drawn(figure):
@@ -211,3 +212,17 @@ def test_latents_of_layers_are_called_by_their_layer():
     (axes,) = plots.use_of_latents(used, used > 0, "KL", names).axes
     ticks = [tick.get_text() for tick in axes.get_xticklabels()]
     assert ticks == ["z1_0", "z1_1", "z2_0"]
+
+
+def test_a_file_of_lines_keeps_their_drawing_and_one_of_many_points_does_not():
+    few, many = (plots.scatter(torch.randn(n, 2), None) for n in (400, 6000))
+    svg = drawing_of(few)
+    assert svg.count("<use") >= 400
+    assert drawing_of(many) is None
+    assert drawing_of(plots.grid(torch.rand(4, 8, 8), columns=2, title="t")) is None
+    file = io.BytesIO()
+    few.savefig(file, format="png", pil_kwargs={"pnginfo": beside_pixels(svg)})
+    assert drawing_in(Image.open(file)) == svg
+    bare = io.BytesIO()
+    few.savefig(bare, format="png")
+    assert drawing_in(Image.open(bare)) is None

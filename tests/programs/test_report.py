@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from html import escape
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ CHROMIUM = (
     or shutil.which("google-chrome")
 )
 VOID = {"img", "meta"}
+KINDS = ("data:image/png;base64,", "data:image/svg+xml;base64,")
 INLINE = {"a", "code", "strong"}
 K = 200
 DATA = 40
@@ -115,9 +117,7 @@ def test_the_page_is_whole_and_loads_nothing(run):
     assert "url(" not in text
     assert "@import" not in text
     for _, attributes in page.elements:
-        assert attributes.get("src", "data:image/png;base64,").startswith(
-            "data:image/png;base64,"
-        )
+        assert attributes.get("src", KINDS[0]).startswith(KINDS)
         assert not [name for name in attributes if name.startswith("on")]
         assert "style" not in attributes
     for image in page.all("img"):
@@ -174,8 +174,21 @@ def test_the_histogram_of_pareto_k_is_of_the_data(run):
     mentions(
         section, f"Pareto k of {DATA} data: {good} at most 0.7, {bad} above or unknown."
     )
-    picture = (run / "figures" / NAME / "pareto_k.png").read_bytes()
-    assert base64.b64encode(picture).decode() in section
+    with Image.open(run / "figures" / NAME / "pareto_k.png") as picture:
+        svg = picture.text["svg"].encode()
+    assert base64.b64encode(svg).decode() in section
+
+
+def test_lines_are_drawings_and_pixels_are_pixels(run):
+    sources = [image["src"] for image in Page(report(run)).all("img")]
+    drawn = [s for s in sources if s.startswith(KINDS[1])]
+    assert len(drawn) >= 3
+    for source in drawn:  # each a whole drawing, with its texts as texts
+        svg = ElementTree.fromstring(base64.b64decode(source.partition(",")[2]))
+        assert svg.tag.endswith("}svg")
+        assert any(e.tag.endswith("}text") for e in svg.iter())
+    grids = [p.read_bytes() for p in run.rglob("*.png") if b"svg" not in p.read_bytes()]
+    assert {KINDS[0] + base64.b64encode(grid).decode() for grid in grids} & {*sources}
 
 
 def test_the_least_probable_data_are_shown(run):
