@@ -118,9 +118,30 @@ class Browser:
         self.mouse("mouseReleased", *places[-1])
         self.settled()
 
+    def touch(self, *places: tuple[float, float]) -> None:
+        """Put a finger down, move it and take it away."""
+        self.ask("Emulation.setTouchEmulationEnabled", enabled=True)
+        kinds = ["touchStart", *["touchMove"] * (len(places) - 1)]
+        for kind, (x, y) in zip(kinds, places, strict=True):
+            finger = [{"x": x, "y": y}]
+            self.ask("Input.dispatchTouchEvent", type=kind, touchPoints=finger)
+        self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self.settled()
+
+    def narrow(self, width: int, height: int) -> None:
+        """Be a telephone."""
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=True,
+        )
+
     def key(self, name: str) -> None:
+        code = {"windowsVirtualKeyCode": 9} if name == "Tab" else {}
         for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+            self.ask("Input.dispatchKeyEvent", type=kind, key=name, code=name, **code)
         self.settled()
 
     def close(self) -> None:

@@ -8,7 +8,10 @@ const ON_DARK = ["#3f97d3", "#e69f00", "#12b886", "#cc79a7", "#8fd0f5", "#e8743b
 const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const SHAPES = ["circle", "square", "triangle"];
 const SLIDERS = 12;  // shown at first
-const NEAR = 10;  // pixels from a datum that a click means
+const NEAR = { mouse: 10, touch: 18 };  // pixels from a datum that a click means
+const BEHIND = 11;  // pictures behind the plane, in each direction
+const FAINT = 0.35;  // how much of them is seen
+const AT_ONCE = 12;  // milliseconds that the page computes without a pause
 const LISTED = 6;  // categories of a column
 
 const names = held.latents.names, size = names.length;
@@ -195,6 +198,7 @@ function drawPlane() {
   const [pen] = penOf(plane), s = scales(), paper = style("--faint"), ink = style("--ink");
   drawAxes(pen, s);
   pen.save(); pen.beginPath(); pen.rect(EDGE.left, EDGE.top, s.width, s.height); pen.clip();
+  drawBehind(pen, s);
   const r = count > 600 ? 3 : 3.8;
   pen.lineWidth = 0.7; pen.strokeStyle = paper; pen.globalAlpha = 0.85;
   for (let i = 0; i < count; i++) {
@@ -222,9 +226,63 @@ function drawPlane() {
   pen.restore();
 }
 
-function nearest(px, py) {
+// Pictures behind the plane: what the decoder makes across it, with all other latents as they are at the point.
+
+const behind = { panel: held.panels.find((panel) => panel.kind === "picture"), key: "", made: 0, grid: document.createElement("canvas"), tile: document.createElement("canvas"), timer: 0 };
+const hasBehind = () => behind.panel !== undefined && state.up >= 0 && byId("behind").checked;
+
+function tendBehind() {
+  byId("behind-box").hidden = behind.panel === undefined || state.up < 0;
+  if (!hasBehind()) { clearTimeout(behind.timer); behind.key = ""; behind.made = 0; return; }
+  const others = Array.from(state.z, (v, i) => (i === state.across || i === state.up ? 0 : v));
+  const key = [state.across, state.up, ...others, ...state.c].join();
+  if (key === behind.key) return;
+  clearTimeout(behind.timer);
+  behind.timer = setTimeout(() => makeBehind(key), behind.key === "" ? 0 : 250);
+}
+
+// The middle of a cell, from the left or from below.
+function middle(latent, i) {
+  const [low, high] = axisEnds(latent);
+  return low + (i + 0.5) / BEHIND * (high - low);
+}
+
+function makeBehind(key) {
+  const [, height, width] = behind.panel.shape, planes = behind.panel.shape[0], wide = planes === 3 ? width : width * planes;
+  behind.key = key; behind.made = 0;
+  behind.grid.width = BEHIND * wide; behind.grid.height = BEHIND * height;
+  const pen = behind.grid.getContext("2d"), z = Float64Array.from(state.z), c = Float64Array.from(state.c);
+  const some = () => {
+    const until = performance.now() + AT_ONCE;
+    while (behind.made < BEHIND * BEHIND && performance.now() < until) {
+      const column = behind.made % BEHIND, row = Math.floor(behind.made / BEHIND);
+      z[state.across] = middle(state.across, column); z[state.up] = middle(state.up, BEHIND - 1 - row);
+      paint(behind.tile, behind.panel, network.run([z, c])[behind.panel.outputs.mean]);
+      pen.drawImage(behind.tile, column * wide, row * height);
+      behind.made++;
+    }
+    drawPlane();
+    if (behind.made < BEHIND * BEHIND) behind.timer = setTimeout(some, 0);
+  };
+  some();
+}
+
+function drawBehind(pen, s) {
+  if (!hasBehind() || behind.made === 0) return;
+  const wide = behind.grid.width / BEHIND, high = behind.grid.height / BEHIND;
+  const cell = [s.width / BEHIND, s.height / BEHIND], scale = 0.94 * Math.min(cell[0] / wide, cell[1] / high);
+  pen.globalAlpha = FAINT; pen.imageSmoothingEnabled = false;
+  for (let i = 0; i < behind.made; i++) {
+    const column = i % BEHIND, row = Math.floor(i / BEHIND);
+    const x = EDGE.left + (column + 0.5) * cell[0], y = EDGE.top + (row + 0.5) * cell[1];
+    pen.drawImage(behind.grid, column * wide, row * high, wide, high, x - scale * wide / 2, y - scale * high / 2, scale * wide, scale * high);
+  }
+  pen.globalAlpha = 1;
+}
+
+function nearest(px, py, near = NEAR.mouse) {
   const s = scales();
-  let best = -1, least = NEAR * NEAR;
+  let best = -1, least = near * near;
   for (let i = 0; i < count; i++) {
     if (isHidden(i)) continue;
     const dx = s.x(codes[i * size + state.across]) - px, dy = s.y(upOf(i)) - py, d = dx * dx + dy * dy;
@@ -246,19 +304,19 @@ function listenToPlane() {
   let start = null;
   const at = (event) => { const box = plane.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
   plane.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || !event.isPrimary) return;
     start = [...at(event), false];
     try { plane.setPointerCapture(event.pointerId); } catch { /* a pointer that is gone already */ }
   });
   plane.addEventListener("pointermove", (event) => {
-    if (!start) return;
+    if (!start || !event.isPrimary) return;
     const [x, y] = at(event);
     start[2] ||= Math.hypot(x - start[0], y - start[1]) > 4;
     if (start[2]) { stop(); moveTo(x, y); }
   });
   plane.addEventListener("pointerup", (event) => {
-    if (!start) return;
-    const [x, y] = at(event), datum = nearest(x, y);
+    if (!start || !event.isPrimary) return;
+    const [x, y] = at(event), datum = nearest(x, y, event.pointerType === "touch" ? NEAR.touch : NEAR.mouse);
     stop();
     if (!start[2] && datum >= 0) choose(datum); else moveTo(x, y);
     start = null;
@@ -603,6 +661,7 @@ function show() {
   }
   const outputs = network.run([state.z, state.c]);
   for (const panel of held.panels) panel.show(outputs, again);
+  tendBehind();
   drawPlane();
   for (const [latent, [input, output]] of sliders) {
     input.value = String(state.z[latent]);
@@ -628,6 +687,7 @@ function begin() {
   byId("count").textContent = `${count} ${held.split} data`;
   makeLegend(); listenToPlane(); held.panels.forEach(makePanel);
   makeSliders(); makeConditions(); listenToData(); listenToAxes(); readAddress();
+  byId("behind").addEventListener("change", refresh);
   window.addEventListener("resize", refresh);
   window.addEventListener("hashchange", () => { readAddress(); refresh(); });
   isDark.addEventListener("change", () => { makeLegend(); refresh(); });

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 MOST_POINTS = 5000  # of a drawing; more are smaller, and quicker, as pixels
 MOST_TEXT = 300_000  # characters of a drawing
+PIXELS = (_ImageBase, QuadMesh)
 NAME = "svg"  # of the text in a .png file
 TEXT: Any = {"svg.fonttype": "none", "svg.hashsalt": "pyro_vae"}
 
@@ -30,7 +31,7 @@ def drawing_of(figure: Figure) -> str | None:
     >>> drawing_of(figure) is None
     True
     """
-    if figure.findobj(_ImageBase) or figure.findobj(QuadMesh):
+    if figure.findobj(lambda artist: isinstance(artist, PIXELS)):
         return None
     clouds: list[Any] = figure.findobj(PathCollection)
     lines: list[Any] = figure.findobj(Line2D)

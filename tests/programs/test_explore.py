@@ -385,6 +385,102 @@ def test_a_reader_moves_through_the_latents(call, run, browser):
     assert browser.errors == []
 
 
+@pytest.fixture
+def shown(call, run, browser):
+    """The page of a run, open, with its point at a place."""
+    assert call("explore", run).code == 0
+    browser.narrow(400, 900)
+    browser.open(f"{(run / 'explorer.html').as_uri()}#z=0.5,-1,0.25")
+    browser.wait("typeof state === 'object' && behind.made === BEHIND * BEHIND")
+    return browser
+
+
+@needs_browser
+def test_a_finger_moves_the_point(shown, run):
+    width = shown.value("document.documentElement.scrollWidth")
+    assert width == 400  # nothing is wider than the screen
+    left, top, width, height = shown.value(
+        "(() => { const b = plane.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; })()"
+    )
+    places = [(left + s * width, top + s * height) for s in (0.4, 0.5, 0.7)]
+    shown.touch(*places)
+    z = assert_shows(shown, run)
+    held = shown.value("[state.across, state.up]")
+    expected = shown.value(
+        f"[scales().atX({0.7 * width}), scales().atY({0.7 * height})]"
+    )
+    assert [z[i] for i in held] == pytest.approx(expected, abs=1e-6)
+
+    # A tap beside a datum, nearer than a finger is wide, chooses it.
+    datum, x, y = shown.value(
+        """(() => { const s = scales();
+        const at = (i) => [s.x(codes[i * size + state.across]) + 12, s.y(upOf(i))];
+        const i = Array.from({length: count}, (_, i) => i).find((i) => nearest(...at(i), NEAR.touch) === i);
+        return [i, s.box.left + at(i)[0], s.box.top + at(i)[1]]; })()"""
+    )
+    shown.touch((x, y))
+    assert shown.value("state.datum") == datum
+    assert_shows(shown, run)
+    assert shown.errors == []
+
+
+@needs_browser
+def test_pictures_behind_are_what_the_decoder_makes(shown, run):
+    held = shown.value("[state.across, state.up]")
+    behind = torch.tensor(
+        shown.value(
+            """Array.from(behind.grid.getContext("2d").getImageData(0, 0, behind.grid.width, behind.grid.height).data)
+            .filter((_, i) => i % 4 === 0)"""
+        ),
+        dtype=torch.float32,
+    )
+    cells = shown.value("BEHIND")
+    tiles = behind.unflatten(0, (cells, 8, cells, 8)).transpose(1, 2)
+    for row, column in ((0, 0), (3, 7), (10, 2)):
+        z = shown.value("Array.from(state.z)")
+        z[held[0]] = shown.value(f"middle(state.across, {column})")
+        z[held[1]] = shown.value(f"middle(state.up, BEHIND - 1 - {row})")
+        expected = 255 * decoded(run, z).unflatten(0, (8, 8))
+        torch.testing.assert_close(tiles[row, column], expected, rtol=0, atol=1.0)
+
+    # Another latent moves, and they follow; none is left where they are turned off.
+    key = shown.value("behind.key")
+    shown.value(
+        """(() => { const i = names.keys().find((i) => i !== state.across && i !== state.up);
+        state.z[i] += 1; refresh(); })()"""
+    )
+    shown.wait(f"behind.key !== {json.dumps(key)} && behind.made === BEHIND * BEHIND")
+    pixels = """JSON.stringify(Array.from(plane.getContext("2d").getImageData(60, 20, 9, 9).data))"""
+    seen = shown.value(pixels)
+    shown.value("document.getElementById('behind').click()")
+    shown.settled()
+    assert shown.value("behind.made") == 0
+    assert shown.value(pixels) != seen
+    assert shown.errors == []
+
+
+@needs_browser
+def test_the_tab_key_reaches_every_control_and_each_has_a_name(shown):
+    wanted = set(
+        shown.value(
+            """Array.from(document.querySelectorAll("button, select, input, canvas[tabindex]"))
+            .filter((e) => e.getClientRects().length).map((e, i) => (e.id ||= `control-${i}`))"""
+        )
+    )
+    assert {"plane", "behind", "across", "up", "draw", "centre", "datum"} <= wanted
+    reached = set()
+    shown.value("document.activeElement.blur()")
+    for _ in range(2 * len(wanted)):
+        shown.key("Tab")
+        reached.add(shown.value("document.activeElement.id"))
+    assert wanted <= reached
+    named = """(e) => e.getAttribute("aria-label") || e.textContent.trim() || (e.labels && e.labels.length)"""
+    seen = """document.querySelectorAll("button, select, input, canvas")"""
+    assert shown.value(
+        f"Array.from({seen}).filter((e) => e.getClientRects().length).every({named})"
+    )
+
+
 @needs_browser
 def test_names_that_are_code_are_text(call, browser):
     run = made(call, "table")
