@@ -16,7 +16,7 @@ from pyro_vae.data.files import Loaded, Parts, Request, few
 from pyro_vae.data.holes import HOW
 from pyro_vae.data.labels import one_each, separate_labels
 from pyro_vae.data.schema import Schema, names_of
-from pyro_vae.data.text import odd_one
+from pyro_vae.data.text import are_times, beside_numbers, odd_one, strays
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import user_path
@@ -357,13 +357,7 @@ def _values(table: Table, *, missing: bool) -> np.ndarray:
     """The columns that are left, as numbers; nan where one is `missing`, if that may be."""
     others = [c for c in table.left if table.kind(c) not in "biuf"]
     if len(others) == len(table.left):
-        example = ""
-        if others:
-            row, cell = _odd_one(table.frame[others[0]])
-            example = f": {table.said(others[0])} holds {cell!r} in data row {row}"
-        raise InputError(
-            f"{table.path} has no column of numbers that could be data{example}"
-        )
+        raise InputError(_no_numbers(table, others))
     if others:
         raise InputError(_not_numbers(table, others))
     truths = [c for c in table.left if table.kind(c) == "b"]
@@ -384,10 +378,33 @@ def _values(table: Table, *, missing: bool) -> np.ndarray:
     return values
 
 
+def _no_numbers(table: Table, others: Sequence[int]) -> str:
+    """Why a table has no column of numbers, and what may be done with its texts."""
+    sentence = f"{table.path} has no column of numbers that could be data"
+    if not others:
+        return sentence
+    row, cell = _odd_one(table.frame[others[0]])
+    sentence += f": {table.said(others[0])} holds {cell!r} in data row {row}"
+    texts = _there(table.frame[others[0]])
+    if (sign := beside_numbers(texts)) is not None:
+        return f"{sentence}; write its numbers without {sign!r}"
+    if are_times(texts):
+        return f"{sentence}; write days and times as numbers"
+    return f"{sentence}; keep texts as categories with --likelihood columns"
+
+
 def _not_numbers(table: Table, others: Sequence[int]) -> str:
-    column = others[0]
+    slips = [c for c in others if strays(_there(table.frame[c]))]
+    column = (slips or others)[0]
     series = table.frame[column]
     row, cell = _odd_one(series)
+    if slips:
+        words = len(strays(_there(series)))
+        return (
+            f"{table.said(column)} of {table.path} holds numbers, but {cell!r} in data row {row} (counted from 0); rows "
+            f"with such words: {words}: write numbers there, or nothing and {HOW}, or leave the column out "
+            f"with {table.pasted('drop', column)}"
+        )
     if len(others) > 1:
         names = _few([table.called(c) for c in others])
         return (
@@ -400,22 +417,29 @@ def _not_numbers(table: Table, others: Sequence[int]) -> str:
             f"{table.said(column)} of {table.path} holds {series.dtype} and not numbers: leave it out with "
             f"{table.pasted('drop', column)}"
         )
+    sign = beside_numbers(_there(series))
+    alone = "" if sign is None else f"write its numbers without {sign!r}, "
     return (
         f"{table.said(column)} of {table.path} does not hold numbers, as {cell!r} in data row {row} (counted from 0): "
-        f"take it for labels with {table.pasted('labels', column)}, for the names of the rows with "
+        f"{alone}take it for labels with {table.pasted('labels', column)}, for the names of the rows with "
         f"{table.pasted('id', column)}, for categories with --likelihood columns, or leave it out with "
         f"{table.pasted('drop', column)}"
     )
 
 
 def _odd_one(series: Any) -> tuple[int, str]:
-    """The first cell of a column that is not like a number: its row and what it holds."""
-    texts = series.astype(str)
-    row = odd_one(texts)
-    if row is None:
-        return 0, str(series.iloc[0])[:30]
-    cell = texts.iloc[row]
+    """The first cell of a column that is there and not like a number: its row and what it holds."""
+    texts = series.astype(str).to_numpy(object)
+    there = np.flatnonzero(series.notna() & (texts != ""))
+    row = int(there[odd_one(texts[there]) or 0]) if len(there) else 0
+    cell = str(texts[row])
     return row, cell if len(cell) < 30 else cell[:30] + "..."
+
+
+def _there(series: Any) -> list[str]:
+    """The cells of a column of texts that are there."""
+    texts = series.astype(str).to_numpy(object)
+    return texts[series.notna() & (texts != "")].tolist()
 
 
 def _refuse_missing(table: Table, values: np.ndarray, *, kept: bool) -> None:
@@ -454,7 +478,8 @@ def _note_stand_ins(table: Table, values: np.ndarray) -> None:
                 rows = int(equal[:, place].sum())
                 table.notes.append(
                     f"{table.said(table.left[place])} holds {number:g} in {rows} {'rows' if rows > 1 else 'row'}, far "
-                    "from its other values, and it is kept as data: remove those rows if it stands for a missing value"
+                    "from its other values, and it is kept as data: if it stands for a missing value, remove those rows, "
+                    "or leave those cells empty and add --missing keep"
                 )
 
 

@@ -48,6 +48,8 @@ def check_holes(name: str, values: Values, columns: Sequence[str] | None) -> lis
         place = int((~seen).nonzero()[0])
         called = repr(columns[place]) if columns else f"{place} (counted from 0)"
         raise InputError(f"column {called} of {name} has no values: leave it out")
+    if not missing:
+        return [f"no value of {name} is missing"]
     return [
         f"{missing:,} of {total:,} values ({100 * missing / total:.3g} %) are missing, and {name} is used without them"
     ]

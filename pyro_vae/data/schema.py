@@ -12,7 +12,7 @@ from pyro_vae.data.holes import HOW
 from pyro_vae.data.marginals import ROWS
 from pyro_vae.data.marginals import column as marginal
 from pyro_vae.data.representation import Representation
-from pyro_vae.data.text import TRUTHS, odd_one
+from pyro_vae.data.text import TRUTHS, are_times, beside_numbers, odd_one, strays
 from pyro_vae.foundation.commands import option
 from pyro_vae.foundation.errors import InputError
 
@@ -330,10 +330,16 @@ def held(
         cells = cells[there]
     _refuse_missing(cells, name, what)
     text = cells.dtype.kind not in "biuf"
+    if text and (wish is None or wish.kind not in CODED):
+        _refuse_slips(every, name, what)
     whole = not text and bool((cells == np.round(cells)).all())
     different: list[Any] = sorted(set(cells.tolist()))
     if whole and cells.dtype.kind != "b":
         different = [int(value) for value in different]
+    if len(every) == 1:
+        raise InputError(
+            f"{what} has one row, too few to see what its columns hold"
+        )
     if len(different) == 1:
         raise InputError(
             f"column {name!r} of {what} holds {_said(different[0])} in every row, of which there is nothing to learn: "
@@ -353,12 +359,35 @@ def held(
     return Held(name, kind, tuple(different) if kind in CODED else (), why)
 
 
+def _refuse_slips(cells: np.ndarray, name: str, what: str) -> None:
+    """Refuse a column of numbers with a few words among them, which would make each number a category."""
+    there = np.flatnonzero(present(cells))
+    words = strays(cells[there].tolist())
+    if not words:
+        return
+    row = int(there[words[0]])
+    raise InputError(
+        f"column {name!r} of {what} holds numbers, but {_said(cells[row])} in data row {row} (counted from 0); rows with "
+        f"such words: {len(words)}: write numbers there, or nothing and {HOW}, take all of them for categories "
+        f"({name}=categorical behind the likelihood), or leave the column out ({option('drop', name)})"
+    )
+
+
 def _texts(name: str, rows: int, different: list[str], what: str) -> Held:
     count = len(different)
+    out = f"leave it out ({option('drop', name)})"
+    if count > FEW and are_times(different):
+        raise InputError(
+            f"column {name!r} of {what} holds {count} different days or times, such as {_said(different[0])}: write "
+            "them as numbers, as of the days since the first, take them for categories "
+            f"({name}=categorical behind the likelihood), or {out}"
+        )
     if count > max(FEW, rows // 2) or count > MOST:
+        sign = beside_numbers(different)
+        alone = "" if sign is None else f"write its numbers without {sign!r}, "
         raise InputError(
             f"column {name!r} of {what} holds {count} different texts in {rows} rows, such as {_said(different[0])}: "
-            f"take it for the names of the rows ({option('id', name)}) or leave it out ({option('drop', name)})"
+            f"{alone}take it for the names of the rows ({option('id', name)}) or {out}"
         )
     kind, number = ("bit", "two") if count == 2 else ("category", count)
     return Held(name, kind, tuple(different), f"{number} different texts")
@@ -452,10 +481,12 @@ def _refuse_missing(cells: np.ndarray, name: str, what: str) -> None:
     if not wrong.any():
         return
     row = int(wrong.argmax())
-    value = "an infinite value" if numbers and np.isinf(cells[row]) else "no value"
+    infinite = numbers and bool(np.isinf(cells[row]))
+    value = "an infinite value" if infinite else "no value"
+    ways = "" if infinite else f"{HOW}, "
     raise InputError(
-        f"column {name!r} of {what} has {value} in data row {row} (counted from 0), and in {int(wrong.sum())} rows in "
-        f"all: {HOW}, fill them in, remove those rows, or leave the column out ({option('drop', name)})"
+        f"column {name!r} of {what} has {value} in data row {row} (counted from 0); rows with such values: "
+        f"{int(wrong.sum())}; {ways}fill them in, remove those rows, or leave the column out ({option('drop', name)})"
     )
 
 

@@ -620,8 +620,9 @@ def _divide(request: Request, sizes: dict[str, int]) -> dict[str, Place]:
             fraction = DEFAULT_FRACTIONS[split] if given is None else given
             held_out = 0 if fraction == 0 else max(1, round(fraction * n))
         if n - held_out < 2:
+            what = "datum" if sizes["train"] == 1 else "data"
             raise InputError(
-                f"{request.dataset} has {sizes['train']} data, too few to divide: "
+                f"{request.dataset} has {sizes['train']} {what}, too few to divide: "
                 "at least two must remain to train on"
             )
         order = torch.from_numpy(np.random.RandomState(0).permutation(n))

@@ -46,6 +46,7 @@ NOT_THERE = {
         "#null!",
     ),
 }
+STRAY = 0.05  # share of the cells of a column of numbers whose words look like slips
 TRUTHS = {"true": 1, "false": 0}
 
 
@@ -193,6 +194,9 @@ GROUPED = {
     ".": re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?"),
     ",": re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?"),
 }
+DAY = r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))"
+CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[ap]m)?(Z|[+-]\d{2}:?\d{2})?"
+TIME = re.compile(rf"{DAY}([T ]{CLOCK})?|{CLOCK}", re.IGNORECASE)
 ENDLESS = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 
 
@@ -225,6 +229,31 @@ def odd_one(cells: Iterable[Any]) -> int | None:
     like = re.compile(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*")
     odd = (i for i, cell in enumerate(cells) if not like.fullmatch(str(cell)))
     return next(odd, None)
+
+
+def strays(cells: Iterable[Any]) -> list[int]:
+    """The places of the words in a column of numbers, where they are so few that they look like slips."""
+    there = [str(cell).strip() for cell in cells]
+    words = [
+        i
+        for i, cell in enumerate(there)
+        if not (is_missing(cell) or any(is_number(cell, sign) for sign in DECIMALS))
+    ]
+    return words if len(words) <= STRAY * len(there) else []
+
+
+def beside_numbers(cells: Iterable[Any]) -> str | None:
+    """What stands beside the number in each cell, as '%' in 82 % or 'cm' in 170 cm; `None` where it is not one."""
+    number = re.compile(r"[+-]?\d[\d.,]*")
+    apart = {number.sub("\0", str(cell), count=1).strip() for cell in cells}
+    found = apart.pop() if len(apart) == 1 else ""
+    sign = found.replace("\0", " ").strip()
+    return sign if "\0" in found and sign and not re.search(r"\d", sign) else None
+
+
+def are_times(cells: Iterable[Any]) -> bool:
+    """Whether all cells look like days or times of a day."""
+    return all(TIME.fullmatch(str(cell).strip()) for cell in cells)
 
 
 def cells(lines: Sequence[str], delimiter: str) -> list[list[str]]:

@@ -41,8 +41,9 @@ def series(
     first = data if data is not None else made
     assert first is not None
     shape = as_series(first, 1).shape
-    names = [*names] or [f"channel {i}" for i in range(shape[1])]
-    figure, every = _panels(min(shape[1], CHANNELS), shape[0], names)
+    axis, usual = _called(first.shape[1:], shape[1])
+    rows = min(shape[1], CHANNELS)
+    figure, every = _panels(rows, shape[0], [*names] or usual, axis)
     times = np.arange(shape[2])
     for row in range(len(every)):
         for column, axes in enumerate(every[row]):
@@ -75,8 +76,9 @@ def beside(
     """
     every = {name: as_series(x, 1).double().cpu().numpy() for name, x in groups.items()}
     channels = next(iter(every.values())).shape[1]
-    names = [f"channel {i}" for i in range(channels)]
-    figure, panels = _panels(min(channels, CHANNELS), len(every), names, wide=3.4)
+    axis, names = _called(next(iter(groups.values())).shape[1:], channels)
+    rows = min(channels, CHANNELS)
+    figure, panels = _panels(rows, len(every), names, axis, wide=3.4)
     tail = (1 - WITHIN) / 2
     for column, (name, x) in enumerate(every.items()):
         shade = colour(column)
@@ -92,7 +94,7 @@ def beside(
     shown = _of_channels(title, channels)
     percent = f"{100 * WITHIN:.0f} %"
     figure.suptitle(
-        f"{shown}; band: {percent} at each time, black: the median", fontsize=10
+        f"{shown}; band: {percent} at each {axis}, black: the median", fontsize=10
     )
     return figure
 
@@ -111,8 +113,8 @@ def along_ways(
     """
     x = as_series(values, 2).double().cpu().numpy()  # (ways, steps, channels, times)
     channels = min(x.shape[2], CHANNELS)
-    names = [f"channel {i}" for i in range(channels)]
-    figure, every = _panels(channels, len(x), names)
+    axis, names = _called(values.shape[2:], channels)
+    figure, every = _panels(channels, len(x), names, axis)
     moving = [i for i, tick in enumerate(ticks) if tick != "data"]
     shades = dict(
         zip(moving, colormaps[VALUES](np.linspace(0, 0.9, len(moving))), strict=True)
@@ -136,8 +138,15 @@ def along_ways(
     return figure
 
 
+def _called(shape: Sequence[int], channels: int) -> tuple[str, list[str]]:
+    """What the axis below the lines of data of this shape is called, and what the rows of panels are."""
+    if len(shape) == 1:  # the columns of a wide table, of which nobody said that they are times
+        return "column", [""]
+    return "time", [f"channel {i}" for i in range(channels)]
+
+
 def _panels(
-    rows: int, columns: int, names: Sequence[str], *, wide: float = 1.9
+    rows: int, columns: int, names: Sequence[str], axis: str, *, wide: float = 1.9
 ) -> tuple[Figure, Any]:
     """Panels that share their scale along a row."""
     width, height = max(wide * columns + 0.6, 4.5), 1.5 * rows + 0.9
@@ -148,7 +157,7 @@ def _panels(
         for axes in row:
             plain(axes)
     for axes in every[-1]:
-        axes.set_xlabel("time", fontsize=8)
+        axes.set_xlabel(axis, fontsize=8)
     return figure, every
 
 

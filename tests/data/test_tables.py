@@ -604,6 +604,41 @@ def test_parquet_columns_that_are_no_numbers(read, more, words):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{i}.5,{i}.25", None),
+        ("{i}.5,{i}.25 cm", "does not hold numbers.*write its numbers without 'cm'"),
+        ("{i}%,{i}.25%", "no column of numbers .*; write its numbers without '%'"),
+        ("2024-01-{i:02d},{i}:30", "no column .*; write days and times as numbers"),
+        ("yes,{k}", "no column of numbers .*; keep texts .*--likelihood columns"),
+    ],
+)
+def test_what_may_be_done_with_texts(read, text, words):
+    rows = "\n".join(text.format(i=i, k="ab"[i % 2]) for i in range(10, 30))
+    if words is None:
+        assert read(f"a,b\n{rows}\n").values["train"].shape == (20, 2)
+        return
+    with pytest.raises(InputError, match=words):
+        read(f"a,b\n{rows}\n")
+
+
+@pytest.mark.parametrize("row", [0, 17, 39])
+@pytest.mark.parametrize("others", ["", ",red"])
+def test_a_few_words_among_numbers_are_named_as_slips(read, row, others):
+    lines = [f"{i}.5,{'abc' if i == row else i / 4}{others}" for i in range(40)]
+    names = "a,b,c" if others else "a,b"
+    with pytest.raises(InputError, match=f"'b' .* but 'abc' in data row {row} ") as of:
+        read("\n".join([names, *lines]) + "\n")
+    assert "rows with such words: 1: write numbers there" in str(of.value)
+    assert "--drop b" in str(of.value)
+
+
+def test_the_text_that_is_shown_is_one_that_is_there(read):
+    with pytest.raises(InputError, match="as 'red' in data row 1, counted from 0"):
+        read("a,b,c\n1,,x\n2,red,y\n3,blue,\n4,red,x\n")
+
+
 # The command line.
 
 

@@ -358,6 +358,36 @@ def test_a_table_that_cannot_be_read_so(refused, tmp_path, likelihood, words):
             lambda n: [1.5, None] * (n // 2),
             "'height' .* has no value in data row 1",
         ),
+        (
+            "height",
+            lambda n: [1.5, np.inf, *range(2, n)],
+            "infinite value in data row 1 .counted from 0.; rows with such values: 1; fill them in, remove",
+        ),
+        (
+            "height",
+            lambda n: [*range(7), "abc", *range(8, n)],
+            "'height' .* holds numbers, but 'abc' in data row 7 .*--missing keep.*height=categorical.*--drop height",
+        ),
+        (
+            "grade",
+            lambda n: [1, "x", *([1, 2] * (n // 2 - 1))],
+            "'grade' .* holds numbers, but 'x' in data row 1 .*rows with such words: 1:",
+        ),
+        (
+            "height",
+            lambda n: [f"{150 + i / 2} cm" for i in range(n)],
+            "write its numbers without 'cm'",
+        ),
+        (
+            "height",
+            lambda n: [f"2024-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(n)],
+            "days or times, such as '2024-01-01': write them as numbers.*height=categorical",
+        ),
+        (
+            "height",
+            lambda n: [f"{i % 24}:{i % 60:02d}" for i in range(n)],
+            "days or times",
+        ),
     ],
 )
 def test_a_column_that_cannot_be_learned(refused, tmp_path, column, cells, words):
@@ -368,6 +398,28 @@ def test_a_column_that_cannot_be_learned(refused, tmp_path, column, cells, words
         "train", "--dataset", tmp_path / "people.csv", "--likelihood", "columns", *TINY
     )
     assert re.search(words, said), said
+
+
+def test_few_words_among_numbers_are_categories_where_that_is_asked_for():
+    cells = ["1", "2"] * 29 + ["x", "y"]
+    other = np.arange(60) / 7
+    frame = pandas.DataFrame({"size": cells, "other": other})
+    with pytest.raises(InputError, match="holds numbers, but 'x' in data row 58"):
+        Table(frame, "columns")
+    with pytest.raises(InputError, match="holds numbers, but 'x' in data row 58"):
+        Table(frame, "columns, size=gaussian")
+    table = Table(frame, "columns, size=categorical")
+    assert table.schema.columns[0].categories == ("1", "2", "x", "y")
+    many = pandas.DataFrame({"size": ["1", "2", "x"] * 20, "other": other})
+    assert Table(many, "columns").schema.columns[0].categories == ("1", "2", "x")
+
+
+def test_of_one_row_nothing_is_said_of_its_columns(refused, tmp_path):
+    people(1).to_csv(tmp_path / "people.csv", index=False)
+    said = refused(
+        "train", "--dataset", tmp_path / "people.csv", "--likelihood", "columns", *TINY
+    )
+    assert "has one row, too few" in said
 
 
 @pytest.fixture(scope="module")
