@@ -337,9 +337,7 @@ def held(
     if whole and cells.dtype.kind != "b":
         different = [int(value) for value in different]
     if len(every) == 1:
-        raise InputError(
-            f"{what} has one row, too few to see what its columns hold"
-        )
+        raise InputError(f"{what} has one row, too few to see what its columns hold")
     if len(different) == 1:
         raise InputError(
             f"column {name!r} of {what} holds {_said(different[0])} in every row, of which there is nothing to learn: "

@@ -140,7 +140,9 @@ def along_ways(
 
 def _called(shape: Sequence[int], channels: int) -> tuple[str, list[str]]:
     """What the axis below the lines of data of this shape is called, and what the rows of panels are."""
-    if len(shape) == 1:  # the columns of a wide table, of which nobody said that they are times
+    if (
+        len(shape) == 1
+    ):  # the columns of a wide table, of which nobody said that they are times
         return "column", [""]
     return "time", [f"channel {i}" for i in range(channels)]
 
