@@ -35,7 +35,7 @@ FACTORS = 16  # behind the data
 FIRST = 2000  # data that the pair has seen before it is evaluated
 ENOUGH = 3.0  # seconds after which nothing is done again
 TIMES = 5  # that something is done at most
-COMPARABLE = 0.02  # of a MiB or a second: less is taken for so much
+COMPARABLE = 0.001  # of a MiB or a second: less is taken for so much
 HEADS = ("program", "size", "from", "to", "seconds", "slope", "MiB", "slope")
 
 
@@ -250,7 +250,7 @@ def line(
 ) -> str:
     """A line of the table in Markdown; slopes over all sizes, and between the largest two."""
     cells = [name, axis, f"{sizes[0]:,}", f"{sizes[-1]:,}"]
-    for values, digits in ((seconds, 2), (memory, 0)):
+    for values, digits in ((seconds, 3), (memory, 0)):
         cells.append(", ".join(f"{value:,.{digits}f}" for value in values))
         last = slope(sizes[-2:], values[-2:])
         cells.append(f"{slope(sizes, values):.2f} ({last:.2f})")

@@ -29,7 +29,7 @@ WIDTH = 784
 PIECE = 2**24  # bytes of the plain reading at a time
 RESIDENT = 50_000  # data of the training that has them in memory
 LOOKED = 0.1  # seconds between two looks at the memory
-PRIVATE = ("RssAnon", "RssShmem")
+PRIVATE = ("Pss_Anon", "Pss_Shmem")  # shared pages divided among those that share them
 HEADS = ("reading", "data a second", "MB/s", "MiB", "GB read")
 
 
@@ -63,10 +63,10 @@ def private() -> float:
     total = 0
     for process in own:
         try:
-            text = Path(f"/proc/{process}/status").read_text()
+            text = Path(f"/proc/{process}/smaps_rollup").read_text()
         except OSError:  # it has ended
             continue
-        table = dict(line.split(":", 1) for line in text.splitlines())
+        table = dict(line.split(":", 1) for line in text.splitlines()[1:])
         total += sum(int(table[name].split()[0]) for name in PRIVATE)
     return total / 2**10
 

@@ -75,7 +75,7 @@ class Stream(ABC):
             loader = DataLoader(
                 _Batches(self),
                 batch_size=None,
-                sampler=[index.numpy() for index in order.split(batch_size)],  # type: ignore[arg-type]
+                sampler=_Pieces(order, batch_size),  # type: ignore[arg-type]
                 num_workers=self.workers,
                 generator=torch.Generator(),
                 pin_memory=pin_memory,
@@ -83,7 +83,7 @@ class Stream(ABC):
             )
             batches = iter(loader)
         try:
-            for _ in range(math.ceil(len(order) / batch_size)):
+            for _ in range(len(loader)):
                 batch = _next(batches)
                 if isinstance(batch, InputError):
                     raise batch
@@ -116,6 +116,20 @@ class _Batches(Dataset):
             return self.stream.read(index)
         except InputError as error:
             return error
+
+
+class _Pieces:
+    """The indices of one batch after the other, cut off when they are asked for: of many data these are many."""
+
+    def __init__(self, order: Tensor, batch_size: int) -> None:
+        self.order, self.batch_size = order, batch_size
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for piece in pieces(len(self.order), self.batch_size):
+            yield self.order[piece].numpy()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / self.batch_size)
 
 
 def _leave_signals(worker: int) -> None:
