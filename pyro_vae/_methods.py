@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vae._config import Config, key
 from pyro_vae.foundation.errors import InputError
+from pyro_vae.runs import is_run, seeds_in
 
 if TYPE_CHECKING:
     from pyro_vae._evaluations import Evaluation
@@ -38,7 +39,7 @@ MARK = 6  # signs of a fingerprint
 
 
 def read_names(given: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Runs as they were named, and those of methods `NAME=RUN,RUN` by the name.
+    """Runs as they were named, and those of methods `NAME=RUN,RUN` by the name; a folder of seeds names all in it.
 
     Returns:
         All runs in their order, and the runs of each method that was named.
@@ -51,17 +52,25 @@ def read_names(given: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     for text in given:
         name, sign, rest = text.partition("=")
         if not sign or Path(text).exists():
-            runs.append(text)
+            runs += _each(text)
             continue
         if name in methods:
             raise InputError(
                 f"{name} is named twice; put its runs in one: {name}=RUN,RUN"
             )
-        methods[name] = [run for run in rest.split(",") if run]
+        named = [run for run in rest.split(",") if run]
+        methods[name] = [run for folder in named for run in _each(folder)]
         if not name or not methods[name]:
             raise InputError(f"{text!r} is no method; write NAME=RUN,RUN")
         runs += methods[name]
     return runs, methods
+
+
+def _each(name: str) -> list[str]:
+    """A run, or of a folder in which `--seeds` left several each of them."""
+    folder = Path(name)
+    seeds = {} if is_run(folder) else seeds_in(folder)
+    return [str(run) for run in seeds.values()] or [name]
 
 
 def methods_of(

@@ -27,6 +27,7 @@ from pyro_vae.inference.averaging import Average
 from pyro_vae.inference.epochs import Progress
 from pyro_vae.models.conditionals import Moved
 from pyro_vae.models.vae import VAE
+from pyro_vae.runs import seeds_in
 from pyro_vae.spec import Spec, build
 
 FORMAT = 1
@@ -324,6 +325,10 @@ def checkpoint_path(run: str | Path, which: str = "best") -> Path:
         and (folder / "last.safetensors").is_file()
     ):
         return folder / "last.safetensors"
+    if not path.is_file() and (runs := seeds_in(folder)):
+        raise InputError(
+            f"{folder} holds the runs of several seeds: name one of them, such as {next(iter(runs.values()))}"
+        )
     if not path.is_file() and not (folder / "config.toml").is_file():
         raise InputError(
             f"{folder} holds no run: it has no config.toml and no {which}.safetensors"

@@ -103,6 +103,16 @@ def is_run(folder: Path) -> bool:
     return description(folder) is not None
 
 
+SEED = re.compile(r"seed([0-9]+)")  # the folder of a run of several seeds
+
+
+def seeds_in(folder: Path) -> dict[int, Path]:
+    """The runs of several seeds that `--seeds` left in a folder, by their seeds."""
+    found = [(SEED.fullmatch(path.name), path) for path in folder.glob("seed*")]
+    runs = {int(name[1]): path for name, path in found if name and is_run(path)}
+    return dict(sorted(runs.items()))
+
+
 def output_folder(option: str, given: str) -> Path:
     """Where an option writes several files, made if need be: not the figures of a run, nor the run folder itself.
 

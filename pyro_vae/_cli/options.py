@@ -637,7 +637,8 @@ def compare_parser() -> Parser:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="the run folders, two or more, each of them evaluated; NAME=RUN,RUN names a method and its seeds",
+        help="the run folders, two or more, each of them evaluated, or folders of --seeds, for all runs in them; "
+        "NAME=RUN,RUN names a method and its seeds",
     )
     parser.add_argument(
         "--split", choices=SPLITS, default="test", help="which data (default: test)"

@@ -21,9 +21,8 @@ from pyro_vae.foundation.commands import command
 from pyro_vae.foundation.endings import asking, reader_gone
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.terminal import printable
-from pyro_vae.runs import is_run
+from pyro_vae.runs import is_run, seeds_in
 
-PLACE = re.compile(r"seed([0-9]+)")  # the folder of a run
 BEGINS = "run "  # the line with which training ends what it says of all seeds alike
 AT_THE_END = ("next:", "go on with:")  # what the end says for all, where a seed says it
 LOOKED = 0.1  # seconds between two looks at the processes
@@ -68,9 +67,8 @@ class Seeds(NamedTuple):
     @classmethod
     def resume(cls, folder: Path, words: Sequence[str]) -> "Seeds | None":
         """Those that a folder holds, where it does."""
-        found = [(PLACE.fullmatch(path.name), path) for path in folder.glob("seed*")]
-        seeds = sorted(int(name[1]) for name, path in found if name and is_run(path))
-        return cls(folder, tuple(seeds), words, resumed=True) if seeds else None
+        seeds = tuple(seeds_in(folder))
+        return cls(folder, seeds, words, resumed=True) if seeds else None
 
     def place(self, seed: int) -> Path:
         """The folder of a run."""

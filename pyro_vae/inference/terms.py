@@ -688,9 +688,7 @@ def log_probs(
 
 def _log_prob(name: str, site: Any, plate: Plate, lead: int | None, dim: int) -> Tensor:
     """The log-probability of a site for each datum, `(particles, batch)` or `(batch,)`, inner plates summed."""
-    log_prob: Tensor = scale_and_mask(
-        site["fn"].log_prob(site["value"]), mask=site["mask"]
-    )
+    log_prob: Tensor = scale_and_mask(_density(name, site), mask=site["mask"])
     wanted = (plate.size,) if lead is None else (lead, plate.size)
     if plate.only and plate.dim == -1 and log_prob.shape == wanted:
         return log_prob
@@ -718,6 +716,23 @@ def _log_prob(name: str, site: Any, plate: Plate, lead: int | None, dim: int) ->
     kept = {plate.dim} | (set() if lead is None else {dim})
     others = [d for d in range(-len(shape), 0) if d not in kept]
     return log_prob.sum(others) if others else log_prob
+
+
+def _density(name: str, site: Any) -> Tensor:
+    """The log-probability of the value of a site, whose event has to be as large as that of the distribution."""
+    p, value = site["fn"], site["value"]
+    try:
+        log_prob: Tensor = p.log_prob(value)
+    except (ValueError, RuntimeError) as error:
+        size = len(p.event_shape)
+        event = tuple(value.shape[value.dim() - size :])
+        if event == tuple(p.event_shape):
+            raise
+        raise InputError(
+            f"at site {name!r} a value of shape {event} meets a distribution of values of shape "
+            f"{tuple(p.event_shape)}: model and guide must agree on it"
+        ) from error
+    return log_prob
 
 
 def double(t: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class Factor(NamedTuple):
         """Its distribution where the sites that it is given have these values.
 
         Raises:
-            InputError: where one of them has none.
+            InputError: where one of them has none, or what should be a distribution is none.
         """
         for name in self.given:
             if name not in values:
@@ -52,7 +52,13 @@ class Factor(NamedTuple):
                     f"the factor {self} is given {name}, which has no value: call the program with it, or put its "
                     "factor before this one"
                 )
-        return self.conditional(*(values[name] for name in self.given))
+        found = self.conditional(*(values[name] for name in self.given))
+        if not hasattr(found, "log_prob"):
+            owner = getattr(self.conditional, "__self__", self.conditional)
+            raise InputError(
+                f"the factor {self} must be a distribution, and {type(owner).__name__} gives a {type(found).__name__}"
+            )
+        return found
 
 
 class Program(AbstractProgram):

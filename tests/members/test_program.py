@@ -18,6 +18,7 @@ from pyro_vae import (
     MLP,
     SVI,
     VAE,
+    Bernoulli,
     Gaussian,
     InputError,
     MeanField,
@@ -26,10 +27,12 @@ from pyro_vae import (
     Structure,
     annealed_importance_sampling,
     build,
+    fit,
     log_marginal,
     terms,
     variants,
 )
+from pyro_vae.models.conditionals import HeadGuide
 from pyro_vae.models.likelihoods import Poisson
 from pyro_vae.models.program import Factor, Program, formula
 from reading import mentions
@@ -312,3 +315,44 @@ def test_a_run_from_before_structures_is_read(train, call):
     assert (said.code, said.err) == (0, "")
     assert call("train", "--resume", run, "--epochs", 2).code == 0
     assert Spec.from_dict({"shape": [4], "latent_dim": 2}) == Spec((4,), 2)
+
+
+class OfAnotherLength(StandardNormal):
+    def forward(self, *c):
+        return dist.Normal(torch.zeros(3), 1.0).to_event(1)
+
+
+class NoDistribution(HeadGuide):
+    def __init__(self, encoder, latent_dim):
+        super().__init__(encoder, latent_dim, 2 * latent_dim)
+
+    def family(self, parameters):
+        return parameters
+
+
+class OneForAll(ELBO):
+    def bound(self, t):
+        return super().bound(t).mean()
+
+
+class Plain(ELBO):
+    def bound(self, t):
+        return 3.0
+
+
+def test_members_that_break_their_contract_are_told_in_a_sentence():
+    x, encoder, decoder = torch.ones(8, 4), MLP((4,)), MLP((2,), (1, 4))
+
+    def fitted(prior=StandardNormal, guide=MeanField, objective=ELBO):
+        vae = VAE(prior(2), decoder, Bernoulli((4,)), guide(encoder, 2))
+        fit(vae, x, objective(), epochs=1)
+
+    with pytest.raises(InputError, match=r"shape \(2,\) meets .* of shape \(3,\)"):
+        fitted(prior=OfAnotherLength)
+    with pytest.raises(InputError, match="NoDistribution gives a Tensor"):
+        fitted(guide=NoDistribution)
+    for objective, found in ((OneForAll, r"\(\)"), (Plain, "float")):
+        with pytest.raises(
+            InputError, match=rf"of {objective.__name__} .*, not {found}"
+        ):
+            fitted(objective=objective)

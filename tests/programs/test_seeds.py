@@ -7,6 +7,8 @@ import pytest
 
 from pyro_vae import InputError
 from pyro_vae._cli.seeds import Seeds, read_seeds
+from pyro_vae._methods import read_names
+from pyro_vae.checkpoint import checkpoint_path
 from reading import TINY, contents, mentions
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -64,6 +66,14 @@ def test_each_run_is_as_if_alone(side_by_side, start, tmp_path):
 def test_what_they_came_to_is_summed_up(side_by_side):
     folder, out = side_by_side
     assert Seeds.resume(folder, ()).seeds == (1, 4)
+    each = [str(folder / name) for name in ("seed1", "seed4")]
+    assert read_names([str(folder), "other", f"a={folder},b"]) == (
+        [*each, "other", *each, "b"],
+        {"a": [*each, "b"]},
+    )
+    assert read_names([each[0]]) == ([each[0]], {})
+    with pytest.raises(InputError, match=r"several seeds: name one .*seed1"):
+        checkpoint_path(folder)
     assert out.count("data       digits") == 1
     scores = [
         float(line.split()[1].rstrip(","))

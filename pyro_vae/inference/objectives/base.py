@@ -155,6 +155,12 @@ class Objective(Declared, pyro.infer.ELBO, ABC):
         """The scalar to be differentiated: minus the bound, summed over the batch (and scaled to the whole plate)."""
         self._check_shares(t)
         gain = self.gain_of(t)
+        wanted = tuple(t.log_px.shape[1:])
+        found = tuple(gain.shape) if isinstance(gain, Tensor) else type(gain).__name__
+        if found != wanted:
+            raise InputError(
+                f"the bound of {type(self).__name__} must be one number for each datum, of shape {wanted}, not {found}"
+            )
         loss = -gain.sum()
         return loss if t.scale == 1 else t.scale * loss
 
