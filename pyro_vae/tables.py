@@ -13,6 +13,7 @@ from pyro_vae.data.sets import DataSet
 from pyro_vae.data.usual import usual_likelihood
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.html import card, preformatted
+from pyro_vae.foundation.terminal import in_columns, width_of_terminal
 from pyro_vae.spec import Member, parse, parse_columns
 
 USUAL = {
@@ -290,13 +291,5 @@ def choices(schema: Schema, likelihood: str) -> str:
     for column in schema.columns:
         why = column.why or "it is asked for"
         lines.append((column.name, str(members[column.name]), column.describe(), why))
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    return "\n".join(
-        "  ".join(
-            [
-                *(cell.ljust(width) for cell, width in zip(line, widths, strict=False)),
-                line[3],
-            ]
-        )
-        for line in lines
-    )
+    columns = [*zip(*lines, strict=True)]
+    return "\n".join(in_columns(columns, [], width_of_terminal()))

@@ -20,7 +20,7 @@ from pyro_vae.foundation.checks import shown as quoted
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.files import holder
 from pyro_vae.foundation.reading import LARGEST, read_json, read_toml, reading
-from pyro_vae.foundation.terminal import printable
+from pyro_vae.foundation.terminal import in_columns, printable, width_of_terminal
 from pyro_vae.runs import description, evaluations, headline, public_name, shown
 
 WEIGHTS = ("last.safetensors", "best.safetensors")
@@ -316,15 +316,9 @@ def table(rows: Sequence[Row], others: Mapping[str, str]) -> str:
             )
         )
     lines = [tuple(printable(cell) for cell in line) for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    numbers = {head.index(name) for name in ("epochs", "ELBO", "log p(x)")}
-    text = [
-        "  ".join(
-            cell.rjust(width) if i in numbers else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    numbers = [head.index(name) for name in ("epochs", "ELBO", "log p(x)")]
+    columns = [*zip(*lines, strict=True)]
+    text = in_columns(columns, numbers, width_of_terminal())
     notes = [f"{row.folder}: {note}" for row in rows for note in row.notes]
     notes += [
         f"{row.folder}: the ELBO is of training data, as there are no validation data"

@@ -22,6 +22,7 @@ from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.html import Html, card, grid, lines
 from pyro_vae.foundation.memory import affordable
 from pyro_vae.foundation.sizes import Declared, given
+from pyro_vae.foundation.terminal import in_columns, width_of_terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -413,14 +414,10 @@ def tables(
 
 
 def _aligned(lines: list[list[Any]]) -> list[str]:
-    """Cells as text, in columns."""
-    columns: list[list[str]] = []
-    for column in zip(*lines, strict=True):
-        texts = [_text(cell) for cell in column]
-        width = max(map(len, texts))
-        adjust = str.rjust if columns else str.ljust  # the first holds the names
-        columns.append([adjust(text, width) for text in texts])
-    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    """Cells as text, in columns; on a terminal no wider than it is."""
+    columns = [[_text(cell) for cell in column] for column in zip(*lines, strict=True)]
+    # The first holds the names.
+    return in_columns(columns, range(1, len(columns)), width_of_terminal())
 
 
 def _text(cell: Any) -> str:

@@ -1,11 +1,17 @@
 """`pyro-vae runs`: what it says of whole, half-written, foreign and damaged folders."""
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
+import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from safetensors import safe_open
@@ -90,6 +96,38 @@ def test_a_run_is_told_with_its_numbers(call, trained, tmp_path, listed):
     part = {**summary, "data": 30}
     (run / "evaluation.json").write_text(json.dumps(part))
     mentions(found(listed)[0]["run"]["notes"][0], "30 of 359 test data")
+
+
+def on_a_terminal(columns, folder, *command):
+    """What a program prints on a terminal that is so wide."""
+    here, there = pty.openpty()
+    size = struct.pack("HHHH", 40, columns, 0, 0)
+    fcntl.ioctl(there, termios.TIOCSWINSZ, size)
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+    words = [sys.executable, "-m", *command]
+    with subprocess.Popen(words, cwd=folder, env=environment, stdout=there):
+        os.close(there)
+        said = b""
+        with contextlib.suppress(OSError):  # where the other end is closed
+            while part := os.read(here, 2**16):
+                said += part
+    os.close(here)
+    return said.decode().splitlines()
+
+
+def test_a_table_is_no_wider_than_its_terminal(runs, listed):
+    whole = listed(runs)[1].splitlines()
+    assert max(map(len, whole)) > 80
+    narrow = on_a_terminal(80, runs, "pyro_vae", "runs", ".")
+    assert max(map(len, narrow)) <= 80
+    heads = [line.split() for line in narrow if line.startswith("run ")]
+    assert len(heads) == 2
+    told = [word for head in heads for word in head[1:]]
+    assert told == whole[0].split()[1:]  # each column once, in its order
+    for name in ("a", "deeper/b", "deeper/c"):
+        assert sum(line.startswith(f"{name} ") for line in narrow) == 2
+    wide = on_a_terminal(300, runs, "pyro_vae", "runs", ".")
+    assert sum(line.startswith("run ") for line in wide) == 1
 
 
 def test_runs_are_told_apart_by_what_differs(runs, listed):
