@@ -4,9 +4,13 @@ import ast
 import importlib
 import pkgutil
 import sys
+import warnings
 from typing import Any
 
 __version__ = "0.1.0"
+
+# Pyro imports tqdm, which in a notebook asks for widgets; without them its bars are text, and nothing is missing.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 # Each public name and the module that has it, read from the stub beside this file.
 _HOMES = {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,10 @@ UNKNOWN = ("", "nan")  # cells of data without a label
 FIFTH = 5  # of --count are the data that are read
 
 
+Beside = Mapping[str, Mapping[str, np.ndarray]]
+NONE_BESIDE: Beside = MappingProxyType({})
+
+
 class Wish(NamedTuple):
     """What is asked of interpolations and of attributes.
 
@@ -47,11 +52,13 @@ class Wish(NamedTuple):
         dense: whether interpolations go by way of where the codes of data are dense.
         attributes: the labels that give directions; all where it is empty.
         controlled: whether what goes along with other labels is left to these.
+        beside: labels that stand beside the data, by name and split.
     """
 
     dense: bool = False
     attributes: tuple[str, ...] = ()
     controlled: bool = False
+    beside: Beside = NONE_BESIDE
 
 
 NO_WISH = Wish()
@@ -222,10 +229,13 @@ def _codes(opened: Run) -> Tensor:
     return torch.cat(means)
 
 
-def labels_of(opened: Run, split: str, most: int = CODED) -> dict[str, np.ndarray]:
+def labels_of(
+    opened: Run, split: str, most: int = CODED, beside: Beside = NONE_BESIDE
+) -> dict[str, np.ndarray]:
     """What data of a split are labelled with, by name: their labels, their conditions, their columns of categories.
 
-    Those are left out that have more than 40 categories, or one.
+    Those are left out that have more than 40 categories, or one. What stands `beside` the data, by name and split, is
+    added.
     """
     some = opened.split(split).first(most)
     x, c = fields_of(some[:])
@@ -242,6 +252,8 @@ def labels_of(opened: Run, split: str, most: int = CODED) -> dict[str, np.ndarra
     for column, values in zip(columns, stored.T, strict=False):
         if column.categories:
             found[column.name] = _categories(column, values)
+    for name, parts in beside.items():
+        found[name] = parts[split][evenly(most, len(parts[split])).numpy()]
     return {name: values for name, values in found.items() if _gives_directions(values)}
 
 
@@ -267,8 +279,8 @@ def _attributes(
     opened: Run, split: str, wish: Wish, look: Look
 ) -> tuple[Figure, Tensor]:
     """Data that lack an attribute, and what they become towards it."""
-    known = labels_of(opened, "train")
-    wanted = set(wish.attributes or known)
+    known = labels_of(opened, "train", beside=wish.beside)
+    wanted = set(wish.attributes or wish.beside or known)
     beside = {
         name: values
         for name, values in known.items()
@@ -276,7 +288,7 @@ def _attributes(
     }
     every = directions(_codes(opened), beside, controlled=wish.controlled)
     towards = _worth_drawing([each for each in every if _label_of(each) in wanted])
-    here = labels_of(opened, split, SHOWN)
+    here = labels_of(opened, split, SHOWN, beside=wish.beside)
     places = [_without(here, each.name) for each in towards]
     x, c = _with_own_class(opened, opened.split(split).first(SHOWN)[:])
     given = None if c is None else c[places]

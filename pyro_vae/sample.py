@@ -43,6 +43,7 @@ from pyro_vae._drawing import (
     seen_under,
 )
 from pyro_vae.data import evenly
+from pyro_vae.data.attributes import attributes_of
 from pyro_vae.data.conditions import assigned, listed
 from pyro_vae.data.inputs import fields_of
 from pyro_vae.data.streams import batches
@@ -320,7 +321,7 @@ def _with_attributes(
     if not wanted and opened.data.streamed:  # all training data would be read
         return [kind for kind in kinds if kind != "attributes"]
     try:
-        known = labels_of(opened, "train")
+        known = labels_of(opened, "train", beside=wish.beside)
     except InputError:
         known = {}
     for name in wish.attributes:
@@ -329,6 +330,10 @@ def _with_attributes(
                 f"--attribute {shown(name)} names no label, condition or column of 2 to {MOST_CATEGORIES} categories: "
                 f"the run has {listed([*known]) if known else 'none'}"
             )
+    if wish.beside and not {*wish.beside} & {*known}:
+        raise InputError(
+            f"--attributes: no column of the file is of numbers or of 2 to {MOST_CATEGORIES} categories"
+        )
     if known:
         return kinds
     if wanted:
@@ -356,6 +361,8 @@ def main(arguments: Sequence[str]) -> None:
         _write_given(opened, cells, given, options)
         return
     wish = Wish(options.way == "dense", (*options.attribute,), options.controlled)
+    if options.attributes is not None:
+        wish = wish._replace(beside=attributes_of(opened.data, options.attributes))
     plan = _plan(opened, options, given, wish)
     folder = _folder(opened, options)
     require_writable(folder)

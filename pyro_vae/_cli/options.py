@@ -551,6 +551,12 @@ def sample_parser() -> Parser:
         "(default: all that have 2 to 40 categories)",
     )
     parser.add_argument(
+        "--attributes",
+        metavar="FILE",
+        help="of the kind attributes a text table with names in the first line and a row for each datum, in the order "
+        "of the data or behind their names: its columns give the directions",
+    )
+    parser.add_argument(
         "--controlled",
         action="store_true",
         help="of the kind attributes: leave to the other attributes what goes along with them, by a linear model",

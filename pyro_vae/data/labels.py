@@ -138,7 +138,7 @@ def _names_first(rows: list[list[str]], known: np.ndarray | None) -> bool:
     """Whether the first of two cells is the name of a datum in some row."""
     if known is None:
         return False
-    places = _places(known)
+    places = places_of(known)
     return any(len(row) == 2 and row[0] in places for row in rows)
 
 
@@ -168,7 +168,7 @@ def _pairs(
     return dict(zip(first, labels, strict=True)), notes
 
 
-def _places(known: np.ndarray) -> dict[str, int]:
+def places_of(known: np.ndarray) -> dict[str, int]:
     """The datum of each name: in full, without its folder, and without its suffix, where that is no other's."""
     places: dict[str, int] = {}
     full = [str(name) for name in known]
@@ -189,7 +189,7 @@ def _by_name(
     file: Path, labels: dict[str, str], known: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
     """Labels by the names of their data, put into the order of the data."""
-    places = _places(known)
+    places = places_of(known)
     ordered: list[Any] = [None] * len(known)
     unused = 0
     for name, label in labels.items():
@@ -213,7 +213,7 @@ def _by_name(
         notes.append(
             f"{unused} lines of {file.name} name no datum, such as a header, and are left out"
         )
-    return _numbers(np.array(ordered)), notes
+    return as_numbers(np.array(ordered)), notes
 
 
 def _in_order(
@@ -238,7 +238,7 @@ def _in_order(
         notes.append(
             f"labels in the order of the names of the files: {', '.join(listed[:3])}, ..."
         )
-    return _numbers(labels), notes
+    return as_numbers(labels), notes
 
 
 def _natural(name: str) -> list[Any]:
@@ -247,7 +247,7 @@ def _natural(name: str) -> list[Any]:
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in pieces]
 
 
-def _numbers(labels: np.ndarray) -> np.ndarray:
+def as_numbers(labels: np.ndarray) -> np.ndarray:
     """Whole numbers in place of texts that all are such numbers."""
     if labels.dtype.kind != "U" or not len(labels):
         return labels

@@ -2,7 +2,6 @@
 
 import math
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +13,9 @@ from pyro_vae.inference.epochs import Epoch
 
 SECONDS = 0.25  # between two pictures of the bar
 FORM = "{desc} {percentage:3.0f}%|{bar:16}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
+WIDGETS = FORM.replace(
+    "{bar:16}", "{bar}"
+)  # which becomes one, as wide as there is room
 
 _inside = ContextVar("_inside", default=False)
 
@@ -36,13 +38,15 @@ class Bar(Unseen):
 
     def __init__(self, epochs: int, size: int) -> None:
         self.epochs, self.done, self.validation = epochs, 0, ""
-        self.bar: Any = _tqdm()(
+        make = _tqdm()
+        of_widgets = any(base.__module__ == "tqdm.notebook" for base in make.__mro__)
+        self.bar: Any = make(
             total=epochs * size,
             desc=self._name(),
             unit=" data",
             unit_scale=True,
             mininterval=SECONDS,
-            bar_format=FORM,
+            bar_format=WIDGETS if of_widgets else FORM,
             ncols=None if in_notebook() else get_terminal_size((100, 24)).columns,
         )
 
@@ -63,6 +67,8 @@ class Bar(Unseen):
     def close(self, *, over: bool) -> None:
         if over:  # also by patience, or where it was asked to end
             self.bar.total = self.bar.n
+            if (widgets := getattr(self.bar, "container", None)) is not None:
+                widgets.children[1].max = max(self.bar.n, 1)
             self.bar.set_description_str(
                 f"epoch {self.done}/{self.epochs}", refresh=False
             )
@@ -103,7 +109,6 @@ def _on_terminal() -> bool:
 
 def _tqdm() -> Any:
     """The bar of a notebook or of a terminal; where a notebook has no widgets it is text too."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one asks to install widgets
-        from tqdm.auto import tqdm
+    from tqdm.auto import tqdm
+
     return tqdm

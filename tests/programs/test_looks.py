@@ -503,6 +503,34 @@ def test_attributes_are_drawn_by_the_command_line(call, trained, tmp_path):
     assert np.load(tmp_path / "attributes.npy").shape == (10, 6, 8, 8)
 
 
+def test_attributes_of_a_file_give_the_directions(call, trained, tmp_path):
+    """The means are those at `z + t b`, b the difference of the codes with and without the mark."""
+    opened = open_run(trained)
+    rows = opened.data.rows
+    marks = np.arange(sum(map(len, rows.values()))) % 3 == 0
+    path = tmp_path / "marks.csv"
+    table = ["mark,depth", *(f"{int(m)},{i / 7:.3f}" for i, m in enumerate(marks))]
+    path.write_text("\n".join(table))
+    options = ("--kind", "attributes", "--attributes", path, "--output", tmp_path)
+    assert call("sample", trained, *options).code == 0
+    assert np.load(tmp_path / "attributes.npy").shape == (2, 6, 8, 8)
+    said = call("sample", trained, *options, "--attribute", "mark")
+    assert (said.code, said.err) == (0, "")
+    (made,) = np.load(tmp_path / "attributes.npy")
+    vae = opened.vae
+    with torch.no_grad():
+        codes = vae.posterior_mean(opened.split("train")[:])
+        has = torch.from_numpy(marks[rows["train"]])
+        towards = codes[has].mean(0) - codes[~has].mean(0)
+        first = int(np.flatnonzero(~marks[rows["test"]])[0])
+        x = opened.split("test")[first : first + 1]
+        for t, mean in zip((-1, -0.5, 0, 0.5, 1, 1.5), made, strict=True):
+            wanted = vae.decode(vae.posterior_mean(x) + t * towards).mean[0]
+            np.testing.assert_allclose(mean, wanted.numpy(), atol=1e-4)
+    said = call("sample", trained, *options, "--attribute", "hat")
+    mentions(said.err, "--attribute 'hat'", "the run has label, mark, depth")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -510,6 +538,7 @@ def test_attributes_are_drawn_by_the_command_line(call, trained, tmp_path):
         (("--attribute", "hat"), "the run has label"),
         (("--show-as", "table"), "no table"),
         (("--way", "bent"), "choose from"),
+        (("--attributes", "none.csv"), "--attributes none.csv is no file"),
     ],
 )
 def test_wrong_wishes_are_said_in_a_sentence(call, trained, options, words):

@@ -10,6 +10,12 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 
 KERNEL = "this-python"
+NO_WIDGETS = """
+import sys
+sys.modules["ipywidgets"] = None  # as where it is not installed
+"""
+ENDED_EARLY = """
+pv.fit(vae, x, epochs=10**6, batch_size=20, report=lambda epoch: epoch.epoch == 2)"""
 CELLS = [
     """
 import torch, pyro_vae as pv
@@ -29,17 +35,15 @@ pv.fit(vae, x, epochs=10**6, batch_size=20, compile=False, report=begun)""",
 ]
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """Of each cell what it gave: `{"stderr": text, "text/plain": text, ..., "error": text}`."""
-    home = tmp_path_factory.mktemp("jupyter")
+def executed(home, cells):
+    """A notebook of these cells, executed."""
     kernel = home / "kernels" / KERNEL
     kernel.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": command, "display_name": KERNEL, "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(spec))
     book = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in CELLS]
+        cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(home))
@@ -52,7 +56,27 @@ def outputs(tmp_path_factory):
             allow_errors=True,
             resources={"metadata": {"path": str(home)}},
         ).execute()
+    return book
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Of each cell what it gave: `{"stderr": text, "text/plain": text, ..., "error": text}`."""
+    book = executed(
+        tmp_path_factory.mktemp("jupyter"), [NO_WIDGETS + CELLS[0], *CELLS[1:]]
+    )
     return [told(cell.outputs) for cell in book.cells]
+
+
+@pytest.fixture(scope="module")
+def widgets(tmp_path_factory):
+    """The notebook with widgets: outputs of cells, and the states of widgets by cell."""
+    pytest.importorskip("ipywidgets")
+    cells = [*CELLS[:2], ENDED_EARLY]
+    book = executed(tmp_path_factory.mktemp("widgets"), cells)
+    kept = book.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]
+    states = {key: value["state"] for key, value in kept["state"].items()}
+    return [told(cell.outputs) for cell in book.cells], states
 
 
 def told(outputs):
@@ -71,6 +95,27 @@ def test_a_pair_is_a_line_at_a_prompt_and_a_table_in_a_notebook(outputs):
     assert outputs[0]["text/plain"].startswith("VAE: p(z) p(x|z); q(z|x)\n")
     assert "<table" in outputs[0]["text/html"]
     assert "MLP(hidden=(5,))" in outputs[0]["text/html"]
+
+
+def test_nothing_asks_for_widgets(outputs):
+    assert "stderr" not in outputs[0]
+    assert all("IProgress" not in cell.get("stderr", "") for cell in outputs)
+
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def test_a_bar_of_widgets_is_one_bar_and_full_in_the_end(widgets):
+    outputs, states = widgets
+    assert not [cell["stderr"] for cell in outputs if "stderr" in cell]
+    for cell, epochs in ((outputs[1], "3/3"), (outputs[2], "2/1000000")):
+        box = states[cell[VIEW]["model_id"]]
+        left, bar, right = (states[key[10:]] for key in box["children"])
+        assert left["value"].split() == ["epoch", epochs, "100%"]
+        assert bar["value"] == bar["max"] > 0
+        assert bar["bar_style"] == "success"
+        assert "ELBO" in right["value"]
+        assert "█" not in left["value"] + right["value"]
 
 
 def test_the_bar_and_the_history(outputs):
