@@ -31,6 +31,8 @@ from pyro_vae.runs import seeds_in
 from pyro_vae.spec import Spec, build
 
 FORMAT = 1
+# endings of files that are not written
+FOREIGN = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".onnx", ".joblib")
 HELD = ("order", "best_each", "early_each")  # of `Progress`: tensors, or None
 BESIDE = "objective."  # before the names of what an objective learns
 CHAINS = ("z", "steps")  # of a guide that keeps chains of the training data
@@ -312,6 +314,10 @@ def is_older(path: Path, weights: Path) -> bool:
 def checkpoint_path(run: str | Path, which: str = "best") -> Path:
     """The file of a run's `'best'` or `'last'` checkpoint; a run that has no best one yet gives its last."""
     folder = Path(run)
+    if folder.is_file():
+        raise InputError(
+            f"{folder} is a file, and a run is a folder that training made"
+        )
     if not folder.is_dir():
         raise InputError(
             f"the run {folder} does not exist; make one with {command('train', '--output', folder)}"
@@ -388,6 +394,10 @@ def save(vae: VAE, path: str | Path, *, spec: Spec | None = None) -> None:
     'FullRank'
     """
     file = Path(path)
+    if file.suffix in FOREIGN:
+        raise InputError(
+            f"{file} must end in .safetensors, or be a new folder: other kinds of files are not written"
+        )
     if file.suffix != ".safetensors":
         if file.exists() and not (file.is_dir() and not any(file.iterdir())):
             raise InputError(

@@ -44,6 +44,7 @@ from pyro_vae.foundation.checks import (
     share,
     shown,
 )
+from pyro_vae.foundation.commands import in_python
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.reading import reading
 from pyro_vae.foundation.trust import trusting
@@ -697,15 +698,6 @@ class VAE(
 # --------------------------------------------------------------------------------------------------------------------
 
 
-# What stands in sentences about options of the command line that an estimator does not have.
-FOREIGN = re.compile(
-    r" \(--drop [^)]*\)|, add --dequantize \([^)]*\)|; --maximum N says otherwise"
-)
-OPTION = re.compile(
-    r"--([a-z][a-z-]*)(?: (?=[\w'\"(])(?!is |has |must |names |takes ))?"
-)
-
-
 CONSTANT = ", as VarianceThreshold() does before it in a Pipeline"
 
 
@@ -723,12 +715,8 @@ def _spelled() -> Iterator[None]:
 
 def _in_python(text: str) -> str:
     """A sentence for users of the command line as one for those of an estimator."""
-    text = OPTION.sub(_as_parameter, FOREIGN.sub("", text))
+    text = in_python(text)
     return re.sub(r"(?<=nothing to learn: leave it out)$", CONSTANT, text)
-
-
-def _as_parameter(found: re.Match[str]) -> str:
-    return found[1].replace("-", "_") + ("=" if found[0].endswith(" ") else "")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Tables of columns of mixed kinds: what each column is taken for, from data to x and back."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import CODED, Held, Schema, Wish
 from pyro_vae.data.sets import DataSet
 from pyro_vae.data.usual import usual_likelihood
+from pyro_vae.foundation.commands import in_python
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.foundation.html import card, preformatted
 from pyro_vae.foundation.terminal import in_columns, width_of_terminal
@@ -73,8 +74,9 @@ class Table:
                 "say 'columns'"
             )
         self.missing = missing
-        self.schema = Schema.of(frame, wishes, missing=missing)
-        self.likelihood = likelihood_of(self.schema, likelihood)
+        with _spelled():
+            self.schema = Schema.of(frame, wishes, missing=missing)
+            self.likelihood = likelihood_of(self.schema, likelihood)
         self.x = self.see(frame)
 
     @property
@@ -88,7 +90,8 @@ class Table:
         Raises:
             InputError: for a column that is missing, and for cells that it does not know.
         """
-        return torch.from_numpy(self.schema.codes(frame, missing=self.missing))
+        with _spelled():
+            return torch.from_numpy(self.schema.codes(frame, missing=self.missing))
 
     def frame(self, x: Tensor, index: Any = None) -> Any:
         """Data `(N, D)` as a DataFrame with the names, types and categories of this table."""
@@ -105,6 +108,15 @@ class Table:
 
     def _size(self) -> str:
         return f"{len(self.x):,} rows of {self.shape[0]} columns"
+
+
+@contextmanager
+def _spelled() -> Iterator[None]:
+    """Sentences name parameters in place of options of the command line."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(in_python(str(error))) from None
 
 
 def wishes_of(likelihood: str | None) -> dict[str, Wish] | None:

@@ -401,8 +401,8 @@ def _not_numbers(table: Table, others: Sequence[int]) -> str:
     if slips:
         words = len(strays(_there(series)))
         return (
-            f"{table.said(column)} of {table.path} holds numbers, but {cell!r} in data row {row} (counted from 0); rows "
-            f"with such words: {words}: write numbers there, or nothing and {HOW}, or leave the column out "
+            f"{table.said(column)} of {table.path} holds numbers, but {cell!r} in data row {row} (counted from 0); "
+            f"rows with such words: {words}: write numbers there, or nothing and {HOW}, or leave the column out "
             f"with {table.pasted('drop', column)}"
         )
     if len(others) > 1:
@@ -478,8 +478,8 @@ def _note_stand_ins(table: Table, values: np.ndarray) -> None:
                 rows = int(equal[:, place].sum())
                 table.notes.append(
                     f"{table.said(table.left[place])} holds {number:g} in {rows} {'rows' if rows > 1 else 'row'}, far "
-                    "from its other values, and it is kept as data: if it stands for a missing value, remove those rows, "
-                    "or leave those cells empty and add --missing keep"
+                    "from its other values, and it is kept as data: if it stands for a missing value, remove those "
+                    "rows, or leave those cells empty and add --missing keep"
                 )
 
 

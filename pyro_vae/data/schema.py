@@ -365,8 +365,8 @@ def _refuse_slips(cells: np.ndarray, name: str, what: str) -> None:
         return
     row = int(there[words[0]])
     raise InputError(
-        f"column {name!r} of {what} holds numbers, but {_said(cells[row])} in data row {row} (counted from 0); rows with "
-        f"such words: {len(words)}: write numbers there, or nothing and {HOW}, take all of them for categories "
+        f"column {name!r} of {what} holds numbers, but {_said(cells[row])} in data row {row} (counted from 0); rows "
+        f"with such words: {len(words)}: write numbers there, or nothing and {HOW}, take all of them for categories "
         f"({name}=categorical behind the likelihood), or leave the column out ({option('drop', name)})"
     )
 

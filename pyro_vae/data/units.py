@@ -14,11 +14,17 @@ Each = tuple[float, ...]
 
 
 def each(numbers: Each, v: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers in the shape of the data `v`, `(N, *shape)`, or of a single datum."""
+    """The numbers in the shape of a datum of `v`, `(*any, *shape)`.
+
+    >>> each((1.0, 2.0), torch.zeros(5, 4, 2), torch.float64).shape
+    torch.Size([2])
+    """
     t = torch.tensor(numbers, dtype=dtype, device=v.device)
     if len(numbers) == 1:
         return t[0]
-    return t.reshape(v.shape if v.numel() == len(numbers) else v.shape[1:])
+    dims = range(1, v.dim() + 1)
+    last = next(d for d in dims if math.prod(v.shape[-d:]) == len(numbers))
+    return t.reshape(v.shape[-last:])
 
 
 def alike(numbers: Sequence[float]) -> Each:

@@ -91,7 +91,7 @@ class ByColumn(Printed):
             heads=HEADS,
             meanings=dict.fromkeys(
                 self.names,
-                "how well its cells are made again, and how improbable beside the others",
+                "how well its cells are made again, and how improbable they are beside the others of their rows",
             ),
             sentences=[
                 "-log p(x_j|others) is the score of an anomaly: what a cell is beside the others of its row. A density "

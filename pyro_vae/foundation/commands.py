@@ -1,5 +1,6 @@
 """Commands and options that the programs offer: quoted for a shell, with what the run needs; without torch."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,15 @@ from pyro_vae.foundation.trust import AXES, INSIDE, is_ours
 
 # what the weights of a run are made of
 READ = tuple(axis for axis in AXES if axis not in ("--objective", "--corrupt"))
+
+# What stands in sentences about options of the command line that functions of Python do not have.
+FOREIGN = re.compile(
+    r" \(--drop [^)]*\)|, add --dequantize \([^)]*\)|; --maximum N says otherwise"
+    r"|(, )?take it for the names of the rows \(--id .*?\)(?= or)"
+)
+OPTION = re.compile(
+    r"--([a-z][a-z-]*)(?: (?=[\w'\"(])(?!is |has |must |names |takes ))?"
+)
 
 
 def option(name: str, value: object) -> str:
@@ -23,6 +33,20 @@ def option(name: str, value: object) -> str:
 def command(program: str, *words: object) -> str:
     """A command as it can be pasted."""
     return shlex.join(["python", "-m", f"pyro_vae.{program}", *map(str, words)])
+
+
+def in_python(text: str) -> str:
+    """A sentence about options of the command line as one about parameters of a function.
+
+    >>> in_python("add --missing keep, or leave it out (--drop a)")
+    'add missing=True, or leave it out'
+    """
+    text = FOREIGN.sub("", text).replace("--missing keep", "missing=True")
+    return OPTION.sub(_as_parameter, text)
+
+
+def _as_parameter(found: re.Match[str]) -> str:
+    return found[1].replace("-", "_") + ("=" if found[0].endswith(" ") else "")
 
 
 def trust(config: Mapping[str, Any], axes: tuple[str, ...] = READ) -> list[str]:

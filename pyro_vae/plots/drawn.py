@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import evenly
-from pyro_vae.data.inputs import fields_of
+from pyro_vae.data.inputs import as_data, fields_of
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.ways import directions
 from pyro_vae.plots import pictures
@@ -35,7 +35,8 @@ class _Source:
             raise InputError(
                 "a pair has no data of its own: give them as x, or give a run"
             )
-        self.data: Any = x if x is not None else source.split(split)
+        given = None if x is None else as_data(self.vae.model, x, values=False)
+        self.data: Any = source.split(split) if given is None else given
         self.look: Look = self._look(show_as)
 
     def _look(self, show_as: str | None) -> Look:
@@ -79,11 +80,9 @@ class _Source:
 
 
 def _first(data: Any, count: int) -> Any:
-    """Some of data that are a tensor, or tensors by name, spread evenly as those of a run are."""
-    if isinstance(data, Mapping):
-        return {name: _first(values, count) for name, values in data.items()}
-    values = torch.as_tensor(data)
-    return values[evenly(min(count, len(values)), len(values)).to(values.device)]
+    """Some of data that are a tensor, or that read themselves, spread evenly as those of a run are."""
+    rows = evenly(min(count, len(data)), len(data))
+    return data[rows.to(data.device) if isinstance(data, Tensor) else rows]
 
 
 def draw_samples(
@@ -204,7 +203,7 @@ def draw_interpolation(
 
 def draw_attributes(
     source: Any,
-    labels: Mapping[str, Sequence[Any]],
+    labels: Mapping[str, Sequence[Any]] | Sequence[Any],
     x: Any = None,
     *,
     controlled: bool = False,
@@ -215,7 +214,7 @@ def draw_attributes(
 
     Args:
         source: a run, from `open_run`, or a `VAE`.
-        labels: by name, one for each of the data.
+        labels: by name, as of a dict or a DataFrame, or of one kind alone; one for each of the data.
         x: as in `draw_samples`.
         controlled: whether what goes along with other labels is left to these.
         split: as there.
@@ -225,8 +224,15 @@ def draw_attributes(
         InputError: as `draw_samples`, and for labels that are not one for each of the data.
     """
     seen = _Source(source, x, split, show_as)
+<<<<<<< HEAD
     data, c = seen.first(len(seen))
     known = {name: np.asarray(values) for name, values in labels.items()}
+=======
+    data, c = seen.first(len(seen.data))
+    by_name = isinstance(labels, Mapping) or hasattr(labels, "columns")
+    named: Any = labels if by_name else {"label": labels}
+    known = {str(name): np.asarray(named[name]) for name in named}
+>>>>>>> 6782a3c (Mend pictures of columns with units of their own, data that drawing takes, and sentences for Python)
     every = directions(seen.codes(len(data)), known, controlled=controlled)
     same = torch.zeros(len(every), dtype=torch.long)
     given = None if c is None else c[same]
@@ -251,14 +257,20 @@ def draw_codes(
         latents: which two.
         count: data at most.
         split: as there.
+
+    Raises:
+        InputError: as `draw_samples`, and for labels that are not one for each of the data.
     """
     if isinstance(source, Tensor | np.ndarray):
         codes = torch.as_tensor(source)
+        size, what = len(codes), "codes"
     else:
-        codes = _Source(source, x, split, None).codes(count)
+        seen = _Source(source, x, split, None)
+        codes = seen.codes(count)
+        size, what = len(seen.data), "data"
     named = None if labels is None else np.asarray(labels)
-    if named is not None and len(named) < len(codes):
-        raise InputError(f"there are {len(named)} labels for {len(codes)} codes")
+    if named is not None and len(named) != size:
+        raise InputError(f"there are {len(named)} labels for {size} {what}")
     if named is not None:
         named = named[evenly(len(codes), len(named)).numpy()]
     figure = scatter(codes[:, list(latents)], named)

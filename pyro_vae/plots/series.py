@@ -155,7 +155,8 @@ def _panels(
     figure = new_figure(min(width, 22), height)
     every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
     for row, name in zip(every, names, strict=False):
-        row[0].set_ylabel(drawable(name), fontsize=9, parse_math=False)
+        if name:
+            row[0].set_ylabel(drawable(name), fontsize=9, parse_math=False)
         for axes in row:
             plain(axes)
     for axes in every[-1]:

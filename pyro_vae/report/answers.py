@@ -159,13 +159,17 @@ def tabulated(
     elements, meanings = [], texts.get("meanings") or {}
     for head, lines in tables(rows, texts.get("heads") or {}):
         cells = []
-        for name, *values in lines:
+        # what is said of each row alike is said once
+        said = [meanings.get(name, "") for name, *_ in lines]
+        alike = len(lines) > 1 and said[0] != "" and len(set(said)) == 1
+        for (name, *values), meaning in zip(lines, said, strict=True):
             linked = term(TERMS[name], name) if name in TERMS else name
-            called = named(linked, meanings.get(name, ""))
+            called = named(linked, "" if alike else meaning)
             cells.append([called, *_numbers(head, values)])
         first = texts.get("unit", "") if "mean" in head else ""
+        above = f"{caption}: {said[0]}" if alike else caption
         elements.append(
-            table([first, *map(spelled, head.values())], cells, caption=caption)
+            table([first, *map(spelled, head.values())], cells, caption=above)
         )
     return join(elements)
 

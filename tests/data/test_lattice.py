@@ -413,3 +413,36 @@ def test_scaled_levels_are_said_to_be_on_a_lattice(call):
     np.save("x.npy", BYTES)
     said = call("train", "--dataset", "x.npy", "--scale", "--dry-run", *TINY)
     assert re.search(r"read +whole numbers that are scaled lie on a lattice", said.out)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 1), (2, 3)])
+@pytest.mark.parametrize("lead", [(), (1,), (7,), (3,), (2, 5), (3, 3), (2, 3, 4)])
+def test_units_are_those_of_each_datum_however_many_there_are(shape, lead):
+    """Of one datum, of a batch, of rows of pictures: the same numbers, element by element."""
+    numbers = [10.0 ** (2 * i) for i in range(math.prod(shape))]
+    units = Units(tuple(numbers[::-1]), tuple(numbers))
+    x = torch.randn(*lead, *shape, dtype=torch.float64)
+    expected = x * torch.tensor(numbers).reshape(shape)
+    expected = expected + torch.tensor(numbers[::-1]).reshape(shape)
+    torch.testing.assert_close(units.inverse(x), expected)
+    torch.testing.assert_close(units(expected), x, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
+@pytest.mark.parametrize("likelihood", ["gaussian", "columns"])
+def test_pictures_of_columns_of_other_units_are_in_those_of_the_file(call, likelihood):
+    """Every kind of picture is drawn, and what it shows lies where the data do."""
+    scale = np.array([1e15, 1e-15, 1.0])
+    rows = np.concatenate([NORMAL[:200], NORMAL[:200].sum(1, keepdims=True)], 1)
+    table = "\n".join(",".join(map(repr, row)) for row in (rows * scale).tolist())
+    Path("x.csv").write_text(f"a,b,c\n{table}\n")
+    options = ("--likelihood", likelihood, "--epochs", 1, "--output", "run", *TINY)
+    assert call("train", "--dataset", "x.csv", *options).code == 0
+    kinds = ["prior", "reconstructions", "interpolation", "traversal"]
+    for kind in kinds + ["manifold"] * (likelihood == "gaussian"):
+        said = call("sample", "run", "--kind", kind)
+        assert (said.code, said.err) == (0, "")
+        values = np.load(f"run/samples/{kind}.npy")
+        spread = np.abs(values.reshape(-1, 3) / scale).max(0)
+        assert np.isfinite(spread).all()
+        assert ((spread > 1e-3) & (spread < 100)).all(), spread

@@ -414,6 +414,22 @@ def test_few_words_among_numbers_are_categories_where_that_is_asked_for():
     assert Table(many, "columns").schema.columns[0].categories == ("1", "2", "x")
 
 
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([1.0, None] * 30, "no value .* add missing=True .*leave the column out$"),
+        ([f"P{i}" for i in range(60)], "60 different texts .*'P' or leave it out$"),
+        ([1] * 60, "nothing to learn: leave it out$"),
+        ([*range(59), "x"], "add missing=True .*leave the column out$"),
+    ],
+)
+def test_a_table_in_python_names_no_options_of_the_command_line(column, words):
+    frame = pandas.DataFrame({"one": column, "other": np.arange(60) / 7})
+    with pytest.raises(InputError, match=words) as refusal:
+        Table(frame, "columns")
+    assert "--" not in str(refusal.value)
+
+
 def test_of_one_row_nothing_is_said_of_its_columns(refused, tmp_path):
     people(1).to_csv(tmp_path / "people.csv", index=False)
     said = refused(

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -28,7 +29,11 @@ from pyro_vae.inference.ways import dense_way, directions, straight
 from pyro_vae.plots.canvas import edges_of
 from pyro_vae.plots.colours import COLOURS, MISSING, MOST_CLASSES, class_style
 from pyro_vae.plots.looks import Look, as_series, kind_of, look_of, scale_of
+<<<<<<< HEAD
 from pyro_vae.plots.tables import heat_maps
+=======
+from pyro_vae.plots.series import along_ways
+>>>>>>> 6782a3c (Mend pictures of columns with units of their own, data that drawing takes, and sentences for Python)
 from reading import mentions
 
 # --- What data are taken for, and their scale -------------------------------------------------------------------------
@@ -407,6 +412,19 @@ def test_arithmetic_decodes_the_moved_codes():
 # --- Runs, pairs and results ------------------------------------------------------------------------------------------
 
 
+class Rows(torch.utils.data.Dataset):
+    """A map-style data set."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        return torch.from_numpy(self.x[row]).float()
+
+
 @pytest.fixture(scope="module")
 def pair():
     torch.manual_seed(0)
@@ -437,6 +455,7 @@ def test_a_pair_with_data_is_drawn_and_shows_itself(pair):
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+<<<<<<< HEAD
 def test_who_lacks_a_label_lacks_no_category():
     labels = {"hat": np.array(["", "nan", "red", "red", "blue"], dtype=object)}
     assert _drawing._without(labels, "hat=red") == 4
@@ -453,6 +472,42 @@ def test_attributes_of_data_by_name_are_of_all_of_them(pair):
         [t.get_text() for t in f.axes[0].get_yticklabels()] for f in (by_name, plain)
     ]
     assert ticks[0] == ticks[1]
+=======
+@pytest.mark.parametrize(
+    "kind", [lambda x: x, np.asarray, pandas.DataFrame, np.ndarray.tolist, Rows]
+)
+def test_data_are_taken_as_the_other_functions_take_them(kind):
+    """Tensors, arrays, DataFrames, lists and data sets give one picture."""
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    vae = build(Spec((3,), 2, likelihood="gaussian"))
+    own = kind(x)
+    labels = pandas.Series(["a", "b"] * 20, index=range(5, 45))
+    drawn = [
+        plots.draw_samples,
+        plots.draw_reconstructions,
+        plots.draw_traversal,
+        plots.draw_interpolation,
+        lambda vae, x: plots.draw_codes(vae, labels, x),
+        lambda vae, x: plots.draw_attributes(vae, labels, x),
+        lambda vae, x: plots.draw_attributes(vae, labels.to_frame("label"), x),
+        lambda vae, x: plots.draw_attributes(vae, {"label": labels}, x),
+    ]
+    for draw in drawn:
+        torch.manual_seed(0)
+        figure = draw(vae, own)
+        torch.manual_seed(0)
+        expected = draw(vae, torch.from_numpy(x).float())
+        assert figure._repr_png_() == expected._repr_png_()
+
+
+@pytest.mark.parametrize("count", [10, 41, 80])
+def test_labels_that_are_not_one_for_each_datum_are_refused(count):
+    x = torch.randn(40, 3)
+    vae = build(Spec((3,), 2, likelihood="gaussian"))
+    for source, data in ((vae, x), (vae.posterior_mean(x).detach(), None)):
+        with pytest.raises(InputError, match=f"there are {count} labels for 40"):
+            plots.draw_codes(source, np.arange(count) % 2, data)
+>>>>>>> 6782a3c (Mend pictures of columns with units of their own, data that drawing takes, and sentences for Python)
 
 
 def test_a_pair_without_data_is_refused(pair):
@@ -546,3 +601,26 @@ def test_wrong_wishes_are_said_in_a_sentence(call, trained, options, words):
     assert said.code == 2
     assert len(said.err.splitlines()) == 1
     mentions(said.err, words)
+
+
+@pytest.mark.parametrize(
+    ("shape", "below", "beside"),
+    [
+        ((30,), "column", ""),
+        ((2, 30), "time", "channel 0"),
+        ((30, 2), "time", "channel 0"),
+    ],
+)
+def test_lines_are_over_columns_or_times(shape, below, beside):
+    """The columns of a wide table are no times, and its one row of panels is no channel."""
+    x = torch.randn(4, 3, *shape)
+    figures = [
+        plots.series(x[0]),
+        plots.beside({"data": x[0]}),
+        along_ways(x, "a", list("abcd"), ticks=list("abc"), look=Look("series")),
+    ]
+    for figure in figures:
+        axes = figure.axes
+        assert {a.get_xlabel() for a in axes} - {""} == {below}
+        assert axes[0].get_ylabel() == beside
+    assert f"at each {below}" in figures[1].get_suptitle()

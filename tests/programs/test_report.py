@@ -20,6 +20,7 @@ from pyro_vae import InputError
 from pyro_vae._cli.options import evaluate_parser
 from pyro_vae._cli.training import make_parser
 from pyro_vae.report import report, write_report
+from pyro_vae.report.answers import tabulated
 from pyro_vae.runs import public_path
 from pyro_vae.trained import open_run
 from reading import mentions
@@ -523,3 +524,17 @@ def test_in_a_browser(run, tmp_path, scheme):
         assert (max(ground, ink) + 0.05) / (
             min(ground, ink) + 0.05
         ) > 7  # contrast, WCAG's level AAA
+
+
+def test_what_is_said_of_every_row_alike_is_said_once():
+    rows = {name: {"value": 1.0} for name in ("a", "b")}
+    alike = str(tabulated(rows, {"meanings": dict.fromkeys(rows, "how well")}, "two"))
+    assert "<small>" not in alike
+    assert alike.count("<caption>two: how well</caption>") == 1
+    each = {"meanings": {"a": "the first", "b": "the second"}}
+    apart = str(tabulated(rows, each, "two"))
+    assert apart.count("<small>the first") == apart.count("<small>the second") == 1
+    assert "<caption>two</caption>" in apart
+    one = str(tabulated({"a": rows["a"]}, {"meanings": {"a": "how well"}}, "one"))
+    assert "<caption>one</caption>" in one
+    assert one.count("<small>how well") == 1

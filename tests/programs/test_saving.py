@@ -1,6 +1,7 @@
 """Runs and VAEs in Python: read back from a folder or a file, and written."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,6 +126,20 @@ def test_pairs_whose_guide_is_no_network_and_a_prior_are_loaded(make):
     weights = again.state_dict()
     assert weights.keys() == vae.state_dict().keys()
     assert all(torch.equal(weights[k], v) for k, v in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "pkl", "ckpt", "onnx", "bin"])
+def test_other_kinds_of_files_are_not_saved(ending):
+    with pytest.raises(InputError, match=f"mine.{ending} must end in .safetensors, or"):
+        save(by_hand(), f"mine.{ending}")
+    assert not Path(f"mine.{ending}").exists()
+
+
+@pytest.mark.parametrize("open_it", [load, open_run])
+def test_a_file_that_is_no_run_is_called_one(open_it):
+    Path("plain.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="plain.csv is a file, and a run is a folder"):
+        open_it("plain.csv")
 
 
 def test_a_vae_is_saved_to_a_folder_and_pickled():
