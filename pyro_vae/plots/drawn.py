@@ -224,15 +224,10 @@ def draw_attributes(
         InputError: as `draw_samples`, and for labels that are not one for each of the data.
     """
     seen = _Source(source, x, split, show_as)
-<<<<<<< HEAD
     data, c = seen.first(len(seen))
-    known = {name: np.asarray(values) for name, values in labels.items()}
-=======
-    data, c = seen.first(len(seen.data))
     by_name = isinstance(labels, Mapping) or hasattr(labels, "columns")
     named: Any = labels if by_name else {"label": labels}
     known = {str(name): np.asarray(named[name]) for name in named}
->>>>>>> 6782a3c (Mend pictures of columns with units of their own, data that drawing takes, and sentences for Python)
     every = directions(seen.codes(len(data)), known, controlled=controlled)
     same = torch.zeros(len(every), dtype=torch.long)
     given = None if c is None else c[same]

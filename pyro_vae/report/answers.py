@@ -37,14 +37,26 @@ CAPTIONS = {  # the pictures of training, sampling and encoding, by the names of
     "posterior_means": "Posterior means of training data, coloured by label where there are labels.",
     "latents": "Posterior means in two dimensions, coloured by label where there are labels.",
 }
-OF_TABLES = {  # the same of a table of columns of mixed kinds
+OF_SERIES = {  # the same of data that are drawn as lines
+    **CAPTIONS,
+    "prior": "Data, and draws from p(x); the band holds 90 % of all of them.",
+    "prior_samples": "Data, and draws from p(x); the band holds 90 % of all of them.",
+    "reconstructions": "Data as dots, and what the model makes of them from their posteriors as lines.",
+    "interpolation": "From one datum to another, dark to light: what lies on the line between their latents.",
+    "traversal": "One latent at a time, from −3 (dark) to 3 (light), the others held.",
+}
+OF_TABLES = {  # the same of a table that is drawn column by column
     "prior": "Each column of the data, and of draws from p(x).",
     "prior_samples": "Each column of the data, and of draws from p(x).",
     "prior_pairs": "Columns of the data, those that hang together most, over columns of draws from p(x).",
     "reconstructions": "Each cell of the data, and what it is made again as from a draw of its row's posterior.",
-    "posterior_means": CAPTIONS["posterior_means"],
-    "latents": CAPTIONS["latents"],
+    "interpolation": "Data at both ends of each block; between them, what lies on the line between their latents.",
+    **{
+        name: CAPTIONS[name]
+        for name in ("traversal", "layers", "manifold", "posterior_means", "latents")
+    },
 }
+BY_KIND = {"image": CAPTIONS, "series": OF_SERIES, "table": OF_TABLES}
 TERMS = {
     "log p(x)": "log-p",
     "ELBO": "elbo",

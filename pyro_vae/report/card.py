@@ -13,6 +13,7 @@ from pyro_vae._evaluations import read_evaluation
 from pyro_vae._metrics import read_metrics
 from pyro_vae.data.bridges import Bridge
 from pyro_vae.data.conditions import Conditions
+from pyro_vae.data.files import few
 from pyro_vae.data.representation import Representation
 from pyro_vae.data.schema import KINDS, stored_columns
 from pyro_vae.foundation.commands import trust
@@ -249,7 +250,8 @@ def _of_a_point(card: Card) -> str:
 def _row(card: Card, name: str, s: Mapping[str, Any]) -> tuple[str, ...]:
     marginal, plan = s["log_marginal"], s.get("plan") or {}
     data = f"{s['dataset']}, {s['data']} of {s['data_in_split']} {s['split']}"
-    by = str(s.get("weighting")).replace("num_particles=None", "")
+    by = str(s.get("weighting"))
+    by = re.sub(r"(, )?num_particles=None(?(1)|(, )?)", "", by)
     count = plan.get("num_particles", s.get("num_particles"))
     how = f"{_code(by)}, {count} draws, seed {s.get('seed')}"
     if s["epoch"] != card.epoch:
@@ -293,7 +295,7 @@ def _columns(card: Card) -> str:
     schema: Any = stored_columns(card.resolved)
     rows = [("column", "kind", "categories")]
     for column in schema.columns[:COLUMNS]:
-        some = ", ".join(map(str, column.categories[:COLUMNS]))
+        some = few(column.categories, COLUMNS)
         rows.append((_code(column.name), KINDS[column.kind], some))
     beyond = len(schema.columns) - COLUMNS
     below = f"\nand {beyond} more columns.\n" if beyond > 0 else ""

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyro_vae.data.schema import drawn_by_column, stored_schema
 from pyro_vae.evaluation.question import MATTERS
 from pyro_vae.foundation.commands import command, trust
 from pyro_vae.foundation.trust import AXES
 from pyro_vae.inference.remedies import remedy
 from pyro_vae.inference.watch import WAIT, far_below
+from pyro_vae.plots.looks import KINDS, kind_of
 from pyro_vae.runs import on_run, public_path
 
 # Pictures that show data where these are images.
@@ -60,8 +62,7 @@ class Facts:
     @property
     def of_pixels(self) -> set[str]:
         """The names of pictures that show data which are images; all others are charts."""
-        shape = self.resolved.get("shape") or [0]
-        return set() if self.is_table or len(shape) < 2 else DATA
+        return DATA if self.drawn_as == "image" else set()
 
     def again(self, *words: object) -> str:
         """The command that evaluates once more, otherwise."""
@@ -89,6 +90,18 @@ class Facts:
     def is_table(self) -> bool:
         """Whether the data are columns of mixed kinds."""
         return "table" in self.resolved
+
+    @property
+    def drawn_as(self) -> str:
+        """What pictures take the data for: `image`, `series` or `table`; of several fields `image`."""
+        asked = self.config.get("show_as")
+        if asked in KINDS:
+            return str(asked)
+        shape = self.resolved.get("shape")
+        if not shape or "fields" in self.resolved:
+            return "image"
+        by_column = drawn_by_column(stored_schema(self.resolved), shape)
+        return "table" if by_column else kind_of(shape)
 
 
 class Gravity(IntEnum):

@@ -22,7 +22,7 @@ from pyro_vae.foundation.commands import trust as trust_option
 from pyro_vae.foundation.html import Html, join, tag
 from pyro_vae.foundation.trust import AXES
 from pyro_vae.plots.tiles import is_image, own_scale, shaded
-from pyro_vae.report.answers import CAPTIONS, OF_TABLES, PLUS_MINUS, shown, tabulated
+from pyro_vae.report.answers import BY_KIND, PLUS_MINUS, shown, tabulated
 from pyro_vae.report.facts import Facts, Warned
 from pyro_vae.report.glossary import term
 from pyro_vae.report.page import (
@@ -273,7 +273,7 @@ def samples(facts: Facts) -> Html:
     """What the model draws."""
     prior = "prior" if "prior" in facts.pictures else "prior_samples"
     other = "prior_samples" if prior == "prior" else "prior"
-    captions = OF_TABLES if facts.is_table else CAPTIONS
+    captions = BY_KIND[facts.drawn_as]
     pictures = shown(facts, {k: text for k, text in captions.items() if k != other})
     if facts.is_table or "traversal" in facts.pictures:
         return pictures

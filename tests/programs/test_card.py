@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -13,6 +14,7 @@ import yaml
 
 from pyro_vae import load
 from pyro_vae.foundation.marked import BLOCK
+from pyro_vae.report import card as card_module
 from reading import toml
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own", "blank_figures")
@@ -144,3 +146,31 @@ def test_what_it_says_to_do_works_where_it_is(train, call, tmp_path, options):
     with contextlib.chdir(there):
         exec(code, {})
         assert call("sample", *sample).code == 0
+
+
+def test_how_many_categories_there_are_is_said():
+    categories = [f"c{i}" for i in range(84)]
+    held = [
+        {"name": "day", "kind": "category", "categories": categories},
+        {"name": "sex", "kind": "bit", "categories": ["f", "m"]},
+    ]
+    resolved = {"columns": ["day", "sex"], "table": held}
+    said = card_module._columns(SimpleNamespace(resolved=resolved))
+    assert "c28, c29, ... 84 in all |" in said
+    assert "| f, m |" in said
+
+
+@pytest.mark.parametrize(
+    ("by", "told"),
+    [
+        ("Adaptive(steps=100, num_particles=None)", "Adaptive(steps=100)"),
+        ("Weighted(num_particles=None)", "Weighted()"),
+        ("Adaptive(num_particles=None, steps=5)", "Adaptive(steps=5)"),
+        ("Weighted(num_particles=50)", "Weighted(num_particles=50)"),
+    ],
+)
+def test_how_the_number_was_found_is_told_as_it_is_written(by, told):
+    s = {"dataset": "x", "data": 1, "data_in_split": 1, "split": "test", "epoch": 3}
+    s |= {"log_marginal": {}, "weighting": by, "seed": 0}
+    row = card_module._row(SimpleNamespace(epoch=3), "evaluation", s)
+    assert row[5].startswith(f"`{told}`, ")

@@ -29,11 +29,8 @@ from pyro_vae.inference.ways import dense_way, directions, straight
 from pyro_vae.plots.canvas import edges_of
 from pyro_vae.plots.colours import COLOURS, MISSING, MOST_CLASSES, class_style
 from pyro_vae.plots.looks import Look, as_series, kind_of, look_of, scale_of
-<<<<<<< HEAD
-from pyro_vae.plots.tables import heat_maps
-=======
 from pyro_vae.plots.series import along_ways
->>>>>>> 6782a3c (Mend pictures of columns with units of their own, data that drawing takes, and sentences for Python)
+from pyro_vae.plots.tables import heat_maps
 from reading import mentions
 
 # --- What data are taken for, and their scale -------------------------------------------------------------------------
@@ -455,7 +452,6 @@ def test_a_pair_with_data_is_drawn_and_shows_itself(pair):
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
-<<<<<<< HEAD
 def test_who_lacks_a_label_lacks_no_category():
     labels = {"hat": np.array(["", "nan", "red", "red", "blue"], dtype=object)}
     assert _drawing._without(labels, "hat=red") == 4
@@ -472,7 +468,8 @@ def test_attributes_of_data_by_name_are_of_all_of_them(pair):
         [t.get_text() for t in f.axes[0].get_yticklabels()] for f in (by_name, plain)
     ]
     assert ticks[0] == ticks[1]
-=======
+
+
 @pytest.mark.parametrize(
     "kind", [lambda x: x, np.asarray, pandas.DataFrame, np.ndarray.tolist, Rows]
 )
@@ -507,7 +504,6 @@ def test_labels_that_are_not_one_for_each_datum_are_refused(count):
     for source, data in ((vae, x), (vae.posterior_mean(x).detach(), None)):
         with pytest.raises(InputError, match=f"there are {count} labels for 40"):
             plots.draw_codes(source, np.arange(count) % 2, data)
->>>>>>> 6782a3c (Mend pictures of columns with units of their own, data that drawing takes, and sentences for Python)
 
 
 def test_a_pair_without_data_is_refused(pair):

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,7 +21,8 @@ from pyro_vae import InputError
 from pyro_vae._cli.options import evaluate_parser
 from pyro_vae._cli.training import make_parser
 from pyro_vae.report import report, write_report
-from pyro_vae.report.answers import tabulated
+from pyro_vae.report.answers import BY_KIND, tabulated
+from pyro_vae.report.facts import Facts
 from pyro_vae.runs import public_path
 from pyro_vae.trained import open_run
 from reading import mentions
@@ -538,3 +540,32 @@ def test_what_is_said_of_every_row_alike_is_said_once():
     one = str(tabulated({"a": rows["a"]}, {"meanings": {"a": "how well"}}, "one"))
     assert "<caption>one</caption>" in one
     assert one.count("<small>how well") == 1
+
+
+MIXED = {"name": "job", "kind": "bit", "categories": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("resolved", "asked", "kind"),
+    [
+        ({"shape": [8, 8]}, None, "image"),
+        ({"shape": [3, 8, 8]}, None, "image"),
+        ({"shape": [60, 3]}, None, "series"),
+        ({"shape": [60]}, None, "series"),
+        ({"shape": [4]}, None, "table"),
+        ({"shape": [30], "table": [MIXED] * 30}, None, "table"),
+        ({"shape": [8, 8]}, "series", "series"),
+        ({}, None, "image"),
+    ],
+)
+def test_pictures_are_told_as_what_they_show(resolved, asked, kind):
+    """Lines are no pictures one below the other, and columns of a table no means of p(x|z)."""
+    config = {"resolved": resolved, "show_as": asked}
+    facts = Facts(Path("run"), {}, {}, config, [], {})
+    assert facts.drawn_as == kind
+    assert bool(facts.of_pixels) == (kind == "image")
+    captions = BY_KIND[kind]
+    drawn = {"prior", "prior_samples", "reconstructions", "interpolation", "traversal"}
+    assert drawn <= captions.keys()
+    assert ("below each" in captions["reconstructions"]) == (kind == "image")
+    assert ("draws from p(x)" in captions["prior_samples"]) == (kind != "image")

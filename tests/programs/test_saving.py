@@ -130,7 +130,9 @@ def test_pairs_whose_guide_is_no_network_and_a_prior_are_loaded(make):
 
 @pytest.mark.parametrize("ending", ["pt", "pth", "pkl", "ckpt", "onnx", "bin"])
 def test_other_kinds_of_files_are_not_saved(ending):
-    with pytest.raises(InputError, match=f"mine.{ending} must end in .safetensors, or"):
+    with pytest.raises(
+        InputError, match=rf"mine\.{ending} must end in \.safetensors, or"
+    ):
         save(by_hand(), f"mine.{ending}")
     assert not Path(f"mine.{ending}").exists()
 
@@ -138,7 +140,9 @@ def test_other_kinds_of_files_are_not_saved(ending):
 @pytest.mark.parametrize("open_it", [load, open_run])
 def test_a_file_that_is_no_run_is_called_one(open_it):
     Path("plain.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="plain.csv is a file, and a run is a folder"):
+    with pytest.raises(
+        InputError, match=r"plain\.csv is a file, and a run is a folder"
+    ):
         open_it("plain.csv")
 
 
