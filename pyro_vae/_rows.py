@@ -1,5 +1,6 @@
 """The rows that a program works on: a split of a run's own data, or other data, as the run would see them."""
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -35,6 +36,12 @@ from pyro_vae.trained import Run
 REQUEST = {f.name for f in fields(Request)}
 NEW = "new"  # what takes the place of the name of a split
 NEAR = 1e-3  # of a unit: how far rounding may lead from a level
+
+# What notes on the nature of values say.
+OF_NATURE = ("--maximum", "are taken for the bits")
+DROPPED = re.compile(
+    r"(,? or |: )leave (it|the columns?) out (with --drop .*|\(--drop .*\))$"
+)
 
 
 @dataclass(frozen=True)
@@ -194,8 +201,8 @@ def new_rows(opened: Run, file: str, labels: str | None = None) -> Rows | None:
         return None
     _check_columns(file, data, resolved.get("columns"))
     x = seen(opened, data, ALL, file)
-    # That is the run's.
-    opened.notes += [note for note in data.notes if "--maximum" not in note]
+    # What the values are is the run's to say.
+    opened.notes += [n for n in data.notes if not any(word in n for word in OF_NATURE)]
     opened.notes.append(f"new data: {len(x)} of {file}; {_overlap(opened, data)}")
     names, own_labels = (
         None if v is None else v[ALL] for v in (data.names, data.labels)
@@ -267,8 +274,20 @@ def _read(opened: Run, file: str, labels: str | None, **more: Any) -> DataSet:
     try:
         return load_data(file, labels=labels, divide=False, **request)
     except InputError as error:
-        told = str(error).replace("--dataset", "--data")
-        raise InputError(told.replace(HOW, "train with --missing keep")) from error
+        raise InputError(_of_new_data(str(error))) from error
+
+
+def _of_new_data(told: str) -> str:
+    """A sentence about data to train on as one about new data, of which no column can be left out.
+
+    >>> _of_new_data("column 'a' of new.csv has no values: leave it out with --drop a")
+    "column 'a' of new.csv has no values"
+    """
+    told = told.replace("--dataset", "--data").replace(HOW, "train with --missing keep")
+    if not DROPPED.search(told):
+        return told
+    told = told.replace("fill them in, remove", "fill them in, or remove")
+    return DROPPED.sub("", told)
 
 
 def _read_fields(

@@ -276,6 +276,8 @@ def main(arguments: Sequence[str]) -> None:
     tell = teller(quiet=options.quiet)
     text = formula(opened.vae.model, opened.vae.guide)
     tell(f"{text}, weights of epoch {opened.epoch}")
+    if options.format is None and "onnx" not in formats:
+        tell("note: .onnx files need more packages: pip install 'pyro-vae[export]'")
 
     # Each part in each format, where one that fails costs no other.
     written: list[Path] = []

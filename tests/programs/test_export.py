@@ -289,6 +289,17 @@ def test_wrong_formats(refused, call, trained, monkeypatch):
     mentions(sentence, "onnx", "pip install 'pyro-vae[export]'")
 
 
+def test_a_format_that_is_left_out_is_said(call, trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    out = tmp_path / "graphs"
+    said = call("export", trained, "--part", "decoder", "--output", out)
+    assert (said.code, [p.name for p in out.iterdir()]) == (0, ["decoder.pt2"])
+    assert "note: .onnx files need" in said.out
+    assert "pip install 'pyro-vae[export]'" in said.out
+    asked = ("--part", "decoder", "--format", "pt2", "--output", out)
+    assert "note" not in call("export", trained, *asked).out
+
+
 def test_a_number_in_place_of_an_infinity_is_a_difference():
     one, infinite = torch.ones(1), torch.full((1,), torch.inf)
     for a, b in ((one, infinite), (infinite, one), (-infinite, infinite)):

@@ -196,6 +196,10 @@ def test_columns_keep_their_names_and_order(call, refused, train):
     write("x.csv", ("mass", "length", "age"), X[:, :3])
     write("new.csv", ("mass", "length", "age"), NEW[:, :3])
     write("other.csv", ("length", "mass", "age"), NEW[:, :3])
+    write("one.csv", ("mass", "length", "age"), [(0.5, 0.25, 0.5)])
+    Path("empty.csv").write_text("mass,length,age\n1.5,,2.5\n2.5,,1.5\n")
+    Path("hole.csv").write_text("mass,length,age\n1.5,,2.5\n2.5,1.5,1.5\n")
+    Path("wild.csv").write_text("mass,length,age\n1.5,inf,2.5\n2.5,1.5,1.5\n")
     options = (
         "--likelihood",
         "gaussian",
@@ -208,6 +212,14 @@ def test_columns_keep_their_names_and_order(call, refused, train):
     assert call("evaluate", "run", *K, "--data", "new.csv").code == 0
     sentence = refused("evaluate", "run", *K, "--data", "other.csv")
     mentions(sentence, "'length'", "'mass'", "mass, length, age")
+
+    # What values are is the run's to say, and it has no columns to leave out.
+    said = call("evaluate", "run", *K, "--data", "one.csv")
+    assert (said.code, "taken for the bits" in said.out + said.err) == (0, False)
+    for name in ("empty", "hole", "wild"):
+        sentence = refused("evaluate", "run", *K, "--data", f"{name}.csv")
+        mentions(sentence, "column 'length'", f"{name}.csv has")
+        assert "--drop" not in sentence
 
 
 def test_new_data_have_no_splits(refused, here):
