@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data import evenly
 from pyro_vae.data.inputs import as_data, fields_of
+from pyro_vae.data.schema import drawn_by_column, table_of
 from pyro_vae.foundation.errors import InputError
 from pyro_vae.inference.ways import directions
 from pyro_vae.plots import pictures
@@ -37,15 +38,20 @@ class _Source:
             )
         given = None if x is None else as_data(self.vae.model, x, values=False)
         self.data: Any = source.split(split) if given is None else given
+        self.names = list(map(str, getattr(x, "columns", ()))) or None
         self.look: Look = self._look(show_as)
 
     def _look(self, show_as: str | None) -> Look:
         if self.run is not None:
             found: Look = self.run.look(show_as)
             return found
-        return look_of(
-            self.vae.model.likelihood, self.first(LOOKED_AT)[0], kind=show_as
-        )
+        # A narrow table is drawn column by column, as that of a run is.
+        likelihood = self.vae.model.likelihood
+        table = table_of(None, self.names, likelihood.shape, likelihood.support)
+        by_column = table is not None and drawn_by_column(None, likelihood.shape)
+        columns = table.columns if table is not None and by_column else None
+        some = self.first(LOOKED_AT)[0]
+        return look_of(likelihood, some, kind=show_as, columns=columns)
 
     def __len__(self) -> int:
         """How many data there are."""

@@ -25,6 +25,7 @@ from pyro_vae.plots.canvas import (
 )
 from pyro_vae.plots.colours import DATA, GREY, MODEL, MOST_CLASSES, class_style, colour
 
+LONGEST = 2.5  # times as long as wide that a plane is drawn
 LEAST_SPAN = 0.1  # nats that the axis of a bound shows at least
 
 
@@ -210,9 +211,19 @@ def scatter(means: Tensor, labels: np.ndarray | None) -> Figure:
     axes.set_xlabel("z[0]")
     axes.set_ylabel("z[1]")
     axes.set_aspect("equal")
+    _no_strip(axes)
     axes.grid(alpha=0.3)
     axes.set_title("posterior means E[z | x]", fontsize=10)
     return figure
+
+
+def _no_strip(axes: Axes) -> None:
+    """Widen the shorter axis of a plane with equal units, where its panel would be too narrow to be read."""
+    ends = {"x": axes.get_xlim(), "y": axes.get_ylim()}
+    least = max(high - low for low, high in ends.values()) / LONGEST
+    for name, (low, high) in ends.items():
+        more = max(0.0, least - (high - low)) / 2
+        axes.set(**{f"{name}lim": (low - more, high + more)})
 
 
 def _over(

@@ -620,3 +620,33 @@ def test_lines_are_over_columns_or_times(shape, below, beside):
         assert {a.get_xlabel() for a in axes} - {""} == {below}
         assert axes[0].get_ylabel() == beside
     assert f"at each {below}" in figures[1].get_suptitle()
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"), [(2, "column by column"), (24, "column by column"), (25, "lines")]
+)
+def test_narrow_tables_are_drawn_column_by_column(size, kind):
+    """Of a pair as of a run: columns of few are no lines; they have the names of a DataFrame."""
+    names = [f"c{i}" for i in range(size)]
+    frame = pandas.DataFrame(torch.randn(40, size).numpy(), columns=names)
+    vae = build(Spec((size,), 2, likelihood="gaussian"))
+    figure = plots.draw_samples(vae, frame)
+    titles = {axes.get_title() for axes in figure.axes}
+    assert (set(names) <= titles) == (kind == "column by column")
+    lines = plots.draw_samples(vae, frame, show_as="series")
+    assert lines.axes[-1].get_xlabel() == "column"
+
+
+@pytest.mark.parametrize("flat", [0, 1])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_the_plane_of_codes_is_no_strip(flat, share):
+    """Units are equal on both axes, and a latent that hardly varies leaves room for its numbers."""
+    codes = torch.randn(200, 2)
+    codes[:, flat] *= share
+    (axes,) = plots.scatter(codes, None).axes
+    spans = [high - low for low, high in (axes.get_xlim(), axes.get_ylim())]
+    assert max(spans) / min(spans) < 3
+    assert axes.get_aspect() == 1
+    for i, (low, high) in enumerate((axes.get_xlim(), axes.get_ylim())):
+        assert low < codes[:, i].min()
+        assert codes[:, i].max() < high
