@@ -1,11 +1,17 @@
 """The one exception that means "what you gave cannot be used", and the words of others inside its sentence."""
 
+SHAPES = "\nTrace Shapes:"  # from here on
+
 
 class InputError(ValueError):
     """A mistake in the input, told in one sentence.
 
-    The programs print it and exit with code 2; from code it is an ordinary `ValueError`.
+    The programs print it and exit with code 2; from code it is an ordinary `ValueError`. What Pyro writes below the
+    errors of programs that it runs, the shapes of their sites, is left out.
     """
+
+    def __init__(self, sentence: object = "", *more: object) -> None:
+        super().__init__(str(sentence).partition(SHAPES)[0], *more)
 
 
 WINDOW = 160  # signs of a text about a place that are shown

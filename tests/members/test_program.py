@@ -349,7 +349,7 @@ def test_members_that_break_their_contract_are_told_in_a_sentence():
 
     with pytest.raises(InputError, match=r"shape \(2,\) meets .* of shape \(3,\)"):
         fitted(prior=OfAnotherLength)
-    with pytest.raises(InputError, match="NoDistribution gives a Tensor"):
+    with pytest.raises(InputError, match=r"NoDistribution gives a Tensor$"):
         fitted(guide=NoDistribution)
     for objective, found in ((OneForAll, r"\(\)"), (Plain, "float")):
         with pytest.raises(
