@@ -28,9 +28,11 @@ def save(figure: Figure, path: Path) -> None:
     A .png file of lines and points keeps the drawing too, which a report shows.
     """
     svg = drawing_of(figure) if path.suffix == ".png" else None
-    kept = None if svg is None else {"pnginfo": beside_pixels(svg)}
+    kept: dict[str, Any] = {}
+    if svg is not None:
+        kept["pil_kwargs"] = {"pnginfo": beside_pixels(svg)}
     with rc_context(STYLE):
-        figure.savefig(path, metadata=UNDATED.get(path.suffix), pil_kwargs=kept)
+        figure.savefig(path, metadata=UNDATED.get(path.suffix), **kept)
 
 
 def draw(

@@ -53,12 +53,6 @@ class _Source:
         some = self.first(LOOKED_AT)[0]
         return look_of(likelihood, some, kind=show_as, columns=columns)
 
-    def __len__(self) -> int:
-        """How many data there are."""
-        if isinstance(self.data, Mapping):
-            return len(next(iter(self.data.values())))
-        return len(self.data)
-
     def first(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Some data as the likelihood sees them, and their conditions."""
         data = self.data
@@ -230,7 +224,7 @@ def draw_attributes(
         InputError: as `draw_samples`, and for labels that are not one for each of the data.
     """
     seen = _Source(source, x, split, show_as)
-    data, c = seen.first(len(seen))
+    data, c = seen.first(len(seen.data))
     by_name = isinstance(labels, Mapping) or hasattr(labels, "columns")
     named: Any = labels if by_name else {"label": labels}
     known = {str(name): np.asarray(named[name]) for name in named}

@@ -460,14 +460,13 @@ def test_who_lacks_a_label_lacks_no_category():
     assert _drawing._without(numbers, "hat=1") == 2
 
 
-def test_attributes_of_data_by_name_are_of_all_of_them(pair):
-    vae, x, _ = pair
+def test_attributes_of_data_with_conditions_are_of_all_of_them():
+    vae = build(Spec((8, 8), 2, context=3))
+    x, c = torch.rand(120, 8, 8).round(), torch.eye(3)[torch.arange(120) % 3]
     labels = {"hat": np.arange(120) % 3}
-    by_name, plain = (plots.draw_attributes(vae, labels, d) for d in ({"x": x}, x))
-    ticks = [
-        [t.get_text() for t in f.axes[0].get_yticklabels()] for f in (by_name, plain)
-    ]
-    assert ticks[0] == ticks[1]
+    figure = plots.draw_attributes(vae, labels, {"x": x, "c": c})
+    ticks = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert ticks == ["hat=0", "hat=1", "hat=2"]
 
 
 @pytest.mark.parametrize(
