@@ -19,7 +19,9 @@ from pyro_vae import (
     log_marginal_adaptive,
     log_marginal_refined,
 )
+from pyro_vae.data.inputs import Call
 from pyro_vae.encode import encode
+from pyro_vae.evaluation.weighting import _bytes_per_draw
 
 WIDTH = 2**12  # numbers in a datum, 16 KiB
 MEMORY = 2**20
@@ -160,3 +162,14 @@ def test_a_step_that_does_not_fit_is_refused_before_training(
         "and 16.0 MiB are available; use a smaller --batch-size, --latent-dim" in said
     )
     assert call("train", *arguments, "--batch-size", 8, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("hidden", [1000, 1500, 2048])
+def test_what_a_library_copies_for_any_number_of_draws_is_no_draws(hidden):
+    """A draw is latents, hidden units and outputs; a product by oneDNN copies 16 MB of weights at 2,048 units."""
+    network = f"mlp(hidden=({hidden}, {hidden}))"
+    vae = build(Spec((784,), 20, likelihood="bernoulli", network=network))
+    x = Call(torch.rand(1, 784).round())
+    with torch.no_grad():
+        found, _ = _bytes_per_draw(vae.model, vae.guide, x)
+    assert 4 * (hidden + 784) < found < 100 * (hidden + 784)
