@@ -246,11 +246,11 @@ class Disentanglement(Question):
     def check(self, run: Trained, data: Evaluated) -> None:
         if not run.vae.model.latent_dim:
             raise InputError("the run has no latents beside its classes")
-        if data.columns is not None:
-            self._rows(factors_of(data, self.factors))
         self.afford(8 * self.halves * len(SCORES), "halves")
         self.afford(8 * self.bins, "bins")
         self.afford(TREE * self.trees, "trees")
+        if data.columns is not None:
+            self._rows(factors_of(data, self.factors))
 
     def _rows(self, found: Factors) -> np.ndarray:
         """The data that are looked at, by their places.

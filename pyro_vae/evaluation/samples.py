@@ -313,9 +313,9 @@ class Fidelity(Question):
             raise InputError(
                 f"by='conv' is for images of {LEAST_SIDE} x {LEAST_SIDE} pixels or more, not for shape {shape}"
             )
+        self.afford(8 * self.halves * len(MEASURES), "halves")
         if len(data) < LEAST:
             raise InputError(f"{len(data)} data are too few to compare samples with")
-        self.afford(8 * self.halves * len(MEASURES), "halves")
 
     def ask(self, run: Trained, data: Evaluated, progress: Progress = unseen) -> Answer:
         of_train = run.split("train")

@@ -1,6 +1,7 @@
 """Families of classes: what a Pyro program of this package is, and who belongs to a family."""
 
 import inspect
+import sys
 import threading
 import weakref
 from abc import ABCMeta
@@ -264,8 +265,17 @@ def variants(family: type) -> dict[str, type]:
     while queue:
         cls = queue.pop()
         subclasses: list[type] = type.__subclasses__(cls)
-        children = [c for c in subclasses if c.__module__.partition(".")[0] == package]
+        own = [c for c in subclasses if c.__module__.partition(".")[0] == package]
+        children = [c for c in own if _stands_in_its_module(c)]
         queue += children
         if not children and not inspect.isabstract(cls) and cls is not family:
             members[cls.__name__] = cls
     return dict(sorted(members.items()))
+
+
+def _stands_in_its_module(cls: type) -> bool:
+    """Whether a class is the one of its name, unlike the subclasses that `torch.export` makes of those of modules."""
+    place: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        place = getattr(place, name, None)
+    return place is cls

@@ -658,3 +658,14 @@ def test_vae_accepts_any_torch_modules():
         MeanField(torch.nn.Flatten(-2), D, features=30),
     )
     assert vae.reconstruct(torch.ones(2, *SHAPE)).shape == (2, *SHAPE)
+
+
+@pytest.mark.parametrize("family", [Guide, Likelihood, Network, Objective, Prior])
+def test_classes_that_only_look_like_members_are_none(family):
+    """As `torch.export` makes them of modules, and leaves them to the garbage collector."""
+    before = variants(family)
+    copies = [
+        type(c.__name__, (c,), {"__module__": c.__module__}) for c in before.values()
+    ]
+    assert {c.__module__ for c in copies} == {c.__module__ for c in before.values()}
+    assert variants(family) == before

@@ -301,7 +301,7 @@ OF_POINTS = {
     "Latents",
     "ReconstructionError",
 }
-QUICK = ("--limit", 3, "--num-particles", 5)
+QUICK = ("--limit", 12, "--num-particles", 5)
 
 
 class BegunError(Exception):

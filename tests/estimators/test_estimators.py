@@ -137,7 +137,7 @@ def test_exactly_that_many_particles_are_drawn(num_particles, memory):
         memory=memory,
         progress=done.append,
     )
-    measuring = 8  # one and three particles of the first datum, each twice
+    measuring = 18  # one, three and five particles of the first datum, each twice
     assert sum(drawn) - measuring == sum(done) == 13 * num_particles
     assert len(result) == 13
     assert result.num_particles == num_particles
