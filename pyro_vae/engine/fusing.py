@@ -68,7 +68,7 @@ def tanh_by_fraction(graph: Graph) -> None:
     `tanh x = x / (1 + x^2 / (3 + x^2 / (5 + ...)))`, cut off after 12 terms and written as one fraction. It never
     leaves [-1, 1]. The function that Inductor calls is right to one unit and takes four times as long.
 
-    Source: Lambert 1768, Memoires sur quelques proprietes remarquables des quantites transcendantes.
+    Source: Lambert 1768, who proved by it that pi is irrational.
     """
     for node in list(graph.nodes):
         if node.target is not aten.tanh.default or not _fast(node):
