@@ -67,10 +67,11 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     head, *rows = cells(lines, sign)
     if len(rows[0]) == len(head) + 1:
         head = ["", *head]
-    if wrong := next((i for i, r in enumerate(rows) if len(r) != len(head)), None):
-        raise InputError(
-            f"row {wrong + 1} of {path} has {len(rows[wrong])} cells below {len(head)} columns"
-        )
+    for i, row in enumerate(rows, 1):
+        if len(row) != len(head):
+            raise InputError(
+                f"row {i} of {path} has {len(row)} cells below {len(head)} columns"
+            )
     if len({*head}) < len(head):
         twice = next(name for name in head if head.count(name) > 1)
         raise InputError(f"{path} names the column {shown(twice)} twice")

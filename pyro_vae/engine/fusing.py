@@ -66,7 +66,7 @@ def tanh_by_fraction(graph: Graph) -> None:
     """Have tanh in float32 computed by Lambert's continued fraction, within 7 units in the last place.
 
     `tanh x = x / (1 + x^2 / (3 + x^2 / (5 + ...)))`, cut off after 12 terms and written as one fraction. It never
-    leaves [-1, 1]. The function that Inductor calls is right to one unit and takes four times as long.
+    leaves [-1, 1]. The function that Inductor calls is right to one unit, and slower.
 
     Source: Lambert 1768, who proved by it that pi is irrational.
     """

@@ -1,6 +1,7 @@
 """How much memory a computation takes, and in what pieces it is done."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,16 @@ def bytes_of(call: Callable[[], Any]) -> int:
         with Allocations() as allocations:
             call()
     return allocations.bytes
+
+
+def bytes_of_one_more(call: Callable[[int], Any]) -> int:
+    """Memory that one more draw takes in a call with a number of draws.
+
+    It is the difference between 3 draws and 1, or between 5 and 3, whichever is less: from some size on a library of
+    products copies the weights, which no draw takes.
+    """
+    one, three, five = (bytes_of(partial(call, count)) for count in (1, 3, 5))
+    return min(three - one, five - three) // 2
 
 
 def free_bytes(device: torch.device) -> float:

@@ -23,7 +23,7 @@ from pyro_vae.data.inputs import (
 )
 from pyro_vae.distributions.onehots import OneHots
 from pyro_vae.distributions.words import Word
-from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of
+from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of_one_more
 from pyro_vae.evaluation.annealing import SIMULATED, bytes_of_data, template
 from pyro_vae.evaluation.question import (
     DISTINCT,
@@ -500,14 +500,13 @@ class _Judge:
         return torch.cat([torch.full((size,), kind) for kind, size in kinds])
 
     def cost(self, call: Call) -> int:
-        """Bytes for a draw of a datum, by the difference between 3 draws and 1."""
+        """Bytes for a draw of a datum."""
 
         def some(count: int) -> None:
             values = draw(self.guide, call, count)
             self._densities(call, {name: values[name] for name in self.entries})
 
-        one, several = (bytes_of(partial(some, count)) for count in (1, 3))
-        return max(64, (several - one) // 2 // len(call))
+        return max(64, bytes_of_one_more(some) // len(call))
 
     def block(self, call: Call, memory: int) -> int:
         """How many data to look at together."""

@@ -17,7 +17,14 @@ from pyro_vae.data.inputs import Call, as_data, once, rows_within
 from pyro_vae.distributions import Word, Words
 from pyro_vae.engine.alike import sparing
 from pyro_vae.engine.graphs import REPAID, choice, compiled
-from pyro_vae.engine.memory import CHUNK, LARGEST_CHUNK, MEMORY, bytes_of, pieces
+from pyro_vae.engine.memory import (
+    CHUNK,
+    LARGEST_CHUNK,
+    MEMORY,
+    bytes_of,
+    bytes_of_one_more,
+    pieces,
+)
 from pyro_vae.evaluation.diagnostics import pareto_k, tail_length
 from pyro_vae.evaluation.question import (
     Answer,
@@ -159,10 +166,8 @@ def values_of(t: Terms) -> dict[str, Tensor]:
 def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, bool]:
     """Memory for one particle of one datum, and whether there are latents whose draws differ.
 
-    It is the difference between 3 particles and 1, or between 5 and 3, whichever is less: from some size on a library
-    of products copies the weights, which no draw takes. It is measured on the data given, of which one will do. Where
-    all latents are enumerated, one particle is all of their values; where they are words of a codebook, all draws are
-    the same.
+    It is measured on the data given, of which one will do. Where all latents are enumerated, one particle is all of
+    their values; where they are words of a codebook, all draws are the same.
     """
     latents = False
 
@@ -179,8 +184,9 @@ def _bytes_per_draw(model: Program, guide: Program, batch: Call) -> tuple[int, b
             for s in t.sites.values()
         )
 
-    one, three, five = (bytes_of(partial(draw, count)) for count in (1, 3, 5))
-    each = min(three - one, five - three) // 2 if latents else one
+    each = bytes_of_one_more(draw)
+    if not latents:
+        each = bytes_of(partial(draw, 1))
     return max(each // len(batch), 64), latents
 
 

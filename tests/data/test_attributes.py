@@ -68,6 +68,7 @@ def test_rows_are_found_by_name(head, sign):
     [
         ("hat,age\n1,2\n1,2\n1,2\n", None, "has 3 rows of attributes, and there are 4"),
         ("hat,age\n1,2\n1\n", None, "row 2 of .* has 1 cells below 2 columns"),
+        ("hat,age\n1\n1,2\n", None, "row 1 of .* has 1 cells below 2 columns"),
         ("hat,hat\n1,2\n", None, "names the column 'hat' twice"),
         ("hat,age\n", None, "no row of attributes"),
         ("file,hat\n1.png,2\n", None, "the data have none"),

@@ -761,6 +761,23 @@ def test_importance_weighting_compiles_when_there_is_much_to_do(
         assert len(graphs) == expected
 
 
+def by_both_ways(**options):
+    """Two pairs alike, with the short way to the kernel of fused Adam and the long one, and data."""
+    torch.manual_seed(0)
+    pairs = [noisy_pair()]
+    pairs.append(copy.deepcopy(pairs[0]))
+    x = torch.rand(8, 4).round().double()
+    svis = []
+    for pair in pairs:
+        optimizer = torch.optim.Adam(
+            list(pair.parameters()), lr=0.01, fused=True, **options
+        )
+        svis.append(SVI(pair.model, pair.guide, optimizer, ELBO()))
+    # Who listens gets the long way.
+    svis[1].optimizer.register_step_pre_hook(lambda *_: None)
+    return pairs, svis, x
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -772,19 +789,7 @@ def test_importance_weighting_compiles_when_there_is_much_to_do(
 )
 def test_adam_moves_as_pytorch_moves_it(options):
     """The short way to the fused kernel against `optimizer.step()`, over a step that waits and one that is loaded."""
-    torch.manual_seed(0)
-    pairs = [noisy_pair()]
-    pairs.append(copy.deepcopy(pairs[0]))
-    x = torch.rand(8, 4).round().double()
-    svis = []
-    for pair in pairs:
-        optimizer = torch.optim.Adam(
-            list(pair.parameters()), lr=0.01, fused=True, **options
-        )
-        svis.append(SVI(pair.model, pair.guide, optimizer, ELBO()))
-    svis[1].optimizer.register_step_pre_hook(
-        lambda *_: None
-    )  # who listens gets the long way
+    pairs, svis, x = by_both_ways(**options)
     for i in range(6):
         for svi in svis:
             torch.manual_seed(i)
@@ -837,15 +842,7 @@ def two_groups(optimizer):
 )
 def test_what_is_changed_in_an_optimizer_between_steps_counts(change):
     """Against `optimizer.step()`, which reads all of it anew."""
-    torch.manual_seed(0)
-    pairs = [noisy_pair()]
-    pairs.append(copy.deepcopy(pairs[0]))
-    x = torch.rand(8, 4).round().double()
-    svis = []
-    for pair in pairs:
-        optimizer = torch.optim.Adam(list(pair.parameters()), lr=0.01, fused=True)
-        svis.append(SVI(pair.model, pair.guide, optimizer, ELBO()))
-    svis[1].optimizer.register_step_pre_hook(lambda *_: None)
+    pairs, svis, x = by_both_ways()
     for i in range(6):
         for svi in svis:
             torch.manual_seed(i)
